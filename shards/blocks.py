@@ -1,6 +1,6 @@
 """A block in some views: what the workers of both stages make, from one function.
 
-Because stage 1 and stage 2 call `render_block` with the same (recipe, shard, block, views), the student's pixels are the
+Stage 1 and stage 2 call `render_block` with the same (recipe, shard, block, views), so the student's pixels are the
 teacher's by construction; the digests prove it for every sample.
 """
 

@@ -112,7 +112,8 @@ class ViewRecipe:
         if set(data) != names:
             missing, unknown = sorted(names - set(data)), sorted(set(data) - names)
             raise ValueError(f"recipe: missing fields {missing}, unknown fields {unknown}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**values)
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:
