@@ -1,0 +1,238 @@
+"""Checkpoints that survive kill -9, a full disk and bit rot (law 10).
+
+A checkpoint of step N is two files in `<run>/checkpoints/`: `step-N.pt`, a `torch.save` of tensors and numbers that
+`torch.load(weights_only=True)` opens, and `step-N.json`, its manifest: size, sha256, the resolved configuration and the
+fingerprints it belongs to. The manifest is written last, so a payload without one is a save that was interrupted; each
+file goes to a temporary name, is fsynced and renamed. Older ones are removed only when the new one is complete on disk.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from shards.errors import RunError
+
+FORMAT = 1
+KEEP = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """Event: a checkpoint on disk was passed over because it is damaged."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a checkpoint is and belongs to: step (optimiser steps done), payload size and digest, run identity."""
+
+    step: int
+    payload_bytes: int
+    sha256: str
+    identity: dict[str, Any]
+    """Everything that decides the run's numbers, flat or nested JSON; compared field by field on resume."""
+    world_size: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as JSON types."""
+        return {
+            "format": FORMAT,
+            "step": self.step,
+            "payload_bytes": self.payload_bytes,
+            "sha256": self.sha256,
+            "identity": self.identity,
+            "world_size": self.world_size,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
+        """The manifest that `to_json` wrote; ValueError or KeyError when it is not one."""
+        if data["format"] != FORMAT:
+            raise ValueError(f"checkpoint format {data['format']}, this version reads {FORMAT}")
+        return cls(
+            step=int(data["step"]),
+            payload_bytes=int(data["payload_bytes"]),
+            sha256=str(data["sha256"]),
+            identity=dict(data["identity"]),
+            world_size=int(data["world_size"]),
+        )
+
+
+def save_checkpoint(
+    folder: Path, state: Mapping[str, Any], *, step: int, identity: Mapping[str, Any], world_size: int
+) -> Path:
+    """Write the checkpoint of `step`, then drop all but the newest two; returns the payload's path.
+
+    Args:
+        folder: must exist: a run directory that vanished (unmounted) is an error, not a reason to make a new one.
+        state: nested dicts, lists, tensors, numbers and strings: what `torch.load(weights_only=True)` admits.
+
+    Raises:
+        RunError: the disk is full, vanished or not writable. Earlier checkpoints are untouched.
+    """
+    payload = folder / f"step-{step:09d}.pt"
+    manifest_path = payload.with_suffix(".json")
+    try:
+        with _replacing(payload) as file:
+            writer = _Digesting(file)
+            torch.save(dict(state), writer)  # type: ignore[arg-type]  # needs write and flush only
+        manifest = Manifest(
+            step=step,
+            payload_bytes=writer.num_bytes,
+            sha256=writer.sha256.hexdigest(),
+            identity=json.loads(json.dumps(identity)),
+            world_size=world_size,
+        )
+        with _replacing(manifest_path) as file:
+            file.write(json.dumps(manifest.to_json(), indent=1, sort_keys=True).encode())
+    except (OSError, RuntimeError) as error:  # torch.save wraps some write errors in RuntimeError
+        last = [path for path in _manifest_paths(folder) if path != manifest_path] if folder.is_dir() else []
+        kept = f"the last good checkpoint is {last[0].with_suffix('.pt')}" if last else "there is no earlier checkpoint"
+        raise RunError(
+            f"checkpoint of step {step} could not be written to {folder}: {error}; {kept}. "
+            "Make room or restore the disk and run the same command again: it resumes there"
+        ) from error
+    _prune(folder)
+    return payload
+
+
+def load_checkpoint(
+    folder: Path, *, identity: Mapping[str, Any]
+) -> tuple[dict[str, Any] | None, Manifest | None, list[Rejected]]:
+    """The newest intact checkpoint on the CPU, its manifest, and the damaged ones that were passed over.
+
+    Returns (None, None, []) when the folder has none.
+
+    Raises:
+        RunError: a checkpoint belongs to another configuration or cache (each differing field is named), or checkpoints
+            exist and all are damaged.
+    """
+    rejected: list[Rejected] = []
+    for path in _manifest_paths(folder):
+        try:
+            manifest = Manifest.from_json(json.loads(path.read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            rejected.append(Rejected(path=path, reason=f"its manifest does not parse ({error})"))
+            continue
+        require_identity(expected=identity, got=manifest.identity, where=path)
+        payload = path.with_suffix(".pt")
+        reason = _damage(payload, manifest)
+        if reason:
+            rejected.append(Rejected(path=payload, reason=reason))
+            continue
+        state: dict[str, Any] = torch.load(payload, map_location="cpu", weights_only=True)
+        return state, manifest, rejected
+    if rejected:
+        raise RunError(
+            f"{folder}: no checkpoint is intact: "
+            + "; ".join(f"{entry.path.name}: {entry.reason}" for entry in rejected)
+            + ". Start again in another --out, or delete this folder to train from the beginning"
+        )
+    return None, None, []
+
+
+def require_identity(*, expected: Mapping[str, Any], got: Mapping[str, Any], where: Path) -> None:
+    """RunError naming every field in which the run on disk differs from the one asked for."""
+    wanted, found = dict(_flat(json.loads(json.dumps(expected)))), dict(_flat(got))
+    differing = [
+        f"{field}: the run has {found.get(field, 'nothing')!r}, asked for is {wanted.get(field, 'nothing')!r}"
+        for field in sorted(wanted.keys() | found.keys())
+        if wanted.get(field, _ABSENT) != found.get(field, _ABSENT)
+    ]
+    if differing:
+        raise RunError(
+            f"{where} belongs to another run: {'; '.join(differing)}. "
+            "Use another --out, or the settings this run was started with"
+        )
+
+
+_ABSENT = object()
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _manifest_paths(folder: Path) -> list[Path]:
+    """Manifests, newest step first."""
+    return sorted(folder.glob("step-*.json"), reverse=True)
+
+
+def _damage(payload: Path, manifest: Manifest) -> str:
+    """Why the payload is not what its manifest says, or ""."""
+    try:
+        digest = hashlib.sha256()
+        num_bytes = 0
+        with payload.open("rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+                num_bytes += len(chunk)
+    except OSError as error:
+        return f"it cannot be read ({error})"
+    if num_bytes != manifest.payload_bytes:
+        return f"it has {num_bytes} bytes, expected {manifest.payload_bytes}"
+    if digest.hexdigest() != manifest.sha256:
+        return f"its sha256 is {digest.hexdigest()}, expected {manifest.sha256}"
+    return ""
+
+
+def _prune(folder: Path) -> None:
+    """Remove all but the newest checkpoints, manifests first, and what interrupted saves left."""
+    manifests = _manifest_paths(folder)
+    for path in manifests[KEEP:]:
+        path.unlink(missing_ok=True)
+    kept = {path.stem for path in manifests[:KEEP]}
+    for path in folder.iterdir():
+        if path.suffix == ".tmp" or (path.suffix == ".pt" and path.stem not in kept):
+            path.unlink(missing_ok=True)
+
+
+class _Digesting:
+    """A file that hashes what goes through it, so that a payload is digested without a second copy in memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.num_bytes = 0
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        self.num_bytes += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes `path`'s place, fsynced, when the block ends well, and leaves nothing when it does not."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
