@@ -1,0 +1,151 @@
+"""The cells of an ablation: a λ × τ × loss × seed × views grid without duplicates.
+
+Hard distillation ignores τ, so it has one cell per λ; λ = 0 is the baseline without a teacher, the same for every loss
+and every τ, so it has one cell per seed. What remains is trained exactly once.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+DISTILLATIONS = ("hard", "soft")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One student of the grid.
+
+    `temperature` is None where it has no meaning (hard, none); `views_used` is None for all views of the cache.
+    """
+
+    distill: str
+    distill_weight: float
+    temperature: float | None
+    seed: int
+    views_used: int | None = None
+
+    @property
+    def name(self) -> str:
+        """A readable directory name, unique in a grid: `soft-l0.5-t3-s0`, `hard-l0.5-s0`, `none-s0`, `…-v12`."""
+        parts = [self.distill]
+        if self.distill != "none":
+            parts.append(f"l{self.distill_weight!r}".removesuffix(".0"))
+        if self.temperature is not None:
+            parts.append(f"t{self.temperature!r}".removesuffix(".0"))
+        if self.views_used is not None:
+            parts.append(f"v{self.views_used}")
+        return "-".join((*parts, f"s{self.seed}"))
+
+    @property
+    def setting(self) -> tuple[str, float, float | None, int | None]:
+        """What the seeds of one aggregate share: (distill, λ, τ, views)."""
+        return self.distill, self.distill_weight, self.temperature, self.views_used
+
+    def to_json(self) -> dict[str, Any]:
+        """The cell as plain JSON values."""
+        return {
+            "distill": self.distill,
+            "distill_weight": self.distill_weight,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "views_used": self.views_used,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """The values of each axis, in the order given.
+
+    Args:
+        weights: λ, each in [0, 1]; 0 is the baseline.
+        temperatures: τ, each positive; needed when "soft" is among `distillations`.
+        distillations: "hard", "soft" or both.
+        seeds: one student per cell and seed.
+        views_used: how many views of the cache a student cycles through; None means all of them.
+
+    Raises:
+        ValueError: naming the axis, what it may hold and what it holds.
+    """
+
+    weights: tuple[float, ...]
+    temperatures: tuple[float, ...]
+    distillations: tuple[str, ...] = DISTILLATIONS
+    seeds: tuple[int, ...] = (0,)
+    views_used: tuple[int | None, ...] = (None,)
+
+    def __post_init__(self) -> None:
+        """Check every axis."""
+        for axis in ("weights", "temperatures"):
+            object.__setattr__(self, axis, tuple(float(value) + 0.0 for value in getattr(self, axis)))
+        _check(self.weights, "lambda", lambda value: 0 <= value <= 1, "numbers in [0, 1]")
+        _check(self.distillations, "distill", lambda value: value in DISTILLATIONS, " or ".join(DISTILLATIONS))
+        _check(self.seeds, "seeds", lambda value: value >= 0, "integers from 0")
+        _check(self.views_used, "views-used", lambda value: value is None or value >= 1, "positive integers")
+        if self._needs_tau or self.temperatures:
+            _check(self.temperatures, "tau", lambda value: 0 < value < math.inf, "positive numbers")
+
+    @property
+    def _needs_tau(self) -> bool:
+        return "soft" in self.distillations and any(weight > 0 for weight in self.weights)
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell once: grouped by views and seed (what can share a pass over the data), baseline first."""
+        return tuple(
+            cell
+            for views, seed in itertools.product(self.views_used, self.seeds)
+            for cell in self._cells_of(views, seed)
+        )
+
+    def _cells_of(self, views: int | None, seed: int) -> Iterator[Cell]:
+        if any(weight == 0 for weight in self.weights):
+            yield Cell(distill="none", distill_weight=0.0, temperature=None, seed=seed, views_used=views)
+        for distill, weight in itertools.product(self.distillations, self.weights):
+            if weight == 0:
+                continue
+            for tau in self.temperatures if distill == "soft" else (None,):
+                yield Cell(distill=distill, distill_weight=weight, temperature=tau, seed=seed, views_used=views)
+
+    def groups(self, together: int) -> tuple[tuple[Cell, ...], ...]:
+        """The cells in groups of at most `together` that see the same batches (same seed, same views)."""
+        if together < 1:
+            raise ValueError(f"together: expected at least 1 student per pass, got {together}")
+        result: list[tuple[Cell, ...]] = []
+        for _, same in itertools.groupby(self.cells(), key=lambda cell: (cell.views_used, cell.seed)):
+            cells = tuple(same)
+            result += [cells[first : first + together] for first in range(0, len(cells), together)]
+        return tuple(result)
+
+    def to_json(self) -> dict[str, Any]:
+        """The grid as plain JSON values."""
+        return {
+            "weights": list(self.weights),
+            "temperatures": list(self.temperatures),
+            "distillations": list(self.distillations),
+            "seeds": list(self.seeds),
+            "views_used": list(self.views_used),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Grid":
+        """The grid that `to_json` wrote."""
+        return cls(**{axis: tuple(values) for axis, values in value.items()})
+
+    def union(self, other: "Grid") -> "Grid":
+        """The grid with the values of both on every axis; how a sweep grows without losing a cell."""
+
+        def merged(axis: str) -> tuple[Any, ...]:
+            return tuple(dict.fromkeys((*getattr(self, axis), *getattr(other, axis))))
+
+        return Grid(**{axis: merged(axis) for axis in self.to_json()})
+
+
+def _check(values: Sequence[Any], axis: str, allowed: Any, expected: str) -> None:
+    if not values:
+        raise ValueError(f"{axis}: expected at least one value ({expected}), got none")
+    for value in values:
+        if not allowed(value):
+            raise ValueError(f"{axis}: expected {expected}, got {value!r}")
+    if len(set(values)) != len(values):
+        raise ValueError(f"{axis}: each value once, got {', '.join(map(str, values))}")

@@ -1,0 +1,162 @@
+"""Reads run directories into frozen values; the one place that knows their files.
+
+    config.json     the resolved configuration
+    metrics.jsonl   one object per line: {"kind": "step" | "epoch", "step": …, …}; a resumed run may say a step twice
+    summary.json    written last, only by a run that finished
+
+Percent for top-1 and top-5, shares in [0, 1] for agreement and waiting, nats for entropies. A number that is missing or
+not finite is NaN here, so that charts leave a gap instead of drawing a lie.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shards.errors import RunError
+
+METRICS = (
+    "loss",
+    "base_loss",
+    "distill_loss",
+    "lr",
+    "images_per_s",
+    "data_wait_share",
+    "teacher_agreement",
+    "student_entropy",
+    "teacher_entropy",
+    "seconds",
+)
+VALIDATION = ("top1", "top5", "cls_top1", "dist_top1")
+_SECTIONS = ("train", "loss", "data", "recipe")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One line of metrics: `step` optimiser steps done, `epoch` from 0, and every metric by name (NaN if absent)."""
+
+    step: int
+    epoch: int
+    values: Mapping[str, float]
+
+    def __getitem__(self, metric: str) -> float:
+        """The metric, NaN if the run did not say."""
+        return self.values.get(metric, math.nan)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One student training as found on disk; `steps` and `epochs` ascend and hold each step once."""
+
+    path: Path
+    config: Mapping[str, Any]
+    steps: tuple[Point, ...]
+    epochs: tuple[Point, ...]
+    summary: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.path.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run wrote its summary."""
+        return bool(self.summary)
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """A configuration value, looked up at the top level and then one level deep."""
+        for section in (self.config, *(self.config.get(name) for name in _SECTIONS)):
+            if isinstance(section, Mapping) and key in section and not isinstance(section[key], Mapping):
+                return section[key]
+        return default
+
+    def result(self, metric: str) -> float:
+        """The final value: the summary's, else the last epoch's that has one; NaN if there is none."""
+        value = _number(self.summary.get(metric))
+        if math.isfinite(value):
+            return value
+        return next((point[metric] for point in reversed(self.epochs) if math.isfinite(point[metric])), math.nan)
+
+    def best(self, metric: str) -> tuple[float, int]:
+        """The largest value over the epochs and its epoch; (NaN, -1) if there is none."""
+        finite = [(point[metric], -point.epoch) for point in self.epochs if math.isfinite(point[metric])]
+        value, epoch = max(finite, default=(math.nan, 1))
+        return value, -epoch
+
+
+def is_run(path: Path) -> bool:
+    """Whether the directory holds a run."""
+    return (path / "config.json").is_file()
+
+
+def read_run(path: Path) -> Run:
+    """The run in a directory, finished or not.
+
+    Raises:
+        RunError: naming the file, the line and what is wrong with it. A last line without its newline is being written,
+            or was when the run was killed, and is left out.
+    """
+    if not is_run(path):
+        raise RunError(f"{path}: no run here (expected {path / 'config.json'}); give the --out of a train-student")
+    points = list(_metric_lines(path / "metrics.jsonl"))
+    return Run(
+        path=path,
+        config=read_json(path / "config.json"),
+        steps=_latest(points, "step"),
+        epochs=_latest(points, "epoch"),
+        summary=read_json(path / "summary.json") if (path / "summary.json").is_file() else {},
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; RunError naming the file if it is something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path}: expected a JSON object, found no file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: expected a JSON object, got {error}; restore the file or run again") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _metric_lines(path: Path) -> Iterator[tuple[str, Point]]:
+    if not path.is_file():
+        return
+    # Split on "\n" alone: str.splitlines also cuts at characters that JSON strings may hold.
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        if not line.strip():
+            continue
+        try:
+            yield _point(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path}, line {number}: expected an object with kind, step and epoch, got {line[:80]!r} ({error!r}); "
+                "remove the line to report the rest"
+            ) from error
+
+
+def _point(line: Mapping[str, Any]) -> tuple[str, Point]:
+    flat = {**line, **(line.get("val") or {})} if line["kind"] == "epoch" else line
+    # The validation loss would hide the training loss under the same name.
+    flat = {**flat, "loss": line.get("loss")}
+    names = METRICS + VALIDATION
+    values = {name: value for name in names if math.isfinite(value := _number(flat.get(name)))}
+    return str(line["kind"]), Point(step=int(line["step"]), epoch=int(line["epoch"]), values=values)
+
+
+def _latest(points: Sequence[tuple[str, Point]], kind: str) -> tuple[Point, ...]:
+    """The points of a kind in order of steps; a step said again after a resume counts as said last."""
+    by_step = {(point.epoch, point.step): point for found, point in points if found == kind}
+    return tuple(by_step[key] for key in sorted(by_step))
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    return float(value) if math.isfinite(value) else math.nan
