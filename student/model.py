@@ -24,6 +24,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from shards.errors import RunError
+from student.distributed import unwrapped
 from student.models import model_entry
 from student.recipes import StudentRecipe, unknown
 
@@ -34,7 +35,6 @@ class Heads(NamedTuple):
     cls_BC: Tensor
     dist_BC: Tensor | None
 
-    @property
     def average(self) -> Tensor:
         """The answer at inference: the average of the heads' logits, or the one head's."""
         return self.cls_BC if self.dist_BC is None else (self.cls_BC + self.dist_BC) / 2
@@ -43,7 +43,7 @@ class Heads(NamedTuple):
         """ "cls" (the only head, or CLS), and with two heads "dist" and "average"."""
         if self.dist_BC is None:
             return {"cls": self.cls_BC}
-        return {"cls": self.cls_BC, "dist": self.dist_BC, "average": self.average}
+        return {"cls": self.cls_BC, "dist": self.dist_BC, "average": self.average()}
 
 
 class LoadReport(NamedTuple):
@@ -51,15 +51,6 @@ class LoadReport(NamedTuple):
 
     resized: tuple[str, ...]
     fresh: tuple[str, ...]
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The timm model inside DistributedDataParallel and torch.compile."""
-    while True:
-        inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
 
 
 def make_student(
@@ -148,12 +139,12 @@ def set_layer_scale(model: nn.Module, value: float) -> None:
 
 def has_dist(model: nn.Module) -> bool:
     """Whether the student has a distillation token with its own head."""
-    return isinstance(unwrap(model), VisionTransformerDistilled)
+    return isinstance(unwrapped(model), VisionTransformerDistilled)
 
 
 def set_distilled(model: nn.Module, on: bool) -> None:
     """Train CLS and DIST apart (on), or their average (off); models with one head have nothing to set."""
-    core = unwrap(model)
+    core = unwrapped(model)
     switch: Any = getattr(core, "set_distilled_training", None)
     if switch is not None:
         switch(on and has_dist(core))
@@ -165,7 +156,7 @@ def heads(model: nn.Module, x_BCHW: Tensor) -> Heads:
     In training mode this is one forward of `model` as it is wrapped; a two-headed student that trains the average of
     its heads gives it as `cls_BC`. In evaluation mode timm would average in silence, so the heads are read one by one.
     """
-    core = unwrap(model)
+    core = unwrapped(model)
     if core.training or not isinstance(core, VisionTransformerDistilled):
         out = model(x_BCHW)
         return Heads(*out) if isinstance(out, tuple) else Heads(out, None)
@@ -184,7 +175,7 @@ def load_weights(model: nn.Module, path: Path, *, allow_new_classifier: bool = F
         allow_new_classifier: a classifier of another class count stays at its fresh initialisation; else RunError.
     """
     state = read_weights(path)
-    target = unwrap(model)
+    target = unwrapped(model)
     own = target.state_dict()
     before = {name: tuple(value.shape) for name, value in state.items()}
     if isinstance(target, VisionTransformer):

@@ -6,7 +6,8 @@ This file imports no torch: the CLI prints the table from it.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NamedTuple
 
 TEACHER = "regnety_160.deit_in1k"
 
@@ -131,3 +132,109 @@ MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in map(_entry, _ROW
 def model_entry(name: str) -> ModelEntry | None:
     """The row of that name, with or without a timm weights tag; None for a model that is not in the table."""
     return MODELS.get(name.split(".")[0])
+
+
+class Stage(NamedTuple):
+    """One step of the forward pass: output shape with B images, parameters and multiply-accumulates of one of them.
+
+    `times` is how often it is repeated, one after the other; the counts are of one repetition.
+    """
+
+    name: str
+    shape: str
+    params: int
+    macs: int
+    times: int = 1
+
+
+class Explanation(NamedTuple):
+    """A model's name piece by piece, and its stages in order."""
+
+    entry: ModelEntry
+    pieces: tuple[tuple[str, str], ...]
+    stages: tuple[Stage, ...]
+
+    @property
+    def params(self) -> int:
+        """Parameters of the whole model."""
+        return sum(stage.params * stage.times for stage in self.stages)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of its matrix products, per image (normalisation and softmax not counted)."""
+        return sum(stage.macs * stage.times for stage in self.stages)
+
+    def to_json(self) -> dict[str, Any]:
+        """The row of the table with pieces and stages, as JSON types."""
+        return self.entry.to_json() | {
+            "pieces": [{"piece": piece, "meaning": meaning} for piece, meaning in self.pieces],
+            "stages": [stage._asdict() for stage in self.stages],
+        }
+
+
+_TAGS = {"fb_in1k": "weights of the authors, ImageNet-1k",
+         "fb_in22k_ft_in1k": "weights of the authors, ImageNet-22k, fine-tuned on ImageNet-1k"}  # fmt: skip
+
+
+def explain(name: str, *, num_classes: int = 1000) -> Explanation:
+    """What a name of the table stands for, with the shapes of every stage at its own resolution.
+
+    ValueError with the nearest name for a model that is not in the table.
+    """
+    entry = model_entry(name)
+    if entry is None:
+        near = get_close_matches(name, sorted(MODELS), n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"model {name!r}: not in the table; the nearest is {near!r}. Any other timm model works as a student too"
+        )
+    return Explanation(entry, _pieces(entry, name), _stages(entry, num_classes))
+
+
+def _pieces(entry: ModelEntry, name: str) -> tuple[tuple[str, str], ...]:
+    """The parts of the name between underscores, and the tag after the dot."""
+    side = entry.image_size // entry.patch
+    papers = {
+        "deit": "data-efficient image transformer, arXiv:2012.12877",
+        "deit3": "DeiT III, arXiv:2204.07118: LayerScale, no position for the class token",
+    }
+    meaning = {
+        entry.family: papers[entry.family],
+        "distilled": "a second token and head that learn from the teacher; inference averages both heads' logits",
+        f"patch{entry.patch}": f"patches of {entry.patch}×{entry.patch} px: {side}×{side} = {entry.num_patches} tokens",
+        str(entry.image_size): f"images of {entry.image_size}×{entry.image_size} px",
+    }
+    width = f"width {entry.dim}, {entry.depth} blocks, {entry.heads} heads of {entry.dim // entry.heads}"
+    bare, _, tag = name.partition(".")
+    pieces = tuple((piece, meaning.get(piece, width)) for piece in bare.split("_"))
+    return (*pieces, (tag, _TAGS.get(tag, "a weights tag of timm"))) if tag else pieces
+
+
+def _stages(entry: ModelEntry, num_classes: int) -> tuple[Stage, ...]:
+    """Shapes and counts; the MLP is four times as wide as the tokens."""
+    dim, tokens, patches, heads = entry.dim, entry.num_tokens, entry.num_patches, entry.heads
+    pixels = 3 * entry.patch**2
+    deit3 = entry.family == "deit3"
+    extra = 2 if entry.distilled else 1
+    positions = patches if deit3 else tokens
+    names = "CLS and DIST" if entry.distilled else "CLS"
+    scale = dim if deit3 else 0
+    seq = f"(B, {tokens}, {dim})"
+    head = Stage("head: logits", f"(B, {num_classes})", (dim + 1) * num_classes, dim * num_classes)
+    blocks = (
+        Stage("block: norm, qkv", f"3 × (B, {heads}, {tokens}, {dim // heads})", 2 * dim + 3 * dim * (dim + 1),
+              3 * tokens * dim**2),
+        Stage("block: attention", f"(B, {heads}, {tokens}, {tokens})", 0, 2 * tokens**2 * dim),
+        Stage("block: projection, residual", seq, dim * (dim + 1) + scale, tokens * dim**2),
+        Stage("block: norm, MLP up, GELU", f"(B, {tokens}, {4 * dim})", 2 * dim + 4 * dim * (dim + 1),
+              4 * tokens * dim**2),
+        Stage("block: MLP down, residual", seq, (4 * dim + 1) * dim + scale, 4 * tokens * dim**2),
+    )  # fmt: skip
+    return (
+        Stage("image", f"(B, 3, {entry.image_size}, {entry.image_size})", 0, 0),
+        Stage("patch embedding", f"(B, {patches}, {dim})", (pixels + 1) * dim, patches * pixels * dim),
+        Stage(f"{names} tokens, positions", seq, (extra + positions) * dim, 0),
+        *(stage._replace(times=entry.depth) for stage in blocks),
+        Stage("norm", seq, 2 * dim, 0),
+        head,
+        *((head._replace(name="head_dist: logits"),) if entry.distilled else ()),
+    )

@@ -11,7 +11,7 @@ import torch
 from timm.optim.lamb import Lamb
 from torch import Tensor, nn
 
-from student.model import unwrap
+from student.distributed import unwrapped
 from student.recipes import StudentRecipe
 from student.schedule import lr_at
 
@@ -36,7 +36,7 @@ def param_groups(model: nn.Module, recipe: StudentRecipe) -> list[dict[str, Any]
 
     Frozen parameters (`requires_grad` false) are in neither. ValueError when nothing is trained.
     """
-    core = unwrap(model)
+    core = unwrapped(model)
     listed: Any = getattr(core, "no_weight_decay", set)
     spared = frozenset(listed())
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
@@ -84,13 +84,15 @@ class Ema:
         if not 0.0 < decay < 1.0:
             raise ValueError(f"ema_decay: expected a number in (0, 1), got {decay}")
         self.decay = decay
-        self.model = copy.deepcopy(unwrap(model)).eval().requires_grad_(False)
+        self.model = copy.deepcopy(unwrapped(model)).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average towards the weights; integer buffers are copied."""
         floats: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for average, value in zip(self.model.state_dict().values(), unwrap(model).state_dict().values(), strict=True):
+        for average, value in zip(
+            self.model.state_dict().values(), unwrapped(model).state_dict().values(), strict=True
+        ):
             if average.is_floating_point():
                 floats[0].append(average)
                 floats[1].append(value)
