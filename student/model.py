@@ -29,6 +29,9 @@ from student.models import model_entry
 from student.recipes import StudentRecipe, unknown
 
 
+unwrap = unwrapped  # the bare timm model inside DistributedDataParallel and torch.compile
+
+
 class Heads(NamedTuple):
     """What a student answers: logits of CLS (B, C), and of DIST (B, C) when it has a distillation token."""
 
