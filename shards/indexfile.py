@@ -1,0 +1,95 @@
+"""The file of an index: named arrays and a JSON head, mapped into memory, every byte under a checksum.
+
+Layout: 16 bytes of magic; the length of the head (uint32, little-endian) and its crc32c (uint32); the head (JSON,
+padded with spaces); then the arrays, each padded with zeros to 64 bytes. The head lists name, dtype, length and crc32c
+of each array, in order. Opening maps the file and checks every checksum at memory speed: the arrays stay in the page
+cache, shared by all processes of a machine, and nothing is unpickled.
+"""
+
+import json
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.atomic import atomic_file
+from shards.errors import ShardError
+
+_MAGIC = b"shards.index 1\n\0"
+_ALIGN = 64
+_HEAD_START = len(_MAGIC) + 8
+
+
+def write_index_file(path: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write JSON-able `meta` and one-dimensional little-endian `arrays` to `path`, atomically."""
+    entries, offset = [], 0
+    padded: list[bytes] = []
+    for name, array in arrays.items():
+        assert array.ndim == 1 and array.dtype.byteorder in "<=|", f"{name}: {array.dtype} {array.shape}"
+        data = array.tobytes()
+        data += bytes(-len(data) % _ALIGN)
+        checksum = google_crc32c.value(data)
+        entries.append({"name": name, "dtype": array.dtype.str, "length": len(array), "crc32c": checksum})
+        padded.append(data)
+        offset += len(data)
+    head = json.dumps({"meta": meta, "arrays": entries, "bytes": offset}, separators=(",", ":")).encode()
+    head += b" " * (-(_HEAD_START + len(head)) % _ALIGN)
+    with atomic_file(path) as file:
+        file.write(_MAGIC)
+        file.write(len(head).to_bytes(4, "little") + google_crc32c.value(head).to_bytes(4, "little"))
+        file.write(head)
+        for data in padded:
+            file.write(data)
+
+
+def read_index_file(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The meta and the arrays (read-only, mapped) of an index file.
+
+    Errors:
+        ShardError when the file is missing, cut, changed in any byte, or not an index.
+    """
+    try:
+        with open(path, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise ShardError(f"{path}: no such index; run check-shards on the shards") from None
+    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        raise _broken(path, f"the file cannot be mapped: {error}") from error
+    whole = np.frombuffer(mapped, np.uint8)
+    if mapped[: len(_MAGIC)] != _MAGIC:
+        raise _broken(path, f"expected it to start with {_MAGIC!r}, got {mapped[: len(_MAGIC)]!r}")
+    start = _HEAD_START + int.from_bytes(mapped[len(_MAGIC) : len(_MAGIC) + 4], "little")
+    checksum = int.from_bytes(mapped[len(_MAGIC) + 4 : _HEAD_START], "little")
+    head = mapped[_HEAD_START:start]
+    if _HEAD_START + len(head) != start or google_crc32c.value(head) != checksum:
+        raise _broken(path, "the checksum of its head does not fit")
+    described = json.loads(head)
+    if len(whole) != start + described["bytes"]:
+        raise _broken(path, f"expected {start + described['bytes']} bytes, got {len(whole)}")
+    arrays = {}
+    for entry in described["arrays"]:
+        dtype = np.dtype(entry["dtype"])
+        stop = start + dtype.itemsize * entry["length"]
+        padded_stop = stop + -(stop - start) % _ALIGN
+        checksum = google_crc32c.value(whole[start:padded_stop])
+        if checksum != entry["crc32c"]:
+            expected, got = f"{entry['crc32c']:08x}", f"{checksum:08x}"
+            raise _broken(path, f"array {entry['name']}: expected crc32c {expected}, got {got}")
+        arrays[entry["name"]] = whole[start:stop].view(dtype)
+        start = padded_stop
+    _release(mapped)
+    return described["meta"], arrays
+
+
+def _release(mapped: mmap.mmap) -> None:
+    """Give the pages the checksums touched back to the page cache, so that an open index costs what is used of it."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _broken(path: Path, problem: str) -> ShardError:
+    return ShardError(f"{path}: the index is damaged: {problem}. Delete it and run check-shards again")

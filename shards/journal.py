@@ -1,0 +1,95 @@
+"""The journal of make-shards: which tars of a folder are finished, and from which source and settings.
+
+JSON lines: the settings first, then name and digest of each finished tar. A line that a kill cut short is the last one
+and says nothing; every other line must parse.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from shards.atomic import TEMPORARY, atomic_file
+from shards.errors import ShardError
+
+JOURNAL_NAME = ".make-shards.jsonl"
+
+
+class Journal:
+    """The journal of one destination folder, locked while it is open; use it in a `with`.
+
+    Attributes:
+        recorded: digest of each tar that earlier runs finished, by name.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, int | str]) -> None:
+        """Remember where and what; nothing is touched before the `with`."""
+        self.recorded: dict[str, str] = {}
+        self._folder = folder
+        self._settings = dict(settings)
+        self._lock: BinaryIO | None = None
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> "Journal":
+        """Lock the folder, remove what a killed run left half-written, and read the journal.
+
+        Errors:
+            ShardError when another process works here, or the journal is of another source or other settings.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self._folder / ".make-shards.lock", "wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise ShardError(f"{self._folder}: another make-shards works here; wait for it to end") from None
+        for leftover in self._folder.glob(f".*.tar.*{TEMPORARY}"):
+            leftover.unlink()
+        path = self._folder / JOURNAL_NAME
+        try:
+            self._read(path)
+        except BaseException:
+            self._lock.close()
+            raise
+        lines = [self._settings, *({"name": name, "digest": digest} for name, digest in self.recorded.items())]
+        with atomic_file(path) as file:  # without a line that was cut
+            file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
+        self._file = open(path, "ab")
+        return self
+
+    def note(self, name: str, digest: str) -> None:
+        """Note a finished tar; it is on the disk when this returns."""
+        assert self._file is not None
+        if self.recorded.get(name) == digest:
+            return
+        self._file.write(json.dumps({"name": name, "digest": digest}).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.recorded[name] = digest
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._lock is not None and self._file is not None
+        self._file.close()
+        self._lock.close()
+
+    def _read(self, path: Path) -> None:
+        if not path.exists():
+            return
+        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was cut by a kill
+        try:
+            settings, *entries = [json.loads(line) for line in lines] or [{}]
+            self.recorded = {entry["name"]: entry["digest"] for entry in entries}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ShardError(f"{path}: the journal is damaged: {error!r}; remove the folder and run it again") from None
+        for name, expected in settings.items():
+            if self._settings.get(name) != expected:
+                raise ShardError(
+                    f"{self._folder}: holds shards of another source or other settings: {name}: "
+                    f"expected {expected} as there, got {self._settings.get(name)}; "
+                    "choose another folder, or remove this one"
+                )
