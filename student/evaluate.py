@@ -6,7 +6,7 @@ the number of samples or there is no result. B batch, C classes.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -187,8 +187,7 @@ def teacher_stats(answer: Heads, teacher: Teacher | None) -> dict[str, Tensor]:
     "student_entropy" of the answer at inference, nats; with a teacher "teacher_agreement", the share of the batch where
     the head that learns from the teacher has its first class, and, when the loss is soft, "teacher_entropy" at τ, nats.
     """
-    log_prob_BC = torch.log_softmax(answer.average().float(), -1)
-    stats = {"student_entropy": _entropy(log_prob_BC)}
+    stats = {"student_entropy": _entropy(torch.log_softmax(answer.average().float(), -1))}
     if teacher is not None:
         pupil_BC = answer.cls_BC if answer.dist_BC is None else answer.dist_BC
         stats["teacher_agreement"] = (pupil_BC.argmax(-1) == teacher.hard_B).float().mean()
@@ -204,7 +203,7 @@ def _entropy(log_prob_BC: Tensor) -> Tensor:
 
 def own_samples(rows_S: NDArray[np.int64] | Sequence[int], views: ViewRecipe, world: World) -> int:
     """How many samples `eval_items` deals to a rank."""
-    rows: Any = [int(rows) for rows in rows_S]
+    rows = [int(rows) for rows in rows_S]
     size = views.block_size
     return sum(
         min(size, rows[int(items.shard_P[0])] - int(items.block_P[0]) * size)

@@ -8,7 +8,6 @@ textbook). Everything is float32 whatever the autocast: in bf16 a log-softmax ha
 B batch, C classes. A student with one head trains it on both.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -17,7 +16,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from student.model import Heads
 from student.recipes import StudentRecipe
-from teacher_cache.codec import RecordCodec
 
 
 class Labels(NamedTuple):
@@ -48,12 +46,6 @@ class Loss(NamedTuple):
     total: Tensor
     base: Tensor
     distill: Tensor
-
-
-def teacher_from_record(codec: RecordCodec, record: Mapping[str, Tensor], recipe: StudentRecipe) -> Teacher:
-    """The teacher of a batch from its records; the soft answer is decoded only when the recipe needs it."""
-    soft = recipe.distill == "soft"
-    return Teacher(codec.hard_label(record), codec.log_prob(record, recipe.temperature) if soft else None)
 
 
 def teacher_from_logits(logit_BC: Tensor, recipe: StudentRecipe) -> Teacher:
