@@ -1,0 +1,71 @@
+"""Weights of a network as a plain mapping of tensors: files read without running code, and a digest."""
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+_WRAPPERS = ("state_dict", "model")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors in a weights file, by name.
+
+    Args:
+        path: `.safetensors`, or a torch file that loads with `weights_only`; a checkpoint may hold them under
+            "state_dict" or "model" (the layout of the published DeiT files). A "module." prefix of DDP is taken off.
+
+    Errors:
+        ValueError when the file is missing, is neither, or holds no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"teacher weights: no file at {path}; give a safetensors or a torch weights file")
+    try:
+        loaded: Any
+        if path.suffix == ".safetensors":
+            loaded = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"teacher weights: {path} is neither a safetensors nor a weights-only torch file: {reason}; "
+            "files that hold pickled code are refused: save the state dict alone"
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+            break
+    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise ValueError(f"teacher weights: {path}: expected a mapping of names to tensors, got {_describe(loaded)}")
+    return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
+
+
+def weights_sha256(state: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) of a state dict: name, dtype, shape and little-endian bytes of each tensor, in order of name.
+
+    It is taken of the network after loading, so one set of weights has one digest whatever file format, order, memory
+    format or device it came from.
+    """
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
+        # A flat uint8 view serves every dtype, bfloat16 included, which numpy does not have.
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def _describe(loaded: Any) -> str:
+    if not isinstance(loaded, Mapping):
+        return type(loaded).__name__
+    others = sorted({type(value).__name__ for value in loaded.values() if not isinstance(value, Tensor)})
+    return f"a mapping with values of type {', '.join(others)}" if others else "an empty mapping"
