@@ -1,0 +1,94 @@
+"""The layout of a cache on disk as plain values: its arrays, their chunks and codecs, and the root attributes.
+
+A pure function of spec, shards and number of views: the store writes what stands here, and on opening compares what it
+finds with what stands here, so that damaged metadata is an error. docs/cache-format.md describes it for a stranger.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+from teacher_cache.digest import fidelity_count
+from teacher_cache.header import Header
+from teacher_cache.ledger import LEDGER, LEDGER_BLOCKS, UNIT_DIGEST, UNKNOWN
+
+PIXEL_DIGEST = "pixel_digest"
+FIDELITY_AT = "fidelity_at"
+FIDELITY_LOGIT = "fidelity_logit"
+BASIS = "tail_basis"
+Shuffle = Literal["noshuffle", "shuffle", "bitshuffle"]
+
+
+class ArrayLayout(NamedTuple):
+    """One array: `shuffle` is that of Blosc ("bitshuffle", "shuffle", "noshuffle"); None is uncompressed."""
+
+    name: str
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: str
+    fill: int | float
+    dimensions: tuple[str, ...]
+    shuffle: Shuffle | None
+
+
+def unit_layouts(header: Header) -> list[ArrayLayout]:
+    """The arrays that hold units: one chunk of each is one unit, rows of shorter shards padded at the end."""
+    spec, num_shards = header.spec, len(header.rows_S)
+    per_unit, num_rows = spec.recipe.block_views, int(header.rows_S.max())
+    layouts = []
+    for name, dtype, width, fill in (*spec.record.fields(), (PIXEL_DIGEST, "<u4", None, 0)):
+        tail = () if width is None else (width,)
+        layouts.append(
+            ArrayLayout(
+                name,
+                (header.num_views, num_shards, num_rows, *tail),
+                (per_unit, 1, num_rows, *tail),
+                dtype,
+                fill,
+                ("view", "shard", "row", "value")[: 3 + len(tail)],
+                _shuffle_of(dtype),
+            )
+        )
+    count = fidelity_count(spec, header.rows_S)
+    if count:
+        blocks = ("view_block", "shard", "position")
+        shape = (header.num_view_blocks, num_shards, count)
+        for name, width, dtype, fill, last in (
+            (FIDELITY_AT, 2, "<u4", 2**32 - 1, "view_row"),
+            (FIDELITY_LOGIT, spec.record.num_classes, "<f2", math.nan, "class"),
+        ):
+            chunks = (1, 1, count, width)
+            layouts.append(ArrayLayout(name, (*shape, width), chunks, dtype, fill, (*blocks, last), _shuffle_of(dtype)))
+    return layouts
+
+
+def ledger_layouts(header: Header) -> list[ArrayLayout]:
+    """The ledger: one entry per unit in a chunk of its own, and a snapshot of all entries in few chunks."""
+    num_blocks, num_shards = header.num_view_blocks, len(header.rows_S)
+    shape, dimensions = (num_blocks, num_shards), ("view_block", "shard")
+    return [
+        ArrayLayout(UNIT_DIGEST, shape, (1, 1), "<u8", 0, dimensions, None),
+        ArrayLayout(LEDGER, shape, (LEDGER_BLOCKS, num_shards), "<u8", UNKNOWN, dimensions, None),
+    ]
+
+
+def basis_layouts(header: Header) -> list[ArrayLayout]:
+    """The arrays of the tail basis, each one chunk."""
+    return [
+        ArrayLayout(
+            f"{BASIS}/{name}",
+            shape,
+            shape,
+            dtype,
+            0,
+            tuple(f"axis_{n}" for n in range(len(shape))),
+            "noshuffle",
+        )
+        for name, (dtype, shape) in header.basis_layout.items()
+    ]
+
+
+def _shuffle_of(dtype: str) -> Shuffle:
+    """Measured on real records: whole bits of class indices are constant, bytes of floats repeat, codes are skewed."""
+    if dtype.startswith("|"):
+        return "noshuffle"
+    return "shuffle" if "f" in dtype else "bitshuffle"

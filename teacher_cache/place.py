@@ -1,0 +1,140 @@
+"""Where a cache lives: a folder, s3://, gs:// or (read-only) https://; timeouts and forks of the remote ones.
+
+Everything here works on fsspec filesystems and names of objects; the array library is not known.
+"""
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from shards.errors import CacheError
+
+DEFAULT_TIMEOUT_S = 60.0
+"""Longest wait for one object of a remote cache, seconds, retries of the client library included."""
+
+_WRITABLE = ("s3", "gs", "gcs")
+_READ_ONLY = ("https", "http")
+_forked = False
+_T = TypeVar("_T")
+
+
+def _mark_forked() -> None:
+    global _forked
+    _forked = True
+
+
+# Network clients keep sockets, locks and an event loop thread that a fork copies but does not continue: a forked
+# child that used them would hang, so it is told instead. Spawned processes import this module anew and are free.
+os.register_at_fork(after_in_child=_mark_forked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A parsed location.
+
+    Attributes:
+        url: as given, without a trailing slash.
+        folder: the local folder, or None for a remote place.
+        timeout_s: longest wait for one object of a remote place, seconds.
+    """
+
+    url: str
+    folder: Path | None
+    timeout_s: float
+
+    @classmethod
+    def parse(cls, url: str | Path, *, writable: bool, timeout_s: float = DEFAULT_TIMEOUT_S) -> "Place":
+        """Parse a path or url; ValueError for an unknown scheme, a read-only place to be written, a bad timeout."""
+        if not timeout_s > 0:
+            raise ValueError(f"timeout_s: expected more than 0 seconds, got {timeout_s}")
+        text = str(url)
+        scheme = urlsplit(text).scheme if "://" in text else ""
+        if scheme in ("", "file"):
+            folder = Path(text.removeprefix("file://"))
+            return cls(url=str(folder), folder=folder, timeout_s=timeout_s)
+        if scheme not in _WRITABLE + _READ_ONLY:
+            known = ", ".join(f"{name}://" for name in _WRITABLE + _READ_ONLY)
+            raise ValueError(f"{text}: expected a path or one of {known}, got {scheme}://")
+        if writable and scheme in _READ_ONLY:
+            raise ValueError(f"{text}: a cache at {scheme}:// is read-only; write to a path, s3:// or gs://")
+        return cls(url=text.rstrip("/"), folder=None, timeout_s=timeout_s)
+
+    def filesystem(self) -> tuple[Any, str]:
+        """An asynchronous fsspec filesystem of this remote place alone, and the path inside it.
+
+        Errors:
+            CacheError when the client library of the scheme is not installed.
+        """
+        self.refuse_forked()
+        import fsspec
+
+        try:
+            # Not shared with other users of fsspec: its session is closed with the cache.
+            fs, path = fsspec.core.url_to_fs(self.url, asynchronous=True, skip_instance_cache=True)
+        except ImportError as error:
+            raise CacheError(f"{self.url}: {error}; install this project with its 'remote' extra") from error
+        return fs, str(path).rstrip("/")
+
+    def refuse_forked(self) -> None:
+        """CacheError in a forked child if the place is remote."""
+        if self.folder is None and _forked:
+            raise CacheError(
+                f"{self.url}: process {os.getpid()} was forked and must not touch a remote cache (its network client "
+                "would hang): read units in the main process, or start workers with the 'spawn' method"
+            )
+
+    async def reach(self, key: str, work: Coroutine[Any, Any, _T]) -> _T:
+        """Await one request for one object; CacheError naming the object when it fails or does not end in time."""
+        try:
+            self.refuse_forked()
+        except CacheError:
+            work.close()
+            raise
+        try:
+            if self.folder is not None:
+                return await work
+            return await asyncio.wait_for(work, self.timeout_s)
+        except TimeoutError as error:
+            raise CacheError(
+                f"{self.url}/{key}: no answer within {self.timeout_s:g} s; check the server, or raise the timeout"
+            ) from error
+        except CacheError:
+            raise
+        except Exception as error:
+            raise CacheError(
+                f"{self.url}/{key}: {type(error).__name__}: {error}; check that the place can be reached, has room "
+                "and may be used with your permissions, then run the same command again"
+            ) from error
+
+
+async def close_filesystem(fs: Any) -> None:
+    """Close the network session of a filesystem, if it ever opened one."""
+    for name in ("_s3", "_session"):
+        session = getattr(fs, name, None)
+        if session is not None:
+            await session.close()
+            return
+
+
+def flush(path: Path) -> None:
+    """Reach the disk before the ledger entry does, so that a power cut cannot leave an entry without its data."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_file(path: Path) -> bytes | None:
+    """The bytes of a file, None when there is none; CacheError when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise CacheError(f"{path}: {error}; check the disk, then run the same command again") from error

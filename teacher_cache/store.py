@@ -1,0 +1,369 @@
+"""The cache as a Zarr v3 hierarchy: create, open, read and commit units, grow. The only file that knows zarr.
+
+The ledger alone says what is there: `unit_digest` holds one entry per unit in an object of its own, so that two writers
+never share one. `ledger` is a snapshot of all entries that shows a reader the coverage in one request; it is never the
+proof of a unit. Every object is asked for by name: nothing is ever listed. docs/cache-format.md has the whole format.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
+
+from shards.errors import CacheError
+from teacher_cache import layout
+from teacher_cache.cache import CacheUnits, chunk_key
+from teacher_cache.codec import TailBasis
+from teacher_cache.digest import IndexLike, UnitId, array_digest
+from teacher_cache.header import (
+    Header,
+    header_from_attributes,
+    is_cache,
+    make_header,
+    read_root,
+    require_views,
+    write_root,
+)
+from teacher_cache.layout import ArrayLayout
+from teacher_cache.place import DEFAULT_TIMEOUT_S, Place, close_filesystem, flush, read_file
+from teacher_cache.spec import CacheSpec, require_equal
+from teacher_cache.unit import Arrays, cut_array, pad_array
+
+# V views of a unit, R rows of its shard, B view blocks, S shards, F sampled positions, C classes.
+
+_LOOKUPS_AT_ONCE = 64
+_T = TypeVar("_T")
+
+
+class Objects(WrapperStore[Any]):
+    """A zarr store whose every request ends in time or in a CacheError that names the object; listing is a bug."""
+
+    def __init__(self, store: Any, place: Place) -> None:
+        """Guard the store of a place."""
+        super().__init__(store)
+        self.place = place
+
+    @classmethod
+    def at(cls, place: Place, *, writable: bool) -> "Objects":
+        """The objects of a place; no request is made yet."""
+        if place.folder is not None:
+            return cls(LocalStore(place.folder, read_only=not writable), place)
+        fs, path = place.filesystem()
+        return cls(FsspecStore(fs, path=path, read_only=not writable), place)
+
+    def _with_store(self, store: Any) -> "Objects":
+        return Objects(store, self.place)
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        """The object's buffer, or None when there is none; an absent chunk is an error, never the fill value."""
+        buffer = await self.place.reach(key, self._store.get(key, prototype, byte_range))
+        if buffer is None and "/c/" in key:
+            raise CacheError(f"{self.place.url}/{key} is gone; run verify-cache --repair, then cache-teacher")
+        return buffer
+
+    async def set(self, key: str, value: Any) -> None:
+        """Replace an object, atomically; on a local disk also durably."""
+        await self.place.reach(key, self._set(key, value))
+
+    async def _set(self, key: str, value: Any) -> None:
+        await self._store.set(key, value)
+        if self.place.folder is not None:
+            await asyncio.to_thread(flush, self.place.folder / key)
+
+    def read(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The bytes of each object, None where there is none."""
+        if self.place.folder is not None:
+            return [read_file(self.place.folder / key) for key in keys]
+        return sync(self._read_all(keys))
+
+    async def _read_all(self, keys: Sequence[str]) -> list[bytes | None]:
+        gate = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
+
+        async def one(key: str) -> bytes | None:
+            async with gate:
+                buffer = await self.place.reach(key, self._store.get(key, default_buffer_prototype()))
+                return None if buffer is None else bytes(buffer.to_bytes())
+
+        return list(await asyncio.gather(*map(one, keys)))
+
+    def write(self, key: str, data: bytes) -> None:
+        """Replace an object."""
+        sync(self.set(key, default_buffer_prototype().buffer.from_bytes(data)))
+
+    def close_session(self) -> None:
+        """Close the network session of a remote place."""
+        if isinstance(self._store, FsspecStore):
+            sync(close_filesystem(self._store.fs))
+
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Never: objects are asked for by name."""
+        raise AssertionError(f"{self.place.url}/{prefix}: a cache is never listed")
+
+    def list(self) -> AsyncIterator[str]:
+        """Never."""
+        return self.list_prefix("")
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Never."""
+        return self.list_prefix(prefix)
+
+
+class TeacherCache(CacheUnits):
+    """An open cache; use with `with`. A writable one renews the ledger's snapshot when it is left without error.
+
+    Attributes:
+        basis: the tail basis, or None; the others are those of `CacheUnits`.
+    """
+
+    def __init__(self, objects: Objects, header: Header, *, writable: bool) -> None:
+        """Use `create` or `open`."""
+        super().__init__(objects, header, objects.place.url, writable=writable)
+        self._objects = objects
+        self._open_arrays()
+        self.basis = self._read_basis()
+
+    @classmethod
+    def create(
+        cls,
+        url: str | Path,
+        spec: CacheSpec,
+        index: IndexLike,
+        basis: TailBasis | None = None,
+        *,
+        num_views: int,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Self:
+        """Make an empty cache, or open the one of the same spec that is there; one process should create.
+
+        Args:
+            url: folder, s3:// or gs://.
+            spec: what it is for.
+            index: the shards (names, rows_S, fingerprint).
+            basis: the tail basis, for record kinds that need one.
+            num_views: a multiple of V; a cache that is there and has fewer views grows.
+            timeout_s: longest wait for one object of a remote place.
+
+        Errors:
+            ValueError for arguments that do not fit each other, CacheError for a cache of another spec.
+        """
+        basis_arrays = {} if basis is None else dict(basis.to_arrays())
+        header = make_header(spec, index, num_views, basis_arrays)
+        place = Place.parse(url, writable=True, timeout_s=timeout_s)
+        objects = Objects.at(place, writable=True)
+        attributes = read_root(objects, place.url)
+        if is_cache(attributes):
+            cache = cls.open(url, writable=True, expect=spec, timeout_s=timeout_s)
+            cache.grow(max(num_views, cache.num_views))
+            return cache
+        _write_metadata(objects, header)
+        for item in layout.basis_layouts(header):
+            _open_array(objects, item)[...] = basis_arrays[item.name.split("/")[1]]
+        cache = cls(objects, header, writable=True)
+        cache.entries.save()
+        write_root(objects, header)  # last: until here there is no cache
+        return cache
+
+    @classmethod
+    def open(
+        cls,
+        url: str | Path,
+        *,
+        writable: bool = False,
+        expect: CacheSpec | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Self:
+        """Open a cache.
+
+        Args:
+            url: folder, s3://, gs:// or, to read, https://.
+            writable: whether units will be committed.
+            expect: refuse the cache (CacheError naming each field) unless it has this spec.
+            timeout_s: longest wait for one object of a remote place.
+
+        Errors:
+            CacheError when there is no cache, it is damaged, of another spec, or cannot be reached.
+        """
+        place = Place.parse(url, writable=writable, timeout_s=timeout_s)
+        objects = Objects.at(place, writable=writable)
+        try:
+            attributes = read_root(objects, place.url)
+            if attributes is None:
+                raise CacheError(f"{place.url}: no cache here (no zarr.json); make one with cache-teacher")
+            header = header_from_attributes(attributes, place.url)
+            if expect is not None:
+                require_equal(expect, header.spec, place.url)
+            return cls(objects, header, writable=writable)
+        except BaseException:
+            objects.close_session()
+            raise
+
+    def __enter__(self) -> Self:
+        """The cache itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Renew the snapshot, unless leaving by an error, and close."""
+        try:
+            if kind is None and self.changed:
+                self.entries.save()
+        finally:
+            self._objects.close_session()
+
+    def _open_arrays(self) -> None:
+        self._arrays = {item.name: _open_array(self._objects, item) for item in self.layouts}
+        for item in layout.ledger_layouts(self.header):
+            _open_array(self._objects, item)
+
+    def grow(self, num_views: int) -> None:
+        """Make room for more views; old units stay. ValueError for fewer views or parts of a view block."""
+        require_views(self.spec, num_views)
+        if num_views < self.num_views:
+            raise ValueError(f"num_views: {self.url} has {self.num_views} views and cannot shrink to {num_views}")
+        if num_views == self.num_views:
+            return
+        header = replace(self.header, num_views=num_views)
+        _write_metadata(self._objects, header)
+        entries = self.entries.grown((header.num_view_blocks, self.num_shards))
+        self.adopt(header)
+        self._open_arrays()
+        self.entries = entries
+        entries.save()
+        write_root(self._objects, header)  # last: until here the cache has its old number of views
+
+    def read_arrays(self, unit: UnitId) -> Arrays:
+        """The arrays of a unit as they stand; CacheError when one is missing or damaged."""
+
+        async def one(item: ArrayLayout) -> NDArray[Any]:
+            try:
+                return np.asarray(await self._arrays[item.name].async_array.getitem(_selection(item, unit)))
+            except CacheError as error:
+                raise CacheError(f"{self.describe(unit)}: {error}") from error
+            except Exception as error:
+                raise CacheError(
+                    f"{self.describe(unit)}: {chunk_key(item, unit)} is damaged: {type(error).__name__}: {error}; "
+                    "run verify-cache --repair, then cache-teacher"
+                ) from error
+
+        num_rows, num_positions = int(self.rows_S[unit.shard]), len(self.fidelity_positions(*unit))
+        full = _run(_gather([one(item) for item in self.layouts]))
+        return {
+            item.name: cut_array(item, array, num_rows, num_positions)
+            for item, array in zip(self.layouts, full, strict=True)
+        }
+
+    def write_arrays(self, unit: UnitId, arrays: Arrays) -> None:
+        """Replace the chunks of a unit."""
+        _run(
+            _gather(
+                [
+                    self._arrays[item.name].async_array.setitem(
+                        _selection(item, unit), pad_array(item, arrays[item.name])
+                    )
+                    for item in self.layouts
+                ]
+            )
+        )
+
+    def _read_basis(self) -> TailBasis | None:
+        if not self.header.basis_layout:
+            return None
+        arrays = {}
+        for item in layout.basis_layouts(self.header):
+            try:
+                arrays[item.name.split("/")[1]] = np.asarray(_open_array(self._objects, item)[...])
+            except (ValueError, RuntimeError) as error:
+                raise CacheError(f"{self.url}/{item.name}: damaged: {error}; restore it from a copy") from error
+        got = array_digest(arrays, "basis").hex()
+        if got != self.header.basis_digest:
+            raise CacheError(
+                f"{self.url}/{layout.BASIS}: expected digest {self.header.basis_digest}, got {got}; "
+                "restore it from a copy"
+            )
+        return TailBasis.from_arrays(arrays)
+
+
+def _selection(item: ArrayLayout, unit: UnitId) -> tuple[Any, ...]:
+    per_chunk = item.chunks[0]
+    if item.dimensions[0] == "view_block":
+        return (unit.view_block, unit.shard)
+    return (slice(unit.view_block * per_chunk, (unit.view_block + 1) * per_chunk), unit.shard)
+
+
+def _blueprint(items: Iterable[ArrayLayout]) -> MemoryStore:
+    """The arrays with their metadata and no chunk, in memory."""
+    store = MemoryStore()
+    for item in items:
+        compressors: list[Any] = [Crc32cCodec()]
+        if item.shuffle is not None:
+            size = np.dtype(item.dtype).itemsize
+            compressors.insert(0, BloscCodec(cname="zstd", clevel=5, shuffle=item.shuffle, typesize=size))
+        zarr.create_array(
+            store,
+            name=item.name,
+            shape=item.shape,
+            chunks=item.chunks,
+            dtype=item.dtype,
+            fill_value=item.fill,
+            compressors=compressors,
+            dimension_names=item.dimensions,
+            zarr_format=3,
+        )
+    return store
+
+
+def _write_metadata(objects: Objects, header: Header) -> None:
+    """Write the metadata of every array and group but the root's."""
+    items = [*layout.unit_layouts(header), *layout.ledger_layouts(header), *layout.basis_layouts(header)]
+    store = _blueprint(items)
+    keys = [f"{item.name}/zarr.json" for item in items]
+    if header.basis_layout:
+        keys.append(f"{layout.BASIS}/zarr.json")
+    for key in keys:
+        found = sync(store.get(key, default_buffer_prototype()))
+        assert found is not None
+        objects.write(key, bytes(found.to_bytes()))
+
+
+def _open_array(objects: Objects, item: ArrayLayout) -> zarr.Array[Any]:
+    """Open one array; CacheError unless its metadata is what the layout says (more views may be there)."""
+    where = f"{objects.place.url}/{item.name}/zarr.json"
+    try:
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            array = zarr.open_array(objects, path=item.name, mode="r" if objects.read_only else "r+", zarr_format=3)
+        got = _comparable(array)
+    except CacheError:
+        raise
+    except Exception as error:
+        raise CacheError(
+            f"{where}: missing or damaged: {type(error).__name__}: {error}; restore the file from a copy"
+        ) from error
+    expected = _comparable(zarr.open_array(_blueprint([item]), path=item.name, mode="r", zarr_format=3))
+    if len(got["shape"]) == len(item.shape) and got["shape"][0] >= item.shape[0]:
+        got["shape"] = (item.shape[0], *got["shape"][1:])  # an interrupted growth leaves room behind
+    for name, value in expected.items():
+        if json.dumps(got.get(name)) != json.dumps(value):
+            raise CacheError(f"{where}: {name}: expected {value}, got {got.get(name)}; restore the file from a copy")
+    return array
+
+
+def _comparable(array: zarr.Array[Any]) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(array.metadata.to_dict(), default=str)))
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    result: _T = sync(work)
+    return result
+
+
+async def _gather(work: Iterable[Any]) -> list[Any]:
+    return list(await asyncio.gather(*work))
