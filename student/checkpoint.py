@@ -6,17 +6,16 @@ fingerprints it belongs to. The manifest is written last, so a payload without o
 file goes to a temporary name, is fsynced and renamed. Older ones are removed only when the new one is complete on disk.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import torch
 
+from shards.atomic import TEMPORARY, atomic_file
 from shards.errors import RunError
 
 FORMAT = 1
@@ -82,7 +81,7 @@ def save_checkpoint(
     payload = folder / f"step-{step:09d}.pt"
     manifest_path = payload.with_suffix(".json")
     try:
-        with _replacing(payload) as file:
+        with atomic_file(payload) as file:
             writer = _Digesting(file)
             torch.save(dict(state), writer)  # type: ignore[arg-type]  # needs write and flush only
         manifest = Manifest(
@@ -92,7 +91,7 @@ def save_checkpoint(
             identity=json.loads(json.dumps(identity)),
             world_size=world_size,
         )
-        with _replacing(manifest_path) as file:
+        with atomic_file(manifest_path) as file:
             file.write(json.dumps(manifest.to_json(), indent=1, sort_keys=True).encode())
     except (OSError, RuntimeError) as error:  # torch.save wraps some write errors in RuntimeError
         last = [path for path in _manifest_paths(folder) if path != manifest_path] if folder.is_dir() else []
@@ -105,39 +104,30 @@ def save_checkpoint(
     return payload
 
 
-def load_checkpoint(
-    folder: Path, *, identity: Mapping[str, Any]
-) -> tuple[dict[str, Any] | None, Manifest | None, list[Rejected]]:
-    """The newest intact checkpoint on the CPU, its manifest, and the damaged ones that were passed over.
+def saved_steps(folder: Path) -> list[int]:
+    """The steps that have a checkpoint with a manifest, newest first; whether they are intact is seen on loading."""
+    return [int(path.stem.removeprefix("step-")) for path in _manifest_paths(folder)]
 
-    Returns (None, None, []) when the folder has none.
+
+def load_checkpoint(
+    folder: Path, step: int, *, identity: Mapping[str, Any]
+) -> tuple[dict[str, Any], Manifest] | Rejected:
+    """The checkpoint of a step, tensors on the CPU, with its manifest; or why it cannot be used.
 
     Raises:
-        RunError: a checkpoint belongs to another configuration or cache (each differing field is named), or checkpoints
-            exist and all are damaged.
+        RunError: it belongs to another configuration or cache; every differing field is named.
     """
-    rejected: list[Rejected] = []
-    for path in _manifest_paths(folder):
-        try:
-            manifest = Manifest.from_json(json.loads(path.read_bytes()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            rejected.append(Rejected(path=path, reason=f"its manifest does not parse ({error})"))
-            continue
-        require_identity(expected=identity, got=manifest.identity, where=path)
-        payload = path.with_suffix(".pt")
-        reason = _damage(payload, manifest)
-        if reason:
-            rejected.append(Rejected(path=payload, reason=reason))
-            continue
-        state: dict[str, Any] = torch.load(payload, map_location="cpu", weights_only=True)
-        return state, manifest, rejected
-    if rejected:
-        raise RunError(
-            f"{folder}: no checkpoint is intact: "
-            + "; ".join(f"{entry.path.name}: {entry.reason}" for entry in rejected)
-            + ". Start again in another --out, or delete this folder to train from the beginning"
-        )
-    return None, None, []
+    path = folder / f"step-{step:09d}.json"
+    try:
+        manifest = Manifest.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Rejected(path=path, reason=f"its manifest cannot be read ({error})")
+    require_identity(expected=identity, got=manifest.identity, where=path)
+    payload = path.with_suffix(".pt")
+    reason = _damage(payload, manifest)
+    if reason:
+        return Rejected(path=payload, reason=reason)
+    return torch.load(payload, map_location="cpu", weights_only=True), manifest
 
 
 def require_identity(*, expected: Mapping[str, Any], got: Mapping[str, Any], where: Path) -> None:
@@ -196,14 +186,14 @@ def _prune(folder: Path) -> None:
         path.unlink(missing_ok=True)
     kept = {path.stem for path in manifests[:KEEP]}
     for path in folder.iterdir():
-        if path.suffix == ".tmp" or (path.suffix == ".pt" and path.stem not in kept):
+        if path.name.endswith(TEMPORARY) or (path.suffix == ".pt" and path.stem not in kept):
             path.unlink(missing_ok=True)
 
 
 class _Digesting:
     """A file that hashes what goes through it, so that a payload is digested without a second copy in memory."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.sha256 = hashlib.sha256()
         self.num_bytes = 0
@@ -215,24 +205,3 @@ class _Digesting:
 
     def flush(self) -> None:
         self._file.flush()
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes `path`'s place, fsynced, when the block ends well, and leaves nothing when it does not."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

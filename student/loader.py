@@ -1,0 +1,133 @@
+"""Worker processes that render the batches of a run, in the order of the plan.
+
+A worker item is one micro-batch of one rank: a list of block-views that the worker reads, decodes (each image once per
+run of consecutive views), augments and digests. The items of all remaining epochs are one stream, so the workers live
+as long as the run and never wait at the end of an epoch. Workers hold the shard reader and the recipe and nothing else:
+they never see the cache, and a forked worker never touches a remote store. What a batch holds depends on its items
+alone; the number of workers only decides when it is ready.
+
+Legend: B views of a micro-batch; H, W, C of a view.
+"""
+
+import signal
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from shards.blocks import concat, render_block
+from shards.errors import ArtefactError, RunError
+from shards.reader import ShardReader
+from shards.recipe import ViewRecipe
+from student.plan import Items
+
+
+class LoadedBatch(NamedTuple):
+    """A micro-batch in the main process: pixels as a tensor in shared memory, everything else NumPy."""
+
+    shard_B: NDArray[np.int32]
+    row_B: NDArray[np.int32]
+    view_B: NDArray[np.int32]
+    label_B: NDArray[np.int64]
+    pixel_digest_B: NDArray[np.uint32]
+    partner_B: NDArray[np.int32]
+    lam_B: NDArray[np.float32]
+    box_B4: NDArray[np.int16]
+    view_BHWC: Tensor
+
+
+class _Failure(NamedTuple):
+    """An error a worker met, carried as a value: raised in the worker it would reach the user as a traceback."""
+
+    error: ArtefactError
+
+
+class _Rendered(Dataset[LoadedBatch | _Failure]):
+    """Maps a plan's items to their batch; the only code that runs in the workers."""
+
+    def __init__(self, reader: ShardReader, recipe: ViewRecipe) -> None:
+        self.reader = reader
+        self.recipe = recipe
+
+    def __getitem__(self, items: Items) -> LoadedBatch | _Failure:
+        try:
+            return render_items(self.reader, self.recipe, items)
+        except ArtefactError as error:
+            return _Failure(error)
+
+
+def render_items(reader: ShardReader, recipe: ViewRecipe, items: Items) -> LoadedBatch:
+    """The batch of some block-views, in their order; a pure function of (shards, recipe, items)."""
+    groups = items.groups(recipe.block_views)
+    batch = concat([render_block(reader, recipe, shard, block, views) for shard, block, views in groups])
+    return LoadedBatch(
+        shard_B=batch.shard_B,
+        row_B=batch.row_B,
+        view_B=batch.view_B,
+        label_B=batch.label_B,
+        pixel_digest_B=batch.pixel_digest_B,
+        partner_B=batch.partner_B,
+        lam_B=batch.lam_B,
+        box_B4=batch.box_B4,
+        view_BHWC=torch.from_numpy(batch.view_BHWC),
+    )
+
+
+def batches(
+    items: Iterable[Items],
+    *,
+    reader: ShardReader,
+    recipe: ViewRecipe,
+    workers: int,
+    prefetch: int = 2,
+    pin_memory: bool = False,
+) -> Iterator[LoadedBatch]:
+    """Render the items in order, `workers` processes ahead by `prefetch` batches each; 0 renders in this process.
+
+    Errors:
+        ShardError as the reader or decoder raised it; RunError when a worker process dies.
+    """
+    loader: DataLoader[LoadedBatch | _Failure] = DataLoader(
+        _Rendered(reader, recipe),
+        batch_size=None,
+        sampler=items,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        prefetch_factor=prefetch if workers else None,
+        # Fork, by name: what the default is depends on the Python version, and spawned workers each import torch again.
+        multiprocessing_context="fork" if workers else None,
+        worker_init_fn=_outlive_signals,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(0),
+    )
+    iterator = iter(loader)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            raise RunError(
+                f"a loader worker died: {error}. Usual causes: out of memory, or /dev/shm too small for "
+                f"{workers} workers × {prefetch} batches; lower --workers or the batch, or enlarge /dev/shm"
+            ) from error
+        if isinstance(batch, _Failure):
+            raise batch.error
+        yield batch
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _outlive_signals(worker: int) -> None:
+    """A scheduler signals the whole process group: the main process finishes its step, so it still needs its workers.
+
+    Workers end with the main process in any case: they watch their parent.
+    """
+    for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(name, signal.SIG_IGN)

@@ -1,0 +1,63 @@
+"""How a run is executed: what is not part of a student's recipe."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """Settings shared by all students of one pass.
+
+    The first group decides numbers and is part of what a checkpoint belongs to; the second may change on resume.
+
+    Attributes:
+        seed: of the initial weights, the order of the epochs and the drop path.
+        precision: of the forward pass; losses and optimiser are float32. "fp16" scales the loss.
+        accumulate: micro-batches per optimiser step and rank.
+        compile: run the model through torch.compile.
+        views_used: cycle through the first so many views of the cache; None takes all of them.
+        workers, prefetch: loader processes per rank (0 renders in the main process) and batches each prepares ahead.
+        log_every: steps between step metrics. checkpoint_every: steps between checkpoints within an epoch (0: only at
+            its end). eval_every: epochs between evaluations; the last epoch is always evaluated.
+        device: "cpu" or "cuda".
+    """
+
+    seed: int = 0
+    precision: Precision = "fp32"
+    accumulate: int = 1
+    compile: bool = False
+    views_used: int | None = None
+
+    workers: int = 0
+    prefetch: int = 2
+    log_every: int = 50
+    checkpoint_every: int = 0
+    eval_every: int = 1
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Check every field; ValueError names field, value and range."""
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision: expected one of {', '.join(get_args(Precision))}, got {self.precision!r}")
+        for name, low in (
+            ("accumulate", 1),
+            ("workers", 0),
+            ("prefetch", 1),
+            ("log_every", 1),
+            ("checkpoint_every", 0),
+            ("eval_every", 1),
+        ):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}: expected an integer of at least {low}, got {getattr(self, name)!r}")
+        if self.views_used is not None and self.views_used < 1:
+            raise ValueError(f"views_used: expected at least 1, got {self.views_used}")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide numbers, as JSON types."""
+        return {name: getattr(self, name) for name in ("seed", "precision", "accumulate", "compile")}
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as JSON types."""
+        return asdict(self)
