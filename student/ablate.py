@@ -1,9 +1,9 @@
 """Trains every cell of a grid, N students on each pass over the data, and never loses one.
 
 The engine knows cells, claims and failures; how a group of cells is trained is a function it is given (`TrainGroup`),
-which yields progress and one `CellOutcome` per cell. A cell that failed is tried again by the same command, alone, so that
-it cannot take its neighbours down twice. Several processes may work on one sweep (`--spread`): each starts at its own place
-in the list, walks round, and leaves what another holds.
+which yields progress and one `CellOutcome` per cell. A cell that failed is tried again by the same command, alone, so
+that it cannot take its neighbours down twice. Several processes may work on one sweep (`--spread`): each starts at its
+own place in the list, walks round, and leaves what another holds.
 """
 
 import time
@@ -102,9 +102,7 @@ def _groups(directory: SweepDirectory, grid: Grid, together: int) -> list[tuple[
     return [*(group for group in fresh if group), *((cell,) for cell in failed)]
 
 
-def _run_group(
-    directory: SweepDirectory, grid: Grid, group: Sequence[Cell], train: TrainGroup
-) -> Iterator[SweepEvent]:
+def _run_group(directory: SweepDirectory, grid: Grid, group: Sequence[Cell], train: TrainGroup) -> Iterator[SweepEvent]:
     with ExitStack() as claims:
         mine = [cell for cell in group if claims.enter_context(directory.claim(cell))]
         # Asked after the claim: another process may have finished the cell since the groups were made.

@@ -30,7 +30,6 @@ METRICS = (
     "seconds",
 )
 VALIDATION = ("top1", "top5", "cls_top1", "dist_top1")
-_SECTIONS = ("train", "loss", "data", "recipe")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +67,7 @@ class Run:
 
     def setting(self, key: str, default: Any = None) -> Any:
         """A configuration value, looked up at the top level and then one level deep."""
-        for section in (self.config, *(self.config.get(name) for name in _SECTIONS)):
+        for section in (self.config, *self.config.values()):
             if isinstance(section, Mapping) and key in section and not isinstance(section[key], Mapping):
                 return section[key]
         return default

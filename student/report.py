@@ -1,0 +1,109 @@
+"""`report`: one self-contained HTML page, PNG figures and a CSV, of several runs or of a sweep."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.atomic import atomic_file
+from shards.errors import RunError
+from student.report_data import VALIDATION, Run, is_run, read_run
+from student.report_runs import labels, runs_page
+from student.report_sweep import sweep_page
+from student.sweep import Sweep, is_sweep, read_sweep
+
+_RESULTS = (*VALIDATION, "teacher_agreement", "epochs", "steps", "images_seen", "seconds")
+_SETTINGS = ("model", "distill", "distill_weight", "temperature", "seed", "views_used")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportFiles:
+    """What a report wrote: the page, the figures, the table (None when not asked for); and how many runs it shows."""
+
+    html: Path
+    pngs: tuple[Path, ...]
+    csv: Path | None
+    num_runs: int
+
+
+def write_report(
+    paths: Sequence[Path], *, html: Path | None = None, png_dir: Path | None = None, csv_path: Path | None = None
+) -> ReportFiles:
+    """Report run directories, or one sweep directory.
+
+    Args:
+        paths: runs, or exactly one sweep.
+        html: where the page goes; None: `report.html` in the sweep, or beside the first run.
+        png_dir: where PNG figures go; None writes none.
+        csv_path: where the CSV goes; None writes none.
+
+    Raises:
+        ValueError: no path, or a sweep among other paths. RunError: a directory that is neither, or a damaged file.
+    """
+    found = read(paths)
+    if isinstance(found, Sweep):
+        page, html = sweep_page(found), html or found.path / "report.html"
+    else:
+        page, html = runs_page(found), html or found[0].path.parent / "report.html"
+    _write(html, page)
+    if csv_path is not None:
+        _write(csv_path, report_csv(found))
+    pngs = _pngs(found, png_dir) if png_dir is not None else ()
+    return ReportFiles(
+        html=html, pngs=pngs, csv=csv_path, num_runs=len(found.results if isinstance(found, Sweep) else found)
+    )
+
+
+def read(paths: Sequence[Path]) -> Sweep | list[Run]:
+    """What the paths hold: one sweep, or runs; errors as `write_report`."""
+    if not paths:
+        raise ValueError("report: expected run directories or one sweep directory, got none")
+    sweeps = [path for path in paths if is_sweep(path)]
+    if sweeps and len(paths) > 1:
+        raise ValueError(f"report: {sweeps[0]} is a sweep; report it alone, or give its cells/* as runs")
+    if sweeps:
+        return read_sweep(paths[0])
+    for path in paths:
+        if not is_run(path):
+            raise RunError(
+                f"{path}: neither a run (config.json) nor a sweep (sweep.json); give the --out of a command"
+            )
+    return [read_run(path) for path in paths]
+
+
+def report_csv(found: Sweep | Sequence[Run]) -> str:
+    """One line per run: name, state, settings, results; empty fields for what is not there, never a number."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("name", "state", *_SETTINGS, *_RESULTS))
+    if isinstance(found, Sweep):
+        for result in found.results:
+            model = result.run.setting("model", "") if result.run is not None else ""
+            row = {"model": model, **result.cell.to_json()}
+            writer.writerow((result.cell.name, result.status.state, *_row(row, result.run)))
+    else:
+        for run, name in zip(found, labels(found), strict=True):
+            row = {key: run.setting(key) for key in _SETTINGS}
+            writer.writerow((name, "done" if run.finished else "unfinished", *_row(row, run)))
+    return text.getvalue()
+
+
+def _row(settings: dict[str, object], run: Run | None) -> list[object]:
+    kept = ["" if settings.get(key) is None else settings[key] for key in _SETTINGS]
+    values = [run.result(metric) if run is not None else math.nan for metric in _RESULTS]
+    return [*kept, *("" if not math.isfinite(value) else repr(value) for value in values)]
+
+
+def _pngs(found: Sweep | list[Run], folder: Path) -> tuple[Path, ...]:
+    # matplotlib takes a second to import; pages and tables do not need it.
+    from student.report_png import run_pngs, sweep_pngs
+
+    return tuple(sweep_pngs(found, folder) if isinstance(found, Sweep) else run_pngs(found, folder))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(text.encode())

@@ -1,0 +1,110 @@
+"""The curves of a sweep: over epochs, over τ, over the number of views; means with the range of the seeds."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from student.charts import Series, line_chart
+from student.report_data import Run
+from student.report_page import figure, legend
+from student.report_stats import Group, best
+
+
+def sweep_curves(found: Sequence[Group], top: Group | None) -> str:
+    """Curves of the baseline and of the best λ of hard and of each τ, and top-1 against τ."""
+    chosen = _chosen(found, top)
+    figures = ""
+    for metric, title, y_label in (
+        ("top1", "Top-1 on the validation set", "top-1, %"),
+        ("base_loss", "Loss on the labels", "base loss"),
+        ("teacher_agreement", "Agreement with the teacher", "share"),
+    ):
+        series = [line for colour, group in enumerate(chosen) if (line := _mean_curve(group, metric, colour)).x]
+        if series:
+            chart = line_chart(series, title=title, x_label="epoch", y_label=y_label)
+            figures += figure(title, chart, key=legend(series))
+    figures += _tau_curves([g for g in found if top is None or g.cell.views_used == top.cell.views_used])
+    return f'<div class="grid">{figures}</div>' if figures else '<p class="empty">No finished cell yet.</p>'
+
+
+def _chosen(found: Sequence[Group], top: Group | None) -> list[Group]:
+    """The groups worth a curve: baseline, best hard, best soft at each τ (at most six), at the best cell's views."""
+    views = top.cell.views_used if top is not None else None
+    here = [group for group in found if group.cell.views_used == views and group.runs]
+    families: dict[tuple[str, float | None], list[Group]] = {}
+    for group in here:
+        families.setdefault((group.cell.distill, group.cell.temperature), []).append(group)
+    champions = [champion for family in families.values() if (champion := best(family)) is not None]
+    soft = sorted((g for g in champions if g.cell.distill == "soft"), key=lambda g: -g.mean("top1"))[:4]
+    return [group for group in champions if group.cell.distill != "soft"] + sorted(soft, key=_tau)
+
+
+def _tau(group: Group) -> float:
+    return group.cell.temperature or 0.0
+
+
+def _mean_curve(group: Group, metric: str, colour: int) -> Series:
+    """Mean and range over the finished seeds, at the epochs that all of them have."""
+    per_run = [_by_epoch(run, metric) for run in group.runs]
+    epochs = sorted(set.intersection(*(set(values) for values in per_run))) if per_run else []
+    columns = [[values[epoch] for values in per_run] for epoch in epochs]
+    several = len(per_run) > 1
+    return Series(
+        name=group.label,
+        x=[epoch + 1.0 for epoch in epochs],
+        y=[statistics.fmean(column) for column in columns],
+        low=[min(column) for column in columns] if several else (),
+        high=[max(column) for column in columns] if several else (),
+        colour=colour,
+    )
+
+
+def _by_epoch(run: Run, metric: str) -> dict[int, float]:
+    return {point.epoch: point[metric] for point in run.epochs if math.isfinite(point[metric])}
+
+
+def _tau_curves(found: Sequence[Group]) -> str:
+    """Top-1 against τ, one line per λ: the map's rows as lines, where an optimum is easier to see."""
+    lines: dict[float, list[Group]] = {}
+    for group in found:
+        if group.cell.distill == "soft" and group.values("top1"):
+            lines.setdefault(group.cell.distill_weight, []).append(group)
+    series = []
+    for colour, (weight, line) in enumerate(sorted(lines.items())):
+        ordered = sorted(line, key=_tau)
+        if len(ordered) > 1:
+            series.append(_range_line(f"λ {weight:g}", ordered, [_tau(group) for group in ordered], colour))
+    if not series:
+        return ""
+    chart = line_chart(series, title="Top-1 against τ", x_label="τ", y_label="top-1, %", log_x=True)
+    return figure("Top-1 against τ (soft)", chart, key=legend(series))
+
+
+def _range_line(name: str, line: Sequence[Group], xs: Sequence[float], colour: int) -> Series:
+    several = any(len(group.values("top1")) > 1 for group in line)
+    return Series(
+        name=name,
+        x=xs,
+        y=[group.mean("top1") for group in line],
+        low=[min(group.values("top1")) for group in line] if several else (),
+        high=[max(group.values("top1")) for group in line] if several else (),
+        colour=colour,
+        marks=True,
+    )
+
+
+def views_curve(found: Sequence[Group]) -> str:
+    """Top-1 against the number of views used, for the baseline and the best settings."""
+    by_setting: dict[tuple[str, float, float | None], list[Group]] = {}
+    for group in found:
+        if group.values("top1") and group.cell.views_used is not None:
+            by_setting.setdefault(group.cell.setting[:3], []).append(group)
+    picked = [line for line in by_setting.values() if len(line) > 1]
+    picked.sort(key=lambda line: -max(group.mean("top1") for group in line))
+    series = []
+    for colour, line in enumerate(picked[:6]):
+        line.sort(key=lambda group: group.cell.views_used or 0)
+        name = line[0].label.split(",")[0]
+        series.append(_range_line(name, line, [float(group.cell.views_used or 0) for group in line], colour))
+    chart = line_chart(series, title="Top-1 against views", x_label="views used", y_label="top-1, %", log_x=True)
+    return f'<div class="grid">{figure("Top-1 against views used", chart, key=legend(series))}</div>'

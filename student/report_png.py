@@ -1,0 +1,84 @@
+"""The same figures as PNG files, for papers and slides; matplotlib without its global state."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from student.charts import ink_on, ramp
+from student.grid import Grid
+from student.report_data import Run
+from student.report_runs import curve, labels
+from student.report_stats import Group, groups
+from student.sweep import Sweep
+
+_COLOURS = ("#0072b2", "#c8501a", "#00805c", "#a8447f", "#8a6d00", "#5b4bb5", "#3d7fa6", "#5a6473")
+_DPI = 160
+
+
+def sweep_pngs(sweep: Sweep, folder: Path) -> Iterator[Path]:
+    """Write one map of top-1 per number of views; yields the files."""
+    found = groups(sweep)
+    for views in sweep.grid.views_used:
+        shown = {group.cell.setting: group for group in found if group.cell.views_used == views}
+        path = folder / ("top1-map.png" if views is None else f"top1-map-{views}-views.png")
+        _save(_map_figure(list(shown.values()), sweep.grid, views), path)
+        yield path
+
+
+def run_pngs(runs: Sequence[Run], folder: Path) -> Iterator[Path]:
+    """Write top-1 and loss curves of several runs; yields the files."""
+    for metric, label in (("top1", "top-1 on the validation set, %"), ("loss", "training loss")):
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        axes = figure.subplots()
+        for number, (run, name) in enumerate(zip(runs, labels(runs), strict=True)):
+            line = curve(run, name, metric, number)
+            axes.plot(line.x, line.y, color=_COLOURS[number % 8], label=name)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8)
+        path = folder / f"{metric}.png"
+        _save(figure, path)
+        yield path
+
+
+def _map_figure(found: Sequence[Group], grid: Grid, views: int | None) -> Figure:
+    weights = sorted(weight for weight in grid.weights if weight > 0)
+    columns: list[tuple[str, float | None]] = [("hard", None)] if "hard" in grid.distillations else []
+    columns += [("soft", tau) for tau in sorted(grid.temperatures)] if "soft" in grid.distillations else []
+    by_setting = {group.cell.setting: group for group in found}
+    cells = [[by_setting.get((kind, weight, tau, views)) for kind, tau in columns] for weight in weights]
+    values = [[group.mean("top1") if group else math.nan for group in row] for row in cells]
+    figure = Figure(figsize=(1.6 + 1.05 * len(columns), 1.7 + 0.62 * len(weights)), layout="constrained")
+    axes = figure.subplots()
+    finite = [value for row in values for value in row if math.isfinite(value)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
+    cmap = ListedColormap([[channel / 255 for channel in ramp(i / 255)] for i in range(256)])
+    image = axes.imshow(values, cmap=cmap, vmin=low, vmax=high if high > low else low + 1, aspect="auto")
+    for row, line in enumerate(cells):
+        for column, group in enumerate(line):
+            if group and math.isfinite(mean := group.mean("top1")):
+                spread = group.spread("top1")
+                ink = ink_on(ramp((mean - low) / (high - low) if high > low else 0.5))
+                text = f"{mean:.2f}" + (f"\n± {spread:.2f}" if math.isfinite(spread) else "")
+                axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
+    axes.set_xticks(range(len(columns)), ["hard" if tau is None else f"τ {tau:g}" for _, tau in columns])
+    axes.set_yticks(range(len(weights)), [f"λ {weight:g}" for weight in weights])
+    axes.set_title(_title(by_setting.get(("none", 0.0, None, views))), fontsize=9)
+    figure.colorbar(image, ax=axes, label="top-1, %")
+    return figure
+
+
+def _title(base: Group | None) -> str:
+    if base is None or not base.values("top1"):
+        return "top-1, %"
+    spread = base.spread("top1")
+    return f"no teacher: {base.mean('top1'):.2f}" + (f" ± {spread:.2f}" if math.isfinite(spread) else "") + " %"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # No software version or date inside: the same numbers give the same file.
+    figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})

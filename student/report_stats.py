@@ -1,0 +1,159 @@
+"""What a sweep says in numbers: means and spreads over seeds, gains, what can be told apart, the cost.
+
+Seeds are few, so nothing here pretends to a test: the spread is the sample standard deviation, the noise of the sweep
+is pooled over its cells, and two cells count as told apart when their means differ by more than twice the standard
+error of such a difference.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from student.grid import Cell
+from student.report_data import Run
+from student.sweep import CellResult, Sweep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The cells that differ in nothing but the seed; `cell` is the first of them."""
+
+    cell: Cell
+    results: tuple[CellResult, ...]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs that finished."""
+        return tuple(result.run for result in self.results if result.run is not None and result.run.finished)
+
+    def values(self, metric: str) -> list[float]:
+        """The finite final values of the finished runs, in order of seeds."""
+        return [value for run in self.runs if math.isfinite(value := run.result(metric))]
+
+    def by_seed(self, metric: str) -> dict[int, float]:
+        """Final values by seed, of finished runs that have one."""
+        found = {
+            result.cell.seed: result.run.result(metric)
+            for result in self.results
+            if result.run is not None and result.run.finished
+        }
+        return {seed: value for seed, value in found.items() if math.isfinite(value)}
+
+    def mean(self, metric: str) -> float:
+        """Mean over seeds; NaN without a value."""
+        values = self.values(metric)
+        return statistics.fmean(values) if values else math.nan
+
+    def spread(self, metric: str) -> float:
+        """Sample standard deviation over seeds (n − 1); NaN for fewer than two."""
+        values = self.values(metric)
+        return statistics.stdev(values) if len(values) > 1 else math.nan
+
+    @property
+    def label(self) -> str:
+        """The setting in words: "soft λ 0.5 τ 3", "hard λ 0.5", "no teacher"."""
+        return setting_label(self.cell)
+
+
+def setting_label(cell: Cell) -> str:
+    """A cell without its seed, in words."""
+    if cell.distill == "none":
+        text = "no teacher"
+    else:
+        text = f"{cell.distill} λ {cell.distill_weight:g}"
+        text += f" τ {cell.temperature:g}" if cell.temperature is not None else ""
+    return text + (f", {cell.views_used} views" if cell.views_used is not None else "")
+
+
+def groups(sweep: Sweep) -> tuple[Group, ...]:
+    """The cells of a sweep gathered over seeds, in the grid's order."""
+    by_setting: dict[tuple[object, ...], list[CellResult]] = {}
+    for result in sweep.results:
+        by_setting.setdefault(result.cell.setting, []).append(result)
+    return tuple(Group(cell=results[0].cell, results=tuple(results)) for results in by_setting.values())
+
+
+def best(found: Sequence[Group], metric: str = "top1") -> Group | None:
+    """The group of the highest mean; None when no cell has finished."""
+    scored = [group for group in found if math.isfinite(group.mean(metric))]
+    return max(scored, key=lambda group: group.mean(metric), default=None)
+
+
+def baseline(found: Sequence[Group], views_used: int | None) -> Group | None:
+    """The group without a teacher at the same number of views."""
+    return next((g for g in found if g.cell.distill == "none" and g.cell.views_used == views_used), None)
+
+
+def pooled_spread(found: Sequence[Group], metric: str = "top1") -> float:
+    """Standard deviation over seeds, pooled over all groups with two or more; NaN when there is none."""
+    squares, degrees = 0.0, 0
+    for group in found:
+        values = group.values(metric)
+        if len(values) > 1:
+            squares += (len(values) - 1) * statistics.variance(values)
+            degrees += len(values) - 1
+    return math.sqrt(squares / degrees) if degrees else math.nan
+
+
+def told_apart(one: Group, other: Group, noise: float, metric: str = "top1") -> bool:
+    """Whether two means differ by more than 2 standard errors of a difference, for a noise per run of `noise`."""
+    num_one, num_other = len(one.values(metric)), len(other.values(metric))
+    if not num_one or not num_other or not math.isfinite(noise):
+        return False
+    error = noise * math.sqrt(1 / num_one + 1 / num_other)
+    return abs(one.mean(metric) - other.mean(metric)) > 2 * error
+
+
+def paired_gain(group: Group, base: Group, metric: str = "top1") -> list[float]:
+    """Differences to the baseline, seed by seed: the same data order and views, so the pairing removes their noise."""
+    ours, theirs = group.by_seed(metric), base.by_seed(metric)
+    return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardCount:
+    """Teacher forwards, in images: what the cache cost and what the finished students would have cost without it."""
+
+    spent: float
+    online: float
+    """One teacher in the loop of every distilled student."""
+
+    num_students: int
+    per_student: float
+
+    @property
+    def saved(self) -> float:
+        """Forwards not done, the cache paid for; negative as long as it has not paid off."""
+        return self.online - self.spent
+
+    @property
+    def break_even(self) -> float:
+        """Students after which the cache has paid for itself, in forwards."""
+        return self.spent / self.per_student if self.per_student else math.nan
+
+
+def forward_count(sweep: Sweep) -> ForwardCount:
+    """Teacher forwards of the sweep; `spent` is NaN when the cache's facts are not known."""
+    seen = [
+        _images_seen(result.run)
+        for result in sweep.results
+        if result.cell.distill != "none" and result.run is not None and result.run.finished
+    ]
+    seen = [images for images in seen if math.isfinite(images)]
+    spent = sweep.facts.get("cache", {}).get("forwards_spent")
+    return ForwardCount(
+        spent=float(spent) if spent is not None else math.nan,
+        online=sum(seen),
+        num_students=len(seen),
+        per_student=statistics.fmean(seen) if seen else math.nan,
+    )
+
+
+def _images_seen(run: Run) -> float:
+    """What the summary says, else steps × batch."""
+    said = run.result("images_seen")
+    if math.isfinite(said):
+        return said
+    batch = run.setting("batch_size")
+    return run.epochs[-1].step * float(batch) if run.epochs and batch else math.nan
