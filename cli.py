@@ -1,0 +1,610 @@
+"""The command line: thin commands over the packages, and the only place that prints.
+
+Every command builds values from flags, calls one function of a package and shows the events it yields: as a bar with
+rate and time left on a terminal, as plain lines otherwise. Errors become one message and an exit code:
+
+    0    done
+    1    an artefact is wrong (shards, cache, run): the message says what, where, expected / got, next step
+    2    a wrong argument
+    75   stopped by a signal with everything saved: run the same command again to go on
+    130  interrupted
+
+Heavy libraries are imported inside the commands, so that --help answers at once.
+"""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+import click
+
+from shards.errors import ArtefactError
+
+EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: a scheduler may requeue on it
+
+
+class _Commands(click.Group):
+    """A group that turns every error into one clean message; --debug shows the traceback as well."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            _fail(ctx, "interrupted; run the same command again to go on", 130)
+        except ArtefactError as error:
+            _fail(ctx, str(error), 1)
+        except ValueError as error:
+            _fail(ctx, str(error), 2)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(1)
+        except Exception as error:
+            _fail(ctx, f"{type(error).__name__}: {error}\nThis is a defect; run with --debug before the command.", 1)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the job, not of the alphabet."""
+        return list(self.commands)
+
+
+def _fail(ctx: click.Context, message: str, code: int) -> NoReturn:
+    if ctx.params.get("debug"):
+        traceback.print_exc()
+    click.echo(f"error: {message}", err=True)
+    ctx.exit(code)
+
+
+class Bar:
+    """Progress: a bar with rate and time left on a terminal, a plain line every few seconds otherwise."""
+
+    LINE_EVERY_S = 10.0
+
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        from tqdm import tqdm
+
+        self._tty = sys.stderr.isatty()
+        self._bar = tqdm(total=total, desc=label, unit=unit, disable=not self._tty, dynamic_ncols=True, smoothing=0.1)
+        self._label, self._unit, self._total = label, unit, total
+        self._done, self._start, self._next = 0, time.monotonic(), time.monotonic() + self.LINE_EVERY_S
+        self._first = 0
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.close()
+
+    def start_at(self, done: int) -> None:
+        """What was done before this run: it does not count into the rate."""
+        self._first = self._done = done
+        self._bar.initial = self._bar.n = done
+        self._bar.refresh()
+
+    def to(self, done: int, note: str = "") -> None:
+        """Now at `done` of the total; `note` stands behind the rate."""
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done - self._done)
+        self._done = done
+        now = time.monotonic()
+        if not self._tty and (now >= self._next or done == self._total):
+            rate = (done - self._first) / max(now - self._start, 1e-9)
+            left = (self._total - done) / rate if rate > 0 else float("inf")
+            tail = f", {_duration(left)} left" if done < self._total else f" in {_duration(now - self._start)}"
+            say(f"{self._label}: {done}/{self._total} {self._unit}, {rate:.1f}/s{tail}{', ' + note if note else ''}")
+            self._next = now + self.LINE_EVERY_S
+
+    def say(self, text: str) -> None:
+        """A line that stays, above the bar."""
+        self._bar.clear()
+        say(text)
+        self._bar.refresh()
+
+
+def say(text: str) -> None:
+    """A line for the reader: progress and remarks go to stderr, results to stdout."""
+    click.echo(text, err=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "?"
+    minutes, secs = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{secs:02}s" if minutes else f"{seconds:.1f}s"
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several click options as one decorator, in the order in which they are to be listed."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    """Distil DeiT students from a teacher that runs once.
+
+    \b
+    make-shards     images      → WebDataset shards + index
+    cache-teacher   shards      → teacher cache: one small record per view      (stage 1, GPU)
+    train-student   shards+cache → DeiT student, any λ, any τ, hard or soft     (stage 2, no teacher)
+    ablate          cache       → a λ × τ map of students
+    """
+
+
+# --- shards -----------------------------------------------------------------------------------------------------------
+
+_WORKERS = max(1, (os.cpu_count() or 1) - 1)
+_shards = click.option(
+    "--shards", required=True, help="Shards: a folder, a tar, or a brace range such as train-{000000..001023}.tar; "
+    "local, s3://, gs:// or https://."
+)  # fmt: skip
+_shard_cache = click.option(
+    "--shard-cache", type=click.Path(path_type=Path), help="Where remote shards are kept locally."
+)
+
+
+def _workers(help: str = "Rendering processes.") -> Callable[[Any], Any]:
+    return click.option("--workers", default=_WORKERS, show_default=True, type=click.IntRange(0), help=help)
+
+
+@cli.command("make-shards")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("dest", type=click.Path(path_type=Path))
+@click.option("--samples-per-shard", default=1000, show_default=True, type=click.IntRange(1))
+@click.option("--seed", default=0, show_default=True, help="Of the order of the samples.")
+@_workers("Processes; the bytes do not depend on it.")
+def make_shards(source: Path, dest: Path, samples_per_shard: int, seed: int, workers: int) -> None:
+    """Write an ImageFolder tree SOURCE (class/…/image) as WebDataset shards and an index in DEST.
+
+    Run it again to go on where it was stopped; finished shards are kept.
+    """
+    from shards.writer import write_shards
+
+    bar = None
+    for event in write_shards(source, dest, samples_per_shard=samples_per_shard, seed=seed, workers=max(1, workers)):
+        bar = bar or Bar("make-shards", event.num_shards, "shards")
+        bar.to(event.shards_done)
+        if event.index is not None:
+            index = event.index
+            click.echo(
+                f"{event.num_samples} samples of {index.num_classes} classes in {index.num_shards} shards, "
+                f"{event.num_bytes / 1e6:.1f} MB; index {event.path}\nfingerprint {index.fingerprint}"
+            )
+
+
+@cli.command("check-shards")
+@click.argument("shards")
+@click.option("--num-classes", type=click.IntRange(2), help="Labels must lie below it; default: the largest label + 1.")
+@click.option("--class-names", type=click.Path(exists=True, path_type=Path), help="A file with one class name a line.")
+@click.option("--label-key", help="Take the label from this key of each sample's .json (img2dataset).")
+@click.option("--overwrite", is_flag=True, help="Write the index anew instead of checking against the one there.")
+@_shard_cache
+@_workers("Processes.")
+def check_shards(
+    shards: str,
+    num_classes: int | None,
+    class_names: Path | None,
+    label_key: str | None,
+    overwrite: bool,
+    shard_cache: Path | None,
+    workers: int,
+) -> None:
+    """Scan SHARDS strictly, ours or anyone's, and write their index; with an index, check them against it."""
+    from shards.index import ShardIndex, index_path
+    from shards.scan import scan_shards
+    from shards.sources import expand_shards
+
+    path = index_path(shards, shard_cache)
+    expected = ShardIndex.load(path) if path.exists() and not overwrite else None
+    names = tuple(class_names.read_text(encoding="utf-8").split("\n")) if class_names else ()
+    names = tuple(name.strip() for name in names if name.strip()) or (expected.class_names if expected else ())
+    urls = expand_shards(shards)
+    with Bar("check-shards", len(urls), "shards") as bar:
+        for event in scan_shards(
+            urls,
+            num_classes=num_classes or (expected.num_classes if expected else None),
+            class_names=names,
+            label_key=label_key,
+            expected=expected,
+            workers=max(1, workers),
+            cache_dir=shard_cache,
+        ):
+            bar.to(event.shards_done)
+            if event.problem:
+                bar.say(f"  {event.problem}")
+            if event.index is not None:
+                index = event.index
+    if expected is None:
+        index.save(path)
+    click.echo(
+        f"{index.num_samples} samples of {index.num_classes} classes in {index.num_shards} shards: "
+        "all as they must be\n"
+        f"{'index' if expected is None else 'checked against'} {path}\nfingerprint {index.fingerprint}"
+    )
+
+
+# --- stage 2 ----------------------------------------------------------------------------------------------------------
+
+_device = click.option("--device", help="cpu or cuda; default: cuda where there is one.")
+_precision = click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+
+
+def _chosen_device(device: str | None) -> str:
+    import torch
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"--device: expected cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device: cuda is not available here; give --device cpu")
+    return device
+
+
+_teacher = _options(
+    click.option("--teacher", default="regnety_160.deit_in1k", show_default=True, help="A timm classifier, with tag."),
+    click.option(
+        "--teacher-weights",
+        type=click.Path(path_type=Path),
+        help="A local .safetensors or torch state dict; default: timm's hub.",
+    ),
+    click.option("--teacher-arg", "teacher_args", multiple=True, metavar="KEY=VALUE", help="For timm.create_model."),
+)  # fmt: skip
+
+
+def _pairs(option: str, items: tuple[str, ...]) -> dict[str, Any]:
+    """KEY=VALUE texts with values as TOML reads them (3, 0.5, true), else as text."""
+    import tomllib
+
+    values: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{option} {item!r}: expected KEY=VALUE")
+        try:
+            values[key] = tomllib.loads(f"x = {text}")["x"]
+        except tomllib.TOMLDecodeError:
+            values[key] = text
+    return values
+
+
+_student = _options(
+    click.option("--model", default="deit_tiny_distilled_patch16_224", show_default=True, help="See `models`."),
+    click.option("--recipe", help="A student recipe by name; default: the model's own. See `models`."),
+    click.option("--stage", default=0, show_default=True, type=click.IntRange(0), help="0 trains, 1 fine-tunes."),
+    click.option("--epochs", type=click.IntRange(1)),
+    click.option("--batch-size", type=click.IntRange(1), help="Global: over all processes."),
+    click.option("--config", type=click.Path(path_type=Path), help="A TOML file of recipe fields."),
+    click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any recipe field; view.FIELD for views."),
+)  # fmt: skip
+_training = _options(
+    click.option("--seed", default=0, show_default=True, help="Initial weights, order, drop path."),
+    _precision,
+    click.option("--accumulate", default=1, show_default=True, type=click.IntRange(1), help="Micro-batches per step."),
+    click.option("--compile", is_flag=True, help="torch.compile the student."),
+    click.option("--log-every", default=50, show_default=True, type=click.IntRange(1), metavar="STEPS"),
+    click.option(
+        "--checkpoint-every", default=0, show_default=True, type=click.IntRange(0), metavar="STEPS",
+        help="Also within an epoch; 0: at its end.",
+    ),
+    click.option("--eval-every", default=1, show_default=True, type=click.IntRange(1), metavar="EPOCHS"),
+    _device,
+    _shard_cache,
+    _workers("Rendering processes per rank."),
+)  # fmt: skip
+
+
+def _student_recipe(model: str, recipe: str | None, stage: int, given: dict[str, Any], cached: Any) -> Any:
+    """The recipe of a student from its model, the flags that were given, and the views of the cache if there is one."""
+    from student.overrides import override
+    from student.recipes import recipe_for, student_recipe_named, with_cache_views
+
+    chosen = student_recipe_named(recipe, model=model) if recipe else recipe_for(model, stage=stage, with_cache=cached)
+    chosen = override(chosen, given)
+    return with_cache_views(chosen, cached, explicit=given) if cached else chosen
+
+
+def _given(config: Path | None, sets: tuple[str, ...], **flags: Any) -> dict[str, Any]:
+    """Recipe fields the user set: the file, then --set, then flags."""
+    from student.overrides import parse_sets, read_toml
+
+    values = read_toml(config) if config else {}
+    return values | parse_sets(sets) | {name: value for name, value in flags.items() if value is not None}
+
+
+@cli.command("train-student")
+@_shards
+@click.option("--val-shards", help="Shards to evaluate on.")
+@click.option("--cache", help="The teacher cache. Without it: --distill none, or --online.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run directory; an unfinished run goes on.")
+@click.option("--distill", type=click.Choice(["none", "hard", "soft"]), help="Default: the recipe's.")
+@click.option("--lambda", "distill_weight", type=float, help="λ, weight of the distillation loss in [0, 1].")
+@click.option("--tau", "temperature", type=float, help="τ, temperature of the soft loss.")
+@_student
+@click.option("--online", is_flag=True, help="Run the teacher in the loop instead of reading a cache.")
+@_teacher
+@click.option("--views-used", type=click.IntRange(1), help="Cycle through the first so many views of the cache.")
+@_training
+def train_student(
+    shards: str,
+    val_shards: str | None,
+    cache: str | None,
+    out: Path,
+    online: bool,
+    teacher: str,
+    teacher_weights: Path | None,
+    teacher_args: tuple[str, ...],
+    **flags: Any,
+) -> None:
+    """Train a DeiT student from shards and a teacher cache: any λ, any τ, hard or soft.
+
+    Run the same command again to go on after a kill. Under torchrun every process is one rank.
+    """
+    from contextlib import ExitStack
+
+    from shards.index import open_index
+    from shards.world import world_from_env
+    from student.loop import train
+    from teacher_cache.store import TeacherCache
+    from teacher_cache.teacher import load_teacher
+
+    if cache and online:
+        raise ValueError("--online: runs the teacher in the loop; drop it, or drop --cache")
+    names = ("distill", "distill_weight", "temperature", "epochs", "batch_size")
+    given = _given(flags["config"], flags["sets"], **{name: flags[name] for name in names})
+    settings = _train_settings(flags)
+    with ExitStack() as stack:
+        opened = stack.enter_context(TeacherCache.open(cache)) if cache else None
+        recipe = _student_recipe(
+            flags["model"], flags["recipe"], flags["stage"], given, opened.spec.recipe if opened else None
+        )
+        views = recipe.view_recipe
+        network = None
+        if online:
+            network = load_teacher(
+                teacher,
+                weights=teacher_weights,
+                precision=settings.precision,
+                device=settings.device,
+                input_size=views.size,
+                view_mean=views.mean,
+                view_std=views.std,
+                model_kwargs=_pairs("--teacher-arg", teacher_args),
+            )
+        _show_training(
+            train(
+                recipe,
+                open_index(shards, flags["shard_cache"]),
+                settings=settings,
+                out=out,
+                cache=opened,
+                teacher=network,
+                val_index=open_index(val_shards, flags["shard_cache"]) if val_shards else None,
+                shard_cache_dir=flags["shard_cache"],
+                world=world_from_env(),
+            )
+        )
+
+
+def _train_settings(flags: dict[str, Any]) -> Any:
+    from dataclasses import fields
+
+    from student.settings import TrainSettings
+
+    names = {field.name for field in fields(TrainSettings)}
+    return TrainSettings(**{k: v for k, v in flags.items() if k in names} | {"device": _chosen_device(flags["device"])})
+
+
+def _show_training(events: Any) -> None:
+    """Draw the events of one or several students; exits with the code of a stop."""
+    from shards.world import world_from_env
+
+    display = _TrainingDisplay(quiet=world_from_env().rank > 0)
+    for event in events:
+        display.show(event)
+    display.close()
+
+
+class _TrainingDisplay:
+    """One bar for the pass, one line per student and epoch."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet, self._bar, self._steps_per_epoch = quiet, None, 1
+
+    def show(self, event: Any) -> None:
+        """Draw one event of `student.events`."""
+        from student import events
+
+        if isinstance(event, events.Stopped):
+            self.close()
+            say(f"stopped after step {event.step}, everything is saved; run the same command again to go on")
+            raise click.exceptions.Exit(event.exit_code)
+        if self._quiet:
+            return
+        match event:
+            case events.Scheduled():
+                self._begin(event)
+            case events.Resumed():
+                self._say(f"resumed after step {event.step}")
+                if event.world_size != event.world_size_before:
+                    self._say(
+                        f"world size was {event.world_size_before}, is {event.world_size}: same batches, other rounding"
+                    )
+                self._bar.start_at(event.step)
+            case events.CheckpointRejected():
+                self._say(f"warning: {event.path}: {event.reason}; going on from an earlier checkpoint")
+            case events.Stepped():
+                self._bar.to(event.step, _figures(event.metrics, ("loss", "images_per_s", "data_wait_share")))
+            case events.EpochEnded():
+                self._bar.to(event.step)
+                shown = _figures(event.metrics, ("base_loss", "distill_loss", "teacher_agreement", "images_per_s"))
+                tops = _figures(event.validation, ("top1", "cls_top1", "dist_top1"))
+                self._say(f"{event.student}  epoch {event.epoch + 1}  {shown}  {tops}")
+            case events.StudentFailed():
+                self._say(f"error: {event.student}: {event.error}")
+            case events.Finished():
+                self._say(f"{event.student}: done, {event.out}")
+                click.echo(_figures(event.summary, ("top1", "cls_top1", "dist_top1", "pixels_checked")))
+
+    def _begin(self, event: Any) -> None:
+        steps = event.epochs * event.steps_per_epoch
+        spans = "; ".join(
+            f"epochs {s.first_epoch + 1}-{s.last_epoch + 1}: views {s.first_view}-{s.last_view}"
+            for s in event.views[:4]
+        )
+        more = f" … {len(event.views) - 4} more passes" if len(event.views) > 4 else ""
+        say(
+            f"{', '.join(event.students)}: {event.epochs} epochs of {event.steps_per_epoch} steps of {event.batch_size}"
+        )
+        say(f"views: {spans}{more}; samples left out of each pass (no full block or batch): {event.num_left_out}")
+        self.close()
+        self._bar = Bar("train", steps, "steps")
+
+    def _say(self, text: str) -> None:
+        (self._bar.say if self._bar else say)(text)
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+
+
+def _figures(values: Any, names: tuple[str, ...]) -> str:
+    """Some numbers of a mapping, by name, those that are there."""
+    return "  ".join(f"{name} {values[name]:.4g}" for name in names if isinstance(values.get(name), (int, float)))
+
+
+@cli.command("evaluate")
+@_shards
+@click.option("--weights", required=True, type=click.Path(path_type=Path), help="A student's .safetensors.")
+@click.option("--model", help="Needed when the file does not say it.")
+@_precision
+@_device
+@_shard_cache
+@_workers("Rendering processes.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def evaluate(
+    shards: str,
+    weights: Path,
+    model: str | None,
+    precision: str,
+    device: str | None,
+    shard_cache: Path | None,
+    workers: int,
+    as_json: bool,
+) -> None:
+    """Top-1 and top-5 of a student on shards: every sample counted exactly once."""
+    import json
+
+    import torch
+
+    from shards.index import open_index
+    from shards.reader import ShardReader
+    from shards.recipe import ViewRecipe
+    from shards.world import World
+    from student.evaluate import eval_batches, eval_views
+    from student.evaluate import evaluate as run
+    from student.export import load_student
+
+    index = open_index(shards, shard_cache)
+    network, info = load_student(weights, model=model)
+    if info.num_classes != index.num_classes:
+        raise ValueError(f"--weights: answer {info.num_classes} classes, the shards have {index.num_classes}")
+    target = torch.device(_chosen_device(device))
+    views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std))
+    with ShardReader(index, shard_cache) as reader, Bar("evaluate", index.num_samples, "samples") as bar:
+        for event in run(
+            network.to(target),
+            eval_batches(reader, views, world=World(), workers=workers),
+            views=views,
+            num_samples=index.num_samples,
+            num_own=index.num_samples,
+            device=target,
+            precision=precision,
+        ):
+            bar.to(event.num_done)
+    result = event.result
+    assert result is not None, "the last event carries the result"
+    n = result.num_samples
+    rows = {head: {"top1": 100 * result.top1[head] / n, "top5": 100 * result.top5[head] / n} for head in result.top1}
+    crop = f"short side {round(views.size / views.crop_pct)}, centre {views.size}"
+    if as_json:
+        click.echo(json.dumps({"num_samples": n, "crop": crop, "num_not_finite": result.num_not_finite, **rows}))
+        return
+    click.echo(f"{n} samples, {crop}")
+    for head, row in rows.items():
+        click.echo(f"  {head:8} top-1 {row['top1']:6.2f} %   top-5 {row['top5']:6.2f} %")
+
+
+@cli.command("predict")
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--weights", required=True, type=click.Path(path_type=Path))
+@click.option("--model", help="Needed when the file does not say it.")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(1))
+@_device
+def predict(images: tuple[Path, ...], weights: Path, model: str | None, top: int, device: str | None) -> None:
+    """The likeliest classes of image files, with their names."""
+    from student.export import load_student
+    from student.export import predict as run
+
+    network, info = load_student(weights, model=model)
+    for answer in run(network, info, images, top=top, device=_chosen_device(device)):
+        click.echo(f"{answer.path}")
+        for number, name, probability in answer.classes:
+            click.echo(f"  {100 * probability:6.2f} %  {name if name != str(number) else f'class {number}'}")
+
+
+@cli.command("models")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="A list of objects.")
+def models(name: str | None, as_json: bool) -> None:
+    """The DeiT students and their recipes; with NAME, that name explained piece by piece."""
+    import json
+
+    from student.models import MODELS, explain
+
+    if name:
+        explained = explain(name)
+        click.echo(json.dumps(explained.to_json(), ensure_ascii=False) if as_json else _explanation(explained))
+        return
+    rows = [entry.to_json() for entry in MODELS.values()]
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    click.echo(f"{'model':34} {'dim/depth/heads':>16} {'M par.':>7} {'GMACs':>7} {'top-1':>6}  recipe")
+    for row in rows:
+        shape = f"{row['dim']}/{row['depth']}/{row['heads']}"
+        top = f"{row['top1_published']:.1f}" if row["top1_published"] else "–"
+        taught = f"  teacher {row['teacher']}" if row["teacher"] else ""
+        click.echo(
+            f"{row['name']:34} {shape:>16} {row['params_m']:7.2f} {row['gmacs']:7.2f} {top:>6}  "
+            f"{' then '.join(row['recipes'])}{taught}"
+        )
+
+
+def _explanation(explained: Any) -> str:
+    """A model's name piece by piece, and its stages as a table."""
+    lines = [explained.entry.name, ""]
+    lines += [f"  {piece:12} {meaning}" for piece, meaning in explained.pieces]
+    lines += ["", f"  {'stage':36} {'output':>18} {'parameters':>12} {'MMACs':>9}"]
+    for stage in explained.stages:
+        name = stage.name + (f" (× {stage.times})" if stage.times > 1 else "")
+        lines.append(f"  {name:36} {stage.shape:>18} {stage.params:12,} {stage.macs / 1e6:9.1f}")
+    lines.append(f"  {'all':36} {'':>18} {explained.params:12,} {explained.macs / 1e6:9.1f}")
+    return "\n".join(lines + ([f"\n  note: {explained.entry.note}"] if explained.entry.note else []))
+
+
+if __name__ == "__main__":
+    cli()

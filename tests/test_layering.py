@@ -1,0 +1,92 @@
+"""The architecture as a test: imports go one way, each dependency has one door, help is fast."""
+
+import ast
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = ["shards", "teacher_cache", "student", "cli"]
+SOURCES = sorted(p for layer in LAYERS[:3] for p in (ROOT / layer).glob("**/*.py")) + [ROOT / "cli.py"]
+DOORS = {
+    "webdataset": {"shards/reader.py", "shards/writer.py"},
+    "zarr": {"teacher_cache/store.py"},
+    "timm": {"teacher_cache/teacher.py", "student/model.py", "student/optim.py"},
+    "torch.distributed": {"student/distributed.py"},
+    "click": {"cli.py"},
+}
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Every module a file imports, wherever in the file, relative ones refused."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_name)
+def test_imports_go_one_way(path: Path) -> None:
+    layer = LAYERS.index(path.relative_to(ROOT).parts[0].removesuffix(".py"))
+    above = set(LAYERS[layer + 1 :]) | {"tests", "benchmarks", "demo"}
+    assert not {m for m in _imports(path) if m.split(".")[0] in above}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_each_dependency_has_one_door(door: str) -> None:
+    users = {
+        _name(path)
+        for path in SOURCES
+        if any(module == door or module.startswith(door + ".") for module in _imports(path))
+    }
+    assert users, f"nothing imports {door}: the list of doors is out of date"
+    assert users <= DOORS[door]
+
+
+@pytest.mark.parametrize("path", SOURCES[:-1], ids=_name)
+def test_only_cli_prints(path: Path) -> None:
+    calls = (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call))
+    assert not [c.lineno for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.name != "cli.py"], ids=_name)
+def test_modules_stay_small(path: Path) -> None:
+    """Past 300 lines an idea is missing; functions past 50 lines are monsters."""
+    tree = ast.parse(path.read_text())
+    assert len(path.read_text().splitlines()) <= 300
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert not {f.name: f.end_lineno - f.lineno + 1 for f in functions if (f.end_lineno or 0) - f.lineno + 1 > 50}
+
+
+def test_help_imports_neither_torch_nor_zarr_and_is_fast() -> None:
+    """The check is on imports; the time is a generous bound that only a heavy import can break."""
+    code = (
+        "import sys, runpy; sys.argv = ['cli.py', '--help']\n"
+        "try: runpy.run_path('cli.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'zarr', 'timm', 'torchvision', 'webdataset', 'cv2', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "cache-teacher" in done.stdout and "train-student" in done.stdout
+    assert time.monotonic() - start < 10
+
+
+def test_the_package_list_is_explicit_and_complete() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert sorted(project["tool"]["setuptools"]["packages"]) == sorted(LAYERS[:3])
+    assert "scripts" not in project["project"], "no console script: a command named cli would shadow others"
