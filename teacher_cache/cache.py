@@ -5,7 +5,8 @@ V views of a unit, R rows of its shard, B view blocks, S shards, F sampled posit
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from shards.errors import CacheError
 from teacher_cache import layout
 from teacher_cache.commit import commit
 from teacher_cache.digest import UnitId, fidelity_positions, unit_digest
-from teacher_cache.header import Header
+from teacher_cache.header import Header, require_views, write_root
 from teacher_cache.layout import ArrayLayout
 from teacher_cache.ledger import UNIT_DIGEST, KeyValue, Ledger, entry_key
 from teacher_cache.unit import Arrays, check_arrays
@@ -154,6 +155,46 @@ class CacheUnits(ABC):
     def write_entry(self, unit: UnitId, digest: int) -> None:
         """Replace the ledger entry."""
         self.entries.write(unit, digest)
+
+    def grow(self, num_views: int) -> None:
+        """Make room for more views; old units stay. ValueError for fewer views or parts of a view block."""
+        require_views(self.spec, num_views)
+        if num_views < self.num_views:
+            raise ValueError(f"num_views: {self.url} has {self.num_views} views and cannot shrink to {num_views}")
+        if num_views == self.num_views:
+            return
+        header = replace(self.header, num_views=num_views)
+        self.write_metadata(header)
+        entries = self.entries.grown((header.num_view_blocks, self.num_shards))
+        self.adopt(header)
+        self.open_arrays()
+        self.entries = entries
+        entries.save()
+        write_root(self.objects, header)  # last: until here the cache has its old number of views
+
+    def __enter__(self) -> Self:
+        """The cache itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Renew the snapshot, unless leaving by an error, and close."""
+        try:
+            if kind is None and self.changed:
+                self.entries.save()
+        finally:
+            self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close what is open over the network; `with` does it."""
+
+    @abstractmethod
+    def write_metadata(self, header: Header) -> None:
+        """Write the metadata of every array, as the header has them."""
+
+    @abstractmethod
+    def open_arrays(self) -> None:
+        """Open every array anew; CacheError when the metadata of one is not what the header says."""
 
     @abstractmethod
     def read_arrays(self, unit: UnitId) -> Arrays:

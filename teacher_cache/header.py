@@ -154,6 +154,13 @@ def read_root(objects: KeyValue, url: str) -> dict[str, Any] | None:
         ) from error
 
 
+def check_basis(header: Header, arrays: Mapping[str, NDArray[Any]], url: str) -> None:
+    """CacheError unless the arrays of the tail basis are those that the cache was made with."""
+    got = array_digest(arrays, "basis").hex()
+    if got != header.basis_digest:
+        raise CacheError(f"{url}/tail_basis: expected digest {header.basis_digest}, got {got}; restore it from a copy")
+
+
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide pixels, logits and bytes; "absent" where one is not installed."""
     versions = {}

@@ -4,10 +4,13 @@ A pure function of spec, shards and number of views: the store writes what stand
 finds with what stands here, so that damaged metadata is an error. docs/cache-format.md describes it for a stranger.
 """
 
+import json
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
-from teacher_cache.digest import fidelity_count
+from shards.errors import CacheError
+from teacher_cache.digest import UnitId, fidelity_count
 from teacher_cache.header import Header
 from teacher_cache.ledger import LEDGER, LEDGER_BLOCKS, UNIT_DIGEST, UNKNOWN
 
@@ -92,3 +95,22 @@ def _shuffle_of(dtype: str) -> Shuffle:
     if dtype.startswith("|"):
         return "noshuffle"
     return "shuffle" if "f" in dtype else "bitshuffle"
+
+
+def selection(item: ArrayLayout, unit: UnitId) -> tuple[Any, ...]:
+    """Where a unit is in an array: exactly one chunk, its axes of length 1 dropped."""
+    per_chunk = item.chunks[0]
+    if item.dimensions[0] == "view_block":
+        return (unit.view_block, unit.shard)
+    return (slice(unit.view_block * per_chunk, (unit.view_block + 1) * per_chunk), unit.shard)
+
+
+def require_same_metadata(expected: Mapping[str, Any], got: Mapping[str, Any], where: str) -> None:
+    """CacheError unless an array's metadata is what the layout says; the first axis may be longer."""
+    expected, got = (json.loads(json.dumps(dict(value), default=str)) for value in (expected, got))
+    shape, room = expected["shape"], got.get("shape", [])
+    if len(room) == len(shape) and shape and room[0] >= shape[0]:
+        got = {**got, "shape": [shape[0], *room[1:]]}  # a growth that was interrupted leaves room behind
+    for name, value in expected.items():
+        if got.get(name) != value:
+            raise CacheError(f"{where}: {name}: expected {value}, got {got.get(name)}; restore the file from a copy")

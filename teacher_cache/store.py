@@ -6,11 +6,9 @@ proof of a unit. Every object is asked for by name: nothing is ever listed. docs
 """
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import zarr
@@ -21,28 +19,17 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
 from shards.errors import CacheError
+from teacher_cache import header as root
 from teacher_cache import layout
 from teacher_cache.cache import CacheUnits, chunk_key
 from teacher_cache.codec import TailBasis
-from teacher_cache.digest import IndexLike, UnitId, array_digest
-from teacher_cache.header import (
-    Header,
-    header_from_attributes,
-    is_cache,
-    make_header,
-    read_root,
-    require_views,
-    write_root,
-)
-from teacher_cache.layout import ArrayLayout
+from teacher_cache.digest import IndexLike, UnitId
+from teacher_cache.layout import ArrayLayout, selection
 from teacher_cache.place import DEFAULT_TIMEOUT_S, Place, close_filesystem, flush, read_file
 from teacher_cache.spec import CacheSpec, require_equal
 from teacher_cache.unit import Arrays, cut_array, pad_array
 
-# V views of a unit, R rows of its shard, B view blocks, S shards, F sampled positions, C classes.
-
 _LOOKUPS_AT_ONCE = 64
-_T = TypeVar("_T")
 
 
 class Objects(WrapperStore[Any]):
@@ -102,20 +89,18 @@ class Objects(WrapperStore[Any]):
 
     def close_session(self) -> None:
         """Close the network session of a remote place."""
-        if isinstance(self._store, FsspecStore):
+        if self.place.folder is None:
             sync(close_filesystem(self._store.fs))
 
     def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """Never: objects are asked for by name."""
         raise AssertionError(f"{self.place.url}/{prefix}: a cache is never listed")
 
+    list_dir = list_prefix
+
     def list(self) -> AsyncIterator[str]:
         """Never."""
         return self.list_prefix("")
-
-    def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Never."""
-        return self.list_prefix(prefix)
 
 
 class TeacherCache(CacheUnits):
@@ -125,11 +110,11 @@ class TeacherCache(CacheUnits):
         basis: the tail basis, or None; the others are those of `CacheUnits`.
     """
 
-    def __init__(self, objects: Objects, header: Header, *, writable: bool) -> None:
+    def __init__(self, objects: Objects, header: root.Header, *, writable: bool) -> None:
         """Use `create` or `open`."""
         super().__init__(objects, header, objects.place.url, writable=writable)
         self._objects = objects
-        self._open_arrays()
+        self.open_arrays()
         self.basis = self._read_basis()
 
     @classmethod
@@ -147,9 +132,7 @@ class TeacherCache(CacheUnits):
 
         Args:
             url: folder, s3:// or gs://.
-            spec: what it is for.
-            index: the shards (names, rows_S, fingerprint).
-            basis: the tail basis, for record kinds that need one.
+            spec, index, basis: what it is for; the basis where the record kind needs one.
             num_views: a multiple of V; a cache that is there and has fewer views grows.
             timeout_s: longest wait for one object of a remote place.
 
@@ -157,11 +140,10 @@ class TeacherCache(CacheUnits):
             ValueError for arguments that do not fit each other, CacheError for a cache of another spec.
         """
         basis_arrays = {} if basis is None else dict(basis.to_arrays())
-        header = make_header(spec, index, num_views, basis_arrays)
-        place = Place.parse(url, writable=True, timeout_s=timeout_s)
-        objects = Objects.at(place, writable=True)
-        attributes = read_root(objects, place.url)
-        if is_cache(attributes):
+        header = root.make_header(spec, index, num_views, basis_arrays)
+        objects = Objects.at(Place.parse(url, writable=True, timeout_s=timeout_s), writable=True)
+        if root.read_root(objects, objects.place.url) is not None:
+            objects.close_session()
             cache = cls.open(url, writable=True, expect=spec, timeout_s=timeout_s)
             cache.grow(max(num_views, cache.num_views))
             return cache
@@ -170,7 +152,7 @@ class TeacherCache(CacheUnits):
             _open_array(objects, item)[...] = basis_arrays[item.name.split("/")[1]]
         cache = cls(objects, header, writable=True)
         cache.entries.save()
-        write_root(objects, header)  # last: until here there is no cache
+        root.write_root(objects, header)  # last: until here there is no cache
         return cache
 
     @classmethod
@@ -196,10 +178,10 @@ class TeacherCache(CacheUnits):
         place = Place.parse(url, writable=writable, timeout_s=timeout_s)
         objects = Objects.at(place, writable=writable)
         try:
-            attributes = read_root(objects, place.url)
+            attributes = root.read_root(objects, place.url)
             if attributes is None:
                 raise CacheError(f"{place.url}: no cache here (no zarr.json); make one with cache-teacher")
-            header = header_from_attributes(attributes, place.url)
+            header = root.header_from_attributes(attributes, place.url)
             if expect is not None:
                 require_equal(expect, header.spec, place.url)
             return cls(objects, header, writable=writable)
@@ -207,45 +189,26 @@ class TeacherCache(CacheUnits):
             objects.close_session()
             raise
 
-    def __enter__(self) -> Self:
-        """The cache itself."""
-        return self
+    def close(self) -> None:
+        """Close the network session of a remote place; `with` does it."""
+        self._objects.close_session()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Renew the snapshot, unless leaving by an error, and close."""
-        try:
-            if kind is None and self.changed:
-                self.entries.save()
-        finally:
-            self._objects.close_session()
+    def write_metadata(self, header: root.Header) -> None:
+        """Write the metadata of every array, as the header has them."""
+        _write_metadata(self._objects, header)
 
-    def _open_arrays(self) -> None:
+    def open_arrays(self) -> None:
+        """Open every array anew; CacheError when the metadata of one is not what the header says."""
         self._arrays = {item.name: _open_array(self._objects, item) for item in self.layouts}
         for item in layout.ledger_layouts(self.header):
             _open_array(self._objects, item)
-
-    def grow(self, num_views: int) -> None:
-        """Make room for more views; old units stay. ValueError for fewer views or parts of a view block."""
-        require_views(self.spec, num_views)
-        if num_views < self.num_views:
-            raise ValueError(f"num_views: {self.url} has {self.num_views} views and cannot shrink to {num_views}")
-        if num_views == self.num_views:
-            return
-        header = replace(self.header, num_views=num_views)
-        _write_metadata(self._objects, header)
-        entries = self.entries.grown((header.num_view_blocks, self.num_shards))
-        self.adopt(header)
-        self._open_arrays()
-        self.entries = entries
-        entries.save()
-        write_root(self._objects, header)  # last: until here the cache has its old number of views
 
     def read_arrays(self, unit: UnitId) -> Arrays:
         """The arrays of a unit as they stand; CacheError when one is missing or damaged."""
 
         async def one(item: ArrayLayout) -> NDArray[Any]:
             try:
-                return np.asarray(await self._arrays[item.name].async_array.getitem(_selection(item, unit)))
+                return np.asarray(await self._arrays[item.name].async_array.getitem(selection(item, unit)))
             except CacheError as error:
                 raise CacheError(f"{self.describe(unit)}: {error}") from error
             except Exception as error:
@@ -255,24 +218,18 @@ class TeacherCache(CacheUnits):
                 ) from error
 
         num_rows, num_positions = int(self.rows_S[unit.shard]), len(self.fidelity_positions(*unit))
-        full = _run(_gather([one(item) for item in self.layouts]))
-        return {
-            item.name: cut_array(item, array, num_rows, num_positions)
-            for item, array in zip(self.layouts, full, strict=True)
-        }
+        full = sync(_gather([one(item) for item in self.layouts]))
+        pairs = zip(self.layouts, full, strict=True)
+        return {item.name: cut_array(item, array, num_rows, num_positions) for item, array in pairs}
 
     def write_arrays(self, unit: UnitId, arrays: Arrays) -> None:
         """Replace the chunks of a unit."""
-        _run(
-            _gather(
-                [
-                    self._arrays[item.name].async_array.setitem(
-                        _selection(item, unit), pad_array(item, arrays[item.name])
-                    )
-                    for item in self.layouts
-                ]
-            )
-        )
+
+        async def one(item: ArrayLayout) -> None:
+            chunk = pad_array(item, arrays[item.name])
+            await self._arrays[item.name].async_array.setitem(selection(item, unit), chunk)
+
+        sync(_gather([one(item) for item in self.layouts]))
 
     def _read_basis(self) -> TailBasis | None:
         if not self.header.basis_layout:
@@ -283,20 +240,8 @@ class TeacherCache(CacheUnits):
                 arrays[item.name.split("/")[1]] = np.asarray(_open_array(self._objects, item)[...])
             except (ValueError, RuntimeError) as error:
                 raise CacheError(f"{self.url}/{item.name}: damaged: {error}; restore it from a copy") from error
-        got = array_digest(arrays, "basis").hex()
-        if got != self.header.basis_digest:
-            raise CacheError(
-                f"{self.url}/{layout.BASIS}: expected digest {self.header.basis_digest}, got {got}; "
-                "restore it from a copy"
-            )
+        root.check_basis(self.header, arrays, self.url)
         return TailBasis.from_arrays(arrays)
-
-
-def _selection(item: ArrayLayout, unit: UnitId) -> tuple[Any, ...]:
-    per_chunk = item.chunks[0]
-    if item.dimensions[0] == "view_block":
-        return (unit.view_block, unit.shard)
-    return (slice(unit.view_block * per_chunk, (unit.view_block + 1) * per_chunk), unit.shard)
 
 
 def _blueprint(items: Iterable[ArrayLayout]) -> MemoryStore:
@@ -307,21 +252,13 @@ def _blueprint(items: Iterable[ArrayLayout]) -> MemoryStore:
         if item.shuffle is not None:
             size = np.dtype(item.dtype).itemsize
             compressors.insert(0, BloscCodec(cname="zstd", clevel=5, shuffle=item.shuffle, typesize=size))
-        zarr.create_array(
-            store,
-            name=item.name,
-            shape=item.shape,
-            chunks=item.chunks,
-            dtype=item.dtype,
-            fill_value=item.fill,
-            compressors=compressors,
-            dimension_names=item.dimensions,
-            zarr_format=3,
-        )
+        grid: dict[str, Any] = {"shape": item.shape, "chunks": item.chunks, "dimension_names": item.dimensions}
+        value: dict[str, Any] = {"dtype": item.dtype, "fill_value": item.fill, "compressors": compressors}
+        zarr.create_array(store, name=item.name, zarr_format=3, **grid, **value)
     return store
 
 
-def _write_metadata(objects: Objects, header: Header) -> None:
+def _write_metadata(objects: Objects, header: root.Header) -> None:
     """Write the metadata of every array and group but the root's."""
     items = [*layout.unit_layouts(header), *layout.ledger_layouts(header), *layout.basis_layouts(header)]
     store = _blueprint(items)
@@ -340,30 +277,22 @@ def _open_array(objects: Objects, item: ArrayLayout) -> zarr.Array[Any]:
     try:
         with zarr.config.set({"array.write_empty_chunks": True}):
             array = zarr.open_array(objects, path=item.name, mode="r" if objects.read_only else "r+", zarr_format=3)
-        got = _comparable(array)
+        got = array.metadata.to_dict()
     except CacheError:
         raise
     except Exception as error:
         raise CacheError(
             f"{where}: missing or damaged: {type(error).__name__}: {error}; restore the file from a copy"
         ) from error
-    expected = _comparable(zarr.open_array(_blueprint([item]), path=item.name, mode="r", zarr_format=3))
-    if len(got["shape"]) == len(item.shape) and got["shape"][0] >= item.shape[0]:
-        got["shape"] = (item.shape[0], *got["shape"][1:])  # an interrupted growth leaves room behind
-    for name, value in expected.items():
-        if json.dumps(got.get(name)) != json.dumps(value):
-            raise CacheError(f"{where}: {name}: expected {value}, got {got.get(name)}; restore the file from a copy")
+    expected = zarr.open_array(_blueprint([item]), path=item.name, mode="r", zarr_format=3).metadata.to_dict()
+    layout.require_same_metadata(expected, got, where)
     return array
 
 
-def _comparable(array: zarr.Array[Any]) -> dict[str, Any]:
-    return dict(json.loads(json.dumps(array.metadata.to_dict(), default=str)))
-
-
-def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    result: _T = sync(work)
-    return result
-
-
 async def _gather(work: Iterable[Any]) -> list[Any]:
-    return list(await asyncio.gather(*work))
+    """The results of all, in order; every one has ended before the first error is raised."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return list(results)
