@@ -29,9 +29,6 @@ from student.models import model_entry
 from student.recipes import StudentRecipe, unknown
 
 
-unwrap = unwrapped  # the bare timm model inside DistributedDataParallel and torch.compile
-
-
 class Heads(NamedTuple):
     """What a student answers: logits of CLS (B, C), and of DIST (B, C) when it has a distillation token."""
 
@@ -101,7 +98,8 @@ def bare_model(name: str, num_classes: int, *, image_size: int, **extra: Any) ->
     try:
         model: nn.Module = timm.create_model(timm_name, pretrained=False, num_classes=num_classes, **options, **extra)
     except (TypeError, AssertionError, ValueError) as error:
-        raise ValueError(f"model {name}: timm refuses {extra}: {error}") from error
+        hint = "; this model has no drop path: set drop_path=0" if "drop_path_rate" in str(error) else ""
+        raise ValueError(f"model {name}: timm refuses {extra}: {error}{hint}") from error
     return model
 
 
