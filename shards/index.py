@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from shards.errors import ShardError
 from shards.indexfile import read_index_file, write_index_file
-from shards.remote import cached_path
+from shards.remote import cached_path, local_shard
 from shards.samples import SUFFIXES
 from shards.sources import base_name, expand_shards, is_remote
 
@@ -130,16 +130,19 @@ class ShardIndex:
         raise ShardError(f"index: no sample has the key {key!r}; similar: {', '.join(self._similar(key)) or 'none'}")
 
     def _similar(self, key: str, count: int = 3) -> list[str]:
-        """Some keys that share the longest possible prefix with `key`."""
+        """Some keys that hold the longest prefix of `key` that any key holds."""
         blob, wanted = self.key_bytes.tobytes(), key.encode()
         for length in range(len(wanted), 0, -1):
+            similar: list[str] = []
             at = blob.find(wanted[:length])
-            if at >= 0:
+            while at >= 0 and len(similar) < count:
                 shard = int(np.searchsorted(self.key_first_S, at, "right")) - 1
                 ends = self.key_end_N[int(self.first_S[shard]) : int(self.first_S[shard + 1])]
                 row = int(np.searchsorted(ends, at - int(self.key_first_S[shard]), "right"))
-                last = min(row + count, self.num_rows(shard))
-                return [repr(self.key(shard, r)) for r in range(row, last)]
+                similar.append(repr(self.key(shard, row)))
+                at = blob.find(wanted[:length], int(self.key_first_S[shard]) + int(ends[row]))
+            if similar:
+                return similar
         return []
 
     def save(self, path: Path) -> None:
@@ -225,6 +228,8 @@ def open_index(pattern: str, cache_dir: Path | None = None) -> ShardIndex:
     names = tuple(base_name(url) for url in urls)
     if not path.exists() and not is_remote(urls[0]) and (whole := path.with_name("shards.index")).exists():
         path = whole  # made for the whole folder; good when it covers exactly these shards
+    if is_remote(urls[0]) and not path.exists():
+        path = _fetch_index(f"{os.path.dirname(urls[0])}/{path.name.partition('-')[2]}", cache_dir)
     index = ShardIndex.load(path)
     if index.names != names:
         missing, extra = sorted(set(names) - set(index.names)), sorted(set(index.names) - set(names))
@@ -240,3 +245,14 @@ def open_index(pattern: str, cache_dir: Path | None = None) -> ShardIndex:
                 "check-shards again if it was changed on purpose"
             )
     return replace(index, urls=tuple(urls))
+
+
+def _fetch_index(url: str, cache_dir: Path | None) -> Path:
+    """The index that somebody has put beside the remote shards, fetched."""
+    try:
+        return local_shard(url, None, cache_dir)
+    except ShardError as error:
+        raise ShardError(
+            f"{url}: no index of these shards here or beside them; run check-shards on the pattern (and upload the "
+            f"index to that place to spare other machines the scan). {error}"
+        ) from error

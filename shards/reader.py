@@ -27,7 +27,9 @@ class ShardReader:
         """Open nothing yet."""
         self.index = index
         self.cache_dir = cache_dir
-        self._reset(OrderedDict())
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
 
     def image_bytes(self, shard: int, row: int) -> bytes:
         """The encoded image of a sample.
@@ -54,6 +56,7 @@ class ShardReader:
 
     def close(self) -> None:
         """Close all files; the reader opens them again when asked."""
+        self._adopt()
         with self._lock:
             shards, self._shards = self._shards, OrderedDict()
             for shard in shards.values():
@@ -67,23 +70,20 @@ class ShardReader:
     ) -> None:
         self.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"index": self.index, "cache_dir": self.cache_dir}
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as what it was made of: a copy opens its own files."""
+        return ShardReader, (self.index, self.cache_dir)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.index, self.cache_dir = state["index"], state["cache_dir"]
-        self._reset(OrderedDict())
-
-    def _reset(self, shards: OrderedDict[int, "_OpenShard"]) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._shards = shards
+    def _adopt(self) -> None:
+        """In a child of fork: the descriptors are good, but a thread that is not here may hold the lock."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._lock = threading.Lock()
+            self._shards = OrderedDict((shard, _OpenShard(old.descriptor)) for shard, old in self._shards.items())
 
     def _read(self, shard: int, offset: int, size: int) -> bytes:
         """Up to `size` bytes at `offset`; fewer when the file ends."""
-        if self._pid != os.getpid():
-            # A child of fork: the descriptors are good, but the lock may have been held by a thread that is not here.
-            self._reset(OrderedDict((s, _OpenShard(opened.descriptor)) for s, opened in self._shards.items()))
+        self._adopt()
         opened = self._take(shard)
         try:
             data = os.pread(opened.descriptor, size, offset)

@@ -10,7 +10,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ def local_shard(url: str, expected_bytes: int | None, cache_dir: Path | None = N
     """A local path for `url`: itself when local, else its copy in `cache_dir`, fetched if it is not there yet.
 
     Args:
-        expected_bytes: size of the tar in the index; None (no index yet) takes the size the server tells.
-        stall_s: seconds without a new byte after which the transfer is given up.
+        expected_bytes: size in the index; None (no index yet) asks the server.
+        stall_s: seconds without an answer or a new byte after which the transfer is given up.
 
     Errors:
         ShardError when the server fails or stalls, or the size is not the expected one.
@@ -47,21 +47,22 @@ def local_shard(url: str, expected_bytes: int | None, cache_dir: Path | None = N
     if not is_remote(url):
         return Path(url)
     target = cached_path(url, cache_dir)
-    if _has_size(target, expected_bytes):
+    if expected_bytes is not None and _size(target) == expected_bytes:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(target.with_name(f".{target.name}.lock")):
-        if not _has_size(target, expected_bytes):  # another process may have fetched it meanwhile
-            _fetch(url, target, expected_bytes, stall_s)
+    with _lock(target.with_name(f".{target.name}.lock")):  # one process fetches, the others wait for it
+        told_bytes = expected_bytes if expected_bytes is not None else _told_bytes(url, stall_s)
+        if told_bytes is None or _size(target) != told_bytes:
+            _fetch(url, target, told_bytes, stall_s)
     return target
 
 
-def _has_size(path: Path, expected_bytes: int | None) -> bool:
+def _size(path: Path) -> int:
+    """Bytes in a file, -1 when there is none."""
     try:
-        size = path.stat().st_size
+        return path.stat().st_size
     except FileNotFoundError:
-        return False
-    return expected_bytes is None or size == expected_bytes
+        return -1
 
 
 @contextlib.contextmanager
@@ -71,17 +72,32 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
+def _told_bytes(url: str, stall_s: float) -> int | None:
+    """The size that the server tells; None when it tells none."""
+    told: list[int | None] = []
+
+    def ask() -> None:
+        filesystem, path = _open_filesystem(url)
+        told.append(filesystem.info(path).get("size"))
+
+    _guarded(url, ask, Path(os.devnull), stall_s)
+    return told[0]
+
+
 def _fetch(url: str, target: Path, expected_bytes: int | None, stall_s: float) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY}")
-    transfer = _Transfer(url, temporary)
+
+    def transfer() -> None:
+        filesystem, path = _open_filesystem(url)
+        filesystem.get_file(path, str(temporary))
+
     try:
-        transfer.wait(stall_s)
-        got = temporary.stat().st_size
-        expected = expected_bytes if expected_bytes is not None else transfer.told_bytes
-        if expected is not None and got != expected:
+        _guarded(url, transfer, temporary, stall_s)
+        got = _size(temporary)
+        if expected_bytes is not None and got != expected_bytes:
             raise ShardError(
-                f"{url}: expected {expected} bytes, got {got}; the shard was replaced after it was indexed, or the "
-                "transfer was cut: try again, or run check-shards again"
+                f"{url}: expected {expected_bytes} bytes, got {got}; the transfer was cut, or the shard was replaced "
+                "after it was indexed: try again, or run check-shards again"
             )
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -90,45 +106,35 @@ def _fetch(url: str, target: Path, expected_bytes: int | None, stall_s: float) -
         temporary.unlink(missing_ok=True)
 
 
-class _Transfer:
-    """One running download."""
+def _guarded(url: str, call: Callable[[], None], growing: Path, stall_s: float) -> None:
+    """Run `call` in a thread; ShardError when it fails, or when neither it ends nor `growing` grows for `stall_s`."""
+    failure: list[BaseException] = []
 
-    def __init__(self, url: str, path: Path) -> None:
-        self.told_bytes: int | None = None
-        self._url = url
-        self._path = path
-        self._error: BaseException | None = None
-        # A daemon: a transfer that hangs inside a library cannot be stopped, and must not keep the process alive.
-        self._thread = threading.Thread(target=self._run, name=f"fetch {url}", daemon=True)
-        self._thread.start()
-
-    def wait(self, stall_s: float) -> None:
-        """Until it is done; ShardError when it failed or no byte came for `stall_s` seconds."""
-        size, since = -1, time.monotonic()
-        while self._thread.is_alive():
-            self._thread.join(_POLL_S)
-            now = self._path.stat().st_size if self._path.exists() else -1
-            if now != size:
-                size, since = now, time.monotonic()
-            elif self._thread.is_alive() and time.monotonic() - since > stall_s:
-                raise ShardError(
-                    f"{self._url}: no data for {stall_s:g} s after {max(size, 0)} bytes; "
-                    "check the network and the server, then run the command again"
-                )
-        if self._error is not None:
-            kind = type(self._error).__name__
-            raise ShardError(
-                f"{self._url}: cannot be fetched: {kind}: {self._error}. "
-                "Check the address, the credentials and the network"
-            ) from self._error
-
-    def _run(self) -> None:
+    def run() -> None:
         try:
-            filesystem, path = _open_filesystem(self._url)
-            self.told_bytes = filesystem.info(path).get("size")
-            filesystem.get_file(path, str(self._path))
+            call()
         except BaseException as error:
-            self._error = error
+            failure.append(error)
+
+    # A daemon: a transfer that hangs inside a library cannot be stopped, and must not keep the process alive.
+    thread = threading.Thread(target=run, name=f"fetch {url}", daemon=True)
+    thread.start()
+    size, since = _size(growing), time.monotonic()
+    while thread.is_alive():
+        thread.join(_POLL_S)
+        now = _size(growing)
+        if now != size:
+            size, since = now, time.monotonic()
+        elif thread.is_alive() and time.monotonic() - since > stall_s:
+            raise ShardError(
+                f"{url}: nothing came for {stall_s:g} s after {max(size, 0)} bytes; "
+                "check the network and the server, then run the command again"
+            )
+    if failure:
+        kind = type(failure[0]).__name__
+        raise ShardError(
+            f"{url}: cannot be fetched: {kind}: {failure[0]}. Check the address, the credentials and the network"
+        ) from failure[0]
 
 
 def _open_filesystem(url: str) -> tuple[Any, str]:

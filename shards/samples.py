@@ -2,8 +2,8 @@
 
 Members group into samples by WebDataset's key rule (the name up to the first dot of its last component, folders
 included). Known suffixes: the images (`SUFFIXES`), `cls` (the label, an ASCII integer), `json` (must parse; can carry
-the label instead) and `txt` (img2dataset's caption; not read). Everything else is refused, as is everything that would make
-another reader see other samples than this one: duplicate, split or incomplete samples.
+the label instead) and `txt` (img2dataset's caption; not read). Everything else is refused, as is everything that would
+make another reader see other samples than this one: duplicate, split or incomplete samples.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 class SampleRule(NamedTuple):
-    """What a sample must be: labels in [0, num_classes) when that is known; the key of .json that holds them, if any."""
+    """What a sample must be: labels in [0, num_classes) when that is known; the key of .json that holds them."""
 
     num_classes: int | None = None
     label_key: str | None = None

@@ -1,7 +1,9 @@
 """Where shards are: a pattern of the command line becomes a list of local paths and urls."""
 
 import itertools
+import math
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,13 +29,7 @@ def expand_shards(pattern: str) -> list[str]:
     for part in pattern.split("::"):
         if not part:
             raise ValueError(f"shards: expected a path or url, got an empty one in {pattern!r}")
-        try:
-            expanded = list(itertools.islice(braceexpand.braceexpand(part), _MAX_SHARDS + 1))
-        except ValueError:  # UnbalancedBracesError
-            raise ValueError(f"shards: expected balanced braces, got {part!r}") from None
-        if len(expanded) > _MAX_SHARDS:
-            raise ValueError(f"shards: expected at most {_MAX_SHARDS} shards, got more from {part!r}")
-        urls.extend(itertools.chain.from_iterable(map(_expand_one, expanded)))
+        urls.extend(itertools.chain.from_iterable(map(_expand_one, _expand_braces(part))))
     _require_unique_names(urls, pattern)
     return urls
 
@@ -46,6 +42,17 @@ def is_remote(url: str) -> bool:
 def base_name(url: str) -> str:
     """The file name of a shard, without folders, query or fragment."""
     return os.path.basename(urlsplit(url).path if is_remote(url) else url)
+
+
+def _expand_braces(text: str) -> list[str]:
+    # braceexpand builds the whole product in memory: what its ranges multiply to is counted first.
+    ranges = re.findall(r"\{(-?[0-9]+)\.\.(-?[0-9]+)", text)
+    if math.prod(abs(int(last) - int(first)) + 1 for first, last in ranges) > _MAX_SHARDS:
+        raise ValueError(f"shards: expected at most {_MAX_SHARDS} shards, got more from {text!r}")
+    try:
+        return list(braceexpand.braceexpand(text))
+    except ValueError:  # UnbalancedBracesError
+        raise ValueError(f"shards: expected balanced braces, got {text!r}") from None
 
 
 def _expand_one(text: str) -> list[str]:

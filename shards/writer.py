@@ -135,8 +135,8 @@ def write_samples(
     """Write (key, label, suffix, encoded image) in the order given to `dest`/<prefix>-000000.tar …, and their index.
 
     Errors:
-        ValueError for a wrong number; ShardError when there are no samples, when one is not what the strict scan accepts,
-        and when `dest` holds tars already.
+        ValueError for a wrong number; ShardError when there are no samples, when one is not what the strict scan
+        accepts, and when `dest` holds tars already.
     """
     if samples_per_shard < 1:
         raise ValueError(f"samples_per_shard: expected at least 1, got {samples_per_shard}")
