@@ -1,0 +1,187 @@
+"""Image bytes to RGB pixels: what is accepted, by which rule it becomes RGB, and one clear error for everything else.
+
+JPEG, PNG and WebP are accepted, told apart by their first bytes, not by the suffix. The rule: the pixels are those of
+Pillow's `Image.open(…).convert("RGB")`, which DeiT was trained on: grey is repeated, a palette looked up, CMYK and YCCK
+converted, alpha dropped (the stored colours stay), the first frame of an animation taken, EXIF orientation ignored. One
+exception: 16-bit grey, which Pillow would clip to white, is scaled to 8 bits.
+
+The bytes are hostile: the pixel count is checked in the header before anything is decoded, and a file that a decoder
+would repair by guessing pixels (truncated, corrupt) is an error.
+"""
+
+import io
+import re
+import struct
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from shards.errors import ShardError
+
+# H, W of an image; C = 3.
+
+MAX_PIXELS = 89_478_485  # Pillow's own threshold for suspecting a decompression bomb
+_FORMATS = ("JPEG", "PNG", "WEBP")
+_TURBO_COLORS = ("YCbCr", "Gray", "RGB")
+# What libjpeg-turbo says when the last scan ends before its data does (0xd9 is the end of the image) and nothing was
+# wrong before. With another marker more scans may follow, or a restart was out of step: not harmless.
+_ONLY_EXTRANEOUS = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")
+
+
+class ImageHeader(NamedTuple):
+    """What the first bytes of an image say: format, height and width in pixels, and whether the fast path takes it."""
+
+    format: str
+    height: int
+    width: int
+    turbo: bool
+
+
+def read_header(data: bytes, where: str) -> ImageHeader:
+    """Format and size of an image, without decoding it.
+
+    Errors:
+        ShardError naming `where` for another format, a broken header, no pixels, or more than MAX_PIXELS.
+    """
+    if data[:2] == b"\xff\xd8":
+        try:
+            height, width, color, _ = simplejpeg.decode_jpeg_header(data)
+        except ValueError as error:
+            raise _broken(where, "the JPEG header cannot be read", error) from None
+        header = ImageHeader("JPEG", height, width, color in _TURBO_COLORS)
+    else:
+        with _open_pillow(data, where) as image:
+            header = ImageHeader(image.format or "", image.height, image.width, False)
+    if not 0 < header.height * header.width <= MAX_PIXELS:
+        raise ShardError(
+            f"{where}: expected an image of 1 to {MAX_PIXELS:,} pixels, the {header.format} header says"
+            f" {header.width} × {header.height}; make it smaller or take it out of the shards"
+        )
+    return header
+
+
+def decode_rgb(
+    data: bytes, where: str, *, rows: int | None = None, shrink: int = 1, header: ImageHeader | None = None
+) -> NDArray[np.uint8]:
+    """The pixels of an image, uint8 (H, W, 3), by the rule of this module.
+
+    Args:
+        where: what errors call the sample: shard and key.
+        rows: when given, only this many top rows are promised: the result has at least `rows` rows, and they are equal
+            to those of the whole image. A JPEG is then decoded only as far down as that needs.
+        shrink: 1, 2, 4 or 8: decode at that fraction of the size (rounded up). JPEG scales in the DCT, for others the
+            mean of shrink × shrink pixels is taken.
+        header: what `read_header` gave, when it was already read.
+
+    Errors:
+        ShardError naming `where`: not an image we take, truncated, corrupt, or too large.
+    """
+    header = header or read_header(data, where)
+    if not header.turbo:
+        return _shrunk(_decode_pillow(data, where), shrink)
+    if shrink > 1:
+        return _decode_turbo(data, where, header, shrink)
+    if rows is not None:
+        top = _decode_top(data, header, rows)
+        if top is not None:
+            return top
+    return _decode_turbo(data, where, header, 1)
+
+
+def shrunk_size(height: int, width: int, shrink: int) -> tuple[int, int]:
+    """Height and width that `decode_rgb` gives for `shrink`: each side divided, rounded up."""
+    return -(-height // shrink), -(-width // shrink)
+
+
+def _decode_turbo(data: bytes, where: str, header: ImageHeader, shrink: int) -> NDArray[np.uint8]:
+    height, width = shrunk_size(header.height, header.width, shrink)
+    image_HWC = np.empty((height, width, 3), np.uint8)
+    try:
+        got_HWC = simplejpeg.decode_jpeg(
+            data, "RGB", min_height=height, min_width=width, min_factor=shrink, buffer=image_HWC
+        )
+    except ValueError as error:
+        # Bytes after the last row are no reason to doubt the rows; the buffer is complete.
+        if _ONLY_EXTRANEOUS.fullmatch(str(error)):
+            return image_HWC
+        raise _broken(where, "the JPEG is truncated or corrupt", error) from None
+    assert got_HWC.shape == image_HWC.shape, (got_HWC.shape, image_HWC.shape)
+    return image_HWC
+
+
+def _decode_top(data: bytes, header: ImageHeader, rows: int) -> NDArray[np.uint8] | None:
+    """The top rows of a baseline JPEG, or None when the whole must be decoded.
+
+    The height in the frame header is lowered, so libjpeg stops after the rows that are wanted and finds the rest of the
+    scan "extraneous". Any other complaint is left to the full decode. One row of blocks more than wanted is decoded:
+    chroma upsampling looks one row ahead.
+    """
+    frame = _baseline_frame(data)
+    if frame is None:
+        return None
+    position, block_rows = frame
+    height = (-(-rows // block_rows) + 1) * block_rows
+    if height + block_rows > header.height:
+        return None
+    image_HWC = np.empty((height, header.width, 3), np.uint8)
+    shorter = b"".join((data[:position], struct.pack(">H", height), data[position + 2 :]))
+    try:
+        simplejpeg.decode_jpeg(shorter, "RGB", buffer=image_HWC)
+    except ValueError as error:
+        # libjpeg reports its first complaint, so with this one every row before it was clean.
+        if not _ONLY_EXTRANEOUS.fullmatch(str(error)):
+            return None
+    return image_HWC
+
+
+def _baseline_frame(data: bytes) -> tuple[int, int] | None:
+    """Where a sequential Huffman frame stores its height, and the pixel rows of one row of blocks; None for others."""
+    position = 2
+    while position + 12 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker in (0xC0, 0xC1):
+            components = data[position + 9]
+            factors = data[position + 11 : position + 11 + 3 * components : 3]
+            rows = 8 * max((factor & 15 for factor in factors), default=0)
+            return (position + 5, rows) if rows else None
+        if not (marker == 0xC4 or 0xDB <= marker <= 0xFE):
+            return None
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return None
+
+
+def _open_pillow(data: bytes, where: str) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return Image.open(io.BytesIO(data), formats=_FORMATS)
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise _broken(where, f"expected at most {MAX_PIXELS:,} pixels", error) from None
+        except (OSError, SyntaxError, ValueError, struct.error) as error:
+            raise _broken(where, "expected a JPEG, PNG or WebP image", error) from None
+
+
+def _decode_pillow(data: bytes, where: str) -> NDArray[np.uint8]:
+    with _open_pillow(data, where) as image, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image.load()
+            if image.mode.startswith("I"):
+                grey_HW = (np.asarray(image).astype(np.int64) + 128) // 257
+                return np.repeat(grey_HW.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+            return np.array(image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError, IndexError, struct.error) as error:
+            raise _broken(where, f"the {image.format} is truncated or corrupt", error) from None
+
+
+def _shrunk(image_HWC: NDArray[np.uint8], shrink: int) -> NDArray[np.uint8]:
+    return image_HWC if shrink == 1 else np.array(Image.fromarray(image_HWC).reduce(shrink))
+
+
+def _broken(where: str, what: str, error: Exception) -> ShardError:
+    return ShardError(f"{where}: {what}: {error}; replace the image or take it out of the shards")

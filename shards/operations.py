@@ -1,0 +1,171 @@
+"""The operations of RandAugment and 3-Augment on uint8 RGB pixels, after Pillow's `ImageOps` and `ImageEnhance`.
+
+An operation is a name and one number. Those that treat every pixel alike and look at nothing else (invert, posterize,
+solarize, solarize_add, brightness) are tables of 256 values; where several meet they are composed before the image is
+touched, which is exact. auto_contrast, equalize and contrast are tables made from the image.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from shards import warp
+
+# H, W of a view; C = 3; L = 256 levels.
+
+Image = NDArray[np.uint8]
+Table = NDArray[np.uint8]
+Fill = tuple[int, int, int]
+_LEVEL_L = np.arange(256)
+# Weights of red, green and blue in grey (ITU-R BT.601), as in Pillow.
+_GREY_C = np.array([0.299, 0.587, 0.114])
+
+
+class Operation(NamedTuple):
+    """What is done to the pixels: a name of `OPERATIONS`, and its one number.
+
+    value: degrees (rotate), pixels (translate_*), slope (shear_*), factor with 1 = unchanged (color, contrast,
+    brightness, sharpness), bits kept (posterize), threshold (solarize), levels added below 128 (solarize_add), standard
+    deviation in pixels (blur); 0 for those without one.
+    """
+
+    name: str
+    value: float = 0.0
+
+
+def apply_operations(image_HWC: Image, operations: Sequence[Operation], fill: Fill) -> Image:
+    """The image after the operations in order, uint8 (H, W, 3); `fill` is the colour where there is no source pixel."""
+    pending_L: Table | None = None
+    for operation in operations:
+        if operation.name in _TABLES:
+            table_L = _TABLES[operation.name](operation.value)
+            pending_L = table_L if pending_L is None else table_L[pending_L]
+            continue
+        if pending_L is not None:
+            image_HWC, pending_L = np.asarray(cv2.LUT(image_HWC, pending_L), np.uint8), None
+        image_HWC = _KERNELS[operation.name](image_HWC, operation.value, fill)
+    return image_HWC if pending_L is None else np.asarray(cv2.LUT(image_HWC, pending_L))
+
+
+def _to_table(value_L: NDArray[np.floating] | NDArray[np.integer]) -> Table:
+    """Clipped to 0 … 255 and truncated, as Pillow does."""
+    return value_L.clip(0, 255).astype(np.uint8)
+
+
+def _invert(_: float) -> Table:
+    return _to_table(255 - _LEVEL_L)
+
+
+def _posterize(bits: float) -> Table:
+    """Keep the upper bits; none at all gives black, as Pillow did until it refused."""
+    return _to_table(_LEVEL_L & (0xFF00 >> int(bits)) & 0xFF)
+
+
+def _solarize(threshold: float) -> Table:
+    return _to_table(np.where(threshold > _LEVEL_L, _LEVEL_L, 255 - _LEVEL_L))
+
+
+def _solarize_add(added: float) -> Table:
+    return _to_table(np.where(_LEVEL_L < 128, _LEVEL_L + int(added), _LEVEL_L))
+
+
+def _brightness(factor: float) -> Table:
+    return _blend_with(0, factor)
+
+
+def _blend_with(level: int, factor: float) -> Table:
+    """level + factor · (pixel − level): ImageEnhance with a uniform degenerate, in float32 like Pillow's blend."""
+    delta_L = (_LEVEL_L - level).astype(np.float32) * np.float32(factor)
+    return _to_table(delta_L + np.float32(level))
+
+
+def _contrast(image_HWC: Image, factor: float, _: Fill) -> Image:
+    """Blend with the mean grey of the image."""
+    mean = float(_GREY_C @ cv2.mean(image_HWC)[:3])
+    return np.asarray(cv2.LUT(image_HWC, _blend_with(int(mean + 0.5), factor)))
+
+
+def _auto_contrast(image_HWC: Image, _: float, __: Fill) -> Image:
+    """Stretch each channel to 0 … 255."""
+    return _per_channel(image_HWC, _stretch)
+
+
+def _stretch(count_L: NDArray[np.int64]) -> Table:
+    used = np.flatnonzero(count_L)
+    low, high = int(used[0]), int(used[-1])
+    if high <= low:
+        return _to_table(_LEVEL_L)
+    scale = 255.0 / (high - low)
+    return _to_table(_LEVEL_L * scale - low * scale)
+
+
+def _equalize(image_HWC: Image, _: float, __: Fill) -> Image:
+    """Flatten the histogram of each channel."""
+    return _per_channel(image_HWC, _flatten)
+
+
+def _flatten(count_L: NDArray[np.int64]) -> Table:
+    used = np.flatnonzero(count_L)
+    step = (int(count_L.sum()) - int(count_L[used[-1]])) // 255
+    if len(used) <= 1 or step == 0:
+        return _to_table(_LEVEL_L)
+    before_L = np.cumsum(count_L) - count_L
+    return _to_table((step // 2 + before_L) // step)
+
+
+def _per_channel(image_HWC: Image, table: Callable[[NDArray[np.int64]], Table]) -> Image:
+    tables = [table(cv2.calcHist([image_HWC], [c], None, [256], [0, 256]).astype(np.int64).ravel()) for c in range(3)]
+    return np.asarray(cv2.LUT(image_HWC, np.stack(tables, axis=1)[None]))
+
+
+def _color(image_HWC: Image, factor: float, _: Fill) -> Image:
+    """Blend each pixel with its grey."""
+    matrix_CC = factor * np.eye(3) + (1.0 - factor) * _GREY_C
+    # Pillow truncates, OpenCV rounds: half a level less is the same on average.
+    return np.asarray(cv2.transform(image_HWC, np.column_stack([matrix_CC, np.full(3, -0.5)])))
+
+
+def _grey(image_HWC: Image, _: float, __: Fill) -> Image:
+    return np.asarray(cv2.cvtColor(cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
+
+
+def _sharpness(image_HWC: Image, factor: float, _: Fill) -> Image:
+    """Blend with the image smoothed by (1 1 1; 1 5 1; 1 1 1) / 13; the outermost pixels stay."""
+    # The smoothed image is (9 · box + 4 · pixel) / 13.
+    box_HWC = cv2.blur(image_HWC, (3, 3))
+    smooth = (1.0 - factor) / 13.0
+    out_HWC = cv2.addWeighted(image_HWC, factor + 4.0 * smooth, box_HWC, 9.0 * smooth, -0.5)
+    for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
+        out_HWC[edge] = image_HWC[edge]
+    return np.asarray(out_HWC)
+
+
+def _blur(image_HWC: Image, radius: float, _: Fill) -> Image:
+    return np.asarray(cv2.GaussianBlur(image_HWC, (0, 0), radius, borderType=cv2.BORDER_REPLICATE))
+
+
+_TABLES: dict[str, Callable[[float], Table]] = {
+    "invert": _invert,
+    "posterize": _posterize,
+    "solarize": _solarize,
+    "solarize_add": _solarize_add,
+    "brightness": _brightness,
+}
+_KERNELS: dict[str, Callable[[Image, float, Fill], Image]] = {
+    "auto_contrast": _auto_contrast,
+    "equalize": _equalize,
+    "contrast": _contrast,
+    "color": _color,
+    "grey": _grey,
+    "sharpness": _sharpness,
+    "blur": _blur,
+    "rotate": warp.rotate,
+    "shear_x": warp.shear_x,
+    "shear_y": warp.shear_y,
+    "translate_x": warp.translate_x,
+    "translate_y": warp.translate_y,
+}
+OPERATIONS = (*sorted(_TABLES), *sorted(_KERNELS))

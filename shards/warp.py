@@ -1,0 +1,114 @@
+"""Shear, translation and rotation at one size, after Pillow's `Image.transform` with bicubic interpolation.
+
+Pillow's rules, which timm's augmentation inherits: pixel centres at half-integers; the cubic kernel with a = −1 (not
+the −0.5 of its resize, not OpenCV's −0.75); a pixel whose source lies outside the image takes the fill colour, whole;
+taps outside repeat the edge; the result is truncated to an integer, not rounded.
+
+Translation and shear move each row (or column) by its own amount, so they are one-dimensional: four taps in float32,
+each step a separately rounded NumPy operation, hence the same on every machine. Rotation is OpenCV's warp.
+"""
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+# H = W = size of a view; C = 3; T = 4 taps.
+
+Image = NDArray[np.uint8]
+Fill = tuple[int, int, int]
+_TAPS = 4
+
+
+def shear_x(image_HWC: Image, factor: float, fill: Fill) -> Image:
+    """Row y takes its pixels from x + factor · (y + ½)."""
+    return _shift_rows(image_HWC, factor * (np.arange(image_HWC.shape[0]) + 0.5), fill)
+
+
+def shear_y(image_HWC: Image, factor: float, fill: Fill) -> Image:
+    """Column x takes its pixels from y + factor · (x + ½)."""
+    return _transpose(shear_x(_transpose(image_HWC), factor, fill))
+
+
+def translate_x(image_HWC: Image, pixels: float, fill: Fill) -> Image:
+    """Every pixel comes from x + pixels."""
+    return _shift_rows(image_HWC, np.full(image_HWC.shape[0], pixels, np.float64), fill)
+
+
+def translate_y(image_HWC: Image, pixels: float, fill: Fill) -> Image:
+    """Every pixel comes from y + pixels."""
+    return _transpose(translate_x(_transpose(image_HWC), pixels, fill))
+
+
+def _transpose(image_HWC: Image) -> Image:
+    return np.asarray(cv2.transpose(image_HWC), np.uint8)
+
+
+def _shift_rows(image_HWC: Image, shift_H: NDArray[Any], fill: Fill) -> Image:
+    """Row y of the result at x is row y of the image at x + shift_H[y]."""
+    height, width = image_HWC.shape[:2]
+    whole_H = np.floor(shift_H).astype(np.int64)
+    # Beyond the width every pixel is fill, so the margin need not be wider.
+    margin = min(int(np.abs(whole_H).max()), width) + _TAPS
+    padded_HX = cv2.copyMakeBorder(image_HWC, 0, 0, margin, margin, cv2.BORDER_REPLICATE).reshape(height, -1)
+    start_H = np.clip(whole_H + margin - 1, 0, 2 * margin + 1 - _TAPS) * 3
+    window_HX = np.lib.stride_tricks.sliding_window_view(padded_HX, (width + _TAPS - 1) * 3, axis=1)
+    tap_HX = window_HX[np.arange(height), start_H].astype(np.float32)
+    weight_TH = _cubic_weights(shift_H - whole_H)
+    out_HX = tap_HX[:, : width * 3] * weight_TH[0, :, None]
+    term_HX = np.empty_like(out_HX)
+    for tap in range(1, _TAPS):
+        np.multiply(tap_HX[:, 3 * tap : 3 * (tap + width)], weight_TH[tap, :, None], out=term_HX)
+        out_HX += term_HX
+    np.clip(out_HX, 0.0, 255.0, out=out_HX)
+    result_HWC = out_HX.astype(np.uint8).reshape(image_HWC.shape)
+    source_HW = np.arange(width) + 0.5 + shift_H[:, None]
+    return _fill_outside(result_HWC, (source_HW >= 0.0) & (source_HW < width), fill)
+
+
+def _cubic_weights(fraction_H: NDArray[Any]) -> NDArray[np.float32]:
+    """The four weights of the cubic convolution kernel with a = −1 (Keys 1981, equation 15), float32 (4, H)."""
+    d = fraction_H
+    weight_TH = np.stack(
+        [
+            -d * (1 - d) ** 2,
+            1 - 2 * d**2 + d**3,
+            d * (1 + d - d**2),
+            -(d**2) * (1 - d),
+        ]
+    )
+    return weight_TH.astype(np.float32)
+
+
+def _fill_outside(image_HWC: Image, inside_HW: NDArray[np.bool_], fill: Fill) -> Image:
+    out_HWC = np.empty_like(image_HWC)
+    out_HWC[:] = fill
+    cv2.copyTo(image_HWC, inside_HW.view(np.uint8), out_HWC)
+    return out_HWC
+
+
+def rotate(image_HWC: Image, degrees: float, fill: Fill) -> Image:
+    """Counter-clockwise about the centre."""
+    height, width = image_HWC.shape[:2]
+    angle = -math.radians(degrees % 360.0)
+    # Rounded as Pillow does, so that right angles are exact.
+    cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
+    offset_x = width / 2 * (1 - cos) - height / 2 * sin
+    offset_y = width / 2 * sin + height / 2 * (1 - cos)
+    # OpenCV counts from pixel centres, Pillow from corners.
+    shift_x = offset_x + 0.5 * (cos + sin - 1)
+    shift_y = offset_y + 0.5 * (cos - sin - 1)
+    warped_HWC = cv2.warpAffine(
+        image_HWC,
+        np.array([[cos, sin, shift_x], [-sin, cos, shift_y]]),
+        (width, height),
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    x_W, y_H1 = np.arange(width) + 0.5, (np.arange(height) + 0.5)[:, None]
+    source_x_HW = cos * x_W + (sin * y_H1 + offset_x)
+    source_y_HW = -sin * x_W + (cos * y_H1 + offset_y)
+    inside_HW = (source_x_HW >= 0) & (source_x_HW < width) & (source_y_HW >= 0) & (source_y_HW < height)
+    return _fill_outside(np.asarray(warped_HWC, np.uint8), inside_HW, fill)
