@@ -31,7 +31,7 @@ from student.run import Run, StudentJob, together
 from student.settings import TrainSettings
 from student.signals import REQUEUE_EXIT_CODE, StopRequest
 from student.teacher_source import CachedTeacher, NoTeacher, OnlineTeacher, TeacherSource
-from student.trainer import Batch, StepClock
+from student.trainer import Batch
 from teacher_cache.store import TeacherCache
 from teacher_cache.teacher import Teacher
 
@@ -151,13 +151,11 @@ def _one_pass(
         )
         stream = run.pace.timing(loaded)
         while step < run.num_steps:
-            epoch, step_in_epoch = divmod(step, per_epoch)
-            source.begin_epoch(epoch)
+            source.begin_epoch(step // per_epoch)
             for micro in range(settings.accumulate):
                 batch = _ready(next(stream), data.views, source, group.device)
-                clock = StepClock(step, epoch, step_in_epoch, micro)
                 for trainer in run.trainers:
-                    trainer.feed(batch, clock)
+                    trainer.feed(batch, step=step, micro=micro)
             step += 1
             stopping = group.any_was_told_to_stop(stop.told) and step < run.num_steps
             yield from run.after_step(step, stopping=stopping)

@@ -1,20 +1,43 @@
 """How fast a run goes and how much of its time it waits for data."""
 
+import contextlib
 import time
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 
-class Pace:
-    """Seconds and seconds waited since the start and since the last lap."""
+class Rate(NamedTuple):
+    """Steps per second, and the share of the time that was spent waiting for data."""
 
-    def __init__(self, seconds_before: float = 0.0, waited_before: float = 0.0) -> None:
-        """Start now; a resumed run brings what it took before."""
-        self._start = self._lap_start = time.perf_counter()
-        self._waited = self._lap_waited = 0.0
-        self._before = (seconds_before, waited_before)
+    steps_per_s: float
+    wait_share: float
+
+
+class _Mark(NamedTuple):
+    """Where a lap began."""
+
+    step: int
+    clock_s: float
+    waited_s: float
+
+
+class Pace:
+    """The clock of a run; laps by name ("interval", "epoch"), each from its last reading to the next."""
+
+    def __init__(self, *, step: int = 0, seconds_before: float = 0.0) -> None:
+        """Start now, at a step; a resumed run brings the seconds it took before."""
+        self._start = time.perf_counter()
+        self._before = seconds_before
+        self._waited = self._paused = 0.0
+        self._marks: dict[str, _Mark] = {}
+        self._first = _Mark(step, self._start, 0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the whole run, interruptions left out."""
+        return self._before + time.perf_counter() - self._start
 
     def timing(self, stream: Iterator[T]) -> Iterator[T]:
         """The stream, with the time that its consumer waits for it counted."""
@@ -25,18 +48,24 @@ class Pace:
             except StopIteration:
                 return
             finally:
-                waited = time.perf_counter() - asked
-                self._waited += waited
-                self._lap_waited += waited
+                self._waited += time.perf_counter() - asked
             yield item
 
-    def lap(self) -> tuple[float, float]:
-        """(seconds, seconds waited) since the last lap; starts the next one."""
-        now = time.perf_counter()
-        result = (now - self._lap_start, self._lap_waited)
-        self._lap_start, self._lap_waited = now, 0.0
-        return result
+    def rate(self, lap: str, step: int) -> Rate:
+        """The rate since the lap was last read, at `step`; starts its next one."""
+        mark, now = self._marks.get(lap, self._first), self._now(step)
+        self._marks[lap] = now
+        seconds = max(now.clock_s - mark.clock_s, 1e-9)
+        return Rate((step - mark.step) / seconds, (now.waited_s - mark.waited_s) / seconds)
 
-    def total(self) -> tuple[float, float]:
-        """(seconds, seconds waited) of the whole run, interruptions left out."""
-        return (self._before[0] + time.perf_counter() - self._start, self._before[1] + self._waited)
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside (evaluating, saving) is no training: the rates leave it out."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._paused += time.perf_counter() - began
+
+    def _now(self, step: int) -> _Mark:
+        return _Mark(step, time.perf_counter() - self._paused, self._waited)

@@ -1,7 +1,6 @@
 """The students of one pass with their directories: where they resume, what is written after a step, how they finish."""
 
-import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +14,8 @@ from student.checkpoint import Rejected, load_checkpoint, save_checkpoint, saved
 from student.data import Data
 from student.distributed import Group
 from student.events import (
-    CheckpointRejected,
     Checkpointed,
+    CheckpointRejected,
     EpochEnded,
     Event,
     Finished,
@@ -24,13 +23,13 @@ from student.events import (
     Stepped,
     StudentFailed,
 )
-from student.export import ExportInfo, export_weights, model_card
-from student.pace import Pace
+from student.pace import Pace, Rate
 from student.recipes import StudentRecipe
+from student.results import write_results
 from student.runlog import RunLog
 from student.settings import TrainSettings
 from student.teacher_source import TeacherSource
-from student.trainer import StepClock, Trainer
+from student.trainer import Trainer
 from student.validation import validate
 
 
@@ -126,7 +125,7 @@ class Run:
 
     @property
     def trainers(self) -> list[Trainer]:
-        """Their trainers."""
+        """The trainers of those."""
         return [student.trainer for student in self._students]
 
     @property
@@ -143,7 +142,7 @@ class Run:
             student.trainer.load_state_dict(state["trainer"])
             student.last = state["last"]
             self._counts_before = state["counts"]
-            self.pace = Pace(*state["seconds"])
+            self.pace = Pace(step=step, seconds_before=state["seconds"])
         self._group.from_main(lambda: self._begin_logs(step))
         if states:
             world_size = self._group.world.size
@@ -160,13 +159,14 @@ class Run:
             yield from self._log_epoch(step, epoch)
         due = settings.checkpoint_every and step % settings.checkpoint_every == 0
         if ended or stopping or due:
-            yield from self._save(step)
+            with self.pace.paused():
+                yield from self._save(step)
 
     def finish(self, step: int) -> Iterator[Event]:
         """Write weights and summary; a run that has its summary is left as it is."""
         counts = self._counts()
         for student in self._students:
-            summary = self._group.from_main(partial(self._summary, student, step, counts))
+            summary = self._group.from_main(partial(self._write_results, student, step, counts))
             yield Finished(student=student.name, out=student.job.out, summary=summary)
 
     def identity(self, recipe: StudentRecipe) -> dict[str, Any]:
@@ -180,8 +180,8 @@ class Run:
 
     def _take_directories(self) -> None:
         for student in self._students:
-            assert student.log is not None, "only rank 0 takes directories"
-            self._stack.enter_context(student.log)
+            if student.log is not None:
+                self._stack.enter_context(student.log)
 
     def _find(self) -> tuple[int, list[dict[str, Any]], int, list[Rejected]]:
         """The newest step of which every student has an intact checkpoint, with their states."""
@@ -218,9 +218,8 @@ class Run:
             student.log.begin(config, step=step, finished=step == self.num_steps)
 
     def _log_interval(self, step: int, epoch: int) -> Iterator[Event]:
-        seconds, waited = self.pace.lap()
-        steps = min(self._settings.log_every, step)
-        per_step = seconds / steps
+        """Metrics over the steps since the last one logged; a student whose loss is no number leaves the others."""
+        rate = self.pace.rate("interval", step)
         for student in list(self._students):
             try:
                 metrics = student.trainer.interval_metrics()
@@ -230,9 +229,7 @@ class Run:
                 self._students.remove(student)
                 yield StudentFailed(student=student.name, error=str(error))
                 continue
-            metrics["lr"] = student.trainer.lr(self._clock(step - 1))
-            metrics["images_per_s"] = steps * student.job.recipe.batch_size / seconds
-            metrics["data_wait_share"] = waited / seconds
+            metrics |= self._measured(student, step, rate)
             if student.log is not None:
                 student.log.write("step", step=step, epoch=epoch, metrics=metrics)
             yield Stepped(
@@ -240,92 +237,65 @@ class Run:
                 step=step,
                 epoch=epoch,
                 num_steps=self.num_steps,
-                eta_s=(self.num_steps - step) * per_step,
+                eta_s=(self.num_steps - step) / rate.steps_per_s,
                 metrics=metrics,
             )
 
     def _log_epoch(self, step: int, epoch: int) -> Iterator[Event]:
-        seconds, waited = self.pace.total()
-        last = step == self.num_steps
+        """Metrics over the epoch, and validation when it is due."""
+        rate = self.pace.rate("epoch", step)
         validation: list[dict[str, float]] = [{} for _ in self._students]
-        if self._data.val_index is not None and (last or (epoch + 1) % self._settings.eval_every == 0):
-            validation = validate(self.trainers, self._data, self._settings, self._group)
+        due = step == self.num_steps or (epoch + 1) % self._settings.eval_every == 0
+        if self._data.val_index is not None and due:
+            with self.pace.paused():
+                validation = validate(self.trainers, self._data, self._settings, self._group)
         for student, val in zip(self._students, validation, strict=True):
-            metrics = student.trainer.epoch_metrics()
-            metrics["lr"] = student.trainer.lr(self._clock(step - 1))
-            metrics["seconds"] = seconds
-            metrics["images_per_s"] = step * student.job.recipe.batch_size / seconds
-            metrics["data_wait_share"] = waited / seconds
+            metrics = student.trainer.epoch_metrics() | self._measured(student, step, rate)
+            metrics["seconds"] = self.pace.seconds
             student.last = {"epoch": epoch, **metrics, **val}
             if student.log is not None:
                 student.log.write("epoch", step=step, epoch=epoch, metrics=metrics, val=val)
             yield EpochEnded(student=student.name, step=step, epoch=epoch, metrics=metrics, validation=val)
 
+    def _measured(self, student: _Student, step: int, rate: Rate) -> dict[str, float]:
+        """What belongs to a student's metrics and is not a sum over images."""
+        return {
+            "lr": student.trainer.lr(step - 1),
+            "images_per_s": rate.steps_per_s * student.job.recipe.batch_size,
+            "data_wait_share": rate.wait_share,
+        }
+
     def _save(self, step: int) -> Iterator[Event]:
-        counts, seconds = self._counts(), list(self.pace.total())
+        counts, seconds = self._counts(), self.pace.seconds
         for student in self._students:
-            state = {"trainer": student.trainer.state_dict(), "last": student.last, "counts": counts, "seconds": seconds}
-            path = self._group.from_main(self._saver(student, state, step))
+            learned = student.trainer.state_dict()
+            state = {"trainer": learned, "last": student.last, "counts": counts, "seconds": seconds}
+            save = partial(
+                save_checkpoint,
+                student.job.out / "checkpoints",
+                state,
+                step=step,
+                identity=self.identity(student.job.recipe),
+                world_size=self._group.world.size,
+            )
+            path = self._group.from_main(save)
             yield Checkpointed(student=student.name, step=step, path=path)
-
-    def _saver(self, student: _Student, state: dict[str, Any], step: int) -> Callable[[], Path]:
-        return lambda: save_checkpoint(
-            student.job.out / "checkpoints",
-            state,
-            step=step,
-            identity=self.identity(student.job.recipe),
-            world_size=self._group.world.size,
-        )
-
-    def _clock(self, step: int) -> StepClock:
-        return StepClock(step, *divmod(step, self._per_epoch), 0)
 
     def _counts(self) -> torch.Tensor:
         """Pixels checked and teacher forwards over all ranks and resumes, int64 (2,)."""
         own = torch.tensor([self._source.pixels_checked, self._source.teacher_forwards], device=self._group.device)
         return self._counts_before + self._group.sum(own).cpu()
 
-    def _summary(self, student: _Student, step: int, counts: torch.Tensor) -> dict[str, Any]:
-        """What summary.json holds, after the weights are written; on rank 0."""
+    def _write_results(self, student: _Student, step: int, counts: torch.Tensor) -> dict[str, Any]:
+        """The files of a finished run, the summary last; on rank 0."""
         assert student.log is not None, "only rank 0 writes"
-        if student.log.summary.is_file():
-            found: dict[str, Any] = json.loads(student.log.summary.read_text())
-            return found
-        recipe, views = student.job.recipe, self._data.views.recipe
-        metrics = {name: value for name, value in student.last.items() if isinstance(value, float)}
-        info = ExportInfo(
-            recipe=recipe,
-            mean=views.mean,
-            std=views.std,
-            num_classes=self._data.index.num_classes,
-            class_names=self._data.index.class_names,
-            fingerprints={"shards": self._data.index.fingerprint, **_fingerprints(self._teacher_identity)},
-            metrics=metrics,
-        )
-        weights = student.job.out / "weights.safetensors"
-        export_weights(student.trainer.core, weights, info)
-        student.log.write_text("model_card.md", model_card(info, weights.name))
-        if student.trainer.ema is not None:
-            export_weights(student.trainer.ema.model, student.job.out / "weights_ema.safetensors", info)
-        summary = {
-            "student": student.name,
-            "model": recipe.model,
-            "distill": recipe.distill,
-            "distill_weight": recipe.distill_weight,
-            "temperature": recipe.temperature,
-            "epochs": recipe.epochs,
-            "steps": step,
-            "images": step * recipe.batch_size,
-            "world_size": self._group.world.size,
+        measured = {
             **student.last,
+            "world_size": self._group.world.size,
             "pixels_checked": int(counts[0]),
             "pixels_mismatched": 0,  # the first mismatch ends a run with an error
             "teacher_forwards_in_training": int(counts[1]),
-            "weights": weights.name,
         }
-        student.log.finish(summary)
-        return summary
-
-
-def _fingerprints(teacher: Mapping[str, Any]) -> dict[str, str]:
-    return {f"teacher {name}": str(value) for name, value in teacher.items() if name in ("kind", "fingerprint")}
+        return write_results(
+            student.log, student.trainer, self._data, steps=step, measured=measured, teacher=self._teacher_identity
+        )

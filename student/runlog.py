@@ -73,8 +73,9 @@ class RunLog:
 
         A summary stays only when the run has `finished`.
         """
-        if not finished:
-            self.summary.unlink(missing_ok=True)
+        if finished and self.summary.is_file():
+            return
+        self.summary.unlink(missing_ok=True)
         write_json(self.out / "config.json", config)
         path = self.out / "metrics.jsonl"
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step] if step else []

@@ -40,15 +40,6 @@ class Batch(NamedTuple):
     answer: Answer | None
 
 
-class StepClock(NamedTuple):
-    """Where in the run a micro-batch is: optimiser steps done before it, epoch, step in the epoch, micro-batch."""
-
-    step: int
-    epoch: int
-    step_in_epoch: int
-    micro: int
-
-
 class Trainer:
     """A student with its optimiser, loss scale, weight average and the sums of its metrics."""
 
@@ -78,11 +69,11 @@ class Trainer:
         self._interval = torch.zeros(2 + len(_MEANS) + len(_SAMPLED), dtype=torch.float64, device=device)
         self._epoch = torch.zeros_like(self._interval)
 
-    def feed(self, batch: Batch, clock: StepClock) -> None:
-        """Learn from one micro-batch; the last one of a step updates the weights."""
+    def feed(self, batch: Batch, *, step: int, micro: int = 0) -> None:
+        """Learn from a micro-batch of the step after `step` others; its last one updates the weights."""
         settings = self.settings
-        last = clock.micro == settings.accumulate - 1
-        word = stream(settings.seed, "step", clock.step, self._group.world.rank, clock.micro).words(1)[0]
+        last = micro == settings.accumulate - 1
+        word = stream(settings.seed, "step", step, self._group.world.rank, micro).words(1)[0]
         torch.manual_seed(int(word) >> 1)
         with torch.autocast(
             self._group.device.type, dtype=_AUTOCAST[settings.precision], enabled=settings.precision != "fp32"
@@ -94,13 +85,13 @@ class Trainer:
         with contextlib.nullcontext() if last else no_sync(self._wrapped):
             scaled.backward()  # type: ignore[no-untyped-call]
         if last:
-            self._update(clock)
-        diagnose = last and (clock.step + 1) % settings.log_every == 0
+            self._update(step)
+        diagnose = last and (step + 1) % settings.log_every == 0
         self._count(answered, loss, teacher, len(batch.x_BCHW), diagnose=diagnose)
 
-    def lr(self, clock: StepClock) -> float:
-        """The learning rate of a step."""
-        return lr_at(self.recipe, clock.epoch, clock.step_in_epoch, self._steps_per_epoch)
+    def lr(self, step: int) -> float:
+        """The learning rate of the optimiser step after `step` others."""
+        return lr_at(self.recipe, *divmod(step, self._steps_per_epoch), self._steps_per_epoch)
 
     def interval_metrics(self) -> dict[str, float]:
         """Means over all ranks since the last call; RunError when the loss is no longer a number."""
@@ -139,8 +130,8 @@ class Trainer:
             self._interval.copy_(state["interval"])
             self._epoch.copy_(state["epoch"])
 
-    def _update(self, clock: StepClock) -> None:
-        set_lr(self.optimizer, self.lr(clock))
+    def _update(self, step: int) -> None:
+        set_lr(self.optimizer, self.lr(step))
         if self.recipe.clip_grad > 0:
             self.scaler.unscale_(self.optimizer)
             clip_gradients(self._params, self.recipe.clip_grad)

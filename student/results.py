@@ -1,0 +1,62 @@
+"""What a finished run leaves: weights that plain timm loads, a model card, the summary."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from student.data import Data
+from student.export import ExportInfo, export_weights, model_card
+from student.runlog import RunLog
+from student.trainer import Trainer
+
+WEIGHTS = "weights.safetensors"
+EMA_WEIGHTS = "weights_ema.safetensors"
+
+
+def write_results(
+    log: RunLog,
+    trainer: Trainer,
+    data: Data,
+    *,
+    steps: int,
+    measured: Mapping[str, Any],
+    teacher: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write weights, card and, last, the summary, which is returned; a run that has its summary is left as it is.
+
+    Args:
+        measured: counts and metrics of the run, JSON types; they stand in the summary as they are.
+        teacher: what the teacher was, as in the checkpoints.
+    """
+    if log.summary.is_file():
+        found: dict[str, Any] = json.loads(log.summary.read_text())
+        return found
+    recipe, index = trainer.recipe, data.index
+    fingerprints = {name: teacher[name] for name in ("fingerprint", "weights_sha256") if name in teacher}
+    info = ExportInfo(
+        recipe=recipe,
+        mean=data.views.recipe.mean,
+        std=data.views.recipe.std,
+        num_classes=index.num_classes,
+        class_names=index.class_names,
+        fingerprints={"shards": index.fingerprint, **{f"teacher {k}": v for k, v in fingerprints.items()}},
+        metrics={name: value for name, value in measured.items() if isinstance(value, float)},
+    )
+    export_weights(trainer.core, log.out / WEIGHTS, info)
+    if trainer.ema is not None:
+        export_weights(trainer.ema.model, log.out / EMA_WEIGHTS, info)
+    log.write_text("model_card.md", model_card(info, WEIGHTS))
+    summary = {
+        "student": log.out.name,
+        "model": recipe.model,
+        "distill": recipe.distill,
+        "distill_weight": recipe.distill_weight,
+        "temperature": recipe.temperature,
+        "epochs": recipe.epochs,
+        "steps": steps,
+        "images": steps * recipe.batch_size,
+        **measured,
+        "weights": WEIGHTS,
+    }
+    log.finish(summary)
+    return summary

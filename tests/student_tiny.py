@@ -1,0 +1,189 @@
+"""Small things for the tests of the student: shards, a cache, a two-headed student, processes that can be killed."""
+
+import io
+import multiprocessing
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.models import register_model
+from timm.models.deit import VisionTransformerDistilled
+
+from shards.blocks import render_block
+from shards.index import ShardIndex
+from shards.mixing import num_blocks, prepare
+from shards.reader import ShardReader
+from shards.recipe import ViewRecipe, recipe_named
+from shards.rng import stream
+from shards.views import behaviour_digest
+from shards.writer import write_samples
+from student.loop import train
+from student.recipes import StudentRecipe
+from student.settings import TrainSettings
+from teacher_cache.codec import RecordCodec, RecordFormat
+from teacher_cache.spec import CacheSpec, TeacherSpec
+from teacher_cache.store import TeacherCache
+from teacher_cache.teacher import Teacher
+
+SIZE = 16
+CLASSES = 5
+
+
+@register_model
+def student_tiny_distilled(pretrained: bool = False, **options: Any) -> VisionTransformerDistilled:
+    """A DeiT with a distillation token, 2 blocks of width 16, for 16-pixel images."""
+    options = {name: value for name, value in options.items() if name in ("num_classes", "drop_path_rate")}
+    return VisionTransformerDistilled(img_size=SIZE, patch_size=8, embed_dim=16, depth=2, num_heads=2, **options)
+
+
+def views(**changes: Any) -> ViewRecipe:
+    """The DeiT recipe with everything on, at 16 pixels, blocks of 4, units of 2 views."""
+    return recipe_named("deit", **{"size": SIZE, "block_size": 4, "block_views": 2, **changes})
+
+
+def student_recipe(**changes: Any) -> StudentRecipe:
+    """A short run of the tiny student with drop path, smoothing, EMA and both losses."""
+    defaults: dict[str, Any] = {
+        "model": "student_tiny_distilled",
+        "image_size": SIZE,
+        "epochs": 2,
+        "batch_size": 16,
+        "repeats": 1,
+        "warmup_epochs": 0,
+        "lr": 0.01,
+        "lr_scaling": "none",
+        "distill": "soft",
+        "temperature": 2.0,
+        "ema_decay": 0.9,
+    }
+    return StudentRecipe(**{**defaults, **changes})
+
+
+def write_shards(folder: Path, *, rows: tuple[int, ...] = (23, 25, 18), seed: int = 0) -> ShardIndex:
+    """Shards of smooth random PNG images, of which each has a key of its own."""
+    samples = []
+    for n in range(sum(rows)):
+        rng = stream(seed, "test image", n)
+        small = (rng.uniforms(6 * 7 * 3).reshape(6, 7, 3) * 255).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(small).resize((27, 24), Image.Resampling.BICUBIC).save(buffer, "png")
+        samples.append((f"n{n:04d}", rng.below(CLASSES), "png", buffer.getvalue()))
+    return write_samples(samples, folder, samples_per_shard=max(rows), num_classes=CLASSES)
+
+
+def linear_teacher(recipe: ViewRecipe) -> Teacher:
+    """A teacher of one linear layer with fixed weights: fast, and different for every pixel."""
+    weights = np.concatenate([stream(0, "teacher", c).uniforms(3 * SIZE * SIZE) for c in range(CLASSES)])
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIZE * SIZE, CLASSES, bias=False))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.from_numpy(weights.reshape(CLASSES, -1) - 0.5).float() / 4)
+    spec = TeacherSpec(
+        name="linear",
+        weights_sha256="0" * 64,
+        precision="fp32",
+        input_size=recipe.size,
+        num_classes=CLASSES,
+        mean=recipe.mean,
+        std=recipe.std,
+    )
+    return Teacher(network, spec, device=torch.device("cpu"))
+
+
+def make_cache(
+    folder: Path, index: ShardIndex, recipe: ViewRecipe, *, num_views: int, kind: str = "dense"
+) -> TeacherCache:
+    """A complete cache of the linear teacher's answers, made unit by unit through the public store."""
+    teacher, record = linear_teacher(recipe), RecordFormat(kind=kind, num_classes=CLASSES)
+    spec = CacheSpec(
+        index_fingerprint=index.fingerprint,
+        teacher=teacher.spec,
+        recipe=recipe,
+        record=record,
+        behaviour=behaviour_digest(recipe),
+    )
+    codec = RecordCodec(record)
+    with TeacherCache.create(str(folder), spec, index, num_views=num_views) as cache, ShardReader(index) as reader:
+        for view_block, shard in cache.missing():
+            cache.commit_unit(view_block, shard, _unit(reader, recipe, teacher, codec, view_block, shard))
+    return TeacherCache.open(str(folder))
+
+
+def _unit(
+    reader: ShardReader, recipe: ViewRecipe, teacher: Teacher, codec: RecordCodec, view_block: int, shard: int
+) -> dict[str, np.ndarray]:
+    num_rows = reader.index.num_rows(shard)
+    unit: dict[str, np.ndarray] = {}
+    first = view_block * recipe.block_views
+    for view in range(first, first + recipe.block_views):
+        for block in range(num_blocks(recipe, num_rows)):
+            batch = render_block(reader, recipe, shard, block, [view])
+            mixing = (torch.from_numpy(a) for a in (batch.view_BHWC, batch.partner_B, batch.lam_B, batch.box_B4))
+            logit_BC = teacher.logits(prepare(*mixing, mean=recipe.mean, std=recipe.std)).numpy()
+            for name, values in {**codec.encode(logit_BC), "pixel_digest": batch.pixel_digest_B}.items():
+                if name not in unit:
+                    unit[name] = np.zeros((recipe.block_views, num_rows, *values.shape[1:]), values.dtype)
+                unit[name][view - first, batch.row_B] = values
+    return unit
+
+
+def run_to_end(out: Path, index: ShardIndex, cache: TeacherCache | None = None, **options: Any) -> list[Any]:
+    """All events of a training run."""
+    recipe = options.pop("recipe", student_recipe())
+    settings = options.pop("settings", TrainSettings(log_every=1))
+    return list(train(recipe, index, settings=settings, out=out, cache=cache, **options))
+
+
+def final_weights(out: Path) -> bytes:
+    """The bytes of a finished run's weights."""
+    return (out / "weights.safetensors").read_bytes()
+
+
+def in_child(work: Callable[[], Any], *, killed: bool = False) -> Any:
+    """What `work` gives in a forked child, or its error raised here; `killed` expects SIGKILL instead."""
+    return in_children([work], killed=killed)[0]
+
+
+def in_children(works: list[Callable[[], Any]], *, killed: bool = False) -> list[Any]:
+    """Several at once, as the ranks of a process group."""
+    context = multiprocessing.get_context("fork")
+    pairs = []
+    for work in works:
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_report, args=(work, theirs))
+        process.start()
+        theirs.close()
+        pairs.append((process, ours))
+    results = []
+    for process, pipe in pairs:
+        try:
+            results.append(pickle.loads(pipe.recv_bytes()))
+        except EOFError:
+            results.append(None)
+        process.join()
+        assert (process.exitcode == -signal.SIGKILL) == killed, f"exit code {process.exitcode}"
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def _report(work: Callable[[], Any], pipe: Any) -> None:
+    torch.set_num_threads(1)
+    try:
+        result = work()
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        result = error
+    pipe.send_bytes(pickle.dumps(result))
+
+
+def kill_self() -> None:
+    """End this process as a power cut would."""
+    os.kill(os.getpid(), signal.SIGKILL)
