@@ -1,0 +1,317 @@
+"""make-shards: the same bytes for the same tree, whatever the process count and however often it was killed."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shards.errors import ShardError
+from shards.index import ShardIndex, open_index
+from shards.journal import JOURNAL_NAME
+from shards.reader import ShardReader
+from shards.writer import WriteEvent, write_samples, write_shards
+
+PNG = b"\x89PNG\r\n\x1a\n"
+JPG = b"\xff\xd8\xff"
+
+
+def tree(root: Path, per_class: int = 7) -> Path:
+    """Three classes with images, one level or two deep."""
+    for label, name in enumerate(("ant", "bee", "cow")):
+        for n in range(per_class):
+            folder = root / name / ("deep" if n % 2 else "")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"i{n}.png").write_bytes(PNG + bytes([label, n]) * (100 + n))
+    return root
+
+
+def write(source: Path, dest: Path, **options: int) -> list[WriteEvent]:
+    return list(write_shards(source, dest, **({"samples_per_shard": 6, "seed": 1} | options)))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file a user sees."""
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_every_image_of_the_tree_is_in_the_shards_once(tmp_path: Path) -> None:
+    source = tree(tmp_path / "in")
+    *progress, last = write(source, tmp_path / "out")
+    index = last.index
+    assert index is not None
+    assert (index.class_names, index.num_classes, index.num_samples) == (("ant", "bee", "cow"), 3, 21)
+    assert index.rows_S.tolist() == [5, 5, 5, 6], "sizes differ by at most one"
+    found = {}
+    with ShardReader(open_index(str(tmp_path / "out"))) as reader:
+        for shard in range(index.num_shards):
+            for row in range(index.num_rows(shard)):
+                label = int(index.label_N[index.first_S[shard] + row])
+                found[index.key(shard, row)] = (index.class_names[label], reader.image_bytes(shard, row))
+    paths = list(source.rglob("*.png"))
+    assert found == {
+        str(path.relative_to(source).with_suffix("")): (path.relative_to(source).parts[0], path.read_bytes())
+        for path in paths
+    }
+    assert [event.samples_done for event in progress][-1] == 21
+    assert [event.shards_done for event in progress] == [1, 2, 3, 4]
+
+
+def test_the_bytes_do_not_depend_on_processes_or_time(tmp_path: Path) -> None:
+    source = tree(tmp_path / "in")
+    write(source, tmp_path / "one", workers=1)
+    copy = Path(shutil.copytree(source, tmp_path / "copy"))
+    for path in copy.rglob("*.png"):
+        os.utime(path, (1, 1))
+    write(copy, tmp_path / "two", workers=2)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert len(digests(tmp_path / "one")) == 5
+
+
+def test_the_order_is_that_of_the_seed(tmp_path: Path) -> None:
+    source = tree(tmp_path / "in")
+    prints = {write(source, tmp_path / f"{seed}", seed=seed)[-1].index.fingerprint for seed in (1, 2)}  # type: ignore[union-attr]
+    assert len(prints) == 2
+    index = open_index(str(tmp_path / "1"))
+    keys = [index.key(s, r) for s in range(index.num_shards) for r in range(index.num_rows(s))]
+    assert keys != sorted(keys)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves the last tar open
+def test_the_tars_read_as_webdataset_reads_them(tmp_path: Path) -> None:
+    """The library that wrote them, read with its own tools, sees the same samples in the same order."""
+    import webdataset
+
+    source = tree(tmp_path / "in")
+    index = write(source, tmp_path / "out")[-1].index
+    assert index is not None
+    dataset = webdataset.WebDataset(list(index.urls), shardshuffle=False)
+    samples = [(sample["__key__"], int(sample["cls"])) for sample in dataset]
+    expected = [
+        (index.key(s, r), int(index.label_N[index.first_S[s] + r]))
+        for s in range(index.num_shards)
+        for r in range(index.num_rows(s))
+    ]
+    assert samples == expected
+
+
+def test_a_second_run_writes_nothing(tmp_path: Path) -> None:
+    source = tree(tmp_path / "in")
+    write(source, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")}
+    assert [event.kept for event in write(source, tmp_path / "out")] == [True] * 4 + [False]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")} == before
+
+
+@pytest.mark.parametrize("what", ["delete", "cut", "flip", "index", "journal_tail", "journal"])
+def test_a_run_repairs_what_is_not_as_it_was_made(what: str, tmp_path: Path) -> None:
+    source = tree(tmp_path / "in")
+    out = tmp_path / "out"
+    write(source, out)
+    expected = digests(out)
+    victim = out / "shard-000002.tar"
+    data = victim.read_bytes()
+    if what == "delete":
+        victim.unlink()
+    elif what == "cut":
+        victim.write_bytes(data[:2000])
+    elif what == "flip":
+        at = data.index(PNG) + 50
+        victim.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    elif what == "index":
+        (out / "shards.index").unlink()
+    elif what == "journal_tail":
+        (out / JOURNAL_NAME).write_bytes((out / JOURNAL_NAME).read_bytes()[:-20])
+    else:
+        (out / JOURNAL_NAME).unlink()
+    kept = [event.kept for event in write(source, out)][:4]
+    assert digests(out) == expected
+    assert kept.count(False) == {"index": 0, "journal": 4}.get(what, 1)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from shards.writer import write_shards
+for event in write_shards(Path(sys.argv[1]), Path(sys.argv[2]), samples_per_shard=6, seed=1):
+    print(event.shards_done, flush=True)
+    if event.shards_done == int(sys.argv[3]):
+        sys.stdin.read()
+"""
+
+
+def test_killed_equals_uninterrupted(tmp_path: Path) -> None:
+    source = tree(tmp_path / "in")
+    write(source, tmp_path / "whole")
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", KILLED, str(source), str(out), "2"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == [b"1\n", b"2\n"]
+        process.send_signal(signal.SIGKILL)
+    (out / ".shard-000002.tar.1234.partial").write_bytes(b"half a tar")
+    assert not (out / "shards.index").exists()
+    events = write(source, out)
+    assert [event.kept for event in events] == [True, True, False, False, False]
+    assert digests(out) == digests(tmp_path / "whole")
+    assert not list(out.glob(".*.partial"))
+
+
+def test_other_settings_or_a_changed_tree_do_not_overwrite(tmp_path: Path) -> None:
+    """A cache may have been made from these shards."""
+    source = tree(tmp_path / "in")
+    out = tmp_path / "out"
+    write(source, out)
+    before = digests(out)
+    with pytest.raises(ShardError, match="seed: expected 1 as there, got 2"):
+        write(source, out, seed=2)
+    with pytest.raises(ShardError, match="samples_per_shard: expected 6 as there, got 7"):
+        write(source, out, samples_per_shard=7)
+    (source / "ant" / "i0.png").write_bytes(PNG + b"new")
+    with pytest.raises(ShardError, match="source_digest"):
+        write(source, out)
+    assert digests(out) == before
+
+
+def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
+    source = tree(tmp_path / "in")
+    first = write_shards(source, tmp_path / "out", samples_per_shard=6, seed=1)
+    next(first)
+    with pytest.raises(ShardError, match="another make-shards works here"):
+        write(source, tmp_path / "out")
+    assert len(list(first)) == 4
+
+
+def test_foreign_tars_are_refused(tmp_path: Path) -> None:
+    source = tree(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "other.tar").touch()
+    with pytest.raises(ShardError, match=r"holds other tars already \(other\.tar"):
+        write(source, tmp_path / "out")
+    with pytest.raises(ShardError, match=r"holds other tars already \(other\.tar"):
+        write_samples([("k", 0, "png", PNG)], tmp_path / "out")
+
+
+def test_names_with_dots_and_long_or_foreign_names_become_keys(tmp_path: Path) -> None:
+    names = ["a.b.png", "a%2Eb.png", "ä ö.PNG", "x" * 180 + ".png"]
+    (tmp_path / "in" / "v1.0").mkdir(parents=True)
+    for n, name in enumerate(names):
+        (tmp_path / "in" / "v1.0" / name).write_bytes(PNG + bytes([n]))
+    index = write(tmp_path / "in", tmp_path / "out")[-1].index
+    assert index is not None
+    keys = {index.key(0, row) for row in range(4)}
+    assert keys == {"v1.0/a%2Eb", "v1.0/a%252Eb", "v1.0/ä ö", "v1.0/" + "x" * 180}
+
+
+def test_the_suffix_in_the_shard_is_what_the_bytes_are(tmp_path: Path) -> None:
+    """ImageNet holds a PNG that is called .JPEG."""
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    for name, data in (("one.JPEG", PNG), ("two.JPEG", JPG), ("three.webp", b"RIFF1234WEBP")):
+        (tmp_path / "in" / "a" / name).write_bytes(data + b"...")
+    index = write(tmp_path / "in", tmp_path / "out")[-1].index
+    assert index is not None
+    with ShardReader(index) as reader:
+        assert {reader.name(0, row) for row in range(3)} == {"a/one.png", "a/two.jpg", "a/three.webp"}
+
+
+def test_what_file_managers_leave_behind_is_ignored(tmp_path: Path) -> None:
+    source = tree(tmp_path / "in")
+    for place in (source, source / "ant", source / "bee" / "deep"):
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._i0.png"):
+            (place / name).write_bytes(b"x")
+    index = write(source, tmp_path / "out")[-1].index
+    assert index is not None
+    assert index.num_samples == 21
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("ant/notes.txt", b"x", r"ant/notes\.txt: expected an image"),
+        ("ant/.hidden", b"x", r"ant/\.hidden: expected an image"),
+        ("ant/.png", PNG, r"ant/\.png: expected an image"),
+        ("top.png", PNG, r"top\.png: expected only class folders here"),
+        ("ant/empty.png", b"", r"ant/empty\.png: expected a JPEG, PNG or WebP image, got 0 bytes"),
+        ("ant/page.jpg", b"<html>", r"ant/page\.jpg: expected a JPEG, PNG or WebP image, got 6 bytes"),
+        ("ant/movie.gif", b"GIF89a", r"ant/movie\.gif: expected an image"),
+        ("ant/i0.jpg", JPG, r"ant/i0\.jpg and ant/i0\.png would have one key, 'ant/i0'"),
+        ("ant/two\nlines.png", PNG, "control characters"),
+        ("empty/deep/.DS_Store", b"", "empty: expected images, got none"),
+    ],
+)
+def test_a_tree_with_anything_else_is_refused(name: str, data: bytes, message: str, tmp_path: Path) -> None:
+    source = tree(tmp_path / "in")
+    (source / name).parent.mkdir(parents=True, exist_ok=True)
+    (source / name).write_bytes(data)
+    with pytest.raises(ShardError, match=message):
+        write(source, tmp_path / "out")
+    assert not (tmp_path / "out" / "shards.index").exists()
+
+
+def test_missing_trees_broken_links_and_loops_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="got no folder"):
+        write(tmp_path / "missing", tmp_path / "out")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ShardError, match="one folder per class, got none"):
+        write(tmp_path / "nothing", tmp_path / "out")
+    source = tree(tmp_path / "in")
+    (source / "ant" / "broken.png").symlink_to(tmp_path / "gone")
+    with pytest.raises(ShardError, match=r"broken\.png: cannot be read"):
+        write(source, tmp_path / "out")
+    (source / "ant" / "broken.png").unlink()
+    (source / "ant" / "loop").symlink_to(source / "ant")
+    with pytest.raises(ShardError, match="a link to a folder that holds it"):
+        write(source, tmp_path / "out")
+
+
+def test_an_image_that_changes_while_shards_are_made_is_refused(tmp_path: Path) -> None:
+    source = tree(tmp_path / "in")
+    events = write_shards(source, tmp_path / "out", samples_per_shard=6, seed=1)
+    next(events)
+    for path in source.rglob("*.png"):
+        path.write_bytes(path.read_bytes() + b"!")
+    with pytest.raises(ShardError, match=r"expected \d+ bytes as listed, got \d+; it changed meanwhile"):
+        list(events)
+
+
+@pytest.mark.parametrize("name", ["samples_per_shard", "workers"])
+def test_wrong_numbers_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
+        write(tree(tmp_path / "in"), tmp_path / "out", **{name: 0})
+
+
+def test_samples_keep_their_order_and_shards(tmp_path: Path) -> None:
+    index = write_samples(
+        ((f"k{n}", n % 2, "png", PNG + bytes([n])) for n in range(7)), tmp_path, samples_per_shard=3, prefix="train"
+    )
+    assert isinstance(index, ShardIndex)
+    assert index.names == ("train-000000.tar", "train-000001.tar", "train-000002.tar")
+    assert [index.key(s, r) for s in range(3) for r in range(index.num_rows(s))] == [f"k{n}" for n in range(7)]
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        (("a.b", 0, "png", PNG), "first dot"),
+        (("a", 2, "png", PNG), r"label in \[0, 2\)"),
+        (("a", 0, "gif", PNG), "suffix 'gif'"),
+        (("a", 0, "png", b"no image"), "expected a JPEG"),
+        (("", 0, "png", PNG), "key.suffix"),
+    ],
+)
+def test_samples_that_no_scan_would_accept_are_not_written(
+    sample: tuple[str, int, str, bytes], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ShardError, match=message):
+        write_samples([sample], tmp_path, num_classes=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_samples_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="expected samples to write, got none"):
+        write_samples([], tmp_path)
