@@ -1,0 +1,207 @@
+"""Exports: plain timm loads them with equal logits, and they know what they are."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from shards.errors import RunError, ShardError
+from shards.recipe import IMAGENET_MEAN, IMAGENET_STD
+from student.export import (
+    ExportInfo,
+    export_weights,
+    load_student,
+    model_card,
+    predict,
+    read_info,
+    timm_call,
+)
+from student.model import heads, make_student
+from student.recipes import StudentRecipe, recipe_for
+
+TWO = "deit_tiny_distilled_patch16_224"
+NAMES = ("cat", "dog", "newt", "pike|perch", "élan")
+
+
+def info_of(recipe: StudentRecipe, num_classes: int = 5, names: tuple[str, ...] = NAMES) -> ExportInfo:
+    """What a run would say."""
+    return ExportInfo(
+        recipe=recipe,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        num_classes=num_classes,
+        class_names=names,
+        fingerprints={"cache": "c0ffee", "shards": "5ca1ab1e"},
+        metrics={"top1": 71.25, "dist_top1": 72.5},
+    )
+
+
+def trained(recipe: StudentRecipe, num_classes: int = 5) -> nn.Module:
+    """A student whose heads differ and whose LayerScale is not at its start."""
+    model = make_student(recipe, num_classes, seed=3)
+    with torch.no_grad():
+        for param in model.parameters():
+            param.add_(torch.randn(param.shape, generator=torch.Generator().manual_seed(param.numel())), alpha=0.05)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "classes"),
+    [(TWO, 224, 1000), (TWO, 32, 5), ("deit_tiny_patch16_224", 48, 5), ("deit3_tiny_patch16_224", 224, 1000),
+     ("deit3_tiny_patch16_224", 64, 5), ("convnext_atto", 64, 5)],
+)  # fmt: skip
+def test_plain_timm_loads_an_export_with_equal_logits(tmp_path: Path, name: str, size: int, classes: int) -> None:
+    """The very expression of the model card, evaluated; the bits of the answers are the same."""
+    recipe = replace(recipe_for(name), image_size=size)
+    model, path = trained(recipe, classes), tmp_path / "student.safetensors"
+    info = info_of(recipe, classes, ())
+    export_weights(model, path, info)
+    call = timm_call(info, str(path))
+    plain = eval(call, {"timm": timm}).eval()
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(plain(x), heads(model, x).average())
+    assert call in model_card(info, str(path))
+    if (size, classes) == (224, 1000) and name == TWO:
+        assert call == f"timm.create_model({name!r}, checkpoint_path={str(path)!r})"
+
+
+def test_an_export_reads_back_as_it_was(tmp_path: Path) -> None:
+    """Weights to the bit, float32; recipe, names and numbers in the file itself."""
+    recipe = replace(recipe_for(TWO), image_size=32)
+    model, path, info = trained(recipe), tmp_path / "student.safetensors", info_of(recipe)
+    export_weights(model.bfloat16(), path, info)
+    assert read_info(path) == info
+    loaded, said = load_student(path)
+    assert said == info and not loaded.training
+    for a, b in zip(loaded.parameters(), model.parameters(), strict=True):
+        assert a.dtype == torch.float32 and torch.equal(a, b.float())
+    assert [p.name for p in tmp_path.iterdir()] == ["student.safetensors"]
+
+
+def test_an_interrupted_export_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a weights file must never carry the name of a whole one."""
+    recipe = replace(recipe_for(TWO), image_size=32)
+    path = tmp_path / "student.safetensors"
+    export_weights(trained(recipe), path, info_of(recipe))
+    before = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        export_weights(trained(recipe), path, info_of(recipe))
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_weights_of_others_need_a_name_and_get_its_recipe(tmp_path: Path) -> None:
+    """A file without metadata: class count from the file, the rest from the table."""
+    path = tmp_path / "theirs.safetensors"
+    save_file(timm.create_model("deit_tiny_patch16_224", num_classes=7).state_dict(), path)
+    assert read_info(path) is None
+    with pytest.raises(ValueError, match="give --model NAME"):
+        load_student(path)
+    model, info = load_student(path, model="deit_tiny_patch16_224")
+    assert (info.num_classes, info.recipe.image_size, info.recipe.eval_crop_pct) == (7, 224, 0.875)
+    assert not model.training
+    with pytest.raises(RunError, match="do not fit"):
+        load_student(path, model="deit_small_patch16_224")
+    torch.save({"model": load_file(path)}, tmp_path / "theirs.pth")
+    assert load_student(tmp_path / "theirs.pth", model="deit_tiny_patch16_224")[1] == info
+
+
+def test_a_name_that_contradicts_the_file_is_refused(tmp_path: Path) -> None:
+    """The file knows better, but the user should know too."""
+    recipe = replace(recipe_for(TWO), image_size=32)
+    export_weights(trained(recipe), tmp_path / "student.safetensors", info_of(recipe))
+    with pytest.raises(ValueError, match=f"are of {TWO}, got deit_tiny_patch16_224"):
+        load_student(tmp_path / "student.safetensors", model="deit_tiny_patch16_224")
+
+
+def test_damaged_and_missing_files_are_one_clean_error(tmp_path: Path) -> None:
+    """Truncation, bit rot in the header, and a file that is not there."""
+    recipe = replace(recipe_for(TWO), image_size=32)
+    path = tmp_path / "student.safetensors"
+    export_weights(trained(recipe), path, info_of(recipe))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RunError, match="cannot be read"):
+        load_student(path)
+    save_file({"head.bias": torch.zeros(5)}, path, {"deit_teacher_cache": '{"recipe": 1}'})
+    with pytest.raises(RunError, match="cannot be read"):
+        read_info(path)
+    with pytest.raises(RunError, match="no such file"):
+        load_student(tmp_path / "none.safetensors")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """Two image files of unequal shape."""
+    paths = [tmp_path / "a.png", tmp_path / "b.jpg"]
+    for n, path in enumerate(paths):
+        pixels = np.random.Generator(np.random.Philox(n)).integers(0, 256, (40 + 9 * n, 50, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
+def test_predictions_are_the_evaluated_answers_with_names(pictures: list[Path]) -> None:
+    """Probabilities fall, sum to one over all classes, and are the softmax of the averaged logits."""
+    recipe = replace(recipe_for(TWO), image_size=32, eval_crop_pct=1.0)
+    model, info = trained(recipe), info_of(recipe)
+    answers = list(predict(model, info, pictures, top=9))
+    assert [answer.path for answer in answers] == pictures
+    for answer in answers:
+        numbers, names, probabilities = zip(*answer.classes, strict=True)
+        assert sorted(numbers) == list(range(5)) and list(probabilities) == sorted(probabilities, reverse=True)
+        assert [NAMES[n] for n in numbers] == list(names)
+        assert sum(probabilities) == pytest.approx(1.0)
+    assert len({answer.classes for answer in answers}) == 2
+    assert next(predict(model, info, pictures, top=1)).classes == answers[0].classes[:1]
+    nameless = next(predict(model, replace(info, class_names=()), pictures, top=1)).classes[0]
+    assert nameless[1] == str(nameless[0])
+
+
+def test_a_predicted_image_is_seen_as_evaluation_sees_it(tmp_path: Path) -> None:
+    """A grey square at the evaluation size passes resize and crop unchanged, so its logits are known."""
+    recipe = replace(recipe_for(TWO), image_size=32, eval_crop_pct=1.0)
+    model, info = trained(recipe), info_of(recipe)
+    pixels = np.random.Generator(np.random.Philox(5)).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "square.png")
+    x = (pixels / 255.0 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+    with torch.no_grad():
+        prob = torch.softmax(model(torch.from_numpy(x).float().permute(2, 0, 1)[None]), -1)[0]
+    for number, _, probability in next(predict(model, info, [tmp_path / "square.png"], top=5)).classes:
+        assert probability == pytest.approx(prob[number].item(), rel=1e-4)
+
+
+def test_unreadable_images_and_senseless_tops_are_refused(tmp_path: Path) -> None:
+    """The message names the file."""
+    recipe = replace(recipe_for(TWO), image_size=32)
+    model, info = trained(recipe), info_of(recipe)
+    (tmp_path / "text.png").write_bytes(b"not an image")
+    for name in ("text.png", "none.png"):
+        with pytest.raises(ShardError, match=name):
+            list(predict(model, info, [tmp_path / name]))
+    with pytest.raises(ValueError, match="expected at least 1"):
+        list(predict(model, info, [], top=0))
+
+
+def test_the_card_says_what_was_measured_and_from_what() -> None:
+    """Fingerprints, numbers, every setting of the recipe; a table cell cannot be broken by its content."""
+    recipe = replace(recipe_for(TWO), distill="soft", temperature=3.0)
+    info = replace(info_of(recipe), fingerprints={"cache": "c0f|fee"})
+    card = model_card(info, "student.safetensors")
+    assert card.startswith(f"# {TWO}\n") and "soft distillation" in card and "τ = 3.0" in card
+    assert "| top1 | `71.25` |" in card and r"| cache | `c0f\|fee` |" in card
+    for name, value in recipe.to_json().items():
+        assert f"| {name} | `{json.dumps(value)}` |" in card
+    assert "Nothing was recorded." in model_card(replace(info, metrics={}), "w")
+    assert card.count("|---|---|") == 3
