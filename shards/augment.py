@@ -1,17 +1,15 @@
 """Drawing what RandAugment, 3-Augment, colour jitter and random erasing do to one view.
 
-RandAugment: Cubuk et al., arXiv:1909.13719, in the variant named by timm's strings ("rand-m9-mstd0.5-inc1" is DeiT's):
-each of n operations, chosen with replacement, is applied with probability p at a magnitude drawn around m. 3-Augment:
-Touvron et al., arXiv:2204.07118. Random erasing: Zhong et al., arXiv:1708.04896. Streams are explicit (shards.rng).
+RandAugment: Cubuk et al., arXiv:1909.13719, as timm varies it: each of n operations, chosen with replacement, is
+applied with probability p at a magnitude drawn around m. 3-Augment: Touvron et al., arXiv:2204.07118. Random erasing:
+Zhong et al., arXiv:1708.04896. Streams are explicit (shards.rng).
 """
 
 import math
-import re
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 from shards.operations import Operation
+from shards.rand_augment import FULL_MAGNITUDE, RandAugment
 from shards.rng import Stream
 
 # What timm calls AutoContrast, Equalize, … TranslateYRel, in its order.
@@ -32,69 +30,6 @@ RAND_AUGMENT_OPERATIONS = (
     "translate_x",
     "translate_y",
 )
-_LEVELS = 10.0  # the magnitude that means "all of it"
-_NUMBER = re.compile(r"(m|n|p|mstd|mmax|inc)(\d+(?:\.\d+)?|inf)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RandAugment:
-    """The settings in a timm-style RandAugment string.
-
-    Attributes:
-        magnitude: m, mean magnitude. num_operations: n. prob: p, of applying each operation.
-        magnitude_std: mstd; infinite means uniform in [0, magnitude].
-        magnitude_max: mmax, upper clip of the drawn magnitude.
-        increasing: inc, the variants whose effect grows with the magnitude.
-    """
-
-    magnitude: float = _LEVELS
-    num_operations: int = 2
-    prob: float = 0.5
-    magnitude_std: float = 0.0
-    magnitude_max: float = _LEVELS
-    increasing: bool = False
-
-
-@lru_cache(maxsize=64)
-def parse_rand_augment(text: str) -> RandAugment:
-    """The settings of "rand-m9-mstd0.5-inc1" and its like: sections m, n, p, mstd, mmax and inc, in any order.
-
-    Errors:
-        ValueError naming the section for anything else: timm's transform sets (t…) and weights (w…) are not supported.
-    """
-    first, *sections = text.split("-")
-    if first != "rand":
-        raise ValueError(f"recipe.rand_augment: expected a string such as 'rand-m9-mstd0.5-inc1', got {text!r}")
-    value: dict[str, float] = {}
-    for section in sections:
-        match = _NUMBER.fullmatch(section)
-        if match is None or match[1] in value:
-            problem = "is not one of" if match is None else "is given twice; sections are"
-            raise ValueError(
-                f"recipe.rand_augment: section {section!r} of {text!r} {problem}"
-                " mNUMBER, nNUMBER, pNUMBER, mstdNUMBER, mmaxNUMBER, inc0 or inc1"
-            )
-        value[match[1]] = float(match[2])
-    std = value.get("mstd", 0.0)
-    parsed = RandAugment(
-        magnitude=value.get("m", _LEVELS),
-        num_operations=int(value.get("n", 2)),
-        prob=value.get("p", 0.5),
-        magnitude_std=math.inf if std > 100 else std,
-        magnitude_max=value.get("mmax", 0.0) or _LEVELS,
-        increasing=value.get("inc", 0.0) == 1.0,
-    )
-    _check(text, parsed, value)
-    return parsed
-
-
-def _check(text: str, parsed: RandAugment, value: dict[str, float]) -> None:
-    for name, low, high in (("m", 0, 30), ("n", 1, 32), ("p", 0, 1), ("mmax", 1, 30), ("inc", 0, 1)):
-        got = value.get(name, low)
-        whole = name == "p" or got == int(got) if math.isfinite(got) else False
-        if not (low <= got <= high and whole):
-            raise ValueError(f"recipe.rand_augment: {name} of {text!r} must be in [{low}, {high}], got {got:g}")
-    assert parsed.num_operations >= 1
 
 
 def draw_rand_augment(settings: RandAugment, size: int, rng: Stream) -> tuple[Operation, ...]:
@@ -118,7 +53,7 @@ def _draw_magnitude(settings: RandAugment, rng: Stream) -> float:
 
 def _operation_value(name: str, magnitude: float, settings: RandAugment, size: int, rng: Stream) -> float:
     """The number of the operation at a magnitude, in the units of `Operation`."""
-    level = magnitude / _LEVELS
+    level = magnitude / FULL_MAGNITUDE
     increasing = settings.increasing
     if name in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y"):
         reach = {"rotate": 30.0, "shear_x": 0.3, "shear_y": 0.3}.get(name, 0.45 * size)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from shards.rand_augment import parse_rand_augment
+
 Crop = Literal["rrc", "src", "center", "resize"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -87,6 +89,10 @@ class ViewRecipe:
         for name in ("mean", "std"):
             for value in getattr(self, name):
                 _check(name, value, 0.0 if name == "mean" else 1e-6, 1.0)
+        if self.crop == "src":
+            _check("size", self.size, 9, 4096)  # reflecting 4 pixels needs 5 that stay
+        if self.rand_augment:
+            parse_rand_augment(self.rand_augment)
         if self.rand_augment and self.three_augment:
             raise ValueError("recipe: rand_augment and three_augment are both on; choose one")
 

@@ -22,12 +22,12 @@ from shards.augment import (
     draw_erase,
     draw_rand_augment,
     draw_three_augment,
-    parse_rand_augment,
 )
 from shards.erasing import erase
 from shards.errors import ShardError
 from shards.images import decode_rgb, read_header, shrunk_size
 from shards.operations import Operation, apply_operations
+from shards.rand_augment import parse_rand_augment
 from shards.recipe import ViewRecipe
 from shards.resample import Box, flip_columns, resize_window
 from shards.rng import Stream, stream
@@ -88,6 +88,7 @@ class ViewParams:
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
         }
+        fields["box"] = Box(*data["box"])
         fields["operations"] = tuple(Operation(*op) for op in data["operations"])
         if data["erased"] is not None:
             box, mean, std = data["erased"]
