@@ -95,10 +95,13 @@ class CacheUnits(ABC):
             CacheError when the unit is not in the ledger, or anything of it is missing, damaged or foreign.
         """
         unit = self._unit(view_block, shard)
-        entry = self.read_entry(unit)
+        try:
+            entry = self.read_entry(unit)
+            arrays = self.read_arrays(unit) if entry else {}
+        except CacheError as error:
+            raise CacheError(f"{self.describe(unit)}: {error}") from error
         if entry == 0:
             raise CacheError(f"{self.describe(unit)} is not in the ledger; run cache-teacher to compute it")
-        arrays = self.read_arrays(unit)
         got = self._digest(unit, arrays)
         if got != entry:
             raise CacheError(

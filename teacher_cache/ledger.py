@@ -6,7 +6,7 @@ entry, and what the snapshot does not name is looked up. Both are arrays with th
 spelled out here, so that tens of thousands of entries are read in one sweep.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import google_crc32c
@@ -81,8 +81,10 @@ class Ledger:
 
     def entry(self, unit: UnitId) -> int:
         """The entry of a unit as it stands, 0 when it is not there; CacheError when it is damaged."""
-        chunk = self._objects.read([entry_key(unit)])[0]
-        return 0 if chunk is None else int(decode_values(chunk, 1, f"{self._url}/{entry_key(unit)}")[0])
+        entry = next(self.look_up([unit]))[1]
+        if isinstance(entry, CacheError):
+            raise entry
+        return entry
 
     def write(self, unit: UnitId, digest: int) -> None:
         """Replace the entry of a unit; 0 takes it out."""
@@ -99,15 +101,21 @@ class Ledger:
         if not self._started:
             self._known_BS, self._started = self.snapshot(), True
         units = [UnitId(int(block), int(shard)) for block, shard in np.argwhere(self._known_BS == 0)]
-        for unit, chunk in zip(units, self._objects.read([entry_key(unit) for unit in units]), strict=True):
-            if chunk is None:
-                continue
-            try:
-                self._known_BS[unit] = decode_values(chunk, 1, f"{self._url}/{entry_key(unit)}")[0]
-            except CacheError:
-                if self._trust_snapshot:
-                    raise
+        for unit, entry in self.look_up(units):
+            if not isinstance(entry, CacheError):
+                self._known_BS[unit] = entry
+            elif self._trust_snapshot:
+                raise entry
         return self._known_BS.copy()
+
+    def look_up(self, units: Sequence[UnitId]) -> Iterator[tuple[UnitId, int | CacheError]]:
+        """The entries of some units as they stand: 0 when it is not there, the error when it is damaged."""
+        keys = [entry_key(unit) for unit in units]
+        for unit, key, chunk in zip(units, keys, self._objects.read(keys), strict=True):
+            try:
+                yield unit, 0 if chunk is None else int(decode_values(chunk, 1, f"{self._url}/{key}")[0])
+            except CacheError as error:
+                yield unit, error
 
     def snapshot(self) -> NDArray[np.uint64]:
         """The ledger as last saved, (B, S) uint64, 0 where it says nothing; CacheError when it is damaged or gone."""

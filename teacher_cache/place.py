@@ -5,7 +5,8 @@ Everything here works on fsspec filesystems and names of objects; the array libr
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -109,6 +110,17 @@ class Place:
                 f"{self.url}/{key}: {type(error).__name__}: {error}; check that the place can be reached, has room "
                 "and may be used with your permissions, then run the same command again"
             ) from error
+
+
+@contextmanager
+def naming(where: str, next_step: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into a CacheError that names the object and the next step."""
+    try:
+        yield
+    except CacheError:
+        raise
+    except Exception as error:
+        raise CacheError(f"{where} is missing or damaged: {type(error).__name__}: {error}; {next_step}") from error
 
 
 async def close_filesystem(fs: Any) -> None:

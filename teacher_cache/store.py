@@ -25,11 +25,12 @@ from teacher_cache.cache import CacheUnits, chunk_key
 from teacher_cache.codec import TailBasis
 from teacher_cache.digest import IndexLike, UnitId
 from teacher_cache.layout import ArrayLayout, selection
-from teacher_cache.place import DEFAULT_TIMEOUT_S, Place, close_filesystem, flush, read_file
+from teacher_cache.place import DEFAULT_TIMEOUT_S, Place, close_filesystem, flush, naming, read_file
 from teacher_cache.spec import CacheSpec, require_equal
 from teacher_cache.unit import Arrays, cut_array, pad_array
 
 _LOOKUPS_AT_ONCE = 64
+_RESTORE = "restore it from a copy"
 
 
 class Objects(WrapperStore[Any]):
@@ -107,13 +108,14 @@ class TeacherCache(CacheUnits):
     """An open cache; use with `with`. A writable one renews the ledger's snapshot when it is left without error.
 
     Attributes:
-        basis: the tail basis, or None; the others are those of `CacheUnits`.
+        basis: the tail basis, or None.
+        folder: where it is on a local disk, None when remote. The others are those of `CacheUnits`.
     """
 
     def __init__(self, objects: Objects, header: root.Header, *, writable: bool) -> None:
         """Use `create` or `open`."""
         super().__init__(objects, header, objects.place.url, writable=writable)
-        self._objects = objects
+        self._objects, self.folder = objects, objects.place.folder
         self.open_arrays()
         self.basis = self._read_basis()
 
@@ -189,6 +191,16 @@ class TeacherCache(CacheUnits):
             objects.close_session()
             raise
 
+    @classmethod
+    def exists(cls, url: str | Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
+        """Whether there is a finished cache; CacheError when its root is damaged or cannot be reached."""
+        place = Place.parse(url, writable=False, timeout_s=timeout_s)
+        objects = Objects.at(place, writable=False)
+        try:
+            return root.read_root(objects, place.url) is not None
+        finally:
+            objects.close_session()
+
     def close(self) -> None:
         """Close the network session of a remote place; `with` does it."""
         self._objects.close_session()
@@ -207,15 +219,8 @@ class TeacherCache(CacheUnits):
         """The arrays of a unit as they stand; CacheError when one is missing or damaged."""
 
         async def one(item: ArrayLayout) -> NDArray[Any]:
-            try:
+            with naming(f"{self.url}/{chunk_key(item, unit)}", "run verify-cache --repair, then cache-teacher"):
                 return np.asarray(await self._arrays[item.name].async_array.getitem(selection(item, unit)))
-            except CacheError as error:
-                raise CacheError(f"{self.describe(unit)}: {error}") from error
-            except Exception as error:
-                raise CacheError(
-                    f"{self.describe(unit)}: {chunk_key(item, unit)} is damaged: {type(error).__name__}: {error}; "
-                    "run verify-cache --repair, then cache-teacher"
-                ) from error
 
         num_rows, num_positions = int(self.rows_S[unit.shard]), len(self.fidelity_positions(*unit))
         full = sync(_gather([one(item) for item in self.layouts]))
@@ -236,10 +241,8 @@ class TeacherCache(CacheUnits):
             return None
         arrays = {}
         for item in layout.basis_layouts(self.header):
-            try:
+            with naming(f"{self.url}/{item.name}", _RESTORE):
                 arrays[item.name.split("/")[1]] = np.asarray(_open_array(self._objects, item)[...])
-            except (ValueError, RuntimeError) as error:
-                raise CacheError(f"{self.url}/{item.name}: damaged: {error}; restore it from a copy") from error
         root.check_basis(self.header, arrays, self.url)
         return TailBasis.from_arrays(arrays)
 
@@ -274,16 +277,9 @@ def _write_metadata(objects: Objects, header: root.Header) -> None:
 def _open_array(objects: Objects, item: ArrayLayout) -> zarr.Array[Any]:
     """Open one array; CacheError unless its metadata is what the layout says (more views may be there)."""
     where = f"{objects.place.url}/{item.name}/zarr.json"
-    try:
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            array = zarr.open_array(objects, path=item.name, mode="r" if objects.read_only else "r+", zarr_format=3)
+    with naming(where, _RESTORE), zarr.config.set({"array.write_empty_chunks": True}):
+        array = zarr.open_array(objects, path=item.name, mode="r" if objects.read_only else "r+", zarr_format=3)
         got = array.metadata.to_dict()
-    except CacheError:
-        raise
-    except Exception as error:
-        raise CacheError(
-            f"{where}: missing or damaged: {type(error).__name__}: {error}; restore the file from a copy"
-        ) from error
     expected = zarr.open_array(_blueprint([item]), path=item.name, mode="r", zarr_format=3).metadata.to_dict()
     layout.require_same_metadata(expected, got, where)
     return array
