@@ -18,6 +18,7 @@ from student.recipes import (
     student_recipe_named,
     with_cache_views,
 )
+from student.schedule import lr_at
 
 ALL = sorted(STUDENT_RECIPES)
 
@@ -246,3 +247,41 @@ def test_views_come_from_the_cache() -> None:
     for key in ("view", "view.flip", "image_size"):
         with pytest.raises(ValueError, match=rf"^{key}: the "):
             with_cache_views(recipe, cached, explicit=["lr", key])
+
+
+DOC = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+
+
+def doc_row(recipe: StudentRecipe) -> str:
+    """The recipe's line in docs/recipes.md."""
+    views = recipe.view_recipe
+    augmentation = ["RandAugment"] if views.rand_augment else ["3-Augment"]
+    augmentation += [f"erasing {views.erase_prob:g}"] if views.erase_prob else []
+    loss = "BCE" if recipe.base_loss == "binary" else f"CE {recipe.label_smoothing:g}"
+    if recipe.distill != "none":
+        loss += f", {recipe.distill} λ {recipe.distill_weight:g}"
+        loss += f" τ {recipe.temperature:g}" if recipe.distill == "soft" else ""
+    cells = (
+        recipe.name, recipe.image_size, recipe.epochs, recipe.batch_size, recipe.repeats, recipe.optimizer,
+        f"{recipe.scaled_lr:g}", f"{recipe.min_lr:g}", f"{recipe.weight_decay:g}",
+        f"{recipe.drop_path:g} {recipe.drop_path_shape}" if recipe.drop_path else "0",
+        loss, ", ".join(augmentation), f"{recipe.eval_crop_pct:g}",
+    )  # fmt: skip
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+@pytest.mark.parametrize("recipe", STUDENT_RECIPES.values(), ids=ALL)
+def test_the_table_of_the_docs_is_the_code(recipe: StudentRecipe) -> None:
+    """A table that went stale would be believed."""
+    assert doc_row(recipe) in DOC
+
+
+def test_the_schedules_of_the_docs_are_the_code() -> None:
+    """Every line of the schedule table, all three columns."""
+    lines = [line.strip("| ").split(" | ") for line in DOC.splitlines() if "e-0" in line and line[2].isdigit()]
+    deit, deit3 = STUDENT_RECIPES["deit"], STUDENT_RECIPES["deit3_base"]
+    assert len(lines) == 8
+    for early, plain, lagging, late, large in lines:
+        assert plain == f"{lr_at(deit, int(early)):.4e}"
+        assert lagging == f"{lr_at(replace(deit, lr_lag=True), int(early)):.4e}"
+        assert large == f"{lr_at(deit3, int(late)):.4e}"
