@@ -89,10 +89,10 @@ class Bar:
     def to(self, done: int, note: str = "") -> None:
         """Now at `done` of the total; `note` stands behind the rate."""
         self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(done - self._done)
-        self._done = done
+        advanced, self._done = done - self._done, done
+        self._bar.update(advanced)
         now = time.monotonic()
-        if not self._tty and (now >= self._next or done == self._total):
+        if not self._tty and advanced and (now >= self._next or done == self._total):
             rate = (done - self._first) / max(now - self._start, 1e-9)
             left = (self._total - done) / rate if rate > 0 else float("inf")
             tail = f", {_duration(left)} left" if done < self._total else f" in {_duration(now - self._start)}"
@@ -235,7 +235,7 @@ def check_shards(
     )
 
 
-# --- stage 2 ----------------------------------------------------------------------------------------------------------
+# --- both stages ------------------------------------------------------------------------------------------------------
 
 _device = click.option("--device", help="cpu or cuda; default: cuda where there is one.")
 _precision = click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
@@ -279,6 +279,193 @@ def _pairs(option: str, items: tuple[str, ...]) -> dict[str, Any]:
             values[key] = text
     return values
 
+
+# --- stage 1 ----------------------------------------------------------------------------------------------------------
+
+_recipe_options = _options(
+    click.option("--recipe", "recipe_name", default="deit", show_default=True, help="Views: deit, deit3, plain …"),
+    click.option("--size", type=click.IntRange(1), help="Side of the views, pixels; default: the recipe's."),
+    click.option("--view-seed", default=0, show_default=True, help="Seed of the views."),
+    click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any field of the view recipe."),
+    click.option(
+        "--views-per-unit", type=click.IntRange(1),
+        help="Views computed and committed at once (decoded once); default 6, or what divides --views.",
+    ),
+)  # fmt: skip
+_record_options = _options(
+    click.option(
+        "--record", "record_kind", default="auto", show_default=True,
+        type=click.Choice(["auto", "hard", "topk", "lowrank", "dense8", "dense"]),
+        help="auto: lowrank, or dense8 up to 64 classes; dense: all logits, lossless.",
+    ),
+    click.option("--top-k", default=0, type=click.IntRange(0), help="Classes kept exactly; 0: the budget chooses."),
+    click.option("--bytes", "num_bytes", default=0, type=click.IntRange(0), help="On disk per view; default 64."),
+)  # fmt: skip
+
+
+def _view_recipe(flags: dict[str, Any], num_views: int, existing: Any) -> Any:
+    """The view recipe of stage 1 from its flags; views per unit as in a cache that is there already."""
+    from shards.recipe import recipe_named
+
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in _pairs("--set", flags["sets"]).items()}
+    values |= {"seed": flags["view_seed"]} | ({"size": flags["size"]} if flags["size"] else {})
+    values["block_views"] = flags["views_per_unit"] or (
+        existing.recipe.block_views if existing else _divisor(num_views)
+    )
+    return recipe_named(flags["recipe_name"], **values)
+
+
+def _divisor(num_views: int) -> int:
+    """6 where it divides the views, else their largest divisor up to 12."""
+    return 6 if num_views % 6 == 0 else max(d for d in range(1, 13) if num_views % d == 0)
+
+
+def _record_format(flags: dict[str, Any], num_classes: int) -> Any:
+    from teacher_cache.codec import RecordFormat
+
+    kind, k, num_bytes = flags["record_kind"], flags["top_k"], flags["num_bytes"]
+    if kind == "auto":
+        kind = RecordFormat.automatic(num_classes).kind
+    return RecordFormat(kind=kind, num_classes=num_classes, k=k, num_bytes=num_bytes)
+
+
+@cli.command("cache-teacher")
+@_shards
+@click.option("--cache", required=True, help="The cache to make, extend or finish: a folder, s3:// or gs://.")
+@_teacher
+@click.option(
+    "--views", "num_views", required=True, type=click.IntRange(1), help="Views of every sample; may be raised."
+)
+@_recipe_options
+@_record_options
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Views per teacher forward.")
+@_precision
+@click.option("--compile", is_flag=True, help="torch.compile the teacher.")
+@_device
+@_shard_cache
+@_workers()
+def cache_teacher(
+    shards: str,
+    cache: str,
+    teacher: str,
+    teacher_weights: Path | None,
+    teacher_args: tuple[str, ...],
+    num_views: int,
+    **flags: Any,
+) -> None:
+    """Run the teacher once over views of every sample and keep a small record of each (stage 1).
+
+    Run the same command again to go on after a kill, or with more --views to extend. Any number of processes may work
+    on one cache: under torchrun, as a SLURM array, or started by hand with RANK and WORLD_SIZE.
+    """
+    from shards.index import open_index
+    from shards.reader import ShardReader
+    from shards.world import world_from_env
+    from student.signals import StopRequest
+    from teacher_cache.build import build_cache
+    from teacher_cache.events import CacheOpened
+    from teacher_cache.opening import open_or_create
+    from teacher_cache.store import TeacherCache
+    from teacher_cache.teacher import load_teacher
+
+    world = world_from_env()
+    index = open_index(shards, flags["shard_cache"])
+    existing = None
+    if TeacherCache.exists(cache):
+        with TeacherCache.open(cache) as there:
+            existing = there.spec
+    recipe = _view_recipe(flags, num_views, existing)
+    network = load_teacher(
+        teacher,
+        weights=teacher_weights,
+        precision=flags["precision"],
+        device=_rank_device(flags["device"], world.local_rank),
+        compile=flags["compile"],
+        input_size=recipe.size,
+        view_mean=recipe.mean,
+        view_std=recipe.std,
+        model_kwargs=_pairs("--teacher-arg", teacher_args),
+    )
+    record = _record_format(flags, network.num_classes)
+    display = _Stage1Display(quiet=world.rank > 0, chance=1 / network.num_classes)
+    with StopRequest() as stop, ShardReader(index, flags["shard_cache"]) as reader:
+        opened = None
+        for event in open_or_create(
+            cache, index, network, recipe, record, num_views=num_views, reader=reader, world=world
+        ):
+            display.show(event)
+            opened = event.cache if isinstance(event, CacheOpened) else None
+        assert opened is not None, "the last event carries the cache"
+        with opened:
+            for event in build_cache(
+                opened,
+                index,
+                network,
+                reader=reader,
+                world=world,
+                workers=flags["workers"],
+                batch_size=flags["batch_size"],
+                should_stop=lambda: stop.told,
+            ):
+                display.show(event)
+
+
+def _rank_device(device: str | None, local_rank: int) -> str:
+    chosen = _chosen_device(device)
+    return f"cuda:{local_rank}" if chosen == "cuda" else chosen
+
+
+class _Stage1Display:
+    """A bar over views, lines for what stands out."""
+
+    def __init__(self, *, quiet: bool, chance: float) -> None:
+        self._quiet, self._chance = quiet, chance
+        self._bar: Bar | None = None
+        self._calibration: Bar | None = None
+        self._agreement: list[float] = []
+
+    def show(self, event: Any) -> None:
+        """Draw one event of `teacher_cache.events`."""
+        from teacher_cache import events
+
+        match event:
+            case events.Calibrated() if not self._quiet:
+                self._calibration = self._calibration or Bar("calibrate", event.num_views, "views")
+                self._calibration.to(event.views_done)
+            case events.CacheOpened() if not self._quiet:
+                what = "made" if event.created else "extended" if event.grown else "found"
+                say(f"{what} {event.cache.url}: {event.cache.num_views} views, record {event.cache.spec.record.kind}")
+            case events.Started() if not self._quiet:
+                say(f"{event.num_units - event.missing_units} of {event.num_units} units are there")
+                self._bar = Bar("cache-teacher", event.missing_views, "views")
+            case events.UnitDamaged():
+                say(f"warning: {event.reason}; it will be computed again")
+            case events.BatchDone() if self._bar is not None:
+                self._bar.to(event.views_done)
+            case events.UnitCommitted():
+                self._agreement.append(event.label_agreement)
+            case events.Finished():
+                self._finish(event)
+
+    def _finish(self, event: Any) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+        known = [share for share in self._agreement if share == share]
+        if known and sum(known) / len(known) < 2 * self._chance and self._chance < 0.4:
+            say(
+                f"warning: the teacher's first class is the label for only {100 * sum(known) / len(known):.2f} % "
+                "of the views: do teacher and shards number their classes alike?"
+            )
+        click.echo(
+            f"{event.num_forwards} teacher forwards, {event.views_done} views in {_duration(event.seconds)}; "
+            f"{event.missing_units} units missing"
+        )
+        if event.stopped:
+            say("stopped, every finished unit is kept; run the same command again to go on")
+            raise click.exceptions.Exit(EXIT_REQUEUE)
+
+
+# --- stage 2 ----------------------------------------------------------------------------------------------------------
 
 _student = _options(
     click.option("--model", default="deit_tiny_distilled_patch16_224", show_default=True, help="See `models`."),

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from shards.rand_augment import parse_rand_augment
@@ -151,7 +152,9 @@ def recipe_named(name: str, **overrides: Any) -> ViewRecipe:
     """The recipe of that name with some fields replaced; ValueError names what exists."""
     if name not in RECIPES:
         raise ValueError(f"recipe: no recipe named {name!r}; there are {', '.join(sorted(RECIPES))}")
-    unknown = sorted(set(overrides) - {f.name for f in fields(ViewRecipe)})
-    if unknown:
-        raise ValueError(f"recipe: unknown fields {unknown}")
+    known = [f.name for f in fields(ViewRecipe)]
+    for field in overrides:
+        if field not in known:
+            near = get_close_matches(field, known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"recipe: unknown field {field!r}: the nearest is {near!r}; there are {', '.join(known)}")
     return replace(RECIPES[name], **overrides)

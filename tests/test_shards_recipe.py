@@ -39,7 +39,7 @@ def test_every_field_but_the_name_is_in_the_fingerprint() -> None:
         ({"size": 0}, "recipe.size"),
         ({"std": (0.0, 1.0, 1.0)}, "recipe.std"),
         ({"three_augment": True}, "choose one"),
-        ({"siez": 3}, "unknown fields"),
+        ({"siez": 3}, "unknown field 'siez': the nearest is 'size'"),
     ],
     ids=lambda value: str(value)[:24],
 )
