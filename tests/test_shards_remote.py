@@ -1,0 +1,273 @@
+"""Remote shards: fetched once, checked, and every failing server is an error within its time."""
+
+import http.server
+import multiprocessing
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from shards import remote
+from shards.errors import ShardError
+from shards.index import ShardIndex, expand_shards, index_path, open_index
+from shards.reader import ShardReader
+from shards.remote import cached_path, local_shard
+from shards.scan import scan_shards
+from shards.writer import write_samples
+
+NUM_SHARDS = 3
+
+
+def image(n: int) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"%d" % n * (n + 1)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    write_samples(((f"k{n}", n % 2, "png", image(n)) for n in range(6)), tmp_path / "shards", samples_per_shard=2)
+    return tmp_path / "shards"
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder in one of several moods and counts what it sends."""
+
+    mood = "good"
+    requests: list[str] = []  # noqa: RUF012 - one server per test, which clears it
+
+    def log_message(self, *args: object) -> None:
+        """Nothing on the terminal."""
+
+    def do_GET(self) -> None:
+        """One request."""
+        Handler.requests.append(self.path)
+        path = Path(self.directory) / self.path.lstrip("/").partition("?")[0]
+        if Handler.mood == "500":
+            self.send_error(500)
+        elif not path.is_file():
+            self.send_error(404)
+        else:
+            self._send(path.read_bytes())
+
+    def _send(self, data: bytes) -> None:
+        ranged = self.headers.get("Range") if Handler.mood == "ranges" else None
+        if ranged:
+            first, _, last = ranged.removeprefix("bytes=").partition("-")
+            total, data = len(data), data[int(first) : int(last) + 1 if last else None]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{int(first) + len(data) - 1}/{total}")
+        else:
+            self.send_response(200)
+        if Handler.mood == "ranges":
+            self.send_header("Accept-Ranges", "bytes")
+        if Handler.mood != "no_length":
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if Handler.mood == "cut":
+            self.wfile.write(data[:1000])
+        elif Handler.mood == "stall":
+            self.wfile.write(data[:1000])
+            self.wfile.flush()
+            time.sleep(4)
+        else:
+            self.wfile.write(data)
+
+    def do_HEAD(self) -> None:
+        """The size, unless the mood keeps it secret."""
+        path = Path(self.directory) / self.path.lstrip("/").partition("?")[0]
+        if Handler.mood == "500" or not path.is_file():
+            self.send_error(500 if Handler.mood == "500" else 404)
+            return
+        self.send_response(200)
+        if Handler.mood == "ranges":
+            self.send_header("Accept-Ranges", "bytes")
+        if Handler.mood != "no_length":
+            self.send_header("Content-Length", str(path.stat().st_size))
+        self.end_headers()
+
+
+@pytest.fixture
+def server(shards: Path) -> Iterator[str]:
+    """The address of a server of the shards on this machine."""
+    Handler.mood, Handler.requests = "good", []
+
+    def handler(*args: object) -> Handler:
+        return Handler(*args, directory=str(shards))  # type: ignore[arg-type]
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        web.daemon_threads = True
+        thread = threading.Thread(target=web.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{web.server_port}"
+        web.shutdown()
+        thread.join()
+
+
+def pattern_of(server: str) -> str:
+    return f"{server}/shard-{{000000..{NUM_SHARDS - 1:06d}}}.tar"
+
+
+def scan(pattern: str, cache: Path) -> ShardIndex:
+    index = [*scan_shards(expand_shards(pattern), cache_dir=cache)][-1].index
+    assert index is not None
+    return index
+
+
+def read_all(index: ShardIndex, cache: Path) -> bool:
+    with ShardReader(index, cache) as reader:
+        return all(reader.image_bytes(s, r) == image(2 * s + r) for s in range(NUM_SHARDS) for r in range(2))
+
+
+@pytest.mark.parametrize("mood", ["good", "ranges", "no_length"])
+def test_http_shards_are_the_local_ones(mood: str, server: str, shards: Path, tmp_path: Path) -> None:
+    Handler.mood = mood
+    index = scan(pattern_of(server), tmp_path / "cache")
+    assert index.fingerprint == open_index(str(shards)).fingerprint
+    assert read_all(index, tmp_path / "cache")
+
+
+def test_each_shard_is_fetched_once(server: str, shards: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    pattern = pattern_of(server)
+    scan(pattern, cache).save(index_path(pattern, cache))
+    assert read_all(open_index(pattern, cache), cache)
+    assert read_all(open_index(pattern, cache), cache)
+    assert sorted(Handler.requests) == [f"/shard-{n:06d}.tar" for n in range(NUM_SHARDS)]
+
+
+def test_an_index_beside_the_remote_shards_spares_the_scan(server: str, shards: Path, tmp_path: Path) -> None:
+    pattern = pattern_of(server)
+    with pytest.raises(
+        ShardError, match=r"shard\.index: no index of these shards here or beside them; run check-shards"
+    ):
+        open_index(pattern, tmp_path / "cache")
+    (shards / "shards.index").rename(shards / "shard.index")
+    index = open_index(pattern, tmp_path / "cache")
+    assert index.urls == tuple(expand_shards(pattern))
+    assert read_all(index, tmp_path / "cache")
+
+
+def test_a_shard_that_changed_on_the_server_is_scanned_anew_and_refused_by_readers(
+    server: str, shards: Path, tmp_path: Path
+) -> None:
+    index = scan(pattern_of(server), tmp_path / "cache")
+    with open(shards / "shard-000001.tar", "ab") as file:
+        file.write(bytes(10240))
+    assert scan(pattern_of(server), tmp_path / "cache").tar_bytes_S.tolist() == [10240, 20480, 10240]
+    with ShardReader(index, tmp_path / "other") as reader:
+        with pytest.raises(ShardError, match=r"shard-000001\.tar: expected 10240 bytes, got 20480"):
+            reader.image_bytes(1, 0)
+        assert reader.image_bytes(0, 0) == image(0)
+
+
+def test_many_threads_that_need_one_shard_fetch_it_once(server: str, shards: Path, tmp_path: Path) -> None:
+    url = f"{server}/shard-000000.tar"
+    with ThreadPoolExecutor(8) as pool:
+        paths = set(pool.map(lambda _: local_shard(url, 10240, tmp_path / "cache"), range(8)))
+    assert paths == {cached_path(url, tmp_path / "cache")}
+    assert Handler.requests == ["/shard-000000.tar"]
+
+
+def _read_in_child(index: ShardIndex, cache: Path, queue: "multiprocessing.Queue[bool]") -> None:
+    queue.put(read_all(index, cache))
+
+
+def test_a_forked_worker_fetches_after_its_parent_did(server: str, shards: Path, tmp_path: Path) -> None:
+    """fsspec's event loop lives in a thread that a fork does not copy: a worker must not wait for it."""
+    index = scan(pattern_of(server), tmp_path / "one")
+    context = multiprocessing.get_context("fork")
+    queue: multiprocessing.Queue[bool] = context.Queue()
+    child = context.Process(target=_read_in_child, args=(index, tmp_path / "two", queue))
+    child.start()
+    assert queue.get(timeout=30)
+    child.join(30)
+
+
+@pytest.mark.parametrize(
+    ("mood", "message"),
+    [
+        ("500", "cannot be fetched: .*500"),
+        ("cut", "cannot be fetched|expected 10240 bytes, got"),
+        ("stall", r"nothing came for 0\.6 s after \d+ bytes"),
+    ],
+)
+def test_a_failing_server_is_an_error_that_names_the_shard(
+    mood: str, message: str, server: str, tmp_path: Path
+) -> None:
+    Handler.mood = mood
+    url = f"{server}/shard-000001.tar"
+    start = time.monotonic()
+    with pytest.raises(ShardError, match=message) as caught:
+        local_shard(url, 10240, tmp_path / "cache", stall_s=0.6)
+    assert str(caught.value).startswith(url)
+    assert time.monotonic() - start < 3
+    assert not cached_path(url, tmp_path / "cache").exists()
+    Handler.mood = "good"
+    assert local_shard(url, 10240, tmp_path / "cache").stat().st_size == 10240, "the next try succeeds"
+
+
+def test_a_missing_shard_is_named(server: str, tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match=r"none\.tar: cannot be fetched: FileNotFoundError"):
+        scan(f"{server}/none.tar", tmp_path)
+
+
+def test_nobody_listening_is_an_error(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ShardError, match=r"a\.tar: cannot be fetched"):
+        local_shard(f"http://127.0.0.1:{port}/a.tar", 1, tmp_path)
+
+
+def test_a_server_that_accepts_and_says_nothing_is_an_error(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.tar"
+        for expected in (1, None):
+            with pytest.raises(ShardError, match=r"a\.tar: nothing came for 0\.3 s after 0 bytes"):
+                local_shard(url, expected, tmp_path, stall_s=0.3)
+
+
+def test_urls_with_one_base_name_do_not_share_a_copy(tmp_path: Path) -> None:
+    assert cached_path("s3://a/x.tar", tmp_path) != cached_path("s3://b/x.tar", tmp_path)
+    assert cached_path("s3://a/x.tar").parent == remote.default_cache_dir()
+
+
+def test_a_local_path_is_itself(tmp_path: Path) -> None:
+    assert local_shard("/a/b.tar", 7, tmp_path) == Path("/a/b.tar")
+
+
+@pytest.fixture
+def bucket(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of an S3 server on this machine that holds the shards."""
+    moto = pytest.importorskip("moto.server")
+    boto3 = pytest.importorskip("boto3")
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="images")
+    for path in shards.glob("*.tar"):
+        client.upload_file(str(path), "images", f"set/{path.name}")
+    client.close()
+    yield "s3://images/set"
+    server.stop()
+
+
+def test_s3_shards_are_the_local_ones(bucket: str, shards: Path, tmp_path: Path) -> None:
+    index = scan(pattern_of(bucket), tmp_path / "cache")
+    assert index.fingerprint == open_index(str(shards)).fingerprint
+    assert read_all(index, tmp_path / "cache")
+    with pytest.raises(ShardError, match=r"s3://images/set/none\.tar: cannot be fetched: FileNotFoundError"):
+        local_shard("s3://images/set/none.tar", 1, tmp_path / "cache")
