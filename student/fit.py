@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from shards.behaviour import behaviour_digest
 from shards.errors import CacheError
 from shards.index import ShardIndex
 from shards.recipe import ViewRecipe
-from shards.views import behaviour_digest
 from student.plan import needed_view_blocks
 from student.recipes import StudentRecipe
 from teacher_cache.store import TeacherCache
@@ -65,8 +65,13 @@ def views_of_cache(
     return Views(spec.recipe, num_views)
 
 
-def views_without_cache(recipes: list[StudentRecipe], teacher: Teacher | None, views: ViewRecipe | None) -> Views:
-    """The views of a run without a cache: those given, else the recipe's own; ValueError when they do not fit."""
+def views_without_cache(
+    recipes: list[StudentRecipe], teacher: Teacher | None, views: ViewRecipe | None, *, views_used: int | None
+) -> Views:
+    """The views of a run without a cache: those given, else the recipe's own; ValueError when they do not fit.
+
+    Without `views_used` they never end; with it they are cycled through, as a cache of so many views would.
+    """
     chosen = views or recipes[0].view_recipe
     for recipe in recipes:
         if recipe.image_size != chosen.size:
@@ -82,7 +87,7 @@ def views_without_cache(recipes: list[StudentRecipe], teacher: Teacher | None, v
         ):
             if expected != got:
                 raise ValueError(f"teacher {spec.name}: {name} of the views is {expected}, the teacher wants {got}")
-    return Views(chosen, None)
+    return Views(chosen, views_used)
 
 
 def _num_views(cache: TeacherCache, views_used: int | None) -> int:

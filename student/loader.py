@@ -10,6 +10,7 @@ Legend: B views of a micro-batch; H, W, C of a view.
 """
 
 import signal
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -91,20 +92,25 @@ def batches(
     Errors:
         ShardError as the reader or decoder raised it; RunError when a worker process dies.
     """
-    loader: DataLoader[LoadedBatch | _Failure] = DataLoader(
-        _Rendered(reader, recipe),
-        batch_size=None,
-        sampler=items,
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
-        # Fork, by name: what the default is depends on the Python version, and spawned workers each import torch again.
-        multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_outlive_signals,
-        pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(0),
-    )
-    iterator = iter(loader)
+    with warnings.catch_warnings():
+        # How many workers is the user's choice; torch compares it with the cores this process may use now.
+        warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+        # Forked workers touch neither the threads of the main process nor what those may hold locked.
+        warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+        loader: DataLoader[LoadedBatch | _Failure] = DataLoader(
+            _Rendered(reader, recipe),
+            batch_size=None,
+            sampler=items,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            prefetch_factor=prefetch if workers else None,
+            # Fork, by name: the default depends on the Python version, and spawned workers each import torch again.
+            multiprocessing_context="fork" if workers else None,
+            worker_init_fn=_outlive_signals,
+            pin_memory=pin_memory,
+            generator=torch.Generator().manual_seed(0),
+        )
+        iterator = iter(loader)
     while True:
         try:
             batch = next(iterator)

@@ -104,7 +104,7 @@ def train_many(
     if cache is not None:
         seen = views_of_cache(cache, index, recipes, views_used=settings.views_used)
     else:
-        seen = views_without_cache(recipes, teacher, views)
+        seen = views_without_cache(recipes, teacher, views, views_used=settings.views_used)
     world = world or World()
     world = world or World()
     data = Data(index=index, val_index=val_index, views=seen, shard_cache_dir=shard_cache_dir)

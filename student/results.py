@@ -11,6 +11,8 @@ from student.trainer import Trainer
 
 WEIGHTS = "weights.safetensors"
 EMA_WEIGHTS = "weights_ema.safetensors"
+# Not in the weights file, so that equal weights are equal files however long they took.
+_TIMES = ("seconds", "images_per_s", "data_wait_share")
 
 
 def write_results(
@@ -40,7 +42,7 @@ def write_results(
         num_classes=index.num_classes,
         class_names=index.class_names,
         fingerprints={"shards": index.fingerprint, **{f"teacher {k}": v for k, v in fingerprints.items()}},
-        metrics={name: value for name, value in measured.items() if isinstance(value, float)},
+        metrics={k: v for k, v in measured.items() if isinstance(v, float) and k not in _TIMES},
     )
     export_weights(trainer.core, log.out / WEIGHTS, info)
     if trainer.ema is not None:

@@ -17,7 +17,7 @@ class TrainSettings:
         precision: of the forward pass; losses and optimiser are float32. "fp16" scales the loss.
         accumulate: micro-batches per optimiser step and rank.
         compile: run the model through torch.compile.
-        views_used: cycle through the first so many views of the cache; None takes all of them.
+        views_used: cycle through the first so many views; None takes all of the cache, or never repeats without one.
         workers, prefetch: loader processes per rank (0 renders in the main process) and batches each prepares ahead.
         log_every: steps between step metrics. checkpoint_every: steps between checkpoints within an epoch (0: only at
             its end). eval_every: epochs between evaluations; the last epoch is always evaluated.

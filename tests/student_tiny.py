@@ -13,27 +13,29 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from timm.models import register_model
 from timm.models.deit import VisionTransformerDistilled
 
-from shards.blocks import render_block
+from shards.behaviour import behaviour_digest
 from shards.index import ShardIndex
-from shards.mixing import num_blocks, prepare
 from shards.reader import ShardReader
 from shards.recipe import ViewRecipe, recipe_named
 from shards.rng import stream
-from shards.views import behaviour_digest
+from shards.world import World
 from shards.writer import write_samples
 from student.loop import train
 from student.recipes import StudentRecipe
 from student.settings import TrainSettings
-from teacher_cache.codec import RecordCodec, RecordFormat
+from teacher_cache.build import build_cache
+from teacher_cache.codec import RecordFormat
 from teacher_cache.spec import CacheSpec, TeacherSpec
 from teacher_cache.store import TeacherCache
 from teacher_cache.teacher import Teacher
 
 SIZE = 16
 CLASSES = 5
+BATCH = 16
 
 
 @register_model
@@ -54,7 +56,7 @@ def student_recipe(**changes: Any) -> StudentRecipe:
         "model": "student_tiny_distilled",
         "image_size": SIZE,
         "epochs": 2,
-        "batch_size": 16,
+        "batch_size": BATCH,
         "repeats": 1,
         "warmup_epochs": 0,
         "lr": 0.01,
@@ -97,40 +99,27 @@ def linear_teacher(recipe: ViewRecipe) -> Teacher:
 
 
 def make_cache(
-    folder: Path, index: ShardIndex, recipe: ViewRecipe, *, num_views: int, kind: str = "dense"
+    folder: Path,
+    index: ShardIndex,
+    recipe: ViewRecipe,
+    *,
+    num_views: int,
+    kind: str = "dense",
+    teacher: Teacher | None = None,
 ) -> TeacherCache:
-    """A complete cache of the linear teacher's answers, made unit by unit through the public store."""
-    teacher, record = linear_teacher(recipe), RecordFormat(kind=kind, num_classes=CLASSES)
+    """A complete cache of a teacher's answers, given in batches of the tiny student's batch size."""
+    teacher = teacher or linear_teacher(recipe)
     spec = CacheSpec(
         index_fingerprint=index.fingerprint,
         teacher=teacher.spec,
         recipe=recipe,
-        record=record,
+        record=RecordFormat(kind=kind, num_classes=CLASSES),
         behaviour=behaviour_digest(recipe),
     )
-    codec = RecordCodec(record)
     with TeacherCache.create(str(folder), spec, index, num_views=num_views) as cache, ShardReader(index) as reader:
-        for view_block, shard in cache.missing():
-            cache.commit_unit(view_block, shard, _unit(reader, recipe, teacher, codec, view_block, shard))
+        for _ in build_cache(cache, index, teacher, reader=reader, world=World(), workers=0, batch_size=BATCH):
+            pass
     return TeacherCache.open(str(folder))
-
-
-def _unit(
-    reader: ShardReader, recipe: ViewRecipe, teacher: Teacher, codec: RecordCodec, view_block: int, shard: int
-) -> dict[str, np.ndarray]:
-    num_rows = reader.index.num_rows(shard)
-    unit: dict[str, np.ndarray] = {}
-    first = view_block * recipe.block_views
-    for view in range(first, first + recipe.block_views):
-        for block in range(num_blocks(recipe, num_rows)):
-            batch = render_block(reader, recipe, shard, block, [view])
-            mixing = (torch.from_numpy(a) for a in (batch.view_BHWC, batch.partner_B, batch.lam_B, batch.box_B4))
-            logit_BC = teacher.logits(prepare(*mixing, mean=recipe.mean, std=recipe.std)).numpy()
-            for name, values in {**codec.encode(logit_BC), "pixel_digest": batch.pixel_digest_B}.items():
-                if name not in unit:
-                    unit[name] = np.zeros((recipe.block_views, num_rows, *values.shape[1:]), values.dtype)
-                unit[name][view - first, batch.row_B] = values
-    return unit
 
 
 def run_to_end(out: Path, index: ShardIndex, cache: TeacherCache | None = None, **options: Any) -> list[Any]:
@@ -140,9 +129,10 @@ def run_to_end(out: Path, index: ShardIndex, cache: TeacherCache | None = None, 
     return list(train(recipe, index, settings=settings, out=out, cache=cache, **options))
 
 
-def final_weights(out: Path) -> bytes:
-    """The bytes of a finished run's weights."""
-    return (out / "weights.safetensors").read_bytes()
+def final_weights(out: Path, name: str = "weights.safetensors") -> dict[str, tuple[list[int], bytes]]:
+    """A finished run's weights to the bit: shape and bytes of every tensor."""
+    state = load_file(out / name)
+    return {key: (list(value.shape), value.numpy().tobytes()) for key, value in state.items()}
 
 
 def in_child(work: Callable[[], Any], *, killed: bool = False) -> Any:

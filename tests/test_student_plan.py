@@ -53,7 +53,7 @@ def test_every_world_sees_the_same_global_batches(world, accumulate, repeats):
     one = plan(3, recipe=recipe, repeats=repeats)
     for step in range(one.steps):
         parts = [one.items(step, part, world * accumulate) for part in range(world * accumulate)]
-        assert sum((triples(part) for part in parts), []) == triples(one.items(step, 0, 1))
+        assert [item for part in parts for item in triples(part)] == triples(one.items(step, 0, 1))
         assert len({len(part.shard_P) for part in parts}) == 1
 
 
