@@ -86,6 +86,7 @@ def build_cache(
             yield from run.compute(unit, unit_blocks, writer)
             if should_stop():
                 break
+    yield from run.skips()
     yield run.finished()
 
 
@@ -114,7 +115,7 @@ class _Run:
 
     def compute(self, unit: UnitId, blocks: Iterator[RenderedBlock], writer: UnitWriter) -> Iterator[BuildEvent]:
         """Run the teacher over one unit and commit it, unless another process has by now."""
-        yield from self._skips()
+        yield from self.skips()
         if self.cache.is_committed(*unit):
             for _ in blocks:
                 pass
@@ -159,7 +160,7 @@ class _Run:
             missing_units=len(self.cache.missing()),
         )
 
-    def _skips(self) -> Iterator[UnitSkipped]:
+    def skips(self) -> Iterator[UnitSkipped]:
         skipped, self.skipped = self.skipped, []
         for unit in skipped:
             yield UnitSkipped(unit=unit)

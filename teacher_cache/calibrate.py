@@ -5,6 +5,7 @@ fits the same one. It is kept apart from the views that the fidelity report meas
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -48,26 +49,32 @@ def calibration_sample(spec: CacheSpec, index: ShardIndex, num_views: int) -> li
     """Blocks, each in one keyed view of the first view block, that together hold about `num_views` usable views.
 
     A view is not used where it, or its partner in mixing, is measured by the fidelity report. Samples that the report
-    measures in no view of their unit come first; the others fill up where there are too few of those, as in a cache
-    of a few hundred images.
+    measures in no view of their unit come first, each block in one view; where there are too few of those, as in a
+    cache of a few hundred images, further views and then the other samples fill up.
     """
     recipe = spec.recipe
     places = [(s, b) for s in range(index.num_shards) for b in range(num_blocks(recipe, index.num_rows(s)))]
     rng = stream(recipe.seed, "calibration")
     order = [places[n] for n in rng.permutation(len(places))]
-    views = _VIEW_BLOCK * recipe.block_views + rng.words(len(order)) % np.uint64(recipe.block_views)
-    chosen: list[Sample] = []
+    view_of = dict(zip(order, (int(word) % recipe.block_views for word in rng.words(len(order))), strict=True))
+    chosen: dict[tuple[int, int, int], Sample] = {}
     count = 0
-    for strict in (True, False):
-        taken = {(sample.shard, sample.block) for sample in chosen}
-        for (shard, block), view in zip(order, views, strict=True):
-            if count >= num_views or (shard, block) in taken:
-                continue
-            place_N = _usable(spec, index, shard, block, int(view), strict=strict)
-            if len(place_N):
-                chosen.append(Sample(shard, block, int(view), place_N))
-                count += len(place_N)
-    return chosen
+    for strict, turn in product((True, False), range(recipe.block_views)):
+        for shard, block in order:
+            view = _VIEW_BLOCK * recipe.block_views + (view_of[shard, block] + turn) % recipe.block_views
+            if count >= num_views:
+                return _in_order(chosen)
+            before = chosen.get((shard, block, view))
+            place_N = _usable(spec, index, shard, block, view, strict=strict)
+            if len(place_N) > (0 if before is None else len(before.place_N)):
+                chosen[shard, block, view] = Sample(shard, block, view, place_N)
+                count += len(place_N) - (0 if before is None else len(before.place_N))
+    return _in_order(chosen)
+
+
+def _in_order(chosen: dict[tuple[int, int, int], Sample]) -> list[Sample]:
+    # Views of one sample next to each other: `fit_basis` cuts its folds between samples.
+    return [chosen[place] for place in sorted(chosen)]
 
 
 def _usable(

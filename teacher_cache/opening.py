@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from shards.behaviour import behaviour_digest
 from shards.errors import CacheError
 from shards.index import ShardIndex
 from shards.reader import ShardReader
 from shards.recipe import ViewRecipe
-from shards.views import behaviour_digest
 from shards.world import World
 from teacher_cache.calibrate import calibration_logits, calibration_sample, calibration_size
 from teacher_cache.codec import RecordFormat, TailBasis, fit_basis
@@ -28,6 +28,7 @@ from teacher_cache.teacher import Teacher
 
 LOCK_NAME = ".creating.lock"
 _POLL_S = 2.0
+_FEWEST = 16
 
 
 def cache_spec(index: ShardIndex, teacher: Teacher, recipe: ViewRecipe, record: RecordFormat) -> CacheSpec:
@@ -106,6 +107,11 @@ def _calibrate(
 ) -> Generator[Calibrated, None, TailBasis]:
     samples = calibration_sample(spec, index, calibration_size(spec, index.num_samples))
     num_views = sum(len(sample.place_N) for sample in samples)
+    if num_views < _FEWEST:
+        raise ValueError(
+            f"record: kind {spec.record.kind!r} needs at least {_FEWEST} views to fit its tail basis that the "
+            f"fidelity report does not measure, these shards give {num_views}; use more images, or kind 'dense8'"
+        )
     parts = []
     done = 0
     for logit_BC in calibration_logits(teacher, reader, spec.recipe, samples):

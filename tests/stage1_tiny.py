@@ -1,0 +1,99 @@
+"""Small things for the tests of stage 1: shards, a recipe with everything on, a teacher, and a cache made in one go."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from shards.index import ShardIndex
+from shards.reader import ShardReader
+from shards.recipe import ViewRecipe, recipe_named
+from shards.world import World
+from shards.writer import write_samples
+from teacher_cache.build import build_cache
+from teacher_cache.codec import RecordFormat
+from teacher_cache.events import BuildEvent, CacheOpened, Finished
+from teacher_cache.opening import open_or_create
+from teacher_cache.store import TeacherCache
+from teacher_cache.teacher import Teacher, load_teacher
+
+SIZE, CLASSES, BATCH = 32, 12, 8
+TINY = "test_resnet.r160_in1k"
+
+
+def make_shards(folder: Path, num_samples: int = 44, per_shard: int = 20, num_classes: int = CLASSES) -> ShardIndex:
+    """Smooth random images; the last shard is shorter and ends in a block of its own size."""
+    rng = np.random.default_rng(7)
+
+    def samples() -> Iterator[tuple[str, int, str, bytes]]:
+        for n in range(num_samples):
+            small = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+            image = cv2.resize(small, (48, 40), interpolation=cv2.INTER_CUBIC)
+            yield f"photo{n:03d}", n % num_classes, "png", cv2.imencode(".png", image)[1].tobytes()
+
+    return write_samples(samples(), folder, samples_per_shard=per_shard, num_classes=num_classes)
+
+
+def views(**changes: Any) -> ViewRecipe:
+    """The DeiT recipe, at 32 pixels, in blocks of 4 and units of 2 views."""
+    return recipe_named("deit", **{"size": SIZE, "block_size": 4, "block_views": 2, **changes})
+
+
+def tiny_teacher(seed: int = 0, num_classes: int = CLASSES, precision: str = "fp32") -> Teacher:
+    """A small CNN with random weights, the same for the same seed."""
+    torch.manual_seed(seed)
+    return load_teacher(TINY, pretrained=False, num_classes=num_classes, input_size=SIZE, precision=precision)
+
+
+def opened(
+    url: Path,
+    index: ShardIndex,
+    teacher: Teacher,
+    *,
+    num_views: int = 4,
+    record: RecordFormat | None = None,
+    recipe: ViewRecipe | None = None,
+) -> TeacherCache:
+    """The cache, made if it is not there."""
+    record = record or RecordFormat(kind="dense8", num_classes=index.num_classes)
+    with ShardReader(index) as reader:
+        events = open_or_create(
+            url, index, teacher, recipe or views(), record, num_views=num_views, reader=reader, world=World()
+        )
+        last = list(events)[-1]
+    assert isinstance(last, CacheOpened)
+    return last.cache
+
+
+def build(
+    cache: TeacherCache,
+    index: ShardIndex,
+    teacher: Teacher,
+    *,
+    world: World = World(),  # noqa: B008 - a value
+    workers: int = 0,
+    batch_size: int = BATCH,
+    should_stop: Callable[[], bool] = bool,
+) -> list[BuildEvent]:
+    """Run stage 1 to its end; all its events."""
+    with ShardReader(index) as reader:
+        events = build_cache(
+            cache,
+            index,
+            teacher,
+            reader=reader,
+            world=world,
+            workers=workers,
+            batch_size=batch_size,
+            should_stop=should_stop,
+        )
+        return list(events)
+
+
+def end_of(events: list[BuildEvent]) -> Finished:
+    """The last event."""
+    assert isinstance(events[-1], Finished)
+    return events[-1]

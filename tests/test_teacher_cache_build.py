@@ -1,0 +1,379 @@
+"""Stage 1: what it writes is what the teacher says, whoever computed it, however often it was interrupted."""
+
+import errno
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shards.blocks import render_block
+from shards.errors import CacheError, ShardError
+from shards.index import ShardIndex
+from shards.mixing import block_rows, num_blocks, prepare
+from shards.reader import ShardReader
+from shards.world import World
+from teacher_cache.build import build_cache, stop_on_sigterm
+from teacher_cache.calibrate import calibration_sample
+from teacher_cache.codec import RecordFormat
+from teacher_cache.digest import UnitId, fidelity_count, fidelity_positions
+from teacher_cache.events import BatchDone, CacheOpened, UnitCommitted, UnitDamaged, UnitSkipped, UnitStarted
+from teacher_cache.opening import cache_spec, open_or_create
+from teacher_cache.store import TeacherCache
+from teacher_cache.teacher import Teacher
+from teacher_cache.walk import walk_order
+from tests.stage1_tiny import BATCH, CLASSES, build, end_of, make_shards, opened, tiny_teacher, views
+
+DENSE = RecordFormat(kind="dense", num_classes=CLASSES)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    return make_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Teacher:
+    return tiny_teacher()
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, index: ShardIndex, teacher: Teacher) -> TeacherCache:
+    """A cache made in one go by one process without workers."""
+    cache = opened(tmp_path_factory.mktemp("reference") / "cache.zarr", index, teacher)
+    assert end_of(build(cache, index, teacher)).missing_units == 0
+    return cache
+
+
+def test_the_cache_holds_what_the_teacher_says_to_the_prepared_views(
+    tmp_path: Path, index: ShardIndex, teacher: Teacher
+) -> None:
+    cache = opened(tmp_path / "cache.zarr", index, teacher, record=DENSE)
+    build(cache, index, teacher)
+    reader, recipe = ShardReader(index), cache.spec.recipe
+    for block_of_views, shard in [(0, 0), (1, 2)]:
+        unit = cache.read_unit(block_of_views, shard)
+        for view in range(recipe.block_views * block_of_views, recipe.block_views * (block_of_views + 1)):
+            for block in range(num_blocks(recipe, index.num_rows(shard))):
+                batch = render_block(reader, recipe, shard, block, [view])
+                parts = [torch.from_numpy(a) for a in (batch.view_BHWC, batch.partner_B, batch.lam_B, batch.box_B4)]
+                logit_BC = teacher.logits(prepare(*parts, mean=recipe.mean, std=recipe.std)).numpy()
+                at = (view % recipe.block_views, batch.row_B)
+                np.testing.assert_allclose(unit["logit"][at], logit_BC, rtol=1e-5, atol=1e-6)
+                np.testing.assert_array_equal(unit["pixel_digest"][at], batch.pixel_digest_B)
+
+
+def test_units_are_the_same_bytes_for_any_number_of_workers_and_processes(
+    tmp_path: Path, index: ShardIndex, teacher: Teacher, reference: TeacherCache
+) -> None:
+    with_workers = opened(tmp_path / "workers.zarr", index, teacher)
+    build(with_workers, index, teacher, workers=2)
+    np.testing.assert_array_equal(with_workers.ledger(), reference.ledger())
+    by_three = tmp_path / "three.zarr"
+    for rank in (2, 0, 1):
+        cache = opened(by_three, index, teacher)
+        share = len(walk_order(range(6), World(rank, 3))) // 3  # type: ignore[arg-type]
+        committed: list[UnitCommitted] = []
+        stop = lambda done=committed, most=share: len(done) >= most  # noqa: E731
+        with ShardReader(index) as reader:
+            for event in build_cache(
+                cache,
+                index,
+                teacher,
+                reader=reader,
+                world=World(rank, 3),
+                workers=0,
+                batch_size=BATCH,
+                should_stop=stop,
+            ):
+                committed += [event] if isinstance(event, UnitCommitted) else []
+    np.testing.assert_array_equal(cache.ledger(), reference.ledger())
+
+
+def test_a_finished_cache_costs_no_forward(index: ShardIndex, teacher: Teacher, reference: TeacherCache) -> None:
+    events = build(reference, index, teacher)
+    assert [type(event).__name__ for event in events] == ["Started", "Finished"]
+    assert end_of(events).num_forwards == 0
+
+
+def test_every_forward_has_one_shape_and_rows_come_in_block_order(
+    tmp_path: Path, index: ShardIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, shapes = tiny_teacher(), set()
+    answer = teacher.logits
+    monkeypatch.setattr(teacher, "logits", lambda image: shapes.add(tuple(image.shape)) or answer(image))
+    cache = opened(tmp_path / "cache.zarr", index, teacher, num_views=2)
+    events = build(cache, index, teacher)
+    assert shapes == {(BATCH, 3, 32, 32)}
+    assert sum(e.num_views for e in events if isinstance(e, BatchDone)) == index.num_samples * 2
+    padded = sum(-(-int(rows) // BATCH) for rows in index.rows_S) * 2
+    assert end_of(events).num_forwards == padded
+    assert not np.array_equal(block_rows(cache.spec.recipe, index.names[0], 20, 0), np.arange(20))
+
+
+def test_a_unit_is_committed_before_the_first_forward_of_the_next(
+    tmp_path: Path, index: ShardIndex, teacher: Teacher
+) -> None:
+    cache = opened(tmp_path / "cache.zarr", index, teacher)
+    other = TeacherCache.open(tmp_path / "cache.zarr")
+    before: UnitId | None = None
+    with ShardReader(index) as reader:
+        for event in build_cache(cache, index, teacher, reader=reader, world=World(), workers=0, batch_size=BATCH):
+            if isinstance(event, UnitStarted):
+                assert before is None or other.is_committed(*before), "two units would be lost by one kill"
+                assert not other.is_committed(*event.unit)
+                before = event.unit
+
+
+def test_growing_keeps_the_old_units_and_equals_a_cache_made_larger(
+    tmp_path: Path, index: ShardIndex, teacher: Teacher, reference: TeacherCache
+) -> None:
+    small = opened(tmp_path / "cache.zarr", index, teacher, num_views=2)
+    first = end_of(build(small, index, teacher))
+    grown = opened(tmp_path / "cache.zarr", index, teacher, num_views=4)
+    events = build(grown, index, teacher)
+    assert {e.unit.view_block for e in events if isinstance(e, UnitStarted)} == {1}
+    assert end_of(events).num_forwards == first.num_forwards
+    np.testing.assert_array_equal(grown.ledger(), reference.ledger())
+    assert opened(tmp_path / "cache.zarr", index, teacher, num_views=2).num_views == 4, "never shrinks"
+
+
+def test_a_damaged_unit_is_computed_again_and_only_that_one(
+    tmp_path: Path, index: ShardIndex, teacher: Teacher, reference: TeacherCache
+) -> None:
+    cache = opened(tmp_path / "cache.zarr", index, teacher)
+    build(cache, index, teacher)
+    chunk = sorted((tmp_path / "cache.zarr" / "logit").rglob("c/1/2/*"))[0]
+    while chunk.is_dir():
+        chunk = sorted(chunk.iterdir())[0]
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 4
+    chunk.write_bytes(data)
+    events = build(TeacherCache.open(tmp_path / "cache.zarr", writable=True), index, teacher)
+    assert [e.unit for e in events if isinstance(e, UnitDamaged)] == [UnitId(1, 2)]
+    assert [e.unit for e in events if isinstance(e, UnitStarted)] == [UnitId(1, 2)]
+    np.testing.assert_array_equal(TeacherCache.open(tmp_path / "cache.zarr").ledger(), reference.ledger())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_refused_by_shard_key_and_view(
+    tmp_path: Path, index: ShardIndex, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    teacher = tiny_teacher()
+    answer = teacher.logits
+
+    def broken(image_BCHW: torch.Tensor) -> torch.Tensor:
+        logit_BC = answer(image_BCHW).clone()
+        if teacher.num_forwards == 4:  # shard 0: the second batch of the second view
+            logit_BC[3, 5] = value
+        return logit_BC
+
+    monkeypatch.setattr(teacher, "logits", broken)
+    cache = opened(tmp_path / "cache.zarr", index, teacher)
+    rows = block_rows(cache.spec.recipe, index.names[0], index.num_rows(0), 1)
+    key = index.key(0, int(rows[BATCH + 3]))
+    with pytest.raises(CacheError, match=rf"{index.names[0]}: key '{key}', view 1: .*not finite"):
+        build(cache, index, teacher)
+    assert not cache.ledger().any()
+
+
+def test_padding_is_not_mistaken_for_a_bad_row(
+    tmp_path: Path, index: ShardIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = tiny_teacher()
+    answer = teacher.logits
+
+    def nan_for_black(image_BCHW: torch.Tensor) -> torch.Tensor:
+        logit_BC = answer(image_BCHW).clone()
+        logit_BC[(image_BCHW == 0).flatten(1).all(dim=1)] = np.nan
+        return logit_BC
+
+    monkeypatch.setattr(teacher, "logits", nan_for_black)
+    assert end_of(build(opened(tmp_path / "c.zarr", index, teacher), index, teacher)).missing_units == 0
+
+
+@pytest.mark.parametrize("forwards", [0, 1, 7, 13])
+def test_stopped_and_resumed_equals_uninterrupted(
+    tmp_path: Path, index: ShardIndex, reference: TeacherCache, forwards: int
+) -> None:
+    teacher = tiny_teacher()
+    cache = opened(tmp_path / "cache.zarr", index, teacher)
+    first = end_of(build(cache, index, teacher, should_stop=lambda: teacher.num_forwards >= forwards))
+    assert first.stopped
+    assert first.num_forwards == forwards
+    assert first.missing_units == len(cache.missing()) > 0
+    second = end_of(build(opened(tmp_path / "cache.zarr", index, teacher), index, teacher))
+    assert not second.stopped
+    np.testing.assert_array_equal(cache.ledger(), reference.ledger())
+    whole = reference.num_view_blocks * sum(-(-int(rows) // BATCH) for rows in index.rows_S) * 2
+    lost = first.num_forwards + second.num_forwards - whole
+    assert lost <= -(-int(index.rows_S.max()) // BATCH) * 2, "at most one unit was computed twice"
+
+
+def test_sigterm_ends_the_walk_without_a_partial_unit(tmp_path: Path, index: ShardIndex, teacher: Teacher) -> None:
+    cache = opened(tmp_path / "cache.zarr", index, teacher)
+    before = signal.getsignal(signal.SIGTERM)
+    committed = 0
+    with stop_on_sigterm() as asked, ShardReader(index) as reader:
+        for event in build_cache(
+            cache, index, teacher, reader=reader, world=World(), workers=0, batch_size=BATCH, should_stop=asked
+        ):
+            committed += isinstance(event, UnitCommitted)
+            if isinstance(event, BatchDone) and committed == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert int((cache.ledger() != 0).sum()) == 2
+    assert getattr(event, "stopped", False)
+
+
+def test_what_another_process_commits_meanwhile_is_skipped(
+    tmp_path: Path, index: ShardIndex, reference: TeacherCache
+) -> None:
+    mine, theirs = tiny_teacher(), tiny_teacher()
+    slow = opened(tmp_path / "cache.zarr", index, mine)
+    events: list[Any] = []
+    with ShardReader(index) as reader:
+        for event in build_cache(slow, index, mine, reader=reader, world=World(), workers=0, batch_size=BATCH):
+            events.append(event)
+            if isinstance(event, BatchDone) and len(events) == 4:
+                build(opened(tmp_path / "cache.zarr", index, theirs), index, theirs)
+    assert not any(isinstance(event, UnitCommitted) for event in events)
+    assert len([event for event in events if isinstance(event, UnitSkipped)]) == 6
+    assert mine.num_forwards <= 6, "it ends its unit and starts no other"
+    np.testing.assert_array_equal(slow.ledger(), reference.ledger())
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("num_units", [0, 1, 2, 6, 23])
+def test_each_rank_walks_all_units_and_begins_with_its_own(num_units: int, world_size: int) -> None:
+    missing = [UnitId(n // 4, n % 4) for n in range(num_units)]
+    orders = [walk_order(missing, World(rank, world_size)) for rank in range(world_size)]
+    assert all(sorted(order) == missing for order in orders)
+    own = [
+        order[: (rank + 1) * num_units // world_size - rank * num_units // world_size]
+        for rank, order in enumerate(orders)
+    ]
+    assert [unit for arc in own for unit in arc] == missing
+    if world_size > 1 and num_units:
+        last = own[1 % world_size]
+        helped = [unit for unit in orders[0] if unit in last]
+        assert helped == last[::-1], "helpers come from the far end of an arc"
+
+
+def test_an_error_of_the_store_names_the_unit_and_a_later_run_completes(
+    tmp_path: Path, index: ShardIndex, teacher: Teacher, reference: TeacherCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = opened(tmp_path / "cache.zarr", index, teacher)
+    write, count = TeacherCache.write_arrays, [0]
+
+    def full(self: TeacherCache, unit: UnitId, arrays: Any) -> None:
+        count[0] += 1
+        if count[0] == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, unit, arrays)
+
+    monkeypatch.setattr(TeacherCache, "write_arrays", full)
+    with pytest.raises(CacheError, match=r"view block 0: views 0 to 1, shard 2: shard-000002.tar.*No space left"):
+        build(cache, index, teacher)
+    assert int((cache.ledger() != 0).sum()) == 2
+    build(cache, index, teacher)
+    np.testing.assert_array_equal(cache.ledger(), reference.ledger())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_sample_is_named_whoever_renders_it(tmp_path: Path, teacher: Teacher, workers: int) -> None:
+    index = make_shards(tmp_path / "shards")
+    tar = Path(index.urls[0])
+    data = bytearray(tar.read_bytes())
+    data[int(index.offset_N[9]) + 40] ^= 1
+    tar.write_bytes(data)
+    cache = opened(tmp_path / "cache.zarr", index, teacher)
+    with pytest.raises(ShardError, match=index.key(0, 9)) as caught:
+        build(cache, index, teacher, workers=workers)
+    assert "Traceback" not in str(caught.value)
+    assert not cache.is_committed(0, 0)
+
+
+@pytest.mark.parametrize("batch_size", [0, -4, 6])
+def test_a_batch_of_parts_of_blocks_is_refused(
+    index: ShardIndex, teacher: Teacher, reference: TeacherCache, batch_size: int
+) -> None:
+    with pytest.raises(ValueError, match=rf"batch_size: expected a multiple of the block size 4, got {batch_size}"):
+        build(reference, index, teacher, batch_size=batch_size)
+
+
+def test_other_weights_shards_or_precision_are_refused_by_name(
+    tmp_path: Path, index: ShardIndex, reference: TeacherCache
+) -> None:
+    other_index = make_shards(tmp_path / "shards", num_samples=43)
+    for teacher, shards, field in (
+        (tiny_teacher(seed=1), index, "teacher.weights_sha256"),
+        (tiny_teacher(precision="bf16"), index, "teacher.precision"),
+        (tiny_teacher(), other_index, "index_fingerprint"),
+    ):
+        with pytest.raises(CacheError, match=field):
+            opened(Path(reference.url.removeprefix("file://")), shards, teacher)
+        with pytest.raises(CacheError, match="expected"):
+            build(reference, shards, teacher)
+    with pytest.raises(ValueError, match="answers in 9 classes, the shards have labels of 12"):
+        opened(tmp_path / "new.zarr", index, tiny_teacher(num_classes=9))
+
+
+def test_of_processes_that_start_together_one_makes_the_cache(tmp_path: Path, index: ShardIndex) -> None:
+    record = RecordFormat(kind="topk", num_classes=CLASSES, k=3, num_bytes=24)
+    events: list[CacheOpened] = []
+
+    def start() -> None:
+        teacher = tiny_teacher_of_this_thread[threading.get_ident()]
+        with ShardReader(index) as reader:
+            *_, last = open_or_create(
+                tmp_path / "c.zarr", index, teacher, views(), record, num_views=2, reader=reader, world=World()
+            )
+        assert isinstance(last, CacheOpened)
+        events.append(last)
+
+    tiny_teacher_of_this_thread: dict[int, Teacher] = _Teachers()
+    threads = [threading.Thread(target=start) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(event.created for event in events) == [False, False, True]
+    bases = {event.cache.basis.digest for event in events if event.cache.basis is not None}
+    assert len(bases) == 1
+
+
+class _Teachers(dict[int, Teacher]):
+    """A teacher per thread, all made before the race."""
+
+    def __init__(self) -> None:
+        self._spare = [tiny_teacher() for _ in range(3)]
+
+    def __missing__(self, _: int) -> Teacher:
+        return self._spare.pop()
+
+
+@pytest.mark.parametrize("num_samples", [20, 44, 400])
+def test_the_calibration_sample_is_keyed_and_never_measured(tmp_path: Path, num_samples: int) -> None:
+    index = make_shards(tmp_path, num_samples=num_samples)
+    record = RecordFormat(kind="lowrank", num_classes=CLASSES, k=2, num_bytes=24)
+    spec = cache_spec(index, tiny_teacher(), views(), record)
+    samples = calibration_sample(spec, index, 64)
+    again = calibration_sample(spec, index, 64)
+    assert [s[:3] for s in samples] == [s[:3] for s in again]
+    count = fidelity_count(spec, index.rows_S)
+    num_views = 0
+    for shard, block, view, place_N in samples:
+        measured = {
+            tuple(p)
+            for p in fidelity_positions(spec, UnitId(0, shard), index.names[shard], index.num_rows(shard), count)
+        }
+        rows = block_rows(spec.recipe, index.names[shard], index.num_rows(shard), view)[block * 4 : block * 4 + 4]
+        assert not {(view, int(row)) for row in rows[place_N]} & measured
+        num_views += len(place_N)
+    assert num_views >= min(64, num_samples // 2)
+    assert len({s[:3] for s in samples}) == len(samples)
