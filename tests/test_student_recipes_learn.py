@@ -1,8 +1,8 @@
 """Every recipe learns: its own views, mixing, loss and optimiser lower its own loss on real images.
 
 A long recipe cannot be run in a test. What can be shown is that nothing in it points the wrong way: MNIST digits,
-written to shards and rendered by the recipe's views at 32 px; a DeiT-Ti (with LayerScale for DeiT-III); the published
-peak learning rate from the first step on. The loss is compared on the same views before and after.
+written to shards and rendered by the recipe's views at 32 px; a DeiT-Ti (with LayerScale for DeiT-III); a warm-up to
+the published peak learning rate within a few steps. The loss is compared on the same views before and after.
 """
 
 import functools
@@ -25,10 +25,10 @@ from shards.recipe import ViewRecipe
 from shards.writer import write_samples
 from student.loss import Labels, student_loss, teacher_from_logits
 from student.model import heads, make_student
-from student.optim import clip_gradients, make_optimizer
+from student.optim import clip_gradients, make_optimizer, set_lr
 from student.recipes import STUDENT_RECIPES, StudentRecipe
 
-SIZE, BATCH, STEPS, CLASSES = 32, 32, 6, 10
+SIZE, BATCH, STEPS, CLASSES = 32, 32, 8, 10
 DIGITS = BATCH * 3
 
 
@@ -108,10 +108,11 @@ def test_the_loss_of_every_recipe_falls_on_real_digits(reader: ShardReader, name
     before = mean_loss(model, recipe, batches)
     torch.manual_seed(0)
     for step in range(STEPS):
+        set_lr(optimizer, recipe.scaled_lr * (step + 1) / STEPS)
         optimizer.zero_grad()
         loss_of(model, recipe, batches[step % len(batches)]).backward()
         clip_gradients(model.parameters(), recipe.clip_grad)
         optimizer.step()
     after = mean_loss(model, recipe, batches)
     # the fine-tuning rates are a hundredth of the others; a few steps of them move little, but down
-    assert after < before * (0.9999 if recipe.scaled_lr < 1e-4 else 0.99), (before, after)
+    assert after < before * (0.9995 if recipe.scaled_lr < 1e-4 else 0.95), (before, after)
