@@ -7,7 +7,7 @@ Legend: B rows of a batch, C classes.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from shards.errors import CacheError
 from teacher_cache.dense import Dense8Codec, DenseCodec, HardCodec
+from teacher_cache.ranked import RankedCodec
 from teacher_cache.record import KINDS, Field, RecordFormat
 from teacher_cache.tail import TailBasis, fit_basis
 
@@ -77,15 +78,20 @@ class RecordCodec:
             raise ValueError(f"temperature: expected τ > 0, got {temperature}")
         return self._codec.log_prob(record, temperature)
 
+    @property
+    def num_clamped(self) -> int:
+        """Rows encoded so far with a value beyond the ranges that the calibration set; the record holds the limit."""
+        return self._codec.num_clamped if isinstance(self._codec, RankedCodec) else 0
+
     def hard_label(self, record: Mapping[str, Tensor]) -> Tensor:
         """The teacher's first class, (B,) int64: the first index of the largest logit, as it was when encoded."""
         return record["class_index"][:, 0].to(torch.int64)
 
 
-def require_finite(logit_BC: NDArray[np.generic]) -> None:
+def require_finite(logit_BC: NDArray[Any]) -> None:
     """Refuse rows with NaN or infinity, also such as overflow float32 (CacheError naming the first row)."""
     with np.errstate(over="ignore"):
-        finite_B = np.isfinite(logit_BC.astype(np.float32, copy=False)).all(axis=1)
+        finite_B = np.asarray(np.isfinite(logit_BC.astype(np.float32, copy=False)).all(axis=1))
     if not finite_B.all():
         row = int(np.flatnonzero(~finite_B)[0])
         column = int(np.flatnonzero(~np.isfinite(logit_BC[row].astype(np.float64)))[:1].sum())
@@ -98,12 +104,11 @@ def require_finite(logit_BC: NDArray[np.generic]) -> None:
 
 def _codec_of(record_format: RecordFormat, basis: TailBasis | None) -> _Codec:
     if record_format.needs_basis:
-        from teacher_cache.ranked import RankedCodec
-
         if basis is None:
             raise ValueError(f"record kind {record_format.kind!r} needs a tail basis: fit one with fit_basis")
         return RankedCodec(record_format, basis)
     if basis is not None:
         raise ValueError(f"record kind {record_format.kind!r} takes no tail basis")
-    codecs = {"hard": HardCodec, "dense": DenseCodec, "dense8": Dense8Codec}
-    return codecs[record_format.kind](record_format)
+    if record_format.kind == "hard":
+        return HardCodec(record_format)
+    return DenseCodec(record_format) if record_format.kind == "dense" else Dense8Codec(record_format)

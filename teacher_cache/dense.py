@@ -84,4 +84,5 @@ class Dense8Codec:
 
 def first_class(logit_BC: NDArray[np.float32], dtype: str) -> NDArray[np.generic]:
     """The first index of each row's maximum, (B, 1): the definition of the hard label, ties included."""
-    return logit_BC.argmax(axis=1)[:, None].astype(dtype)
+    index_B1: NDArray[np.generic] = logit_BC.argmax(axis=1)[:, None].astype(dtype)
+    return index_B1

@@ -1,0 +1,46 @@
+"""Order statistics of logits: which classes a record keeps by name, and what the others look like without the peaks.
+
+Legend: B rows, C classes, K = k kept classes.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+def centred(logit_BC: NDArray[Any]) -> NDArray[np.float32]:
+    """Logits with mean zero over the classes, float32; the mean is taken in float64, as logits may be huge."""
+    mean_B1 = logit_BC.mean(axis=1, keepdims=True, dtype=np.float64)
+    return np.asarray(logit_BC - mean_B1.astype(np.float32), np.float32)
+
+
+class Ranked(NamedTuple):
+    """The k largest logits of each row, descending, and the edge below which the others lie.
+
+    Args:
+        class_BK: int64.
+        top_BK: float32.
+        edge_B1: float32, the (k+1)-th largest logit.
+    """
+
+    class_BK: NDArray[np.int64]
+    top_BK: NDArray[np.float32]
+    edge_B1: NDArray[np.float32]
+
+
+def rank(z_BC: NDArray[np.float32], k: int) -> Ranked:
+    """The k < C largest logits and the edge.
+
+    The first class is the first index of the maximum, also when `topk` prefers another of several equal ones.
+    """
+    value_BL, class_BL = (part.numpy() for part in torch.topk(torch.from_numpy(z_BC), k + 1, dim=1))
+    class_BK = np.ascontiguousarray(class_BL[:, :k])
+    first_B = z_BC.argmax(axis=1)
+    moved_B = np.flatnonzero(class_BK[:, 0] != first_B)
+    for row in moved_B:  # ties only: rare
+        known = np.flatnonzero(class_BK[row] == first_B[row])
+        class_BK[row, known] = class_BK[row, 0]
+        class_BK[row, 0] = first_B[row]
+    return Ranked(class_BK, np.ascontiguousarray(value_BL[:, :k]), value_BL[:, k:])
