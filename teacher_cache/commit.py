@@ -15,6 +15,7 @@ from teacher_cache.digest import UnitId
 
 Arrays = dict[str, NDArray[Any]]
 _ATTEMPTS = 8
+_PAUSE_S = 0.01
 
 
 class UnitObjects(Protocol):
@@ -53,7 +54,7 @@ def commit(objects: UnitObjects, unit: UnitId, arrays: Arrays, digest_of: Callab
     for attempt in range(_ATTEMPTS):
         if attempt:
             # Two writers in lockstep would undo each other for ever; unequal pauses part them.
-            time.sleep(0.01 * 2**attempt * (1 + secrets.randbelow(1000) / 1000))
+            time.sleep(_PAUSE_S * 2**attempt * (1 + secrets.randbelow(1000) / 1000))
         objects.write_arrays(unit, arrays)
         if _digest_on_disk(objects, unit, digest_of) != digest:
             continue

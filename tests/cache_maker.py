@@ -1,0 +1,91 @@
+"""Small caches with random content, for the tests of the store."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.recipe import recipe_named
+from teacher_cache.spec import CacheSpec, RecordFormat, TeacherSpec
+from teacher_cache.store import TeacherCache
+
+INDEX_FINGERPRINT = "1" * 64
+
+
+class FakeIndex(NamedTuple):
+    """What the store needs of an index."""
+
+    names: tuple[str, ...]
+    rows_S: NDArray[np.int64]
+    fingerprint: str = INDEX_FINGERPRINT
+
+
+def make_index(*rows: int) -> FakeIndex:
+    """Shards with so many rows."""
+    return FakeIndex(tuple(f"shard-{i:06d}.tar" for i in range(len(rows))), np.array(rows, np.int64))
+
+
+def make_spec(kind: str = "dense8", num_classes: int = 10, views_per_unit: int = 3, **changes: Any) -> CacheSpec:
+    """A spec of small views; `changes` replace fields of CacheSpec."""
+    recipe = recipe_named("plain", size=32, block_views=views_per_unit, block_size=4)
+    teacher = TeacherSpec(
+        name="net.tag",
+        weights_sha256="a" * 64,
+        precision="fp32",
+        input_size=32,
+        num_classes=num_classes,
+        mean=recipe.mean,
+        std=recipe.std,
+    )
+    spec = CacheSpec(
+        index_fingerprint=INDEX_FINGERPRINT,
+        teacher=teacher,
+        recipe=recipe,
+        record=RecordFormat(kind=kind, num_classes=num_classes),
+        behaviour="b" * 64,
+    )
+    return replace(spec, **changes)
+
+
+def random_unit(cache: TeacherCache, view_block: int, shard: int, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """What stage 1 would commit, with random values that depend on the unit and the seed."""
+    draws = np.random.default_rng([seed, view_block, shard])
+    arrays: dict[str, NDArray[Any]] = {}
+    for item in cache.layouts:
+        if item.name == "fidelity_at":
+            continue
+        if item.name == "fidelity_logit":
+            shape: tuple[int, ...] = (len(cache.fidelity_positions(view_block, shard)), *item.shape[3:])
+        else:
+            shape = (item.chunks[0], int(cache.rows_S[shard]), *item.shape[3:])
+        if "f" in item.dtype:
+            arrays[item.name] = draws.normal(size=shape).astype("<f4")
+        else:
+            arrays[item.name] = draws.integers(0, 200, size=shape).astype(item.dtype)
+    return arrays
+
+
+def fill(cache: TeacherCache, seed: int = 0) -> None:
+    """Commit every missing unit."""
+    for unit in cache.missing():
+        assert cache.commit_unit(*unit, random_unit(cache, *unit, seed))
+
+
+def make_cache(url: Path | str, *, rows: tuple[int, ...] = (7, 5), num_views: int = 6, **spec: Any) -> None:
+    """A full cache."""
+    with TeacherCache.create(url, make_spec(**spec), make_index(*rows), num_views=num_views) as cache:
+        fill(cache)
+
+
+def assert_unit(cache: TeacherCache, view_block: int, shard: int, seed: int = 0) -> None:
+    """The unit holds what `random_unit` gave."""
+    stored = cache.read_unit(view_block, shard)
+    for name, array in random_unit(cache, view_block, shard, seed).items():
+        np.testing.assert_array_equal(stored[name], array.astype(stored[name].dtype), err_msg=name)
+
+
+def objects_of(folder: Path) -> list[str]:
+    """Every object of a local cache, by name."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())

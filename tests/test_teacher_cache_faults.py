@@ -1,0 +1,434 @@
+"""Nothing that happens to a cache is read as data: damage is a named error, kills and races end whole or missing."""
+
+import itertools
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shards.errors import CacheError
+from teacher_cache import commit as commit_module
+from teacher_cache import store
+from teacher_cache.commit import Arrays, commit
+from teacher_cache.digest import UnitId, array_digest
+from teacher_cache.store import Objects, TeacherCache
+from teacher_cache.verify import verify_digests
+from tests.cache_maker import assert_unit, fill, make_cache, make_index, make_spec, objects_of, random_unit
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No power cut is tested here, so nothing need reach the disk itself."""
+    monkeypatch.setattr(commit_module, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(store, "flush", lambda path: None)
+
+
+def use(folder: Path) -> None:
+    """What a training does: open, see the coverage, read every unit."""
+    with TeacherCache.open(folder) as cache:
+        assert cache.missing() == []
+        for unit in itertools.product(range(cache.num_view_blocks), range(cache.num_shards)):
+            assert_unit(cache, *unit)
+
+
+def problems(folder: Path) -> list[str]:
+    """What verify-cache says; an error of opening counts."""
+    try:
+        with TeacherCache.open(folder) as cache:
+            return [finding.problem for finding in verify_digests(cache) if finding.problem]
+    except CacheError as error:
+        return [str(error)]
+
+
+def _flip(data: bytes) -> bytes:
+    at = len(data) // 2
+    return data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
+    "flip": _flip,
+    "truncate": lambda data: data[: len(data) * 2 // 3],
+    "empty": lambda data: b"",
+    "delete": lambda data: None,
+    "lengthen": lambda data: data + b"x",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_to_any_object_is_a_named_error(tmp_path: Path, damage: str) -> None:
+    """In training and in verify, for every object of the cache; undone, all is well again."""
+    folder = tmp_path / "c"
+    make_cache(folder, rows=(7, 5), num_views=3)
+    for name in objects_of(folder):
+        path = folder / name
+        data = path.read_bytes()
+        changed = DAMAGE[damage](data)
+        path.unlink() if changed is None else path.write_bytes(changed)
+        with pytest.raises(CacheError) as caught:
+            use(folder)
+        expected = name if "zarr.json" in name else name.split("/")[0]
+        if (damage, expected) == ("delete", "unit_digest"):
+            expected = "not in the ledger"
+        assert expected in str(caught.value) and str(folder) in str(caught.value)
+        found = problems(folder)
+        assert found and all(str(folder) in problem for problem in found), name
+        path.write_bytes(data)
+    use(folder)
+    assert problems(folder) == []
+
+
+def test_a_missing_entry_is_an_error_when_its_unit_is_read(tmp_path: Path) -> None:
+    make_cache(tmp_path / "c")
+    (tmp_path / "c/unit_digest/c/1/0").unlink()
+    with TeacherCache.open(tmp_path / "c") as cache:
+        with pytest.raises(CacheError, match="not in the ledger"):
+            cache.read_unit(1, 0)
+        assert ["its ledger entry is gone" in f.problem for f in verify_digests(cache) if f.problem] == [True]
+
+
+def test_any_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    """Seeded flips all over the cache: an error, or not one value differs."""
+    folder = tmp_path / "c"
+    make_cache(folder, rows=(7, 5), num_views=3)
+    draws = np.random.default_rng(11)
+    names = objects_of(folder)
+    for _ in range(80):
+        path = folder / names[draws.integers(len(names))]
+        data = path.read_bytes()
+        at = int(draws.integers(len(data)))
+        path.write_bytes(data[:at] + bytes([data[at] ^ (1 << int(draws.integers(8)))]) + data[at + 1 :])
+        with pytest.raises(CacheError):
+            use(folder)
+        path.write_bytes(data)
+
+
+def test_swapped_chunks_are_noticed(tmp_path: Path) -> None:
+    """Both chunks are intact and of the right kind, but of other units."""
+    folder = tmp_path / "c"
+    make_cache(folder, rows=(7, 7), num_views=6)
+    for first, second in (("0/0", "1/0"), ("0/0", "0/1")):
+        one, two = (folder / "logit/c" / name / "0/0" for name in (first, second))
+        a, b = one.read_bytes(), two.read_bytes()
+        one.write_bytes(b)
+        two.write_bytes(a)
+        with pytest.raises(CacheError, match="expected digest"):
+            use(folder)
+        assert len(problems(folder)) == 2
+        one.write_bytes(a)
+        two.write_bytes(b)
+
+
+def test_repair_and_a_second_run_heal_every_unit(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    make_cache(folder, rows=(7, 5), num_views=9)
+    (folder / "logit/c/0/1/0/0").write_bytes(b"")
+    (folder / "pixel_digest/c/1/0/0").unlink()
+    (folder / "unit_digest/c/2/0").write_bytes(b"x" * 12)
+    (folder / "unit_digest/c/2/1").unlink()
+    (folder / "ledger/c/0/0").write_bytes(b"")
+    with TeacherCache.open(folder, writable=True) as cache:
+        repaired = {finding.unit for finding in verify_digests(cache, repair=True) if finding.repaired}
+    # Without the snapshot nobody knows that the entry of (2, 1) was ever there: it is simply missing.
+    assert repaired == {None, (0, 1), (1, 0), (2, 0)}
+    with TeacherCache.open(folder, writable=True) as cache:
+        assert cache.missing() == [(0, 1), (1, 0), (2, 0), (2, 1)]
+        fill(cache)
+    use(folder)
+    assert problems(folder) == []
+
+
+def test_repair_needs_a_writable_cache(tmp_path: Path) -> None:
+    make_cache(tmp_path / "c")
+    with TeacherCache.open(tmp_path / "c") as cache, pytest.raises(ValueError, match="opened for writing"):
+        next(verify_digests(cache, repair=True))
+
+
+# Kills
+
+
+class _Killed(BaseException):
+    """Stands for kill -9: nothing of this project catches it."""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("damaged", [False, True], ids=["new unit", "over a damaged unit"])
+def test_a_kill_at_any_write_leaves_a_whole_or_a_missing_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, damaged: bool
+) -> None:
+    """Every write of a commit, in turn; then the same command again finishes the job."""
+    original = Objects._set
+    for step in itertools.count():
+        folder = tmp_path / str(step)
+        with TeacherCache.create(folder, make_spec(), make_index(7, 5), num_views=3) as cache:
+            fill(cache) if damaged else cache.commit_unit(0, 0, random_unit(cache, 0, 0))
+        if damaged:
+            (folder / "logit/c/0/1/0/0").write_bytes(b"")
+        writes = itertools.count()
+
+        async def kill(self: Objects, key: str, value: Any, stop: int = step, count: Iterator[int] = writes) -> None:
+            now = next(count) == stop
+            if now and moment == "before":
+                raise _Killed
+            await original(self, key, value)
+            if now:
+                raise _Killed
+
+        cache = TeacherCache.open(folder, writable=True)
+        monkeypatch.setattr(Objects, "_set", kill)
+        try:
+            cache.commit_unit(0, 1, random_unit(cache, 0, 1))
+            finished = True
+        except BaseException as error:
+            assert "_Killed" in repr(error), error
+            finished = False
+        monkeypatch.setattr(Objects, "_set", original)
+        with TeacherCache.open(folder, writable=True) as cache:
+            assert_unit(cache, 0, 0)
+            entry = cache.read_entry(UnitId(0, 1))
+            if entry and not (damaged and step == 0 and moment == "before"):
+                assert_unit(cache, 0, 1)
+            elif entry:
+                assert [f.unit for f in verify_digests(cache, repair=True) if f.problem] == [(0, 1)]
+            fill(cache)
+        use(folder)
+        if finished:
+            break
+    assert step >= 7 + damaged  # six chunks and the entry, and the entry that is cleared first
+
+
+def _kill_after(folder: Path, writes_left: int) -> None:
+    original = Objects._set
+
+    async def count(self: Objects, key: str, value: Any) -> None:
+        nonlocal writes_left
+        await original(self, key, value)
+        writes_left -= 1
+        if writes_left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Objects._set = count  # type: ignore[method-assign]
+    with TeacherCache.open(folder, writable=True) as cache:
+        fill(cache)
+
+
+def test_sigkill_loses_at_most_the_unit_in_flight(tmp_path: Path) -> None:
+    """Real processes, really killed, again and again, until one survives."""
+    folder = tmp_path / "c"
+    TeacherCache.create(folder, make_spec(), make_index(7, 5, 3), num_views=9)
+    fork = multiprocessing.get_context("fork")
+    done = 0
+    for writes in itertools.count(9, 5):
+        child = fork.Process(target=_kill_after, args=(folder, writes))
+        child.start()
+        child.join()
+        with TeacherCache.open(folder) as cache:
+            committed = set(itertools.product(range(3), range(3))) - set(cache.missing())
+            for unit in committed:
+                assert_unit(cache, *unit)
+            assert len(committed) >= done
+            done = len(committed)
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+    assert done == 9 and writes > 9
+    use(folder)
+
+
+# Races
+
+
+class _Memory:
+    """The objects of one unit in memory, with a hook before every operation."""
+
+    def __init__(self) -> None:
+        self.arrays: Arrays = {}
+        self.entry = 0
+
+    def writer(self, hook: Callable[[], None]) -> "_Writer":
+        return _Writer(self, hook)
+
+
+class _Writer:
+    def __init__(self, memory: _Memory, hook: Callable[[], None]) -> None:
+        self.memory, self.hook = memory, hook
+
+    def read_entry(self, unit: UnitId) -> int:
+        self.hook()
+        return self.memory.entry
+
+    def write_entry(self, unit: UnitId, digest: int) -> None:
+        self.hook()
+        self.memory.entry = digest
+
+    def read_arrays(self, unit: UnitId) -> Arrays:
+        self.hook()
+        return dict(self.memory.arrays)
+
+    def write_arrays(self, unit: UnitId, arrays: Arrays) -> None:
+        for name, array in arrays.items():
+            self.hook()
+            self.memory.arrays[name] = array
+
+
+def _digest_of(arrays: Arrays) -> int:
+    return int.from_bytes(array_digest(arrays), "little") or 1
+
+
+ONE: Arrays = {"a": np.array([1]), "b": np.array([1]), "c": np.array([1])}
+TWO: Arrays = {"a": np.array([2]), "b": np.array([2]), "c": np.array([2])}
+
+
+def test_a_writer_that_meets_another_at_any_moment_leaves_one_valid_unit() -> None:
+    """Every interleaving of a whole commit, or of a commit killed at any step, into another commit at any step."""
+    unit = UnitId(0, 0)
+    for pause, death in itertools.product(range(12), [None, *range(12)]):
+        memory = _Memory()
+        steps, inner_steps = itertools.count(), itertools.count()
+
+        def die(count: Iterator[int] = inner_steps, death: int | None = death) -> None:
+            if next(count) == death:
+                raise _Killed
+
+        def meet(
+            count: Iterator[int] = steps, pause: int = pause, memory: _Memory = memory, die: Callable[[], None] = die
+        ) -> None:
+            if next(count) == pause:
+                with suppress(_Killed):
+                    commit(memory.writer(die), unit, TWO, _digest_of, "inner")
+
+        commit(memory.writer(meet), unit, ONE, _digest_of, "outer")
+        assert _digest_of(memory.arrays) == memory.entry in (_digest_of(ONE), _digest_of(TWO)), (pause, death)
+
+
+def test_a_writer_that_never_reads_what_it_wrote_says_so() -> None:
+    memory = _Memory()
+
+    def spoil() -> None:
+        memory.arrays["b"] = np.array([9])
+
+    with pytest.raises(CacheError, match="where: what is read back is not what was written"):
+        commit(memory.writer(spoil), UnitId(0, 0), ONE, _digest_of, "where")
+    assert memory.entry in (0, _digest_of(ONE))
+
+
+def _race(folder: Path, seed: int, barrier: Any) -> None:
+    with TeacherCache.open(folder, writable=True) as cache:
+        for unit in itertools.product(range(cache.num_view_blocks), range(cache.num_shards)):
+            arrays = random_unit(cache, *unit, seed)
+            barrier.wait(60)
+            cache.commit_unit(*unit, arrays)
+
+
+def test_two_writers_on_one_unit_200_times_leave_one_valid_unit(tmp_path: Path) -> None:
+    """Two processes with different records for the same unit at the same moment."""
+    folder = tmp_path / "c"
+    TeacherCache.create(folder, make_spec("hard", views_per_unit=1), make_index(*[3] * 20), num_views=10)
+    fork = multiprocessing.get_context("fork")
+    barrier = fork.Barrier(2)
+    children = [fork.Process(target=_race, args=(folder, seed, barrier)) for seed in (1, 2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    won = {1: 0, 2: 0}
+    with TeacherCache.open(folder) as cache:
+        assert cache.missing() == []
+        for unit in itertools.product(range(10), range(20)):
+            digest = cache.read_unit(*unit)["pixel_digest"]
+            winner = [s for s in won if np.array_equal(digest, random_unit(cache, *unit, s)["pixel_digest"])]
+            assert len(winner) == 1
+            assert_unit(cache, *unit, seed=winner[0])
+            won[winner[0]] += 1
+    assert sum(won.values()) == 200
+    assert problems(folder) == []
+
+
+# Disk full
+
+
+def _fill_with_limit(folder: Path, limit: int, answer: Any) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with TeacherCache.open(folder, writable=True) as cache:
+        try:
+            fill(cache)
+        except CacheError as error:
+            answer.put(str(error))
+            answer.close()
+            answer.join_thread()
+            os._exit(3)
+
+
+def test_a_quota_is_an_error_that_names_the_unit_and_resume_completes(tmp_path: Path) -> None:
+    """A file that may not grow, wherever a small disk cannot be mounted."""
+    folder = tmp_path / "c"
+    TeacherCache.create(folder, make_spec(num_classes=60), make_index(9, 9), num_views=3)
+    fork = multiprocessing.get_context("fork")
+    answer = fork.Queue()
+    child = fork.Process(target=_fill_with_limit, args=(folder, 300, answer))
+    child.start()
+    message = answer.get(timeout=60)
+    child.join()
+    assert child.exitcode == 3
+    assert "unit (view block 0: views 0 to 2, shard 0: shard-000000.tar)" in message and "File too large" in message
+    assert not list(folder.rglob("*.partial"))
+    with TeacherCache.open(folder, writable=True) as cache:
+        assert cache.missing() == [(0, 0), (0, 1)]
+        fill(cache)
+    use(folder)
+
+
+_MOUNT = """
+import sys
+from pathlib import Path
+from shards.errors import CacheError
+from teacher_cache.store import TeacherCache
+from tests.cache_maker import fill, make_index, make_spec
+folder = Path(sys.argv[1])
+cache = TeacherCache.create(folder, make_spec(num_classes=60), make_index(*[40] * 9), num_views=3)
+try:
+    fill(cache)
+except CacheError as error:
+    print(error)
+    sys.exit(3)
+"""
+
+
+def test_a_full_disk_is_an_error_that_names_the_unit_and_resume_completes(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        folder = disk / "c"
+        run = subprocess.run(
+            [sys.executable, "-c", _MOUNT, str(folder)],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+        )
+        assert run.returncode == 3, run.stderr
+        assert "unit (view block 0" in run.stdout and "No space left on device" in run.stdout
+        with TeacherCache.open(folder) as cache:
+            left = cache.missing()
+            assert 0 < len(left) < 9
+            for unit in set(itertools.product(range(1), range(9))) - set(left):
+                assert_unit(cache, *unit)
+        subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+        with TeacherCache.open(folder, writable=True) as cache:
+            assert cache.missing() == left
+            fill(cache)
+        use(folder)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
