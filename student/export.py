@@ -115,7 +115,8 @@ def load_student(path: Path, *, model: str | None = None) -> tuple[nn.Module, Ex
         info = _foreign_info(model, path)
     if model is not None and model != info.recipe.model:
         raise ValueError(f"--model: the weights {path} are of {info.recipe.model}, got {model}")
-    network = bare_model(info.recipe.model, info.num_classes, image_size=info.recipe.image_size)
+    args = dict(info.recipe.model_args)
+    network = bare_model(info.recipe.model, info.num_classes, image_size=info.recipe.image_size, **args)
     load_weights(network, path)
     return network.eval(), info
 
@@ -138,7 +139,7 @@ def timm_call(info: ExportInfo, weights: str) -> str:
     """The Python expression by which plain timm loads an export."""
     recipe = info.recipe
     entry = model_entry(recipe.model)
-    options: dict[str, Any] = dict(entry.timm_args) if entry else {}
+    options: dict[str, Any] = (dict(entry.timm_args) if entry else {}) | dict(recipe.model_args)
     if info.num_classes != 1000:
         options["num_classes"] = info.num_classes
     if entry and recipe.image_size != entry.image_size:

@@ -107,7 +107,7 @@ def _build(recipe: StudentRecipe, num_classes: int, device: torch.device | str) 
     """The bare model on a device, with timm's own (linear) drop path when it is on."""
     extra = {"drop_path_rate": recipe.drop_path} if recipe.drop_path > 0 else {}
     with torch.device(device):
-        return bare_model(recipe.model, num_classes, image_size=recipe.image_size, **extra)
+        return bare_model(recipe.model, num_classes, image_size=recipe.image_size, **extra, **dict(recipe.model_args))
 
 
 def set_drop_path(model: nn.Module, rate: float, shape: str) -> None:

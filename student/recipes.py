@@ -40,6 +40,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "eval_crop_pct": (0.05, 1.0),
 }
 
+_TABLES = ("model_args", "view_overrides")
+"""Fields that are tables: sorted (key, value) pairs in memory, objects in JSON."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentRecipe:
@@ -48,6 +51,7 @@ class StudentRecipe:
     Attributes:
         name: what the recipe is called; model: a timm name or one of `student.models`.
         image_size: side of the training and evaluation image, pixels; with a cache it is the cache's.
+        model_args: keyword arguments for timm beyond the name's own, such as embed_dim of a smaller student.
         finetune: the run starts from `init_weights` (a .safetensors or torch file), which must then be given.
         epochs, batch_size (global; counts repeats), repeats (views of a sample per visit: repeated augmentation).
         optimizer, betas, eps, weight_decay: weight decay is decoupled.
@@ -69,6 +73,7 @@ class StudentRecipe:
 
     name: str = "deit"
     model: str = "deit_tiny_patch16_224"
+    model_args: tuple[tuple[str, Value], ...] = ()
     image_size: int = 224
     finetune: bool = False
     init_weights: str = ""
@@ -117,7 +122,8 @@ class StudentRecipe:
             raise ValueError(f"betas: expected two numbers in [0, 1), got {self.betas!r}")
         if self.view not in VIEW_RECIPES:
             raise ValueError(f"view: expected one of {', '.join(sorted(VIEW_RECIPES))}, got {self.view!r}")
-        object.__setattr__(self, "view_overrides", tuple(sorted(self.view_overrides)))
+        for name in _TABLES:
+            object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
         self._check_together()
 
     def _check_together(self) -> None:
@@ -149,9 +155,10 @@ class StudentRecipe:
         return recipe_named(self.view, **{"size": self.image_size, **dict(self.view_overrides)})
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON types; `view_overrides` as an object."""
+        """The fields as JSON types; `view_overrides` and `model_args` as objects."""
         data = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        data["view_overrides"] = {k: list(v) if isinstance(v, tuple) else v for k, v in self.view_overrides}
+        for name in _TABLES:
+            data[name] = {k: list(v) if isinstance(v, tuple) else v for k, v in getattr(self, name)}
         return data
 
     @classmethod
@@ -162,9 +169,8 @@ class StudentRecipe:
             missing, unknown = sorted(names - set(data)), sorted(set(data) - names)
             raise ValueError(f"student recipe: missing fields {missing}, unknown fields {unknown}")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        values["view_overrides"] = tuple(
-            (k, tuple(v) if isinstance(v, list) else v) for k, v in data["view_overrides"].items()
-        )
+        for name in _TABLES:
+            values[name] = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in data[name].items())
         return cls(**values)
 
 

@@ -145,7 +145,7 @@ def test_every_field_survives_the_command_line(recipe: StudentRecipe) -> None:
     texts = []
     for field in fields(StudentRecipe):
         value = getattr(recipe, field.name)
-        if field.name not in ("model", "view_overrides") and value != "":
+        if field.name not in ("model", "view_overrides", "model_args") and value != "":
             texts.append(f"{field.name}={','.join(map(str, value)) if isinstance(value, tuple) else value}")
     assert override(recipe, parse_sets(texts)) == recipe
 
@@ -285,3 +285,13 @@ def test_the_schedules_of_the_docs_are_the_code() -> None:
         assert plain == f"{lr_at(deit, int(early)):.4e}"
         assert lagging == f"{lr_at(replace(deit, lr_lag=True), int(early)):.4e}"
         assert large == f"{lr_at(deit3, int(late)):.4e}"
+
+
+def test_model_args_reach_timm_from_text_and_from_toml(tmp_path: Path) -> None:
+    """A smaller student is a setting like any other: typed, round-tripped, and merged key by key."""
+    file = tmp_path / "small.toml"
+    file.write_text("epochs = 3\n[view]\nname = 'plain'\nflip = 0.5\n[model_args]\nembed_dim = 96\ndepth = 2\n")
+    recipe = override(recipe_for("deit_tiny_patch16_224"), read_toml(file) | parse_sets(["model_args.depth=4"]))
+    assert dict(recipe.model_args) == {"embed_dim": 96, "depth": 4}
+    assert recipe.view == "plain" and recipe.view_recipe.flip == 0.5
+    assert StudentRecipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
