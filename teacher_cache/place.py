@@ -74,8 +74,10 @@ class Place:
         import fsspec
 
         try:
-            # Not shared with other users of fsspec: its session is closed with the cache.
-            fs, path = fsspec.core.url_to_fs(self.url, asynchronous=True, skip_instance_cache=True)
+            # Not shared with other users of fsspec: its session is closed with the cache. With more than one
+            # request per object s3fs asks for the size first, and for a missing object it then lists.
+            options = {"max_concurrency": 1} if self.url.startswith("s3:") else {}
+            fs, path = fsspec.core.url_to_fs(self.url, asynchronous=True, skip_instance_cache=True, **options)
         except ImportError as error:
             raise CacheError(f"{self.url}: {error}; install this project with its 'remote' extra") from error
         return fs, str(path).rstrip("/")
