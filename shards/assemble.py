@@ -11,6 +11,13 @@ from shards.samples import ShardScan
 from shards.sources import base_name
 
 
+def settled_classes(num_classes: int | None, class_names: Sequence[str]) -> int | None:
+    """The number of classes that the user gave, in either way; ValueError when the two contradict each other."""
+    if class_names and num_classes not in (None, len(class_names)):
+        raise ValueError(f"num_classes: expected {len(class_names)}, one for each class name, got {num_classes}")
+    return len(class_names) or num_classes
+
+
 def assemble(
     urls: Sequence[str], scans: Sequence[ShardScan], *, num_classes: int | None = None, class_names: Sequence[str] = ()
 ) -> ShardIndex:
@@ -23,11 +30,9 @@ def assemble(
     names = [base_name(url) for url in urls]
     assert names == [scan.name for scan in scans], "urls and scans must be in one order"
     rows = np.cumsum([0] + [len(scan.label_N) for scan in scans]).astype(np.int64)
-    if class_names and num_classes not in (None, len(class_names)):
-        raise ValueError(f"num_classes: expected {len(class_names)}, one for each class name, got {num_classes}")
     label_N = np.concatenate([scan.label_N for scan in scans])
     top = int(label_N.max())
-    limit = len(class_names) or num_classes or top + 1
+    limit = settled_classes(num_classes, class_names) or top + 1
     if top >= limit:
         shard = int(np.searchsorted(rows, int(label_N.argmax()), "right")) - 1
         raise ShardError(f"{urls[shard]}: expected labels in [0, {limit}), got {top}; check the number of classes")

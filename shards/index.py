@@ -152,7 +152,13 @@ class ShardIndex:
         places = [name if near else url for name, url, near in zip(self.names, self.urls, beside, strict=True)]
         meta = self._meta() | {"places": [] if all(beside) else places, "fingerprint": self.fingerprint}
         arrays = {name: np.ascontiguousarray(getattr(self, name), dtype) for name, dtype in _ARRAYS.items()}
-        write_index_file(Path(path), meta, arrays)
+        try:
+            write_index_file(Path(path), meta, arrays)
+        except OSError as error:
+            raise ShardError(
+                f"{path}: the index cannot be written: {error}. It lies beside the shards: make room, or link "
+                "read-only shards into a folder you can write to"
+            ) from error
 
     @classmethod
     def load(cls, path: Path) -> "ShardIndex":

@@ -49,7 +49,14 @@ def local_shard(url: str, expected_bytes: int | None, cache_dir: Path | None = N
     target = cached_path(url, cache_dir)
     if expected_bytes is not None and _size(target) == expected_bytes:
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return _fetched(url, target, expected_bytes, stall_s)
+    except OSError as error:
+        raise ShardError(f"{url}: cannot be kept in {target.parent}: {error}; make room or choose another") from error
+
+
+def _fetched(url: str, target: Path, expected_bytes: int | None, stall_s: float) -> Path:
     with _lock(target.with_name(f".{target.name}.lock")):  # one process fetches, the others wait for it
         told_bytes = expected_bytes if expected_bytes is not None else _told_bytes(url, stall_s)
         if told_bytes is None or _size(target) != told_bytes:

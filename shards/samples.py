@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
+from shards.images import decode_rgb
 from shards.tar import Member, read_members
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -33,6 +34,7 @@ class SampleRule(NamedTuple):
 
     num_classes: int | None = None
     label_key: str | None = None
+    decode: bool = False  # images are decoded, too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -158,7 +160,10 @@ class _Sample:
             if self._image is not None:
                 other = self._image[0].name
                 raise _refused(member, self._where, "one image in the sample", "remove one", f"{other!r} before it")
-            require_image(data, f"{self._where}: offset {member.offset}: member {member.name!r}")
+            place = f"{self._where}: offset {member.offset}: member {member.name!r}"
+            require_image(data, place)
+            if self._rule.decode:
+                decode_rgb(data, place)
             self._image = (member, google_crc32c.value(data), SUFFIXES.index(suffix))
         elif suffix == "cls":
             self._labels.append(self._label(member, data))

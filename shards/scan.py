@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-from shards.assemble import assemble
+from shards.assemble import assemble, settled_classes
 from shards.errors import ShardError
 from shards.index import ShardIndex
 from shards.remote import local_shard
@@ -28,10 +29,10 @@ class ScanEvent:
     """
 
     url: str
-    shards_done: int
     num_shards: int
-    num_samples: int
-    num_bytes: int
+    shards_done: int = 0
+    num_samples: int = 0
+    num_bytes: int = 0
     problem: str = ""
     index: ShardIndex | None = None
 
@@ -43,6 +44,7 @@ def scan_shards(
     class_names: Sequence[str] = (),
     label_key: str | None = None,
     expected: ShardIndex | None = None,
+    decode: bool = False,
     workers: int = 1,
     cache_dir: Path | None = None,
 ) -> Iterator[ScanEvent]:
@@ -53,6 +55,7 @@ def scan_shards(
         num_classes, class_names: when known, labels must lie in [0, num_classes).
         label_key: take labels from this key of each sample's .json (img2dataset) instead of .cls.
         expected: an index made before: every difference to it is a problem.
+        decode: decode every image, too: finds images that are cut or corrupt inside an intact shard.
         workers: processes; the result does not depend on it.
         cache_dir: where remote shards are fetched to.
 
@@ -61,43 +64,29 @@ def scan_shards(
     """
     if not urls:
         raise ValueError("scan: expected at least one shard, got none")
-    rule = SampleRule(len(class_names) or num_classes, label_key)
-    scans: list[ShardScan | None] = [None] * len(urls)
+    rule = SampleRule(settled_classes(num_classes, class_names), label_key, decode)
+    scans: dict[int, ShardScan] = {}
     problems: list[str] = []
-    num_samples = num_bytes = 0
-    for done, (position, scan, problem) in enumerate(_scan_all(urls, rule, cache_dir, workers), 1):
-        scans[position] = scan
+    event = ScanEvent(url="", num_shards=len(urls))
+    for position, scan, problem in _scan_all(urls, rule, cache_dir, workers):
+        event = replace(event, url=urls[position], shards_done=event.shards_done + 1)
         if scan is not None:
-            num_samples += len(scan.label_N)
-            num_bytes += scan.tar_bytes
+            scans[position] = scan
+            samples, size = event.num_samples + len(scan.label_N), event.num_bytes + scan.tar_bytes
+            event = replace(event, num_samples=samples, num_bytes=size)
             problem = difference(expected, scan, urls[position]) if expected is not None else ""
         if problem:
             problems.append(problem)
-        yield ScanEvent(
-            url=urls[position],
-            shards_done=done,
-            num_shards=len(urls),
-            num_samples=num_samples,
-            num_bytes=num_bytes,
-            problem=problem,
-        )
+        yield replace(event, problem=problem)
     if problems:
         raise ShardError(_summary(sorted(problems), len(urls)))
-    good = [scan for scan in scans if scan is not None]
-    index = assemble(urls, good, num_classes=num_classes, class_names=class_names)
+    index = assemble(urls, [scans[n] for n in range(len(urls))], num_classes=num_classes, class_names=class_names)
     if expected is not None and expected.fingerprint != index.fingerprint:
         raise ShardError(
             f"the shards are as indexed, but their list or classes are not: expected {expected.num_shards} shards and "
             f"{expected.num_classes} classes, got {index.num_shards} and {index.num_classes}; write the index anew"
         )
-    yield ScanEvent(
-        url="",
-        shards_done=len(urls),
-        num_shards=len(urls),
-        num_samples=num_samples,
-        num_bytes=num_bytes,
-        index=index,
-    )
+    yield replace(event, url="", index=index)
 
 
 def difference(expected: ShardIndex, scan: ShardScan, url: str) -> str:
@@ -168,5 +157,7 @@ def _scan_all(urls: Sequence[str], rule: SampleRule, cache_dir: Path | None, wor
         ]
         for future in as_completed(futures):
             yield future.result()
+    except BrokenProcessPool as error:
+        raise ShardError(f"a scanning process died ({error}); is there enough memory? Use fewer workers") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

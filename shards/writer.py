@@ -5,18 +5,19 @@ under a temporary name, read back by the strict scan, renamed and noted in a jou
 still is what the journal says and makes the others.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from shards.assemble import assemble
 from shards.atomic import atomic_file
 from shards.errors import ShardError
-from shards.folder import SourceImage, list_folder
+from shards.folder import Folder, SourceImage, list_folder
 from shards.index import ShardIndex
 from shards.journal import Journal
 from shards.rng import stream
@@ -39,11 +40,11 @@ class WriteEvent:
 
     path: Path
     kept: bool
-    shards_done: int
     num_shards: int
-    samples_done: int
     num_samples: int
-    num_bytes: int
+    shards_done: int = 0
+    samples_done: int = 0
+    num_bytes: int = 0
     index: ShardIndex | None = None
 
 
@@ -75,10 +76,7 @@ def write_shards(
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
     folder = list_folder(source)
-    num_samples, num_classes = len(folder.images), len(folder.class_names)
-    num_shards = -(-num_samples // samples_per_shard)
-    order = stream(seed, "shards").permutation(num_samples)
-    paths = [dest / f"shard-{shard:06d}.tar" for shard in range(num_shards)]
+    num_samples = len(folder.images)
     settings: dict[str, int | str] = {
         "seed": seed,
         "samples_per_shard": samples_per_shard,
@@ -86,41 +84,40 @@ def write_shards(
         "source_digest": folder.digest(),
     }
     with Journal(dest, settings) as journal:
-        _refuse_foreign(dest, paths)
-        jobs = []
-        for shard, path in enumerate(paths):
-            part = order[num_samples * shard // num_shards : num_samples * (shard + 1) // num_shards]
-            images = [folder.images[n] for n in part]
-            jobs.append(_Job(path, source, images, num_classes, journal.recorded.get(path.name, "")))
-        scans: list[ShardScan | None] = [None] * num_shards
-        samples_done = num_bytes = 0
-        for done, (shard, scan, kept) in enumerate(_run(jobs, workers), 1):
+        jobs = _jobs(source, dest, folder, samples_per_shard, seed, journal.recorded)
+        _refuse_foreign(dest, [job.path for job in jobs])
+        scans: dict[int, ShardScan] = {}
+        event = WriteEvent(path=dest, kept=False, num_shards=len(jobs), num_samples=num_samples)
+        for shard, scan, kept in _run(jobs, workers):
             scans[shard] = scan
             journal.note(scan.name, scan.digest().hex())
-            samples_done += len(scan.label_N)
-            num_bytes += scan.tar_bytes
-            yield WriteEvent(
-                path=paths[shard],
+            event = replace(
+                event,
+                path=jobs[shard].path,
                 kept=kept,
-                shards_done=done,
-                num_shards=num_shards,
-                samples_done=samples_done,
-                num_samples=num_samples,
-                num_bytes=num_bytes,
+                shards_done=len(scans),
+                samples_done=event.samples_done + len(scan.label_N),
+                num_bytes=event.num_bytes + scan.tar_bytes,
             )
-        made = [scan for scan in scans if scan is not None]
-        index = assemble([str(path) for path in paths], made, class_names=folder.class_names)
-        index.save(dest / INDEX_NAME)
-    yield WriteEvent(
-        path=dest / INDEX_NAME,
-        kept=False,
-        shards_done=num_shards,
-        num_shards=num_shards,
-        samples_done=samples_done,
-        num_samples=num_samples,
-        num_bytes=num_bytes,
-        index=ShardIndex.load(dest / INDEX_NAME),
-    )
+            yield event
+        urls = [str(job.path) for job in jobs]
+        assemble(urls, [scans[s] for s in range(len(jobs))], class_names=folder.class_names).save(dest / INDEX_NAME)
+    yield replace(event, path=dest / INDEX_NAME, kept=False, index=ShardIndex.load(dest / INDEX_NAME))
+
+
+def _jobs(
+    source: Path, dest: Path, folder: Folder, samples_per_shard: int, seed: int, recorded: Mapping[str, str]
+) -> list[_Job]:
+    """The seeded order of the images, cut into shards as evenly as possible."""
+    num_samples, num_classes = len(folder.images), len(folder.class_names)
+    num_shards = -(-num_samples // samples_per_shard)
+    order = stream(seed, "shards").permutation(num_samples)
+    jobs = []
+    for shard in range(num_shards):
+        part = order[num_samples * shard // num_shards : num_samples * (shard + 1) // num_shards]
+        path = dest / f"shard-{shard:06d}.tar"
+        jobs.append(_Job(path, source, [folder.images[n] for n in part], num_classes, recorded.get(path.name, "")))
+    return jobs
 
 
 def write_samples(
@@ -163,17 +160,26 @@ def _refuse_foreign(dest: Path, expected: Sequence[Path]) -> None:
 
 def _write_tar(path: Path, samples: Iterable[Sample], rule: SampleRule) -> ShardScan:
     """Write one tar, read it back strictly, and only then give it its name."""
+    try:
+        with atomic_file(path) as file:
+            _write_members(file, samples)
+            file.flush()
+            file.seek(0)
+            return scan_file(file, path.name, rule, str(path))
+    except OSError as error:
+        raise ShardError(
+            f"{path}: cannot be written: {error}; make room or check permissions and run it again: finished shards stay"
+        ) from error
+
+
+def _write_members(file: BinaryIO, samples: Iterable[Sample]) -> None:
     import webdataset  # imports torch: seconds that only writing should cost
 
-    with atomic_file(path) as file:
-        with webdataset.TarWriter(
-            file, user="", group="", mode=0o444, mtime=0, compress=False, encoder=False, format="PAX_FORMAT"
-        ) as tar:
-            for key, label, suffix, data in samples:
-                tar.write({"__key__": key, suffix: data, "cls": b"%d" % label})
-        file.flush()
-        file.seek(0)
-        return scan_file(file, path.name, rule, str(path))
+    with webdataset.TarWriter(
+        file, user="", group="", mode=0o444, mtime=0, compress=False, encoder=False, format="PAX_FORMAT"
+    ) as tar:
+        for key, label, suffix, data in samples:
+            tar.write({"__key__": key, suffix: data, "cls": b"%d" % label})
 
 
 def _make_shard(shard: int, job: _Job) -> tuple[int, ShardScan, bool]:
@@ -213,5 +219,7 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[int, ShardScan, b
     try:
         for future in as_completed([pool.submit(_make_shard, shard, job) for shard, job in enumerate(jobs)]):
             yield future.result()
+    except BrokenProcessPool as error:
+        raise ShardError(f"a writing process died ({error}); is there enough memory? Use fewer workers") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -387,3 +387,23 @@ def test_json_numbers_and_lists_are_no_labels(tmp_path: Path) -> None:
         url = put(tmp_path / "s.tar", {"a.png": image(1), "a.json": json.dumps({"y": value}).encode()})
         with pytest.raises(ShardError, match="integer label under 'y'"):
             scan([url], label_key="y")
+
+
+def test_a_scan_with_decoding_finds_images_that_are_cut_inside_an_intact_shard(tmp_path: Path) -> None:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(buffer, "JPEG")
+    whole = buffer.getvalue()
+    good = put(tmp_path / "good.tar", {"a.cls": b"0", "a.jpg": whole})
+    cut = put(tmp_path / "cut.tar", {"b.cls": b"0", "b.jpg": whole[:-200]})
+    assert scan([good], decode=True).num_samples == 1
+    assert scan([cut]).num_samples == 1
+    with pytest.raises(ShardError, match=r"cut\.tar: offset 1024: member 'b\.jpg'"):
+        scan([good, cut], decode=True)
+
+
+def test_an_index_that_cannot_be_written_says_where(tmp_path: Path) -> None:
+    index = make(tmp_path)
+    with pytest.raises(ShardError, match=r"none/shards\.index: the index cannot be written"):
+        index.save(tmp_path / "none" / "shards.index")

@@ -315,3 +315,22 @@ def test_samples_that_no_scan_would_accept_are_not_written(
 def test_no_samples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="expected samples to write, got none"):
         write_samples([], tmp_path)
+
+
+def test_a_full_or_closed_disk_is_an_error_that_leaves_nothing_half_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tree(tmp_path / "in")
+    out = tmp_path / "out"
+    events = write_shards(source, out, samples_per_shard=6, seed=1)
+    next(events)
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ShardError, match=r"shard-000001\.tar: cannot be written: .*No space left"):
+            list(events)
+    assert [path.name for path in out.glob("*") if not path.name.startswith(".make")] == ["shard-000000.tar"]
+    assert [event.kept for event in write(source, out)] == [True, False, False, False, False]
