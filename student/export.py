@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from shards.views import render_views
 from torch import nn
 
 from shards.atomic import atomic_file
 from shards.errors import RunError, ShardError
 from shards.mixing import prepare
 from shards.recipe import ViewRecipe
+from shards.views import render_views
 from student.distributed import unwrapped
 from student.evaluate import eval_views
 from student.model import bare_model, heads, load_weights, read_weights
@@ -200,7 +200,8 @@ def model_card(info: ExportInfo, weights: str) -> str:
     lines = [f"# {recipe.model}", "", f"{info.num_classes} classes, {recipe.image_size} px, {taught}.", ""]
     if entry:
         shape = f"width {entry.dim}, {entry.depth} blocks, {entry.heads} heads, patches of {entry.patch} px"
-        lines += [f"Transformer: {shape}.", ""]
+        changed = ", ".join(f"{name} = {value}" for name, value in recipe.model_args)
+        lines += [f"Transformer: {shape}{f', changed by {changed}' if changed else ''}.", ""]
     lines += ["## Load it", "", "```python", "import timm", f"model = {timm_call(info, weights)}", "```", ""]
     lines += [
         f"Input: RGB, short side to {recipe.image_size} / {recipe.eval_crop_pct} px (bicubic), centre crop of "

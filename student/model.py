@@ -105,9 +105,10 @@ def bare_model(name: str, num_classes: int, *, image_size: int, **extra: Any) ->
 
 def _build(recipe: StudentRecipe, num_classes: int, device: torch.device | str) -> nn.Module:
     """The bare model on a device, with timm's own (linear) drop path when it is on."""
-    extra = {"drop_path_rate": recipe.drop_path} if recipe.drop_path > 0 else {}
+    extra: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path > 0 else {}
+    extra |= dict(recipe.model_args)
     with torch.device(device):
-        return bare_model(recipe.model, num_classes, image_size=recipe.image_size, **extra, **dict(recipe.model_args))
+        return bare_model(recipe.model, num_classes, image_size=recipe.image_size, **extra)
 
 
 def set_drop_path(model: nn.Module, rate: float, shape: str) -> None:

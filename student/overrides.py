@@ -1,7 +1,7 @@
 """Changing a recipe from outside: `--set key=value` and TOML files, typed, with the nearest name for a mistake.
 
-A key is a field of `StudentRecipe`, `view.FIELD` for a field of the view recipe, or `model_args.NAME` for an argument of
-timm's. In TOML the last two are tables, [view] and [model_args]; the view recipe's own name is `name` there.
+A key is a field of `StudentRecipe`, `view.FIELD` for a field of the view recipe, or `model_args.NAME` for an
+argument of timm's. In TOML the last two are tables, [view] and [model_args]; there the view recipe is `name`.
 """
 
 import tomllib

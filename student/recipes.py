@@ -40,8 +40,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "eval_crop_pct": (0.05, 1.0),
 }
 
-_TABLES = ("model_args", "view_overrides")
-"""Fields that are tables: sorted (key, value) pairs in memory, objects in JSON."""
+_TABLES = ("model_args", "view_overrides")  # sorted (key, value) pairs in memory, objects in JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,20 @@ def trained(recipe: StudentRecipe, num_classes: int = 5) -> nn.Module:
     return model.eval()
 
 
+def test_a_smaller_student_is_exported_with_its_arguments(tmp_path: Path) -> None:
+    """The card must not claim the width of the table; an argument wins over the field of the recipe."""
+    arguments = (("depth", 2), ("drop_path_rate", 0.0), ("embed_dim", 48))
+    recipe = replace(recipe_for(TWO), image_size=32, model_args=arguments)
+    model, path, info = trained(recipe), tmp_path / "student.safetensors", info_of(recipe)
+    export_weights(model, path, info)
+    plain = eval(timm_call(info, str(path)), {"timm": timm}).eval()
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(plain(x), heads(model, x).average())
+        assert torch.equal(load_student(path)[0](x), plain(x))
+    assert "changed by depth = 2, drop_path_rate = 0.0, embed_dim = 48" in model_card(info, str(path))
+
+
 @pytest.mark.parametrize(
     ("name", "size", "classes"),
     [(TWO, 224, 1000), (TWO, 32, 5), ("deit_tiny_patch16_224", 48, 5), ("deit3_tiny_patch16_224", 224, 1000),
