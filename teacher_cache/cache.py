@@ -50,6 +50,11 @@ class CacheUnits(ABC):
         self.rows_S, self.shard_names, self.made_with = header.rows_S, header.shard_names, header.made_with
         self.layouts = layout.unit_layouts(header)
 
+    @property
+    def row_fields(self) -> tuple[str, ...]:
+        """Names of the arrays that hold one entry per view and row: the record's fields and the pixel digest."""
+        return tuple(item.name for item in self.layouts if item.dimensions[0] == "view")
+
     def describe(self, unit: UnitId) -> str:
         """The unit in words, for messages."""
         first = unit.view_block * self.views_per_unit
