@@ -27,6 +27,10 @@ class Units(Protocol):
     rows_S: NDArray[np.int64]
     """Samples per shard."""
 
+    @property
+    def row_fields(self) -> tuple[str, ...]:
+        """The arrays of a unit that have one entry per view and row: the record and the pixel digest."""
+
     def read_unit(self, view_block: int, shard: int) -> dict[str, NDArray[Any]]:
         """The arrays of a unit, (views, rows, …) each, checked against the ledger."""
 
@@ -59,7 +63,8 @@ class RecordSlab:
             units = pool.map(lambda shard: cache.read_unit(view_block, shard), range(len(cache.rows_S)))
             for shard, unit in enumerate(units):
                 lo, hi = int(first_S[shard]), int(first_S[shard + 1])
-                for name, values in unit.items():
+                for name in cache.row_fields:
+                    values = unit[name]
                     if name not in fields:
                         fields[name] = np.empty((len(views), int(first_S[-1]), *values.shape[2:]), values.dtype)
                     fields[name][:, lo:hi] = values[offset : offset + len(views)]
