@@ -5,11 +5,8 @@ it walks the missing units in its own order and skips what others have committed
 unit it was computing; the same command finishes the job, whatever the number of processes.
 """
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 
 from shards.errors import CacheError
@@ -34,7 +31,7 @@ from teacher_cache.teacher import Teacher
 from teacher_cache.unit_writer import TeacherAnswer, UnitWriter
 from teacher_cache.walk import walk_order
 
-__all__ = ["build_cache", "stop_on_sigterm"]
+__all__ = ["build_cache"]
 
 
 def build_cache(
@@ -198,14 +195,3 @@ def _release_damaged(cache: TeacherCache, world: World, should_stop: Callable[[]
         except CacheError as error:
             cache.invalidate(*unit)
             yield UnitDamaged(unit=unit, reason=str(error))
-
-
-@contextmanager
-def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
-    """Inside the `with`, SIGTERM only sets a flag; yields the question whether it came. Main thread only."""
-    asked = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGTERM, before)

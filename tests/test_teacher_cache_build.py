@@ -7,24 +7,29 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from skimage import data as photos
 
 from shards.blocks import render_block
 from shards.errors import CacheError, ShardError
 from shards.index import ShardIndex
 from shards.mixing import block_rows, num_blocks, prepare
 from shards.reader import ShardReader
+from shards.recipe import recipe_named
 from shards.world import World
-from teacher_cache.build import build_cache, stop_on_sigterm
+from shards.writer import write_samples
+from student.signals import StopRequest
+from teacher_cache.build import build_cache
 from teacher_cache.calibrate import calibration_sample
 from teacher_cache.codec import RecordFormat
 from teacher_cache.digest import UnitId, fidelity_count, fidelity_positions
 from teacher_cache.events import BatchDone, CacheOpened, UnitCommitted, UnitDamaged, UnitSkipped, UnitStarted
 from teacher_cache.opening import cache_spec, open_or_create
 from teacher_cache.store import TeacherCache
-from teacher_cache.teacher import Teacher
+from teacher_cache.teacher import Teacher, load_teacher
 from teacher_cache.walk import walk_order
 from tests.stage1_tiny import BATCH, CLASSES, build, end_of, make_shards, opened, tiny_teacher, views
 
@@ -218,9 +223,16 @@ def test_sigterm_ends_the_walk_without_a_partial_unit(tmp_path: Path, index: Sha
     cache = opened(tmp_path / "cache.zarr", index, teacher)
     before = signal.getsignal(signal.SIGTERM)
     committed = 0
-    with stop_on_sigterm() as asked, ShardReader(index) as reader:
+    with StopRequest() as stop, ShardReader(index) as reader:
         for event in build_cache(
-            cache, index, teacher, reader=reader, world=World(), workers=0, batch_size=BATCH, should_stop=asked
+            cache,
+            index,
+            teacher,
+            reader=reader,
+            world=World(),
+            workers=0,
+            batch_size=BATCH,
+            should_stop=lambda: stop.told,
         ):
             committed += isinstance(event, UnitCommitted)
             if isinstance(event, BatchDone) and committed == 2:
@@ -321,6 +333,24 @@ def test_other_weights_shards_or_precision_are_refused_by_name(
             build(reference, shards, teacher)
     with pytest.raises(ValueError, match="answers in 9 classes, the shards have labels of 12"):
         opened(tmp_path / "new.zarr", index, tiny_teacher(num_classes=9))
+
+
+def test_the_default_teacher_caches_photos_at_its_own_size(tmp_path: Path) -> None:
+    """The real network, with random weights: nothing else has its size, its grouped convolutions and 1,000 classes."""
+    pictures = (photos.astronaut(), photos.coffee(), photos.chelsea(), photos.rocket())
+    encoded = [cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]))[1].tobytes() for picture in pictures]
+    samples = [(f"photo{n}", n, "jpg", data) for n, data in enumerate(encoded)]
+    index = write_samples(samples, tmp_path / "shards", num_classes=1000)
+    torch.manual_seed(0)
+    teacher = load_teacher("regnety_160", pretrained=False, precision="bf16")
+    recipe = recipe_named("deit", block_size=4, block_views=1)
+    record = RecordFormat(kind="dense", num_classes=1000)
+    cache = opened(tmp_path / "cache.zarr", index, teacher, num_views=1, record=record, recipe=recipe)
+    assert end_of(build(cache, index, teacher, batch_size=4)).num_forwards == 1
+    unit = cache.read_unit(0, 0)
+    assert unit["logit"].shape == (1, 4, 1000)
+    assert len(np.unique(unit["logit"][0], axis=0)) == 4
+    assert cache.spec.teacher.input_size == 224
 
 
 def test_of_processes_that_start_together_one_makes_the_cache(tmp_path: Path, index: ShardIndex) -> None:

@@ -1,0 +1,154 @@
+"""Stage 1 against the bare teacher: images per second of `cache-teacher` ÷ those of the forward alone.
+
+    python -m benchmarks.stage1 [--json] [--rounds 2] [--workers 1] [--cases small]
+
+Stage 1 does everything: reads and checks JPEGs of 500 × 375, decodes, renders the DeiT recipe at 224 with mixing and
+digests, forwards, encodes 64-byte records and commits them to a Zarr store on disk. The bare forward is the teacher's
+own `logits` on one prepared batch of the same size and precision; it has all cores to itself, and as many torch threads
+as stage 1, which shares the cores with its workers. Both run in turns, bare first and last; the ratio of a round is
+taken against the mean of the bare runs around it, and the median over the rounds is printed. Starting the worker
+processes is not counted: the clock runs from the first forward to the last commit.
+
+JSON: `ratio` (RegNetY-16GF, the worse of bf16 and float32), `ratio_bf16`, `ratio_fp32`, `ratio_small_teacher`, rates.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from skimage import data as photos
+
+from shards.index import ShardIndex
+from shards.reader import ShardReader
+from shards.recipe import ViewRecipe, recipe_named
+from shards.world import World
+from shards.writer import write_samples
+from teacher_cache.build import build_cache
+from teacher_cache.codec import RecordFormat, fit_basis
+from teacher_cache.events import Finished, UnitCommitted, UnitStarted
+from teacher_cache.opening import cache_spec
+from teacher_cache.store import TeacherCache
+from teacher_cache.teacher import Teacher, load_teacher
+
+CLASSES = 1000
+
+
+class Case(NamedTuple):
+    """A teacher, and how much of it to run: a unit is `rows` × 2 views."""
+
+    name: str
+    precision: str
+    batch_size: int
+    rows: int
+    units: int
+
+
+CASES = {
+    "fp32": Case("regnety_160", "fp32", 16, 32, 2),
+    "bf16": Case("regnety_160", "bf16", 16, 64, 2),
+    "small": Case("regnety_004", "fp32", 32, 256, 2),
+}
+
+
+def main() -> None:
+    """Measure every case and print a table, or JSON as the last line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--cases", default=",".join(CASES), help="comma-separated, of " + ", ".join(CASES))
+    options = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(cores)
+    print(f"{cores} cores, {torch.get_num_threads()} torch threads, {options.workers} rendering workers")
+    found: dict[str, float] = {}
+    for label in options.cases.split(","):
+        ratio, stage1, bare = measure(CASES[label], options.rounds, options.workers)
+        found |= {f"ratio_{label}": ratio, f"stage1_{label}_per_s": stage1, f"bare_{label}_per_s": bare}
+        print(
+            f"{CASES[label].name} {CASES[label].precision}: {stage1:.2f} ÷ {bare:.2f} images/s = {ratio:.3f}",
+            flush=True,
+        )
+    if options.json:
+        large = [found[f"ratio_{label}"] for label in ("fp32", "bf16") if f"ratio_{label}" in found]
+        found["ratio"] = min(large) if large else float("nan")
+        found["ratio_small_teacher"] = found.pop("ratio_small", float("nan"))
+        print(json.dumps({name: round(value, 4) for name, value in found.items()}))
+
+
+def measure(case: Case, rounds: int, workers: int) -> tuple[float, float, float]:
+    """Median ratio, and median images/s of stage 1 and of the bare forward."""
+    torch.manual_seed(0)
+    teacher = load_teacher(case.name, pretrained=False, num_classes=CLASSES, precision=case.precision)
+    recipe = recipe_named("deit", block_views=2)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        index = photo_shards(folder / "shards", case.rows)
+        image_BCHW = torch.randn((case.batch_size, 3, 224, 224)).contiguous(memory_format=torch.channels_last)
+        forwards = case.units * case.rows * 2 // case.batch_size
+        bare_rate(teacher, image_BCHW, 2)
+        bare = [bare_rate(teacher, image_BCHW, forwards)]
+        stage1 = []
+        for number in range(rounds):
+            cache = new_cache(folder / f"cache{number}.zarr", index, teacher, recipe, num_views=2 * case.units)
+            stage1.append(stage1_rate(cache, index, teacher, case, workers))
+            bare.append(bare_rate(teacher, image_BCHW, forwards))
+    ratios = [rate / ((before + after) / 2) for rate, before, after in zip(stage1, bare[:-1], bare[1:], strict=True)]
+    return statistics.median(ratios), statistics.median(stage1), statistics.median(bare)
+
+
+def bare_rate(teacher: Teacher, image_BCHW: torch.Tensor, forwards: int) -> float:
+    """Images per second of the teacher alone."""
+    began = time.perf_counter()
+    for _ in range(forwards):
+        teacher.logits(image_BCHW)
+    return forwards * len(image_BCHW) / (time.perf_counter() - began)
+
+
+def stage1_rate(cache: TeacherCache, index: ShardIndex, teacher: Teacher, case: Case, workers: int) -> float:
+    """Images per second of stage 1, from its first forward to its last commit."""
+    began = ended = 0.0
+    with ShardReader(index) as reader:
+        for event in build_cache(
+            cache, index, teacher, reader=reader, world=World(), workers=workers, batch_size=case.batch_size
+        ):
+            if isinstance(event, UnitStarted):
+                began = began or time.perf_counter()
+            elif isinstance(event, UnitCommitted):
+                ended = time.perf_counter()
+            elif isinstance(event, Finished):
+                assert event.missing_units == 0
+                return event.views_done / (ended - began)
+    raise AssertionError("stage 1 did not finish")
+
+
+def photo_shards(folder: Path, count: int) -> ShardIndex:
+    """One shard of photos of scikit-image as JPEGs of ImageNet's usual size."""
+    names = ("astronaut", "coffee", "chelsea", "rocket")
+    pictures = [cv2.resize(getattr(photos, name)(), (500, 375), interpolation=cv2.INTER_AREA) for name in names]
+    encoded = [
+        cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+        for picture in pictures
+    ]
+    samples = ((f"photo{n:04d}", n % CLASSES, "jpg", encoded[n % len(encoded)]) for n in range(count))
+    return write_samples(samples, folder, samples_per_shard=count, num_classes=CLASSES)
+
+
+def new_cache(url: Path, index: ShardIndex, teacher: Teacher, recipe: ViewRecipe, num_views: int) -> TeacherCache:
+    """An empty cache of 64-byte records; its basis comes from random logits, which cost the codec the same."""
+    record = RecordFormat(kind="lowrank", num_classes=CLASSES, num_bytes=64)
+    spec = cache_spec(index, teacher, recipe, record)
+    basis = fit_basis(np.random.default_rng(0).normal(size=(600, CLASSES)).astype(np.float32), record)
+    return TeacherCache.create(url, spec, index, basis, num_views=num_views)
+
+
+if __name__ == "__main__":
+    main()
