@@ -793,5 +793,156 @@ def _explanation(explained: Any) -> str:
     return "\n".join(lines + ([f"\n  note: {explained.entry.note}"] if explained.entry.note else []))
 
 
+# --- looking at what is there -----------------------------------------------------------------------------------------
+
+
+@cli.command("cache-status")
+@click.argument("cache")
+@click.option("--fidelity", "measure", is_flag=True, help="Also the error of the records per τ, from kept full logits.")
+@click.option(
+    "--max-units", default=256, show_default=True, type=click.IntRange(1), help="Units that --fidelity reads."
+)
+@click.option("--png", type=click.Path(path_type=Path), help="Write the coverage as a picture.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as_json: bool) -> None:
+    """Coverage, bytes per view, speed and what is missing of CACHE; with --fidelity its true error per τ."""
+    import json
+
+    from teacher_cache import status as status_of
+    from teacher_cache.store import TeacherCache
+
+    with TeacherCache.open(cache) as opened:
+        status = status_of.cache_status(opened)
+        rows = status_of.cache_fidelity(opened, max_units=max_units) if measure else []
+        spec = opened.spec
+    if png is not None:
+        status_of.save_picture(status, png)
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "spec": spec.to_json(),
+                    "fingerprint": spec.fingerprint,
+                    "units_done": int(status.done_BS.sum()),
+                    "units": int(status.done_BS.size),
+                    "whole_views": status.num_whole_views,
+                    "bytes_per_view": sum(status.bytes_per_view.values()),
+                    "bytes_per_view_by_array": status.bytes_per_view,
+                    "fidelity": [row.to_json() for row in rows],
+                }
+            )
+        )
+        return
+    for line in status_of.status_lines(status):
+        click.echo(line)
+    teacher, record = spec.teacher, spec.record
+    click.echo(f"teacher {teacher.name} ({teacher.precision}), weights sha256 {teacher.weights_sha256[:16]}…")
+    click.echo(f"record {record.kind}, k = {record.k}, {record.num_classes} classes; recipe {spec.recipe.name}")
+    click.echo(f"spec fingerprint {spec.fingerprint}")
+    if measure and not rows:
+        click.echo("fidelity: records of this kind are exact, or hold no probabilities: nothing to measure")
+    if rows:
+        click.echo(f"{'τ':>5} {'G':>8} {'KL mean':>10} {'KL p99':>10}   error of these records, from kept full logits")
+        for row in rows:
+            click.echo(f"{row.temperature:5g} {row.gradient_error:8.4f} {row.kl:10.2e} {row.kl_p99:10.2e}")
+
+
+@cli.command("verify-cache")
+@click.argument("cache")
+@click.option("--shards", help="With --deep: the shards it was made from.")
+@click.option("--deep", is_flag=True, help="Also render a sample of blocks anew and compare their pixel digests.")
+@click.option("--blocks", default=64, show_default=True, type=click.IntRange(1), help="Blocks that --deep checks.")
+@click.option("--run-teacher", is_flag=True, help="Also ask the teacher again about those blocks (implies --deep).")
+@click.option("--tolerance", type=float, help="Largest total variation of a repeated answer; default by precision.")
+@click.option("--repair", is_flag=True, help="Take damaged units out of the ledger; cache-teacher computes them again.")
+@click.option("--seed", default=0, show_default=True, help="Of the sample.")
+@_teacher
+@_device
+@_shard_cache
+def verify_cache(
+    cache: str,
+    shards: str | None,
+    deep: bool,
+    blocks: int,
+    run_teacher: bool,
+    tolerance: float | None,
+    repair: bool,
+    seed: int,
+    teacher: str,
+    teacher_weights: Path | None,
+    teacher_args: tuple[str, ...],
+    device: str | None,
+    shard_cache: Path | None,
+) -> None:
+    """Check every digest of CACHE; deeper: render again, ask the teacher again. Exit code 1 when anything is wrong."""
+    from shards.index import open_index
+    from shards.reader import ShardReader
+    from teacher_cache import verify
+    from teacher_cache.store import TeacherCache
+    from teacher_cache.teacher import load_teacher
+
+    deep = deep or run_teacher
+    if deep and shards is None:
+        raise ValueError("--deep: renders again, so it needs --shards")
+    problems = 0
+    with TeacherCache.open(cache, writable=repair) as opened:
+        problems += _show_findings("digests", opened.num_view_blocks * opened.num_shards,
+                                   verify.verify_digests(opened, repair=repair))  # fmt: skip
+        if deep and shards is not None:
+            index, spec = open_index(shards, shard_cache), opened.spec
+            with ShardReader(index, shard_cache) as reader:
+                if not run_teacher:
+                    found = verify.verify_pixels(opened, index, reader, num_blocks_to_check=blocks, seed=seed)
+                else:
+                    network = load_teacher(
+                        teacher,
+                        weights=teacher_weights,
+                        precision=spec.teacher.precision,
+                        device=_chosen_device(device),
+                        input_size=spec.recipe.size,
+                        view_mean=spec.recipe.mean,
+                        view_std=spec.recipe.std,
+                        model_kwargs=_pairs("--teacher-arg", teacher_args),
+                    )
+                    found = verify.verify_teacher(
+                        opened, index, reader, network, num_blocks_to_check=blocks, seed=seed, tolerance=tolerance
+                    )
+                problems += _show_findings("teacher" if run_teacher else "pixels", blocks, found)
+    if problems:
+        say(f"{problems} problems" + (": taken out of the ledger; run cache-teacher again" if repair else ""))
+        raise click.exceptions.Exit(1)
+
+
+def _show_findings(what: str, total: int, findings: Any) -> int:
+    problems = checked = views = 0
+    distance = 0.0
+    with Bar(f"verify {what}", total, "units") as bar:
+        for finding in findings:
+            checked, views, distance = checked + 1, views + finding.num_views, max(distance, finding.distance)
+            if finding.problem:
+                problems += 1
+                bar.say(f"  {finding.problem}")
+            bar.to(min(checked, total))
+    worst = f", largest total variation {distance:.4f}" if what == "teacher" else ""
+    click.echo(f"{what}: {checked} checked, {views} views{worst}, {problems or 'no'} problem{'s'[: problems != 1]}")
+    return problems
+
+
+@cli.command("report")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--html", type=click.Path(path_type=Path), help="Default: report.html in the sweep or beside the first run."
+)
+@click.option("--png", "png_dir", type=click.Path(path_type=Path), help="Also figures as PNG, in this folder.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also a table as CSV.")
+def report(runs: tuple[Path, ...], html: Path | None, png_dir: Path | None, csv_path: Path | None) -> None:
+    """One self-contained HTML page of several RUNS, or of one sweep."""
+    from student.report import write_report
+
+    files = write_report(runs, html=html, png_dir=png_dir, csv_path=csv_path)
+    for path in (files.html, *files.pngs, *([files.csv] if files.csv else [])):
+        click.echo(path)
+
+
 if __name__ == "__main__":
     cli()

@@ -4,15 +4,18 @@ B view blocks, S shards.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from shards.rng import stream
+from teacher_cache.codec import RecordCodec
 from teacher_cache.digest import UnitId
+from teacher_cache.fidelity import TEMPERATURES, Fidelity, fidelity
 from teacher_cache.ledger import entry_key
 from teacher_cache.store import TeacherCache
 from teacher_cache.unit import Arrays
@@ -100,6 +103,33 @@ def fidelity_sample(cache: TeacherCache, max_units: int, seed: int = 0) -> Itera
             return
         at = tuple(stored["fidelity_at"].T.astype(np.int64))
         yield {name: stored[name][at] for name in names}, stored["fidelity_logit"].astype(np.float32)
+
+
+def cache_fidelity(
+    cache: TeacherCache, *, max_units: int, temperatures: Sequence[float] = TEMPERATURES
+) -> list[Fidelity]:
+    """The true error per τ of this cache's records against its kept full logits; [] where there is nothing to measure.
+
+    Args:
+        max_units: how many units, in seeded order, are read at the most.
+    """
+    found = list(fidelity_sample(cache, max_units))
+    if not found or cache.spec.record.kind == "hard":
+        return []
+    codec = RecordCodec(cache.spec.record, cache.basis)
+    logit_BC = np.concatenate([logits for _, logits in found])
+    record = {name: np.concatenate([fields[name] for fields, _ in found]) for name in found[0][0]}
+
+    def log_prob(rows: slice, temperature: float) -> NDArray[np.float32]:
+        part = {name: torch.from_numpy(_signed(values[rows])) for name, values in record.items()}
+        return codec.log_prob(part, temperature).numpy()
+
+    return fidelity(logit_BC, log_prob, temperatures=temperatures)
+
+
+def _signed(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """torch has few operations on unsigned integers wider than a byte."""
+    return values.astype(np.int64) if values.dtype.kind == "u" and values.dtype.itemsize > 1 else values
 
 
 def status_lines(status: Status, width: int = 64, height: int = 16) -> list[str]:
