@@ -137,20 +137,22 @@ def write_root(objects: KeyValue, header: Header) -> None:
     objects.write("zarr.json", json.dumps(root, indent=1).encode())
 
 
-def read_root(objects: KeyValue, url: str) -> dict[str, Any] | None:
-    """The attributes of the root group; None when there is no such object."""
-    data = objects.read(["zarr.json"])[0]
+def read_root(objects: KeyValue, url: str, key: str = "zarr.json") -> dict[str, Any] | None:
+    """The attributes of the root (or another) group; None when there is no such object."""
+    data = objects.read([key])[0]
     if data is None:
         return None
     try:
         root = json.loads(data)
         if root["zarr_format"] != 3 or root["node_type"] != "group":
             raise ValueError(f"a {root['node_type']} of Zarr format {root['zarr_format']}")
+        unknown = set(root) - {"zarr_format", "node_type", "attributes", "consolidated_metadata"}
+        if unknown:
+            raise ValueError(f"unknown names {sorted(unknown)}")
         return dict(root.get("attributes", {}))
     except (ValueError, KeyError, TypeError) as error:
         raise CacheError(
-            f"{url}/zarr.json: expected a Zarr v3 group, got {type(error).__name__}: {error}; "
-            "restore the file from a copy"
+            f"{url}/{key}: expected a Zarr v3 group, got {type(error).__name__}: {error}; restore the file from a copy"
         ) from error
 
 

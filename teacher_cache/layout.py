@@ -111,6 +111,8 @@ def require_same_metadata(expected: Mapping[str, Any], got: Mapping[str, Any], w
     shape, room = expected["shape"], got.get("shape", [])
     if len(room) == len(shape) and shape and room[0] >= shape[0]:
         got = {**got, "shape": [shape[0], *room[1:]]}  # a growth that was interrupted leaves room behind
-    for name, value in expected.items():
-        if got.get(name) != value:
-            raise CacheError(f"{where}: {name}: expected {value}, got {got.get(name)}; restore the file from a copy")
+    for name in [*expected, *got]:
+        if got.get(name) != expected.get(name):
+            raise CacheError(
+                f"{where}: {name}: expected {expected.get(name)}, got {got.get(name)}; restore the file from a copy"
+            )

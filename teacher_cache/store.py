@@ -6,6 +6,7 @@ proof of a unit. Every object is asked for by name: nothing is ever listed. docs
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, WrapperStore
 
 from shards.errors import CacheError
 from teacher_cache import header as root
@@ -150,8 +151,8 @@ class TeacherCache(CacheUnits):
             cache.grow(max(num_views, cache.num_views))
             return cache
         _write_metadata(objects, header)
-        for item in layout.basis_layouts(header):
-            _open_array(objects, item)[...] = basis_arrays[item.name.split("/")[1]]
+        for name, array in _open_arrays(objects, layout.basis_layouts(header)).items():
+            array[...] = basis_arrays[name.split("/")[1]]
         cache = cls(objects, header, writable=True)
         cache.entries.save()
         root.write_root(objects, header)  # last: until here there is no cache
@@ -211,9 +212,7 @@ class TeacherCache(CacheUnits):
 
     def open_arrays(self) -> None:
         """Open every array anew; CacheError when the metadata of one is not what the header says."""
-        self._arrays = {item.name: _open_array(self._objects, item) for item in self.layouts}
-        for item in layout.ledger_layouts(self.header):
-            _open_array(self._objects, item)
+        self._arrays = _open_arrays(self._objects, [*self.layouts, *layout.ledger_layouts(self.header)])
 
     def read_arrays(self, unit: UnitId) -> Arrays:
         """The arrays of a unit as they stand; CacheError when one is missing or damaged."""
@@ -239,10 +238,13 @@ class TeacherCache(CacheUnits):
     def _read_basis(self) -> TailBasis | None:
         if not self.header.basis_layout:
             return None
+        key = f"{layout.BASIS}/zarr.json"
+        if root.read_root(self._objects, self.url, key) != {}:
+            raise CacheError(f"{self.url}/{key}: expected a group without attributes; {_RESTORE}")
         arrays = {}
-        for item in layout.basis_layouts(self.header):
-            with naming(f"{self.url}/{item.name}", _RESTORE):
-                arrays[item.name.split("/")[1]] = np.asarray(_open_array(self._objects, item)[...])
+        for name, array in _open_arrays(self._objects, layout.basis_layouts(self.header)).items():
+            with naming(f"{self.url}/{name}", _RESTORE):
+                arrays[name.split("/")[1]] = np.asarray(array[...])
         root.check_basis(self.header, arrays, self.url)
         return TailBasis.from_arrays(arrays)
 
@@ -274,15 +276,19 @@ def _write_metadata(objects: Objects, header: root.Header) -> None:
         objects.write(key, bytes(found.to_bytes()))
 
 
-def _open_array(objects: Objects, item: ArrayLayout) -> zarr.Array[Any]:
-    """Open one array; CacheError unless its metadata is what the layout says (more views may be there)."""
-    where = f"{objects.place.url}/{item.name}/zarr.json"
-    with naming(where, _RESTORE), zarr.config.set({"array.write_empty_chunks": True}):
-        array = zarr.open_array(objects, path=item.name, mode="r" if objects.read_only else "r+", zarr_format=3)
-        got = array.metadata.to_dict()
-    expected = zarr.open_array(_blueprint([item]), path=item.name, mode="r", zarr_format=3).metadata.to_dict()
-    layout.require_same_metadata(expected, got, where)
-    return array
+def _open_arrays(objects: Objects, items: Sequence[ArrayLayout]) -> dict[str, zarr.Array[Any]]:
+    """Arrays by name, their metadata read in one sweep; CacheError unless it is what the layout says."""
+    arrays = {}
+    blueprint = _blueprint(items)
+    for item, stored in zip(items, objects.read([f"{item.name}/zarr.json" for item in items]), strict=True):
+        where, path = f"{objects.place.url}/{item.name}/zarr.json", StorePath(objects, item.name)
+        expected = zarr.open_array(blueprint, path=item.name, mode="r", zarr_format=3).metadata.to_dict()
+        with naming(where, _RESTORE), zarr.config.set({"array.write_empty_chunks": True}):
+            got = json.loads(stored or b"")
+            parsed = zarr.Array.from_dict(path, got).metadata.to_dict()
+            layout.require_same_metadata(expected, {**got, **parsed}, where)
+            arrays[item.name] = zarr.Array.from_dict(path, expected)
+    return arrays
 
 
 async def _gather(work: Iterable[Any]) -> list[Any]:

@@ -1,6 +1,7 @@
 """Small caches with random content, for the tests of the store."""
 
 from dataclasses import replace
+from functools import cache as cache_of_calls
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.recipe import recipe_named
+from teacher_cache.codec import TailBasis, fit_basis
 from teacher_cache.spec import CacheSpec, RecordFormat, TeacherSpec
 from teacher_cache.store import TeacherCache
 
@@ -73,9 +75,18 @@ def fill(cache: TeacherCache, seed: int = 0) -> None:
         assert cache.commit_unit(*unit, random_unit(cache, *unit, seed))
 
 
-def make_cache(url: Path | str, *, rows: tuple[int, ...] = (7, 5), num_views: int = 6, **spec: Any) -> None:
-    """A full cache."""
-    with TeacherCache.create(url, make_spec(**spec), make_index(*rows), num_views=num_views) as cache:
+@cache_of_calls
+def make_basis(seed: int = 0) -> TailBasis:
+    """A tail basis for "topk" with 100 classes."""
+    logit_NC = np.random.default_rng(seed).normal(size=(300, 100)).astype("f4")
+    return fit_basis(logit_NC, RecordFormat(kind="topk", num_classes=100))
+
+
+def make_cache(url: Path | str, *, rows: tuple[int, ...] = (7, 5), num_views: int = 6, kind: str = "dense8") -> None:
+    """A full cache; of 100 classes for "topk"."""
+    basis = make_basis() if kind == "topk" else None
+    spec = make_spec(kind, num_classes=100 if kind == "topk" else 10)
+    with TeacherCache.create(url, spec, make_index(*rows), basis, num_views=num_views) as cache:
         fill(cache)
 
 
