@@ -33,7 +33,7 @@ def fit_levels(top_NK: NDArray[np.float32]) -> LevelCode:
         top_NK: (N, k) the largest centred logits, descending.
     """
     gap_NK = np.concatenate([top_NK[:, :1], top_NK[:, :-1] - top_NK[:, 1:]], axis=1).astype(np.float64)
-    limit_K = np.maximum(_HEADROOM * gap_NK.max(axis=0), 1e-3)
+    limit_K = np.maximum(_HEADROOM * gap_NK.max(axis=0), 0.1)
     # d/dc of limit·(c/count)² at a gap g is 2·sqrt(limit·g) / count.
     count_K = np.rint(2 * np.sqrt(limit_K * np.median(gap_NK, axis=0)) / _GAP_STEP)
     count_K[0] = _MAX_COUNT

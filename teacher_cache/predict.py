@@ -22,9 +22,7 @@ _GRAM_CLASSES = 2048
 class Predictor:
     """The constants of the prediction on a device."""
 
-    def __init__(
-        self, pull: float, mean_C: Tensor, basis_Cr: Tensor, variance_r: Tensor, noise_C: Tensor
-    ) -> None:
+    def __init__(self, pull: float, mean_C: Tensor, basis_Cr: Tensor, variance_r: Tensor, noise_C: Tensor) -> None:
         """Keep the model; float32 tensors on one device."""
         self._pull = pull
         self._mean_C = mean_C

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 def centred(logit_BC: NDArray[Any]) -> NDArray[np.float32]:
     """Logits with mean zero over the classes, float32; the mean is taken in float64, as logits may be huge."""
     mean_B1 = logit_BC.mean(axis=1, keepdims=True, dtype=np.float64)
-    return np.asarray(logit_BC - mean_B1.astype(np.float32), np.float32)
+    with np.errstate(over="ignore"):  # infinity at the ends of float32 is for `tamed`
+        return np.asarray(logit_BC - mean_B1.astype(np.float32), np.float32)
+
+
+_HIGH = 1e4
+"""No softmax at any τ of use tells a first class so far ahead from one further ahead."""
 
 
 class Ranked(NamedTuple):
@@ -30,6 +35,20 @@ class Ranked(NamedTuple):
     edge_B1: NDArray[np.float32]
 
 
+def tamed(z_BC: NDArray[np.float32], ranked: Ranked, low: float) -> NDArray[np.bool_]:
+    """Bring rows with logits far beyond any calibrated range into it, in place; returns which rows (B,).
+
+    A masked class at −10,000 would drag the mean, and with it every other class, and the squares of a wild row overflow:
+    cut at `low` and at `_HIGH`, and centre again. The order of the classes stays as ranked.
+    """
+    wild_B = np.asarray((z_BC.min(axis=1) < low) | (ranked.top_BK[:, 0] > _HIGH))
+    if wild_B.any():
+        z_WC = np.maximum(centred(np.clip(z_BC[wild_B], low, _HIGH)), low)
+        again = rank(z_WC, ranked.top_BK.shape[1])
+        z_BC[wild_B], ranked.top_BK[wild_B], ranked.edge_B1[wild_B] = z_WC, again.top_BK, again.edge_B1
+    return wild_B
+
+
 def rank(z_BC: NDArray[np.float32], k: int) -> Ranked:
     """The k < C largest logits and the edge.
 
@@ -43,4 +62,4 @@ def rank(z_BC: NDArray[np.float32], k: int) -> Ranked:
         known = np.flatnonzero(class_BK[row] == first_B[row])
         class_BK[row, known] = class_BK[row, 0]
         class_BK[row, 0] = first_B[row]
-    return Ranked(class_BK, np.ascontiguousarray(value_BL[:, :k]), value_BL[:, k:])
+    return Ranked(class_BK, np.ascontiguousarray(value_BL[:, :k]), np.ascontiguousarray(value_BL[:, k:]))

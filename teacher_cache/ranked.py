@@ -20,7 +20,7 @@ from torch import Tensor
 from teacher_cache.bits import Windows, pack
 from teacher_cache.levels import LevelCode, decode_levels, encode_levels
 from teacher_cache.predict import Predictor
-from teacher_cache.rank import centred, rank
+from teacher_cache.rank import centred, rank, tamed
 from teacher_cache.record import RecordFormat
 from teacher_cache.tail import TailBasis
 from teacher_cache.trellis import WINDOW, quantise
@@ -64,10 +64,11 @@ class RankedCodec:
         model = self._model(torch.device("cpu"))
         z_BC = centred(logit_BC)
         ranked = rank(z_BC, self._format.k)
+        wild_B = tamed(z_BC, ranked, float(self._basis.low[0]))
         level_BK, clamped_B = encode_levels(ranked.top_BK, self._levels)
         kept_BK = torch.from_numpy(ranked.class_BK)
         decoded_BK = model.top(torch.from_numpy(level_BK))
-        code_Br = model.predict(kept_BK, decoded_BK)
+        code_Br = model.expect(kept_BK, decoded_BK)
         true_BC = torch.from_numpy(np.minimum(z_BC, ranked.edge_B1, out=z_BC))
         record: dict[str, NDArray[np.generic]] = {"class_index": ranked.class_BK.astype(self._format.index_dtype)}
         if self._coded:
@@ -80,7 +81,7 @@ class RankedCodec:
         true_B = _odds(true_BC, torch.from_numpy(ranked.edge_B1), kept_BK, torch.from_numpy(ranked.top_BK))
         mass_B, off_B = _mass_code(true_B - _odds(tail_BC, decoded_BK[:, -1:], kept_BK, decoded_BK))
         record["logit"] = np.concatenate([level_BK, mass_B[:, None]], axis=1)
-        self.num_clamped += int((clamped_B | off_B).sum())
+        self.num_clamped += int((wild_B | clamped_B | off_B).sum())
         return {field.name: record[field.name] for field in self._format.fields()}
 
     def log_prob(self, record: Mapping[str, Tensor], temperature: float) -> Tensor:
@@ -88,12 +89,14 @@ class RankedCodec:
         class_BK = record["class_index"].to(torch.int64)
         model = self._model(class_BK.device)
         top_BK = model.top(record["logit"][:, :-1])
-        code_Br = model.predict(class_BK, top_BK)
+        code_Br = model.expect(class_BK, top_BK)
         if self._coded:
             code_Br[:, : self._coded] += model.values(model.windows(record["tail"]))
         tail_BC = model.tail(class_BK, top_BK, code_Br)
         shift_B1 = (record["logit"][:, -1:].to(torch.float32) - 128) * (MASS_STEP * min(1.0, 1 / temperature))
-        z_BC = tail_BC.add_(shift_B1).scatter_(1, class_BK, top_BK)
+        # A positive δ must not lift a tail class to the first: never above the runner-up, which is below by a step.
+        cap_B1 = top_BK[:, 1:2] if top_BK.shape[1] > 1 else top_BK - MASS_STEP
+        z_BC = torch.minimum(tail_BC.add_(shift_B1), cap_B1, out=tail_BC).scatter_(1, class_BK, top_BK)
         return torch.log_softmax(z_BC.div_(temperature), dim=-1)
 
     def _model(self, device: torch.device) -> "_Model":
@@ -119,13 +122,18 @@ class _Model:
         row_n = basis.bits_r[:coded].astype(np.int32) * basis.table_RW.shape[1]
         self._row_n = torch.from_numpy(row_n).to(device)
         self.windows = Windows(basis.bits_r[:coded], WINDOW, device)
-        self.predict = Predictor(
+        self._slope_r, self._offset_r = put(basis.slope_r), put(basis.offset_r)
+        self._predict = Predictor(
             float(basis.pull[0]), self.mean_C, self.basis_Cr, put(basis.variance_r), put(basis.noise_C)
         )
 
     def top(self, level_BK: Tensor) -> Tensor:
         """The kept logits, (B, k)."""
         return decode_levels(level_BK, self._limit_K, self._count_K)
+
+    def expect(self, class_BK: Tensor, top_BK: Tensor) -> Tensor:
+        """The coefficients as the kept logits let one expect them, (B, r)."""
+        return torch.addcmul(self._offset_r, self._predict(class_BK, top_BK), self._slope_r)
 
     def project(self, tail_BC: Tensor) -> Tensor:
         """Coefficients that are coded, (B, n)."""

@@ -14,6 +14,7 @@ Legend: N calibration rows, C classes, r coefficients, K kept classes, W windows
 
 import hashlib
 import heapq
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -28,6 +29,7 @@ from teacher_cache.record import RecordFormat
 from teacher_cache.trellis import MAX_BITS, normal_tables
 
 _FOLDS = 4
+_TINY = 1e-12
 _MIN_ROWS = 8
 _MIN_RANK = 64
 _MAX_RANK = 1024
@@ -47,7 +49,9 @@ class TailBasis:
         bits_r: uint8, bits of each coefficient in the tail code.
         table_RW: float32 (R, W), the trellis tables.
         level_limit_K, level_count_K: float32 and uint8, the code of the kept logits (`levels.LevelCode`).
+        slope_r, offset_r: float32, the line from predicted to expected coefficients.
         pull: float32 (1,), how far the prediction follows a kept logit above the k-th, in [0, 1].
+        low: float32 (1,), centred logits below are cut: three times as low as any calibration row went.
     """
 
     mean_C: NDArray[np.float32]
@@ -59,7 +63,10 @@ class TailBasis:
     table_RW: NDArray[np.float32]
     level_limit_K: NDArray[np.float32]
     level_count_K: NDArray[np.uint8]
+    slope_r: NDArray[np.float32]
+    offset_r: NDArray[np.float32]
     pull: NDArray[np.float32]
+    low: NDArray[np.float32]
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """The arrays by name, as the store keeps them."""
@@ -120,7 +127,10 @@ def fit_basis(logit_NC: NDArray[Any], record_format: RecordFormat) -> TailBasis:
         table_RW=table_RW.astype("<f4"),
         level_limit_K=levels.limit_K.astype("<f4"),
         level_count_K=levels.count_K,
+        slope_r=held.slope_r[order_r].astype("<f4"),
+        offset_r=held.offset_r[order_r].astype("<f4"),
         pull=np.array([held.pull], "<f4"),
+        low=np.array([3 * min(float(z_NC.min()), -1.0)], "<f4"),
     )
 
 
@@ -141,6 +151,8 @@ def allot(variance_r: NDArray[np.float64], total_bits: int, error_R: NDArray[np.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _HeldOut:
     variance_r: NDArray[np.float64]
+    slope_r: NDArray[np.float64]
+    offset_r: NDArray[np.float64]
     residual_r: NDArray[np.float64]
     noise_C: NDArray[np.float64]
     pull: float
@@ -152,8 +164,8 @@ def _held_out(tail_NC: NDArray[np.float32], ranked: Ranked, max_rank: int) -> _H
     edge = np.linspace(0, num_rows, _FOLDS + 1).astype(int)
     num_directions = min(max_rank, num_classes - 1, num_rows - int(np.diff(edge).max()) - 1)
     variance_r, noise_C = np.zeros(num_directions), np.zeros(num_classes)
-    residual_Pr = np.zeros((len(_PULLS), num_directions))
-    for low, high in zip(edge, edge[1:], strict=False):
+    moment_P5r = np.zeros((len(_PULLS), 5, num_directions))
+    for low, high in itertools.pairwise(edge.tolist()):
         mean_C, basis_Cr = _principal(np.delete(tail_NC, slice(low, high), axis=0), num_directions)
         left_BC = tail_NC[low:high] - mean_C
         code_Br = left_BC @ basis_Cr
@@ -164,11 +176,41 @@ def _held_out(tail_NC: NDArray[np.float32], ranked: Ranked, max_rank: int) -> _H
         for p, pull in enumerate(_PULLS):
             model = (mean_C, basis_Cr, fold_variance_r, fold_noise_C)
             guess_Br = predict(ranked.class_BK[low:high], ranked.top_BK[low:high], pull, *model)
-            residual_Pr[p] += _mean_square(code_Br - guess_Br) / _FOLDS
-    best = int(np.log(residual_Pr + 1e-12).sum(axis=1).argmin())
+            moment_P5r[p] += _moments(code_Br, guess_Br) / _FOLDS
+    fits = [_line(*moment_5r) for moment_5r in moment_P5r]
+    best = int(np.argmin([np.log(residual_r).sum() for _, _, residual_r in fits]))
+    slope_r, offset_r, residual_r = fits[best]
     return _HeldOut(
-        variance_r=variance_r + 1e-12, residual_r=residual_Pr[best] + 1e-12, noise_C=noise_C, pull=_PULLS[best]
+        variance_r=variance_r + _TINY,
+        slope_r=slope_r,
+        offset_r=offset_r,
+        residual_r=residual_r,
+        noise_C=noise_C,
+        pull=_PULLS[best],
     )
+
+
+def _moments(code_Br: NDArray[Any], guess_Br: NDArray[Any]) -> NDArray[np.float64]:
+    """First and second moments of code and guess per coefficient, (5, r) float64."""
+    pairs = (code_Br, guess_Br, code_Br * code_Br, code_Br * guess_Br, guess_Br * guess_Br)
+    return np.stack([value.mean(axis=0, dtype=np.float64) for value in pairs])
+
+
+def _line(
+    code_r: NDArray[np.float64],
+    guess_r: NDArray[np.float64],
+    code2_r: NDArray[np.float64],
+    cross_r: NDArray[np.float64],
+    guess2_r: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Least-squares line code ≈ slope·guess + offset per coefficient, and what it leaves of the variance.
+
+    The kept classes are known because they are large, which the normal model does not know: its mean is biased.
+    """
+    slope_r = np.clip((cross_r - code_r * guess_r) / (guess2_r - guess_r**2 + _TINY), 0.0, 1.5)
+    offset_r = code_r - slope_r * guess_r
+    spread_r = code2_r - code_r**2 - 2 * slope_r * (cross_r - code_r * guess_r)
+    return slope_r, offset_r, np.maximum(spread_r + slope_r**2 * (guess2_r - guess_r**2), 0.0) + _TINY
 
 
 def _mean_square(value: NDArray[Any]) -> NDArray[np.float64]:

@@ -9,13 +9,10 @@ variates, not on any teacher.
 Legend: B rows, n coefficients, S = 2^W windows.
 """
 
-from functools import cache
-from statistics import NormalDist
-
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.rng import stream
+from teacher_cache.trellis_tables import ERRORS, THOUSANDTHS
 
 WINDOW = 6
 """W: bits of the stream that a value depends on."""
@@ -24,8 +21,6 @@ MAX_BITS = 6
 """Largest R."""
 
 _STATES = 1 << WINDOW
-_TRAINING = (256, 200)
-_ROUNDS = 30
 
 
 def quantise(
@@ -81,34 +76,6 @@ def _trace(last_B: NDArray[np.intp], chosen: list[NDArray[np.uint8]], bits_n: ND
     return window_nB.T
 
 
-@cache
 def normal_tables() -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Tables for unit normal values: (MAX_BITS + 1, 2^W) float32, and the mean squared error of each R (1 for R = 0).
-
-    Trained by alternating Viterbi encoding and centroids on a keyed sample, from a keyed start: the same everywhere up
-    to rounding. They are stored with the basis, so a cache never depends on that rounding.
-    """
-    normal = NormalDist()
-    draw = stream(0, "trellis sample").uniforms(_TRAINING[0] * _TRAINING[1])
-    value_Bn = np.array([normal.inv_cdf(u + 2.0**-54) for u in draw], np.float32).reshape(_TRAINING)
-    quantile_S = np.array([normal.inv_cdf((i + 0.5) / _STATES) for i in range(_STATES)], np.float32)
-    table_RS = np.zeros((MAX_BITS + 1, _STATES), np.float32)
-    error_R = np.ones(MAX_BITS + 1)
-    for bits in range(1, MAX_BITS + 1):
-        # Good levels lie as the density to the power 1/3 at many bits (a normal √3 as wide), as the density at few.
-        level_S = quantile_S * (1 + (3**0.5 - 1) * min(1.0, (bits - 1) / 3))
-        table_RS[bits, stream(0, "trellis start", bits).permutation(_STATES)] = level_S
-        bits_n = np.full(_TRAINING[1], bits, np.uint8)
-        for _ in range(_ROUNDS):
-            window_Bn = quantise(value_Bn, bits_n, table_RS)
-            error_R[bits] = np.mean((value_Bn - table_RS[bits, window_Bn]) ** 2, dtype=np.float64)
-            _move_to_centroids(table_RS[bits], window_Bn[:, WINDOW:], value_Bn[:, WINDOW:])
-    return table_RS, error_R
-
-
-def _move_to_centroids(
-    table_S: NDArray[np.float32], window_Bn: NDArray[np.uint8], value_Bn: NDArray[np.float32]
-) -> None:
-    count_S = np.bincount(window_Bn.ravel(), minlength=_STATES)
-    sum_S = np.bincount(window_Bn.ravel(), value_Bn.ravel(), minlength=_STATES)
-    np.divide(sum_S, count_S, out=table_S, where=count_S > 0, casting="same_kind")
+    """Tables for unit normal values: (MAX_BITS + 1, 2^W) float32, and the mean squared error of each R (1 for R = 0)."""
+    return (np.array(THOUSANDTHS, np.float64) / 1000).astype(np.float32), np.array(ERRORS)
