@@ -79,8 +79,8 @@ def main() -> None:
         )
     if options.json:
         large = [found[f"ratio_{label}"] for label in ("fp32", "bf16") if f"ratio_{label}" in found]
-        found["ratio"] = min(large) if large else float("nan")
-        found["ratio_small_teacher"] = found.pop("ratio_small", float("nan"))
+        found |= {"ratio": min(large)} if large else {}
+        found |= {"ratio_small_teacher": found.pop("ratio_small")} if "ratio_small" in found else {}
         print(json.dumps({name: round(value, 4) for name, value in found.items()}))
 
 

@@ -5,8 +5,11 @@ process where the platform has one: a plain fork would copy the threads' locks o
 """
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,6 +130,19 @@ def _start_worker(_: int) -> None:
     # Schedulers and terminals signal the whole group; when to stop is for the main process to decide.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, name="leave-with-parent", daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """End this worker when the main process is gone, however it went.
+
+    The loader's own watchdog watches the parent process id, which here is that of the server; and the server lives as
+    long as its workers do.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "workers are started by multiprocessing"
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _unchanged(value: Any) -> Any:
