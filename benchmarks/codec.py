@@ -2,9 +2,9 @@
 
     python -m benchmarks.codec --calibration calibration.npz --evaluation development.npz [--bytes 64] [--json]
 
-Both files hold `teacher` (N, C) logits; the evaluation file may hold `student` (N, C) and `student_feature` (N, D), without
-which G stands for an untrained student (see `teacher_cache.fidelity`). Views of different images in the two files.
-Takes about half a minute. Bytes are those of the objects that the real store wrote.
+Both files hold `teacher` (N, C) logits; the evaluation file may hold `student` (N, C) and `student_feature` (N, D),
+without which G stands for an untrained student (see `teacher_cache.fidelity`). Views of different images in the two
+files. Takes about half a minute. Bytes are those of the objects that the real store wrote.
 """
 
 import argparse

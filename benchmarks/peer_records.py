@@ -42,7 +42,7 @@ def _largest(z_BC: NDArray[np.float64], num_kept: int) -> NDArray[np.int64]:
 
 
 def _half(value: NDArray[np.float64]) -> NDArray[np.float64]:
-    return value.astype(np.float16).astype(np.float64)
+    return np.asarray(value.astype(np.float16), np.float64)
 
 
 def _renormalised(z_BC: NDArray[np.float64], num_kept: int) -> LogProb:
@@ -87,4 +87,4 @@ def _class_mean(z_BC: NDArray[np.float64], mean_C: NDArray[np.float64], num_kept
 def _tail_mass(h_BC: NDArray[np.float64], class_BK: NDArray[np.int64]) -> NDArray[np.float64]:
     mass_BC = np.exp(h_BC - h_BC.max(axis=1, keepdims=True))
     np.put_along_axis(mass_BC, class_BK, 0.0, axis=1)
-    return np.log(mass_BC.sum(axis=1, keepdims=True)) + h_BC.max(axis=1, keepdims=True)
+    return np.asarray(np.log(mass_BC.sum(axis=1, keepdims=True)) + h_BC.max(axis=1, keepdims=True))

@@ -3,8 +3,8 @@
     python -m benchmarks.trellis_tables [--starts 6] > teacher_cache/trellis_tables.py
 
 Alternates Viterbi encoding and centroids (generalised Lloyd) from keyed starts and keeps, for each number of bits, the
-table with the least squared error on a second sample. Takes a few minutes; the file is part of the project, as its values
-are part of the record format.
+table with the least squared error on a second sample. Takes a few minutes; the file is part of the project, as its
+values are part of what a basis holds.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def train(value_Bn: NDArray[np.float32], bits: int, start: int) -> NDArray[np.fl
         count_S = np.bincount(window, minlength=_STATES)
         sum_S = np.bincount(window, value_Bn[:, WINDOW:].ravel(), minlength=_STATES)
         np.divide(sum_S, count_S, out=table_RS[bits], where=count_S > 0, casting="same_kind")
-    return table_RS[bits].round(3)
+    return np.asarray(table_RS[bits].round(3))
 
 
 def squared_error(value_Bn: NDArray[np.float32], bits: int, table_S: NDArray[np.float32]) -> float:
@@ -58,16 +58,15 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=6)
     starts = parser.parse_args().starts
     sample, other = normals("sample"), normals("other sample")
-    tables, errors = [np.zeros(_STATES)], [1.0]
+    tables, errors = [np.zeros(_STATES, np.float32)], [1.0]
     for bits in range(1, MAX_BITS + 1):
         trained = [train(sample, bits, start) for start in range(starts)]
         scores = [squared_error(other, bits, table) for table in trained]
         tables.append(trained[int(np.argmin(scores))])
         errors.append(min(scores))
-    print(
-        '"""Trellis tables for unit normal values, and their squared errors; printed by benchmarks/trellis_tables.py.'
-    )
+    print('"""Trellis tables for unit normal values and their squared errors, by benchmarks/trellis_tables.py.')
     print('\nRow R holds the values of the 2^6 windows for R bits per value, in thousandths.\n"""\n')
+    print("# fmt: off")
     print("ERRORS = (" + ", ".join(f"{error:.6f}" for error in errors) + ")\n")
     print("THOUSANDTHS = (")
     for table_S in tables:

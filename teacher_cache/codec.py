@@ -7,15 +7,15 @@ Legend: B rows of a batch, C classes.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shards.errors import CacheError
 from teacher_cache.dense import Dense8Codec, DenseCodec, HardCodec
+from teacher_cache.rank import require_finite
 from teacher_cache.ranked import RankedCodec
 from teacher_cache.record import KINDS, Field, RecordFormat
 from teacher_cache.tail import TailBasis, fit_basis
@@ -86,20 +86,6 @@ class RecordCodec:
     def hard_label(self, record: Mapping[str, Tensor]) -> Tensor:
         """The teacher's first class, (B,) int64: the first index of the largest logit, as it was when encoded."""
         return record["class_index"][:, 0].to(torch.int64)
-
-
-def require_finite(logit_BC: NDArray[Any]) -> None:
-    """Refuse rows with NaN or infinity, also such as overflow float32 (CacheError naming the first row)."""
-    with np.errstate(over="ignore"):
-        finite_B = np.asarray(np.isfinite(logit_BC.astype(np.float32, copy=False)).all(axis=1))
-    if not finite_B.all():
-        row = int(np.flatnonzero(~finite_B)[0])
-        column = int(np.flatnonzero(~np.isfinite(logit_BC[row].astype(np.float64)))[:1].sum())
-        raise CacheError(
-            f"teacher logits of row {row} are not finite (class {column}: {logit_BC[row, column]}; "
-            f"{int((~finite_B).sum())} of {len(finite_B)} rows): expected finite float32; "
-            "check the teacher's weights, or its precision (fp16 overflows at 65,504: use bf16 or fp32)"
-        )
 
 
 def _codec_of(record_format: RecordFormat, basis: TailBasis | None) -> _Codec:

@@ -1,8 +1,8 @@
 """The k largest logits in k codes of at most 8 bits: the largest, then the gaps from each to the next.
 
 Code 0 is the largest centred logit in even steps; code j ≥ 1 is the gap below the j-th largest, limit·(code/count)²:
-fine steps for small gaps, where the probabilities are. A gap is measured from the *decoded* logit above it, so errors do
-not add up. The first gap has code 1 at least, so the runner-up never ties with the first class.
+fine steps for small gaps, where the probabilities are. A gap is measured from the *decoded* logit above it, so errors
+do not add up. The first gap has code 1 at least, so the runner-up never ties with the first class.
 
 Legend: B rows, N calibration rows, K = k codes.
 """

@@ -1,7 +1,7 @@
 """The tail as the known logits let one expect it: the conditional mean of a normal model (kriging).
 
-The model: winsorised logits are mean + basis·c + noise, c normal with variance_r, noise normal with noise_C. Observed are
-the k kept classes, at their logits pulled down towards the k-th (`pull` 1: as they are, 0: all at the k-th), since
+The model: winsorised logits are mean + basis·c + noise, c normal with variance_r, noise normal with noise_C. Observed
+are the k kept classes, at their logits pulled down towards the k-th (`pull` 1: as they are, 0: all at the k-th), since
 peaks are outside the model. Rasmussen & Williams, Gaussian Processes for Machine Learning (2006), eq. 2.23, in the
 weight space: k × k systems per row, no C × C matrix.
 

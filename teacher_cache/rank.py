@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from shards.errors import CacheError
+
 
 def centred(logit_BC: NDArray[Any]) -> NDArray[np.float32]:
     """Logits with mean zero over the classes, float32; the mean is taken in float64, as logits may be huge."""
@@ -38,8 +40,8 @@ class Ranked(NamedTuple):
 def tamed(z_BC: NDArray[np.float32], ranked: Ranked, low: float) -> NDArray[np.bool_]:
     """Bring rows with logits far beyond any calibrated range into it, in place; returns which rows (B,).
 
-    A masked class at −10,000 would drag the mean, and with it every other class, and the squares of a wild row overflow:
-    cut at `low` and at `_HIGH`, and centre again. The order of the classes stays as ranked.
+    A masked class at −10,000 would drag the mean, and with it every other class, and the squares of a wild row
+    overflow: cut at `low` and at `_HIGH`, and centre again. The order of the classes stays as ranked.
     """
     wild_B = np.asarray((z_BC.min(axis=1) < low) | (ranked.top_BK[:, 0] > _HIGH))
     if wild_B.any():
@@ -63,3 +65,17 @@ def rank(z_BC: NDArray[np.float32], k: int) -> Ranked:
         class_BK[row, known] = class_BK[row, 0]
         class_BK[row, 0] = first_B[row]
     return Ranked(class_BK, np.ascontiguousarray(value_BL[:, :k]), np.ascontiguousarray(value_BL[:, k:]))
+
+
+def require_finite(logit_BC: NDArray[Any]) -> None:
+    """Refuse rows with NaN or infinity, also such as overflow float32 (CacheError naming the first row)."""
+    with np.errstate(over="ignore"):
+        finite_B = np.asarray(np.isfinite(logit_BC.astype(np.float32, copy=False)).all(axis=1))
+    if not finite_B.all():
+        row = int(np.flatnonzero(~finite_B)[0])
+        column = int(np.flatnonzero(~np.isfinite(logit_BC[row].astype(np.float64)))[:1].sum())
+        raise CacheError(
+            f"teacher logits of row {row} are not finite (class {column}: {logit_BC[row, column]}; "
+            f"{int((~finite_B).sum())} of {len(finite_B)} rows): expected finite float32; "
+            "check the teacher's weights, or its precision (fp16 overflows at 65,504: use bf16 or fp32)"
+        )

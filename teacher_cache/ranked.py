@@ -1,11 +1,11 @@
 """Records of kind "topk" and "lowrank": k classes by name, the others from the tail model.
 
-Fields: `class_index` (k), `logit` (k + 1: the k level codes of `levels`, then the mass code), `tail` (the trellis code of
-the coefficients; absent for "topk").
+Fields: `class_index` (k), `logit` (k + 1: the k level codes of `levels`, then the mass code), `tail` (the trellis code
+of the coefficients; absent for "topk").
 
 Decoding: h = mean + basis·(predicted + coded coefficients), cut at the k-th logit, shifted so that all C logits sum to
-zero, cut again; at τ the classes' logits are top/τ for the k kept ones and h/τ + δ·min(1/τ, 1/τ²) for the others. δ, the
-mass code, makes the tail's probability mass right at τ = 1.
+zero, cut again; at τ the classes' logits are top/τ for the k kept ones and h/τ + δ·min(1/τ, 1/τ²) for the others.
+δ, the mass code, makes the tail's probability mass right at τ = 1.
 
 Legend: B rows, C classes, K kept classes, r coefficients.
 """

@@ -16,7 +16,7 @@ DIGEST_BYTES = 4
 """The crc32c of the view's pixels, kept by the store beside every record."""
 
 STORE_BYTES = 2
-"""Allowance per view for the rest of the store, in bytes: the kept full logits (1.8), headers, checksums, the ledger."""
+"""Allowance per view for the rest of the store: kept full logits (1.8 bytes), headers, checksums, the ledger."""
 
 LEVEL_BITS = 5.5
 """Bits that one level code takes after the store's compression (measured: 4.4 to 5.5; of 8 before it)."""
@@ -26,7 +26,7 @@ DENSE_CLASSES = 64
 
 
 class Field(NamedTuple):
-    """One array of the store: `width` values of `dtype` per row (None: one scalar), `fill` where nothing was written."""
+    """One array of the store: `width` values of `dtype` per row (None: a scalar), `fill` where nothing was written."""
 
     name: str
     dtype: str

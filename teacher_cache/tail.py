@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from teacher_cache.levels import fit_levels
 from teacher_cache.predict import predict
-from teacher_cache.rank import Ranked, centred, rank
+from teacher_cache.rank import Ranked, centred, rank, require_finite
 from teacher_cache.record import RecordFormat
 from teacher_cache.trellis import MAX_BITS, normal_tables
 
@@ -106,7 +106,8 @@ def fit_basis(logit_NC: NDArray[Any], record_format: RecordFormat) -> TailBasis:
         raise ValueError(
             f"calibration logits: expected (N ≥ {_MIN_ROWS}, {record_format.num_classes}), got {logit_NC.shape}"
         )
-    z_NC = centred(logit_NC)
+    require_finite(logit_NC)
+    z_NC = centred(logit_NC.astype(np.float32, copy=False))
     ranked = rank(z_NC, record_format.k)
     tail_NC = np.minimum(z_NC, ranked.edge_B1)
     tail_bits = 8 * record_format.tail_bytes

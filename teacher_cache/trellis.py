@@ -77,5 +77,5 @@ def _trace(last_B: NDArray[np.intp], chosen: list[NDArray[np.uint8]], bits_n: ND
 
 
 def normal_tables() -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Tables for unit normal values: (MAX_BITS + 1, 2^W) float32, and the mean squared error of each R (1 for R = 0)."""
+    """Tables for unit normal values: (MAX_BITS + 1, 2^W) float32, and the squared error of each R (1 for R = 0)."""
     return (np.array(THOUSANDTHS, np.float64) / 1000).astype(np.float32), np.array(ERRORS)
