@@ -159,13 +159,32 @@ def _workers(help: str = "Rendering processes.") -> Callable[[Any], Any]:
     return click.option("--workers", default=_WORKERS, show_default=True, type=click.IntRange(0), help=help)
 
 
+_class_names = click.option(
+    "--class-names", type=click.Path(path_type=Path),
+    help="A file with one class a line, in the order of the labels; default: the folders, sorted.",
+)  # fmt: skip
+
+
+def _read_class_names(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--class-names {path}: cannot be read: {error}") from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
 @cli.command("make-shards")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("dest", type=click.Path(path_type=Path))
 @click.option("--samples-per-shard", default=1000, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=0, show_default=True, help="Of the order of the samples.")
+@_class_names
 @_workers("Processes; the bytes do not depend on it.")
-def make_shards(source: Path, dest: Path, samples_per_shard: int, seed: int, workers: int) -> None:
+def make_shards(
+    source: Path, dest: Path, samples_per_shard: int, seed: int, class_names: Path | None, workers: int
+) -> None:
     """Write an ImageFolder tree SOURCE (class/…/image) as WebDataset shards and an index in DEST.
 
     Run it again to go on where it was stopped; finished shards are kept.
@@ -173,7 +192,10 @@ def make_shards(source: Path, dest: Path, samples_per_shard: int, seed: int, wor
     from shards.writer import write_shards
 
     bar = None
-    for event in write_shards(source, dest, samples_per_shard=samples_per_shard, seed=seed, workers=max(1, workers)):
+    names = _read_class_names(class_names)
+    for event in write_shards(
+        source, dest, samples_per_shard=samples_per_shard, seed=seed, workers=max(1, workers), class_names=names
+    ):
         bar = bar or Bar("make-shards", event.num_shards, "shards")
         bar.to(event.shards_done)
         if event.index is not None:
@@ -187,9 +209,10 @@ def make_shards(source: Path, dest: Path, samples_per_shard: int, seed: int, wor
 @cli.command("check-shards")
 @click.argument("shards")
 @click.option("--num-classes", type=click.IntRange(2), help="Labels must lie below it; default: the largest label + 1.")
-@click.option("--class-names", type=click.Path(exists=True, path_type=Path), help="A file with one class name a line.")
+@_class_names
 @click.option("--label-key", help="Take the label from this key of each sample's .json (img2dataset).")
 @click.option("--overwrite", is_flag=True, help="Write the index anew instead of checking against the one there.")
+@click.option("--decode", is_flag=True, help="Also decode every image.")
 @_shard_cache
 @_workers("Processes.")
 def check_shards(
@@ -198,6 +221,7 @@ def check_shards(
     class_names: Path | None,
     label_key: str | None,
     overwrite: bool,
+    decode: bool,
     shard_cache: Path | None,
     workers: int,
 ) -> None:
@@ -208,8 +232,7 @@ def check_shards(
 
     path = index_path(shards, shard_cache)
     expected = ShardIndex.load(path) if path.exists() and not overwrite else None
-    names = tuple(class_names.read_text(encoding="utf-8").split("\n")) if class_names else ()
-    names = tuple(name.strip() for name in names if name.strip()) or (expected.class_names if expected else ())
+    names = _read_class_names(class_names) or (expected.class_names if expected else ())
     urls = expand_shards(shards)
     with Bar("check-shards", len(urls), "shards") as bar:
         for event in scan_shards(
@@ -218,6 +241,7 @@ def check_shards(
             class_names=names,
             label_key=label_key,
             expected=expected,
+            decode=decode,
             workers=max(1, workers),
             cache_dir=shard_cache,
         ):

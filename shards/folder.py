@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class SourceImage(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """The tree: sorted class names (a label is a place in them) and the images, sorted by path."""
+    """The tree: class names (a label is a place in them) and the images, sorted by path."""
 
     class_names: tuple[str, ...]
     images: list[SourceImage]
@@ -36,8 +36,12 @@ class Folder(NamedTuple):
         return sha.hexdigest()
 
 
-def list_folder(source: Path) -> Folder:
+def list_folder(source: Path, class_names: Sequence[str] = ()) -> Folder:
     """List `source`; nothing is opened yet.
+
+    Args:
+        class_names: all classes in the order of their labels, where some may have no folder here, such as those of a
+            teacher over a subset of its classes; default: the folders, sorted.
 
     A key is the path without the image suffix. As a key ends at the first dot of the file name, other dots are written
     %2E (and % is written %25), so that different files have different keys.
@@ -51,15 +55,22 @@ def list_folder(source: Path) -> Folder:
     classes = [entry for entry in _entries(source) if _require_class(entry)]
     if not classes:
         raise ShardError(f"{source}: expected one folder per class, got none; check the path")
+    names = tuple(class_names) or tuple(entry.name for entry in classes)
+    labels = {name: label for label, name in enumerate(names)}
+    if len(labels) != len(names):
+        raise ValueError("class_names: expected each class once; remove the repeated names")
     images: list[SourceImage] = []
-    for label, entry in enumerate(classes):
+    for entry in classes:
+        if entry.name not in labels:
+            raise ShardError(f"{entry.path}: not among the {len(names)} class names given; add it or move it away")
+        label = labels[entry.name]
         before = len(images)
         images.extend(_images(entry.path, entry.name, label, (os.path.realpath(entry.path),)))
         if len(images) == before:
             raise ShardError(f"{entry.path}: expected images, got none; remove the folder or fill it")
     images.sort()
     _require_unique_keys(source, images)
-    return Folder(tuple(entry.name for entry in classes), images)
+    return Folder(names, images)
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:

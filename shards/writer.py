@@ -59,7 +59,13 @@ class _Job(NamedTuple):
 
 
 def write_shards(
-    source: Path, dest: Path, *, samples_per_shard: int, seed: int, workers: int = 1
+    source: Path,
+    dest: Path,
+    *,
+    samples_per_shard: int,
+    seed: int,
+    workers: int = 1,
+    class_names: Sequence[str] = (),
 ) -> Iterator[WriteEvent]:
     """Write the images of `source` (class/…/image) to `dest`/shard-000000.tar … and `dest`/shards.index.
 
@@ -67,6 +73,7 @@ def write_shards(
         samples_per_shard: at most; all shards hold the same number, or one less.
         seed: of the order of the samples.
         workers: processes; the bytes do not depend on it.
+        class_names: all classes in the order of their labels; default: the folders, sorted.
 
     Errors:
         ValueError for a wrong number; ShardError for a tree with anything but images, for files that are no JPEG, PNG
@@ -75,7 +82,7 @@ def write_shards(
     for name, value in (("samples_per_shard", samples_per_shard), ("workers", workers)):
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
-    folder = list_folder(source)
+    folder = list_folder(source, class_names)
     num_samples = len(folder.images)
     settings: dict[str, int | str] = {
         "seed": seed,

@@ -334,3 +334,19 @@ def test_a_full_or_closed_disk_is_an_error_that_leaves_nothing_half_made(
             list(events)
     assert [path.name for path in out.glob("*") if not path.name.startswith(".make")] == ["shard-000000.tar"]
     assert [event.kept for event in write(source, out)] == [True, False, False, False, False]
+
+
+def test_labels_are_places_among_the_classes_given(tmp_path: Path) -> None:
+    """A folder with some of a teacher's classes, or a validation set that lacks one, keeps the labels of the whole."""
+    names = ("zoo", "cow", "bee", "ant")
+    last = list(write_shards(tree(tmp_path / "in"), tmp_path / "out", samples_per_shard=99, seed=1, class_names=names))[
+        -1
+    ]
+    assert last.index is not None and last.index.class_names == names and last.index.num_classes == 4
+    assert sorted(set(last.index.label_N.tolist())) == [1, 2, 3]
+    for wrong, message in (
+        (("ant", "bee"), "cow: not among the 2 class names"),
+        (("ant", "bee", "cow", "ant"), "once"),
+    ):
+        with pytest.raises((ShardError, ValueError), match=message):
+            list(write_shards(tmp_path / "in", tmp_path / "o2", samples_per_shard=9, seed=1, class_names=wrong))
