@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.errors import ShardError
 from shards.index import ShardIndex
 from shards.world import World
 from student.fit import Views
@@ -30,10 +31,30 @@ class Data:
         return self.index.rows_S
 
     def check(self, recipe: StudentRecipe, settings: TrainSettings, world: World) -> EpochPlan:
-        """The first epoch's plan; ValueError when batch, blocks, repeats, ranks and accumulation do not fit."""
+        """The first epoch's plan.
+
+        Errors:
+            ValueError when batch, blocks, repeats, ranks and accumulation do not fit; ShardError when the validation
+            shards number their classes differently.
+        """
+        self._require_same_classes()
         plan = self.plan(recipe, settings.seed, 0)
         plan.items(0, 0, world.size * settings.accumulate)
         return plan
+
+    def _require_same_classes(self) -> None:
+        index, val = self.index, self.val_index
+        if val is None or (val.num_classes, val.class_names) == (index.num_classes, index.class_names):
+            return
+        if val.num_classes == index.num_classes and () in (val.class_names, index.class_names):
+            return  # one of them does not know its names
+        pairs = zip(index.class_names, val.class_names, strict=False)
+        first = next((n for n, (a, b) in enumerate(pairs) if a != b), min(index.num_classes, val.num_classes))
+        raise ShardError(
+            f"{val.path or 'validation shards'}: expected the {index.num_classes} classes of the training shards in "
+            f"their order, got {val.num_classes}, other from class {first} on; give the same "
+            "--class-names (or check-shards --num-classes) for both"
+        )
 
     def plan(self, recipe: StudentRecipe, seed: int, epoch: int) -> EpochPlan:
         """The order of an epoch."""
@@ -60,9 +81,7 @@ class Data:
 
     def schedule(self, recipe: StudentRecipe) -> list[Span]:
         """The views of the run, one span per pass over the cache."""
-        return schedule(
-            recipe.epochs, recipe=self.views.recipe, repeats=recipe.repeats, num_views=self.views.num_views
-        )
+        return schedule(recipe.epochs, recipe=self.views.recipe, repeats=recipe.repeats, num_views=self.views.num_views)
 
     def identity(self) -> dict[str, Any]:
         """What decides the pixels and their order, as JSON types."""
