@@ -1,6 +1,7 @@
 """Nothing that happens to a cache is read as data: damage is a named error, kills and races end whole or missing."""
 
 import itertools
+import json
 import multiprocessing
 import os
 import resource
@@ -114,6 +115,29 @@ def test_any_flipped_bit_is_noticed(tmp_path: Path) -> None:
         except CacheError as error:
             assert str(folder) in str(error)
         path.write_bytes(data)
+
+
+FORGED: dict[str, Callable[[dict[str, Any]], None]] = {
+    "codecs": lambda meta: meta["codecs"].pop(),
+    "fill_value": lambda meta: meta.update(fill_value=3),
+    "dimension_names": lambda meta: meta["dimension_names"].reverse(),
+    "data_type": lambda meta: meta.update(data_type="int8"),
+    "shape": lambda meta: meta["shape"].__setitem__(1, 9),
+    "attributes": lambda meta: meta.update(attributes={"scale": 2}),
+}
+
+
+@pytest.mark.parametrize("field", FORGED)
+def test_metadata_that_is_valid_but_another_is_refused_naming_the_field(tmp_path: Path, field: str) -> None:
+    """Zarr would follow it; the layout is a function of the spec, so it can only be damage."""
+    folder = tmp_path / "c"
+    make_cache(folder, rows=(7,), num_views=3)
+    path = folder / "logit/zarr.json"
+    meta = json.loads(path.read_text())
+    FORGED[field](meta)
+    path.write_text(json.dumps(meta))
+    with pytest.raises(CacheError, match=rf"{path}: {field}: expected"):
+        use(folder)
 
 
 def test_swapped_chunks_are_noticed(tmp_path: Path) -> None:
@@ -323,6 +347,31 @@ def test_a_writer_that_never_reads_what_it_wrote_says_so() -> None:
     with pytest.raises(CacheError, match="where: what is read back is not what was written"):
         commit(memory.writer(spoil), UnitId(0, 0), ONE, _digest_of, "where")
     assert memory.entry in (0, _digest_of(ONE))
+
+
+class _Lossy(_Writer):
+    """A disk that answers every write with success and drops some; it notes what entries were given to it."""
+
+    def __init__(self, memory: _Memory, dropped: int) -> None:
+        super().__init__(memory, lambda: None)
+        self.writes, self.dropped = itertools.count(), dropped
+
+    def write_arrays(self, unit: UnitId, arrays: Arrays) -> None:
+        for name, array in arrays.items():
+            if next(self.writes) != self.dropped:
+                self.memory.arrays[name] = array
+
+    def write_entry(self, unit: UnitId, digest: int) -> None:
+        assert digest in (0, _digest_of(self.memory.arrays)), "an entry for chunks that are not there"
+        super().write_entry(unit, digest)
+
+
+@pytest.mark.parametrize("dropped", [0, 1, 2, None])
+def test_an_entry_is_written_only_over_chunks_that_were_read_back(dropped: int | None) -> None:
+    """Killed right after the entry, nothing else would ever look."""
+    memory = _Memory()
+    assert commit(_Lossy(memory, -1 if dropped is None else dropped), UnitId(0, 0), ONE, _digest_of, "where")
+    assert memory.entry == _digest_of(memory.arrays) == _digest_of(ONE)
 
 
 def _race(folder: Path, seed: int, barrier: Any) -> None:
