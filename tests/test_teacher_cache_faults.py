@@ -121,7 +121,7 @@ FORGED: dict[str, Callable[[dict[str, Any]], None]] = {
     "codecs": lambda meta: meta["codecs"].pop(),
     "fill_value": lambda meta: meta.update(fill_value=3),
     "dimension_names": lambda meta: meta["dimension_names"].reverse(),
-    "data_type": lambda meta: meta.update(data_type="int8"),
+    "data_type": lambda meta: meta.update(data_type="uint16"),
     "shape": lambda meta: meta["shape"].__setitem__(1, 9),
     "attributes": lambda meta: meta.update(attributes={"scale": 2}),
 }
