@@ -24,8 +24,9 @@ class FakeCache(SimpleNamespace):
         self.reads.append((view_block, shard))
         view, row = np.mgrid[view_block * VIEWS : (view_block + 1) * VIEWS, : ROWS[shard]]
         code = (view * 100 + shard * 10 + row).astype(np.uint32)
-        return {"pixel_digest": code, "logit": np.stack([code, -code.astype(int)], -1).astype(np.float32),
-                "fidelity_at": np.zeros((2, 2), np.uint32)}  # kept beside the records; not one entry per row  # fmt: skip
+        kept_beside = np.zeros((2, 2), np.uint32)  # not one entry per row
+        logit = np.stack([code, -code.astype(int)], -1).astype(np.float32)
+        return {"pixel_digest": code, "logit": logit, "fidelity_at": kept_beside}
 
 
 def batch(count=50, views=range(4, 8), seed=0):
