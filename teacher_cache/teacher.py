@@ -45,6 +45,8 @@ class Teacher:
     def __init__(self, network: nn.Module, spec: TeacherSpec, *, device: torch.device, compiled: bool = False) -> None:
         """Take a network that maps normalised views to logits; see `load_teacher`."""
         self.spec, self.num_classes, self.device, self.num_forwards = spec, spec.num_classes, device, 0
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # else pinning memory would open a context on the first GPU as well
         network = network.requires_grad_(False).eval().to(device)
         network = network.to(memory_format=torch.channels_last)
         self._network: Callable[[Tensor], Tensor] = torch.compile(network) if compiled else network
@@ -141,8 +143,7 @@ def load_teacher(
 
 
 def _triple(values: Sequence[float]) -> _Mean:
-    red, green, blue = values
-    return (red, green, blue)
+    return (values[0], values[1], values[2])
 
 
 class _Renormalise(nn.Module):
@@ -236,8 +237,7 @@ def _build(
 
 def _require_hub_weights(base: str, cfg: PretrainedCfg, num_classes: int | None) -> None:
     """A hub name says which weights, and they answer in their own classes: timm would fill in others in silence."""
-    tags = timm.list_pretrained(f"{base.partition('.')[0]}.*")
-    if not tags:
+    if not (tags := timm.list_pretrained(f"{base.partition('.')[0]}.*")):
         raise ValueError(f"teacher: timm has no weights for {base}; give --teacher-weights")
     if "." not in base and len(tags) > 1:
         raise ValueError(f"teacher: {base} has several sets of weights, name one: {', '.join(tags)}")
@@ -262,8 +262,7 @@ def _why_not(base: str, weights: Path | None, kwargs: Mapping[str, Any], error: 
 
 
 def _classifier_name(cfg: PretrainedCfg) -> str:
-    name = cfg.classifier or ""
-    return name if isinstance(name, str) else name[0]
+    return cfg.classifier if isinstance(cfg.classifier, str) else next(iter(cfg.classifier or ()), "")
 
 
 def _classes_in(state: Mapping[str, Tensor], cfg: PretrainedCfg) -> int | None:

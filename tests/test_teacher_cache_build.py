@@ -16,18 +16,20 @@ from skimage import data as photos
 from shards.blocks import render_block
 from shards.errors import CacheError, ShardError
 from shards.index import ShardIndex
-from shards.mixing import block_rows, num_blocks, prepare
+from shards.mixing import block_mix, block_rows, num_blocks, prepare
 from shards.reader import ShardReader
 from shards.recipe import recipe_named
 from shards.world import World
 from shards.writer import write_samples
 from student.signals import StopRequest
+from teacher_cache import pipeline
 from teacher_cache.build import build_cache
 from teacher_cache.calibrate import calibration_sample
 from teacher_cache.codec import RecordFormat
 from teacher_cache.digest import UnitId, fidelity_count, fidelity_positions
 from teacher_cache.events import BatchDone, CacheOpened, UnitCommitted, UnitDamaged, UnitSkipped, UnitStarted
 from teacher_cache.opening import cache_spec, open_or_create
+from teacher_cache.pipeline import Task
 from teacher_cache.store import TeacherCache
 from teacher_cache.teacher import Teacher, load_teacher
 from teacher_cache.walk import walk_order
@@ -242,17 +244,24 @@ def test_sigterm_ends_the_walk_without_a_partial_unit(tmp_path: Path, index: Sha
     assert getattr(event, "stopped", False)
 
 
-def test_what_another_process_commits_meanwhile_is_skipped(
-    tmp_path: Path, index: ShardIndex, reference: TeacherCache
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_another_process_commits_meanwhile_is_neither_rendered_nor_answered(
+    tmp_path: Path, index: ShardIndex, reference: TeacherCache, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
+    rendered: list[Task] = []
+    render = pipeline.render_task
+    monkeypatch.setattr(pipeline, "render_task", lambda *a: rendered.append(a[2]) or render(*a))
     mine, theirs = tiny_teacher(), tiny_teacher()
     slow = opened(tmp_path / "cache.zarr", index, mine)
     events: list[Any] = []
     with ShardReader(index) as reader:
-        for event in build_cache(slow, index, mine, reader=reader, world=World(), workers=0, batch_size=BATCH):
+        for event in build_cache(slow, index, mine, reader=reader, world=World(), workers=workers, batch_size=BATCH):
             events.append(event)
             if isinstance(event, BatchDone) and len(events) == 4:
+                del rendered[:]
                 build(opened(tmp_path / "cache.zarr", index, theirs), index, theirs)
+                del rendered[:]
+    assert {task.unit for task in rendered} <= {UnitId(0, 0)}
     assert not any(isinstance(event, UnitCommitted) for event in events)
     assert len([event for event in events if isinstance(event, UnitSkipped)]) == 6
     assert mine.num_forwards <= 6, "it ends its unit and starts no other"
@@ -404,6 +413,8 @@ def test_the_calibration_sample_is_keyed_and_never_measured(tmp_path: Path, num_
         }
         rows = block_rows(spec.recipe, index.names[shard], index.num_rows(shard), view)[block * 4 : block * 4 + 4]
         assert not {(view, int(row)) for row in rows[place_N]} & measured
+        partner_N = block_mix(spec.recipe, index.names[shard], block, len(rows), view).partner_N
+        assert not {(view, int(row)) for row in rows[partner_N[place_N]]} & measured, "a mixture shows both photos"
         num_views += len(place_N)
     assert num_views >= min(64, num_samples // 2)
     assert len({s[:3] for s in samples}) == len(samples)
