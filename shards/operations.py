@@ -134,10 +134,14 @@ def _grey(image_HWC: Image, _: float, __: Fill) -> Image:
 
 def _sharpness(image_HWC: Image, factor: float, _: Fill) -> Image:
     """Blend with the image smoothed by (1 1 1; 1 5 1; 1 1 1) / 13; the outermost pixels stay."""
-    # The smoothed image is (9 · box + 4 · pixel) / 13.
-    box_HWC = cv2.blur(image_HWC, (3, 3))
-    smooth = (1.0 - factor) / 13.0
-    out_HWC = cv2.addWeighted(image_HWC, factor + 4.0 * smooth, box_HWC, 9.0 * smooth, -0.5)
+    # 13 · (smoothed − pixel) = sum of the 3 × 3 box − 9 · pixel. NumPy rounds product and sum one by one on every machine;
+    # OpenCV's blend fuses them on some.
+    delta_HWC = cv2.boxFilter(image_HWC, cv2.CV_32F, (3, 3), normalize=False)
+    pixel_HWC = image_HWC.astype(np.float32)
+    delta_HWC -= np.float32(9.0) * pixel_HWC
+    delta_HWC *= np.float32((1.0 - factor) / 13.0)
+    pixel_HWC += delta_HWC
+    out_HWC = pixel_HWC.clip(0.0, 255.0).astype(np.uint8)
     for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
         out_HWC[edge] = image_HWC[edge]
     return np.asarray(out_HWC)

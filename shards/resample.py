@@ -48,7 +48,8 @@ def resize_window(
 def _resize(crop_HWC: NDArray[np.uint8], resized: tuple[int, int]) -> NDArray[np.uint8]:
     if crop_HWC.shape[:2] == resized:
         return crop_HWC.copy()
-    crop_BCHW = torch.from_numpy(crop_HWC).permute(2, 0, 1)[None]
+    # Of a dense crop PyTorch gives a channels-last result; of a crop with gaps a planar one, slow to turn around.
+    crop_BCHW = torch.from_numpy(np.ascontiguousarray(crop_HWC)).permute(2, 0, 1)[None]
     out_BCHW = torch.nn.functional.interpolate(crop_BCHW, resized, mode="bicubic", antialias=True)
     return out_BCHW[0].permute(1, 2, 0).numpy()
 

@@ -4,11 +4,12 @@ Pillow's rules, which timm's augmentation inherits: pixel centres at half-intege
 the −0.5 of its resize, not OpenCV's −0.75); a pixel whose source lies outside the image takes the fill colour, whole;
 taps outside repeat the edge; the result is truncated to an integer, not rounded.
 
-Translation and shear move each row (or column) by its own amount, so they are one-dimensional: four taps in float32,
-each step a separately rounded NumPy operation, hence the same on every machine. Rotation is OpenCV's warp.
+Translation and shear move each row (or column) by its own amount, so they are one-dimensional: four taps in 16-bit
+integers, the same on every machine. Rotation is OpenCV's warp.
 """
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 Fill = tuple[int, int, int]
 _TAPS = 4
+_WEIGHT_BITS = 7
 
 
 def shear_x(image_HWC: Image, factor: float, fill: Fill) -> Image:
@@ -55,38 +57,50 @@ def _shift_rows(image_HWC: Image, shift_H: NDArray[Any], fill: Fill) -> Image:
     padded_HX = cv2.copyMakeBorder(image_HWC, 0, 0, margin, margin, cv2.BORDER_REPLICATE).reshape(height, -1)
     start_H = np.clip(whole_H + margin - 1, 0, 2 * margin + 1 - _TAPS) * 3
     window_HX = np.lib.stride_tricks.sliding_window_view(padded_HX, (width + _TAPS - 1) * 3, axis=1)
-    tap_HX = window_HX[np.arange(height), start_H].astype(np.float32)
-    weight_TH = _cubic_weights(shift_H - whole_H)
-    out_HX = tap_HX[:, : width * 3] * weight_TH[0, :, None]
+    out_HX = _convolve(window_HX[np.arange(height), start_H], _cubic_weights(shift_H - whole_H), width * 3)
+    # x + ½ + shift in [0, width), solved for x.
+    first_H1 = np.ceil(-0.5 - shift_H).clip(0, width).astype(np.int16)[:, None]
+    last_H1 = np.ceil(width - 0.5 - shift_H).clip(0, width).astype(np.int16)[:, None]
+    x_W = np.arange(width, dtype=np.int16)
+    return _fill_outside(out_HX.reshape(image_HWC.shape), (x_W >= first_H1) & (x_W < last_H1), fill)
+
+
+def _convolve(value_HX: Image, weight_TH: NDArray[np.int16], length: int) -> Image:
+    """Four taps, three bytes apart, with one set of weights per row; truncated and clipped to uint8 (H, length).
+
+    Around 128 a sum is at most 1.5 · 128 · 128 in size, so it fits int16, whatever the partial sums wrapped to.
+    """
+    centred_HX = (value_HX ^ 0x80).view(np.int8).astype(np.int16)
+    out_HX = centred_HX[:, :length] * weight_TH[0, :, None]
     term_HX = np.empty_like(out_HX)
     for tap in range(1, _TAPS):
-        np.multiply(tap_HX[:, 3 * tap : 3 * (tap + width)], weight_TH[tap, :, None], out=term_HX)
+        np.multiply(centred_HX[:, 3 * tap : 3 * tap + length], weight_TH[tap, :, None], out=term_HX)
         out_HX += term_HX
-    np.clip(out_HX, 0.0, 255.0, out=out_HX)
-    result_HWC = out_HX.astype(np.uint8).reshape(image_HWC.shape)
-    source_HW = np.arange(width) + 0.5 + shift_H[:, None]
-    return _fill_outside(result_HWC, (source_HW >= 0.0) & (source_HW < width), fill)
+    out_HX >>= _WEIGHT_BITS
+    np.clip(out_HX, -128, 127, out=out_HX)
+    return out_HX.astype(np.uint8) ^ np.uint8(0x80)
 
 
-def _cubic_weights(fraction_H: NDArray[Any]) -> NDArray[np.float32]:
-    """The four weights of the cubic convolution kernel with a = −1 (Keys 1981, equation 15), float32 (4, H)."""
+def _cubic_weights(fraction_H: NDArray[Any]) -> NDArray[np.int16]:
+    """The four weights of cubic convolution with a = −1 (Keys 1981, equation 15) in 1/128, summing to 128; (4, H)."""
     d = fraction_H
-    weight_TH = np.stack(
-        [
-            -d * (1 - d) ** 2,
-            1 - 2 * d**2 + d**3,
-            d * (1 + d - d**2),
-            -(d**2) * (1 - d),
-        ]
-    )
-    return weight_TH.astype(np.float32)
+    weight_TH = np.stack([-d * (1 - d) ** 2, 1 - 2 * d**2 + d**3, d * (1 + d - d**2), -(d**2) * (1 - d)])
+    whole_TH = np.rint(weight_TH * (1 << _WEIGHT_BITS))
+    # What rounding lost goes to the largest weight: a flat area must keep its level.
+    lost_H = (1 << _WEIGHT_BITS) - whole_TH.sum(axis=0)
+    whole_TH[np.where(d < 0.5, 1, 2), np.arange(len(d))] += lost_H
+    return np.asarray(whole_TH, np.int16)
 
 
 def _fill_outside(image_HWC: Image, inside_HW: NDArray[np.bool_], fill: Fill) -> Image:
-    out_HWC = np.empty_like(image_HWC)
-    out_HWC[:] = fill
+    out_HWC = _filled(image_HWC.shape[0], image_HWC.shape[1], fill).copy()
     cv2.copyTo(image_HWC, inside_HW.view(np.uint8), out_HWC)
     return out_HWC
+
+
+@lru_cache(maxsize=16)
+def _filled(height: int, width: int, fill: Fill) -> Image:
+    return np.tile(np.array(fill, np.uint8), (height, width, 1))
 
 
 def rotate(image_HWC: Image, degrees: float, fill: Fill) -> Image:
