@@ -36,7 +36,8 @@ class ArrayLayout(NamedTuple):
 def unit_layouts(header: Header) -> list[ArrayLayout]:
     """The arrays that hold units: one chunk of each is one unit, rows of shorter shards padded at the end."""
     spec, num_shards = header.spec, len(header.rows_S)
-    per_unit, num_rows = spec.recipe.block_views, int(header.rows_S.max())
+    # C-Blosc shuffles no bits of a chunk whose number of items is no multiple of 8: 2 of 12 bytes of class indices.
+    per_unit, num_rows = spec.recipe.block_views, -(-int(header.rows_S.max()) // 8) * 8
     layouts = []
     for name, dtype, width, fill in (*spec.record.fields(), (PIXEL_DIGEST, "<u4", None, 0)):
         tail = () if width is None else (width,)

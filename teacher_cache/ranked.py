@@ -29,6 +29,7 @@ MASS_STEP = 1 / 32
 """Step of the mass correction δ; codes 0 … 255 are −128 … 127 steps, and few of them occur, so they compress."""
 
 _ROWS = 1024
+"""Rows encoded at once: the trellis costs of so many stay in a core's cache."""
 
 
 class RankedCodec:

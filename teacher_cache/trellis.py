@@ -51,14 +51,24 @@ def quantise(
 
 
 def _best_branch(cost_QsB: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Minimum over the first axis and where it is; a tournament, as `argmin` over a leading axis is slow."""
-    if len(cost_QsB) == 2:
-        return np.minimum(cost_QsB[0], cost_QsB[1]), (cost_QsB[1] < cost_QsB[0]).view(np.uint8)
-    half = len(cost_QsB) // 2
-    low_sB, low_branch_sB = _best_branch(cost_QsB[:half])
-    high_sB, high_branch_sB = _best_branch(cost_QsB[half:])
-    branch_sB = np.where(high_sB < low_sB, high_branch_sB + np.uint8(half), low_branch_sB)
-    return np.minimum(low_sB, high_sB), branch_sB
+    """Minimum over the first axis and where it is: a knock-out, as `argmin` over a leading axis is slow.
+
+    Each round plays the upper half against the lower and settles one binary place of the winner's index; byte masks take
+    the places settled before along with the winner.
+    """
+    branch_QsB: NDArray[np.uint8] | None = None
+    while (half := len(cost_QsB) // 2) > 0:
+        low_QsB, high_QsB = cost_QsB[:half], cost_QsB[half:]
+        upper_QsB = (high_QsB < low_QsB).view(np.uint8)
+        cost_QsB = np.minimum(low_QsB, high_QsB)
+        place_QsB = upper_QsB * np.uint8(half)
+        if branch_QsB is not None:
+            mask_QsB = np.negative(upper_QsB)
+            mask_QsB &= branch_QsB[:half] ^ branch_QsB[half:]
+            place_QsB |= branch_QsB[:half] ^ mask_QsB
+        branch_QsB = place_QsB
+    assert branch_QsB is not None
+    return cost_QsB[0], branch_QsB[0]
 
 
 def _trace(last_B: NDArray[np.intp], chosen: list[NDArray[np.uint8]], bits_n: NDArray[np.uint8]) -> NDArray[np.uint8]:

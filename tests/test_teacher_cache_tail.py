@@ -14,6 +14,7 @@ from shards.errors import CacheError
 from teacher_cache.bits import Windows, pack
 from teacher_cache.codec import RecordCodec, RecordFormat
 from teacher_cache.levels import decode_levels, encode_levels, fit_levels
+from teacher_cache.predict import predict
 from teacher_cache.rank import centred, rank
 from teacher_cache.tail import TailBasis, allot, fit_basis
 from teacher_cache.trellis import MAX_BITS, WINDOW, normal_tables, quantise
@@ -103,6 +104,28 @@ def test_few_rows_cost_little() -> None:
     none = kl_of(fit_basis(make_logits(150, 1000, seed=1), nothing), nothing, logit_BC, 3.0)
     assert few < 1.6 * many
     assert few < 0.6 * none
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(150, 1000), (2000, 200)])
+def test_the_model_foretells_rows_it_has_not_seen(rows: int, classes: int) -> None:
+    """Variance left after the prediction is what `scale_r` says, and its mean is nought: else bits and G suffer."""
+    record = RecordFormat(kind="lowrank", num_classes=classes)
+    basis = fit_basis(make_logits(rows, classes, seed=1), record)
+    z_BC = centred(make_logits(2000, classes, seed=2))
+    ranked = rank(z_BC, record.k)
+    guess_Br = predict(
+        ranked.class_BK,
+        ranked.top_BK,
+        float(basis.pull[0]),
+        basis.mean_C,
+        basis.basis_Cr,
+        basis.variance_r,
+        basis.noise_C,
+    )
+    wanted_Br = (np.minimum(z_BC, ranked.edge_B1) - basis.mean_C) @ basis.basis_Cr
+    left_Br = (wanted_Br - basis.slope_r * guess_Br - basis.offset_r) / basis.scale_r
+    assert abs(np.log((left_Br**2).mean(axis=0)).mean()) < 0.15
+    assert np.sqrt((left_Br.mean(axis=0) ** 2).mean()) < (0.06 if rows == 2000 else 0.2)
 
 
 @pytest.mark.parametrize(
