@@ -9,9 +9,14 @@ alone; the number of workers only decides when it is ready.
 Legend: B views of a micro-batch; H, W, C of a view.
 """
 
+import atexit
+import contextlib
 import signal
+import threading
 import warnings
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Generator, Iterable, Iterator
+from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,19 +91,31 @@ def batches(
     workers: int,
     prefetch: int = 2,
     pin_memory: bool = False,
-) -> Iterator[LoadedBatch]:
+) -> Generator[LoadedBatch, None, None]:
     """Render the items in order, `workers` processes ahead by `prefetch` batches each; 0 renders in this process.
 
     Errors:
         ShardError as the reader or decoder raised it; RunError when a worker process dies.
     """
+    dataset = _Rendered(reader, recipe)
+    stream = _stream(items, dataset, workers=workers, prefetch=prefetch, pin_memory=pin_memory)
+    # At exit multiprocessing asks workers to end by a SIGTERM, which ours do not hear, and waits: end them before. A
+    # child of multiprocessing runs its finalizers and no atexit; a main process has to be ahead of torch's atexit.
+    Finalize(stream, _close, args=(weakref.ref(stream),), exitpriority=10)
+    _OPEN.add(stream)
+    return stream
+
+
+def _stream(
+    items: Iterable[Items], dataset: _Rendered, *, workers: int, prefetch: int, pin_memory: bool
+) -> Generator[LoadedBatch, None, None]:
     with warnings.catch_warnings():
         # How many workers is the user's choice; torch compares it with the cores this process may use now.
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
         # Forked workers touch neither the threads of the main process nor what those may hold locked.
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
         loader: DataLoader[LoadedBatch | _Failure] = DataLoader(
-            _Rendered(reader, recipe),
+            dataset,
             batch_size=None,
             sampler=items,
             collate_fn=_as_it_is,
@@ -110,20 +127,59 @@ def batches(
             pin_memory=pin_memory,
             generator=torch.Generator().manual_seed(0),
         )
-        iterator = iter(loader)
-    while True:
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            raise RunError(
-                f"a loader worker died: {error}. Usual causes: out of memory, or /dev/shm too small for "
-                f"{workers} workers × {prefetch} batches; lower --workers or the batch, or enlarge /dev/shm"
-            ) from error
-        if isinstance(batch, _Failure):
-            raise batch.error
-        yield batch
+        with _keeping_child_handler():
+            iterator = iter(loader)
+    try:
+        while True:
+            try:
+                batch = next(iterator, None)
+            except (RuntimeError, OSError, EOFError) as error:  # whatever a dead worker's pipe happens to give
+                if not workers:
+                    raise
+                raise _death(error) from error
+            if batch is None:
+                return
+            if isinstance(batch, _Failure):
+                raise batch.error
+            yield batch
+    finally:
+        # Workers end when the iterator goes; a traceback that somebody keeps would keep this frame.
+        del iterator, loader
+
+
+@contextlib.contextmanager
+def _keeping_child_handler() -> Iterator[None]:
+    """Take torch's SIGCHLD handler out again.
+
+    It raises wherever the main process happens to be when a worker dies, in the middle of a step or a checkpoint.
+    Without it the death is seen where the next batch is asked for, within five seconds.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _death(error: Exception) -> RunError:
+    return RunError(
+        f"a loader worker died: {error}. Usual causes: out of memory, or /dev/shm too small for the batches that are "
+        "prepared ahead; lower --workers or the batch size, or enlarge /dev/shm"
+    )
+
+
+_OPEN: "weakref.WeakSet[Generator[LoadedBatch, None, None]]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for stream in list(_OPEN):
+        stream.close()
+
+
+def _close(stream: "weakref.ref[Generator[LoadedBatch, None, None]]") -> None:
+    alive = stream()
+    if alive is not None:
+        alive.close()
 
 
 def _as_it_is(batch: Any) -> Any:

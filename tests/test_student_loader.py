@@ -1,0 +1,121 @@
+"""What a batch holds depends on its items alone; errors of workers arrive as what they are."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shards.errors import RunError, ShardError
+from shards.reader import ShardReader
+from student.loader import _Rendered, batches, render_items
+from student.plan import Items, epoch_plan
+from tests.student_tiny import views, write_shards
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    return write_shards(tmp_path_factory.mktemp("shards"))
+
+
+def plan_items(index, *, repeats=1, parts=2):
+    plan = epoch_plan(
+        index.rows_S, recipe=views(), seed=0, epoch=0, batch_size=16, repeats=repeats, num_views=None
+    )
+    return [plan.items(step, part, parts) for step in range(plan.steps) for part in range(parts)]
+
+
+def same(one, other):
+    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_batches_do_not_depend_on_workers_or_on_how_a_step_is_cut(index, repeats):
+    """Pixels, labels, digests and mixing are those of the items, in the plan's order."""
+    with ShardReader(index) as reader:
+        expected = [render_items(reader, views(), items) for items in plan_items(index, repeats=repeats)]
+        for workers in (0, 1, 3):
+            items = plan_items(index, repeats=repeats)
+            found = list(batches(items, reader=reader, recipe=views(), workers=workers))
+            assert len(found) == len(expected) and all(map(same, found, expected)), workers
+        whole = [render_items(reader, views(), items) for items in plan_items(index, repeats=repeats, parts=1)]
+    for step, batch in enumerate(whole):
+        halves = expected[2 * step : 2 * step + 2]
+        assert torch.equal(batch.view_BHWC, torch.cat([half.view_BHWC for half in halves]))
+        assert np.array_equal(batch.pixel_digest_B, np.concatenate([half.pixel_digest_B for half in halves]))
+
+
+def test_partners_stay_in_their_block_and_mixing_is_on(index):
+    """A partner outside the batch would be another image than the teacher mixed in."""
+    with ShardReader(index) as reader:
+        batch = render_items(reader, views(), plan_items(index, parts=1)[0])
+    partner_B = batch.partner_B
+    assert (partner_B // 4 == np.arange(16) // 4).all()
+    assert (partner_B[partner_B] == np.arange(16)).all() and (partner_B != np.arange(16)).any()
+    assert batch.box_B4.any() and (batch.lam_B < 1).any()
+
+
+def test_items_may_be_endless_and_are_asked_for_lazily(index):
+    """The whole run is one stream; making it must not plan 300 epochs first."""
+    asked = []
+
+    def endless():
+        items = plan_items(index)
+        while True:
+            asked.append(1)
+            yield items[len(asked) % len(items)]
+
+    with ShardReader(index) as reader:
+        stream = batches(endless(), reader=reader, recipe=views(), workers=1, prefetch=2)
+        for _ in range(3):
+            next(stream)
+        assert len(asked) <= 3 + 2 + 1
+        stream.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_shard_is_a_shard_error_from_any_worker(tmp_path, workers):
+    """The message of the reader, not a traceback of a worker process."""
+    index = write_shards(tmp_path, rows=(16,))
+    path = tmp_path / index.names[0]
+    data = bytearray(path.read_bytes())
+    data[int(index.offset_N[3]) + 20] ^= 1
+    path.write_bytes(data)
+    with ShardReader(index) as reader, pytest.raises(ShardError, match="crc32c") as error:
+        list(batches(plan_items(index), reader=reader, recipe=views(), workers=workers))
+    assert "Traceback" not in str(error.value)
+
+
+def test_a_killed_worker_is_a_run_error_with_its_usual_causes(index):
+    """Out of memory kills a worker; the user needs to hear that, not a RuntimeError of a queue."""
+    with ShardReader(index) as reader:
+        items = plan_items(index) * 50
+        stream = batches(items, reader=reader, recipe=views(), workers=1)
+        next(stream)
+        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        with pytest.raises(RunError, match="lower --workers"):
+            os.kill(int(children[-1]), signal.SIGKILL)
+            list(stream)
+
+
+def test_workers_are_given_the_reader_and_the_recipe_and_nothing_else(index):
+    """A forked worker that could reach the cache could hang on a remote store."""
+    with ShardReader(index) as reader:
+        assert set(vars(_Rendered(reader, views()))) == {"reader", "recipe"}
+    assert Items._fields == ("shard_P", "block_P", "view_P")
+
+
+def test_a_process_that_forgets_its_stream_still_ends(index):
+    """Workers ignore SIGTERM, which is how multiprocessing would end them at exit: it would wait for ever."""
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from shards.index import ShardIndex\n"
+        "from tests.test_student_loader import ShardReader, batches, plan_items, views\n"
+        "index = ShardIndex.load(Path(sys.argv[1]))\n"
+        "stream = batches(plan_items(index) * 9, reader=ShardReader(index), recipe=views(), workers=2); next(stream)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(index.path)], check=True, timeout=60)
