@@ -104,7 +104,7 @@ def test_any_flipped_bit_is_noticed(tmp_path: Path) -> None:
     make_cache(folder, rows=(4,), num_views=3, kind="topk")
     draws = np.random.default_rng(11)
     names = objects_of(folder)
-    for _ in range(80):
+    for _ in range(40):
         path = folder / names[draws.integers(len(names))]
         data = path.read_bytes()
         at = int(draws.integers(len(data)))
