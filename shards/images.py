@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from shards.errors import ShardError
 
@@ -135,7 +135,7 @@ def _decode_top(data: bytes, header: ImageHeader, rows: int) -> NDArray[np.uint8
         # libjpeg reports its first complaint, so with this one every row before it was clean.
         if not _ONLY_EXTRANEOUS.fullmatch(str(error)):
             return None
-    return image_HWC
+    return image_HWC[:-block_rows]
 
 
 def _baseline_frame(data: bytes) -> tuple[int, int] | None:
@@ -162,8 +162,11 @@ def _open_pillow(data: bytes, where: str) -> Image.Image:
             return Image.open(io.BytesIO(data), formats=_FORMATS)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise _broken(where, f"expected at most {MAX_PIXELS:,} pixels", error) from None
+        except UnidentifiedImageError:
+            first = f"its first bytes are {data[:12].hex(' ') or 'missing'}"
+            raise _broken(where, "expected a JPEG, PNG or WebP image", first) from None
         except (OSError, SyntaxError, ValueError, struct.error) as error:
-            raise _broken(where, "expected a JPEG, PNG or WebP image", error) from None
+            raise _broken(where, "the image header cannot be read", error) from None
 
 
 def _decode_pillow(data: bytes, where: str) -> NDArray[np.uint8]:
@@ -183,5 +186,5 @@ def _shrunk(image_HWC: NDArray[np.uint8], shrink: int) -> NDArray[np.uint8]:
     return image_HWC if shrink == 1 else np.array(Image.fromarray(image_HWC).reduce(shrink))
 
 
-def _broken(where: str, what: str, error: Exception) -> ShardError:
+def _broken(where: str, what: str, error: object) -> ShardError:
     return ShardError(f"{where}: {what}: {error}; replace the image or take it out of the shards")

@@ -134,9 +134,9 @@ def _grey(image_HWC: Image, _: float, __: Fill) -> Image:
 
 def _sharpness(image_HWC: Image, factor: float, _: Fill) -> Image:
     """Blend with the image smoothed by (1 1 1; 1 5 1; 1 1 1) / 13; the outermost pixels stay."""
-    # 13 · (smoothed − pixel) = sum of the 3 × 3 box − 9 · pixel. NumPy rounds product and sum one by one on every machine;
-    # OpenCV's blend fuses them on some.
-    delta_HWC = cv2.boxFilter(image_HWC, cv2.CV_32F, (3, 3), normalize=False)
+    # 13 · (smoothed − pixel) = sum of the 3 × 3 box − 9 · pixel. NumPy rounds product and sum one by one on every
+    # machine; OpenCV's blend fuses them on some.
+    delta_HWC = np.asarray(cv2.boxFilter(image_HWC, cv2.CV_32F, (3, 3), normalize=False), np.float32)
     pixel_HWC = image_HWC.astype(np.float32)
     delta_HWC -= np.float32(9.0) * pixel_HWC
     delta_HWC *= np.float32((1.0 - factor) / 13.0)

@@ -48,8 +48,10 @@ def resize_window(
 def _resize(crop_HWC: NDArray[np.uint8], resized: tuple[int, int]) -> NDArray[np.uint8]:
     if crop_HWC.shape[:2] == resized:
         return crop_HWC.copy()
-    # Of a dense crop PyTorch gives a channels-last result; of a crop with gaps a planar one, slow to turn around.
-    crop_BCHW = torch.from_numpy(np.ascontiguousarray(crop_HWC)).permute(2, 0, 1)[None]
+    # Only from a dense batch, batch stride included, does PyTorch make a channels-last result; else a planar one, which
+    # takes nearly as long to turn around as the resize itself.
+    crop_BHWC = np.ascontiguousarray(crop_HWC).reshape(1, *crop_HWC.shape)
+    crop_BCHW = torch.from_numpy(crop_BHWC).permute(0, 3, 1, 2)
     out_BCHW = torch.nn.functional.interpolate(crop_BCHW, resized, mode="bicubic", antialias=True)
     return out_BCHW[0].permute(1, 2, 0).numpy()
 
