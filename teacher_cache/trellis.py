@@ -53,8 +53,8 @@ def quantise(
 def _best_branch(cost_QsB: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Minimum over the first axis and where it is: a knock-out, as `argmin` over a leading axis is slow.
 
-    Each round plays the upper half against the lower and settles one binary place of the winner's index; byte masks take
-    the places settled before along with the winner.
+    Each round plays the upper half against the lower and settles one binary place of the winner's index; byte masks
+    take the places settled before along with the winner.
     """
     branch_QsB: NDArray[np.uint8] | None = None
     while (half := len(cost_QsB) // 2) > 0:

@@ -106,26 +106,37 @@ def test_few_rows_cost_little() -> None:
     assert few < 0.6 * none
 
 
+def unforeseen(calibration_NC: NDArray[np.float32], logit_BC: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What a fit leaves of the coefficients of other rows, over the standard deviation it announces, (B, r)."""
+    record = RecordFormat(kind="lowrank", num_classes=logit_BC.shape[1])
+    basis = fit_basis(calibration_NC, record)
+    z_BC = centred(logit_BC)
+    ranked = rank(z_BC, record.k)
+    model = (basis.mean_C, basis.basis_Cr, basis.variance_r, basis.noise_C)
+    guess_Br = predict(ranked.class_BK, ranked.top_BK, float(basis.pull[0]), *model)
+    wanted_Br = (np.minimum(z_BC, ranked.edge_B1) - basis.mean_C) @ basis.basis_Cr
+    return np.asarray((wanted_Br - basis.slope_r * guess_Br - basis.offset_r) / basis.scale_r, np.float64)
+
+
 @pytest.mark.parametrize(("rows", "classes"), [(150, 1000), (2000, 200)])
 def test_the_model_foretells_rows_it_has_not_seen(rows: int, classes: int) -> None:
     """Variance left after the prediction is what `scale_r` says, and its mean is nought: else bits and G suffer."""
-    record = RecordFormat(kind="lowrank", num_classes=classes)
-    basis = fit_basis(make_logits(rows, classes, seed=1), record)
-    z_BC = centred(make_logits(2000, classes, seed=2))
-    ranked = rank(z_BC, record.k)
-    guess_Br = predict(
-        ranked.class_BK,
-        ranked.top_BK,
-        float(basis.pull[0]),
-        basis.mean_C,
-        basis.basis_Cr,
-        basis.variance_r,
-        basis.noise_C,
-    )
-    wanted_Br = (np.minimum(z_BC, ranked.edge_B1) - basis.mean_C) @ basis.basis_Cr
-    left_Br = (wanted_Br - basis.slope_r * guess_Br - basis.offset_r) / basis.scale_r
+    left_Br = unforeseen(make_logits(rows, classes, seed=1), make_logits(2000, classes, seed=2))
     assert abs(np.log((left_Br**2).mean(axis=0)).mean()) < 0.15
     assert np.sqrt((left_Br.mean(axis=0) ** 2).mean()) < (0.06 if rows == 2000 else 0.2)
+
+
+def test_knowing_classes_because_they_are_large_brings_no_bias() -> None:
+    """Skewed logits, as real ones are: the largest are far above what a normal model expects, on one side only."""
+    mixing = np.abs(np.random.default_rng(7).normal(size=(30, 200))) * (1.5 / np.sqrt(1 + np.arange(30)))[:, None]
+
+    def skewed(seed: int) -> NDArray[np.float32]:
+        draws = np.random.default_rng([5, seed])
+        logit_NC = draws.exponential(size=(2000, 30)) @ mixing + 0.3 * draws.normal(size=(2000, 200))
+        return np.asarray(logit_NC, np.float32)
+
+    left_Br = unforeseen(skewed(1), skewed(2))
+    assert np.sqrt((left_Br.mean(axis=0) ** 2).mean()) < 0.1
 
 
 @pytest.mark.parametrize(
