@@ -110,10 +110,12 @@ def prepare(
     Returns:
         float32 (B, C, H, W), channels last in memory.
     """
-    device = view_BHWC.device
-    shift_C11 = torch.tensor([255.0 * m for m in mean], device=device).view(-1, 1, 1)
-    scale_C11 = torch.tensor([1.0 / (255.0 * s) for s in std], device=device).view(-1, 1, 1)
-    image_BCHW = (view_BHWC.permute(0, 3, 1, 2).to(torch.float32) - shift_C11) * scale_C11
+    device, width = view_BHWC.device, view_BHWC.shape[2]
+    # One shift and scale for each value of a row: on a CPU, broadcasting over three values alone is twice as slow.
+    shift_W3 = torch.tensor([255.0 * m for m in mean], device=device).repeat(width)
+    scale_W3 = torch.tensor([1.0 / (255.0 * s) for s in std], device=device).repeat(width)
+    image_BHW3 = view_BHWC.flatten(2).to(torch.float32).sub_(shift_W3).mul_(scale_W3)
+    image_BCHW = image_BHW3.reshape(view_BHWC.shape).permute(0, 3, 1, 2)
     own_B1HW = _own_weight(lam_B.to(device), box_B4.to(device), image_BCHW.shape[-2:])
     partner_BCHW = image_BCHW[partner_B.to(device).long()]
     return image_BCHW.mul_(own_B1HW).add_(partner_BCHW.mul_(1.0 - own_B1HW))
