@@ -96,7 +96,7 @@ class Group:
 
 
 def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """Gradients stay on their rank inside: for all micro-batches of a step but the last."""
+    """Gradients of what is computed inside, forward and backward, stay on their rank."""
     if isinstance(model, DistributedDataParallel):
         context: contextlib.AbstractContextManager[Any] = model.no_sync()
         return context

@@ -81,11 +81,7 @@ class Run:
         source: TeacherSource,
         teacher_identity: Mapping[str, Any],
     ) -> None:
-        """Build the students; their directories are taken on entry.
-
-        Args:
-            teacher_identity: what the teacher is, for the checkpoints.
-        """
+        """Build the students; directories are taken on entry. `teacher_identity` is what checkpoints say of it."""
         self._data, self._settings, self._group, self._source = data, settings, group, source
         self._teacher_identity = teacher_identity
         self._per_epoch = data.steps_per_epoch(jobs[0].recipe)
@@ -179,9 +175,11 @@ class Run:
         }
 
     def _take_directories(self) -> None:
-        for student in self._students:
-            if student.log is not None:
-                self._stack.enter_context(student.log)
+        with ExitStack() as stack:
+            for student in self._students:
+                if student.log is not None:
+                    stack.enter_context(student.log)
+            self._stack = stack.pop_all()
 
     def _find(self) -> tuple[int, list[dict[str, Any]], int, list[Rejected]]:
         """The newest step of which every student has an intact checkpoint, with their states."""

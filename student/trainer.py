@@ -1,8 +1,8 @@
 """One student: it takes a batch and learns from it. Several of them can be fed the same batches.
 
 Everything random in a step (drop path, dropout) is drawn from torch's generator, which is seeded anew for every
-(seed, step, rank, micro-batch): randomness is a function of the step, so a resumed run draws what an uninterrupted one
-draws, and a student trained among others what it draws alone.
+(seed, step, part of the global batch): randomness is a function of the step, so a resumed run draws what an
+uninterrupted one draws, and a student trained among others what it draws alone.
 
 Legend: B batch, C classes, H, W image.
 """
@@ -73,17 +73,18 @@ class Trainer:
         """Learn from a micro-batch of the step after `step` others; its last one updates the weights."""
         settings = self.settings
         last = micro == settings.accumulate - 1
-        word = stream(settings.seed, "step", step, self._group.world.rank, micro).words(1)[0]
-        torch.manual_seed(int(word) >> 1)
-        with torch.autocast(
+        # Named by the part of the global batch, so that ranks and micro-batches can stand in for each other.
+        part = self._group.world.rank * settings.accumulate + micro
+        torch.manual_seed(int(stream(settings.seed, "step", step, part).words(1)[0]) >> 1)
+        autocast = torch.autocast(
             self._group.device.type, dtype=_AUTOCAST[settings.precision], enabled=settings.precision != "fp32"
-        ):
-            answered = heads(self.model, batch.x_BCHW)
-        teacher = batch.answer.to(self.recipe) if batch.answer is not None else None
-        loss = student_loss(answered, batch.labels, teacher, self.recipe)
-        scaled = self.scaler.scale(loss.total / settings.accumulate)
+        )
         with contextlib.nullcontext() if last else no_sync(self._wrapped):
-            scaled.backward()  # type: ignore[no-untyped-call]
+            with autocast:
+                answered = heads(self.model, batch.x_BCHW)
+            teacher = batch.answer.to(self.recipe) if batch.answer is not None else None
+            loss = student_loss(answered, batch.labels, teacher, self.recipe)
+            self.scaler.scale(loss.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
         if last:
             self._update(step)
         diagnose = last and (step + 1) % settings.log_every == 0

@@ -77,12 +77,13 @@ def convolutional_teacher():
 TEACHERS = {"linear": lambda: linear_teacher(views()), "cnn": convolutional_teacher}
 
 
-@pytest.mark.parametrize("make_teacher", list(TEACHERS.values()), ids=list(TEACHERS))
-@pytest.mark.parametrize("distill, tau", [("hard", 1.0), ("soft", 3.0), ("soft", 0.7)])
-def test_cached_equals_online_to_the_bit(tmp_path, index, make_teacher, distill, tau):
+@pytest.mark.parametrize(
+    "teacher, distill, tau", [("cnn", "hard", 1.0), ("cnn", "soft", 3.0), ("linear", "soft", 0.7)]
+)
+def test_cached_equals_online_to_the_bit(tmp_path, index, teacher, distill, tau):
     """Law 9: with all logits in float32 the cache *is* the teacher, over 52 steps with Mixup and CutMix on."""
     recipe = student_recipe(distill=distill, temperature=tau, epochs=13)
-    cache = make_cache(tmp_path / "cache", index, views(), num_views=4, teacher=make_teacher())
+    cache = make_cache(tmp_path / "cache", index, views(), num_views=4, teacher=TEACHERS[teacher]())
     cached = run_to_end(tmp_path / "a", index, cache, recipe=recipe, settings=TrainSettings(log_every=1))
     assert cached[-1].summary["teacher_forwards_in_training"] == 0
     online = run_to_end(
@@ -90,7 +91,7 @@ def test_cached_equals_online_to_the_bit(tmp_path, index, make_teacher, distill,
         index,
         recipe=recipe,
         settings=TrainSettings(log_every=1, views_used=4),
-        teacher=make_teacher(),
+        teacher=TEACHERS[teacher](),
         views=views(),
     )
     assert online[-1].summary["teacher_forwards_in_training"] == online[-1].summary["images"] == 52 * 16
@@ -163,8 +164,8 @@ def record_batches(out, index, cache, world, init_method, settings):
     return seen, losses(events)
 
 
-def test_every_world_sees_the_same_global_batches_and_nearly_the_same_losses(tmp_path, index, cache):
-    """Law 8 through DDP on gloo: W ∈ {1, 2, 4}, and accumulation in place of ranks, twice for determinism."""
+def test_every_world_sees_the_same_global_batches(tmp_path, index, cache):
+    """Law 8 through DDP on gloo: W ∈ {1, 2, 4}, and accumulation in place of ranks; one world twice, to the bit."""
     results = {}
     worlds = {"1": (1, 1), "2": (2, 1), "2 again": (2, 1), "4": (4, 1), "2×2": (2, 2), "1×4": (1, 4)}
     for name, (size, accumulate) in worlds.items():
@@ -182,12 +183,14 @@ def test_every_world_sees_the_same_global_batches_and_nearly_the_same_losses(tmp
             batches.append([list(chain(*columns)) for columns in zip(*parts, strict=True)])
         results[name] = (batches, ranks[0][1])
         assert all(metrics == ranks[0][1] for _, metrics in ranks), "every rank reports the sum over ranks"
-    for name, (batches, steps) in results.items():
+    for name, (batches, _) in results.items():
         assert batches == results["1"][0], name
-        for (_, step, one), (_, _, other) in zip(results["1"][1], steps, strict=True):
-            # Drop path is drawn per rank, so only the first loss may be compared across worlds, before it acts.
-            assert step > 1 or one["base_loss"] == pytest.approx(other["base_loss"], rel=0.2), name
-    assert results["2"][1][0][1:] == results["2 again"][1][0][1:]
+    # Drop path is drawn per part of the batch: the same wherever the parts are, up to the rounding of their sum.
+    for name in ("2×2", "1×4"):
+        for (_, _, one), (_, _, other) in zip(results["4"][1], results[name][1], strict=True):
+            assert one["loss"] == pytest.approx(other["loss"], rel=1e-5), name
+    assert results["2"][1][0][2]["loss"] != results["4"][1][0][2]["loss"]
+    assert [step[1:] for step in results["2"][1]] == [step[1:] for step in results["2 again"][1]]
     assert final_weights(tmp_path / "2") == final_weights(tmp_path / "2 again")
 
 
