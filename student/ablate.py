@@ -7,12 +7,13 @@ own place in the list, walks round, and leaves what another holds.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shards.errors import CacheError, ShardError
 from shards.world import World
 from student.grid import Cell, Grid
 from student.sweep import CellStatus, SweepDirectory
@@ -39,15 +40,23 @@ class CellProgress(NamedTuple):
     event: Any
 
 
-TrainGroup = Callable[[Sequence[CellJob]], Iterator[CellOutcome | CellProgress]]
+class Halted(NamedTuple):
+    """A signal asked to stop: what runs is saved, nothing more is begun; the process should exit with `exit_code`."""
+
+    exit_code: int
+
+
+TrainGroup = Callable[[Sequence[CellJob]], Iterator[CellOutcome | CellProgress | Halted]]
+"""Trains one group of cells that share their batches: progress, one outcome per cell, or a halt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepEvent:
-    """What happened: kind "planned", "started", "progress", "done", "failed" or "finished".
+    """What happened: kind "planned", "started", "progress", "done", "failed", "halted" or "finished".
 
     `names` are the cells concerned; `num_done`, `num_failed` and `num_total` count cells of the whole sweep (0 done and
-    failed for "progress", where nobody counted); `event` is the trainer's own event for "progress".
+    failed for "progress", where nobody counted); `event` is the trainer's own event for "progress", and for "halted"
+    the exit code. "finished" and "halted" are last.
     """
 
     kind: str
@@ -81,7 +90,8 @@ def run_sweep(
         world: this process among those that share the sweep; None: it is alone.
 
     Raises:
-        RunError: `out` holds a sweep with other settings.
+        RunError: `out` holds a sweep with other settings. ShardError, CacheError: from `train`; the cells in flight
+            are tried again by the same command.
     """
     rank, size = (world.rank, world.size) if world else (0, 1)
     directory = SweepDirectory(out)
@@ -90,7 +100,8 @@ def run_sweep(
     groups = _groups(directory, grid, together)
     start = rank * len(groups) // size
     for group in (*groups[start:], *groups[:start]):
-        yield from _run_group(directory, grid, group, train)
+        if (yield from _run_group(directory, grid, group, train)):
+            return
     yield _event(directory, grid, "finished", ())
 
 
@@ -102,13 +113,16 @@ def _groups(directory: SweepDirectory, grid: Grid, together: int) -> list[tuple[
     return [*(group for group in fresh if group), *((cell,) for cell in failed)]
 
 
-def _run_group(directory: SweepDirectory, grid: Grid, group: Sequence[Cell], train: TrainGroup) -> Iterator[SweepEvent]:
+def _run_group(
+    directory: SweepDirectory, grid: Grid, group: Sequence[Cell], train: TrainGroup
+) -> Generator[SweepEvent, None, bool]:
+    """Train what is missing of a group and free to take; returns whether the sweep is to halt."""
     with ExitStack() as claims:
         mine = [cell for cell in group if claims.enter_context(directory.claim(cell))]
         # Asked after the claim: another process may have finished the cell since the groups were made.
         cells = {cell.name: cell for cell in mine if directory.status(cell).state != "done"}
         if not cells:
-            return
+            return False
         attempts = {name: directory.status(cell).attempts + 1 for name, cell in cells.items()}
         for name, cell in cells.items():
             directory.set_status(cell, CellStatus(state="running", attempts=attempts[name]))
@@ -118,6 +132,9 @@ def _run_group(directory: SweepDirectory, grid: Grid, group: Sequence[Cell], tra
             if isinstance(said, CellProgress):
                 yield _event(directory, grid, "progress", said.names, event=said.event)
                 continue
+            if isinstance(said, Halted):
+                yield _event(directory, grid, "halted", tuple(cells), event=said.exit_code)
+                return True
             outcome = _checked(directory, cells[said.name], said)
             status = CellStatus(
                 state="failed" if outcome.error else "done",
@@ -127,10 +144,14 @@ def _run_group(directory: SweepDirectory, grid: Grid, group: Sequence[Cell], tra
             )
             directory.set_status(cells[said.name], status)
             yield _event(directory, grid, status.state, (said.name,), message=outcome.error)
+    return False
 
 
-def _outcomes(train: TrainGroup, jobs: Sequence[CellJob]) -> Iterator[CellOutcome | CellProgress]:
-    """What `train` says, and a failed outcome for every cell that it leaves without one."""
+def _outcomes(train: TrainGroup, jobs: Sequence[CellJob]) -> Iterator[CellOutcome | CellProgress | Halted]:
+    """What `train` says, and a failed outcome for every cell that it leaves without one.
+
+    Damaged shards or a damaged cache are every cell's matter: they end the sweep with their own message.
+    """
     open_names = {job.cell.name for job in jobs}
     error = "the trainer ended without a word about this cell"
     try:
@@ -138,6 +159,10 @@ def _outcomes(train: TrainGroup, jobs: Sequence[CellJob]) -> Iterator[CellOutcom
             if isinstance(said, CellOutcome):
                 open_names.discard(said.name)
             yield said
+            if isinstance(said, Halted):
+                return
+    except (ShardError, CacheError):
+        raise
     except Exception as raised:
         # One student's error must not end the sweep: it is kept with the cell and shown.
         error = f"{type(raised).__name__}: {raised}"

@@ -35,7 +35,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Data range to pixels, clamped to the plot; `first` may exceed `last` in pixels (y grows downwards)."""
+    """Data range to pixels; `first` may exceed `last` in pixels (y grows downwards)."""
 
     low: float
     high: float
@@ -43,33 +43,48 @@ class _Axis:
     last: float
 
     def __call__(self, value: float) -> float:
-        share = min(max((value - self.low) / (self.high - self.low), 0.0), 1.0) if value == value else value
-        return self.first + share * (self.last - self.first)
+        return self.first + (value - self.low) / (self.high - self.low) * (self.last - self.first)
 
 
-def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: str, log_x: bool = False) -> str:
+def line_chart(
+    series: Sequence[Series], *, title: str, x_label: str, y_label: str, log_x: bool = False, focus: float = 1.0
+) -> str:
     """An SVG figure of lines with bands and hover titles; a sentence in its place when there is nothing to draw.
 
     Args:
         title: read by screen readers and shown on hover over the ground.
         x_label, y_label: with units.
         log_x: logarithmic (base 2) x axis.
+        focus: the y axis covers the last so much of the x range; what begins far away enters the plot from its edge.
     """
     points = [(x, y) for line in series for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
     if not points:
         return f'<p class="empty">{html.escape(title)}: nothing recorded.</p>'
     xs = [math.log2(x) if log_x else x for x, _ in points]
-    bands = [v for line in series for v in (*line.low, *line.high) if math.isfinite(v)]
     x_axis = _Axis(*_padded(min(xs), max(xs), 0.0), _LEFT, WIDTH - _RIGHT)
-    y_axis = _Axis(*_padded(*_span([y for _, y in points] + bands), 0.05), HEIGHT - _BOTTOM, _TOP)
+    y_axis = _Axis(
+        *_padded(*_span(_seen(series, max(x for x, _ in points) * (1 - focus))), 0.05), HEIGHT - _BOTTOM, _TOP
+    )
     x_values = sorted({x for x, _ in points})
     body = _axes(x_axis, y_axis, x_label, y_label, log_x_values=x_values if log_x else None)
-    for line in series:
-        body += _line(line, x_axis, y_axis, log_x=log_x, x_label=x_label)
+    # A nested svg clips to its own box, without the page-wide ids that a clip path needs.
+    box = f"{_LEFT} {_TOP - 4} {WIDTH - _LEFT - _RIGHT + 6} {HEIGHT - _TOP - _BOTTOM + 4}"
+    x, y, width, height = box.split()
+    lines = "".join(_line(line, x_axis, y_axis, log_x=log_x, x_label=x_label) for line in series)
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">'
-        f"<title>{html.escape(title)}</title>{body}</svg>"
+        f'<svg class="c" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">'
+        f'{body}<svg x="{x}" y="{y}" width="{width}" height="{height}" viewBox="{box}">{lines}</svg></svg>'
     )
+
+
+def _seen(series: Sequence[Series], first_x: float) -> list[float]:
+    """The finite values and band edges at x of at least `first_x`."""
+    values = []
+    for line in series:
+        for i, x in enumerate(line.x):
+            if x >= first_x:
+                values += [line.y[i], *(edge[i] for edge in (line.low, line.high) if edge)]
+    return [value for value in values if math.isfinite(value)] or [0.0, 1.0]
 
 
 def _axes(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str, *, log_x_values: Sequence[float] | None) -> str:

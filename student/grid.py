@@ -8,9 +8,11 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-DISTILLATIONS = ("hard", "soft")
+Distill = Literal["none", "hard", "soft"]
+
+DISTILLATIONS: tuple[Distill, ...] = ("hard", "soft")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +22,7 @@ class Cell:
     `temperature` is None where it has no meaning (hard, none); `views_used` is None for all views of the cache.
     """
 
-    distill: str
+    distill: Distill
     distill_weight: float
     temperature: float | None
     seed: int
@@ -29,7 +31,7 @@ class Cell:
     @property
     def name(self) -> str:
         """A readable directory name, unique in a grid: `soft-l0.5-t3-s0`, `hard-l0.5-s0`, `none-s0`, `…-v12`."""
-        parts = [self.distill]
+        parts: list[str] = [self.distill]
         if self.distill != "none":
             parts.append(f"l{self.distill_weight!r}".removesuffix(".0"))
         if self.temperature is not None:
@@ -71,7 +73,7 @@ class Grid:
 
     weights: tuple[float, ...]
     temperatures: tuple[float, ...]
-    distillations: tuple[str, ...] = DISTILLATIONS
+    distillations: tuple[Distill, ...] = DISTILLATIONS
     seeds: tuple[int, ...] = (0,)
     views_used: tuple[int | None, ...] = (None,)
 

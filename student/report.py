@@ -14,7 +14,7 @@ from student.report_runs import labels, runs_page
 from student.report_sweep import sweep_page
 from student.sweep import Sweep, is_sweep, read_sweep
 
-_RESULTS = (*VALIDATION, "teacher_agreement", "epochs", "steps", "images_seen", "seconds")
+_RESULTS = (*VALIDATION, "teacher_agreement", "epochs", "steps", "images", "seconds")
 _SETTINGS = ("model", "distill", "distill_weight", "temperature", "seed", "views_used")
 
 
@@ -67,9 +67,7 @@ def read(paths: Sequence[Path]) -> Sweep | list[Run]:
         return read_sweep(paths[0])
     for path in paths:
         if not is_run(path):
-            raise RunError(
-                f"{path}: neither a run (config.json) nor a sweep (sweep.json); give the --out of a command"
-            )
+            raise RunError(f"{path}: neither a run (config.json) nor a sweep (sweep.json); give the --out of a command")
     return [read_run(path) for path in paths]
 
 

@@ -9,6 +9,9 @@ from student.report_data import Run
 from student.report_page import figure, legend
 from student.report_stats import Group, best
 
+_FOCUS = 0.7
+"""Curves are drawn to the scale of this last part of the training: the first epochs are alike, and far away."""
+
 
 def sweep_curves(found: Sequence[Group], top: Group | None) -> str:
     """Curves of the baseline and of the best λ of hard and of each τ, and top-1 against τ."""
@@ -16,14 +19,16 @@ def sweep_curves(found: Sequence[Group], top: Group | None) -> str:
     figures = ""
     for metric, title, y_label in (
         ("top1", "Top-1 on the validation set", "top-1, %"),
-        ("base_loss", "Loss on the labels", "base loss"),
         ("teacher_agreement", "Agreement with the teacher", "share"),
+        ("base_loss", "Loss on the labels", "base loss"),
+        ("student_entropy", "Entropy of the student", "nats"),
     ):
         series = [line for colour, group in enumerate(chosen) if (line := _mean_curve(group, metric, colour)).x]
         if series:
-            chart = line_chart(series, title=title, x_label="epoch", y_label=y_label)
+            chart = line_chart(series, title=title, x_label="epoch", y_label=y_label, focus=_FOCUS)
             figures += figure(title, chart, key=legend(series))
-    figures += _tau_curves([g for g in found if top is None or g.cell.views_used == top.cell.views_used])
+    here = [g for g in found if g.values("top1") and (top is None or g.cell.views_used == top.cell.views_used)]
+    figures += _tau_curves(here) + _lambda_curves(here)
     return f'<div class="grid">{figures}</div>' if figures else '<p class="empty">No finished cell yet.</p>'
 
 
@@ -67,7 +72,7 @@ def _tau_curves(found: Sequence[Group]) -> str:
     """Top-1 against τ, one line per λ: the map's rows as lines, where an optimum is easier to see."""
     lines: dict[float, list[Group]] = {}
     for group in found:
-        if group.cell.distill == "soft" and group.values("top1"):
+        if group.cell.distill == "soft":
             lines.setdefault(group.cell.distill_weight, []).append(group)
     series = []
     for colour, (weight, line) in enumerate(sorted(lines.items())):
@@ -78,6 +83,25 @@ def _tau_curves(found: Sequence[Group]) -> str:
         return ""
     chart = line_chart(series, title="Top-1 against τ", x_label="τ", y_label="top-1, %", log_x=True)
     return figure("Top-1 against τ (soft)", chart, key=legend(series))
+
+
+def _lambda_curves(found: Sequence[Group]) -> str:
+    """Top-1 against λ, one line for hard and per τ; all begin at the baseline, λ = 0."""
+    base = [group for group in found if group.cell.distill == "none"]
+    lines: dict[tuple[str, float | None], list[Group]] = {}
+    for group in found:
+        if group.cell.distill != "none":
+            lines.setdefault((group.cell.distill, group.cell.temperature), list(base)).append(group)
+    series = []
+    for colour, ((distill, tau), line) in enumerate(lines.items()):
+        ordered = sorted(line, key=lambda group: group.cell.distill_weight)
+        if len(ordered) > 1:
+            name = distill if tau is None else f"τ {tau:g}"
+            series.append(_range_line(name, ordered, [group.cell.distill_weight for group in ordered], colour))
+    if not series:
+        return ""
+    chart = line_chart(series, title="Top-1 against λ", x_label="λ", y_label="top-1, %")
+    return figure("Top-1 against λ", chart, key=legend(series))
 
 
 def _range_line(name: str, line: Sequence[Group], xs: Sequence[float], colour: int) -> Series:

@@ -123,6 +123,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def finite_json(value: Any) -> Any:
+    """The value with every number that is not finite as None: JSON has neither NaN nor infinity."""
+    if isinstance(value, Mapping):
+        return {key: finite_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _metric_lines(path: Path) -> Iterator[tuple[str, Point]]:
     if not path.is_file():
         return

@@ -21,14 +21,15 @@ GOOD_ERROR, FAIR_ERROR = 0.10, 0.30
 class Fidelity(NamedTuple):
     """What the record loses at τ, on the cache's own kept logits; NaN where nobody measured.
 
-    `gradient_error`: relative error of the student's last-layer gradient; `kl`: nats, teacher to record;
-    `agreement`: share of samples with the same first class.
+    `gradient_error`: relative error of the student's last-layer gradient; `kl`, `kl_p99`: nats, teacher to record,
+    mean and 99th percentile; `bias`: relative error of the distillation loss; formulas in `teacher_cache.fidelity`.
     """
 
     temperature: float
     gradient_error: float
     kl: float
-    agreement: float
+    kl_p99: float
+    bias: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,15 +19,16 @@ body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,-app
 main{max-width:1280px;margin:0 auto;padding:20px 20px 48px}
 h1{font-size:1.55rem;line-height:1.2;margin:6px 0 2px;letter-spacing:-.01em;overflow-wrap:anywhere}
 h2{font-size:1.1rem;margin:34px 0 4px;letter-spacing:-.005em}h3{font-size:.95rem;margin:0 0 6px}
-p{margin:4px 0 10px;max-width:74ch}.sub,.note,figcaption{color:var(--muted)}.note,figcaption{font-size:.86rem}
+p{margin:4px 0 10px;max-width:92ch}.sub,.note,figcaption{color:var(--muted)}.note,figcaption{font-size:.86rem}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(160px,1fr));gap:10px;margin:16px 0 4px;padding:0}
 .tile{background:var(--card);border:1px solid var(--grid);border-radius:10px;padding:11px 13px}
-.tile b{display:block;font-size:1.42rem;line-height:1.25;font-variant-numeric:tabular-nums;letter-spacing:-.01em}
+.tile b{display:block;white-space:nowrap;font-size:1.42rem;line-height:1.25;font-variant-numeric:tabular-nums;
+letter-spacing:-.01em}
 .tile span{display:block;color:var(--muted);font-size:.83rem;line-height:1.35}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:14px;align-items:start}
 .wide{grid-template-columns:repeat(auto-fit,minmax(min(100%,540px),1fr))}
 .card{background:var(--card);border:1px solid var(--grid);border-radius:10px;padding:13px 14px;margin:0;min-width:0}
-svg{display:block;width:100%;height:auto;max-width:560px;font:12px system-ui,-apple-system,"Segoe UI",sans-serif}
+svg.c{display:block;width:100%;height:auto;max-width:560px;font:12px system-ui,-apple-system,"Segoe UI",sans-serif}
 svg text{fill:var(--muted)}svg .e{text-anchor:end}svg .m{text-anchor:middle}svg .l{fill:var(--ink)}
 svg .g{stroke:var(--grid);fill:none}svg .a{stroke:var(--line);fill:none}
 svg .s{fill:none;stroke-width:2;stroke-linejoin:round}
@@ -36,7 +37,7 @@ ul.key{list-style:none;display:flex;flex-wrap:wrap;gap:2px 14px;padding:0;margin
 ul.key svg{display:inline-block;width:26px;height:8px;margin-right:5px;vertical-align:middle}
 .scroll{overflow-x:auto;-webkit-overflow-scrolling:touch}
 .scroll:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88rem;width:100%}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88rem;min-width:min(100%,720px)}
 th,td{padding:5px 9px;text-align:right;border-bottom:1px solid var(--grid);white-space:nowrap}
 th{font-weight:600}thead th{color:var(--muted);border-bottom-color:var(--line);vertical-align:bottom}
 th:first-child,td:first-child,td.t,th.t{text-align:left}td.w{white-space:normal;text-align:left;min-width:16ch;max-width:52ch;

@@ -67,7 +67,7 @@ def _results(runs: Sequence[Run], names: Sequence[str], best: Run | None) -> str
             _best_epoch(run),
             fixed(run.result("teacher_agreement"), 3),
             len(run.epochs),
-            fixed(_seconds(run) / 3600, 3),
+            fixed(run.result("seconds") / 3600, 3),
         )
         for run, name in zip(runs, names, strict=True)
     ]
@@ -92,11 +92,6 @@ def fixed(value: float, digits: int) -> str:
 def _best_epoch(run: Run) -> str:
     value, epoch = run.best("top1")
     return f"{epoch} ({value:.2f})" if epoch >= 0 else "–"
-
-
-def _seconds(run: Run) -> float:
-    said = run.result("seconds") if "seconds" in run.summary else math.nan
-    return said if math.isfinite(said) else sum(p["seconds"] for p in run.epochs if math.isfinite(p["seconds"]))
 
 
 def _curves(runs: Sequence[Run], names: Sequence[str]) -> str:

@@ -152,7 +152,7 @@ def forward_count(sweep: Sweep) -> ForwardCount:
 
 def _images_seen(run: Run) -> float:
     """What the summary says, else steps × batch."""
-    said = run.result("images_seen")
+    said = run.result("images")
     if math.isfinite(said):
         return said
     batch = run.setting("batch_size")

@@ -58,7 +58,9 @@ def _summary(sweep: Sweep, found: Sequence[Group], top: Group | None) -> str:
     states = Counter(result.status.state for result in sweep.results)
     items = []
     if top is not None:
-        items.append(Tile(with_spread(top, "top1", 2) + " %", f"best top-1: {top.label}"))
+        spread = top.spread("top1")
+        over = f"± {spread:.2f} over {len(top.runs)} seeds; " if math.isfinite(spread) else ""
+        items.append(Tile(f"{top.mean('top1'):.2f} %", f"{over}best top-1: {top.label}"))
         base = baseline(found, top.cell.views_used)
         gains = paired_gain(top, base) if base is not None and base is not top else []
         if gains:
@@ -150,16 +152,23 @@ def _record(sweep: Sweep) -> str:
             '<p class="empty">Not measured: the sweep holds no fidelity of its cache.</p>',
         )
     rows = [
-        (f"τ {tau:g}", fixed(row.gradient_error, 3), fixed(row.kl, 4), fixed(row.agreement, 4), error_word(row[1])[1])
+        (
+            f"τ {tau:g}",
+            fixed(row.gradient_error, 3),
+            fixed(row.kl, 4),
+            fixed(row.kl_p99, 4),
+            f"{100 * row.bias:+.1f} %" if math.isfinite(row.bias) else "–",
+            error_word(row.gradient_error)[1],
+        )
         for tau, row in sorted(fidelity.items())
     ]
-    head = ("temperature", "gradient error", "KL, nats", "same first class", "verdict")
+    head = ("temperature", "gradient error", "KL, nats", "KL, 99th percentile", "bias of the loss", "verdict")
     note = (
         "Measured on the full logits that the cache keeps of some views. Gradient error: relative error of the "
         f"student's last-layer gradient against the true teacher's; up to {GOOD_ERROR:g} is called faithful, above "
         f"{FAIR_ERROR:g} limiting: a weak column there may be the record's fault, not τ's. More bytes lower it."
     )
-    body = table(head, rows, caption="Fidelity of the record per temperature", text_columns=(0, 4))
+    body = table(head, rows, caption="Fidelity of the record per temperature", text_columns=(0, 5))
     return section("What the record loses", f'<div class="card">{body}</div>', note)
 
 

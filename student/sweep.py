@@ -188,15 +188,15 @@ def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-# POSIX locks belong to a process: a forked loader worker that outlives a killed parent does not keep the cell, as it would
-# with flock. Their price: closing any other handle of the file drops the lock, so this process remembers what it holds.
+# POSIX locks belong to a process: a forked loader worker that outlives a killed parent does not keep the cell, as it
+# would with flock. Their price: closing any other handle of the file drops the lock, so what is held is remembered.
 _HELD: set[Path] = set()
 _TRIES, _PAUSE_S = 5, 0.02
 
 
 @contextmanager
 def _locked(path: Path, *, tries: int = _TRIES) -> Iterator[bool]:
-    """Hold the lock file; False if another process does. Tries again briefly, as a reader of the state may look just now."""
+    """Hold the lock file; False if another process does. Tries again briefly: a reader may be looking just now."""
     path = path.absolute()
     if path in _HELD:
         yield False
