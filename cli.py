@@ -817,6 +817,126 @@ def _explanation(explained: Any) -> str:
     return "\n".join(lines + ([f"\n  note: {explained.entry.note}"] if explained.entry.note else []))
 
 
+# --- ablations --------------------------------------------------------------------------------------------------------
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    """A comma-separated list of numbers."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"{option}: expected numbers separated by commas, got {text!r}") from None
+
+
+@cli.command("ablate")
+@_shards
+@click.option("--val-shards", required=True, help="Shards to evaluate on.")
+@click.option("--cache", required=True, help="The teacher cache that all cells read.")
+@click.option("--lambda", "weights", default="0,.1,.5,.9", show_default=True, help="Values of λ; 0 is the baseline.")
+@click.option("--tau", "temperatures", default="1,2,4,8", show_default=True, help="Values of τ; hard cells ignore it.")
+@click.option("--distill", "distillations", default="hard,soft", show_default=True)
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Students per cell.")
+@click.option("--first-seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--views-used", help="Numbers of views to cycle through, such as 6,30,300; default: all of the cache.")
+@click.option(
+    "--together", default=1, show_default=True, type=click.IntRange(1), help="Students per pass over the data."
+)
+@click.option(
+    "--spread", is_flag=True, help="Under torchrun: each process takes its own cells, each cell on one device."
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Sweep directory; what is missing is trained."
+)
+@_student
+@_training
+def ablate(
+    shards: str,
+    val_shards: str,
+    cache: str,
+    weights: str,
+    temperatures: str,
+    distillations: str,
+    seeds: int,
+    first_seed: int,
+    views_used: str | None,
+    together: int,
+    spread: bool,
+    out: Path,
+    **flags: Any,
+) -> None:
+    """Train a λ × τ map of students from one cache; run it again to resume, to retry what failed, or to add cells."""
+    from shards.index import open_index
+    from shards.world import world_from_env
+    from student.cells import CellTrainer, SweepStopped, cache_facts, require_memory
+    from student.grid import Grid
+    from teacher_cache.store import TeacherCache
+
+    world = world_from_env()
+    if world.size > 1 and not spread:
+        raise ValueError("ablate: under torchrun give --spread, which shares the cells out, each to one device")
+    grid = Grid(
+        weights=_numbers("--lambda", weights),
+        temperatures=_numbers("--tau", temperatures),
+        distillations=tuple(word.strip() for word in distillations.split(",")),
+        seeds=tuple(range(first_seed, first_seed + seeds)),
+        views_used=tuple(int(v) for v in _numbers("--views-used", views_used)) if views_used else (None,),
+    )
+    given = _given(flags["config"], flags["sets"], epochs=flags["epochs"], batch_size=flags["batch_size"])
+    settings = _train_settings(flags)
+    with TeacherCache.open(cache) as opened:
+        index, val = open_index(shards, flags["shard_cache"]), open_index(val_shards, flags["shard_cache"])
+        recipe = _student_recipe(flags["model"], flags["recipe"], flags["stage"], given, opened.spec.recipe)
+        require_memory(recipe, index.num_classes, min(together, len(grid.cells())), settings.device)
+        train = CellTrainer(
+            recipe=recipe,
+            index=index,
+            val_index=val,
+            cache=opened,
+            settings=settings,
+            shard_cache_dir=flags["shard_cache"],
+        )
+        common = {
+            "recipe": {
+                k: v for k, v in recipe.to_json().items() if k not in ("distill", "distill_weight", "temperature")
+            },
+            "train": {k: v for k, v in settings.identity().items() if k != "seed"},
+            "cache": opened.spec.fingerprint,
+            "shards": index.fingerprint,
+            "val_shards": val.fingerprint,
+        }
+        try:
+            failed = _show_sweep(out, grid, train, common, cache_facts(opened, index), together, world)
+        except SweepStopped as stop:
+            say(f"{stop}, everything is saved; run the same command again to go on")
+            raise click.exceptions.Exit(stop.event.exit_code) from None
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _show_sweep(out: Path, grid: Any, train: Any, common: Any, facts: Any, together: int, world: Any) -> int:
+    """Run the sweep and draw it; returns how many cells have failed."""
+    from student.ablate import run_sweep
+
+    display = _TrainingDisplay(quiet=False)
+    event = None
+    for event in run_sweep(out, grid, train, common=common, facts=facts, together=together, world=world):
+        if event.kind == "progress":
+            display.show(event.event)
+            continue
+        display.close()
+        counts = f"{event.num_done} of {event.num_total} cells done" + (
+            f", {event.num_failed} failed" if event.num_failed else ""
+        )
+        match event.kind:
+            case "planned" | "finished":
+                say(f"{out}: {counts}")
+            case "started":
+                say(f"training {', '.join(event.names)}")
+            case "failed":
+                say(f"error: {', '.join(event.names)}: {event.message}; {counts}; run the same command to retry")
+    return event.num_failed if event is not None else 0
+
+
 # --- looking at what is there -----------------------------------------------------------------------------------------
 
 
