@@ -236,8 +236,9 @@ def _principal(tail_NC: NDArray[np.float32], rank: int) -> tuple[NDArray[np.floa
         basis_Cr = np.ascontiguousarray(vector[:, ::-1][:, :rank])
     else:
         value, vector = np.linalg.eigh((left_NC @ left_NC.T).astype(np.float64))
-        basis_Cr = left_NC.T.astype(np.float64) @ vector[:, ::-1][:, :rank]
-        basis_Cr = np.linalg.qr(basis_Cr + 0.0)[0] if value[-1] > 0 else np.eye(left_NC.shape[1], rank)
+        top_Nr = np.ascontiguousarray(vector[:, ::-1][:, :rank], np.float32)
+        basis_Cr = (left_NC.T @ top_Nr).astype(np.float64)
+        basis_Cr = np.linalg.qr(basis_Cr)[0] if value[-1] > 0 else np.eye(left_NC.shape[1], rank)
     largest_r = np.abs(basis_Cr).argmax(axis=0)
     basis_Cr = basis_Cr * np.where(basis_Cr[largest_r, np.arange(basis_Cr.shape[1])] < 0, -1.0, 1.0)
     return mean_C, basis_Cr.astype(np.float32)
