@@ -211,7 +211,7 @@ def test_a_stalled_server_is_an_error_within_the_timeout() -> None:
         start = time.monotonic()
         with pytest.raises(CacheError, match=rf"{url}/zarr.json: no answer within 0.3 s"):
             TeacherCache.open(url, timeout_s=0.3)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 20
 
 
 def test_a_stalled_bucket_is_an_error_within_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +223,7 @@ def test_a_stalled_bucket_is_an_error_within_the_timeout(monkeypatch: pytest.Mon
         start = time.monotonic()
         with pytest.raises(CacheError, match=r"s3://somewhere/c/zarr.json: no answer within 0.5 s"):
             TeacherCache.open("s3://somewhere/c", timeout_s=0.5)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 20
 
 
 def test_a_server_that_stalls_later_is_an_error_naming_the_object(
@@ -235,12 +235,12 @@ def test_a_server_that_stalls_later_is_an_error_naming_the_object(
     class _Stalls(_Files):
         def do_GET(self) -> None:
             if "/logit/c/" in self.path:
-                wait.wait(10)
+                wait.wait(60)
             super().do_GET()
 
     for url, _ in _serve(_Stalls, tmp_path):
-        with TeacherCache.open(f"{url}/c", timeout_s=0.5) as cache:
-            with pytest.raises(CacheError, match=r"view block 0.*/logit/c/0/0/0/0: no answer within 0.5 s"):
+        with TeacherCache.open(f"{url}/c", timeout_s=3) as cache:
+            with pytest.raises(CacheError, match=r"view block 0.*/logit/c/0/0/0/0: no answer within 3 s"):
                 cache.read_unit(0, 0)
             wait.set()
 
