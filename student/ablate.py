@@ -140,7 +140,7 @@ def _run_group(
                 state="failed" if outcome.error else "done",
                 error=outcome.error,
                 attempts=attempts[said.name],
-                seconds=time.monotonic() - began,
+                seconds=(time.monotonic() - began) / len(cells),
             )
             directory.set_status(cells[said.name], status)
             yield _event(directory, grid, status.state, (said.name,), message=outcome.error)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 400, 236
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 26, 34
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4", "4 2", "12 3 3 3")
 _HOVER_POINTS = 40
 _PATH_POINTS = 240
@@ -104,8 +104,7 @@ def _axes(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str, *, log_x_val
     parts.append(
         f'<text x="{(_LEFT + WIDTH - _RIGHT) / 2:.0f}" y="{HEIGHT - 3}" class="m l">{html.escape(x_label)}</text>'
     )
-    middle = (HEIGHT - _BOTTOM + _TOP) / 2
-    parts.append(f'<text transform="translate(11 {middle:.0f}) rotate(-90)" class="m l">{html.escape(y_label)}</text>')
+    parts.append(f'<text x="2" y="11" class="l">{html.escape(y_label)}</text>')
     return "".join(parts)
 
 

@@ -9,7 +9,7 @@ from student.report_data import Run
 from student.report_page import figure, legend
 from student.report_stats import Group, best
 
-_FOCUS = 0.7
+_FOCUS = 0.5
 """Curves are drawn to the scale of this last part of the training: the first epochs are alike, and far away."""
 
 
@@ -55,7 +55,7 @@ def _mean_curve(group: Group, metric: str, colour: int) -> Series:
     columns = [[values[epoch] for values in per_run] for epoch in epochs]
     several = len(per_run) > 1
     return Series(
-        name=group.label,
+        name=group.teaching,
         x=[epoch + 1.0 for epoch in epochs],
         y=[statistics.fmean(column) for column in columns],
         low=[min(column) for column in columns] if several else (),
@@ -124,11 +124,12 @@ def views_curve(found: Sequence[Group]) -> str:
         if group.values("top1") and group.cell.views_used is not None:
             by_setting.setdefault(group.cell.setting[:3], []).append(group)
     picked = [line for line in by_setting.values() if len(line) > 1]
-    picked.sort(key=lambda line: -max(group.mean("top1") for group in line))
+    picked.sort(key=lambda line: (line[0].cell.distill != "none", -max(group.mean("top1") for group in line)))
     series = []
     for colour, line in enumerate(picked[:6]):
         line.sort(key=lambda group: group.cell.views_used or 0)
-        name = line[0].label.split(",")[0]
-        series.append(_range_line(name, line, [float(group.cell.views_used or 0) for group in line], colour))
+        series.append(
+            _range_line(line[0].teaching, line, [float(group.cell.views_used or 0) for group in line], colour)
+        )
     chart = line_chart(series, title="Top-1 against views", x_label="views used", y_label="top-1, %", log_x=True)
     return f'<div class="grid">{figure("Top-1 against views used", chart, key=legend(series))}</div>'

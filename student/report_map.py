@@ -70,7 +70,8 @@ def heat_map(
         fidelity: shown under the columns when not empty.
     """
     shown = {group.cell.setting: group for group in found if group.cell.views_used == views_used}
-    means = [m for group in shown.values() if math.isfinite(m := group.mean(style.metric))]
+    # One scale for all maps of a page: colours of different numbers of views can be compared.
+    means = [m for group in found if math.isfinite(m := group.mean(style.metric))]
     scale = (min(means), max(means)) if means else (0.0, 1.0)
     columns = _columns(grid)
     draw = _Drawer(style, scale, best, noise)

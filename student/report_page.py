@@ -25,8 +25,8 @@ p{margin:4px 0 10px;max-width:92ch}.sub,.note,figcaption{color:var(--muted)}.not
 .tile b{display:block;white-space:nowrap;font-size:1.42rem;line-height:1.25;font-variant-numeric:tabular-nums;
 letter-spacing:-.01em}
 .tile span{display:block;color:var(--muted);font-size:.83rem;line-height:1.35}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:14px;align-items:start}
-.wide{grid-template-columns:repeat(auto-fit,minmax(min(100%,540px),1fr))}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr));gap:14px;align-items:start}
+section{min-width:0}.wide{grid-template-columns:repeat(auto-fit,minmax(min(100%,540px),1fr))}
 .card{background:var(--card);border:1px solid var(--grid);border-radius:10px;padding:13px 14px;margin:0;min-width:0}
 svg.c{display:block;width:100%;height:auto;max-width:560px;font:12px system-ui,-apple-system,"Segoe UI",sans-serif}
 svg text{fill:var(--muted)}svg .e{text-anchor:end}svg .m{text-anchor:middle}svg .l{fill:var(--ink)}
@@ -37,9 +37,10 @@ ul.key{list-style:none;display:flex;flex-wrap:wrap;gap:2px 14px;padding:0;margin
 ul.key svg{display:inline-block;width:26px;height:8px;margin-right:5px;vertical-align:middle}
 .scroll{overflow-x:auto;-webkit-overflow-scrolling:touch}
 .scroll:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88rem;min-width:min(100%,720px)}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88rem;width:100%}
 th,td{padding:5px 9px;text-align:right;border-bottom:1px solid var(--grid);white-space:nowrap}
-th{font-weight:600}thead th{color:var(--muted);border-bottom-color:var(--line);vertical-align:bottom}
+th{font-weight:600}thead th{color:var(--muted);border-bottom-color:var(--line);vertical-align:bottom;
+white-space:normal}.wide table:not(.map) tbody th{white-space:normal}
 th:first-child,td:first-child,td.t,th.t{text-align:left}td.w{white-space:normal;text-align:left;min-width:16ch;max-width:52ch;
 overflow-wrap:anywhere}
 tbody tr:last-child>*{border-bottom:0}tr.best>*{font-weight:700}
@@ -59,7 +60,8 @@ code,pre{font:.84rem/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}p
 .empty{color:var(--muted);padding:24px 0;text-align:center}
 @media(max-width:480px){main{padding:14px 12px 36px}.tiles{grid-template-columns:1fr 1fr}.tile b{font-size:1.2rem}
 .card{padding:11px 9px}table.map{border-spacing:2px;font-size:.8rem}table.map td small{font-size:.7rem}
-table.map tfoot th,table.map tfoot td{font-size:.74rem}th,td{padding:5px 6px}}
+table.map tfoot th,table.map tfoot td{font-size:.74rem}th,td{padding:5px 6px}
+tbody th{white-space:normal;min-width:11ch}table.map tbody th{min-width:0}}
 @media print{body{background:#fff}.card,.tile{break-inside:avoid}}
 """
 

@@ -56,23 +56,23 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _results(runs: Sequence[Run], names: Sequence[str], best: Run | None) -> str:
-    head = ["run", "state", "distillation", "top-1 %", "top-5 %", "CLS %", "DIST %"]
-    head += ["best epoch", "agreement", "epochs", "hours"]
+    head = ["run", "top-1 %", "top-5 %", "CLS %", "DIST %", "distillation"]
+    head += ["best epoch", "agreement", "epochs", "hours", "state"]
     rows = [
         (
             name,
-            "finished" if run.finished else "unfinished",
-            distillation(run),
             *(fixed(run.result(metric), 2) for metric in ("top1", "top5", "cls_top1", "dist_top1")),
+            distillation(run),
             _best_epoch(run),
             fixed(run.result("teacher_agreement"), 3),
             len(run.epochs),
             fixed(run.result("seconds") / 3600, 3),
+            "finished" if run.finished else "unfinished",
         )
         for run, name in zip(runs, names, strict=True)
     ]
     best_row = list(runs).index(best) if best is not None else -1
-    return f'<div class="card">{table(head, rows, caption="Results", text_columns=(0, 1, 2), best_row=best_row)}</div>'
+    return f'<div class="card">{table(head, rows, caption="Results", text_columns=(0, 5, 10), best_row=best_row)}</div>'
 
 
 def distillation(run: Run) -> str:

@@ -8,7 +8,7 @@ error of such a difference.
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from student.grid import Cell
 from student.report_data import Run
@@ -52,8 +52,13 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The setting in words: "soft λ 0.5 τ 3", "hard λ 0.5", "no teacher"."""
+        """The setting in words: "soft λ 0.5 τ 3", "hard λ 0.5", "no teacher, 12 views"."""
         return setting_label(self.cell)
+
+    @property
+    def teaching(self) -> str:
+        """The setting without the number of views."""
+        return setting_label(replace(self.cell, views_used=None))
 
 
 def setting_label(cell: Cell) -> str:

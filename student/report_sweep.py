@@ -38,8 +38,7 @@ def sweep_page(sweep: Sweep, *, title: str = "") -> str:
     body += section("Curves", sweep_curves(found, top), "Mean over seeds; the band reaches from lowest to highest.")
     if len(sweep.grid.views_used) > 1:
         body += section("How many views are enough?", views_curve(found))
-    body += _record(sweep)
-    body += _cost(sweep)
+    body += f'<div class="grid wide">{_record(sweep)}{_cost(sweep)}</div>'
     body += section("Every cell", _cells(found, top, noise))
     body += _settings(sweep)
     return page(title or f"Sweep {sweep.name}", _subtitle(sweep), body)
@@ -181,7 +180,7 @@ def _cost(sweep: Sweep) -> str:
         ("teacher forwards saved", number(forwards.saved), "the second line minus the first"),
         ("break-even", fixed(forwards.break_even, 2), "distilled students; the next one costs no forward at all"),
         ("cache on disk", _bytes(cache.get("bytes")), _per_view(cache)),
-        ("time of the cells", f"{hours:.2f} h", "sum over cells of the last try; cells of one pass count together"),
+        ("time of the cells", f"{hours:.2f} h", "wall time of the passes, last tries only"),
     ]
     body = table(("what", "how much", ""), rows, caption="Cost", text_columns=(0,), wrap_columns=(2,))
     return section("Cost", f'<div class="card">{body}</div>')
