@@ -38,11 +38,12 @@ def draw_rand_augment(settings: RandAugment, size: int, rng: Stream) -> tuple[Op
     for _ in range(settings.num_operations):
         name = RAND_AUGMENT_OPERATIONS[rng.below(len(RAND_AUGMENT_OPERATIONS))]
         if rng.uniform() < settings.prob:
-            chosen.append(Operation(name, _operation_value(name, _draw_magnitude(settings, rng), settings, size, rng)))
+            chosen.append(Operation(name, operation_value(name, draw_magnitude(settings, rng), settings, size, rng)))
     return tuple(chosen)
 
 
-def _draw_magnitude(settings: RandAugment, rng: Stream) -> float:
+def draw_magnitude(settings: RandAugment, rng: Stream) -> float:
+    """A magnitude around the mean one, in [0, magnitude_max]."""
     magnitude = settings.magnitude
     if math.isinf(settings.magnitude_std):
         magnitude = rng.uniform(0.0, magnitude)
@@ -51,7 +52,7 @@ def _draw_magnitude(settings: RandAugment, rng: Stream) -> float:
     return max(0.0, min(magnitude, settings.magnitude_max))
 
 
-def _operation_value(name: str, magnitude: float, settings: RandAugment, size: int, rng: Stream) -> float:
+def operation_value(name: str, magnitude: float, settings: RandAugment, size: int, rng: Stream) -> float:
     """The number of the operation at a magnitude, in the units of `Operation`."""
     level = magnitude / FULL_MAGNITUDE
     increasing = settings.increasing
