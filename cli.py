@@ -867,7 +867,7 @@ def ablate(
     """Train a λ × τ map of students from one cache; run it again to resume, to retry what failed, or to add cells."""
     from shards.index import open_index
     from shards.world import world_from_env
-    from student.cells import CellTrainer, SweepStopped, cache_facts, require_memory
+    from student.ablate_train import SweepTraining, cache_facts
     from student.grid import Grid
     from teacher_cache.store import TeacherCache
 
@@ -886,47 +886,33 @@ def ablate(
     with TeacherCache.open(cache) as opened:
         index, val = open_index(shards, flags["shard_cache"]), open_index(val_shards, flags["shard_cache"])
         recipe = _student_recipe(flags["model"], flags["recipe"], flags["stage"], given, opened.spec.recipe)
-        require_memory(recipe, index.num_classes, min(together, len(grid.cells())), settings.device)
-        train = CellTrainer(
+        training = SweepTraining(
             recipe=recipe,
-            index=index,
-            val_index=val,
-            cache=opened,
             settings=settings,
+            index=index,
+            cache=opened,
+            val_index=val,
             shard_cache_dir=flags["shard_cache"],
+            local_rank=world.local_rank,
         )
-        common = {
-            "recipe": {
-                k: v for k, v in recipe.to_json().items() if k not in ("distill", "distill_weight", "temperature")
-            },
-            "train": {k: v for k, v in settings.identity().items() if k != "seed"},
-            "cache": opened.spec.fingerprint,
-            "shards": index.fingerprint,
-            "val_shards": val.fingerprint,
-        }
-        try:
-            failed = _show_sweep(out, grid, train, common, cache_facts(opened, index), together, world)
-        except SweepStopped as stop:
-            say(f"{stop}, everything is saved; run the same command again to go on")
-            raise click.exceptions.Exit(stop.event.exit_code) from None
-    if failed:
-        raise click.exceptions.Exit(1)
+        training.check(grid, together=together)
+        _show_sweep(out, grid, training, cache_facts(opened, grid.temperatures), together, world)
 
 
-def _show_sweep(out: Path, grid: Any, train: Any, common: Any, facts: Any, together: int, world: Any) -> int:
-    """Run the sweep and draw it; returns how many cells have failed."""
+def _show_sweep(out: Path, grid: Any, training: Any, facts: Any, together: int, world: Any) -> None:
+    """Run the sweep and draw it; exits with 1 when cells have failed, with the trainer's code when it was stopped."""
     from student.ablate import run_sweep
 
-    display = _TrainingDisplay(quiet=False)
-    event = None
-    for event in run_sweep(out, grid, train, common=common, facts=facts, together=together, world=world):
+    display, event = _TrainingDisplay(quiet=False), None
+    for event in run_sweep(
+        out, grid, training.train, common=training.common(), facts=facts, together=together, world=world
+    ):
         if event.kind == "progress":
             display.show(event.event)
             continue
         display.close()
-        counts = f"{event.num_done} of {event.num_total} cells done" + (
-            f", {event.num_failed} failed" if event.num_failed else ""
-        )
+        failed = f", {event.num_failed} failed" if event.num_failed else ""
+        counts = f"{event.num_done} of {event.num_total} cells done{failed}"
         match event.kind:
             case "planned" | "finished":
                 say(f"{out}: {counts}")
@@ -934,7 +920,8 @@ def _show_sweep(out: Path, grid: Any, train: Any, common: Any, facts: Any, toget
                 say(f"training {', '.join(event.names)}")
             case "failed":
                 say(f"error: {', '.join(event.names)}: {event.message}; {counts}; run the same command to retry")
-    return event.num_failed if event is not None else 0
+    if event is not None and event.num_failed:
+        raise click.exceptions.Exit(1)
 
 
 # --- looking at what is there -----------------------------------------------------------------------------------------
