@@ -38,7 +38,7 @@ def runs_page(runs: Sequence[Run], *, title: str = "Student runs") -> str:
         items.append(Tile(number(sum(checked)), f"views checked by digest, {number(wrong)} differed"))
     body = tiles(items)
     body += section("Results", _results(runs, names, best))
-    body += section("Curves", _curves(runs, names), "Hover a line for its numbers. A gap is an epoch without a value.")
+    body += section("Curves", _curves(runs, names), "Hover a line for its numbers.")
     body += section("What differs", _differences(runs, names), "Only settings that are not the same in all runs.")
     return page(title, f"{len(runs)} runs", body)
 
@@ -98,7 +98,7 @@ def _curves(runs: Sequence[Run], names: Sequence[str]) -> str:
     figures = []
     for metric, title, y_label, caption in _CURVES:
         series = [curve(run, name, metric, colour) for colour, (run, name) in enumerate(zip(runs, names, strict=True))]
-        series = [line for line in series if any(math.isfinite(y) for y in line.y)]
+        series = [line for line in series if line.y]
         if series:
             chart = line_chart(series, title=title, x_label="epoch", y_label=y_label)
             figures.append(figure(title, chart, caption, key=legend(series)))
@@ -112,6 +112,8 @@ def curve(run: Run, name: str, metric: str, colour: int) -> Series:
     if len(points) < 4 and any(math.isfinite(point[metric]) for point in run.steps):
         per_epoch = _steps_per_epoch(run)
         points, to_x = run.steps, lambda point: point.step / per_epoch
+    # Runs may be evaluated only every few epochs; the line joins what was measured.
+    points = [point for point in points if math.isfinite(point[metric])]
     return Series(name=name, x=[to_x(p) for p in points], y=[p[metric] for p in points], colour=colour)
 
 

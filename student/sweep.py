@@ -28,7 +28,7 @@ STATES = ("done", "failed", "running", "interrupted", "waiting")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellStatus:
-    """Where a cell stands: one of STATES, the error of the last try, tries so far, its share of the last pass's seconds."""
+    """Where a cell stands: one of STATES, error of the last try, tries so far, its share of the last pass's seconds."""
 
     state: str
     error: str = ""
