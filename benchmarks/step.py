@@ -127,8 +127,8 @@ def measure(*, rounds: int, batch_size: int, distill: str) -> dict[str, Any]:
     times: dict[str, list[float]] = {"plain": [], "cached": [], "online": [], "teacher": []}
     for _ in range(rounds):
         # Cheap steps alternate several times a round, in turning order, so that drift of the machine cancels.
-        pairs = [(step(untaught, none), step(taught, cached)) for _ in range(3)]
-        swapped = [(step(taught, cached), step(untaught, none)) for _ in range(3)]
+        pairs = [(step(untaught, none), step(taught, cached)) for _ in range(2)]
+        swapped = [(step(taught, cached), step(untaught, none)) for _ in range(2)]
         pairs += [(plain_s, cached_s) for cached_s, plain_s in swapped]
         times["plain"].append(statistics.median(plain for plain, _ in pairs))
         times["cached"].append(statistics.median(taught_s for _, taught_s in pairs))
@@ -161,7 +161,7 @@ def main() -> None:
     """Print the table, and with --json one object as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--distill", choices=("hard", "soft"), default="soft")
     options = parser.parse_args()

@@ -306,7 +306,7 @@ def test_a_student_that_diverges_leaves_the_others_alone(tmp_path, index, cache)
     assert final_weights(tmp_path / "good") == final_weights(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("number, workers", [(signal.SIGTERM, 0), (signal.SIGUSR1, 2)])
+@pytest.mark.parametrize("number, workers", [(signal.SIGUSR1, 0), (signal.SIGTERM, 2)])
 def test_a_signal_to_the_process_group_saves_and_the_run_can_go_on(tmp_path, index, cache, number, workers):
     """Schedulers signal every process of a job; loader workers must not die of it before the step is saved."""
     import os

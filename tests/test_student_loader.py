@@ -14,7 +14,7 @@ from shards.errors import RunError, ShardError
 from shards.reader import ShardReader
 from student.loader import _Rendered, batches, render_items
 from student.plan import Items, epoch_plan
-from tests.student_tiny import views, write_shards
+from tests.student_tiny import in_child, views, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,22 @@ def test_a_killed_worker_is_a_run_error_with_its_usual_causes(index):
         with pytest.raises(RunError, match="lower --workers"):
             os.kill(int(children[-1]), signal.SIGKILL)
             list(stream)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_workers_outlive_a_signal_to_the_process_group(index, number):
+    """The main process still has a step to finish and, among several ranks, a vote to take: it needs batches."""
+
+    def work():
+        os.setsid()
+        signal.signal(number, signal.SIG_IGN)
+        with ShardReader(index) as reader:
+            stream = batches(plan_items(index) * 9, reader=reader, recipe=views(), workers=2)
+            next(stream)
+            os.killpg(0, number)
+            return 1 + sum(1 for _ in stream)
+
+    assert in_child(work) == 9 * len(plan_items(index))
 
 
 def test_workers_are_given_the_reader_and_the_recipe_and_nothing_else(index):
