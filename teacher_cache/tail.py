@@ -5,8 +5,8 @@ at the (k+1)-th largest: peaks are not low-rank, what is left is (Karhunenâ€“LoÃ
 predicted from the k known logits, as the conditional mean of a normal model (kriging; Rasmussen & Williams, Gaussian
 Processes for Machine Learning, 2006, eq. 2.23), so bits are spent only on what the known logits do not tell.
 
-All variances are measured on rows that the directions were not fitted on (4 folds), so that a calibration of fewer rows
-than classes does not promise more than it holds. Equal rows give equal bytes with the same libraries on the same kind
+All variances are measured on rows that the directions were not fitted on (cross-validation in 4 to 12 folds), so that a
+calibration of fewer rows than classes does not promise more than it holds. Equal rows give equal bytes with the same libraries on the same kind
 of machine; another BLAS may round otherwise, which is why the basis is stored in the cache and used from there.
 
 Legend: N calibration rows, C classes, r coefficients, K kept classes, W windows of the trellis.
@@ -28,7 +28,6 @@ from teacher_cache.rank import Ranked, centred, rank, require_finite
 from teacher_cache.record import RecordFormat
 from teacher_cache.trellis import MAX_BITS, normal_tables
 
-_FOLDS = 4
 _TINY = 1e-12
 _MIN_ROWS = 8
 _MIN_RANK = 64
@@ -162,7 +161,9 @@ class _HeldOut:
 def _held_out(tail_NC: NDArray[np.float32], ranked: Ranked, max_rank: int) -> _HeldOut:
     """Variances before and after prediction on rows that the directions were not fitted on, averaged over folds."""
     num_rows, num_classes = tail_NC.shape
-    edge = np.linspace(0, num_rows, _FOLDS + 1).astype(int)
+    # Directions are as many as a fit without one fold has: with few rows, small folds.
+    num_folds = 4 if num_rows > 1000 else min(12, num_rows // 2)
+    edge = np.linspace(0, num_rows, num_folds + 1).astype(int)
     num_directions = min(max_rank, num_classes - 1, num_rows - int(np.diff(edge).max()) - 1)
     variance_r, noise_C = np.zeros(num_directions), np.zeros(num_classes)
     moment_P5r = np.zeros((len(_PULLS), 5, num_directions))
@@ -172,12 +173,12 @@ def _held_out(tail_NC: NDArray[np.float32], ranked: Ranked, max_rank: int) -> _H
         code_Br = left_BC @ basis_Cr
         fold_variance_r = _mean_square(code_Br)
         fold_noise_C = _noise(left_BC - code_Br @ basis_Cr.T)
-        variance_r += fold_variance_r / _FOLDS
-        noise_C += fold_noise_C / _FOLDS
+        variance_r += fold_variance_r / num_folds
+        noise_C += fold_noise_C / num_folds
         for p, pull in enumerate(_PULLS):
             model = (mean_C, basis_Cr, fold_variance_r, fold_noise_C)
             guess_Br = predict(ranked.class_BK[low:high], ranked.top_BK[low:high], pull, *model)
-            moment_P5r[p] += _moments(code_Br, guess_Br) / _FOLDS
+            moment_P5r[p] += _moments(code_Br, guess_Br) / num_folds
     fits = [_line(*moment_5r) for moment_5r in moment_P5r]
     best = int(np.argmin([np.log(residual_r).sum() for _, _, residual_r in fits]))
     slope_r, offset_r, residual_r = fits[best]

@@ -243,7 +243,7 @@ def test_formats_that_cannot_be_are_refused_by_field(fields: dict[str, object], 
 def test_the_budget_is_spent_and_not_exceeded(kind: str, num_classes: int, num_bytes: int) -> None:
     """Information bits of the fields, digest and overheads: within the budget, and less than a class below it."""
     record = RecordFormat(kind=kind, num_classes=num_classes, num_bytes=num_bytes)
-    bits = record.k * record.index_bits + 5.5 * (record.k + 1) + 8 * record.tail_bytes
+    bits = record.k * record.index_bits + 6 * (record.k + 1) + 8 * record.tail_bytes
     used = bits / 8 + 4 + 2
     assert used <= num_bytes
     if kind == "lowrank" or num_classes > 500:
