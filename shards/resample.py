@@ -1,8 +1,8 @@
 """Crop to view: Pillow's antialiased bicubic resize, by the fastest kernel that has its pixels.
 
-PyTorch's uint8 resize of channels-last memory is a port of Pillow's fixed-point arithmetic (within two levels, on average a tenth of one) and
-three times as fast. It has no box argument, so when the view is a small window of a much larger resized image (of a
-10,000 × 8 strip), Pillow computes just the window, with the same kernel.
+PyTorch's uint8 resize of channels-last memory is a port of Pillow's fixed-point arithmetic (within two levels, on
+average a tenth of one) and several times as fast. It has no box argument, so when the view is a small window of a much
+larger resized image (of a 10,000 × 8 strip), Pillow computes just the window, with the same kernel.
 """
 
 from typing import NamedTuple

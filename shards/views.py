@@ -201,8 +201,9 @@ def view_params(recipe: ViewRecipe, key: str, view: int, size: tuple[int, int]) 
 def shrink_of(recipe: ViewRecipe, size: tuple[int, int]) -> int:
     """By how much an image of `size` is shrunk while it is decoded: 1, 2, 4 or 8.
 
-    The most that leaves the smallest crop of the recipe at least as large as what it is resized to, so that nothing is
-    enlarged that would have been reduced. It depends on recipe and image size alone: all views of a sample share it.
+    The most that leaves the smallest random crop of the recipe at least as large as what it is resized to, so that
+    nothing is enlarged that would have been reduced; and a crop that is always the same at least twice as large, so
+    that every view has that reserve. It depends on recipe and image size alone: all views of a sample share it.
     """
     height, width = size
     if recipe.crop == "rrc":
@@ -212,7 +213,7 @@ def shrink_of(recipe: ViewRecipe, size: tuple[int, int]) -> int:
         smallest, needed = min(smallest, height, width), recipe.size
     else:
         pct = recipe.crop_pct if recipe.crop == "center" else 1.0
-        smallest, needed = min(height, width), math.floor(recipe.size / pct)
+        smallest, needed = min(height, width), 2 * math.floor(recipe.size / pct)
     return max(f for f in (1, 2, 4, 8) if f == 1 or smallest >= f * needed)
 
 

@@ -4,8 +4,8 @@ Pillow's rules, which timm's augmentation inherits: pixel centres at half-intege
 the −0.5 of its resize, not OpenCV's −0.75); a pixel whose source lies outside the image takes the fill colour, whole;
 taps outside repeat the edge; the result is truncated to an integer, not rounded.
 
-Translation and shear move each row (or column) by its own amount, so they are one-dimensional: four taps in 16-bit
-integers, the same on every machine. Rotation is OpenCV's warp.
+Translation and shear are one-dimensional: four taps with weights in 1/128, in exact arithmetic, the same on every
+machine. Rotation is OpenCV's warp.
 """
 
 import math
@@ -36,12 +36,38 @@ def shear_y(image_HWC: Image, factor: float, fill: Fill) -> Image:
 
 def translate_x(image_HWC: Image, pixels: float, fill: Fill) -> Image:
     """Every pixel comes from x + pixels."""
-    return _shift_rows(image_HWC, np.full(image_HWC.shape[0], pixels, np.float64), fill)
+    return _translate(image_HWC, pixels, fill, axis=1)
 
 
 def translate_y(image_HWC: Image, pixels: float, fill: Fill) -> Image:
     """Every pixel comes from y + pixels."""
-    return _transpose(translate_x(_transpose(image_HWC), pixels, fill))
+    return _translate(image_HWC, pixels, fill, axis=0)
+
+
+def _translate(image_HWC: Image, pixels: float, fill: Fill, axis: int) -> Image:
+    length = image_HWC.shape[axis]
+    # Around the nearest whole shift a target has a source exactly when the shifted index is inside.
+    whole = math.floor(pixels + 0.5)
+    fraction = pixels - whole
+    weight_T = _cubic_weights(np.array([fraction % 1.0]))[:, 0] / np.float32(1 << _WEIGHT_BITS)
+    anchor = 1 if fraction >= 0 else 2
+    # The sums are multiples of 1/128, exact in float32, fused or not; less 127/256, rounding truncates them.
+    moved_HWC = cv2.filter2D(
+        image_HWC,
+        -1,
+        weight_T[None] if axis else weight_T[:, None],
+        anchor=(anchor, 0) if axis else (0, anchor),
+        delta=-127 / 256,
+        borderType=cv2.BORDER_REPLICATE,
+    )
+    out_HWC = _filled(image_HWC.shape[0], image_HWC.shape[1], fill).copy()
+    target = slice(max(0, -whole), max(0, min(length, length - whole)))
+    source = slice(max(0, whole), max(0, min(length, length + whole)))
+    if axis:
+        out_HWC[:, target] = moved_HWC[:, source]
+    else:
+        out_HWC[target] = moved_HWC[source]
+    return out_HWC
 
 
 def _transpose(image_HWC: Image) -> Image:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
+import skimage.data
 import torch
 from PIL import Image
 
@@ -118,7 +119,7 @@ def test_evaluation_is_timms() -> None:
     """Resize to size / crop_pct, centre crop: within two levels of torchvision on Pillow images."""
     from timm.data import create_transform
 
-    for size, pct in ((224, 0.875), (224, 0.9), (384, 1.0), (64, 0.875)):
+    for size, pct in ((224, 0.875), (224, 0.9), (384, 1.0)):
         transform = create_transform(size, crop_pct=pct, interpolation="bicubic", use_prefetcher=True)
         for shape in ((375, 500), (501, 333), (100, 90), (256, 256)):
             data = _jpeg(shape)
@@ -126,6 +127,19 @@ def test_evaluation_is_timms() -> None:
             recipe = recipe_named("eval", size=size, crop_pct=pct)
             difference = np.abs(render_views(data, recipe, "key", [0], "x")[0] - expected)
             assert difference.max() <= 2 and difference.mean() < 0.2, (size, pct, shape)
+
+
+def test_evaluation_of_a_large_photo_shrunk_in_the_dct_is_nearly_timms() -> None:
+    from timm.data import create_transform
+
+    photo = skimage.data.astronaut()
+    for size, shrink, bound in ((112, 2, 1.0), (56, 4, 1.5), (28, 8, 2.0)):
+        data = simplejpeg.encode_jpeg(photo, 90, "RGB", "420")
+        recipe = recipe_named("eval", size=size, crop_pct=0.875)
+        assert shrink_of(recipe, (512, 512)) == shrink
+        transform = create_transform(size, crop_pct=0.875, interpolation="bicubic", use_prefetcher=True)
+        expected = transform(Image.fromarray(decode_rgb(data, "x"))).permute(1, 2, 0).numpy().astype(int)
+        assert np.abs(render_views(data, recipe, "key", [0], "x")[0] - expected).mean() < bound
 
 
 def test_simple_random_crop_reaches_every_offset_and_reflects() -> None:
@@ -150,9 +164,9 @@ def test_crops_hold_at_least_a_pixel_and_lie_inside() -> None:
         (RECIPES["deit"], (1830, 1830), 2),
         (RECIPES["deit"], (4000, 6000), 4),
         (RECIPES["deit"], (8, 10000), 1),
-        (RECIPES["eval"], (511, 2000), 1),
-        (RECIPES["eval"], (512, 2000), 2),
-        (RECIPES["plain"], (1800, 1800), 8),
+        (RECIPES["eval"], (1023, 2000), 1),
+        (RECIPES["eval"], (1024, 2000), 2),
+        (RECIPES["plain"], (1800, 1800), 4),
     ],
 )
 def test_large_images_are_shrunk_only_as_far_as_no_crop_suffers(
