@@ -288,6 +288,24 @@ _teacher = _options(
 )  # fmt: skip
 
 
+def _load_teacher(flags: dict[str, Any], views: Any, precision: str, local_rank: int = 0) -> Any:
+    """The teacher of the --teacher flags for the views of a recipe."""
+    from teacher_cache.teacher import load_teacher
+
+    device = _chosen_device(flags["device"])
+    return load_teacher(
+        flags["teacher"],
+        weights=flags["teacher_weights"],
+        precision=precision,
+        device=f"cuda:{local_rank}" if device == "cuda" else device,
+        compile=flags.get("compile", False),
+        input_size=views.size,
+        view_mean=views.mean,
+        view_std=views.std,
+        model_kwargs=_pairs("--teacher-arg", flags["teacher_args"]),
+    )
+
+
 def _pairs(option: str, items: tuple[str, ...]) -> dict[str, Any]:
     """KEY=VALUE texts with values as TOML reads them (3, 0.5, true), else as text."""
     import tomllib
@@ -368,15 +386,7 @@ def _record_format(flags: dict[str, Any], num_classes: int) -> Any:
 @_device
 @_shard_cache
 @_workers()
-def cache_teacher(
-    shards: str,
-    cache: str,
-    teacher: str,
-    teacher_weights: Path | None,
-    teacher_args: tuple[str, ...],
-    num_views: int,
-    **flags: Any,
-) -> None:
+def cache_teacher(shards: str, cache: str, num_views: int, **flags: Any) -> None:
     """Run the teacher once over views of every sample and keep a small record of each (stage 1).
 
     Run the same command again to go on after a kill, or with more --views to extend. Any number of processes may work
@@ -390,7 +400,6 @@ def cache_teacher(
     from teacher_cache.events import CacheOpened
     from teacher_cache.opening import open_or_create
     from teacher_cache.store import TeacherCache
-    from teacher_cache.teacher import load_teacher
 
     world = world_from_env()
     index = open_index(shards, flags["shard_cache"])
@@ -399,17 +408,7 @@ def cache_teacher(
         with TeacherCache.open(cache) as there:
             existing = there.spec
     recipe = _view_recipe(flags, num_views, existing)
-    network = load_teacher(
-        teacher,
-        weights=teacher_weights,
-        precision=flags["precision"],
-        device=_rank_device(flags["device"], world.local_rank),
-        compile=flags["compile"],
-        input_size=recipe.size,
-        view_mean=recipe.mean,
-        view_std=recipe.std,
-        model_kwargs=_pairs("--teacher-arg", teacher_args),
-    )
+    network = _load_teacher(flags, recipe, flags["precision"], local_rank=world.local_rank)
     record = _record_format(flags, network.num_classes)
     display = _Stage1Display(quiet=world.rank > 0, chance=1 / network.num_classes)
     with StopRequest() as stop, ShardReader(index, flags["shard_cache"]) as reader:
@@ -432,11 +431,6 @@ def cache_teacher(
                 should_stop=lambda: stop.told,
             ):
                 display.show(event)
-
-
-def _rank_device(device: str | None, local_rank: int) -> str:
-    chosen = _chosen_device(device)
-    return f"cuda:{local_rank}" if chosen == "cuda" else chosen
 
 
 class _Stage1Display:
@@ -487,6 +481,114 @@ class _Stage1Display:
         if event.stopped:
             say("stopped, every finished unit is kept; run the same command again to go on")
             raise click.exceptions.Exit(EXIT_REQUEUE)
+
+
+@cli.command("plan-cache")
+@_shards
+@_teacher
+@click.option("--views", "num_views", required=True, type=click.IntRange(1), help="Views of every sample.")
+@_recipe_options
+@_record_options
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Views per teacher forward.")
+@click.option("--gpus", default=1, show_default=True, type=click.IntRange(1), help="Processes like this one.")
+@click.option("--seconds", default=20.0, show_default=True, help="How long stage 1 is timed.")
+@click.option("--calibration-views", default=768, show_default=True, type=click.IntRange(8))
+@_precision
+@click.option("--compile", is_flag=True, help="torch.compile the teacher.")
+@_device
+@_shard_cache
+@_workers()
+def plan_cache(
+    shards: str, num_views: int, gpus: int, seconds: float, calibration_views: int, batch_size: int, **flags: Any
+) -> None:
+    """Predict bytes, hours and error of a cache before it is made, from a short calibration on this machine."""
+    from shards.index import open_index
+    from shards.reader import ShardReader
+    from teacher_cache.estimate import Plan
+    from teacher_cache.estimate import plan_cache as run
+
+    index = open_index(shards, flags["shard_cache"])
+    recipe = _view_recipe(flags, num_views, None)
+    network = _load_teacher(flags, recipe, flags["precision"])
+    with ShardReader(index, flags["shard_cache"]) as reader:
+        for event in run(
+            index,
+            network,
+            recipe,
+            _record_format(flags, network.num_classes),
+            num_views=num_views,
+            reader=reader,
+            workers=flags["workers"],
+            batch_size=batch_size,
+            num_processes=gpus,
+            calibration_views=calibration_views,
+            seconds=seconds,
+        ):
+            if not isinstance(event, Plan):
+                say(event.what)
+                continue
+            click.echo(f"{index.num_samples} samples × {num_views} views in {event.num_units} units")
+            click.echo(
+                f"bytes     {event.bytes_per_view:.1f} per view; {event.total_bytes / 1e9:.3f} GB, of these "
+                f"{event.fidelity_bytes / 1e9:.3f} GB full logits that measure its error"
+            )
+            click.echo(
+                f"hours     {event.hours:.2f} on {gpus} such process{'es' * (gpus > 1)}: "
+                f"{event.views_per_s:.1f} views/s each, timed over {event.num_timed} views"
+            )
+            for row in event.errors:
+                click.echo(f"τ = {row.temperature:<4g}  G {row.gradient_error:.4f}  KL {row.kl:.2e}")
+            if event.errors:
+                click.echo(f"errors on {event.num_measured} views the record was not fitted on")
+
+
+@cli.command("show-views")
+@_shards
+@click.option("--cache", help="Its recipe, and its record's top classes.")
+@click.option("--recipe", "recipe_name", default="deit", show_default=True, help="View recipe, without --cache.")
+@click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any field of the view recipe.")
+@click.option("--sample", required=True, metavar="KEY", help="Key of the sample.")
+@click.option("--views", "num_views", default=8, show_default=True, type=click.IntRange(1))
+@click.option("--first-view", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A PNG.")
+@_shard_cache
+def show_views(
+    shards: str,
+    cache: str | None,
+    recipe_name: str,
+    sets: tuple[str, ...],
+    sample: str,
+    num_views: int,
+    first_view: int,
+    out: Path,
+    shard_cache: Path | None,
+) -> None:
+    """A contact sheet of what the teacher saw: views with parameters, partners and, with --cache, its top classes."""
+    from contextlib import ExitStack
+
+    from shards.index import open_index
+    from shards.reader import ShardReader
+    from shards.recipe import recipe_named
+    from teacher_cache.sheet import sheet_views, top_classes, write_sheet
+    from teacher_cache.spec import require_index
+    from teacher_cache.store import TeacherCache
+
+    index = open_index(shards, shard_cache)
+    views = range(first_view, first_view + num_views)
+    with ExitStack() as stack:
+        reader = stack.enter_context(ShardReader(index, shard_cache))
+        top = None
+        if cache:
+            opened = stack.enter_context(TeacherCache.open(cache))
+            require_index(opened.spec, index.fingerprint, opened.url)
+            recipe, views = opened.spec.recipe, range(first_view, min(first_view + num_views, opened.num_views))
+            top = top_classes(opened, index, *index.find(sample), views)
+        else:
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in _pairs("--set", sets).items()}
+            recipe = recipe_named(recipe_name, **values)
+        columns = sheet_views(reader, recipe, sample, views, top)
+    write_sheet(out, f"{sample}, recipe {recipe.name}, seed {recipe.seed}", columns)
+    click.echo(out)
 
 
 # --- stage 2 ----------------------------------------------------------------------------------------------------------
@@ -554,9 +656,6 @@ def train_student(
     cache: str | None,
     out: Path,
     online: bool,
-    teacher: str,
-    teacher_weights: Path | None,
-    teacher_args: tuple[str, ...],
     **flags: Any,
 ) -> None:
     """Train a DeiT student from shards and a teacher cache: any λ, any τ, hard or soft.
@@ -569,7 +668,6 @@ def train_student(
     from shards.world import world_from_env
     from student.loop import train
     from teacher_cache.store import TeacherCache
-    from teacher_cache.teacher import load_teacher
 
     if cache and online:
         raise ValueError("--online: runs the teacher in the loop; drop it, or drop --cache")
@@ -581,19 +679,8 @@ def train_student(
         recipe = _student_recipe(
             flags["model"], flags["recipe"], flags["stage"], given, opened.spec.recipe if opened else None
         )
-        views = recipe.view_recipe
-        network = None
-        if online:
-            network = load_teacher(
-                teacher,
-                weights=teacher_weights,
-                precision=settings.precision,
-                device=settings.device,
-                input_size=views.size,
-                view_mean=views.mean,
-                view_std=views.std,
-                model_kwargs=_pairs("--teacher-arg", teacher_args),
-            )
+        world = world_from_env()
+        network = _load_teacher(flags, recipe.view_recipe, settings.precision, world.local_rank) if online else None
         _show_training(
             train(
                 recipe,
@@ -604,7 +691,7 @@ def train_student(
                 teacher=network,
                 val_index=open_index(val_shards, flags["shard_cache"]) if val_shards else None,
                 shard_cache_dir=flags["shard_cache"],
-                world=world_from_env(),
+                world=world,
             )
         )
 
@@ -999,18 +1086,14 @@ def verify_cache(
     tolerance: float | None,
     repair: bool,
     seed: int,
-    teacher: str,
-    teacher_weights: Path | None,
-    teacher_args: tuple[str, ...],
-    device: str | None,
     shard_cache: Path | None,
+    **flags: Any,
 ) -> None:
     """Check every digest of CACHE; deeper: render again, ask the teacher again. Exit code 1 when anything is wrong."""
     from shards.index import open_index
     from shards.reader import ShardReader
     from teacher_cache import verify
     from teacher_cache.store import TeacherCache
-    from teacher_cache.teacher import load_teacher
 
     deep = deep or run_teacher
     if deep and shards is None:
@@ -1025,16 +1108,7 @@ def verify_cache(
                 if not run_teacher:
                     found = verify.verify_pixels(opened, index, reader, num_blocks_to_check=blocks, seed=seed)
                 else:
-                    network = load_teacher(
-                        teacher,
-                        weights=teacher_weights,
-                        precision=spec.teacher.precision,
-                        device=_chosen_device(device),
-                        input_size=spec.recipe.size,
-                        view_mean=spec.recipe.mean,
-                        view_std=spec.recipe.std,
-                        model_kwargs=_pairs("--teacher-arg", teacher_args),
-                    )
+                    network = _load_teacher(flags, spec.recipe, spec.teacher.precision)
                     found = verify.verify_teacher(
                         opened, index, reader, network, num_blocks_to_check=blocks, seed=seed, tolerance=tolerance
                     )

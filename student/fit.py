@@ -10,6 +10,7 @@ from shards.index import ShardIndex
 from shards.recipe import ViewRecipe
 from student.plan import needed_view_blocks
 from student.recipes import StudentRecipe
+from teacher_cache.spec import require_index
 from teacher_cache.store import TeacherCache
 from teacher_cache.teacher import Teacher
 
@@ -33,11 +34,7 @@ def views_of_cache(
             more views).
     """
     spec = cache.spec
-    if spec.index_fingerprint != index.fingerprint:
-        raise CacheError(
-            f"{cache.url}: made from other shards: expected index fingerprint {spec.index_fingerprint}, "
-            f"got {index.fingerprint}; give --shards the shards the cache was made from, or make a cache for these"
-        )
+    require_index(spec, index.fingerprint, cache.url)
     if spec.record.num_classes != index.num_classes:
         raise CacheError(
             f"{cache.url}: its teacher knows {spec.record.num_classes} classes, the shards have {index.num_classes}; "

@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from shards.blocks import render_block
+from shards.index import ShardIndex
 from shards.mixing import block_rows, prepare
 from shards.reader import ShardReader
 from shards.recipe import ViewRecipe
 from shards.views import ViewParams, decoded_size, view_params
+from teacher_cache.codec import RecordCodec
+from teacher_cache.store import TeacherCache
+from teacher_cache.unit import signed
 
 # V views; H, W of a view; C = 3; B rows of a block.
 
@@ -96,6 +100,29 @@ def sheet_views(
             )
         )
     return columns
+
+
+def top_classes(
+    cache: TeacherCache, index: ShardIndex, shard: int, row: int, views: Sequence[int], *, count: int = 3
+) -> dict[int, list[tuple[str, float]]]:
+    """The record's likeliest classes of a sample, by view: (name, probability at τ = 1); nan for hard labels.
+
+    Errors:
+        CacheError for a view whose unit is not there or damaged.
+    """
+    codec = RecordCodec(cache.spec.record, cache.basis)
+    names = index.class_names or tuple(f"class {n}" for n in range(index.num_classes))
+    found: dict[int, list[tuple[str, float]]] = {}
+    for view in views:
+        view_block, place = divmod(view, cache.views_per_unit)
+        unit = cache.read_unit(view_block, shard)
+        record = {name: torch.from_numpy(signed(unit[name][place, row : row + 1])) for name in cache.row_fields}
+        if cache.spec.record.kind == "hard":
+            found[view] = [(names[int(codec.hard_label(record)[0])], float("nan"))]
+            continue
+        best = torch.topk(codec.log_prob(record, 1.0)[0].exp(), min(count, index.num_classes))
+        found[view] = [(names[int(n)], float(p)) for p, n in zip(best.values, best.indices, strict=True)]
+    return found
 
 
 def _to_pixels(image_CHW: torch.Tensor, recipe: ViewRecipe) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from shards.errors import CacheError
 from shards.recipe import ViewRecipe
 from teacher_cache.codec import RecordFormat
 
-__all__ = ["FORMAT_VERSION", "CacheSpec", "RecordFormat", "TeacherSpec", "require_equal"]
+__all__ = ["FORMAT_VERSION", "CacheSpec", "RecordFormat", "TeacherSpec", "require_equal", "require_index"]
 
 FORMAT_VERSION = 1
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -182,6 +182,15 @@ def require_equal(expected: CacheSpec, got: CacheSpec, where: str) -> None:
     parts = dict.fromkeys(name.split(".")[0] for name, _, _ in differences)
     steps = [f"  {part}: {_NEXT_STEP[part]}" for part in parts]
     raise CacheError("\n".join([f"{where}: this cache was made for something else", *lines, "next step:", *steps]))
+
+
+def require_index(spec: CacheSpec, index_fingerprint: str, where: str) -> None:
+    """CacheError unless a cache was made from the shards of that index."""
+    if spec.index_fingerprint != index_fingerprint:
+        raise CacheError(
+            f"{where}: made from other shards: expected index fingerprint {spec.index_fingerprint}, got "
+            f"{index_fingerprint}; {_NEXT_STEP['index_fingerprint']}"
+        )
 
 
 def canonical_json(data: Any) -> bytes:

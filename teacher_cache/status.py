@@ -18,7 +18,7 @@ from teacher_cache.digest import UnitId
 from teacher_cache.fidelity import TEMPERATURES, Fidelity, fidelity
 from teacher_cache.ledger import entry_key
 from teacher_cache.store import TeacherCache
-from teacher_cache.unit import Arrays
+from teacher_cache.unit import Arrays, signed
 
 _SHADES = "·░▒▓█"
 _RECENT = 64
@@ -121,15 +121,10 @@ def cache_fidelity(
     record = {name: np.concatenate([fields[name] for fields, _ in found]) for name in found[0][0]}
 
     def log_prob(rows: slice, temperature: float) -> NDArray[np.float32]:
-        part = {name: torch.from_numpy(_signed(values[rows])) for name, values in record.items()}
+        part = {name: torch.from_numpy(signed(values[rows])) for name, values in record.items()}
         return codec.log_prob(part, temperature).numpy()
 
     return fidelity(logit_BC, log_prob, temperatures=temperatures)
-
-
-def _signed(values: NDArray[np.generic]) -> NDArray[np.generic]:
-    """torch has few operations on unsigned integers wider than a byte."""
-    return values.astype(np.int64) if values.dtype.kind == "u" and values.dtype.itemsize > 1 else values
 
 
 def status_lines(status: Status, width: int = 64, height: int = 16) -> list[str]:

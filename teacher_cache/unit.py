@@ -86,3 +86,8 @@ def _half(logit_FC: NDArray[Any], where: str) -> NDArray[np.float16]:
             "check the teacher's weights"
         )
     return half_FC
+
+
+def signed(values: NDArray[Any]) -> NDArray[Any]:
+    """The values in a dtype that torch computes with: it has few operations on unsigned integers wider than a byte."""
+    return values.astype(np.int64) if values.dtype.kind == "u" and values.dtype.itemsize > 1 else values

@@ -19,6 +19,7 @@ from shards.rng import stream
 from teacher_cache.codec import RecordCodec
 from teacher_cache.digest import UnitId
 from teacher_cache.layout import PIXEL_DIGEST
+from teacher_cache.spec import require_index
 from teacher_cache.store import TeacherCache
 from teacher_cache.teacher import Teacher
 from teacher_cache.unit import Arrays
@@ -152,11 +153,7 @@ def _sampled(
     cache: TeacherCache, index: ShardIndex, reader: ShardReader, count: int, seed: int
 ) -> Iterator[tuple[UnitId, int, ViewBatch, Arrays]]:
     """A seeded sample of blocks of committed units: unit, block, the block rendered anew, what is stored."""
-    if index.fingerprint != cache.spec.index_fingerprint:
-        raise CacheError(
-            f"{cache.url}: expected shards with the index {cache.spec.index_fingerprint}, got {index.fingerprint}; "
-            "give the shards that the cache was made from"
-        )
+    require_index(cache.spec, index.fingerprint, cache.url)
     units = [UnitId(int(b), int(s)) for b, s in np.argwhere(cache.ledger() != 0)]
     if not units:
         raise CacheError(f"{cache.url}: nothing is committed yet, so nothing can be compared; run cache-teacher")
