@@ -4,6 +4,7 @@ Top row: the view alone. Below: the same after mixing, which is what teacher and
 mixing partner, and, when there is a cache, the classes of the record.
 """
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -133,24 +134,28 @@ def _to_pixels(image_CHW: torch.Tensor, recipe: ViewRecipe) -> NDArray[np.uint8]
 
 def describe(column: SheetView) -> list[str]:
     """What the sheet says under a column: crop, flip, operations, erasing, mixing, classes; one fact a line."""
-    params = column.params
+    params = column.params  # "x", not "×": Pillow's built-in font has no such glyph
     box = params.box
-    lines = [f"view {column.view}", f"crop {box.width}×{box.height} at ({box.x}, {box.y}) of {params.image[::-1]}"]
+    lines = [f"view {column.view}", f"crop {box.width}x{box.height} at ({box.x}, {box.y}) of {_size(params.image)}"]
     if params.resized != (params.size, params.size):
-        lines.append(f"resized to {params.resized[::-1]}, window at {params.window[::-1]}")
+        lines.append(f"resized to {_size(params.resized)}, view at {params.window[::-1]}")
     if params.flip:
         lines.append("flipped")
-    lines += [f"{op.name} {op.value:.4g}" for op in params.operations]
+    lines += [op.name + (f" {op.value:.4g}" if op.value else "") for op in params.operations]
     if params.erased is not None:
         hole = params.erased.box
-        lines.append(f"erased {hole.width}×{hole.height} at ({hole.x}, {hole.y})")
+        lines.append(f"erased {hole.width}x{hole.height} at ({hole.x}, {hole.y})")
     if column.partner:
         y0, y1, x0, x1 = column.box
-        how = f"CutMix box {x1 - x0}×{y1 - y0} at ({x0}, {y0})" if any(column.box) else "Mixup"
+        how = f"CutMix box {x1 - x0}x{y1 - y0} at ({x0}, {y0})" if any(column.box) else "Mixup"
         lines += [f"{how}, own weight {column.lam:.3f}", f"with {column.partner}"]
     else:
         lines.append("not mixed")
-    return lines + [f"{probability:6.1%} {name}" for name, probability in column.top]
+    return lines + [name if math.isnan(share) else f"{share:6.1%} {name}" for name, share in column.top]
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
 
 
 def draw_sheet(title: str, columns: Sequence[SheetView]) -> Image.Image:
