@@ -198,9 +198,16 @@ def nice_ticks(low: float, high: float, count: int) -> tuple[list[float], list[s
     ticks = [i * step for i in range(first, last + 1)]
     largest = max((abs(tick) for tick in ticks), default=0.0)
     if largest >= 1e5 or 0 < largest < 1e-3:
-        return ticks, [f"{tick:.1e}".replace("e-0", "e-").replace("e+0", "e") if tick else "0" for tick in ticks]
+        # As many digits as it takes to tell neighbours apart.
+        digits = max(1, math.floor(math.log10(largest)) - math.floor(math.log10(step) + 1e-9))
+        return ticks, [_power(tick, digits) if tick else "0" for tick in ticks]
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     return ticks, [f"{tick:.{digits}f}" for tick in ticks]
+
+
+def _power(value: float, digits: int) -> str:
+    mantissa, exponent = f"{value:.{digits}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def number(value: float) -> str:

@@ -19,8 +19,10 @@ _DPI = 160
 
 
 def sweep_pngs(sweep: Sweep, folder: Path) -> Iterator[Path]:
-    """Write one map of top-1 per number of views; yields the files."""
+    """Write one map of top-1 per number of views; yields the files, none for a sweep of nothing but baselines."""
     found = groups(sweep)
+    if not any(group.cell.distill != "none" for group in found):
+        return
     for views in sweep.grid.views_used:
         shown = {group.cell.setting: group for group in found if group.cell.views_used == views}
         path = folder / ("top1-map.png" if views is None else f"top1-map-{views}-views.png")

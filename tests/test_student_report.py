@@ -1,0 +1,383 @@
+"""Reports: a page says what the files say, nothing is loaded from anywhere, and no state of a sweep breaks it."""
+
+import csv
+import io
+import itertools
+import json
+import math
+import re
+import statistics
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shards.errors import RunError
+from shards.rng import stream
+from student.charts import Series, ink_on, line_chart, luminance, nice_ticks, number, ramp, thin
+from student.grid import Cell, Grid
+from student.report import read, report_csv, write_report
+from student.report_data import read_run
+from student.report_runs import labels
+from student.report_stats import baseline, best, forward_count, groups, paired_gain, pooled_spread, told_apart
+from student.sweep import CellStatus, Sweep, SweepDirectory, read_sweep
+
+GRID = Grid(weights=(0, 0.5, 0.9), temperatures=(1, 4), seeds=(0, 1, 2))
+FACTS = {
+    "cache": {"teacher": "regnety_160", "num_views": 30, "num_samples": 1000, "forwards_spent": 30_000, "bytes": 2e6},
+    "fidelity": [
+        {"temperature": 1.0, "gradient_error": 0.05, "kl": 0.01, "kl_p99": 0.1, "bias": -0.01},
+        {"temperature": 4.0, "gradient_error": 0.4, "kl": 0.02, "kl_p99": None, "bias": None},
+    ],
+}
+
+
+def top1_of(cell: Cell) -> float:
+    """A result that no other cell has."""
+    return 90 + cell.distill_weight * (3 if cell.distill == "soft" else 2) + stream(cell.seed, cell.name).uniform()
+
+
+def write_run(out: Path, config: dict[str, Any], top1: float, *, epochs: int = 6, finished: bool = True) -> None:
+    """A run directory as the trainer leaves it."""
+    out.mkdir(parents=True)
+    (out / "config.json").write_text(json.dumps(config))
+    lines = []
+    for epoch in range(epochs):
+        share = (epoch + 1) / epochs
+        lines.append({"kind": "step", "step": epoch * 10 + 5, "epoch": epoch, "loss": 2 - share, "lr": 1e-3})
+        line = {"kind": "epoch", "step": epoch * 10 + 10, "epoch": epoch, "loss": 2 - share, "seconds": 60 * epoch}
+        lines.append({**line, "teacher_agreement": 0.9 * share, "val": {"top1": top1 * share, "loss": 99}})
+    (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if finished:
+        summary = {"top1": top1, "top5": 99.0, "teacher_agreement": 0.9, "images": 30_000, "pixels_checked": 30_000}
+        (out / "summary.json").write_text(json.dumps(summary))
+
+
+def write_sweep(path: Path, grid: Grid = GRID, *, facts: Any = FACTS, left_out: tuple[str, ...] = ()) -> Sweep:
+    """A sweep directory in which all cells but `left_out` are done."""
+    directory = SweepDirectory(path)
+    directory.prepare(grid, common={"recipe": {"model": "deit_tiny"}}, facts=facts)
+    for cell in grid.cells():
+        if cell.name not in left_out:
+            write_run(directory.run_path(cell), {"recipe": {"model": "deit_tiny", **cell.to_json()}}, top1_of(cell))
+            directory.set_status(cell, CellStatus(state="done", attempts=1, seconds=36.0))
+    return read_sweep(path)
+
+
+class Page(HTMLParser):
+    """Checks that tags nest and close; collects text, tags and attributes."""
+
+    VOID = frozenset({"meta"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def page_of(tmp_path: Path, *paths: Path) -> tuple[str, Page]:
+    """The HTML of a report and what is in it."""
+    html = write_report(paths, html=tmp_path / "page.html").html.read_text()
+    return html, Page(html)
+
+
+# --- runs on disk -----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_resumed_run_says_again_counts_once_and_a_torn_line_not_at_all(tmp_path: Path) -> None:
+    write_run(tmp_path / "x", {"seed": 1}, 90.0, epochs=3)
+    with (tmp_path / "x" / "metrics.jsonl").open("a") as file:
+        file.write('{"kind":"epoch","step":20,"epoch":1,"loss":7.5,"val":{"top1":42.0}}\n')
+        file.write('{"kind":"step","step":25,"epoch":2,"loss":null}\n{"kind":"epoch","step":30,"epo')
+    run = read_run(tmp_path / "x")
+    assert [point.epoch for point in run.epochs] == [0, 1, 2]
+    assert (run.epochs[1]["loss"], run.epochs[1]["top1"]) == (7.5, 42.0)
+    assert [point.step for point in run.steps] == [5, 15, 25]
+    assert math.isnan(run.steps[2]["loss"]) and math.isnan(run.epochs[1]["lr"])
+
+
+def test_the_loss_of_validation_does_not_pass_for_the_loss_of_training(tmp_path: Path) -> None:
+    write_run(tmp_path / "x", {}, 90.0, epochs=2)
+    assert [point["loss"] for point in read_run(tmp_path / "x").epochs] == [1.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("metrics.jsonl", '{"kind":"step","step":1,"epoch":0}\n{"kind"\n{}\n', r"metrics\.jsonl, line 2"),
+        ("metrics.jsonl", '{"kind":"step","epoch":0}\n', r"metrics\.jsonl, line 1: expected an object with kind, step"),
+        ("summary.json", "[1]", r"summary\.json: expected a JSON object, got list"),
+        ("config.json", "{", r"config\.json: expected a JSON object"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, file: str, text: str, message: str) -> None:
+    write_run(tmp_path / "x", {}, 90.0)
+    (tmp_path / "x" / file).write_text(text)
+    with pytest.raises(RunError, match=message):
+        read_run(tmp_path / "x")
+
+
+@pytest.mark.parametrize("config", [{"distill": "soft"}, {"recipe": {"distill": "soft"}}, {"any": {"distill": "soft"}}])
+def test_a_setting_is_found_at_the_top_or_one_level_deep(tmp_path: Path, config: dict[str, Any]) -> None:
+    write_run(tmp_path / "x", config, 90.0)
+    assert read_run(tmp_path / "x").setting("distill") == "soft"
+
+
+def test_names_of_runs_are_as_short_as_they_can_be_and_unique(tmp_path: Path) -> None:
+    for name in ("a/x", "b/x", "b/y"):
+        write_run(tmp_path / name, {}, 90.0)
+    runs = [read_run(tmp_path / name) for name in ("a/x", "b/x", "b/y")]
+    assert labels(runs) == ["a/x", "b/x", "b/y"]
+    assert labels(runs[1:]) == ["x", "y"]
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def test_means_spreads_and_gains_are_those_of_the_textbook(tmp_path: Path) -> None:
+    found = groups(write_sweep(tmp_path / "s"))
+    assert [group.cell.setting for group in found] == list(dict.fromkeys(cell.setting for cell in GRID.cells()))
+    for group in found:
+        values = [top1_of(result.cell) for result in group.results]
+        assert group.values("top1") == values
+        assert group.mean("top1") == pytest.approx(statistics.fmean(values))
+        assert group.spread("top1") == pytest.approx(statistics.stdev(values))
+    variances = [statistics.variance(group.values("top1")) for group in found]
+    assert pooled_spread(found) == pytest.approx(math.sqrt(statistics.fmean(variances)))
+    base, soft = baseline(found, None), best(found)
+    assert base is not None and soft is not None and soft.cell.distill == "soft" and soft.cell.distill_weight == 0.9
+    assert paired_gain(soft, base) == [
+        top1_of(ours.cell) - top1_of(theirs.cell) for ours, theirs in zip(soft.results, base.results, strict=True)
+    ]
+
+
+def test_cells_are_told_apart_only_beyond_two_standard_errors(tmp_path: Path) -> None:
+    found = groups(write_sweep(tmp_path / "s"))
+    one, other = found[0], found[-1]
+    gap = abs(one.mean("top1") - other.mean("top1"))
+    limit = gap / (2 * math.sqrt(2 / 3))
+    assert told_apart(one, other, limit * 0.999) and not told_apart(one, other, limit * 1.001)
+    assert not told_apart(one, other, math.nan), "without repeats nothing is known"
+
+
+def test_forwards_count_the_distilled_students_alone(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s", left_out=("soft-l0.5-t4-s1",))
+    students = sum(cell.distill != "none" for cell in GRID.cells()) - 1
+    count = forward_count(sweep)
+    assert (count.spent, count.online, count.num_students) == (30_000, students * 30_000, students)
+    assert count.saved == (students - 1) * 30_000 and count.break_even == 1.0
+    assert math.isnan(forward_count(write_sweep(tmp_path / "t", facts={})).saved), "an unknown cache is not free"
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_a_sweep_holds_every_cell_and_loads_nothing(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s")
+    html, page = page_of(tmp_path, tmp_path / "s")
+    for group in groups(sweep):
+        assert f"{group.mean('top1'):.2f}" in page.words
+        assert f"± {group.spread('top1'):.2f}" in page.words
+    assert not re.search(r"https?:|src=|@import|url\(|<script|<link", html)
+    assert not {name for _, attributes in page.tags for name in attributes if name.startswith("on")}
+    for text in ("★", "0.400", "limiting", "faithful", "Teacher forwards saved".lower(), "regnety_160"):
+        assert text in page.words, text
+
+
+def test_the_map_shows_the_error_of_the_record_under_its_own_column(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "s")
+    html, _ = page_of(tmp_path, tmp_path / "s")
+    foot = re.search(r"<tfoot>.*?</tfoot>", html)
+    assert foot is not None
+    cells = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in foot[0].split("</tr>")[:2]]
+    assert cells == [["exact", "0.050", "0.400"], ["faithful", "faithful", "limiting"]]
+
+
+def test_equal_numbers_are_marked_as_such_and_one_seed_claims_nothing(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "three")
+    assert "standard errors" in page_of(tmp_path, tmp_path / "three")[1].words
+    write_sweep(tmp_path / "one", Grid(weights=(0, 0.5), temperatures=(1, 4), seeds=(0,)))
+    words = page_of(tmp_path, tmp_path / "one")[1].words
+    assert "One seed per cell" in words and "≈" not in words and "nan" not in words.lower()
+
+
+STATES = {
+    "nothing trained": (GRID, tuple(cell.name for cell in GRID.cells())),
+    "no baseline": (Grid(weights=(0.5,), temperatures=(1,), seeds=(0, 1)), ()),
+    "only the baseline": (Grid(weights=(0,), temperatures=(), seeds=(0,)), ()),
+    "only hard": (Grid(weights=(0, 1), temperatures=(), distillations=("hard",)), ()),
+    "half a seed": (GRID, tuple(cell.name for cell in GRID.cells() if cell.seed == 1)),
+    "several views": (Grid(weights=(0, 0.5), temperatures=(1, 2), seeds=(0, 1), views_used=(6, 12, None)), ()),
+}
+
+
+@pytest.mark.parametrize("facts", [{}, FACTS], ids=["no facts", "facts"])
+@pytest.mark.parametrize("state", STATES)
+def test_every_state_of_a_sweep_has_a_page_and_figures(tmp_path: Path, state: str, facts: Any) -> None:
+    grid, left_out = STATES[state]
+    write_sweep(tmp_path / "s", grid, facts=facts, left_out=left_out)
+    _, page = page_of(tmp_path, tmp_path / "s")
+    assert not re.search(r"\bnan\b|\binf\b|None", page.words), "a missing number is a dash"
+    files = write_report([tmp_path / "s"], png_dir=tmp_path / "png")
+    assert len(files.pngs) == (len(grid.views_used) if max(grid.weights) > 0 else 0)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in files.pngs)
+
+
+def test_an_error_message_cannot_become_markup(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s", left_out=("hard-l0.5-s1",))
+    cell = next(result.cell for result in sweep.results if result.cell.name == "hard-l0.5-s1")
+    error = '<script>alert("x")</script> & loss > 1'
+    SweepDirectory(sweep.path).set_status(cell, CellStatus(state="failed", error=error, attempts=2))
+    html, page = page_of(tmp_path, sweep.path)
+    assert "<script" not in html and error in page.words and "1 failed" in page.words
+
+
+def test_the_page_of_runs_holds_their_results_curves_and_differences(tmp_path: Path) -> None:
+    for name, top1 in (("a", 91.25), ("b", 93.5)):
+        write_run(tmp_path / name, {"recipe": {"distill": "soft", "temperature": top1, "epochs": 6}}, top1)
+    write_run(tmp_path / "c", {"recipe": {"distill": "none", "epochs": 6}}, 80.0, finished=False)
+    html, page = page_of(tmp_path, *(tmp_path / name for name in "abc"))
+    for text in ("91.25", "93.50", "80.00", "unfinished", "no teacher", "recipe.temperature"):
+        assert text in page.words, text
+    assert "recipe.epochs = 6" in page.words, "equal settings are listed apart"
+    charts = [attributes for tag, attributes in page.tags if tag == "svg" and attributes.get("role") == "img"]
+    assert {"Top-1 on the validation set", "Training loss"} <= {str(chart["aria-label"]) for chart in charts}
+    assert html.count("<svg") == html.count("</svg>")
+
+
+def test_every_table_says_what_it_is_and_names_its_rows_and_columns(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "s")
+    html, _ = page_of(tmp_path, tmp_path / "s")
+    tables = re.findall(r"<table.*?</table>", html, re.S)
+    assert len(tables) >= 5
+    for table in tables:
+        assert "<caption" in table and '<th scope="col"' in table and '<th scope="row">' in table
+    assert 'lang="en"' in html and "viewport" in html
+
+
+def test_the_same_files_give_the_same_page_and_figures(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "s")
+    made = [write_report([tmp_path / "s"], html=tmp_path / f"{n}.html", png_dir=tmp_path / f"{n}") for n in (0, 1)]
+    assert made[0].html.read_bytes() == made[1].html.read_bytes()
+    assert made[0].pngs[0].read_bytes() == made[1].pngs[0].read_bytes()
+
+
+def test_a_long_training_does_not_make_a_long_page(tmp_path: Path) -> None:
+    for name in "abcd":
+        write_run(tmp_path / name, {}, 90.0, epochs=800)
+    html, _ = page_of(tmp_path, *(tmp_path / name for name in "abcd"))
+    assert len(html) < 400_000
+
+
+def test_the_table_has_one_line_per_run_and_no_number_where_there_is_none(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s", left_out=("none-s2",))
+    files = write_report([tmp_path / "s"], csv_path=tmp_path / "x.csv")
+    assert files.csv is not None
+    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(files.csv.read_text()))}
+    assert list(rows) == [cell.name for cell in GRID.cells()]
+    for result in sweep.results:
+        row = rows[result.cell.name]
+        assert row["state"] == result.status.state
+        if result.run is not None:
+            assert float(row["top1"]) == top1_of(result.cell) and float(row["images"]) == 30_000
+    assert rows["none-s2"]["top1"] == "" and rows["hard-l0.5-s0"]["temperature"] == ""
+    assert "nan" not in report_csv(sweep).lower()
+
+
+def test_paths_that_are_neither_runs_nor_one_sweep_are_refused(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "s")
+    with pytest.raises(ValueError, match="got none"):
+        read([])
+    with pytest.raises(ValueError, match="report it alone"):
+        read([tmp_path / "s", tmp_path / "s" / "cells" / "none-s0"])
+    with pytest.raises(RunError, match="neither a run"):
+        read([tmp_path])
+    (tmp_path / "s" / "sweep.json").write_text('{"grid": {"weights": [2]}}')
+    with pytest.raises(RunError, match="expected the grid of a sweep"):
+        read([tmp_path / "s"])
+
+
+# --- charts and colours -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number_of_points", [1, 2, 10, 999, 5000])
+def test_thinning_keeps_both_ends_and_every_spike(number_of_points: int) -> None:
+    values = [float(v) for v in stream(0, "thin").uniforms(number_of_points)]
+    spike = number_of_points // 3
+    values[spike] = 50.0
+    kept = thin(values, 100)
+    assert kept == sorted(set(kept)) and len(kept) <= 100
+    assert {0, spike, number_of_points - 1} <= set(kept)
+    assert min(values) == min(values[i] for i in kept)
+
+
+@pytest.mark.parametrize("case", range(60))
+def test_ticks_are_round_inside_and_told_apart(case: int) -> None:
+    rng = stream(case, "ticks")
+    low = (rng.uniform() - 0.5) * 10 ** rng.uniform(-6, 7)
+    high = low + max(abs(low) * 1e-3, 10 ** rng.uniform(-6, 7))
+    ticks, text = nice_ticks(low, high, 5)
+    span = high - low
+    assert 2 <= len(ticks) <= 6 and len(set(text)) == len(text)
+    assert all(low - 1e-6 * span <= tick <= high + 1e-6 * span for tick in ticks)
+    assert all(
+        float(label) == pytest.approx(tick, abs=0.06 * max(map(abs, ticks)))
+        for tick, label in zip(ticks, text, strict=True)
+    )
+
+
+def test_the_ramp_rises_evenly_in_lightness_and_text_on_it_can_be_read() -> None:
+    """L of CIELAB from luminance: near-equal steps, so that equal differences look equal; contrast as WCAG AA asks."""
+    light = [116 * luminance(ramp(i / 20)) ** (1 / 3) - 16 for i in range(21)]
+    steps = [after - before for before, after in itertools.pairwise(light)]
+    assert min(steps) > 0 and max(steps) < 1.6 * min(steps)
+    for i in range(101):
+        bright, ink = luminance(ramp(i / 100)), luminance((0, 0, 0) if ink_on(ramp(i / 100)) == "#000" else (255,) * 3)
+        assert (max(bright, ink) + 0.05) / (min(bright, ink) + 0.05) >= 4.5
+    assert ramp(-1) == ramp(0) and ramp(2) == ramp(1)
+
+
+def test_a_gap_is_a_gap_and_a_lonely_point_is_seen() -> None:
+    nan = math.nan
+    chart = line_chart(
+        [Series(name="x", x=[0, 1, 2, 3, 4, 5], y=[1, 2, nan, 4, nan, 5])], title="t", x_label="x", y_label="y"
+    )
+    assert chart.count('class="s"') == 1, "one piece of two points"
+    assert chart.count('r="3"') == 2, "two pieces of one point"
+    assert chart.count("<title>") == 4 and "nan" not in chart.lower()
+
+
+@pytest.mark.parametrize("y", [[5.0], [5.0, 5.0], [0.0, 0.0], [-1e9, 1e9], [1e-9, 2e-9], []])
+def test_a_chart_of_any_range_has_finite_coordinates(y: list[float]) -> None:
+    chart = line_chart([Series(name="<x>", x=list(range(len(y))), y=y)], title="t & u", x_label="x", y_label="y")
+    assert "nan" not in chart and "inf" not in chart and "<x>" not in chart
+    Page(chart)
+    coordinates = [float(v) for v in re.findall(r'c[xy]="([^"]*)"', chart)]
+    assert all(0 <= v <= 400 for v in coordinates)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(math.nan, "–"), (0, "0"), (1234567, "1,234,567"), (12345.67, "12,346"), (0.123456, "0.1235"), (93.5, "93.5")],
+)
+def test_numbers_are_short_and_never_nan(value: float, text: str) -> None:
+    assert number(value) == text
