@@ -139,6 +139,13 @@ def _flipped(data: bytes) -> bytes:
     return data[:middle] + b"\xff\xff\x00\xff\xff\x13" + data[middle + 6 :]
 
 
+def _out_of_step() -> bytes:
+    """Foreign bytes before a restart marker, in the middle of the scan."""
+    data = ACCEPTED["jpeg_restarts"]
+    marker = data.index(b"\xff\xd3", data.index(b"\xff\xda"))
+    return data[:marker] + b"\x12\x34\x56\x12\x34\x56" + data[marker:]
+
+
 REFUSED = {
     "empty": (b"", "expected a JPEG, PNG or WebP"),
     "text": (b"not an image", "expected a JPEG, PNG or WebP"),
@@ -149,6 +156,7 @@ REFUSED = {
     "jpeg_truncated": (_jpeg()[:-400], "truncated or corrupt"),
     "jpeg_without_end": (_jpeg()[:-2], "truncated or corrupt"),
     "jpeg_corrupt": (_flipped(_jpeg()), "truncated or corrupt"),
+    "jpeg_out_of_step": (_out_of_step(), "truncated or corrupt"),
     "jpeg_huge": (_huge_jpeg(), f"{MAX_PIXELS:,}"),
     "cmyk_truncated": (ACCEPTED["jpeg_cmyk"][:-3000], "truncated or corrupt"),
     "png_truncated": (_encode(RGB, "PNG")[:-3000], "truncated or corrupt"),
