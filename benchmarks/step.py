@@ -5,7 +5,8 @@
 One run on the CPU, RegNetY-16GF (random weights) and DeiT-Ti distilled at 224. A step starts with a rendered batch in
 memory (rendering is the same in all three) and ends with updated weights: normalise and mix, the teacher's answer,
 forward, backward, AdamW, EMA. The cached step gathers from a slab of ImageNet's size, compares every pixel digest and
-decodes 64-byte records for the loss. Steps are interleaved; ratios are medians over rounds of ratios inside a round.
+decodes 64-byte records for the loss. Steps are interleaved: ratios are medians of ratios of neighbouring steps (join) or
+of ratios inside a round (the others).
 
     join_ratio           cached ÷ plain
     speedup              online ÷ cached
@@ -125,22 +126,23 @@ def measure(*, rounds: int, batch_size: int, distill: str) -> dict[str, Any]:
     for trainer, source in ((untaught, none), (taught, cached), (taught_online, online)):
         step(trainer, source)
     times: dict[str, list[float]] = {"plain": [], "cached": [], "online": [], "teacher": []}
+    join: list[float] = []
     for _ in range(rounds):
         # Cheap steps alternate several times a round, in turning order, so that drift of the machine cancels.
-        pairs = [(step(untaught, none), step(taught, cached)) for _ in range(2)]
-        swapped = [(step(taught, cached), step(untaught, none)) for _ in range(2)]
+        pairs = [(step(untaught, none), step(taught, cached)) for _ in range(4)]
+        swapped = [(step(taught, cached), step(untaught, none)) for _ in range(4)]
         pairs += [(plain_s, cached_s) for cached_s, plain_s in swapped]
+        join += [cached_s / plain_s for plain_s, cached_s in pairs]
         times["plain"].append(statistics.median(plain for plain, _ in pairs))
         times["cached"].append(statistics.median(taught_s for _, taught_s in pairs))
         times["online"].append(step(taught_online, online))
         times["teacher"].append(seconds(lambda: network.logits(x_BCHW)))
-    return summary(times, batch_size=batch_size, distill=distill)
+    return summary(times, join, batch_size=batch_size, distill=distill)
 
 
-def summary(times: dict[str, list[float]], *, batch_size: int, distill: str) -> dict[str, Any]:
-    """Medians and ratios; each ratio is the median over rounds."""
+def summary(times: dict[str, list[float]], join: list[float], *, batch_size: int, distill: str) -> dict[str, Any]:
+    """Medians over rounds, and ratios; `join` are those of neighbouring steps."""
     rounds = list(zip(times["plain"], times["cached"], times["online"], times["teacher"], strict=True))
-    join = [cached / plain for plain, cached, _, _ in rounds]
     speedup = [online / cached for _, cached, online, _ in rounds]
     over = [ratio * plain / (teacher + plain) for ratio, (plain, _, _, teacher) in zip(speedup, rounds, strict=True)]
     return {
@@ -148,7 +150,7 @@ def summary(times: dict[str, list[float]], *, batch_size: int, distill: str) -> 
         "speedup": statistics.median(speedup),
         "speedup_over_bound": statistics.median(over),
         **{f"{name}_s": statistics.median(values) for name, values in times.items()},
-        "join_ratio_range": [min(join), max(join)],
+        "join_ratio_quartiles": statistics.quantiles(join, n=4),
         "rounds": len(rounds),
         "batch_size": batch_size,
         "distill": distill,
@@ -161,7 +163,7 @@ def main() -> None:
     """Print the table, and with --json one object as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--distill", choices=("hard", "soft"), default="soft")
     options = parser.parse_args()
