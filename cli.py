@@ -990,7 +990,7 @@ def _show_sweep(out: Path, grid: Any, training: Any, facts: Any, together: int, 
     """Run the sweep and draw it; exits with 1 when cells have failed, with the trainer's code when it was stopped."""
     from student.ablate import run_sweep
 
-    display, event = _TrainingDisplay(quiet=False), None
+    display, event = _TrainingDisplay(quiet=world.rank > 0), None
     for event in run_sweep(
         out, grid, training.train, common=training.common(), facts=facts, together=together, world=world
     ):
