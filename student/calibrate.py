@@ -101,7 +101,7 @@ Render = Callable[[int, range], int]
 
 def _renderer(views: ViewRecipe, index: ShardIndex | None) -> tuple[Render, str]:
     if index is None:
-        data = [_synthetic_jpeg(number) for number in range(8)]
+        data = [synthetic_jpeg(number) for number in range(8)]
         where = f"rendering synthetic JPEGs of {_SYNTHETIC[1]}×{_SYNTHETIC[0]} (give --shards for your own images)"
         return lambda n, which: len(render_views(data[n % 8], views, str(n), which, "calibration")), where
     reader = ShardReader(index)
@@ -128,7 +128,7 @@ def _views_per_s(render: Render, num_views: int, seconds: float) -> float:
     return count / (time.process_time() - began)
 
 
-def _synthetic_jpeg(number: int) -> bytes:
+def synthetic_jpeg(number: int) -> bytes:
     """Smooth colour fields with fine texture: about as many bytes as a photo of the size."""
     rng = stream(number, "calibration image")
     coarse = (rng.uniforms(8 * 10 * 3).reshape(8, 10, 3) * 255).astype(np.uint8)
