@@ -1011,6 +1011,97 @@ def _show_sweep(out: Path, grid: Any, training: Any, facts: Any, together: int, 
         raise click.exceptions.Exit(1)
 
 
+@cli.command("cost")
+@click.option("--cache", help="Samples, views, bytes, teacher and its precision from this cache.")
+@click.option("--shards", help="Samples from these shards, and their images for the calibration.")
+@click.option("--samples", "num_samples", type=click.IntRange(1), help="Training samples, without --cache or --shards.")
+@click.option("--views", "num_views", type=click.IntRange(1), help="Views of every sample; default: one per epoch.")
+@click.option("--bytes", "num_bytes", type=click.FloatRange(0, min_open=True), help="On disk per view; default 65.")
+@click.option("--teacher", default="regnety_160.deit_in1k", show_default=True, help="Its weights are not needed.")
+@click.option("--students", default=1, show_default=True, type=click.IntRange(1), help="Runs that share the cache.")
+@click.option("--together", default=1, show_default=True, type=click.IntRange(1), help="Students per pass.")
+@click.option("--gpus", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--cores", type=click.IntRange(1), help="Cores that render, over all machines; default: of this one.")
+@click.option("--teacher-rate", type=float, help="Teacher forwards/s of one GPU; measured if not given.")
+@click.option("--student-rate", type=float, help="Training images/s of one GPU; measured if not given.")
+@click.option("--view-rate", type=float, help="Views/s one core renders in training; measured if not given.")
+@click.option("--unit-view-rate", type=float, help="The same in stage 1, where a decode serves a unit.")
+@click.option("--probe-batch", default=16, show_default=True, type=click.IntRange(1), help="Batch of the calibration.")
+@click.option("--seconds", default=5.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Per rate.")
+@_student
+@_precision
+@_device
+@_shard_cache
+def cost(**flags: Any) -> None:
+    """Storage, hours and break-even of a cache and its students, before anything is spent; every assumption printed."""
+    from shards.index import open_index
+    from shards.recipe import recipe_named
+    from student.cost import Job, with_given
+    from student.cost import cost as predict
+    from teacher_cache.store import TeacherCache
+
+    index = open_index(flags["shards"], flags["shard_cache"]) if flags["shards"] else None
+    facts: dict[str, Any] = {}
+    spec = None
+    if flags["cache"]:
+        from student.ablate_train import cache_facts
+
+        with TeacherCache.open(flags["cache"]) as opened:
+            facts, spec = dict(cache_facts(opened, ()))["cache"], opened.spec
+    given = _given(flags["config"], flags["sets"], epochs=flags["epochs"], batch_size=flags["batch_size"])
+    views = spec.recipe if spec else recipe_named("deit")
+    recipe = _student_recipe(flags["model"], flags["recipe"], flags["stage"], given, views)
+    num_samples = index.num_samples if index else facts.get("num_samples") or flags["num_samples"]
+    if num_samples is None:
+        raise ValueError("cost: give --cache, --shards or --samples: how many training samples there are")
+    job = Job(
+        num_samples=num_samples,
+        num_views=flags["num_views"] or facts.get("num_views") or recipe.epochs,
+        bytes_per_view=flags["num_bytes"] or facts.get("bytes_per_view") or 65.0,
+        epochs=recipe.epochs,
+        num_students=flags["students"],
+        num_gpus=flags["gpus"],
+        num_cores=flags["cores"] or os.cpu_count() or 1,
+        together=flags["together"],
+    )
+    names = {"teacher_rate": "teacher", "student_rate": "student", "view_rate": "views", "unit_view_rate": "unit_views"}
+    rates = {name: flags[flag] for flag, name in names.items()}
+    measured = _calibrated(flags, recipe, views, spec, index) if None in rates.values() else None
+    for line in predict(job, with_given(measured, rates)).lines:
+        click.echo(line)
+
+
+def _calibrated(flags: dict[str, Any], recipe: Any, views: Any, spec: Any, index: Any) -> Any:
+    """The rates of this machine; the speed of a teacher does not depend on its weights."""
+    from student.calibrate import calibrate
+    from student.settings import TrainSettings
+    from teacher_cache.teacher import load_teacher
+
+    device = _chosen_device(flags["device"])
+    num_classes = spec.record.num_classes if spec else index.num_classes if index else 1000
+    say(f"measuring for {4 * flags['seconds']:.0f} s")
+    network = load_teacher(
+        spec.teacher.name if spec else flags["teacher"],
+        num_classes=num_classes,
+        precision=flags["precision"],
+        device=device,
+        pretrained=False,
+        input_size=views.size,
+        view_mean=views.mean,
+        view_std=views.std,
+    )
+    return calibrate(
+        recipe,
+        views,
+        TrainSettings(precision=flags["precision"], device=device),
+        network,
+        num_classes=num_classes,
+        batch_size=flags["probe_batch"],
+        index=index,
+        seconds=flags["seconds"],
+    )
+
+
 # --- looking at what is there -----------------------------------------------------------------------------------------
 
 
@@ -1131,6 +1222,101 @@ def _show_findings(what: str, total: int, findings: Any) -> int:
     worst = f", largest total variation {distance:.4f}" if what == "teacher" else ""
     click.echo(f"{what}: {checked} checked, {views} views{worst}, {problems or 'no'} problem{'s'[: problems != 1]}")
     return problems
+
+
+@cli.command("cost")
+@click.option("--cache", help="Take samples, views and bytes from a cache that is there.")
+@click.option("--num-samples", default=1_281_167, show_default=True, type=click.IntRange(1), help="Without --cache.")
+@click.option("--views", "num_views", default=300, show_default=True, type=click.IntRange(1), help="Without --cache.")
+@click.option("--bytes", "num_bytes", default=64.0, show_default=True, help="Per view, without --cache.")
+@click.option("--model", default="deit_tiny_distilled_patch16_224", show_default=True, help="The student.")
+@click.option("--teacher-gmacs", default=15.96, show_default=True, help="Of the teacher: RegNetY-16GF.")
+@click.option("--epochs", default=300, show_default=True, type=click.IntRange(1))
+@click.option("--students", default=12, show_default=True, type=click.IntRange(1), help="Runs that share the cache.")
+@click.option("--together", default=1, show_default=True, type=click.IntRange(1), help="Students per pass.")
+@click.option("--gpus", default=8, show_default=True, type=click.IntRange(1))
+@click.option("--cores", default=96, show_default=True, type=click.IntRange(1), help="CPU cores that render, in all.")
+@click.option("--tflops", default=60.0, show_default=True, help="Sustained by one GPU; where no rate is given.")
+@click.option("--teacher-rate", type=float, help="Teacher forwards per second and GPU, when known.")
+@click.option("--student-rate", type=float, help="Training images per second and GPU, when known.")
+@click.option("--view-rate", default=700.0, show_default=True, help="Views per second and core, one per decode.")
+@click.option("--unit-view-rate", default=1300.0, show_default=True, help="The same with several views per decode.")
+def cost(
+    cache: str | None,
+    num_samples: int,
+    num_views: int,
+    num_bytes: float,
+    model: str,
+    teacher_gmacs: float,
+    tflops: float,
+    teacher_rate: float | None,
+    student_rate: float | None,
+    view_rate: float,
+    unit_view_rate: float,
+    **flags: int,
+) -> None:
+    """Storage, hours with and without the cache, and break-even, before anything is spent; every assumption printed.
+
+    `plan-cache` and `python -m benchmarks.views` measure the rates on your machine.
+    """
+    from dataclasses import replace
+
+    from student.cost import Job, rates_from_flops
+    from student.cost import cost as predict_cost
+    from student.models import MODELS, model_entry
+    from student.recipes import unknown
+
+    entry = model_entry(model)
+    if entry is None and student_rate is None:
+        raise ValueError(unknown("model", model, MODELS) + "; for another model give --student-rate")
+    if cache:
+        from teacher_cache.status import cache_status as status_of
+        from teacher_cache.store import TeacherCache
+
+        with TeacherCache.open(cache) as opened:
+            num_samples, num_views = int(opened.rows_S.sum()), opened.num_views
+            num_bytes = sum(status_of(opened).bytes_per_view.values()) or num_bytes
+    rates = rates_from_flops(
+        teacher_gmacs=teacher_gmacs,
+        student_gmacs=entry.gmacs if entry else 1.0,
+        tflops=tflops,
+        views=view_rate,
+        unit_views=unit_view_rate,
+    )
+    given = {"teacher": teacher_rate, "student": student_rate}
+    known = {name: rate for name, rate in given.items() if rate is not None}
+    if known:
+        rates = replace(rates, **known, source=f"{' and '.join(known)} rate as given; else {rates.source}")
+    job = Job(
+        num_samples=num_samples,
+        num_views=num_views,
+        bytes_per_view=num_bytes,
+        epochs=flags["epochs"],
+        num_students=flags["students"],
+        num_gpus=flags["gpus"],
+        num_cores=flags["cores"],
+        together=flags["together"],
+    )
+    for line in predict_cost(job, rates).lines:
+        click.echo(line)
+
+
+@cli.command("export")
+@click.argument("weights", type=click.Path(path_type=Path))
+@click.argument("dest", type=click.Path(path_type=Path))
+@click.option("--model", help="Needed when the file does not say it.")
+def export(weights: Path, dest: Path, model: str | None) -> None:
+    """Write WEIGHTS as a .safetensors DEST that plain timm loads, with a model card beside it."""
+    from student.export import export_weights, load_student, model_card, timm_call
+
+    if dest.suffix != ".safetensors":
+        raise ValueError(f"DEST: expected a file name ending in .safetensors, got {dest.name!r}")
+    network, info = load_student(weights, model=model)
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    export_weights(network, dest, info)
+    card = dest.with_suffix(".md")
+    card.write_text(model_card(info, dest.name), encoding="utf-8")
+    click.echo(f"{dest}\n{card}\n{timm_call(info, str(dest))}")
 
 
 @cli.command("report")
