@@ -1011,97 +1011,6 @@ def _show_sweep(out: Path, grid: Any, training: Any, facts: Any, together: int, 
         raise click.exceptions.Exit(1)
 
 
-@cli.command("cost")
-@click.option("--cache", help="Samples, views, bytes, teacher and its precision from this cache.")
-@click.option("--shards", help="Samples from these shards, and their images for the calibration.")
-@click.option("--samples", "num_samples", type=click.IntRange(1), help="Training samples, without --cache or --shards.")
-@click.option("--views", "num_views", type=click.IntRange(1), help="Views of every sample; default: one per epoch.")
-@click.option("--bytes", "num_bytes", type=click.FloatRange(0, min_open=True), help="On disk per view; default 65.")
-@click.option("--teacher", default="regnety_160.deit_in1k", show_default=True, help="Its weights are not needed.")
-@click.option("--students", default=1, show_default=True, type=click.IntRange(1), help="Runs that share the cache.")
-@click.option("--together", default=1, show_default=True, type=click.IntRange(1), help="Students per pass.")
-@click.option("--gpus", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--cores", type=click.IntRange(1), help="Cores that render, over all machines; default: of this one.")
-@click.option("--teacher-rate", type=float, help="Teacher forwards/s of one GPU; measured if not given.")
-@click.option("--student-rate", type=float, help="Training images/s of one GPU; measured if not given.")
-@click.option("--view-rate", type=float, help="Views/s one core renders in training; measured if not given.")
-@click.option("--unit-view-rate", type=float, help="The same in stage 1, where a decode serves a unit.")
-@click.option("--probe-batch", default=16, show_default=True, type=click.IntRange(1), help="Batch of the calibration.")
-@click.option("--seconds", default=5.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Per rate.")
-@_student
-@_precision
-@_device
-@_shard_cache
-def cost(**flags: Any) -> None:
-    """Storage, hours and break-even of a cache and its students, before anything is spent; every assumption printed."""
-    from shards.index import open_index
-    from shards.recipe import recipe_named
-    from student.cost import Job, with_given
-    from student.cost import cost as predict
-    from teacher_cache.store import TeacherCache
-
-    index = open_index(flags["shards"], flags["shard_cache"]) if flags["shards"] else None
-    facts: dict[str, Any] = {}
-    spec = None
-    if flags["cache"]:
-        from student.ablate_train import cache_facts
-
-        with TeacherCache.open(flags["cache"]) as opened:
-            facts, spec = dict(cache_facts(opened, ()))["cache"], opened.spec
-    given = _given(flags["config"], flags["sets"], epochs=flags["epochs"], batch_size=flags["batch_size"])
-    views = spec.recipe if spec else recipe_named("deit")
-    recipe = _student_recipe(flags["model"], flags["recipe"], flags["stage"], given, views)
-    num_samples = index.num_samples if index else facts.get("num_samples") or flags["num_samples"]
-    if num_samples is None:
-        raise ValueError("cost: give --cache, --shards or --samples: how many training samples there are")
-    job = Job(
-        num_samples=num_samples,
-        num_views=flags["num_views"] or facts.get("num_views") or recipe.epochs,
-        bytes_per_view=flags["num_bytes"] or facts.get("bytes_per_view") or 65.0,
-        epochs=recipe.epochs,
-        num_students=flags["students"],
-        num_gpus=flags["gpus"],
-        num_cores=flags["cores"] or os.cpu_count() or 1,
-        together=flags["together"],
-    )
-    names = {"teacher_rate": "teacher", "student_rate": "student", "view_rate": "views", "unit_view_rate": "unit_views"}
-    rates = {name: flags[flag] for flag, name in names.items()}
-    measured = _calibrated(flags, recipe, views, spec, index) if None in rates.values() else None
-    for line in predict(job, with_given(measured, rates)).lines:
-        click.echo(line)
-
-
-def _calibrated(flags: dict[str, Any], recipe: Any, views: Any, spec: Any, index: Any) -> Any:
-    """The rates of this machine; the speed of a teacher does not depend on its weights."""
-    from student.calibrate import calibrate
-    from student.settings import TrainSettings
-    from teacher_cache.teacher import load_teacher
-
-    device = _chosen_device(flags["device"])
-    num_classes = spec.record.num_classes if spec else index.num_classes if index else 1000
-    say(f"measuring for {4 * flags['seconds']:.0f} s")
-    network = load_teacher(
-        spec.teacher.name if spec else flags["teacher"],
-        num_classes=num_classes,
-        precision=flags["precision"],
-        device=device,
-        pretrained=False,
-        input_size=views.size,
-        view_mean=views.mean,
-        view_std=views.std,
-    )
-    return calibrate(
-        recipe,
-        views,
-        TrainSettings(precision=flags["precision"], device=device),
-        network,
-        num_classes=num_classes,
-        batch_size=flags["probe_batch"],
-        index=index,
-        seconds=flags["seconds"],
-    )
-
-
 # --- looking at what is there -----------------------------------------------------------------------------------------
 
 
@@ -1241,7 +1150,17 @@ def _show_findings(what: str, total: int, findings: Any) -> int:
 @click.option("--student-rate", type=float, help="Training images per second and GPU, when known.")
 @click.option("--view-rate", default=700.0, show_default=True, help="Views per second and core, one per decode.")
 @click.option("--unit-view-rate", default=1300.0, show_default=True, help="The same with several views per decode.")
+@click.option("--measure", is_flag=True, help="Measure every rate that is not given, here and now, instead.")
+@click.option("--teacher", default="regnety_160.deit_in1k", show_default=True, help="For --measure; needs no weights.")
+@click.option("--shards", help="For --measure: images to render; default: synthetic ones.")
+@click.option("--probe-batch", default=16, show_default=True, type=click.IntRange(1), help="Batch of --measure.")
+@click.option("--seconds", default=5.0, show_default=True, help="How long --measure takes per rate.")
+@_precision
+@_device
+@_shard_cache
+@click.pass_context
 def cost(
+    ctx: click.Context,
     cache: str | None,
     num_samples: int,
     num_views: int,
@@ -1253,21 +1172,20 @@ def cost(
     student_rate: float | None,
     view_rate: float,
     unit_view_rate: float,
-    **flags: int,
+    measure: bool,
+    **flags: Any,
 ) -> None:
     """Storage, hours with and without the cache, and break-even, before anything is spent; every assumption printed.
 
-    `plan-cache` and `python -m benchmarks.views` measure the rates on your machine.
+    Rates are those given, else arithmetic at --tflops, else with --measure those of this machine.
     """
-    from dataclasses import replace
-
-    from student.cost import Job, rates_from_flops
+    from student.cost import Job, rates_from_flops, with_given
     from student.cost import cost as predict_cost
     from student.models import MODELS, model_entry
     from student.recipes import unknown
 
     entry = model_entry(model)
-    if entry is None and student_rate is None:
+    if entry is None and student_rate is None and not measure:
         raise ValueError(unknown("model", model, MODELS) + "; for another model give --student-rate")
     if cache:
         from teacher_cache.status import cache_status as status_of
@@ -1276,17 +1194,20 @@ def cost(
         with TeacherCache.open(cache) as opened:
             num_samples, num_views = int(opened.rows_S.sum()), opened.num_views
             num_bytes = sum(status_of(opened).bytes_per_view.values()) or num_bytes
-    rates = rates_from_flops(
-        teacher_gmacs=teacher_gmacs,
-        student_gmacs=entry.gmacs if entry else 1.0,
-        tflops=tflops,
-        views=view_rate,
-        unit_views=unit_view_rate,
-    )
     given = {"teacher": teacher_rate, "student": student_rate}
-    known = {name: rate for name, rate in given.items() if rate is not None}
-    if known:
-        rates = replace(rates, **known, source=f"{' and '.join(known)} rate as given; else {rates.source}")
+    if measure:
+        for name, rate, flag in (("views", view_rate, "view_rate"), ("unit_views", unit_view_rate, "unit_view_rate")):
+            if ctx.get_parameter_source(flag) is not click.core.ParameterSource.DEFAULT:
+                given[name] = rate
+        rates = _measured_rates(model, flags)
+    else:
+        rates = rates_from_flops(
+            teacher_gmacs=teacher_gmacs,
+            student_gmacs=entry.gmacs if entry else 1.0,
+            tflops=tflops,
+            views=view_rate,
+            unit_views=unit_view_rate,
+        )
     job = Job(
         num_samples=num_samples,
         num_views=num_views,
@@ -1297,8 +1218,42 @@ def cost(
         num_cores=flags["cores"],
         together=flags["together"],
     )
-    for line in predict_cost(job, rates).lines:
+    for line in predict_cost(job, with_given(rates, given)).lines:
         click.echo(line)
+
+
+def _measured_rates(model: str, flags: dict[str, Any]) -> Any:
+    """The rates of this machine; the speed of a teacher does not depend on its weights."""
+    from shards.index import open_index
+    from shards.recipe import recipe_named
+    from student.calibrate import calibrate
+    from student.settings import TrainSettings
+    from teacher_cache.teacher import load_teacher
+
+    device, views = _chosen_device(flags["device"]), recipe_named("deit")
+    index = open_index(flags["shards"], flags["shard_cache"]) if flags["shards"] else None
+    num_classes = index.num_classes if index else 1000
+    say(f"measuring for {4 * flags['seconds']:.0f} s")
+    network = load_teacher(
+        flags["teacher"],
+        num_classes=num_classes,
+        precision=flags["precision"],
+        device=device,
+        pretrained=False,
+        input_size=views.size,
+        view_mean=views.mean,
+        view_std=views.std,
+    )
+    return calibrate(
+        _student_recipe(model, None, 0, {}, views),
+        views,
+        TrainSettings(precision=flags["precision"], device=device),
+        network,
+        num_classes=num_classes,
+        batch_size=flags["probe_batch"],
+        index=index,
+        seconds=flags["seconds"],
+    )
 
 
 @cli.command("export")

@@ -14,6 +14,7 @@ and the lines say so.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from student.models import TEACHER, model_entry
@@ -138,6 +139,22 @@ def cost(job: Job, rates: Rates) -> Cost:
         stage1_decode_share=render_unit / gpu_teacher,
     )
     return replace(bare, lines=tuple(_lines(job, rates, bare)))
+
+
+def with_given(measured: Rates | None, given: Mapping[str, float | None]) -> Rates:
+    """Rates where those that were given replace those that were measured; the source says which.
+
+    Raises:
+        ValueError: nothing was measured and not every rate was given.
+    """
+    known = {name: value for name, value in given.items() if value is not None}
+    if measured is None:
+        missing = [name for name in ("teacher", "student", "views", "unit_views") if name not in known]
+        if missing:
+            raise ValueError(f"cost: expected every rate or a measurement, got none of {', '.join(missing)}")
+        return Rates(**known, source="rates as given on the command line")
+    words = ", ".join(f"{name} {value:g}" for name, value in known.items())
+    return replace(measured, **known, source=f"{measured.source}; given: {words}" if known else measured.source)
 
 
 def scaled_rates(known: Rates, *, known_model: str, model: str) -> Rates:

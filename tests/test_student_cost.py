@@ -9,7 +9,7 @@ import pytest
 
 from shards.rng import stream
 from student.calibrate import calibrate
-from student.cost import Job, Rates, cost, rates_from_flops, scaled_rates
+from student.cost import Job, Rates, cost, rates_from_flops, scaled_rates, with_given
 from student.models import MODELS
 from student.settings import TrainSettings
 from tests.student_tiny import CLASSES, linear_teacher, student_recipe, views, write_shards
@@ -110,6 +110,17 @@ def test_another_student_is_scaled_by_its_arithmetic_and_says_so() -> None:
     assert "scaled from deit_tiny_patch16_224" in scaled.source
     with pytest.raises(ValueError, match="convnext_tiny: its GMACs are not in the table"):
         scaled_rates(RATES, known_model="deit_tiny_patch16_224", model="convnext_tiny")
+
+
+def test_what_is_given_replaces_what_was_measured_and_the_rest_stays() -> None:
+    mixed = with_given(RATES, {"teacher": 7.0, "student": None})
+    assert (mixed.teacher, mixed.student, mixed.views) == (7.0, 4000, 500)
+    assert mixed.source == "given by hand; given: teacher 7"
+    assert with_given(RATES, {"teacher": None}) == RATES
+    alone = with_given(None, {"teacher": 1.0, "student": 2.0, "views": 3.0, "unit_views": 4.0})
+    assert (alone.student, alone.unit_views) == (2.0, 4.0)
+    with pytest.raises(ValueError, match="views, unit_views"):
+        with_given(None, {"teacher": 1.0, "student": 2.0})
 
 
 @pytest.mark.parametrize("change", [{"num_gpus": 0}, {"num_views": 0}, {"together": 0}, {"bytes_per_view": 0}])
