@@ -6,8 +6,9 @@ predicted from the k known logits, as the conditional mean of a normal model (kr
 Processes for Machine Learning, 2006, eq. 2.23), so bits are spent only on what the known logits do not tell.
 
 All variances are measured on rows that the directions were not fitted on (cross-validation in 4 to 12 folds), so that a
-calibration of fewer rows than classes does not promise more than it holds. Equal rows give equal bytes with the same libraries on the same kind
-of machine; another BLAS may round otherwise, which is why the basis is stored in the cache and used from there.
+calibration of fewer rows than classes does not promise more than it holds. Equal rows give equal bytes with the same
+libraries on the same kind of machine; another BLAS may round otherwise, which is why the basis is stored in the cache
+and used from there.
 
 Legend: N calibration rows, C classes, r coefficients, K kept classes, W windows of the trellis.
 """
