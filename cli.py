@@ -1158,9 +1158,7 @@ def _show_findings(what: str, total: int, findings: Any) -> int:
 @_precision
 @_device
 @_shard_cache
-@click.pass_context
 def cost(
-    ctx: click.Context,
     cache: str | None,
     num_samples: int,
     num_views: int,
@@ -1197,7 +1195,7 @@ def cost(
     given = {"teacher": teacher_rate, "student": student_rate}
     if measure:
         for name, rate, flag in (("views", view_rate, "view_rate"), ("unit_views", unit_view_rate, "unit_view_rate")):
-            if ctx.get_parameter_source(flag) is not click.core.ParameterSource.DEFAULT:
+            if click.get_current_context().get_parameter_source(flag) is not click.core.ParameterSource.DEFAULT:
                 given[name] = rate
         rates = _measured_rates(model, flags)
     else:

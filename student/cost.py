@@ -218,7 +218,7 @@ def _lines(job: Job, rates: Rates, value: Cost) -> list[str]:
         f"assumed: one GPU: {rates.teacher:,.1f} teacher forwards/s, {rates.student:,.1f} student training images/s",
         f"assumed: one core: {rates.views:,.0f} views/s in training, {rates.unit_views:,.0f} in stage 1: a decode "
         "serves the views of a unit",
-        f"assumed: {job.num_gpus} GPUs and {job.num_cores} cores scale without loss; rendering overlaps computing; "
+        f"assumed: {_count(job.num_gpus, 'GPU')} and {_count(job.num_cores, 'core')} scale without loss; rendering overlaps computing; "
         "evaluation, start-up and the join (a few per cent) are left out",
         f"assumed: {job.num_samples:,} samples × {job.epochs} epochs per student, {job.num_views} views cached, "
         f"{job.num_students} students" + (f", {job.together} on each rendered batch" if job.together > 1 else ""),
@@ -238,6 +238,10 @@ def _break_even_line(value: Cost) -> str:
     if math.isinf(value.break_even):
         return f"break-even: {forwards}; never in hours, as rendering bounds both: the cache saves GPU work, not time"
     return f"break-even: {forwards}, {value.break_even:.2f} in hours"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s'[: number != 1]}"
 
 
 def _bytes(value: float) -> str:
