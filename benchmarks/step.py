@@ -5,8 +5,8 @@
 One run on the CPU, RegNetY-16GF (random weights) and DeiT-Ti distilled at 224. A step starts with a rendered batch in
 memory (rendering is the same in all three) and ends with updated weights: normalise and mix, the teacher's answer,
 forward, backward, AdamW, EMA. The cached step gathers from a slab of ImageNet's size, compares every pixel digest and
-decodes 64-byte records for the loss. Steps are interleaved: ratios are medians of ratios of neighbouring steps (join) or
-of ratios inside a round (the others).
+decodes 64-byte records for the loss. Steps are interleaved: ratios are medians of ratios of neighbouring steps (join)
+or of ratios inside a round (the others).
 
     join_ratio           cached ÷ plain
     speedup              online ÷ cached

@@ -25,7 +25,7 @@ from student.events import Event, Scheduled, Stopped
 from student.fit import Views, views_of_cache, views_without_cache
 from student.loader import LoadedBatch, batches
 from student.loss import Labels
-from student.plan import Items
+from student.plan import EpochPlan, Items
 from student.recipes import StudentRecipe
 from student.run import Run, StudentJob, together
 from student.settings import TrainSettings
@@ -100,30 +100,18 @@ def train_many(
             teacher saw other pixels. ShardError: from the reader. RunError: a directory of another run, a full disk.
     """
     _require_alike(jobs, cache, teacher)
-    recipes = [job.recipe for job in jobs]
-    if cache is not None:
-        seen = views_of_cache(cache, index, recipes, views_used=settings.views_used)
-    else:
-        seen = views_without_cache(recipes, teacher, views, views_used=settings.views_used)
-    world = world or World()
-    world = world or World()
+    world, recipe = world or World(), jobs[0].recipe
+    seen = _views(jobs, index, settings, cache, teacher, views)
     data = Data(index=index, val_index=val_index, views=seen, shard_cache_dir=shard_cache_dir)
-    plan = data.check(recipes[0], settings, world)
+    plan = data.check(recipe, settings, world)
     device = torch.device(settings.device if settings.device != "cuda" else f"cuda:{world.local_rank}")
     with process_group(world, device, init_method=init_method) as group, StopRequest() as stop:
-        yield Scheduled(
-            students=tuple(job.out.name for job in jobs),
-            epochs=recipes[0].epochs,
-            steps_per_epoch=plan.steps,
-            batch_size=recipes[0].batch_size,
-            num_left_out=plan.num_left_out,
-            views=tuple(data.schedule(recipes[0])),
-        )
+        yield _scheduled(jobs, data, plan)
         for members in group.from_main(lambda: together(jobs)):
-            with _source(data, recipes[0], cache, teacher) as source:
+            with _source(data, recipe, cache, teacher) as source:
                 some = [jobs[number] for number in members]
                 run = Run(some, data, settings, group, source, _teacher_identity(cache, teacher))
-                stopped = yield from _one_pass(run, data, recipes[0], settings, group, source, stop)
+                stopped = yield from _one_pass(run, data, recipe, settings, group, source, stop)
             if stopped:
                 return
 
@@ -164,6 +152,34 @@ def _one_pass(
                 return True
         yield from run.finish(step)
     return False
+
+
+def _views(
+    jobs: Sequence[StudentJob],
+    index: ShardIndex,
+    settings: TrainSettings,
+    cache: TeacherCache | None,
+    teacher: Teacher | None,
+    views: ViewRecipe | None,
+) -> Views:
+    """What the students look at; errors as `student.fit`."""
+    recipes = [job.recipe for job in jobs]
+    if cache is not None:
+        return views_of_cache(cache, index, recipes, views_used=settings.views_used)
+    return views_without_cache(recipes, teacher, views, views_used=settings.views_used)
+
+
+def _scheduled(jobs: Sequence[StudentJob], data: Data, plan: EpochPlan) -> Scheduled:
+    """What a run says before its first step."""
+    recipe = jobs[0].recipe
+    return Scheduled(
+        students=tuple(job.out.name for job in jobs),
+        epochs=recipe.epochs,
+        steps_per_epoch=plan.steps,
+        batch_size=recipe.batch_size,
+        num_left_out=plan.num_left_out,
+        views=tuple(data.schedule(recipe)),
+    )
 
 
 def _source(
