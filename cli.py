@@ -25,8 +25,6 @@ import click
 
 from shards.errors import ArtefactError
 
-EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: a scheduler may requeue on it
-
 
 class _Commands(click.Group):
     """A group that turns every error into one clean message; --debug shows the traceback as well."""
@@ -480,7 +478,9 @@ class _Stage1Display:
         )
         if event.stopped:
             say("stopped, every finished unit is kept; run the same command again to go on")
-            raise click.exceptions.Exit(EXIT_REQUEUE)
+            from student.signals import REQUEUE_EXIT_CODE
+
+            raise click.exceptions.Exit(REQUEUE_EXIT_CODE)
 
 
 @cli.command("plan-cache")

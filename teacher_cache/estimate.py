@@ -6,13 +6,12 @@ folder, and errors from records of views that the basis was not fitted on.
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from shards.index import ShardIndex
@@ -24,6 +23,7 @@ from teacher_cache.calibrate import calibration_logits, calibration_sample
 from teacher_cache.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
 from teacher_cache.digest import fidelity_count
 from teacher_cache.events import BatchDone
+from teacher_cache.fidelity import Fidelity, record_fidelity
 from teacher_cache.header import require_views
 from teacher_cache.layout import FIDELITY_AT, FIDELITY_LOGIT
 from teacher_cache.opening import cache_spec
@@ -33,23 +33,7 @@ from teacher_cache.teacher import Teacher
 
 # N views, C classes, V views of a unit, R rows.
 
-TEMPERATURES = (0.5, 1.0, 2.0, 3.0, 4.0, 8.0)
 _WARM_UP_BATCHES = 1
-
-
-class RecordError(NamedTuple):
-    """How far the records are from the teacher at τ.
-
-    Attributes:
-        temperature: τ.
-        gradient_error: RMS over views of ‖q̂ − q‖ ÷ RMS of ‖u − q‖, with q the teacher, q̂ its record and u the uniform
-            answer of an untrained student: the relative error of the gradient at the logits. 0 is exact.
-        kl: mean KL(q ‖ q̂), nats.
-    """
-
-    temperature: float
-    gradient_error: float
-    kl: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +63,7 @@ class Plan:
     fidelity_bytes: int
     views_per_s: float
     hours: float
-    errors: tuple[RecordError, ...]
+    errors: tuple[Fidelity, ...]
     num_measured: int
     num_timed: int
 
@@ -135,6 +119,7 @@ def plan_cache(
     total = index.num_samples * num_views
     batches = sum(-(-int(rows) // batch_size) for rows in index.rows_S) * num_views
     num_units = index.num_shards * num_views // recipe.block_views
+    measurable = record.kind not in ("hard", "dense")
     yield Plan(
         num_views=total,
         num_units=num_units,
@@ -142,33 +127,10 @@ def plan_cache(
         fidelity_bytes=num_units * fidelity_count(spec, index.rows_S) * record.num_classes * 2,
         views_per_s=views_per_s,
         hours=batches * batch_size / views_per_s / num_processes / 3600,
-        errors=record_errors(codec, held_NC) if record.kind not in ("hard", "dense") else (),
+        errors=tuple(record_fidelity(codec, codec.encode(held_NC), held_NC)) if measurable else (),
         num_measured=len(held_NC),
         num_timed=num_timed,
     )
-
-
-def record_errors(
-    codec: RecordCodec, logit_NC: NDArray[np.float32], temperatures: Sequence[float] = TEMPERATURES
-) -> tuple[RecordError, ...]:
-    """The errors of the records of some logits, per τ; computed in float64."""
-    record = {name: torch.from_numpy(_wide(value)) for name, value in codec.encode(logit_NC).items()}
-    exact_NC = torch.from_numpy(logit_NC).double()
-    errors = []
-    for temperature in temperatures:
-        log_q_NC = torch.log_softmax(exact_NC / temperature, dim=-1)
-        log_r_NC = codec.log_prob(record, temperature).double()
-        q_NC = log_q_NC.exp()
-        wrong = (log_r_NC.exp() - q_NC).square().sum(dim=1).mean().sqrt()
-        whole = (1.0 / q_NC.shape[1] - q_NC).square().sum(dim=1).mean().sqrt()
-        kl = (q_NC * (log_q_NC - log_r_NC)).sum(dim=1).mean()
-        errors.append(RecordError(temperature, float(wrong / whole), float(kl)))
-    return tuple(errors)
-
-
-def _wide(value: NDArray[np.generic]) -> NDArray[np.generic]:
-    # torch has few operations on unsigned types wider than a byte.
-    return value.astype(np.int64) if value.dtype.kind == "u" and value.dtype.itemsize > 1 else value
 
 
 class _OneShard(NamedTuple):

@@ -13,12 +13,16 @@ orthogonal, so ‖·ᵀ F‖ is the Frobenius norm of the rows: errors that all 
 Legend: B rows, C classes, D features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from teacher_cache.codec import RecordCodec
+from teacher_cache.unit import signed
 
 TEMPERATURES = (0.5, 1.0, 2.0, 3.0, 4.0, 8.0)
 GROUP_ROWS = 256
@@ -78,6 +82,23 @@ def fidelity(
         raise ValueError(f"fidelity: features expected ({num_rows}, D), got {feature_BD.shape}")
     groups = [slice(i, min(i + GROUP_ROWS, num_rows)) for i in range(0, num_rows, GROUP_ROWS)]
     return [_at(t, groups, teacher_BC, log_prob, student_BC, feature_BD) for t in temperatures]
+
+
+def record_fidelity(
+    codec: RecordCodec,
+    record: Mapping[str, NDArray[Any]],
+    teacher_BC: NDArray[Any],
+    *,
+    temperatures: Sequence[float] = TEMPERATURES,
+) -> list[Fidelity]:
+    """Measure encoded records, as the store holds them, against the full logits they were made from."""
+
+    def log_prob(rows: slice, temperature: float) -> NDArray[np.float32]:
+        part = {name: torch.from_numpy(signed(values[rows])) for name, values in record.items()}
+        decoded: NDArray[np.float32] = codec.log_prob(part, temperature).numpy()
+        return decoded
+
+    return fidelity(teacher_BC, log_prob, temperatures=temperatures)
 
 
 def log_softmax(logit_BC: NDArray[Any], temperature: float) -> NDArray[np.float64]:

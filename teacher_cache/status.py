@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from shards.rng import stream
 from teacher_cache.codec import RecordCodec
 from teacher_cache.digest import UnitId
-from teacher_cache.fidelity import TEMPERATURES, Fidelity, fidelity
+from teacher_cache.fidelity import TEMPERATURES, Fidelity, record_fidelity
 from teacher_cache.ledger import entry_key
 from teacher_cache.store import TeacherCache
-from teacher_cache.unit import Arrays, signed
+from teacher_cache.unit import Arrays
 
 _SHADES = "·░▒▓█"
 _RECENT = 64
@@ -119,12 +118,7 @@ def cache_fidelity(
     codec = RecordCodec(cache.spec.record, cache.basis)
     logit_BC = np.concatenate([logits for _, logits in found])
     record = {name: np.concatenate([fields[name] for fields, _ in found]) for name in found[0][0]}
-
-    def log_prob(rows: slice, temperature: float) -> NDArray[np.float32]:
-        part = {name: torch.from_numpy(signed(values[rows])) for name, values in record.items()}
-        return codec.log_prob(part, temperature).numpy()
-
-    return fidelity(logit_BC, log_prob, temperatures=temperatures)
+    return record_fidelity(codec, record, logit_BC, temperatures=temperatures)
 
 
 def status_lines(status: Status, width: int = 64, height: int = 16) -> list[str]:

@@ -7,7 +7,8 @@ import pytest
 
 from shards.reader import ShardReader
 from teacher_cache.codec import RecordCodec, RecordFormat, fit_basis
-from teacher_cache.estimate import Plan, plan_cache, record_errors
+from teacher_cache.estimate import Plan, plan_cache
+from teacher_cache.fidelity import record_fidelity
 from teacher_cache.status import cache_status
 from tests.stage1_tiny import BATCH, build, make_shards, opened, tiny_teacher, views
 
@@ -39,9 +40,10 @@ def test_errors_are_those_of_the_definition_and_fall_with_bytes() -> None:
     for num_bytes in (24, 40):
         record = RecordFormat(kind="lowrank", num_classes=CLASSES, k=3, num_bytes=num_bytes)
         codec = RecordCodec(record, fit_basis(logit_NC[:400], record))
-        by_bytes[num_bytes] = record_errors(codec, logit_NC[400:])
+        by_bytes[num_bytes] = record_fidelity(codec, codec.encode(logit_NC[400:]), logit_NC[400:])
     for small, large in zip(by_bytes[24], by_bytes[40], strict=True):
         assert large.kl < small.kl
         assert large.gradient_error < small.gradient_error < 1.0
-    exact = record_errors(RecordCodec(RecordFormat(kind="dense", num_classes=CLASSES)), logit_NC)
+    dense = RecordCodec(RecordFormat(kind="dense", num_classes=CLASSES))
+    exact = record_fidelity(dense, dense.encode(logit_NC), logit_NC)
     assert all(error.gradient_error < 1e-6 and abs(error.kl) < 1e-6 for error in exact)
