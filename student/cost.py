@@ -218,8 +218,8 @@ def _lines(job: Job, rates: Rates, value: Cost) -> list[str]:
         f"assumed: one GPU: {rates.teacher:,.1f} teacher forwards/s, {rates.student:,.1f} student training images/s",
         f"assumed: one core: {rates.views:,.0f} views/s in training, {rates.unit_views:,.0f} in stage 1: a decode "
         "serves the views of a unit",
-        f"assumed: {_count(job.num_gpus, 'GPU')} and {_count(job.num_cores, 'core')} scale without loss; rendering overlaps computing; "
-        "evaluation, start-up and the join (a few per cent) are left out",
+        f"assumed: {_count(job.num_gpus, 'GPU')} and {_count(job.num_cores, 'core')} scale without loss; rendering "
+        "overlaps computing; evaluation, start-up and the join (a few per cent) are left out",
         f"assumed: {job.num_samples:,} samples × {job.epochs} epochs per student, {job.num_views} views cached, "
         f"{job.num_students} students" + (f", {job.together} on each rendered batch" if job.together > 1 else ""),
         f"storage: {_bytes(value.storage_bytes)} ({job.bytes_per_view:.1f} bytes per view)",

@@ -64,6 +64,7 @@ def memory_need(
     copies = 4 + (1 if recipe.ema_decay > 0 else 0)  # weights, gradients, two moments, average
     batch = -(-recipe.batch_size // parts)
     pixels = 3 * recipe.image_size**2
+    # Of two batches the difference: what does not grow with the batch (parameters) is no activation.
     per_image = _kept_bytes(model, recipe, _PROBE + 1) - _kept_bytes(model, recipe, _PROBE)
     return MemoryNeed(
         num_students=num_students,
@@ -115,7 +116,7 @@ def _group_free() -> int:
 
 
 def _kept_bytes(model: torch.nn.Module, recipe: StudentRecipe, batch: int) -> int:
-    """Bytes that autograd keeps between forward and backward of `batch` images, parameters left out."""
+    """Bytes that autograd keeps between forward and backward of `batch` images, parameters among them."""
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -123,7 +124,6 @@ def _kept_bytes(model: torch.nn.Module, recipe: StudentRecipe, batch: int) -> in
         kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    own = {param.untyped_storage()._cdata for param in model.parameters()}
     x_BCHW = torch.empty(batch, 3, recipe.image_size, recipe.image_size, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         answered = heads(model, x_BCHW)
@@ -131,7 +131,7 @@ def _kept_bytes(model: torch.nn.Module, recipe: StudentRecipe, batch: int) -> in
         if answered.dist_BC is not None:
             loss = loss + torch.log_softmax(answered.dist_BC.float(), -1).sum()
         assert loss.requires_grad, "a student in training mode"
-    return sum(t.untyped_storage().nbytes() for storage, t in kept.items() if storage not in own)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def _gib(num_bytes: int) -> str:
