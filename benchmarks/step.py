@@ -141,14 +141,16 @@ def measure(*, rounds: int, batch_size: int, distill: str) -> dict[str, Any]:
 
 
 def summary(times: dict[str, list[float]], join: list[float], *, batch_size: int, distill: str) -> dict[str, Any]:
-    """Medians over rounds, and ratios; `join` are those of neighbouring steps."""
+    """Medians over rounds, and ratios; `join` are the ratios of neighbouring steps."""
     rounds = list(zip(times["plain"], times["cached"], times["online"], times["teacher"], strict=True))
     speedup = [online / cached for _, cached, online, _ in rounds]
-    over = [ratio * plain / (teacher + plain) for ratio, (plain, _, _, teacher) in zip(speedup, rounds, strict=True)]
+    # online ÷ cached ÷ ((teacher + plain) ÷ plain) = online ÷ (teacher + plain) ÷ (cached ÷ plain); the second factor is
+    # the join ratio, of which there are many more measurements than of a step with the teacher in it.
+    over = [online / (teacher + plain) for plain, _, online, teacher in rounds]
     return {
         "join_ratio": statistics.median(join),
         "speedup": statistics.median(speedup),
-        "speedup_over_bound": statistics.median(over),
+        "speedup_over_bound": statistics.median(over) / statistics.median(join),
         **{f"{name}_s": statistics.median(values) for name, values in times.items()},
         "join_ratio_quartiles": statistics.quantiles(join, n=4),
         "rounds": len(rounds),
