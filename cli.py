@@ -982,7 +982,9 @@ def ablate(
             shard_cache_dir=flags["shard_cache"],
             local_rank=world.local_rank,
         )
-        training.check(grid, together=together)
+        # GPUs are one to a process; the memory of the machine is shared by all that torchrun has started on it.
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if settings.device == "cpu" else 1
+        training.check(grid, together=together, sharing=local)
         _show_sweep(out, grid, training, cache_facts(opened, grid.temperatures), together, world)
 
 

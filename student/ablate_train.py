@@ -55,8 +55,11 @@ class SweepTraining:
             "cache": self.cache.spec.fingerprint,
         }
 
-    def check(self, grid: Grid, *, together: int) -> None:
+    def check(self, grid: Grid, *, together: int, sharing: int = 1) -> None:
         """Raise now what the passes would raise before their first step, and what memory forbids.
+
+        Args:
+            sharing: processes of `--spread` that share this device's memory, each with a pass of its own.
 
         Raises:
             ValueError, CacheError, ShardError: as `train_many`; ValueError when `together` students do not fit.
@@ -70,7 +73,7 @@ class SweepTraining:
             parts=self.settings.accumulate,
             batches_ahead=self.settings.prefetch * max(1, self.settings.workers),
         )
-        require_memory(need, free_bytes(device), str(device))
+        require_memory(need, free_bytes(device) // sharing, str(device))
         for views in grid.views_used:
             first = [cell for cell in grid.cells() if cell.views_used == views and cell.seed == grid.seeds[0]]
             # The first event comes after every check and before anything is built or written.

@@ -356,6 +356,11 @@ def test_a_check_finds_what_does_not_fit_before_anything_is_written(
         training.check(replace(GRID, views_used=(5,)), together=1)
     with pytest.raises(ValueError, match="batch_size"):
         replace(training, recipe=replace(training.recipe, batch_size=18)).check(GRID, together=1)
+    need = memory_need(training.recipe, num_classes=CLASSES, num_students=4, batches_ahead=2).total
+    monkeypatch.setattr("student.ablate_train.free_bytes", lambda device: int(need / 0.9) + 1)
+    training.check(GRID, together=4)
+    with pytest.raises(ValueError, match="--together"):
+        training.check(GRID, together=4, sharing=2)
     monkeypatch.setattr("student.ablate_train.free_bytes", lambda device: 100_000)
     with pytest.raises(ValueError, match="--together"):
         training.check(GRID, together=4)
