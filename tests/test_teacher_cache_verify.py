@@ -112,7 +112,7 @@ def test_hard_labels_are_compared_as_labels(
 
 def test_other_shards_are_refused(tmp_path: Path, full: TeacherCache, reader: ShardReader) -> None:
     other = make_shards(tmp_path / "other", num_samples=20)
-    with pytest.raises(CacheError, match="expected shards with the index"):
+    with pytest.raises(CacheError, match="made from other shards: expected index fingerprint"):
         next(verify_pixels(full, other, reader, num_blocks_to_check=1, seed=0))
 
 

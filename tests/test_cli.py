@@ -1,0 +1,181 @@
+"""The commands as a user types them: the whole job on a few digits, and one clean line for every mistake."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli import cli
+from demo.mnist import write_digits
+
+TEACHER = ["--distill", "none", "--model", "test_resnet", "--epochs", "1", "--batch-size", "16"]
+SMALL = ["--set", "repeats=1", "--set", "warmup_epochs=0", "--set", "ema_decay=0", "--workers", "0", "--log-every", "2"]
+VIT = [f"--set=model_args.{arg}" for arg in ("patch_size=16", "embed_dim=32", "depth=1", "num_heads=2")]
+VIEWS = ["--recipe", "plain", "--size", "32", "--set", "mixup_alpha=0.8", "--set", "block_size=8"]
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+def done(*words: str | Path) -> str:
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards, a teacher and its cache, made by the commands."""
+    work = tmp_path_factory.mktemp("work")
+    write_digits(work / "digits", seed=0, limit=80)
+    classes = work / "classes.txt"
+    classes.write_text("\n".join("0123456789"))
+    for split in ("train", "val"):
+        done(
+            "make-shards", work / "digits" / split, work / split, "--samples-per-shard", "32", "--class-names", classes
+        )
+        done("check-shards", work / split, "--decode")
+    done(
+        "train-student", "--shards", work / "train", *TEACHER, *SMALL, "--set", "image_size=32",
+        "--set", "view.name=plain", "--set", "view.block_size=8", "--out", work / "teacher",
+    )  # fmt: skip
+    done(*cache_command(work))
+    return work
+
+
+def cache_command(work: Path, views: str = "4") -> list[str | Path]:
+    weights = work / "teacher" / "weights.safetensors"
+    return ["cache-teacher", "--shards", work / "train", "--cache", work / "c.zarr", "--teacher", "test_resnet",
+            "--teacher-weights", weights, "--views", views, *VIEWS, "--views-per-unit", "2", "--batch-size", "16",
+            "--workers", "0"]  # fmt: skip
+
+
+def student_command(work: Path, out: str, *more: str) -> list[str | Path]:
+    return ["train-student", "--shards", work / "train", "--val-shards", work / "val", "--cache", work / "c.zarr",
+            "--model", "deit_tiny_distilled_patch16_224", "--epochs", "2", "--batch-size", "16", *SMALL, *VIT,
+            "--out", work / out, *more]  # fmt: skip
+
+
+def test_the_main_job_from_folders_to_a_student_and_a_second_run_does_nothing(work: Path) -> None:
+    assert "0 teacher forwards, 0 views" in done(*cache_command(work)), "a finished cache costs nothing"
+    done(*student_command(work, "soft", "--distill", "soft", "--lambda", ".9", "--tau", "2"))
+    summary = json.loads((work / "soft" / "summary.json").read_text())
+    assert summary["pixels_checked"] == summary["images"] > 0
+    assert (summary["pixels_mismatched"], summary["teacher_forwards_in_training"]) == (0, 0)
+    before = (work / "soft" / "weights.safetensors").read_bytes()
+    done(*student_command(work, "soft", "--distill", "soft", "--lambda", ".9", "--tau", "2"))
+    assert (work / "soft" / "weights.safetensors").read_bytes() == before
+    weights = work / "soft" / "weights.safetensors"
+    found = json.loads(done("evaluate", "--shards", work / "val", "--weights", weights, "--workers", "0", "--json")
+                       .splitlines()[-1])  # fmt: skip
+    assert found["average"]["top1"] == pytest.approx(summary["top1"]), "evaluation is the same wherever it is asked"
+    image = next((work / "digits" / "val").glob("*/*.png"))
+    assert len(done("predict", image, "--weights", weights, "--top", "3").splitlines()) == 4
+    done("export", weights, work / "exported" / "tiny.safetensors")
+
+
+def test_online_sees_what_the_cache_saw(work: Path) -> None:
+    """Hard labels of a cache and of the teacher in the loop: the same run, to the printed digit."""
+    hard = ("--distill", "hard", "--lambda", ".5")
+    done(*student_command(work, "cached", *hard))
+    words = student_command(work, "online", *hard)
+    at = words.index("--cache")
+    words[at : at + 2] = ["--online", "--teacher", "test_resnet", "--teacher-weights",
+                          work / "teacher" / "weights.safetensors", "--set", "image_size=32",
+                          "--set", "view.name=plain", "--set", "view.mixup_alpha=0.8", "--set", "view.block_size=8",
+                          "--set", "view.block_views=2"]  # fmt: skip
+    done(*words)
+    cached, online = (json.loads((work / name / "summary.json").read_text()) for name in ("cached", "online"))
+    assert online["teacher_forwards_in_training"] > 0
+    assert online["top1"] == cached["top1"] and online["loss"] == pytest.approx(cached["loss"], abs=1e-5)
+
+
+def test_looking_growing_and_verifying(work: Path, tmp_path: Path) -> None:
+    status = json.loads(done("cache-status", work / "c.zarr", "--fidelity", "--json").splitlines()[-1])
+    assert status["whole_views"] >= 4 and status["fidelity"][0]["kl"] >= 0
+    done(*cache_command(work, views="6"))
+    assert "views that every sample has: 6" in done("cache-status", work / "c.zarr", "--png", tmp_path / "c.png")
+    assert "no problems" in done("verify-cache", work / "c.zarr", "--deep", "--shards", work / "train", "--blocks", "4")
+    image = next((work / "digits" / "train").glob("*/*.png"))
+    key = f"{image.parent.name}/{image.stem}"
+    done(
+        "show-views",
+        "--shards",
+        work / "train",
+        "--cache",
+        work / "c.zarr",
+        "--sample",
+        key,
+        "--out",
+        tmp_path / "s.png",
+    )
+    assert (tmp_path / "s.png").stat().st_size > 1000
+
+
+def test_a_map_and_its_report(work: Path) -> None:
+    words = ["ablate", *student_command(work, "sweep")[1:], "--lambda", "0,.5", "--tau", "2", "--together", "3"]
+    assert "3 of 3 cells done" in done(*words)
+    assert "training" not in done(*words), "a finished sweep trains nothing"
+    done("report", work / "sweep", "--html", work / "r.html", "--csv", work / "r.csv")
+    page = (work / "r.html").read_text()
+    assert "<html" in page and "http://" not in page.replace("http://www.w3.org", "")
+    assert len((work / "r.csv").read_text().splitlines()) == 4
+
+
+MISTAKES = [
+    (["cache-teacher", "--shards", "nowhere", "--cache", "c", "--views", "2"], 2, "nowhere"),
+    (
+        ["train-student", "--shards", "{work}/train", "--out", "{tmp}", "--distill", "hard", "--workers", "0"],
+        2,
+        "--cache",
+    ),
+    (["train-student", "--shards", "{work}/train", "--out", "{tmp}", "--set", "epoch=3"], 2, "nearest is 'epochs'"),
+    (["train-student", "--shards", "{work}/train", "--out", "{tmp}", "--recipe", "diet"], 2, "nearest is 'deit'"),
+    (["train-student", "--shards", "{work}/train", "--out", "{tmp}", "--lambda", "2"], 2, "distill_weight"),
+    (
+        ["train-student", "--shards", "{work}/train", "--out", "{tmp}", "--cache", "{work}/none.zarr"],
+        1,
+        "no cache here",
+    ),
+    (["train-student", "--shards", "{work}/val", "--out", "{tmp}", "--cache", "{work}/c.zarr"], 1, "other shards"),
+    (
+        ["cache-teacher", "--shards", "{work}/train", "--cache", "{tmp}/c", "--views", "2", "--teacher", "regnty"],
+        2,
+        "regnet",
+    ),
+    (
+        ["cache-teacher", "--shards", "{work}/train", "--cache", "{tmp}/c", "--views", "2", "--set", "flp=1"],
+        2,
+        "'flip'",
+    ),
+    (["cache-status", "{tmp}"], 1, "no cache here"),
+    (["evaluate", "--shards", "{work}/val", "--weights", "{tmp}/w.safetensors"], 1, "no such file"),
+    (["models", "deit_tny"], 2, "nearest is 'deit_tiny"),
+    (["report", "{tmp}"], 1, "neither a run"),
+    (
+        ["ablate", "--shards", "a", "--val-shards", "b", "--cache", "c", "--lambda", "x", "--out", "{tmp}"],
+        2,
+        "--lambda",
+    ),
+    (["make-shards", "{tmp}/nothing", "{tmp}/out"], 1, "expected a folder"),
+    (
+        ["show-views", "--shards", "{work}/train", "--sample", "zebra", "--out", "{tmp}/s.png"],
+        1,
+        "no sample has the key",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "message"), MISTAKES, ids=[f"{m[0][0]}-{n}" for n, m in enumerate(MISTAKES)])
+def test_a_mistake_is_one_clean_message(words: list[str], code: int, message: str, work: Path, tmp_path: Path) -> None:
+    result = run(*(word.format(work=work, tmp=tmp_path) for word in words))
+    assert result.exit_code == code, result.output
+    assert message in result.output
+    assert "Traceback" not in result.output and "defect" not in result.output
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_has_help(command: str) -> None:
+    assert len(done(command, "--help").splitlines()) > 5
