@@ -144,7 +144,7 @@ def summary(times: dict[str, list[float]], join: list[float], *, batch_size: int
     """Medians over rounds, and ratios; `join` are the ratios of neighbouring steps."""
     rounds = list(zip(times["plain"], times["cached"], times["online"], times["teacher"], strict=True))
     speedup = [online / cached for _, cached, online, _ in rounds]
-    # online ÷ cached ÷ ((teacher + plain) ÷ plain) = online ÷ (teacher + plain) ÷ (cached ÷ plain); the second factor is
+    # online ÷ cached ÷ ((teacher + plain) ÷ plain) = online ÷ (teacher + plain) ÷ (cached ÷ plain), and the last is
     # the join ratio, of which there are many more measurements than of a step with the teacher in it.
     over = [online / (teacher + plain) for plain, _, online, teacher in rounds]
     return {
