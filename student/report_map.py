@@ -84,7 +84,7 @@ def heat_map(
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table class="map">'
         f'<caption hidden>{escape(caption)}</caption><thead><tr><th scope="col"></th>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody>{foot}</table></div>{_scale(scale, style)}"
+        f"<tbody>{rows}</tbody>{foot}</table></div>{_scale(scale, style) if means else ''}"
     )
 
 

@@ -154,9 +154,8 @@ def _record(sweep: Sweep) -> str:
         (
             f"τ {tau:g}",
             fixed(row.gradient_error, 3),
-            fixed(row.kl, 4),
-            fixed(row.kl_p99, 4),
-            f"{100 * row.bias:+.1f} %" if math.isfinite(row.bias) else "–",
+            *(f"{value:.2g}" if math.isfinite(value) else "–" for value in (row.kl, row.kl_p99)),
+            f"{100 * row.bias:+.2g} %" if math.isfinite(row.bias) else "–",
             error_word(row.gradient_error)[1],
         )
         for tau, row in sorted(fidelity.items())
@@ -224,13 +223,22 @@ def _cells(found: Sequence[Group], top: Group | None, noise: float) -> str:
                 f"{statistics.fmean(gains):+.2f}" if gains else "–",
                 with_spread(group, "teacher_agreement", 3),
                 f"{len(group.runs)}/{len(group.results)}",
-                mark,
+                mark or _unfinished(group),
             )
         )
     head = ("cell", "top-1, %", "by seed", "gain", "agreement", "seeds done", "")
     body = table(head, rows, caption="Every cell", text_columns=(0, 2, 6), best_row=0 if top is not None else -1)
     note = '<p class="note">gain: mean difference to no teacher, seed by seed, in points.</p>'
     return f'<div class="card">{body}{note}</div>'
+
+
+def _unfinished(group: Group) -> str:
+    """How far the students are that have not finished: "2 running, epoch 7"."""
+    waiting = [result for result in group.results if result.status.state != "done"]
+    epochs = [result.run.epochs[-1].epoch + 1 for result in waiting if result.run is not None and result.run.epochs]
+    states = Counter(result.status.state for result in waiting)
+    text = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return f"{text}, epoch {min(epochs)}" if epochs else text
 
 
 def _settings(sweep: Sweep) -> str:
