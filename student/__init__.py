@@ -1,0 +1,10 @@
+"""Stage 2: students from shards and a teacher cache, any λ, any τ, one or many on a pass.
+
+    models, recipes, overrides, schedule            which students there are and how each is trained
+    plan, loader, join, teacher_source              the order of an epoch, its views, its records
+    model, loss, optim, trainer, loop, run          one step; the loop; a run with its directory
+    distributed, checkpoint, signals, runlog        many processes, exact resume, what is written
+    evaluate, export, ablate, cost, report          what came of it; maps of λ × τ; what it costs
+"""
+
+__all__ = ["ablate", "cost", "evaluate", "export", "loop", "models", "overrides", "recipes", "report", "settings"]
