@@ -137,15 +137,15 @@ def rotate(image_HWC: Image, degrees: float, fill: Fill) -> Image:
     cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
     offset_x = width / 2 * (1 - cos) - height / 2 * sin
     offset_y = width / 2 * sin + height / 2 * (1 - cos)
-    # OpenCV counts from pixel centres, Pillow from corners.
-    shift_x = offset_x + 0.5 * (cos + sin - 1)
-    shift_y = offset_y + 0.5 * (cos - sin - 1)
+    # OpenCV counts from pixel centres, Pillow from corners. Two pixels of repeated edge are all that a source inside the
+    # image can touch, and make OpenCV's fast border do.
+    shift_x = offset_x + 0.5 * (cos + sin - 1) + 2
+    shift_y = offset_y + 0.5 * (cos - sin - 1) + 2
     warped_HWC = cv2.warpAffine(
-        image_HWC,
+        cv2.copyMakeBorder(image_HWC, 2, 2, 2, 2, cv2.BORDER_REPLICATE),
         np.array([[cos, sin, shift_x], [-sin, cos, shift_y]]),
         (width, height),
         flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
     )
     x_W, y_H1 = np.arange(width) + 0.5, (np.arange(height) + 0.5)[:, None]
     source_x_HW = cos * x_W + (sin * y_H1 + offset_x)
