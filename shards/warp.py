@@ -137,7 +137,7 @@ def rotate(image_HWC: Image, degrees: float, fill: Fill) -> Image:
     cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
     offset_x = width / 2 * (1 - cos) - height / 2 * sin
     offset_y = width / 2 * sin + height / 2 * (1 - cos)
-    # OpenCV counts from pixel centres, Pillow from corners. Two pixels of repeated edge are all that a source inside the
+    # OpenCV counts from pixel centres, Pillow from corners. Two pixels of repeated edge are all a source inside the
     # image can touch, and make OpenCV's fast border do.
     shift_x = offset_x + 0.5 * (cos + sin - 1) + 2
     shift_y = offset_y + 0.5 * (cos - sin - 1) + 2
