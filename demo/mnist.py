@@ -124,7 +124,7 @@ def run_demo(out: Path, *, seed: int, teacher_epochs: int, student_epochs: int, 
         "--size", str(SIZE), "--view-seed", str(seed), *view,
     )  # fmt: skip
     status = json.loads(stages.run("cache-status", "cache-status", cache, "--fidelity", "--json"))
-    sweep = work / "sweep"
+    sweep = work / "lambda-tau"
     stages.run(
         "students", "ablate", *data, "--cache", cache, "--model", STUDENT, "--config", work / "student.toml",
         "--lambda", "0,.5,.9", "--tau", "1,4", "--distill", "hard,soft", "--first-seed", str(seed),
@@ -138,7 +138,7 @@ def run_demo(out: Path, *, seed: int, teacher_epochs: int, student_epochs: int, 
 
 def summarise(work: Path, status: dict[str, Any], stages: Stages, *, seed: int) -> dict[str, Any]:
     """What was measured, from the summaries that the commands wrote."""
-    runs = [json.loads(path.read_text()) for path in sorted((work / "sweep" / "cells").glob("*/summary.json"))]
+    runs = [json.loads(path.read_text()) for path in sorted((work / "lambda-tau" / "cells").glob("*/summary.json"))]
     by_name = {run["student"]: run for run in runs}
     teacher = json.loads((work / "teacher" / "summary.json").read_text())
     return {

@@ -29,6 +29,8 @@ from student.teacher_source import Answer
 # The sums of a student: images, losses × images, diagnosed images, and diagnostics × diagnosed images.
 _MEANS = ("loss", "base_loss", "distill_loss")
 _SAMPLED = ("student_entropy", "teacher_agreement", "teacher_entropy")
+_DIAGNOSE_EVERY = 4
+"""Steps between diagnoses: an epoch's agreement is over a quarter of its images, at a quarter of the cost."""
 _AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -87,7 +89,8 @@ class Trainer:
             self.scaler.scale(loss.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
         if last:
             self._update(step)
-        diagnose = last and (step + 1) % settings.log_every == 0
+        due = step % min(_DIAGNOSE_EVERY, self._steps_per_epoch) == 0 or (step + 1) % settings.log_every == 0
+        diagnose = last and due
         self._count(answered, loss, teacher, len(batch.x_BCHW), diagnose=diagnose)
 
     def lr(self, step: int) -> float:
@@ -144,7 +147,7 @@ class Trainer:
 
     @torch.no_grad()
     def _count(self, answered: Heads, loss: Loss, teacher: Teacher | None, num: int, *, diagnose: bool) -> None:
-        """Add a micro-batch to the sums; what costs more than the losses only on the last of a logged step."""
+        """Add a micro-batch to the sums; what costs more than the losses only where it is due."""
         parts = torch.stack([loss.total.detach(), loss.base, loss.distill]).double()
         self._interval[0] += num
         self._interval[1:4] += parts * num
