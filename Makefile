@@ -18,8 +18,9 @@ lint: venv
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
+# One thread: the tests' tensors are small, and threads would only wait for each other.
 test: lint
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest
 
 clean:
 	rm -rf $(VENV) demo/work demo/report.html demo/summary.json
