@@ -537,9 +537,11 @@ def plan_cache(
                 f"{event.views_per_s:.1f} views/s each, timed over {event.num_timed} views"
             )
             for row in event.errors:
-                click.echo(f"τ = {row.temperature:<4g}  G {row.gradient_error:.4f}  KL {row.kl:.2e}")
+                click.echo(f"τ = {row.temperature:<4g}  gradient error {row.gradient_error:.4f}  KL {row.kl:.2e}")
             if event.errors:
-                click.echo(f"errors on {event.num_measured} views the record was not fitted on")
+                click.echo(
+                    f"errors on {event.num_measured} views the record was not fitted on, against an untrained student"
+                )
 
 
 @cli.command("show-views")
