@@ -90,35 +90,31 @@ def _contrast(image_HWC: Image, factor: float, _: Fill) -> Image:
 
 def _auto_contrast(image_HWC: Image, _: float, __: Fill) -> Image:
     """Stretch each channel to 0 … 255."""
-    return _per_channel(image_HWC, _stretch)
-
-
-def _stretch(count_L: NDArray[np.int64]) -> Table:
-    used = np.flatnonzero(count_L)
-    low, high = int(used[0]), int(used[-1])
-    if high <= low:
-        return _to_table(_LEVEL_L)
-    scale = 255.0 / (high - low)
-    return _to_table(_LEVEL_L * scale - low * scale)
+    # Along rows of 3 · W bytes first: a reduction over contiguous bytes is many times as fast as one over channels.
+    rows_HX = image_HWC.reshape(len(image_HWC), -1)
+    low_C1 = rows_HX.min(axis=0).reshape(-1, 3).min(axis=0)[:, None].astype(np.float64)
+    high_C1 = rows_HX.max(axis=0).reshape(-1, 3).max(axis=0)[:, None].astype(np.float64)
+    flat_C1 = high_C1 <= low_C1
+    scale_C1 = 255.0 / np.where(flat_C1, 1.0, high_C1 - low_C1)
+    table_CL = np.where(flat_C1, _LEVEL_L, _LEVEL_L * scale_C1 - low_C1 * scale_C1)
+    return _per_channel(image_HWC, _to_table(table_CL))
 
 
 def _equalize(image_HWC: Image, _: float, __: Fill) -> Image:
-    """Flatten the histogram of each channel."""
-    return _per_channel(image_HWC, _flatten)
+    """Flatten the histogram of each channel; one with a single level, or too few pixels, stays."""
+    counts = [cv2.calcHist([image_HWC], [channel], None, [256], [0, 256]).ravel() for channel in range(3)]
+    count_CL = np.array(counts).astype(np.int64)
+    used_CL = count_CL > 0
+    last_C1 = (255 - used_CL[:, ::-1].argmax(axis=1))[:, None]
+    step_C1 = (count_CL.sum(axis=1, keepdims=True) - np.take_along_axis(count_CL, last_C1, axis=1)) // 255
+    flat_C1 = (used_CL.sum(axis=1, keepdims=True) <= 1) | (step_C1 == 0)
+    before_CL = count_CL.cumsum(axis=1) - count_CL
+    table_CL = np.where(flat_C1, _LEVEL_L, (step_C1 // 2 + before_CL) // np.maximum(step_C1, 1))
+    return _per_channel(image_HWC, _to_table(table_CL))
 
 
-def _flatten(count_L: NDArray[np.int64]) -> Table:
-    used = np.flatnonzero(count_L)
-    step = (int(count_L.sum()) - int(count_L[used[-1]])) // 255
-    if len(used) <= 1 or step == 0:
-        return _to_table(_LEVEL_L)
-    before_L = np.cumsum(count_L) - count_L
-    return _to_table((step // 2 + before_L) // step)
-
-
-def _per_channel(image_HWC: Image, table: Callable[[NDArray[np.int64]], Table]) -> Image:
-    tables = [table(cv2.calcHist([image_HWC], [c], None, [256], [0, 256]).astype(np.int64).ravel()) for c in range(3)]
-    return np.asarray(cv2.LUT(image_HWC, np.stack(tables, axis=1)[None]))
+def _per_channel(image_HWC: Image, table_CL: Table) -> Image:
+    return np.asarray(cv2.LUT(image_HWC, np.ascontiguousarray(table_CL.T)[None]))
 
 
 def _color(image_HWC: Image, factor: float, _: Fill) -> Image:

@@ -9,6 +9,7 @@ machine. Rotation is OpenCV's warp.
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,12 +17,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# H = W = size of a view; C = 3; T = 4 taps.
+# H = W = size of a view; C = 3; T = 4 taps; F fractions of a pixel.
 
 Image = NDArray[np.uint8]
 Fill = tuple[int, int, int]
 _TAPS = 4
 _WEIGHT_BITS = 7
+_FRACTIONS = 1024
 
 
 def shear_x(image_HWC: Image, factor: float, fill: Fill) -> Image:
@@ -82,13 +84,11 @@ def _shift_rows(image_HWC: Image, shift_H: NDArray[Any], fill: Fill) -> Image:
     margin = min(int(np.abs(whole_H).max()), width) + _TAPS
     padded_HX = cv2.copyMakeBorder(image_HWC, 0, 0, margin, margin, cv2.BORDER_REPLICATE).reshape(height, -1)
     start_H = np.clip(whole_H + margin - 1, 0, 2 * margin + 1 - _TAPS) * 3
-    window_HX = np.lib.stride_tricks.sliding_window_view(padded_HX, (width + _TAPS - 1) * 3, axis=1)
+    # A sliding window over each row; NumPy's function for it takes longer than the copy.
+    stride, length = padded_HX.shape[1], (width + _TAPS - 1) * 3
+    window_HX = np.ndarray((height, stride - length + 1, length), np.uint8, padded_HX, strides=(stride, 1, 1))
     out_HX = _convolve(window_HX[np.arange(height), start_H], _cubic_weights(shift_H - whole_H), width * 3)
-    # x + ½ + shift in [0, width), solved for x.
-    first_H1 = np.ceil(-0.5 - shift_H).clip(0, width).astype(np.int16)[:, None]
-    last_H1 = np.ceil(width - 0.5 - shift_H).clip(0, width).astype(np.int16)[:, None]
-    x_W = np.arange(width, dtype=np.int16)
-    return _fill_outside(out_HX.reshape(image_HWC.shape), (x_W >= first_H1) & (x_W < last_H1), fill)
+    return _fill_outside(out_HX.reshape(image_HWC.shape), [_span(1.0, shift_H + 0.5, width)], fill)
 
 
 def _convolve(value_HX: Image, weight_TH: NDArray[np.int16], length: int) -> Image:
@@ -109,17 +109,40 @@ def _convolve(value_HX: Image, weight_TH: NDArray[np.int16], length: int) -> Ima
 
 def _cubic_weights(fraction_H: NDArray[Any]) -> NDArray[np.int16]:
     """The four weights of cubic convolution with a = −1 (Keys 1981, equation 15) in 1/128, summing to 128; (4, H)."""
-    d = fraction_H
-    weight_TH = np.stack([-d * (1 - d) ** 2, 1 - 2 * d**2 + d**3, d * (1 + d - d**2), -(d**2) * (1 - d)])
-    whole_TH = np.rint(weight_TH * (1 << _WEIGHT_BITS))
+    return _weight_table()[:, np.rint(fraction_H * _FRACTIONS).astype(np.int64)]
+
+
+@lru_cache(maxsize=1)
+def _weight_table() -> NDArray[np.int16]:
+    """The weights at fractions 0, 1/1024 … 1: finer steps would move a weight by less than its own rounding."""
+    d = np.arange(_FRACTIONS + 1) / _FRACTIONS
+    weight_TF = np.stack([-d * (1 - d) ** 2, 1 - 2 * d**2 + d**3, d * (1 + d - d**2), -(d**2) * (1 - d)])
+    whole_TF = np.rint(weight_TF * (1 << _WEIGHT_BITS))
     # What rounding lost goes to the largest weight: a flat area must keep its level.
-    lost_H = (1 << _WEIGHT_BITS) - whole_TH.sum(axis=0)
-    whole_TH[np.where(d < 0.5, 1, 2), np.arange(len(d))] += lost_H
-    return np.asarray(whole_TH, np.int16)
+    lost_F = (1 << _WEIGHT_BITS) - whole_TF.sum(axis=0)
+    whole_TF[np.where(d < 0.5, 1, 2), np.arange(len(d))] += lost_F
+    return np.asarray(whole_TF, np.int16)
 
 
-def _fill_outside(image_HWC: Image, inside_HW: NDArray[np.bool_], fill: Fill) -> Image:
-    out_HWC = _filled(image_HWC.shape[0], image_HWC.shape[1], fill).copy()
+def _span(slope: float, start_H: NDArray[Any], size: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """First x of each row with 0 ≤ start + slope · x < size, and the first after it that is outside again; x ≥ 0."""
+    if slope == 0:
+        return np.zeros_like(start_H), np.where((start_H >= 0) & (start_H < size), size, 0)
+    low_H, high_H = -start_H / slope, (size - start_H) / slope
+    if slope > 0:
+        return np.ceil(low_H), np.ceil(high_H)
+    return np.floor(high_H) + 1, np.floor(low_H) + 1
+
+
+def _fill_outside(image_HWC: Image, spans: Sequence[tuple[NDArray[Any], NDArray[Any]]], fill: Fill) -> Image:
+    """The image, but `fill` at every pixel that is outside one of the `spans` of its row."""
+    height, width = image_HWC.shape[:2]
+    x_W = np.arange(width, dtype=np.int16)
+    inside_HW = np.ones((height, width), np.bool_)
+    for first_H, last_H in spans:
+        inside_HW &= x_W >= first_H.clip(0, width).astype(np.int16)[:, None]
+        inside_HW &= x_W < last_H.clip(0, width).astype(np.int16)[:, None]
+    out_HWC = _filled(height, width, fill).copy()
     cv2.copyTo(image_HWC, inside_HW.view(np.uint8), out_HWC)
     return out_HWC
 
@@ -147,8 +170,7 @@ def rotate(image_HWC: Image, degrees: float, fill: Fill) -> Image:
         (width, height),
         flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
     )
-    x_W, y_H1 = np.arange(width) + 0.5, (np.arange(height) + 0.5)[:, None]
-    source_x_HW = cos * x_W + (sin * y_H1 + offset_x)
-    source_y_HW = -sin * x_W + (cos * y_H1 + offset_y)
-    inside_HW = (source_x_HW >= 0) & (source_x_HW < width) & (source_y_HW >= 0) & (source_y_HW < height)
-    return _fill_outside(np.asarray(warped_HWC, np.uint8), inside_HW, fill)
+    y_H = np.arange(height) + 0.5
+    source_x = _span(cos, 0.5 * cos + (sin * y_H + offset_x), width)
+    source_y = _span(-sin, -0.5 * sin + (cos * y_H + offset_y), height)
+    return _fill_outside(np.asarray(warped_HWC, np.uint8), [source_x, source_y], fill)
