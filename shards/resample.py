@@ -48,9 +48,9 @@ def resize_window(
 def _resize(crop_HWC: NDArray[np.uint8], resized: tuple[int, int]) -> NDArray[np.uint8]:
     if crop_HWC.shape[:2] == resized:
         return crop_HWC.copy()
-    # Four channels are resized faster than three, and the change makes the copy that is needed anyhow: only from a dense
-    # batch, batch stride included, does PyTorch make a channels-last result; a planar one takes nearly as long to turn
-    # around as the resize itself.
+    # Four channels are resized faster than three, and the change makes the copy that is needed anyhow: from a dense
+    # batch alone, batch stride included, does PyTorch make a channels-last result; a planar one takes nearly as long to
+    # turn around as the resize itself.
     crop_HWC = np.asarray(cv2.cvtColor(crop_HWC, cv2.COLOR_RGB2RGBA), np.uint8)
     crop_BCHW = torch.from_numpy(crop_HWC.reshape(1, *crop_HWC.shape)).permute(0, 3, 1, 2)
     out_BCHW = torch.nn.functional.interpolate(crop_BCHW, resized, mode="bicubic", antialias=True)
