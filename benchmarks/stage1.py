@@ -63,7 +63,7 @@ class Case(NamedTuple):
 
 CASES = {
     "fp32": Case("regnety_160", "fp32", 16, 4, 16, 1),
-    "bf16": Case("regnety_160", "bf16", 16, 4, 16, 4),
+    "bf16": Case("regnety_160", "bf16", 16, 4, 32, 2),
     "small": Case("regnety_004", "fp32", 32, 16, 128, 2),
 }
 

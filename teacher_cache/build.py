@@ -75,9 +75,8 @@ def build_cache(
     views = sum(int(cache.rows_S[unit.shard]) for unit in missing) * cache.views_per_unit
     units = cache.num_view_blocks * cache.num_shards
     yield Started(num_units=units, missing_units=len(missing), missing_views=views)
-    blocks = rendered_blocks(
-        run.tasks(walk_order(missing, world)), reader, recipe, workers=workers, pin_memory=teacher.device.type == "cuda"
-    )
+    tasks = run.tasks(walk_order(missing, world))
+    blocks = rendered_blocks(tasks, reader, recipe, workers=workers, device=teacher.device)
     with UnitWriter(cache, index) as writer:
         for unit, unit_blocks in groupby(blocks, key=lambda block: block.task.unit):
             yield from run.compute(unit, unit_blocks, writer)

@@ -17,6 +17,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from shards.recipe import IMAGENET_MEAN, IMAGENET_STD
+from teacher_cache.heap import keep_freed_memory
 from teacher_cache.spec import TeacherSpec
 from teacher_cache.weights import read_weights, weights_sha256
 
@@ -47,6 +48,8 @@ class Teacher:
         self.spec, self.num_classes, self.device, self.num_forwards = spec, spec.num_classes, device, 0
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # else pinning memory would open a context on the first GPU as well
+        if device.type == "cpu":
+            keep_freed_memory()
         network = network.requires_grad_(False).eval().to(device)
         network = network.to(memory_format=torch.channels_last)
         self._network: Callable[[Tensor], Tensor] = torch.compile(network) if compiled else network
