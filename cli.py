@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 import click
 
 from shards.errors import ArtefactError
+from shards.world import World
 
 
 class _Commands(click.Group):
@@ -85,7 +86,8 @@ class Bar:
         self._bar.refresh()
 
     def to(self, done: int, note: str = "") -> None:
-        """Now at `done` of the total; `note` stands behind the rate."""
+        """Now at `done` of the total, which grows when there is more; `note` stands behind the rate."""
+        self._total = self._bar.total = max(self._total, done)
         self._bar.set_postfix_str(note, refresh=False)
         advanced, self._done = done - self._done, done
         self._bar.update(advanced)
@@ -408,7 +410,7 @@ def cache_teacher(shards: str, cache: str, num_views: int, **flags: Any) -> None
     recipe = _view_recipe(flags, num_views, existing)
     network = _load_teacher(flags, recipe, flags["precision"], local_rank=world.local_rank)
     record = _record_format(flags, network.num_classes)
-    display = _Stage1Display(quiet=world.rank > 0, chance=1 / network.num_classes)
+    display = _Stage1Display(world, chance=1 / network.num_classes)
     with StopRequest() as stop, ShardReader(index, flags["shard_cache"]) as reader:
         opened = None
         for event in open_or_create(
@@ -434,8 +436,8 @@ def cache_teacher(shards: str, cache: str, num_views: int, **flags: Any) -> None
 class _Stage1Display:
     """A bar over views, lines for what stands out."""
 
-    def __init__(self, *, quiet: bool, chance: float) -> None:
-        self._quiet, self._chance = quiet, chance
+    def __init__(self, world: World, *, chance: float) -> None:
+        self._quiet, self._world_size, self._chance = world.rank > 0, world.size, chance
         self._bar: Bar | None = None
         self._calibration: Bar | None = None
         self._agreement: list[float] = []
@@ -453,7 +455,8 @@ class _Stage1Display:
                 say(f"{what} {event.cache.url}: {event.cache.num_views} views, record {event.cache.spec.record.kind}")
             case events.Started() if not self._quiet:
                 say(f"{event.num_units - event.missing_units} of {event.num_units} units are there")
-                self._bar = Bar("cache-teacher", event.missing_views, "views")
+                of = f" (rank 0 of {self._world_size})" if self._world_size > 1 else ""
+                self._bar = Bar(f"cache-teacher{of}", event.share_views, "views")
             case events.UnitDamaged():
                 say(f"warning: {event.reason}; it will be computed again")
             case events.BatchDone() if self._bar is not None:

@@ -22,9 +22,10 @@ from shards.recipe import ViewRecipe
 from shards.views import render_views
 from student.distributed import unwrapped
 from student.evaluate import eval_views
-from student.model import bare_model, heads, load_weights, read_weights
+from student.model import bare_model, heads, load_weights
 from student.models import model_entry
 from student.recipes import StudentRecipe, recipe_for
+from teacher_cache.weights import read_weights
 
 _KEY = "deit_teacher_cache"
 
@@ -106,7 +107,7 @@ def load_student(path: Path, *, model: str | None = None) -> tuple[nn.Module, Ex
         model: its name; needed when the file does not say it, and must agree when it does.
 
     Weights of others get the recipe of their model: its resolution, evaluation crop and ImageNet's normalisation.
-    RunError for a file that does not fit; ValueError when the name is missing or contradicts the file.
+    ArtefactError for a file that cannot be read or does not fit; ValueError when the name is missing or contradicts it.
     """
     info = read_info(path)
     if info is None:

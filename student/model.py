@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.layers.drop import DropPath
 from timm.layers.layer_scale import LayerScale
 from timm.models.deit import VisionTransformerDistilled
@@ -25,6 +24,7 @@ from shards.errors import RunError
 from student.distributed import unwrapped
 from student.models import model_entry
 from student.recipes import StudentRecipe, unknown
+from teacher_cache.weights import read_weights
 
 
 class Heads(NamedTuple):
@@ -205,21 +205,3 @@ def _classifier_names(model: nn.Module) -> tuple[str, ...]:
     """First name parts of the classifier's parameters, from timm's own config."""
     named = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     return tuple(n.split(".")[0] for n in ((named,) if isinstance(named, str) else named))
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file, on the CPU; RunError when it is missing, damaged or not a state dict."""
-    if not path.is_file():
-        raise RunError(f"weights {path}: no such file; give a .safetensors or torch state dict")
-    try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # the parser of a damaged pickle fails with whatever it stumbles on
-        raise RunError(
-            f"weights {path}: cannot be read ({error}); expected safetensors or a torch state dict"
-        ) from error
-    for key in ("model", "state_dict"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise RunError(f"weights {path}: expected a dict of tensors, got {type(loaded).__name__}")
-    return loaded

@@ -29,7 +29,7 @@ from teacher_cache.pipeline import RenderedBlock, Task, prepared_batch, rendered
 from teacher_cache.store import TeacherCache
 from teacher_cache.teacher import Teacher
 from teacher_cache.unit_writer import TeacherAnswer, UnitWriter
-from teacher_cache.walk import walk_order
+from teacher_cache.walk import share, walk_order
 
 __all__ = ["build_cache"]
 
@@ -72,9 +72,9 @@ def build_cache(
         yield from _release_damaged(cache, world, should_stop)
     run = _Run(cache, index, teacher, batch_size, should_stop)
     missing = [UnitId(*unit) for unit in cache.missing()]
-    views = sum(int(cache.rows_S[unit.shard]) for unit in missing) * cache.views_per_unit
+    rows = sum(int(cache.rows_S[unit.shard]) for unit in share(missing, world.rank, world.size))
     units = cache.num_view_blocks * cache.num_shards
-    yield Started(num_units=units, missing_units=len(missing), missing_views=views)
+    yield Started(num_units=units, missing_units=len(missing), share_views=rows * cache.views_per_unit)
     tasks = run.tasks(walk_order(missing, world))
     blocks = rendered_blocks(tasks, reader, recipe, workers=workers, device=teacher.device)
     with UnitWriter(cache, index) as writer:

@@ -8,11 +8,14 @@ from teacher_cache.store import TeacherCache
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """What there is to do: views missing in the whole cache, and units."""
+    """What there is to do: units of the whole cache, and the views of those that this process begins with.
+
+    A process that is done with its share helps the others, so it may end with more views than these.
+    """
 
     num_units: int
     missing_units: int
-    missing_views: int
+    share_views: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

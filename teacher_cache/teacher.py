@@ -120,12 +120,12 @@ def load_teacher(
         model_kwargs: further arguments for `timm.create_model`.
 
     Errors:
-        ValueError naming what does not exist or does not fit.
+        ValueError naming what does not exist or does not fit; ArtefactError for a weights file that cannot be read.
     """
     base, kwargs = _split_name(name)
     kwargs |= dict(model_kwargs or {})
     cfg = _configuration(base)
-    mean, std = (_triple(own or tags) for own, tags in ((model_mean, cfg.mean), (model_std, cfg.std)))
+    mean, std = tuple(model_mean or cfg.mean), tuple(model_std or cfg.std)
     network, classes = _build(base, cfg, weights, num_classes, pretrained, input_size, kwargs)
     state = network.state_dict()
     _run_head_in_float32(network, base)
@@ -145,17 +145,13 @@ def load_teacher(
     return Teacher(network, spec, device=torch.device(device), compiled=compile)
 
 
-def _triple(values: Sequence[float]) -> _Mean:
-    return (values[0], values[1], values[2])
-
-
 class _Renormalise(nn.Module):
     """From the views' normalisation to the network's own."""
 
     scale_C11: Tensor
     shift_C11: Tensor
 
-    def __init__(self, view_mean: _Mean, view_std: _Mean, mean: _Mean, std: _Mean) -> None:
+    def __init__(self, view_mean: _Mean, view_std: _Mean, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         own_C, own_mean_C = torch.tensor(std, dtype=torch.float64), torch.tensor(mean, dtype=torch.float64)
         scale_C = torch.tensor(view_std, dtype=torch.float64) / own_C

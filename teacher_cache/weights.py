@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from shards.errors import ArtefactError
+
 _WRAPPERS = ("state_dict", "model")
 
 
@@ -21,11 +23,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "state_dict" or "model" (the layout of the published DeiT files). A "module." prefix of DDP is taken off.
 
     Errors:
-        ValueError when the file is missing, is neither, or holds no tensors.
+        ArtefactError when the file is missing, is neither, or holds no tensors.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"teacher weights: no file at {path}; give a safetensors or a torch weights file")
+        raise ArtefactError(f"weights {path}: no such file; give a .safetensors or torch weights file")
     try:
         loaded: Any
         if path.suffix == ".safetensors":
@@ -34,8 +36,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the parser of a damaged pickle fails with whatever it stumbles on
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"teacher weights: {path} is neither a safetensors nor a weights-only torch file: {reason}; "
+        raise ArtefactError(
+            f"weights {path}: cannot be read as safetensors or as a weights-only torch file: {reason}; "
             "files that hold pickled code are refused: save the state dict alone"
         ) from error
     for wrapper in _WRAPPERS:
@@ -43,7 +45,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             loaded = loaded[wrapper]
             break
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise ValueError(f"teacher weights: {path}: expected a mapping of names to tensors, got {_describe(loaded)}")
+        raise ArtefactError(f"weights {path}: expected a mapping of names to tensors, got {_describe(loaded)}")
     return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
 
 

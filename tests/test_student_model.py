@@ -1,6 +1,5 @@
 """The student network: what timm leaves to the caller, and where it would be wrong in silence."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import RunError
 from student.loss import Labels, Teacher, student_loss
-from student.model import Heads, has_dist, heads, load_weights, make_student, read_weights
+from student.model import Heads, has_dist, heads, load_weights, make_student
 from student.models import MODELS
 from student.optim import make_optimizer
 from student.recipes import StudentRecipe, recipe_for
@@ -262,28 +261,12 @@ def test_weights_of_the_authors_load(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), source.parameters(), strict=True))
 
 
-def test_foreign_and_damaged_weights_are_refused(tmp_path: Path) -> None:
+def test_foreign_weights_are_refused(tmp_path: Path) -> None:
     """One clean message each; never half a model."""
     model = make_student(small(), 5, seed=0)
     save_file(make_student(small(ONE), 5, seed=0).state_dict(), tmp_path / "one.safetensors")
     with pytest.raises(RunError, match=r"missing \['dist_token', 'head_dist"):
         load_weights(model, tmp_path / "one.safetensors", allow_new_classifier=True)
-    with pytest.raises(RunError, match="no such file"):
-        read_weights(tmp_path / "none.safetensors")
-    for name in ("damaged.safetensors", "damaged.pth"):
-        (tmp_path / name).write_bytes(os.urandom(64))
-        with pytest.raises(RunError, match="cannot be read"):
-            read_weights(tmp_path / name)
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(RunError, match="expected a dict of tensors"):
-        read_weights(tmp_path / "list.pth")
-
-
-def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
-    """Weights come from strangers."""
-    torch.save({"model": os.system}, tmp_path / "evil.pth")
-    with pytest.raises(RunError, match="cannot be read"):
-        read_weights(tmp_path / "evil.pth")
 
 
 def test_bf16_autocast_trains_with_float32_losses() -> None:

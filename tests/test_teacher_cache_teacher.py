@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from skimage import data as photos
 from torch import Tensor
 
+from shards.errors import ArtefactError
 from shards.recipe import IMAGENET_MEAN, IMAGENET_STD
 from teacher_cache.teacher import DEFAULT_TEACHER, LITE0, Teacher, load_teacher
 from teacher_cache.weights import read_weights, weights_sha256
@@ -126,7 +127,6 @@ def test_a_vision_transformer_takes_the_size_of_the_view() -> None:
         ({"name": DEFAULT_TEACHER, "num_classes": 10}, r"answers in 1000 classes, the shards have 10"),
         ({"name": TINY + "{drop_rate: 1}"}, r"not a JSON object"),
         ({"name": TINY + '{"no_such": 1}', "pretrained": False}, r"cannot be built with .*no_such"),
-        ({"name": TINY, "weights": Path("absent.pth")}, r"no file at absent.pth"),
         ({"name": TINY, "precision": "int8", "pretrained": False}, r"teacher.precision: expected one of fp32"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -156,9 +156,14 @@ def test_files_that_hold_code_or_no_tensors_are_refused(tmp_path: Path, damage: 
         path.write_text("" if damage == "empty" else "weights")
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match=f"{damage}.pth"):
+    with pytest.raises(ArtefactError, match=f"{damage}.pth"):
         read_weights(path)
     assert not Path("executed").exists()
+
+
+def test_a_missing_weights_file_is_named() -> None:
+    with pytest.raises(ArtefactError, match=r"weights absent\.pth: no such file"):
+        load_teacher(TINY, weights=Path("absent.pth"))
 
 
 def test_lite0_sees_a_cat_without_any_download() -> None:
