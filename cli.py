@@ -1288,7 +1288,7 @@ def export(weights: Path, dest: Path, model: str | None) -> None:
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also a table as CSV.")
 def report(runs: tuple[Path, ...], html: Path | None, png_dir: Path | None, csv_path: Path | None) -> None:
     """One self-contained HTML page of several RUNS, or of one sweep."""
-    from student.report import write_report
+    from student.report.write import write_report
 
     files = write_report(runs, html=html, png_dir=png_dir, csv_path=csv_path)
     for path in (files.html, *files.pngs, *([files.csv] if files.csv else [])):

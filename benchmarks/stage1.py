@@ -4,25 +4,30 @@
 
 Stage 1 does everything: reads and checks JPEGs of 500 × 375, decodes, renders the DeiT recipe at 224 with mixing and
 digests, forwards, encodes 64-byte records and commits them to a Zarr store on disk. The bare forward is the teacher's
-own `logits` on one prepared batch of the same size and precision; it has all cores to itself, and as many torch threads
-as stage 1, which shares the cores with its workers. Both run in turns, bare first and last; the ratio of a round is
-taken against the mean of the bare runs around it, and the median over the rounds is printed. Starting the worker
-processes is not counted: the clock runs from the first forward to the last commit.
+own `logits` on one prepared batch of the same size and precision, with all cores to itself.
 
-On a machine that others use as well, wall time says little; --shares measures the teacher's share besides: one torch
-thread, no workers, CPU seconds of the bare forwards ÷ CPU seconds of all of stage 1 for as many images. It is what the
-ratio tends to where every core is busy, and does not depend on what else runs.
+Machines drift within seconds, so the two run in turns: after every batch of stage 1 its workers are stopped
+(SIGSTOP), one bare forward is timed, and they go on. The ratio of a run is the bare forwards' time ÷ the rest of the
+time from the first forward to the last commit; the median over the rounds is printed, and the busy share: how much of
+stage 1's time is inside its forwards. Starting the worker processes is not counted.
+
+On a CPU, unlike a GPU, rendering also slows the forward. --shares measures that alone: one torch thread, no workers,
+CPU seconds of the bare forwards ÷ CPU seconds of all of stage 1 for as many images.
 
 JSON: `ratio` (RegNetY-16GF, the worse of bf16 and float32), `ratio_bf16`, `ratio_fp32`, `ratio_small_teacher`,
-`teacher_share_*`, and rates.
+`busy_*`, `teacher_share_*`, and rates.
 """
 
 import argparse
 import json
 import os
+import signal
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,10 +94,11 @@ def main() -> None:
                 flush=True,
             )
         torch.set_num_threads(cores)
-        ratio, stage1, bare = measure(CASES[label], options.rounds, options.workers)
-        found |= {f"ratio_{label}": ratio, f"stage1_{label}_per_s": stage1, f"bare_{label}_per_s": bare}
+        ratio, busy, bare = measure(CASES[label], options.rounds, options.workers)
+        found |= {f"ratio_{label}": ratio, f"busy_{label}": busy, f"bare_{label}_per_s": bare}
         print(
-            f"{CASES[label].name} {CASES[label].precision}: {stage1:.2f} ÷ {bare:.2f} images/s = {ratio:.3f}",
+            f"{CASES[label].name} {CASES[label].precision}: stage 1 ÷ bare forward = {ratio:.3f}, "
+            f"{100 * busy:.1f} % of the time in the forward; bare {bare:.2f} images/s",
             flush=True,
         )
     if options.json:
@@ -103,7 +109,7 @@ def main() -> None:
 
 
 def measure(case: Case, rounds: int, workers: int) -> tuple[float, float, float]:
-    """Median ratio, and median images/s of stage 1 and of the bare forward."""
+    """Medians over the rounds: the ratio, the busy share, and images/s of the bare forward."""
     torch.manual_seed(0)
     teacher = load_teacher(case.name, pretrained=False, num_classes=CLASSES, precision=case.precision)
     recipe = recipe_named("deit", block_size=case.block_size)
@@ -111,16 +117,67 @@ def measure(case: Case, rounds: int, workers: int) -> tuple[float, float, float]
         folder = Path(name)
         index = photo_shards(folder / "shards", case.rows)
         image_BCHW = torch.randn((case.batch_size, 3, 224, 224)).contiguous(memory_format=torch.channels_last)
-        forwards = case.units * case.rows * VIEWS // case.batch_size
-        bare_rate(teacher, image_BCHW, 2)
-        bare = [bare_rate(teacher, image_BCHW, forwards)]
-        stage1 = []
+        for _ in range(2):
+            teacher.logits(image_BCHW)
+        runs = []
         for number in range(rounds):
             cache = new_cache(folder / f"cache{number}.zarr", index, teacher, recipe, num_views=VIEWS * case.units)
-            stage1.append(stage1_rate(cache, index, teacher, case, workers))
-            bare.append(bare_rate(teacher, image_BCHW, forwards))
-    ratios = [rate / ((before + after) / 2) for rate, before, after in zip(stage1, bare[:-1], bare[1:], strict=True)]
-    return statistics.median(ratios), statistics.median(stage1), statistics.median(bare)
+            runs.append(in_turns(cache, index, teacher, image_BCHW, workers))
+    ratios, busy, seconds = (statistics.median(values) for values in zip(*runs, strict=True))
+    return ratios, busy, case.batch_size / seconds
+
+
+def in_turns(
+    cache: TeacherCache, index: ShardIndex, teacher: Teacher, image_BCHW: torch.Tensor, workers: int
+) -> tuple[float, float, float]:
+    """One run of stage 1 with a bare forward after every batch: ratio, busy share, seconds of a bare forward."""
+    began = ended = bare = inside = 0.0
+    num_batches = 0
+    forward = teacher.logits
+
+    def timed(image_BCHW: torch.Tensor) -> torch.Tensor:
+        nonlocal inside
+        start = time.perf_counter()
+        logit_BC = forward(image_BCHW)
+        inside += time.perf_counter() - start
+        return logit_BC
+
+    teacher.logits = timed  # type: ignore[method-assign]
+    with ShardReader(index) as reader:
+        for event in build_cache(
+            cache, index, teacher, reader=reader, world=World(), workers=workers, batch_size=len(image_BCHW)
+        ):
+            if isinstance(event, UnitStarted):
+                began = began or time.perf_counter()
+            elif isinstance(event, BatchDone):
+                pause = time.perf_counter()
+                with stopped(rendering_workers()):
+                    forward(image_BCHW)
+                bare += time.perf_counter() - pause
+                num_batches += 1
+            elif isinstance(event, UnitCommitted):
+                ended = time.perf_counter()
+            elif isinstance(event, Finished):
+                assert event.missing_units == 0
+    teacher.logits = forward  # type: ignore[method-assign]
+    stage1 = ended - began - bare
+    return bare / stage1, inside / stage1, bare / num_batches
+
+
+def rendering_workers() -> list[int]:
+    """Process ids of the workers: the children of the server that starts them (Linux)."""
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return [int(pid) for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split()] if server else []
+
+
+@contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """Processes that do nothing inside the `with`."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    yield
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
 
 
 def teacher_share(case: Case) -> float:
@@ -134,7 +191,7 @@ def teacher_share(case: Case) -> float:
         cache = new_cache(
             Path(name) / "cache.zarr", index, teacher, recipe_named("deit", block_size=case.block_size), num_views=VIEWS
         )
-        bare_rate(teacher, image_BCHW, 1)
+        teacher.logits(image_BCHW)
         bare, began = 0.0, time.process_time()
         with ShardReader(index) as reader:
             for event in build_cache(
@@ -146,31 +203,6 @@ def teacher_share(case: Case) -> float:
                     teacher.logits(image_BCHW)
                     bare += time.thread_time() - before
         return bare / (time.process_time() - began - bare)
-
-
-def bare_rate(teacher: Teacher, image_BCHW: torch.Tensor, forwards: int) -> float:
-    """Images per second of the teacher alone."""
-    began = time.perf_counter()
-    for _ in range(forwards):
-        teacher.logits(image_BCHW)
-    return forwards * len(image_BCHW) / (time.perf_counter() - began)
-
-
-def stage1_rate(cache: TeacherCache, index: ShardIndex, teacher: Teacher, case: Case, workers: int) -> float:
-    """Images per second of stage 1, from its first forward to its last commit."""
-    began = ended = 0.0
-    with ShardReader(index) as reader:
-        for event in build_cache(
-            cache, index, teacher, reader=reader, world=World(), workers=workers, batch_size=case.batch_size
-        ):
-            if isinstance(event, UnitStarted):
-                began = began or time.perf_counter()
-            elif isinstance(event, UnitCommitted):
-                ended = time.perf_counter()
-            elif isinstance(event, Finished):
-                assert event.missing_units == 0
-                return event.views_done / (ended - began)
-    raise AssertionError("stage 1 did not finish")
 
 
 def photo_shards(folder: Path, count: int) -> ShardIndex:

@@ -3,7 +3,8 @@
     models, recipes, overrides, schedule            which students there are and how each is trained
     plan, loader, join, teacher_source              the order of an epoch, its views, its records
     model, loss, optim, trainer, loop, run          one step; the loop; a run with its directory
-    distributed, checkpoint, signals, runlog        many processes, exact resume, what is written
+    distributed, checkpoint, signals               many processes, exact resume
+    runlog, run_data                               what a run writes, and how it is read again
     evaluate, export, ablate, cost, report          what came of it; maps of λ × τ; what it costs
 """
 

@@ -15,8 +15,8 @@ from student.grid import Cell, Grid
 from student.loop import train_many
 from student.memory import free_bytes, memory_need, require_memory
 from student.recipes import StudentRecipe
-from student.report_data import finite_json
 from student.run import StudentJob
+from student.run_data import finite_json
 from student.settings import TrainSettings
 from teacher_cache.status import cache_fidelity, cache_status
 from teacher_cache.store import TeacherCache

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from shards.errors import RunError
 from student.grid import Cell, Grid
-from student.report_data import Run, is_run, read_json, read_run
+from student.run_data import Run, is_run, read_json, read_run
 
 STATES = ("done", "failed", "running", "interrupted", "waiting")
 

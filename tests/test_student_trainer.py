@@ -14,7 +14,7 @@ from student.events import CheckpointRejected, Finished, Resumed, Scheduled, Ste
 from student.loop import StudentJob, train_many
 from student.loss import Labels, student_loss, teacher_from_logits
 from student.model import heads
-from student.report_data import read_run
+from student.run_data import read_run
 from student.settings import TrainSettings
 from student.teacher_source import Answer
 from student.trainer import Batch, Trainer

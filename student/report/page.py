@@ -4,7 +4,7 @@ import html
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from student.charts import DASHES, Series
+from student.report.charts import DASHES, Series
 
 CSS = """
 :root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#14181f;--muted:#5a6473;--grid:#e3e7ed;--line:#c6cdd8;

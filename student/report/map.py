@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from student.charts import ink_on, ramp
 from student.grid import Grid
-from student.report_page import escape
-from student.report_stats import Group, told_apart
+from student.report.charts import ink_on, ramp
+from student.report.page import escape
+from student.report.stats import Group, told_apart
 
 GOOD_ERROR, FAIR_ERROR = 0.10, 0.30
 """Relative error of the student's gradient below which a record is called faithful, and above which limiting."""

@@ -4,10 +4,10 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from student.charts import Series, line_chart
-from student.report_data import Run
-from student.report_page import figure, legend
-from student.report_stats import Group, best
+from student.report.charts import Series, line_chart
+from student.report.page import figure, legend
+from student.report.stats import Group, best
+from student.run_data import Run
 
 _FOCUS = 0.5
 """Curves are drawn to the scale of this last part of the training: the first epochs are alike, and far away."""

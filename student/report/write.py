@@ -9,9 +9,9 @@ from pathlib import Path
 
 from shards.atomic import atomic_file
 from shards.errors import RunError
-from student.report_data import VALIDATION, Run, is_run, read_run
-from student.report_runs import labels, runs_page
-from student.report_sweep import sweep_page
+from student.report.runs import labels, runs_page
+from student.report.sweep import sweep_page
+from student.run_data import VALIDATION, Run, is_run, read_run
 from student.sweep import Sweep, is_sweep, read_sweep
 
 _RESULTS = (*VALIDATION, "teacher_agreement", "epochs", "steps", "images", "seconds")
@@ -96,7 +96,7 @@ def _row(settings: dict[str, object], run: Run | None) -> list[object]:
 
 def _pngs(found: Sweep | list[Run], folder: Path) -> tuple[Path, ...]:
     # matplotlib takes a second to import; pages and tables do not need it.
-    from student.report_png import run_pngs, sweep_pngs
+    from student.report.png import run_pngs, sweep_pngs
 
     return tuple(sweep_pngs(found, folder) if isinstance(found, Sweep) else run_pngs(found, folder))
 

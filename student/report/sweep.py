@@ -5,12 +5,12 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 
-from student.charts import number
-from student.report_curves import sweep_curves, views_curve
-from student.report_map import FAIR_ERROR, GOOD_ERROR, MapStyle, error_word, fidelities, heat_map
-from student.report_page import Tile, details, escape, page, section, table, tiles
-from student.report_runs import fixed, flat
-from student.report_stats import (
+from student.report.charts import number
+from student.report.curves import sweep_curves, views_curve
+from student.report.map import FAIR_ERROR, GOOD_ERROR, MapStyle, error_word, fidelities, heat_map
+from student.report.page import Tile, details, escape, page, section, table, tiles
+from student.report.runs import fixed, flat
+from student.report.stats import (
     ForwardCount,
     Group,
     baseline,

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from student.charts import Series, line_chart, number
-from student.report_data import Point, Run
-from student.report_page import Tile, details, escape, figure, legend, page, section, table, tiles
+from student.report.charts import Series, line_chart, number
+from student.report.page import Tile, details, escape, figure, legend, page, section, table, tiles
+from student.run_data import Point, Run
 
 _CURVES = (
     ("top1", "Top-1 on the validation set", "top-1, %", "Average of both heads where the model has two."),

@@ -7,11 +7,11 @@ from pathlib import Path
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from student.charts import ink_on, ramp
 from student.grid import Grid
-from student.report_data import Run
-from student.report_runs import curve, labels
-from student.report_stats import Group, groups
+from student.report.charts import ink_on, ramp
+from student.report.runs import curve, labels
+from student.report.stats import Group, groups
+from student.run_data import Run
 from student.sweep import Sweep
 
 _COLOURS = ("#0072b2", "#c8501a", "#00805c", "#a8447f", "#8a6d00", "#5b4bb5", "#3d7fa6", "#5a6473")

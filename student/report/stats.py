@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from student.grid import Cell
-from student.report_data import Run
+from student.run_data import Run
 from student.sweep import CellResult, Sweep
 
 
