@@ -49,19 +49,20 @@ def tiny_teacher(seed: int = 0, num_classes: int = CLASSES, precision: str = "fp
 
 
 def opened(
-    url: Path,
+    url: Path | str,
     index: ShardIndex,
     teacher: Teacher,
     *,
     num_views: int = 4,
     record: RecordFormat | None = None,
     recipe: ViewRecipe | None = None,
+    world: World = World(),  # noqa: B008 - a value
 ) -> TeacherCache:
     """The cache, made if it is not there."""
     record = record or RecordFormat(kind="dense8", num_classes=index.num_classes)
     with ShardReader(index) as reader:
         events = open_or_create(
-            url, index, teacher, recipe or views(), record, num_views=num_views, reader=reader, world=World()
+            url, index, teacher, recipe or views(), record, num_views=num_views, reader=reader, world=world
         )
         last = list(events)[-1]
     assert isinstance(last, CacheOpened)

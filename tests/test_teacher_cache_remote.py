@@ -9,17 +9,21 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from shards.errors import CacheError
+from shards.world import World
 from teacher_cache import place
 from teacher_cache.place import Place
 from teacher_cache.store import TeacherCache
 from teacher_cache.verify import verify_digests
 from tests.cache_maker import assert_unit, fill, make_cache, make_index, make_spec, random_unit
+from tests.stage1_tiny import build, end_of, make_shards, opened, tiny_teacher
 
 BUCKET = "caches"
 
@@ -175,6 +179,25 @@ def test_s3_keeps_the_same_laws(s3: list[tuple[str, str]]) -> None:
     assert s3 and {command for command, _ in s3} <= {"GET", "PUT"}
     listings = [path for command, path in s3 if command == "GET" and (path.count("/") < 3 or "list-type" in path)]
     assert listings == []
+
+
+def test_stage_1_fills_a_bucket_as_it_fills_a_folder(s3: list[tuple[str, str]], tmp_path: Path) -> None:
+    """Rank 0 makes the cache, the other waits for it; then both work, and a third run finds nothing to do."""
+    url = f"s3://{BUCKET}/four/c"
+    index, teacher = make_shards(tmp_path / "shards"), tiny_teacher()
+    local = opened(tmp_path / "c", index, teacher)
+    build(local, index, teacher)
+    s3.clear()
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(opened, url, index, teacher, world=World(1, 2))
+        with opened(url, index, teacher, world=World(0, 2)) as first, waiting.result() as second:
+            stopped = build(first, index, teacher, world=World(0, 2), should_stop=lambda: len(first.missing()) <= 3)
+            assert end_of(stopped).missing_units > 0
+            assert end_of(build(second, index, teacher, world=World(1, 2))).missing_units == 0
+            np.testing.assert_array_equal(second.ledger(), local.ledger())
+            assert end_of(build(first, index, teacher)).num_forwards == 0
+            assert all(first.read_unit(block, shard) for block in range(2) for shard in range(3))
+    assert {command for command, _ in s3} <= {"GET", "PUT"}
 
 
 def test_a_cache_copied_between_places_stays_valid(s3: list[tuple[str, str]], tmp_path: Path) -> None:
