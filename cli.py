@@ -87,12 +87,13 @@ class Bar:
 
     def to(self, done: int, note: str = "") -> None:
         """Now at `done` of the total, which grows when there is more; `note` stands behind the rate."""
-        self._total = self._bar.total = max(self._total, done)
+        grown, self._total = done > self._total, max(self._total, done)
+        self._bar.total = self._total
         self._bar.set_postfix_str(note, refresh=False)
         advanced, self._done = done - self._done, done
         self._bar.update(advanced)
         now = time.monotonic()
-        if not self._tty and advanced and (now >= self._next or done == self._total):
+        if not self._tty and advanced and (now >= self._next or (done == self._total and not grown)):
             rate = (done - self._first) / max(now - self._start, 1e-9)
             left = (self._total - done) / rate if rate > 0 else float("inf")
             tail = f", {_duration(left)} left" if done < self._total else f" in {_duration(now - self._start)}"
@@ -277,8 +278,7 @@ def _chosen_device(device: str | None) -> str:
     return device
 
 
-_teacher = _options(
-    click.option("--teacher", default="regnety_160.deit_in1k", show_default=True, help="A timm classifier, with tag."),
+_teacher_files = _options(
     click.option(
         "--teacher-weights",
         type=click.Path(path_type=Path),
@@ -286,6 +286,10 @@ _teacher = _options(
     ),
     click.option("--teacher-arg", "teacher_args", multiple=True, metavar="KEY=VALUE", help="For timm.create_model."),
 )  # fmt: skip
+_teacher = _options(
+    click.option("--teacher", default="regnety_160.deit_in1k", show_default=True, help="A timm classifier, with tag."),
+    _teacher_files,
+)
 
 
 def _load_teacher(flags: dict[str, Any], views: Any, precision: str, local_rank: int = 0) -> Any:
@@ -1077,11 +1081,11 @@ def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as
 @click.option("--shards", help="With --deep: the shards it was made from.")
 @click.option("--deep", is_flag=True, help="Also render a sample of blocks anew and compare their pixel digests.")
 @click.option("--blocks", default=64, show_default=True, type=click.IntRange(1), help="Blocks that --deep checks.")
-@click.option("--run-teacher", is_flag=True, help="Also ask the teacher again about those blocks (implies --deep).")
+@click.option("--teacher", help="Also ask this teacher, a timm classifier, again about those blocks; implies --deep.")
+@_teacher_files
 @click.option("--tolerance", type=float, help="Largest total variation of a repeated answer; default by precision.")
 @click.option("--repair", is_flag=True, help="Take damaged units out of the ledger; cache-teacher computes them again.")
 @click.option("--seed", default=0, show_default=True, help="Of the sample.")
-@_teacher
 @_device
 @_shard_cache
 def verify_cache(
@@ -1089,7 +1093,7 @@ def verify_cache(
     shards: str | None,
     deep: bool,
     blocks: int,
-    run_teacher: bool,
+    teacher: str | None,
     tolerance: float | None,
     repair: bool,
     seed: int,
@@ -1102,33 +1106,35 @@ def verify_cache(
     from teacher_cache import verify
     from teacher_cache.store import TeacherCache
 
-    deep = deep or run_teacher
+    if teacher is None and (flags["teacher_weights"] or flags["teacher_args"]):
+        raise ValueError("--teacher-weights, --teacher-arg: whose? give --teacher NAME as well")
+    deep = deep or teacher is not None
     if deep and shards is None:
         raise ValueError("--deep: renders again, so it needs --shards")
     problems = 0
     with TeacherCache.open(cache, writable=repair) as opened:
-        problems += _show_findings("digests", opened.num_view_blocks * opened.num_shards,
-                                   verify.verify_digests(opened, repair=repair))  # fmt: skip
+        units = opened.num_view_blocks * opened.num_shards
+        problems += _show_findings("digests", units, "units", verify.verify_digests(opened, repair=repair))
         if deep and shards is not None:
             index, spec = open_index(shards, shard_cache), opened.spec
             with ShardReader(index, shard_cache) as reader:
-                if not run_teacher:
+                if teacher is None:
                     found = verify.verify_pixels(opened, index, reader, num_blocks_to_check=blocks, seed=seed)
                 else:
-                    network = _load_teacher(flags, spec.recipe, spec.teacher.precision)
+                    network = _load_teacher(flags | {"teacher": teacher}, spec.recipe, spec.teacher.precision)
                     found = verify.verify_teacher(
                         opened, index, reader, network, num_blocks_to_check=blocks, seed=seed, tolerance=tolerance
                     )
-                problems += _show_findings("teacher" if run_teacher else "pixels", blocks, found)
+                problems += _show_findings("teacher" if teacher else "pixels", blocks, "blocks", found)
     if problems:
         say(f"{problems} problems" + (": taken out of the ledger; run cache-teacher again" if repair else ""))
         raise click.exceptions.Exit(1)
 
 
-def _show_findings(what: str, total: int, findings: Any) -> int:
+def _show_findings(what: str, total: int, unit: str, findings: Any) -> int:
     problems = checked = views = 0
     distance = 0.0
-    with Bar(f"verify {what}", total, "units") as bar:
+    with Bar(f"verify {what}", total, unit) as bar:
         for finding in findings:
             checked, views, distance = checked + 1, views + finding.num_views, max(distance, finding.distance)
             if finding.problem:

@@ -98,6 +98,9 @@ def test_looking_growing_and_verifying(work: Path, tmp_path: Path) -> None:
     done(*cache_command(work, views="6"))
     assert "views that every sample has: 6" in done("cache-status", work / "c.zarr", "--png", tmp_path / "c.png")
     assert "no problems" in done("verify-cache", work / "c.zarr", "--deep", "--shards", work / "train", "--blocks", "4")
+    again = ("--teacher", "test_resnet", "--teacher-weights", work / "teacher" / "weights.safetensors", "--blocks", "4")
+    found = done("verify-cache", work / "c.zarr", "--shards", work / "train", *again)
+    assert "teacher: 4 checked" in found and "no problems" in found.splitlines()[-1]
     image = next((work / "digits" / "train").glob("*/*.png"))
     key = f"{image.parent.name}/{image.stem}"
     done(
@@ -151,6 +154,8 @@ MISTAKES = [
         "'flip'",
     ),
     (["cache-status", "{tmp}"], 1, "no cache here"),
+    (["verify-cache", "{work}/c.zarr", "--teacher", "test_resnet"], 2, "needs --shards"),
+    (["verify-cache", "{work}/c.zarr", "--teacher-weights", "w.pth"], 2, "give --teacher NAME"),
     (["evaluate", "--shards", "{work}/val", "--weights", "{tmp}/w.safetensors"], 1, "no such file"),
     (["models", "deit_tny"], 2, "nearest is 'deit_tiny"),
     (["report", "{tmp}"], 1, "neither a run"),
