@@ -165,11 +165,12 @@ def record_batches(out, index, cache, world, init_method, settings):
 
 
 def test_every_world_sees_the_same_global_batches(tmp_path, index, cache):
-    """Law 8 through DDP on gloo: W ∈ {1, 2, 4}, and accumulation in place of ranks; one world twice, to the bit."""
+    """Law 8 through DDP on gloo: W ∈ {1, 2, 4}, accumulation in place of ranks; workers or not, to the bit."""
     results = {}
-    worlds = {"1": (1, 1), "2": (2, 1), "2 again": (2, 1), "4": (4, 1), "2×2": (2, 2), "1×4": (1, 4)}
+    worlds = {"1": (1, 1), "2": (2, 1), "2 with workers": (2, 1), "4": (4, 1), "2×2": (2, 2), "1×4": (1, 4)}
     for name, (size, accumulate) in worlds.items():
-        settings = TrainSettings(log_every=1, accumulate=accumulate)
+        workers = 2 if name == "2 with workers" else 0
+        settings = TrainSettings(log_every=1, accumulate=accumulate, workers=workers)
         init = f"file://{tmp_path}/meet-{name}"
         ranks = in_children(
             [
@@ -190,8 +191,8 @@ def test_every_world_sees_the_same_global_batches(tmp_path, index, cache):
         for (_, _, one), (_, _, other) in zip(results["4"][1], results[name][1], strict=True):
             assert one["loss"] == pytest.approx(other["loss"], rel=1e-5), name
     assert results["2"][1][0][2]["loss"] != results["4"][1][0][2]["loss"]
-    assert [step[1:] for step in results["2"][1]] == [step[1:] for step in results["2 again"][1]]
-    assert final_weights(tmp_path / "2") == final_weights(tmp_path / "2 again")
+    assert [step[1:] for step in results["2"][1]] == [step[1:] for step in results["2 with workers"][1]]
+    assert final_weights(tmp_path / "2") == final_weights(tmp_path / "2 with workers")
 
 
 def test_gradients_do_not_depend_on_how_a_batch_is_cut(tmp_path, index, cache):
