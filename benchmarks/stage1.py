@@ -8,8 +8,9 @@ own `logits` on one prepared batch of the same size and precision, with all core
 
 Machines drift within seconds, so the two run in turns: after every batch of stage 1 its workers are stopped
 (SIGSTOP), one bare forward is timed, and they go on. The ratio of a run is the bare forwards' time ÷ the rest of the
-time from the first forward to the last commit; the median over the rounds is printed, and the busy share: how much of
-stage 1's time is inside its forwards. Starting the worker processes is not counted.
+time, from the first forward to the commit before the last unit: what was rendered ahead when the clock started is so
+rendered ahead again when it stops. The median over the rounds is printed, and the busy share: how much of stage 1's
+time is inside its forwards. Starting the worker processes is not counted.
 
 On a CPU, unlike a GPU, rendering also slows the forward. --shares measures that alone: one torch thread, no workers,
 CPU seconds of the bare forwards ÷ CPU seconds of all of stage 1 for as many images.
@@ -53,10 +54,7 @@ VIEWS = 6  # of a unit, as in the recipe
 
 
 class Case(NamedTuple):
-    """A teacher, and how much of it to run: a unit is `rows` × 6 views, rendered in blocks of `block_size` rows.
-
-    The slow teachers have small blocks here, so that little is rendered before the clock starts.
-    """
+    """A teacher, and how much of it to run: a unit is `rows` × 6 views, rendered in blocks of `block_size` rows."""
 
     name: str
     precision: str
@@ -121,18 +119,19 @@ def measure(case: Case, rounds: int, workers: int) -> tuple[float, float, float]
             teacher.logits(image_BCHW)
         runs = []
         for number in range(rounds):
-            cache = new_cache(folder / f"cache{number}.zarr", index, teacher, recipe, num_views=VIEWS * case.units)
-            runs.append(in_turns(cache, index, teacher, image_BCHW, workers))
+            num_views = VIEWS * (case.units + 1)
+            cache = new_cache(folder / f"cache{number}.zarr", index, teacher, recipe, num_views=num_views)
+            runs.append(in_turns(cache, index, teacher, image_BCHW, workers, case.units))
     ratios, busy, seconds = (statistics.median(values) for values in zip(*runs, strict=True))
     return ratios, busy, case.batch_size / seconds
 
 
 def in_turns(
-    cache: TeacherCache, index: ShardIndex, teacher: Teacher, image_BCHW: torch.Tensor, workers: int
+    cache: TeacherCache, index: ShardIndex, teacher: Teacher, image_BCHW: torch.Tensor, workers: int, units: int
 ) -> tuple[float, float, float]:
-    """One run of stage 1 with a bare forward after every batch: ratio, busy share, seconds of a bare forward."""
+    """The first units of stage 1, a bare forward after every batch: ratio, busy share, seconds of a bare forward."""
     began = ended = bare = inside = 0.0
-    num_batches = 0
+    num_batches = committed = 0
     forward = teacher.logits
 
     def timed(image_BCHW: torch.Tensor) -> torch.Tensor:
@@ -145,7 +144,14 @@ def in_turns(
     teacher.logits = timed  # type: ignore[method-assign]
     with ShardReader(index) as reader:
         for event in build_cache(
-            cache, index, teacher, reader=reader, world=World(), workers=workers, batch_size=len(image_BCHW)
+            cache,
+            index,
+            teacher,
+            reader=reader,
+            world=World(),
+            workers=workers,
+            batch_size=len(image_BCHW),
+            should_stop=lambda: committed == units,  # noqa: B023 - the count as it stands
         ):
             if isinstance(event, UnitStarted):
                 began = began or time.perf_counter()
@@ -156,9 +162,9 @@ def in_turns(
                 bare += time.perf_counter() - pause
                 num_batches += 1
             elif isinstance(event, UnitCommitted):
-                ended = time.perf_counter()
+                ended, committed = time.perf_counter(), committed + 1
             elif isinstance(event, Finished):
-                assert event.missing_units == 0
+                assert event.missing_units == 1
     teacher.logits = forward  # type: ignore[method-assign]
     stage1 = ended - began - bare
     return bare / stage1, inside / stage1, bare / num_batches
@@ -175,9 +181,11 @@ def stopped(pids: list[int]) -> Iterator[None]:
     """Processes that do nothing inside the `with`."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    yield
-    for pid in pids:
-        os.kill(pid, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def teacher_share(case: Case) -> float:

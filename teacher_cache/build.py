@@ -76,7 +76,7 @@ def build_cache(
     units = cache.num_view_blocks * cache.num_shards
     yield Started(num_units=units, missing_units=len(missing), share_views=rows * cache.views_per_unit)
     tasks = run.tasks(walk_order(missing, world))
-    blocks = rendered_blocks(tasks, reader, recipe, workers=workers, device=teacher.device)
+    blocks = rendered_blocks(tasks, reader, recipe, workers=workers, pin_memory=teacher.device.type == "cuda")
     with UnitWriter(cache, index) as writer:
         for unit, unit_blocks in groupby(blocks, key=lambda block: block.task.unit):
             yield from run.compute(unit, unit_blocks, writer)

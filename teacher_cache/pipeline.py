@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
@@ -29,7 +28,6 @@ from teacher_cache.digest import UnitId
 # V views of a unit, N rows of a block, G rows of a group of blocks, B teacher batch (G padded), H, W view.
 
 _PREFETCH = 2
-_YIELDING = 19  # the least urgent
 
 
 class Task(NamedTuple):
@@ -85,15 +83,14 @@ class _Tasks(Dataset[RenderedBlock | Exception]):
 
 
 def rendered_blocks(
-    tasks: Iterable[Task], reader: ShardReader, recipe: ViewRecipe, *, workers: int, device: torch.device
+    tasks: Iterable[Task], reader: ShardReader, recipe: ViewRecipe, *, workers: int, pin_memory: bool = False
 ) -> Iterator[RenderedBlock]:
     """The rendered tasks, in order; workers stay ahead of the consumer by a bounded number of tasks.
 
     Args:
         tasks: drawn lazily, in this process, as the workers become free.
         workers: processes; 0 renders here. The bytes do not depend on it.
-        device: the teacher's. For a GPU the views come in page-locked memory, for asynchronous copies. A teacher on the
-            CPU is held up by the slowest of its threads, so there the workers take only the time it leaves.
+        pin_memory: hand out page-locked views, for asynchronous copies to a GPU.
 
     Errors:
         ShardError of the first task that cannot be rendered, when its turn comes.
@@ -103,7 +100,7 @@ def rendered_blocks(
         several = {
             "prefetch_factor": _PREFETCH,
             "multiprocessing_context": _context(),
-            "worker_init_fn": partial(_start_worker, niceness=_YIELDING if device.type == "cpu" else 0),
+            "worker_init_fn": _start_worker,
         }
     loader: DataLoader[RenderedBlock | Exception] = DataLoader(
         _Tasks(reader, recipe),
@@ -111,7 +108,7 @@ def rendered_blocks(
         sampler=tasks,
         num_workers=workers,
         collate_fn=_unchanged,
-        pin_memory=device.type == "cuda",
+        pin_memory=pin_memory,
         generator=torch.Generator(),
         **several,
     )
@@ -129,9 +126,7 @@ def _context() -> Any:
     return context
 
 
-def _start_worker(_: int, niceness: int) -> None:
-    if niceness:
-        os.nice(niceness)
+def _start_worker(_: int) -> None:
     # Schedulers and terminals signal the whole group; when to stop is for the main process to decide.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

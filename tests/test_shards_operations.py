@@ -1,5 +1,6 @@
 """The kernels against Pillow and timm on photos: the same picture to the level, the same edges and fill."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -87,6 +88,18 @@ def test_exactly_the_pixels_without_a_source_take_the_fill_colour(name: str, val
     white = Image.new("RGB", (224, 224), (255, 255, 255))
     got = apply_operations(np.asarray(white), [Operation(name, value)], FILL)
     np.testing.assert_array_equal(got, np.asarray(_timm(function, value)(white)))
+
+
+@pytest.mark.parametrize("degrees", [0, 20, 90, 135, 180, 250, 270, 359])
+def test_rotation_fills_exactly_the_pixels_whose_source_is_outside(degrees: float) -> None:
+    """At every angle, where the slopes of the source's coordinates are negative or zero as well."""
+    size, angle = 30, math.radians(degrees)
+    got_HWC = apply_operations(np.zeros((size, size, 3), np.uint8), [Operation("rotate", degrees)], (255, 255, 255))
+    x_W, y_H1 = np.arange(size) + 0.5 - size / 2, np.arange(size)[:, None] + 0.5 - size / 2
+    source_x_HW = math.cos(angle) * x_W - math.sin(angle) * y_H1
+    source_y_HW = math.sin(angle) * x_W + math.cos(angle) * y_H1
+    inside_HW = np.maximum(abs(source_x_HW), abs(source_y_HW)) < size / 2 - 1e-9
+    assert ((got_HWC[..., 0] == 0) == inside_HW).all()
 
 
 def test_posterize_to_no_bits_is_black() -> None:
