@@ -190,7 +190,7 @@ def make_shards(
 
     Run it again to go on where it was stopped; finished shards are kept.
     """
-    from shards.writer import write_shards
+    from shards.tars.writer import write_shards
 
     bar = None
     names = _read_class_names(class_names)
@@ -227,9 +227,9 @@ def check_shards(
     workers: int,
 ) -> None:
     """Scan SHARDS strictly, ours or anyone's, and write their index; with an index, check them against it."""
-    from shards.index import ShardIndex, index_path
-    from shards.scan import scan_shards
-    from shards.sources import expand_shards
+    from shards.index.shard_index import ShardIndex, index_path
+    from shards.index.sources import expand_shards
+    from shards.tars.scan import scan_shards
 
     path = index_path(shards, shard_cache)
     expected = ShardIndex.load(path) if path.exists() and not overwrite else None
@@ -294,7 +294,7 @@ _teacher = _options(
 
 def _load_teacher(flags: dict[str, Any], views: Any, precision: str, local_rank: int = 0) -> Any:
     """The teacher of the --teacher flags for the views of a recipe."""
-    from teacher_cache.teacher import load_teacher
+    from teacher_cache.network.teacher import load_teacher
 
     device = _chosen_device(flags["device"])
     return load_teacher(
@@ -351,7 +351,7 @@ _record_options = _options(
 
 def _view_recipe(flags: dict[str, Any], num_views: int, existing: Any) -> Any:
     """The view recipe of stage 1 from its flags; views per unit as in a cache that is there already."""
-    from shards.recipe import recipe_named
+    from shards.views.view_recipe import recipe_named
 
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in _pairs("--set", flags["sets"]).items()}
     values |= {"seed": flags["view_seed"]} | ({"size": flags["size"]} if flags["size"] else {})
@@ -367,7 +367,7 @@ def _divisor(num_views: int) -> int:
 
 
 def _record_format(flags: dict[str, Any], num_classes: int) -> Any:
-    from teacher_cache.codec import RecordFormat
+    from teacher_cache.record.codec import RecordFormat
 
     kind, k, num_bytes = flags["record_kind"], flags["top_k"], flags["num_bytes"]
     if kind == "auto":
@@ -396,14 +396,14 @@ def cache_teacher(shards: str, cache: str, num_views: int, **flags: Any) -> None
     Run the same command again to go on after a kill, or with more --views to extend. Any number of processes may work
     on one cache: under torchrun, as a SLURM array, or started by hand with RANK and WORLD_SIZE.
     """
-    from shards.index import open_index
-    from shards.reader import ShardReader
+    from shards.index.reader import ShardReader
+    from shards.index.shard_index import open_index
+    from shards.signals import StopRequest
     from shards.world import world_from_env
-    from student.signals import StopRequest
-    from teacher_cache.build import build_cache
-    from teacher_cache.events import CacheOpened
-    from teacher_cache.opening import open_or_create
-    from teacher_cache.store import TeacherCache
+    from teacher_cache.stage1.build import build_cache
+    from teacher_cache.stage1.opening import open_or_create
+    from teacher_cache.stage1.stage1_events import CacheOpened
+    from teacher_cache.store.zarr_store import TeacherCache
 
     world = world_from_env()
     index = open_index(shards, flags["shard_cache"])
@@ -447,8 +447,8 @@ class _Stage1Display:
         self._agreement: list[float] = []
 
     def show(self, event: Any) -> None:
-        """Draw one event of `teacher_cache.events`."""
-        from teacher_cache import events
+        """Draw one event of `teacher_cache.stage1.stage1_events`."""
+        from teacher_cache.stage1 import stage1_events as events
 
         match event:
             case events.Calibrated() if not self._quiet:
@@ -467,7 +467,7 @@ class _Stage1Display:
                 self._bar.to(event.views_done)
             case events.UnitCommitted():
                 self._agreement.append(event.label_agreement)
-            case events.Finished():
+            case events.BuildFinished():
                 self._finish(event)
 
     def _finish(self, event: Any) -> None:
@@ -485,7 +485,7 @@ class _Stage1Display:
         )
         if event.stopped:
             say("stopped, every finished unit is kept; run the same command again to go on")
-            from student.signals import REQUEUE_EXIT_CODE
+            from shards.signals import REQUEUE_EXIT_CODE
 
             raise click.exceptions.Exit(REQUEUE_EXIT_CODE)
 
@@ -509,10 +509,10 @@ def plan_cache(
     shards: str, num_views: int, gpus: int, seconds: float, calibration_views: int, batch_size: int, **flags: Any
 ) -> None:
     """Predict bytes, hours and error of a cache before it is made, from a short calibration on this machine."""
-    from shards.index import open_index
-    from shards.reader import ShardReader
-    from teacher_cache.estimate import Plan
-    from teacher_cache.estimate import plan_cache as run
+    from shards.index.reader import ShardReader
+    from shards.index.shard_index import open_index
+    from teacher_cache.inspect.cache_plan import Plan
+    from teacher_cache.inspect.cache_plan import plan_cache as run
 
     index = open_index(shards, flags["shard_cache"])
     recipe = _view_recipe(flags, num_views, None)
@@ -575,12 +575,12 @@ def show_views(
     """A contact sheet of what the teacher saw: views with parameters, partners and, with --cache, its top classes."""
     from contextlib import ExitStack
 
-    from shards.index import open_index
-    from shards.reader import ShardReader
-    from shards.recipe import recipe_named
-    from teacher_cache.sheet import sheet_views, top_classes, write_sheet
-    from teacher_cache.spec import require_index
-    from teacher_cache.store import TeacherCache
+    from shards.index.reader import ShardReader
+    from shards.index.shard_index import open_index
+    from shards.views.view_recipe import recipe_named
+    from teacher_cache.inspect.sheet import sheet_views, top_classes, write_sheet
+    from teacher_cache.store.spec import require_index
+    from teacher_cache.store.zarr_store import TeacherCache
 
     index = open_index(shards, shard_cache)
     views = range(first_view, first_view + num_views)
@@ -630,8 +630,8 @@ _training = _options(
 
 def _student_recipe(model: str, recipe: str | None, stage: int, given: dict[str, Any], cached: Any) -> Any:
     """The recipe of a student from its model, the flags that were given, and the views of the cache if there is one."""
-    from student.overrides import override
-    from student.recipes import recipe_for, student_recipe_named, with_cache_views
+    from student.recipe.overrides import override
+    from student.recipe.student_recipe import recipe_for, student_recipe_named, with_cache_views
 
     chosen = student_recipe_named(recipe, model=model) if recipe else recipe_for(model, stage=stage, with_cache=cached)
     chosen = override(chosen, given)
@@ -640,7 +640,7 @@ def _student_recipe(model: str, recipe: str | None, stage: int, given: dict[str,
 
 def _given(config: Path | None, sets: tuple[str, ...], **flags: Any) -> dict[str, Any]:
     """Recipe fields the user set: the file, then --set, then flags."""
-    from student.overrides import parse_sets, read_toml
+    from student.recipe.overrides import parse_sets, read_toml
 
     values = read_toml(config) if config else {}
     return values | parse_sets(sets) | {name: value for name, value in flags.items() if value is not None}
@@ -673,10 +673,10 @@ def train_student(
     """
     from contextlib import ExitStack
 
-    from shards.index import open_index
+    from shards.index.shard_index import open_index
     from shards.world import world_from_env
-    from student.loop import train
-    from teacher_cache.store import TeacherCache
+    from student.run.loop import train
+    from teacher_cache.store.zarr_store import TeacherCache
 
     if cache and online:
         raise ValueError("--online: runs the teacher in the loop; drop it, or drop --cache")
@@ -708,7 +708,7 @@ def train_student(
 def _train_settings(flags: dict[str, Any]) -> Any:
     from dataclasses import fields
 
-    from student.settings import TrainSettings
+    from student.recipe.settings import TrainSettings
 
     names = {field.name for field in fields(TrainSettings)}
     return TrainSettings(**{k: v for k, v in flags.items() if k in names} | {"device": _chosen_device(flags["device"])})
@@ -731,8 +731,8 @@ class _TrainingDisplay:
         self._quiet, self._bar, self._steps_per_epoch = quiet, None, 1
 
     def show(self, event: Any) -> None:
-        """Draw one event of `student.events`."""
-        from student import events
+        """Draw one event of `student.run.run_events`."""
+        from student.run import run_events as events
 
         if isinstance(event, events.Stopped):
             self.close()
@@ -761,7 +761,7 @@ class _TrainingDisplay:
                 self._say(f"{event.student}  epoch {event.epoch + 1}  {shown}  {tops}")
             case events.StudentFailed():
                 self._say(f"error: {event.student}: {event.error}")
-            case events.Finished():
+            case events.StudentFinished():
                 self._say(f"{event.student}: done, {event.out}")
                 click.echo(_figures(event.summary, ("top1", "cls_top1", "dist_top1", "pixels_checked")))
 
@@ -817,13 +817,13 @@ def evaluate(
 
     import torch
 
-    from shards.index import open_index
-    from shards.reader import ShardReader
-    from shards.recipe import ViewRecipe
+    from shards.index.reader import ShardReader
+    from shards.index.shard_index import open_index
+    from shards.views.view_recipe import ViewRecipe
     from shards.world import World
-    from student.evaluate import eval_batches, eval_views
-    from student.evaluate import evaluate as run
-    from student.export import load_student
+    from student.learn.evaluation import eval_batches, eval_views
+    from student.learn.evaluation import evaluate as run
+    from student.run.export import load_student
 
     index = open_index(shards, shard_cache)
     network, info = load_student(weights, model=model)
@@ -863,8 +863,8 @@ def evaluate(
 @_device
 def predict(images: tuple[Path, ...], weights: Path, model: str | None, top: int, device: str | None) -> None:
     """The likeliest classes of image files, with their names."""
-    from student.export import load_student
-    from student.export import predict as run
+    from student.run.export import load_student
+    from student.run.export import predict as run
 
     network, info = load_student(weights, model=model)
     for answer in run(network, info, images, top=top, device=_chosen_device(device)):
@@ -880,7 +880,7 @@ def models(name: str | None, as_json: bool) -> None:
     """The DeiT students and their recipes; with NAME, that name explained piece by piece."""
     import json
 
-    from student.models import MODELS, explain
+    from student.recipe.zoo import MODELS, explain
 
     if name:
         explained = explain(name)
@@ -961,11 +961,11 @@ def ablate(
     **flags: Any,
 ) -> None:
     """Train a λ × τ map of students from one cache; run it again to resume, to retry what failed, or to add cells."""
-    from shards.index import open_index
+    from shards.index.shard_index import open_index
     from shards.world import world_from_env
-    from student.ablate_train import SweepTraining, cache_facts
-    from student.grid import Grid
-    from teacher_cache.store import TeacherCache
+    from student.sweep.cell_training import SweepTraining, cache_facts
+    from student.sweep.grid import Grid
+    from teacher_cache.store.zarr_store import TeacherCache
 
     world = world_from_env()
     if world.size > 1 and not spread:
@@ -999,7 +999,7 @@ def ablate(
 
 def _show_sweep(out: Path, grid: Any, training: Any, facts: Any, together: int, world: Any) -> None:
     """Run the sweep and draw it; exits with 1 when cells have failed, with the trainer's code when it was stopped."""
-    from student.ablate import run_sweep
+    from student.sweep.sweep_loop import run_sweep
 
     display, event = _TrainingDisplay(quiet=world.rank > 0), None
     for event in run_sweep(
@@ -1037,8 +1037,8 @@ def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as
     """Coverage, bytes per view, speed and what is missing of CACHE; with --fidelity its true error per τ."""
     import json
 
-    from teacher_cache import status as status_of
-    from teacher_cache.store import TeacherCache
+    from teacher_cache.inspect import status as status_of
+    from teacher_cache.store.zarr_store import TeacherCache
 
     with TeacherCache.open(cache) as opened:
         status = status_of.cache_status(opened)
@@ -1101,10 +1101,10 @@ def verify_cache(
     **flags: Any,
 ) -> None:
     """Check every digest of CACHE; deeper: render again, ask the teacher again. Exit code 1 when anything is wrong."""
-    from shards.index import open_index
-    from shards.reader import ShardReader
-    from teacher_cache import verify
-    from teacher_cache.store import TeacherCache
+    from shards.index.reader import ShardReader
+    from shards.index.shard_index import open_index
+    from teacher_cache.inspect import verify
+    from teacher_cache.store.zarr_store import TeacherCache
 
     if teacher is None and (flags["teacher_weights"] or flags["teacher_args"]):
         raise ValueError("--teacher-weights, --teacher-arg: whose? give --teacher NAME as well")
@@ -1190,17 +1190,17 @@ def cost(
 
     Rates are those given, else arithmetic at --tflops, else with --measure those of this machine.
     """
-    from student.cost import Job, rates_from_flops, with_given
-    from student.cost import cost as predict_cost
-    from student.models import MODELS, model_entry
-    from student.recipes import unknown
+    from student.cost.cost_estimate import Job, rates_from_flops, with_given
+    from student.cost.cost_estimate import cost as predict_cost
+    from student.recipe.student_recipe import unknown
+    from student.recipe.zoo import MODELS, model_entry
 
     entry = model_entry(model)
     if entry is None and student_rate is None and not measure:
         raise ValueError(unknown("model", model, MODELS) + "; for another model give --student-rate")
     if cache:
-        from teacher_cache.status import cache_status as status_of
-        from teacher_cache.store import TeacherCache
+        from teacher_cache.inspect.status import cache_status as status_of
+        from teacher_cache.store.zarr_store import TeacherCache
 
         with TeacherCache.open(cache) as opened:
             num_samples, num_views = int(opened.rows_S.sum()), opened.num_views
@@ -1235,11 +1235,11 @@ def cost(
 
 def _measured_rates(model: str, flags: dict[str, Any]) -> Any:
     """The rates of this machine; the speed of a teacher does not depend on its weights."""
-    from shards.index import open_index
-    from shards.recipe import recipe_named
-    from student.calibrate import calibrate
-    from student.settings import TrainSettings
-    from teacher_cache.teacher import load_teacher
+    from shards.index.shard_index import open_index
+    from shards.views.view_recipe import recipe_named
+    from student.cost.rates import calibrate
+    from student.recipe.settings import TrainSettings
+    from teacher_cache.network.teacher import load_teacher
 
     device, views = _chosen_device(flags["device"]), recipe_named("deit")
     index = open_index(flags["shards"], flags["shard_cache"]) if flags["shards"] else None
@@ -1273,7 +1273,7 @@ def _measured_rates(model: str, flags: dict[str, Any]) -> Any:
 @click.option("--model", help="Needed when the file does not say it.")
 def export(weights: Path, dest: Path, model: str | None) -> None:
     """Write WEIGHTS as a .safetensors DEST that plain timm loads, with a model card beside it."""
-    from student.export import export_weights, load_student, model_card, timm_call
+    from student.run.export import export_weights, load_student, model_card, timm_call
 
     if dest.suffix != ".safetensors":
         raise ValueError(f"DEST: expected a file name ending in .safetensors, got {dest.name!r}")

@@ -3,8 +3,8 @@
     python -m benchmarks.codec --calibration calibration.npz --evaluation development.npz [--bytes 64] [--json]
 
 Both files hold `teacher` (N, C) logits; the evaluation file may hold `student` (N, C) and `student_feature` (N, D),
-without which G stands for an untrained student (see `teacher_cache.fidelity`). Views of different images in the two
-files. Takes about half a minute. Bytes are those of the objects that the real store wrote.
+without which G stands for an untrained student (see `teacher_cache.record.fidelity`). Views of different images in the
+two files. Takes about half a minute. Bytes are those of the objects that the real store wrote.
 """
 
 import argparse
@@ -21,13 +21,13 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.peer_records import peer_decoders
-from shards.recipe import recipe_named
-from teacher_cache.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
-from teacher_cache.digest import FIDELITY_RATE
-from teacher_cache.fidelity import Fidelity, fidelity
-from teacher_cache.layout import FIDELITY_AT, FIDELITY_LOGIT
-from teacher_cache.spec import CacheSpec, TeacherSpec
-from teacher_cache.store import TeacherCache
+from shards.views.view_recipe import recipe_named
+from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
+from teacher_cache.record.fidelity import Fidelity, fidelity
+from teacher_cache.store.digest import FIDELITY_RATE
+from teacher_cache.store.layout import FIDELITY_AT, FIDELITY_LOGIT
+from teacher_cache.store.spec import CacheSpec, TeacherSpec
+from teacher_cache.store.zarr_store import TeacherCache
 
 _ROWS = 256
 _REPEATS = 9

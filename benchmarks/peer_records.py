@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from teacher_cache.fidelity import LogProb, log_softmax
+from teacher_cache.record.fidelity import LogProb, log_softmax
 
 _REPLAY_BYTES = 4
 _CLASS_BYTES = 4

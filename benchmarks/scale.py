@@ -22,15 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from shards.assemble import assemble
-from shards.index import open_index
-from shards.recipe import ViewRecipe
-from shards.samples import ShardScan
-from student.plan import epoch_plan, needed_view_blocks
-from teacher_cache.codec import RecordFormat
-from teacher_cache.ledger import LEDGER, LEDGER_BLOCKS, UNKNOWN, encode_values
-from teacher_cache.spec import CacheSpec, TeacherSpec
-from teacher_cache.store import TeacherCache
+from shards.index.shard_index import open_index
+from shards.tars.assemble import assemble
+from shards.tars.shard_scan import ShardScan
+from shards.views.view_recipe import ViewRecipe
+from student.feed.epoch_plan import epoch_plan, needed_view_blocks
+from teacher_cache.record.codec import RecordFormat
+from teacher_cache.store.ledger import LEDGER, LEDGER_BLOCKS, UNKNOWN, encode_values
+from teacher_cache.store.spec import CacheSpec, TeacherSpec
+from teacher_cache.store.zarr_store import TeacherCache
 
 VIEWS, CLASSES, REPEATS, BATCH, EPOCHS = 300, 1000, 3, 1024, 300
 RECIPE = ViewRecipe()

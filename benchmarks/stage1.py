@@ -37,17 +37,17 @@ import numpy as np
 import torch
 from skimage import data as photos
 
-from shards.index import ShardIndex
-from shards.reader import ShardReader
-from shards.recipe import ViewRecipe, recipe_named
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex
+from shards.tars.writer import write_samples
+from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
-from shards.writer import write_samples
-from teacher_cache.build import build_cache
-from teacher_cache.codec import RecordFormat, fit_basis
-from teacher_cache.events import BatchDone, Finished, UnitCommitted, UnitStarted
-from teacher_cache.opening import cache_spec
-from teacher_cache.store import TeacherCache
-from teacher_cache.teacher import Teacher, load_teacher
+from teacher_cache.network.teacher import Teacher, load_teacher
+from teacher_cache.record.codec import RecordFormat, fit_basis
+from teacher_cache.stage1.build import build_cache
+from teacher_cache.stage1.opening import cache_spec
+from teacher_cache.stage1.stage1_events import BatchDone, BuildFinished, UnitCommitted, UnitStarted
+from teacher_cache.store.zarr_store import TeacherCache
 
 CLASSES = 1000
 VIEWS = 6  # of a unit, as in the recipe
@@ -163,7 +163,7 @@ def in_turns(
                 num_batches += 1
             elif isinstance(event, UnitCommitted):
                 ended, committed = time.perf_counter(), committed + 1
-            elif isinstance(event, Finished):
+            elif isinstance(event, BuildFinished):
                 assert event.missing_units == 1
     teacher.logits = forward  # type: ignore[method-assign]
     stage1 = ended - began - bare

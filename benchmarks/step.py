@@ -24,20 +24,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from shards.mixing import block_mix
-from shards.recipe import ViewRecipe
 from shards.rng import stream
+from shards.views.mixing import block_mix
+from shards.views.view_recipe import ViewRecipe
 from shards.world import World
-from student.distributed import Group
-from student.fit import Views
-from student.loader import LoadedBatch
-from student.loop import _ready
-from student.recipes import StudentRecipe
-from student.settings import TrainSettings
-from student.teacher_source import CachedTeacher, NoTeacher, OnlineTeacher, TeacherSource
-from student.trainer import Trainer
-from teacher_cache.codec import RecordCodec, RecordFormat, fit_basis
-from teacher_cache.teacher import load_teacher
+from student.feed.cache_check import Views
+from student.feed.loader import LoadedBatch
+from student.feed.teacher_source import CachedTeacher, NoTeacher, OnlineTeacher, TeacherSource
+from student.learn.process_group import ProcessGroup
+from student.learn.trainer import Trainer
+from student.recipe.settings import TrainSettings
+from student.recipe.student_recipe import StudentRecipe
+from student.run.loop import _ready
+from teacher_cache.network.teacher import load_teacher
+from teacher_cache.record.codec import RecordCodec, RecordFormat, fit_basis
 
 CLASSES, ROWS, SHARDS = 1000, 1251, 1024
 VIEWS = ViewRecipe()
@@ -85,7 +85,7 @@ def loaded_batch(size: int, number: int) -> LoadedBatch:
     )
 
 
-def student(distill: str, group: Group) -> Trainer:
+def student(distill: str, group: ProcessGroup) -> Trainer:
     """DeiT-Ti distilled with its recipe."""
     recipe = StudentRecipe(model="deit_tiny_distilled_patch16_224", distill=distill, temperature=3.0)
     settings = TrainSettings(log_every=50)
@@ -102,7 +102,7 @@ def seconds(work: Callable[[], object]) -> float:
 def measure(*, rounds: int, batch_size: int, distill: str) -> dict[str, Any]:
     """Medians in seconds, and the ratios of a run."""
     torch.manual_seed(0)
-    group = Group(World(), torch.device("cpu"))
+    group = ProcessGroup(World(), torch.device("cpu"))
     logit_NC = np.stack([stream(0, "logits", n).uniforms(CLASSES) for n in range(2000)]).astype(np.float32) * 8
     cached = CachedTeacher(slab_cache(logit_NC), [range(1)], name_of=lambda s, r: (str(s), str(r)))
     cached.begin_epoch(0)

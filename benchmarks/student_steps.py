@@ -18,17 +18,18 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from student.models import MODELS
+from student.recipe.zoo import MODELS
 
 
 def step(name: str, device: str) -> dict[str, Any]:
     """One step of one model in this process."""
     import torch
 
-    from student.loss import Labels, Teacher, student_loss
-    from student.model import heads, make_student
-    from student.optim import clip_gradients, make_optimizer
-    from student.recipes import recipe_for
+    from student.feed.teacher_source import TeacherAnswer
+    from student.learn.loss import Labels, student_loss
+    from student.learn.network import heads, make_student
+    from student.learn.optimiser import clip_gradients, make_optimizer
+    from student.recipe.student_recipe import recipe_for
 
     entry = MODELS[name]
     recipe = replace(recipe_for(name, stage=len(entry.recipes) - 1, with_cache=True), finetune=False)
@@ -41,7 +42,7 @@ def step(name: str, device: str) -> dict[str, Any]:
     if device == "meta":
         loss = sum((head.sum() for head in answer if head is not None), torch.zeros((), device="meta"))
     else:
-        loss = student_loss(answer, Labels.of(label_B), Teacher(label_B, None), recipe).total
+        loss = student_loss(answer, Labels.of(label_B), TeacherAnswer(label_B), recipe).total
     loss.backward()
     norm = clip_gradients(model.parameters(), recipe.clip_grad)
     optimizer.step()

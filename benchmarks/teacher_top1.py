@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 from timm.data import ImageNetInfo
 
-from shards.reader import ShardReader
-from shards.recipe import recipe_named
-from shards.samples import require_image
+from shards.index.reader import ShardReader
+from shards.tars.shard_scan import require_image
+from shards.tars.writer import write_samples
+from shards.views.view_recipe import recipe_named
 from shards.world import World
-from shards.writer import write_samples
-from teacher_cache.build import build_cache
-from teacher_cache.codec import RecordFormat
-from teacher_cache.events import CacheOpened
-from teacher_cache.opening import open_or_create
-from teacher_cache.teacher import load_teacher
+from teacher_cache.network.teacher import load_teacher
+from teacher_cache.record.codec import RecordFormat
+from teacher_cache.stage1.build import build_cache
+from teacher_cache.stage1.opening import open_or_create
+from teacher_cache.stage1.stage1_events import CacheOpened
 
 
 def main() -> None:

@@ -30,29 +30,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from shards.behaviour import behaviour_digest
-from shards.index import ShardIndex, open_index
-from shards.reader import ShardReader
-from shards.recipe import recipe_named
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex, open_index
 from shards.rng import stream
+from shards.tars.writer import write_samples
+from shards.views.behaviour import behaviour_digest
+from shards.views.view_recipe import recipe_named
 from shards.world import World
-from shards.writer import write_samples
-from student.calibrate import synthetic_jpeg
-from student.distributed import Group
-from student.fit import Views, views_of_cache
-from student.loader import batches
-from student.loop import _ready
-from student.overrides import override, parse_sets
-from student.plan import epoch_plan
-from student.recipes import StudentRecipe, recipe_for
-from student.settings import TrainSettings
-from student.teacher_source import CachedTeacher
-from student.trainer import Trainer
-from teacher_cache.build import build_cache
-from teacher_cache.codec import RecordFormat, fit_basis
-from teacher_cache.spec import CacheSpec, TeacherSpec
-from teacher_cache.store import TeacherCache
-from teacher_cache.teacher import Teacher
+from student.cost.rates import synthetic_jpeg
+from student.feed.cache_check import Views, views_of_cache
+from student.feed.epoch_plan import epoch_plan
+from student.feed.loader import batches
+from student.feed.teacher_source import CachedTeacher
+from student.learn.process_group import ProcessGroup
+from student.learn.trainer import Trainer
+from student.recipe.overrides import override, parse_sets
+from student.recipe.settings import TrainSettings
+from student.recipe.student_recipe import StudentRecipe, recipe_for
+from student.run.loop import _ready
+from teacher_cache.network.teacher import Teacher
+from teacher_cache.record.codec import RecordFormat, fit_basis
+from teacher_cache.stage1.build import build_cache
+from teacher_cache.store.spec import CacheSpec, TeacherSpec
+from teacher_cache.store.zarr_store import TeacherCache
 
 CLASSES, VIEWS, BATCH, STEPS = 1000, 2, 64, 2
 SMALL = ("model_args.embed_dim=64", "model_args.depth=2", "model_args.num_heads=1")
@@ -103,7 +103,7 @@ class Bench:
         self, stack: ExitStack, recipe: StudentRecipe, index: ShardIndex, cache: TeacherCache, num_students: int
     ) -> None:
         """Build the students, one per τ."""
-        self.group = Group(World(), torch.device("cpu"))
+        self.group = ProcessGroup(World(), torch.device("cpu"))
         self.views: Views = views_of_cache(cache, index, [recipe], views_used=None)
         self.reader = stack.enter_context(ShardReader(index))
         names = (lambda shard, row: (index.names[shard], index.key(shard, row)),)

@@ -1,6 +1,6 @@
-"""Trains the tables of the trellis quantiser on normal variates and prints `teacher_cache/trellis_tables.py`.
+"""Trains the tables of the trellis quantiser on normal variates and prints `teacher_cache/record/trellis_tables.py`.
 
-    python -m benchmarks.trellis_tables [--starts 6] > teacher_cache/trellis_tables.py
+    python -m benchmarks.trellis_tables [--starts 6] > teacher_cache/record/trellis_tables.py
 
 Alternates Viterbi encoding and centroids (generalised Lloyd) from keyed starts and keeps, for each number of bits, the
 table with the least squared error on a second sample. Takes a few minutes; the file is part of the project, as its
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.rng import stream
-from teacher_cache.trellis import MAX_BITS, WINDOW, quantise
+from teacher_cache.record.trellis import MAX_BITS, WINDOW, quantise
 
 _STATES = 1 << WINDOW
 _SHAPE = (512, 200)

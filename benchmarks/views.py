@@ -30,13 +30,13 @@ import torch
 import torchvision
 from PIL import Image
 
-from shards import views as views_module
-from shards.erasing import erase
-from shards.images import decode_rgb
-from shards.operations import apply_operations
-from shards.recipe import recipe_named
-from shards.resample import flip_columns, resize_window
-from shards.views import ViewParams, render_views, view_params
+from shards.views import view as views_module
+from shards.views.decode import decode_rgb
+from shards.views.erasing import erase
+from shards.views.operations import apply_operations
+from shards.views.resample import flip_columns, resize_window
+from shards.views.view import ViewParams, render_views, view_params
+from shards.views.view_recipe import recipe_named
 
 _GROUP = 25
 _WHERE = "benchmark"

@@ -1,22 +1,10 @@
 """What both stages must agree on: the bytes of a sample, and the pixels of its views.
 
-images → writer → shards → scan → index        reader: the bytes of (shard, row), checked
-recipe + key + view → views: draw → render     mixing: blocks, partners, boxes; uint8 views → model input
-blocks.render_block                            what the workers of stage 1 and stage 2 both call
-rng, behaviour, world, errors                  keyed streams, library digest, rank and size, the exceptions
+    index    keys, places, checksums and labels of all samples; their bytes, read and checked
+    views    recipe + key + view number → parameters → pixels; blocks, mixing, the digest of what this machine renders
+    tars     image folder → shards; anyone's shards → index, by a strict scan
+
+rng, world, errors, atomic, signals: keyed streams, rank and size, the exceptions, whole files, stop requests.
 """
 
-__all__ = [
-    "behaviour",
-    "blocks",
-    "errors",
-    "index",
-    "mixing",
-    "reader",
-    "recipe",
-    "rng",
-    "scan",
-    "views",
-    "world",
-    "writer",
-]
+__all__ = ["atomic", "errors", "index", "rng", "signals", "tars", "views", "world"]

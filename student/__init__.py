@@ -1,11 +1,10 @@
 """Stage 2: students from shards and a teacher cache, any λ, any τ, one or many on a pass.
 
-    models, recipes, overrides, schedule            which students there are and how each is trained
-    plan, loader, join, teacher_source              the order of an epoch, its views, its records
-    model, loss, optim, trainer, loop, run          one step; the loop; a run with its directory
-    distributed, checkpoint, signals               many processes, exact resume
-    runlog, run_data                               what a run writes, and how it is read again
-    evaluate, export, ablate, cost, report          what came of it; maps of λ × τ; what it costs
+    recipe    which students there are and how each is trained
+    feed      the order of an epoch, its views, its records
+    learn     network, losses, optimiser, trainer, process group, evaluation
+    run       the loop; a run with its directory, exact resume, export
+    sweep     maps of λ × τ;  report: what came of it;  cost: what it costs
 """
 
-__all__ = ["ablate", "cost", "evaluate", "export", "loop", "models", "overrides", "recipes", "report", "settings"]
+__all__ = ["cost", "feed", "learn", "recipe", "report", "run", "sweep"]

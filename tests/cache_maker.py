@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.recipe import recipe_named
-from teacher_cache.codec import TailBasis, fit_basis
-from teacher_cache.spec import CacheSpec, RecordFormat, TeacherSpec
-from teacher_cache.store import TeacherCache
+from shards.views.view_recipe import recipe_named
+from teacher_cache.record.codec import TailBasis, fit_basis
+from teacher_cache.store.spec import CacheSpec, RecordFormat, TeacherSpec
+from teacher_cache.store.zarr_store import TeacherCache
 
 INDEX_FINGERPRINT = "1" * 64
 

@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from shards.index import ShardIndex
+from shards.index.shard_index import ShardIndex
 from shards.world import World
-from teacher_cache.codec import RecordFormat, fit_basis
-from teacher_cache.digest import array_digest
-from teacher_cache.store import TeacherCache
+from teacher_cache.record.codec import RecordFormat, fit_basis
+from teacher_cache.store.digest import array_digest
+from teacher_cache.store.zarr_store import TeacherCache
 from tests.stage1_tiny import CLASSES, build, end_of, make_shards, opened, tiny_teacher
 
 FORK = multiprocessing.get_context("fork")

@@ -8,17 +8,17 @@ import cv2
 import numpy as np
 import torch
 
-from shards.index import ShardIndex
-from shards.reader import ShardReader
-from shards.recipe import ViewRecipe, recipe_named
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex
+from shards.tars.writer import write_samples
+from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
-from shards.writer import write_samples
-from teacher_cache.build import build_cache
-from teacher_cache.codec import RecordFormat
-from teacher_cache.events import BuildEvent, CacheOpened, Finished
-from teacher_cache.opening import open_or_create
-from teacher_cache.store import TeacherCache
-from teacher_cache.teacher import Teacher, load_teacher
+from teacher_cache.network.teacher import Teacher, load_teacher
+from teacher_cache.record.codec import RecordFormat
+from teacher_cache.stage1.build import build_cache
+from teacher_cache.stage1.opening import open_or_create
+from teacher_cache.stage1.stage1_events import BuildEvent, BuildFinished, CacheOpened
+from teacher_cache.store.zarr_store import TeacherCache
 
 SIZE, CLASSES, BATCH = 32, 12, 8
 TINY = "test_resnet.r160_in1k"
@@ -94,7 +94,7 @@ def build(
         return list(events)
 
 
-def end_of(events: list[BuildEvent]) -> Finished:
+def end_of(events: list[BuildEvent]) -> BuildFinished:
     """The last event."""
-    assert isinstance(events[-1], Finished)
+    assert isinstance(events[-1], BuildFinished)
     return events[-1]

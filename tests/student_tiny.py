@@ -17,21 +17,21 @@ from safetensors.torch import load_file
 from timm.models import register_model
 from timm.models.deit import VisionTransformerDistilled
 
-from shards.behaviour import behaviour_digest
-from shards.index import ShardIndex
-from shards.reader import ShardReader
-from shards.recipe import ViewRecipe, recipe_named
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex
 from shards.rng import stream
+from shards.tars.writer import write_samples
+from shards.views.behaviour import behaviour_digest
+from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
-from shards.writer import write_samples
-from student.loop import train
-from student.recipes import StudentRecipe
-from student.settings import TrainSettings
-from teacher_cache.build import build_cache
-from teacher_cache.codec import RecordFormat
-from teacher_cache.spec import CacheSpec, TeacherSpec
-from teacher_cache.store import TeacherCache
-from teacher_cache.teacher import Teacher
+from student.recipe.settings import TrainSettings
+from student.recipe.student_recipe import StudentRecipe
+from student.run.loop import train
+from teacher_cache.network.teacher import Teacher
+from teacher_cache.record.codec import RecordFormat
+from teacher_cache.stage1.build import build_cache
+from teacher_cache.store.spec import CacheSpec, TeacherSpec
+from teacher_cache.store.zarr_store import TeacherCache
 
 SIZE = 16
 CLASSES = 5

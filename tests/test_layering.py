@@ -13,11 +13,17 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = ["shards", "teacher_cache", "student", "cli"]
 SOURCES = [*sorted(p for layer in LAYERS[:3] for p in (ROOT / layer).glob("**/*.py")), ROOT / "cli.py"]
+# The rooms of each package, lowest first: a room imports from those before it, and from itself.
+ROOMS = {
+    "shards": ["", "index", "views", "tars"],
+    "teacher_cache": ["record", "store", "network", "stage1", "inspect"],
+    "student": ["learn.losses", "recipe", "feed", "learn", "run", "sweep", "cost", "report"],
+}
 DOORS = {
-    "webdataset": {"shards/reader.py", "shards/writer.py"},
-    "zarr": {"teacher_cache/store.py"},
-    "timm": {"teacher_cache/teacher.py", "student/model.py", "student/optim.py"},
-    "torch.distributed": {"student/distributed.py"},
+    "webdataset": {"shards/index/reader.py", "shards/tars/writer.py"},
+    "zarr": {"teacher_cache/store/zarr_store.py"},
+    "timm": {"teacher_cache/network/teacher.py", "student/learn/network.py", "student/learn/optimiser.py"},
+    "torch.distributed": {"student/learn/process_group.py"},
     "click": {"cli.py"},
 }
 
@@ -42,6 +48,46 @@ def test_imports_go_one_way(path: Path) -> None:
     layer = LAYERS.index(path.relative_to(ROOT).parts[0].removesuffix(".py"))
     above = set(LAYERS[layer + 1 :]) | {"tests", "benchmarks", "demo"}
     assert not {m for m in _imports(path) if m.split(".")[0] in above}
+
+
+def _room(module: str) -> tuple[str, str] | None:
+    """Package and room of a module of ours; None for what is not ours, and for a package itself."""
+    package, _, rest = module.partition(".")
+    if package not in ROOMS or not rest:
+        return None
+    inside = [room for room in ROOMS[package] if room and (rest == room or rest.startswith(f"{room}."))]
+    return package, max(inside, key=len, default="")
+
+
+@pytest.mark.parametrize("path", SOURCES[:-1], ids=_name)
+def test_rooms_import_one_way(path: Path) -> None:
+    own = _room(_name(path).removesuffix(".py").replace("/", ".").removesuffix(".__init__"))
+    if own is None:
+        return
+    package, room = own
+    assert room in ROOMS[package], f"{_name(path)} stands in no room"
+    above = ROOMS[package][ROOMS[package].index(room) + 1 :]
+    used = {found[1] for module in _imports(path) if (found := _room(module)) and found[0] == package}
+    assert not used & set(above)
+
+
+def test_a_folder_holds_about_a_dozen_modules() -> None:
+    folders = {path.parent for path in SOURCES[:-1]}
+    counts = {_name(folder): len([p for p in folder.glob("*.py") if p.name != "__init__.py"]) for folder in folders}
+    assert not {name: count for name, count in counts.items() if count > 14}
+
+
+def test_one_name_for_one_thing() -> None:
+    """No two modules, and no two public classes, of one name."""
+    modules = [path.stem for path in SOURCES[:-1] if path.name not in ("__init__.py", "commands.py")]
+    classes = [
+        node.name
+        for path in SOURCES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    for names in (modules, classes):
+        assert not {name for name in names if names.count(name) > 1}
 
 
 @pytest.mark.parametrize("door", DOORS)

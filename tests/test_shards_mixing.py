@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from shards.mixing import block_mix, block_rows, num_blocks, prepare
-from shards.recipe import recipe_named
+from shards.views.mixing import block_mix, block_rows, num_blocks, prepare
+from shards.views.view_recipe import recipe_named
 
 RECIPE = recipe_named("deit", size=224, block_views=4)
 PLAIN = recipe_named("plain", size=8)

@@ -10,9 +10,9 @@ import timm.data.auto_augment as timm_augment
 import torch
 from PIL import Image, ImageFilter
 
-from shards.erasing import erase, noise_table
-from shards.operations import OPERATIONS, Operation, apply_operations
-from shards.resample import resize_window
+from shards.views.erasing import erase, noise_table
+from shards.views.operations import OPERATIONS, Operation, apply_operations
+from shards.views.resample import resize_window
 
 FILL = (124, 116, 104)
 BICUBIC = Image.Resampling.BICUBIC

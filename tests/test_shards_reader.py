@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from shards import reader as reader_module
 from shards.errors import ShardError
-from shards.index import ShardIndex
-from shards.reader import ShardReader
-from shards.writer import write_samples
+from shards.index import reader as reader_module
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex
+from shards.tars.writer import write_samples
 
 
 def image(n: int) -> bytes:

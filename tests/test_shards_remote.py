@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from shards import remote
 from shards.errors import ShardError
-from shards.index import ShardIndex, expand_shards, index_path, open_index
-from shards.reader import ShardReader
-from shards.remote import cached_path, local_shard
-from shards.scan import scan_shards
-from shards.writer import write_samples
+from shards.index import remote
+from shards.index.reader import ShardReader
+from shards.index.remote import cached_path, local_shard
+from shards.index.shard_index import ShardIndex, expand_shards, index_path, open_index
+from shards.tars.scan import scan_shards
+from shards.tars.writer import write_samples
 
 NUM_SHARDS = 3
 

@@ -18,7 +18,8 @@ from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms import ColorJitter, RandomHorizontalFlip
 
-from shards.augment import (
+from shards.rng import stream
+from shards.views.augment import (
     RAND_AUGMENT_OPERATIONS,
     draw_color_jitter,
     draw_erase,
@@ -27,10 +28,9 @@ from shards.augment import (
     draw_three_augment,
     operation_value,
 )
-from shards.rand_augment import parse_rand_augment
-from shards.recipe import recipe_named
-from shards.rng import stream
-from shards.views import draw
+from shards.views.rand_augment import parse_rand_augment
+from shards.views.view import draw
+from shards.views.view_recipe import recipe_named
 
 DRAWS = 20_000
 RECIPE = recipe_named("deit")

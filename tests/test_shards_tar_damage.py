@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from shards.errors import ShardError
-from shards.index import ShardIndex
-from shards.reader import ShardReader
-from shards.samples import SampleRule, scan_file
-from shards.scan import scan_shards
-from shards.tar import BLOCK, read_members
-from shards.writer import write_samples
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex
+from shards.tars.scan import scan_shards
+from shards.tars.shard_scan import SampleRule, scan_file
+from shards.tars.tar import BLOCK, read_members
+from shards.tars.writer import write_samples
 
 PNG = b"\x89PNG\r\n\x1a\n"
 IMAGE_BYTES = 700  # two blocks: header, data, data with padding

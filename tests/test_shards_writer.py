@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from shards.errors import ShardError
-from shards.index import ShardIndex, open_index
-from shards.journal import JOURNAL_NAME
-from shards.reader import ShardReader
-from shards.writer import WriteEvent, write_samples, write_shards
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex, open_index
+from shards.tars.journal import JOURNAL_NAME
+from shards.tars.writer import WriteEvent, write_samples, write_shards
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPG = b"\xff\xd8\xff"
@@ -137,7 +137,7 @@ def test_a_run_repairs_what_is_not_as_it_was_made(what: str, tmp_path: Path) -> 
 KILLED = """
 import sys
 from pathlib import Path
-from shards.writer import write_shards
+from shards.tars.writer import write_shards
 for event in write_shards(Path(sys.argv[1]), Path(sys.argv[2]), samples_per_shard=6, seed=1):
     print(event.shards_done, flush=True)
     if event.shards_done == int(sys.argv[3]):

@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 
-import student.checkpoint as checkpoint
+import student.run.checkpoint as checkpoint
 from shards.errors import RunError
-from student.checkpoint import Rejected, load_checkpoint, save_checkpoint, saved_steps
+from student.run.checkpoint import Rejected, load_checkpoint, save_checkpoint, saved_steps
 
 IDENTITY = {"recipe": {"lr": 0.1, "betas": [0.9, 0.999]}, "seed": 0, "teacher": {"kind": "cache"}}
 

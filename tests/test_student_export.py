@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from shards.errors import RunError, ShardError
-from shards.recipe import IMAGENET_MEAN, IMAGENET_STD
-from student.export import (
+from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
+from student.learn.network import heads, make_student
+from student.recipe.student_recipe import StudentRecipe, recipe_for
+from student.run.export import (
     ExportInfo,
     export_weights,
     load_student,
@@ -24,8 +26,6 @@ from student.export import (
     read_info,
     timm_call,
 )
-from student.model import heads, make_student
-from student.recipes import StudentRecipe, recipe_for
 
 TWO = "deit_tiny_distilled_patch16_224"
 NAMES = ("cat", "dog", "newt", "pike|perch", "élan")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from shards.errors import CacheError
-from student.join import RecordSlab, SlabLoader, require_same_pixels
-from student.loader import LoadedBatch
+from student.feed.join import RecordSlab, SlabLoader, require_same_pixels
+from student.feed.loader import LoadedBatch
 
 ROWS = np.array([5, 3, 7])
 VIEWS = 4

@@ -10,13 +10,13 @@ from itertools import chain
 import pytest
 import torch
 
-import student.loop as loop
+import student.run.loop as loop
 from shards.errors import CacheError
 from shards.world import World
-from student.events import Checkpointed, Finished, Resumed, Stepped, Stopped, StudentFailed
-from student.loop import StudentJob, train, train_many
-from student.settings import TrainSettings
-from teacher_cache.teacher import load_teacher
+from student.recipe.settings import TrainSettings
+from student.run.loop import StudentJob, train, train_many
+from student.run.run_events import Checkpointed, Resumed, Stepped, Stopped, StudentFailed, StudentFinished
+from teacher_cache.network.teacher import load_teacher
 from tests.student_tiny import (
     final_weights,
     in_child,
@@ -236,7 +236,7 @@ def test_no_parameter_is_unused_in_any_mode(tmp_path, index, cache, distill):
         )
         for rank in range(2)
     ]
-    assert isinstance(in_children(works)[0][-1], Finished)
+    assert isinstance(in_children(works)[0][-1], StudentFinished)
 
 
 def test_ddp_killed_and_resumed_equals_uninterrupted(tmp_path, index, cache):
@@ -273,7 +273,7 @@ def jobs(folder):
 def test_students_of_one_pass_end_as_if_alone(tmp_path, index, val_index, cache):
     """Sharing decode, augmentation, join and evaluation must not be seen in any bit of the result."""
     events = list(train_many(jobs(tmp_path / "many"), index, settings=SETTINGS, cache=cache, val_index=val_index))
-    assert [e.student for e in events if isinstance(e, Finished)] == list(GRID)
+    assert [e.student for e in events if isinstance(e, StudentFinished)] == list(GRID)
     for job in jobs(tmp_path / "alone"):
         list(train(job.recipe, index, settings=SETTINGS, out=job.out, cache=cache, val_index=val_index))
         assert_same_run(tmp_path / "many" / job.out.name, job.out)
@@ -291,7 +291,7 @@ def test_a_pass_killed_between_its_checkpoints_is_finished_by_the_same_call(tmp_
     for step, student in ((2, "hard"), (4, "soft1"), (6, "soft4"), (8, "none")):
         in_child(partial(killed, step, student), killed=True)
     events = list(train_many(jobs(tmp_path / "many"), index, settings=SETTINGS, cache=cache))
-    assert {e.student for e in events if isinstance(e, Finished)} == set(GRID)
+    assert {e.student for e in events if isinstance(e, StudentFinished)} == set(GRID)
     list(train_many(jobs(tmp_path / "whole"), index, settings=SETTINGS, cache=cache))
     for name in GRID:
         assert final_weights(tmp_path / "many" / name) == final_weights(tmp_path / "whole" / name)

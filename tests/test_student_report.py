@@ -15,13 +15,13 @@ import pytest
 
 from shards.errors import RunError
 from shards.rng import stream
-from student.grid import Cell, Grid
 from student.report.charts import Series, ink_on, line_chart, luminance, nice_ticks, number, ramp, thin
-from student.report.runs import labels
+from student.report.runs_page import labels
 from student.report.stats import baseline, best, forward_count, groups, paired_gain, pooled_spread, told_apart
 from student.report.write import read, report_csv, write_report
-from student.run_data import read_run
-from student.sweep import CellStatus, Sweep, SweepDirectory, read_sweep
+from student.run.run_reader import read_run
+from student.sweep.grid import Cell, Grid
+from student.sweep.sweep_directory import CellStatus, Sweep, SweepDirectory, read_sweep
 
 GRID = Grid(weights=(0, 0.5, 0.9), temperatures=(1, 4), seeds=(0, 1, 2))
 FACTS = {

@@ -9,15 +9,15 @@ import torch
 
 from shards.errors import CacheError, RunError
 from shards.world import World
-from student.distributed import Group
-from student.events import CheckpointRejected, Finished, Resumed, Scheduled, Stepped
-from student.loop import StudentJob, train_many
-from student.loss import Labels, student_loss, teacher_from_logits
-from student.model import heads
-from student.run_data import read_run
-from student.settings import TrainSettings
-from student.teacher_source import Answer
-from student.trainer import Batch, Trainer
+from student.feed.teacher_source import TeacherAnswer
+from student.learn.loss import Labels, student_loss
+from student.learn.network import Heads, heads
+from student.learn.process_group import ProcessGroup
+from student.learn.trainer import Batch, Trainer
+from student.recipe.settings import TrainSettings
+from student.run.loop import StudentJob, train_many
+from student.run.run_events import CheckpointRejected, Resumed, Scheduled, Stepped, StudentFinished
+from student.run.run_reader import read_run
 from tests.student_tiny import (
     CLASSES,
     SIZE,
@@ -32,7 +32,7 @@ from tests.student_tiny import (
     write_shards,
 )
 
-GROUP = Group(World(), torch.device("cpu"))
+GROUP = ProcessGroup(World(), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def batch(count=16, seed=0):
         torch.arange(count).flip(0),
         torch.rand(count, generator=generator),
     )
-    answer = Answer(logit_BC.argmax(-1), lambda tau: torch.log_softmax(logit_BC / tau, -1))
+    answer = TeacherAnswer(logit_BC.argmax(-1), lambda tau: torch.log_softmax(logit_BC / tau, -1))
     return Batch(torch.randn(count, 3, SIZE, SIZE, generator=generator), labels, answer)
 
 
@@ -76,7 +76,7 @@ def test_one_step_is_the_textbook_step():
     before = {name: value.clone() for name, value in ours.core.state_dict().items()}
     ours.feed(some, step=0)
     model = other.core
-    loss = student_loss(heads(model, some.x_BCHW), some.labels, some.answer.to(recipe), recipe)
+    loss = student_loss(heads(model, some.x_BCHW), some.labels, some.answer, recipe)
     loss.total.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
     torch.optim.AdamW(model.parameters(), lr=ours.lr(0), weight_decay=0.0, eps=recipe.eps).step()
@@ -117,7 +117,8 @@ def test_accumulated_micro_batches_are_the_whole_batch(accumulate):
         cut = slice(micro * 16 // accumulate, (micro + 1) * 16 // accumulate)
         labels = Labels(*(values[cut] for values in some.labels))
         log_prob = partial(lambda tau, cut: some.answer.log_prob(tau)[cut], cut=cut)
-        parts.feed(Batch(some.x_BCHW[cut], labels, Answer(some.answer.hard_B[cut], log_prob)), step=0, micro=micro)
+        answer = TeacherAnswer(some.answer.hard_B[cut], log_prob)
+        parts.feed(Batch(some.x_BCHW[cut], labels, answer), step=0, micro=micro)
     for name, value in whole.core.state_dict().items():
         assert torch.allclose(value, parts.core.state_dict()[name], atol=1e-4), name
     assert parts.interval_metrics()["loss"] == pytest.approx(whole.interval_metrics()["loss"], rel=1e-6)
@@ -158,20 +159,12 @@ def test_each_temperature_is_decoded_once_for_all_students():
         asked.append(tau)
         return torch.zeros(2, CLASSES)
 
-    answer = Answer(torch.zeros(2, dtype=torch.int64), log_prob)
+    answer = TeacherAnswer(torch.zeros(2, dtype=torch.int64), log_prob)
+    heads, labels = Heads(torch.zeros(2, CLASSES), None), Labels.of(torch.zeros(2, dtype=torch.int64))
     for weight in (0.1, 0.5, 0.9):
-        answer.to(student_recipe(temperature=3.0, distill_weight=weight))
-        answer.to(student_recipe(distill="hard"))
+        student_loss(heads, labels, answer, student_recipe(temperature=3.0, distill_weight=weight))
+        student_loss(heads, labels, answer, student_recipe(distill="hard"))
     assert asked == [3.0]
-
-
-def test_an_answer_is_what_the_loss_makes_of_logits():
-    """The seam must not define the teacher a second time."""
-    logit_BC = torch.randn(8, CLASSES)
-    recipe = student_recipe(temperature=2.5)
-    expected = teacher_from_logits(logit_BC, recipe)
-    got = Answer(expected.hard_B, lambda tau: torch.log_softmax(logit_BC / tau, -1)).to(recipe)
-    assert torch.equal(got.hard_B, expected.hard_B) and torch.equal(got.log_prob_BC, expected.log_prob_BC)
 
 
 def test_a_run_directory_is_what_the_report_reads(tmp_path, index, cache):
@@ -194,7 +187,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, index, cache):
     first = run_to_end(tmp_path / "run", index, cache)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != ".lock"}
     second = run_to_end(tmp_path / "run", index, cache)
-    assert first[-1] == second[-1] and isinstance(second[-1], Finished)
+    assert first[-1] == second[-1] and isinstance(second[-1], StudentFinished)
     assert not any(isinstance(event, Stepped) for event in second)
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
@@ -237,7 +230,7 @@ def test_how_a_run_is_executed_may_change_on_resume(tmp_path, index, cache):
     """More workers or other logging are no other run."""
     run_to_end(tmp_path / "run", index, cache)
     again = TrainSettings(workers=2, log_every=3, checkpoint_every=1)
-    assert isinstance(run_to_end(tmp_path / "run", index, cache, settings=again)[-1], Finished)
+    assert isinstance(run_to_end(tmp_path / "run", index, cache, settings=again)[-1], StudentFinished)
 
 
 def test_two_processes_cannot_train_in_one_directory(tmp_path, index, cache):
@@ -249,7 +242,7 @@ def test_two_processes_cannot_train_in_one_directory(tmp_path, index, cache):
     with pytest.raises(RunError, match="another process is training here"):
         in_child(partial(run_to_end, tmp_path / "run", index, cache))
     events.close()
-    assert isinstance(in_child(partial(run_to_end, tmp_path / "run", index, cache))[-1], Finished)
+    assert isinstance(in_child(partial(run_to_end, tmp_path / "run", index, cache))[-1], StudentFinished)
 
 
 def test_a_torn_last_line_of_metrics_is_dropped_on_resume(tmp_path, index, cache):
@@ -310,6 +303,6 @@ def test_missing_units_and_another_machine_are_refused(tmp_path, index, monkeypa
         with pytest.raises(CacheError, match=words):
             run_to_end(tmp_path / "a", index, cache, recipe=student_recipe(epochs=3))
         run_to_end(tmp_path / "b", index, cache, settings=TrainSettings(views_used=2), recipe=student_recipe(epochs=3))
-        monkeypatch.setattr("student.fit.behaviour_digest", lambda recipe: "f" * 64)
+        monkeypatch.setattr("student.feed.cache_check.behaviour_digest", lambda recipe: "f" * 64)
         with pytest.raises(CacheError, match="renders other pixels"):
             run_to_end(tmp_path / "c", index, cache)

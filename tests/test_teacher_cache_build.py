@@ -13,26 +13,33 @@ import pytest
 import torch
 from skimage import data as photos
 
-from shards.blocks import render_block
 from shards.errors import CacheError, ShardError
-from shards.index import ShardIndex
-from shards.mixing import block_mix, block_rows, num_blocks, prepare
-from shards.reader import ShardReader
-from shards.recipe import recipe_named
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex
+from shards.signals import StopRequest
+from shards.tars.writer import write_samples
+from shards.views.blocks import render_block
+from shards.views.mixing import block_mix, block_rows, num_blocks, prepare
+from shards.views.view_recipe import recipe_named
 from shards.world import World
-from shards.writer import write_samples
-from student.signals import StopRequest
-from teacher_cache import pipeline
-from teacher_cache.build import build_cache
-from teacher_cache.calibrate import calibration_sample
-from teacher_cache.codec import RecordFormat
-from teacher_cache.digest import UnitId, fidelity_count, fidelity_positions
-from teacher_cache.events import BatchDone, CacheOpened, UnitCommitted, UnitDamaged, UnitSkipped, UnitStarted
-from teacher_cache.opening import cache_spec, open_or_create
-from teacher_cache.pipeline import Task
-from teacher_cache.store import TeacherCache
-from teacher_cache.teacher import Teacher, load_teacher
-from teacher_cache.walk import walk_order
+from teacher_cache.network.teacher import Teacher, load_teacher
+from teacher_cache.record.codec import RecordFormat
+from teacher_cache.stage1 import rendering as pipeline
+from teacher_cache.stage1.build import build_cache
+from teacher_cache.stage1.calibration import calibration_sample
+from teacher_cache.stage1.opening import cache_spec, open_or_create
+from teacher_cache.stage1.rendering import Task
+from teacher_cache.stage1.stage1_events import (
+    BatchDone,
+    CacheOpened,
+    UnitCommitted,
+    UnitDamaged,
+    UnitSkipped,
+    UnitStarted,
+)
+from teacher_cache.stage1.walk import walk_order
+from teacher_cache.store.digest import UnitId, fidelity_count, fidelity_positions
+from teacher_cache.store.zarr_store import TeacherCache
 from tests.stage1_tiny import BATCH, CLASSES, build, end_of, make_shards, opened, tiny_teacher, views
 
 DENSE = RecordFormat(kind="dense", num_classes=CLASSES)
@@ -103,7 +110,7 @@ def test_units_are_the_same_bytes_for_any_number_of_workers_and_processes(
 
 def test_a_finished_cache_costs_no_forward(index: ShardIndex, teacher: Teacher, reference: TeacherCache) -> None:
     events = build(reference, index, teacher)
-    assert [type(event).__name__ for event in events] == ["Started", "Finished"]
+    assert [type(event).__name__ for event in events] == ["Started", "BuildFinished"]
     assert end_of(events).num_forwards == 0
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from teacher_cache.fidelity import LogProb, fidelity, log_softmax
+from teacher_cache.record.fidelity import LogProb, fidelity, log_softmax
 from tests.logits_like import make_logits
 
 

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 import torch
 
-from teacher_cache.heap import keep_freed_memory
+from teacher_cache.network.heap import keep_freed_memory
 
 _BUFFERS, _BYTES, _TURNS = 6, 20 * 2**20, 5
 

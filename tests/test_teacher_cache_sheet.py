@@ -8,13 +8,13 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from shards.behaviour import fixed_image
 from shards.errors import ShardError
-from shards.reader import ShardReader
-from shards.recipe import recipe_named
-from shards.views import render_views
-from shards.writer import write_samples
-from teacher_cache.sheet import describe, draw_sheet, sheet_views, write_sheet
+from shards.index.reader import ShardReader
+from shards.tars.writer import write_samples
+from shards.views.behaviour import fixed_image
+from shards.views.view import render_views
+from shards.views.view_recipe import recipe_named
+from teacher_cache.inspect.sheet import describe, draw_sheet, sheet_views, write_sheet
 
 RECIPE = recipe_named("deit", size=48, block_size=4)
 

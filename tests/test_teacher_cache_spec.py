@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shards.errors import CacheError
-from teacher_cache.spec import CacheSpec, RecordFormat, TeacherSpec, require_equal
+from teacher_cache.store.spec import CacheSpec, RecordFormat, TeacherSpec, require_equal
 from tests.cache_maker import make_spec
 
 SPEC = make_spec()

@@ -12,9 +12,9 @@ from skimage import data as photos
 from torch import Tensor
 
 from shards.errors import ArtefactError
-from shards.recipe import IMAGENET_MEAN, IMAGENET_STD
-from teacher_cache.teacher import DEFAULT_TEACHER, LITE0, Teacher, load_teacher
-from teacher_cache.weights import read_weights, weights_sha256
+from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
+from teacher_cache.network.teacher import DEFAULT_TEACHER, LITE0, Teacher, load_teacher
+from teacher_cache.network.weights import read_weights, weights_sha256
 
 TINY = "test_resnet.r160_in1k"
 

@@ -11,16 +11,16 @@ import pytest
 from numpy.typing import NDArray
 
 from shards.errors import CacheError
-from shards.index import ShardIndex
-from shards.reader import ShardReader
-from teacher_cache.codec import RecordFormat
-from teacher_cache.digest import UnitId
-from teacher_cache.layout import FIDELITY_AT
-from teacher_cache.ledger import entry_key
-from teacher_cache.status import cache_status, fidelity_sample, save_picture, status_lines
-from teacher_cache.store import TeacherCache
-from teacher_cache.teacher import Teacher
-from teacher_cache.verify import TOLERANCE, verify_digests, verify_pixels, verify_teacher
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex
+from teacher_cache.inspect.status import cache_status, fidelity_sample, save_picture, status_lines
+from teacher_cache.inspect.verify import TOLERANCE, verify_digests, verify_pixels, verify_teacher
+from teacher_cache.network.teacher import Teacher
+from teacher_cache.record.codec import RecordFormat
+from teacher_cache.store.digest import UnitId
+from teacher_cache.store.layout import FIDELITY_AT
+from teacher_cache.store.ledger import entry_key
+from teacher_cache.store.zarr_store import TeacherCache
 from tests.cache_maker import fill, make_index, make_spec
 from tests.stage1_tiny import CLASSES, build, make_shards, opened, tiny_teacher
 

@@ -1,7 +1,7 @@
 """Runs and sweeps as one HTML page, PNG figures and a CSV.
 
-write.py is the way in; runs.py and sweep.py compose the two kinds of page from stats.py (what can be told apart),
-curves.py, map.py and charts.py (figures as inline SVG), page.py (HTML); png.py draws the figures for papers.
+write.py is the way in; runs_page.py and sweep_page.py compose the two kinds of page from stats.py (what can be told
+apart), curves.py, heat_map.py and charts.py (figures as inline SVG), page.py (HTML); png.py draws for papers.
 """
 
-__all__ = ["charts", "curves", "map", "page", "png", "runs", "stats", "sweep", "write"]
+__all__ = ["charts", "curves", "heat_map", "page", "png", "runs_page", "stats", "sweep_page", "write"]

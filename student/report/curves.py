@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from student.report.charts import Series, line_chart
 from student.report.page import figure, legend
-from student.report.stats import Group, best
-from student.run_data import Run
+from student.report.stats import SeedGroup, best
+from student.run.run_reader import Run
 
 _FOCUS = 0.5
 """Curves are drawn to the scale of this last part of the training: the first epochs are alike, and far away."""
 
 
-def sweep_curves(found: Sequence[Group], top: Group | None) -> str:
+def sweep_curves(found: Sequence[SeedGroup], top: SeedGroup | None) -> str:
     """Curves of the baseline and of the best λ of hard and of each τ, and top-1 against τ."""
     chosen = _chosen(found, top)
     figures = ""
@@ -32,11 +32,11 @@ def sweep_curves(found: Sequence[Group], top: Group | None) -> str:
     return f'<div class="grid">{figures}</div>' if figures else '<p class="empty">No finished cell yet.</p>'
 
 
-def _chosen(found: Sequence[Group], top: Group | None) -> list[Group]:
+def _chosen(found: Sequence[SeedGroup], top: SeedGroup | None) -> list[SeedGroup]:
     """The groups worth a curve: baseline, best hard, best soft at each τ (at most six), at the best cell's views."""
     views = top.cell.views_used if top is not None else None
     here = [group for group in found if group.cell.views_used == views and group.runs]
-    families: dict[tuple[str, float | None], list[Group]] = {}
+    families: dict[tuple[str, float | None], list[SeedGroup]] = {}
     for group in here:
         families.setdefault((group.cell.distill, group.cell.temperature), []).append(group)
     champions = [champion for family in families.values() if (champion := best(family)) is not None]
@@ -44,11 +44,11 @@ def _chosen(found: Sequence[Group], top: Group | None) -> list[Group]:
     return [group for group in champions if group.cell.distill != "soft"] + sorted(soft, key=_tau)
 
 
-def _tau(group: Group) -> float:
+def _tau(group: SeedGroup) -> float:
     return group.cell.temperature or 0.0
 
 
-def _mean_curve(group: Group, metric: str, colour: int) -> Series:
+def _mean_curve(group: SeedGroup, metric: str, colour: int) -> Series:
     """Mean and range over the finished seeds, at the epochs that all of them have."""
     per_run = [_by_epoch(run, metric) for run in group.runs]
     epochs = sorted(set.intersection(*(set(values) for values in per_run))) if per_run else []
@@ -68,9 +68,9 @@ def _by_epoch(run: Run, metric: str) -> dict[int, float]:
     return {point.epoch: point[metric] for point in run.epochs if math.isfinite(point[metric])}
 
 
-def _tau_curves(found: Sequence[Group]) -> str:
+def _tau_curves(found: Sequence[SeedGroup]) -> str:
     """Top-1 against τ, one line per λ: the map's rows as lines, where an optimum is easier to see."""
-    lines: dict[float, list[Group]] = {}
+    lines: dict[float, list[SeedGroup]] = {}
     for group in found:
         if group.cell.distill == "soft":
             lines.setdefault(group.cell.distill_weight, []).append(group)
@@ -85,10 +85,10 @@ def _tau_curves(found: Sequence[Group]) -> str:
     return figure("Top-1 against τ (soft)", chart, key=legend(series))
 
 
-def _lambda_curves(found: Sequence[Group]) -> str:
+def _lambda_curves(found: Sequence[SeedGroup]) -> str:
     """Top-1 against λ, one line for hard and per τ; all begin at the baseline, λ = 0."""
     base = [group for group in found if group.cell.distill == "none"]
-    lines: dict[tuple[str, float | None], list[Group]] = {}
+    lines: dict[tuple[str, float | None], list[SeedGroup]] = {}
     for group in found:
         if group.cell.distill != "none":
             lines.setdefault((group.cell.distill, group.cell.temperature), list(base)).append(group)
@@ -104,7 +104,7 @@ def _lambda_curves(found: Sequence[Group]) -> str:
     return figure("Top-1 against λ", chart, key=legend(series))
 
 
-def _range_line(name: str, line: Sequence[Group], xs: Sequence[float], colour: int) -> Series:
+def _range_line(name: str, line: Sequence[SeedGroup], xs: Sequence[float], colour: int) -> Series:
     several = any(len(group.values("top1")) > 1 for group in line)
     return Series(
         name=name,
@@ -117,9 +117,9 @@ def _range_line(name: str, line: Sequence[Group], xs: Sequence[float], colour: i
     )
 
 
-def views_curve(found: Sequence[Group]) -> str:
+def views_curve(found: Sequence[SeedGroup]) -> str:
     """Top-1 against the number of views used, for the baseline and the best settings."""
-    by_setting: dict[tuple[str, float, float | None], list[Group]] = {}
+    by_setting: dict[tuple[str, float, float | None], list[SeedGroup]] = {}
     for group in found:
         if group.values("top1") and group.cell.views_used is not None:
             by_setting.setdefault(group.cell.setting[:3], []).append(group)

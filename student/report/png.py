@@ -7,12 +7,12 @@ from pathlib import Path
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from student.grid import Grid
 from student.report.charts import ink_on, ramp
-from student.report.runs import curve, labels
-from student.report.stats import Group, groups
-from student.run_data import Run
-from student.sweep import Sweep
+from student.report.runs_page import curve, labels
+from student.report.stats import SeedGroup, groups
+from student.run.run_reader import Run
+from student.sweep.grid import Grid
+from student.sweep.sweep_directory import Sweep
 
 _COLOURS = ("#0072b2", "#c8501a", "#00805c", "#a8447f", "#8a6d00", "#5b4bb5", "#3d7fa6", "#5a6473")
 _DPI = 160
@@ -46,7 +46,7 @@ def run_pngs(runs: Sequence[Run], folder: Path) -> Iterator[Path]:
         yield path
 
 
-def _map_figure(found: Sequence[Group], grid: Grid, views: int | None) -> Figure:
+def _map_figure(found: Sequence[SeedGroup], grid: Grid, views: int | None) -> Figure:
     weights = sorted(weight for weight in grid.weights if weight > 0)
     columns: list[tuple[str, float | None]] = [("hard", None)] if "hard" in grid.distillations else []
     columns += [("soft", tau) for tau in sorted(grid.temperatures)] if "soft" in grid.distillations else []
@@ -73,7 +73,7 @@ def _map_figure(found: Sequence[Group], grid: Grid, views: int | None) -> Figure
     return figure
 
 
-def _title(base: Group | None) -> str:
+def _title(base: SeedGroup | None) -> str:
     if base is None or not base.values("top1"):
         return "top-1, %"
     spread = base.spread("top1")

@@ -10,13 +10,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from student.grid import Cell
-from student.run_data import Run
-from student.sweep import CellResult, Sweep
+from student.run.run_reader import Run
+from student.sweep.grid import Cell
+from student.sweep.sweep_directory import CellResult, Sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class SeedGroup:
     """The cells that differ in nothing but the seed; `cell` is the first of them."""
 
     cell: Cell
@@ -71,26 +71,26 @@ def setting_label(cell: Cell) -> str:
     return text + (f", {cell.views_used} views" if cell.views_used is not None else "")
 
 
-def groups(sweep: Sweep) -> tuple[Group, ...]:
+def groups(sweep: Sweep) -> tuple[SeedGroup, ...]:
     """The cells of a sweep gathered over seeds, in the grid's order."""
     by_setting: dict[tuple[object, ...], list[CellResult]] = {}
     for result in sweep.results:
         by_setting.setdefault(result.cell.setting, []).append(result)
-    return tuple(Group(cell=results[0].cell, results=tuple(results)) for results in by_setting.values())
+    return tuple(SeedGroup(cell=results[0].cell, results=tuple(results)) for results in by_setting.values())
 
 
-def best(found: Sequence[Group], metric: str = "top1") -> Group | None:
+def best(found: Sequence[SeedGroup], metric: str = "top1") -> SeedGroup | None:
     """The group of the highest mean; None when no cell has finished."""
     scored = [group for group in found if math.isfinite(group.mean(metric))]
     return max(scored, key=lambda group: group.mean(metric), default=None)
 
 
-def baseline(found: Sequence[Group], views_used: int | None) -> Group | None:
+def baseline(found: Sequence[SeedGroup], views_used: int | None) -> SeedGroup | None:
     """The group without a teacher at the same number of views."""
     return next((g for g in found if g.cell.distill == "none" and g.cell.views_used == views_used), None)
 
 
-def pooled_spread(found: Sequence[Group], metric: str = "top1") -> float:
+def pooled_spread(found: Sequence[SeedGroup], metric: str = "top1") -> float:
     """Standard deviation over seeds, pooled over all groups with two or more; NaN when there is none."""
     squares, degrees = 0.0, 0
     for group in found:
@@ -101,7 +101,7 @@ def pooled_spread(found: Sequence[Group], metric: str = "top1") -> float:
     return math.sqrt(squares / degrees) if degrees else math.nan
 
 
-def told_apart(one: Group, other: Group, noise: float, metric: str = "top1") -> bool:
+def told_apart(one: SeedGroup, other: SeedGroup, noise: float, metric: str = "top1") -> bool:
     """Whether two means differ by more than 2 standard errors of a difference, for a noise per run of `noise`."""
     num_one, num_other = len(one.values(metric)), len(other.values(metric))
     if not num_one or not num_other or not math.isfinite(noise):
@@ -110,7 +110,7 @@ def told_apart(one: Group, other: Group, noise: float, metric: str = "top1") -> 
     return abs(one.mean(metric) - other.mean(metric)) > 2 * error
 
 
-def paired_gain(group: Group, base: Group, metric: str = "top1") -> list[float]:
+def paired_gain(group: SeedGroup, base: SeedGroup, metric: str = "top1") -> list[float]:
     """Differences to the baseline, seed by seed: the same data order and views, so the pairing removes their noise."""
     ours, theirs = group.by_seed(metric), base.by_seed(metric)
     return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]

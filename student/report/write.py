@@ -9,10 +9,10 @@ from pathlib import Path
 
 from shards.atomic import atomic_file
 from shards.errors import RunError
-from student.report.runs import labels, runs_page
-from student.report.sweep import sweep_page
-from student.run_data import VALIDATION, Run, is_run, read_run
-from student.sweep import Sweep, is_sweep, read_sweep
+from student.report.runs_page import labels, runs_page
+from student.report.sweep_page import sweep_page
+from student.run.run_reader import VALIDATION, Run, is_run, read_run
+from student.sweep.sweep_directory import Sweep, is_sweep, read_sweep
 
 _RESULTS = (*VALIDATION, "teacher_agreement", "epochs", "steps", "images", "seconds")
 _SETTINGS = ("model", "distill", "distill_weight", "temperature", "seed", "views_used")

@@ -1,0 +1,266 @@
+"""The index of a set of shards: every sample's key, place, checksum and label, in the order of the shards.
+
+It is what both stages agree on: the cache's spec carries its fingerprint, every read is checked against it. The file
+lies beside the shards and knows them by name, so a folder of shards can be moved or copied with its index.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import ShardError
+from shards.index.index_file import read_index_file, write_index_file
+from shards.index.remote import cached_path, local_shard
+from shards.index.sources import base_name, expand_shards, is_remote
+
+__all__ = ["SUFFIXES", "ShardIndex", "expand_shards", "index_path", "open_index"]
+SUFFIXES = ("jpg", "jpeg", "png", "webp")
+"""The image formats that are taken; the index keeps the place in this tuple."""
+
+_ARRAYS = {
+    "tar_bytes_S": "<i8",
+    "first_S": "<i8",
+    "offset_N": "<i8",
+    "size_N": "<i8",
+    "crc32c_N": "<u4",
+    "label_N": "<i4",
+    "suffix_N": "|u1",
+    "key_bytes": "|u1",
+    "key_first_S": "<i8",
+    "key_end_N": "<u4",
+    "shard_digest_S32": "|u1",
+}
+
+# S shards, N samples of all shards, 32 bytes of a sha256.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ShardIndex:
+    """What a strict scan of the shards found; the rows of shard s are first_S[s] … first_S[s + 1] of the _N arrays.
+
+    Attributes:
+        urls: where each shard is; not part of the fingerprint. names: base names, unique.
+        tar_bytes_S: size of each tar. first_S: (S + 1,) first row of each shard.
+        offset_N, size_N: the image's bytes in its tar. crc32c_N: their checksum.
+        label_N: in [0, num_classes). suffix_N: index into SUFFIXES.
+        key_bytes, key_first_S (S + 1,), key_end_N: all keys as one UTF-8 blob; where each shard's part starts;
+            where each key ends in that part.
+        shard_digest_S32: sha256 of each shard's scan, flat.
+        class_names: () when unknown. num_classes: C.
+        path: the file it was loaded from; pickling sends the path instead of the arrays.
+    """
+
+    urls: tuple[str, ...]
+    names: tuple[str, ...]
+    tar_bytes_S: NDArray[np.int64]
+    first_S: NDArray[np.int64]
+    offset_N: NDArray[np.int64]
+    size_N: NDArray[np.int64]
+    crc32c_N: NDArray[np.uint32]
+    label_N: NDArray[np.int32]
+    suffix_N: NDArray[np.uint8]
+    key_bytes: NDArray[np.uint8]
+    key_first_S: NDArray[np.int64]
+    key_end_N: NDArray[np.uint32]
+    shard_digest_S32: NDArray[np.uint8]
+    class_names: tuple[str, ...]
+    num_classes: int
+    path: Path | None = field(default=None)
+
+    @property
+    def num_shards(self) -> int:
+        """S."""
+        return len(self.names)
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return len(self.label_N)
+
+    @property
+    def rows_S(self) -> NDArray[np.int64]:  # noqa: N802 - the shape is part of the name
+        """Samples of each shard."""
+        return np.diff(self.first_S)
+
+    def num_rows(self, shard: int) -> int:
+        """Samples of one shard."""
+        return int(self.first_S[shard + 1] - self.first_S[shard])
+
+    def row_number(self, shard: int, row: int) -> int:
+        """The place of (shard, row) in the _N arrays; IndexError outside the shard (negative rows are outside)."""
+        if not (0 <= shard < self.num_shards and 0 <= row < self.num_rows(shard)):
+            raise IndexError(f"index: no row {row} of shard {shard} among {self.num_shards} shards")
+        return int(self.first_S[shard]) + row
+
+    def key(self, shard: int, row: int) -> str:
+        """The key of a sample."""
+        n = self.row_number(shard, row)
+        base = int(self.key_first_S[shard])
+        start = base + (int(self.key_end_N[n - 1]) if row else 0)
+        return self.key_bytes[start : base + int(self.key_end_N[n])].tobytes().decode()
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) over everything but the urls: names, sizes, classes and the digest of each shard's scan."""
+        sha = hashlib.sha256(json.dumps(self._meta(), sort_keys=True).encode())
+        sha.update(self.shard_digest_S32.tobytes())
+        return sha.hexdigest()
+
+    def find(self, key: str) -> tuple[int, int]:
+        """(shard, row) of a key; ShardError, naming similar keys, when it is not there.
+
+        It compares key ends byte by byte over all keys of the right length (tens of milliseconds for ImageNet) and
+        keeps no table.
+        """
+        wanted = np.frombuffer(key.encode(), np.uint8)
+        for shard in range(self.num_shards if len(wanted) else 0):
+            base, rows = int(self.key_first_S[shard]), slice(int(self.first_S[shard]), int(self.first_S[shard + 1]))
+            ends = self.key_end_N[rows].astype(np.int64)
+            found = np.flatnonzero(np.diff(ends, prepend=0) == len(wanted))
+            for back in range(1, len(wanted) + 1):
+                if not len(found):
+                    break
+                found = found[self.key_bytes[base + ends[found] - back] == wanted[-back]]
+            if len(found):
+                return shard, int(found[0])
+        raise ShardError(f"index: no sample has the key {key!r}; similar: {', '.join(self._similar(key)) or 'none'}")
+
+    def _similar(self, key: str, count: int = 3) -> list[str]:
+        """Some keys that hold the longest prefix of `key` that any key holds."""
+        blob, wanted = self.key_bytes.tobytes(), key.encode()
+        for length in range(len(wanted), 0, -1):
+            similar: list[str] = []
+            at = blob.find(wanted[:length])
+            while at >= 0 and len(similar) < count:
+                shard = int(np.searchsorted(self.key_first_S, at, "right")) - 1
+                ends = self.key_end_N[int(self.first_S[shard]) : int(self.first_S[shard + 1])]
+                row = int(np.searchsorted(ends, at - int(self.key_first_S[shard]), "right"))
+                similar.append(repr(self.key(shard, row)))
+                at = blob.find(wanted[:length], int(self.key_first_S[shard]) + int(ends[row]))
+            if similar:
+                return similar
+        return []
+
+    def save(self, path: Path) -> None:
+        """Write the index as one file, atomically."""
+        folder = str(Path(path).absolute().parent)
+        beside = [os.path.dirname(os.path.abspath(url)) == folder if "://" not in url else False for url in self.urls]
+        places = [name if near else url for name, url, near in zip(self.names, self.urls, beside, strict=True)]
+        meta = self._meta() | {"places": [] if all(beside) else places, "fingerprint": self.fingerprint}
+        arrays = {name: np.ascontiguousarray(getattr(self, name), dtype) for name, dtype in _ARRAYS.items()}
+        try:
+            write_index_file(Path(path), meta, arrays)
+        except OSError as error:
+            raise ShardError(
+                f"{path}: the index cannot be written: {error}. It lies beside the shards: make room, or link "
+                "read-only shards into a folder you can write to"
+            ) from error
+
+    @classmethod
+    def load(cls, path: Path) -> "ShardIndex":
+        """The index in a file, its arrays mapped read-only; ShardError when it is missing or damaged in any byte."""
+        path = Path(path)
+        meta, arrays = read_index_file(path)
+        places = meta["places"] or meta["names"]
+        index = cls(
+            urls=tuple(place if "://" in place else str(path.parent / place) for place in places),
+            names=tuple(meta["names"]),
+            class_names=tuple(meta["class_names"]),
+            num_classes=meta["num_classes"],
+            path=path.absolute(),
+            **arrays,
+        )
+        if index.fingerprint != meta["fingerprint"]:
+            raise ShardError(
+                f"{path}: expected fingerprint {meta['fingerprint']}, got {index.fingerprint}; run check-shards again"
+            )
+        return index
+
+    def _meta(self) -> dict[str, Any]:
+        return {"names": self.names, "class_names": self.class_names, "num_classes": self.num_classes}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as (path, fingerprint, urls) when there is a file: a worker maps it, too, instead of copying."""
+        if self.path is not None:
+            return _reload, (self.path, self.fingerprint, self.urls)
+        return _rebuild, ({name: getattr(self, name) for name in self.__slots__},)
+
+
+def _reload(path: Path, fingerprint: str, urls: tuple[str, ...]) -> ShardIndex:
+    index = ShardIndex.load(path)
+    if index.fingerprint != fingerprint:
+        raise ShardError(
+            f"{path}: the index was replaced while it was in use: expected fingerprint {fingerprint}, "
+            f"got {index.fingerprint}; start again"
+        )
+    return _rebuild({name: getattr(index, name) for name in index.__slots__} | {"urls": urls})
+
+
+def _rebuild(fields: dict[str, Any]) -> ShardIndex:
+    return ShardIndex(**fields)
+
+
+def index_path(pattern: str, cache_dir: Path | None = None) -> Path:
+    """Where the index of the shards a pattern names lies: beside local shards, in the cache folder for remote ones.
+
+    It is `shards.index` for a directory. Train and validation shards often share a folder, so for anything else the
+    name is what the shards' names have in common: `train-{0000..1023}.tar` has `train.index`.
+    """
+    urls = expand_shards(pattern)
+    stems = [base_name(url).removesuffix(".tar") for url in urls]
+    prefix = os.path.commonprefix(stems)  # noqa: RUF071 - names, not paths
+    if len(stems) > 1:
+        prefix = prefix.rstrip("0123456789").rstrip("-_.")
+    if not is_remote(urls[0]):
+        whole = Path(pattern.removeprefix("file://")).expanduser().is_dir()
+        return Path(urls[0]).parent / f"{'shards' if whole else prefix or 'shards'}.index"
+    return cached_path(f"{os.path.dirname(urls[0])}/{prefix or 'shards'}.index", cache_dir)
+
+
+def open_index(pattern: str, cache_dir: Path | None = None) -> ShardIndex:
+    """The index of exactly the shards that a pattern names, as make-shards or check-shards left it.
+
+    Local shards must have the sizes in the index; remote ones are compared when they are fetched.
+
+    Errors:
+        ShardError when there is no index, it is damaged, it covers other shards, or a size differs.
+    """
+    urls = expand_shards(pattern)
+    path = index_path(pattern, cache_dir)
+    names = tuple(base_name(url) for url in urls)
+    if not path.exists() and not is_remote(urls[0]) and (whole := path.with_name("shards.index")).exists():
+        path = whole  # made for the whole folder; good when it covers exactly these shards
+    if is_remote(urls[0]) and not path.exists():
+        path = _fetch_index(f"{os.path.dirname(urls[0])}/{path.name.partition('-')[2]}", cache_dir)
+    index = ShardIndex.load(path)
+    if index.names != names:
+        missing, extra = sorted(set(names) - set(index.names)), sorted(set(index.names) - set(names))
+        raise ShardError(
+            f"{path}: the index covers other shards than {pattern}: expected {len(names)}, got {len(index.names)}; "
+            f"not in the index: {missing[:3] or 'none'}; only in the index: {extra[:3] or 'none'}. "
+            f"Run check-shards {pattern}"
+        )
+    for url, expected in zip(urls, index.tar_bytes_S, strict=True):
+        if not is_remote(url) and (got := os.stat(url).st_size) != expected:
+            raise ShardError(
+                f"{url}: expected {int(expected)} bytes as in {path}, got {got}; restore the shard, or run "
+                "check-shards again if it was changed on purpose"
+            )
+    return replace(index, urls=tuple(urls))
+
+
+def _fetch_index(url: str, cache_dir: Path | None) -> Path:
+    """The index that somebody has put beside the remote shards, fetched."""
+    try:
+        return local_shard(url, None, cache_dir)
+    except ShardError as error:
+        raise ShardError(
+            f"{url}: no index of these shards here or beside them; run check-shards on the pattern (and upload the "
+            f"index to that place to spare other machines the scan). {error}"
+        ) from error

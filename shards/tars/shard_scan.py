@@ -1,0 +1,247 @@
+"""One shard, read from the first byte to the last: which samples it holds, where, and with which checksums.
+
+Members group into samples by WebDataset's key rule (the name up to the first dot of its last component, folders
+included). Known suffixes: the images (`SUFFIXES`), `cls` (the label, an ASCII integer), `json` (must parse; can carry
+the label instead) and `txt` (img2dataset's caption; not read). Everything else is refused, as is everything that would
+make another reader see other samples than this one: duplicate, split or incomplete samples.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import ShardError
+from shards.index.shard_index import SUFFIXES
+from shards.tars.tar import Member, read_members
+from shards.views.decode import decode_rgb
+
+IGNORED_SUFFIXES = ("txt",)
+_KEY_AND_SUFFIX = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")
+_BUFFER_BYTES = 1 << 20
+
+# N samples of the shard.
+
+
+class SampleRule(NamedTuple):
+    """What a sample must be: labels in [0, num_classes) when that is known; the key of .json that holds them."""
+
+    num_classes: int | None = None
+    label_key: str | None = None
+    decode: bool = False  # images are decoded, too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ShardScan:
+    """What the strict scan of one shard found.
+
+    Attributes:
+        name: base name of the tar. tar_bytes: its size.
+        key_bytes: the keys, UTF-8, one after the other. key_end_N: where each ends.
+        key_hash_N: 64-bit hashes of the keys, to find duplicates between shards.
+        offset_N, size_N: the image's bytes in the tar. crc32c_N: their checksum.
+        label_N, suffix_N: the label; the index into SUFFIXES.
+    """
+
+    name: str
+    tar_bytes: int
+    key_bytes: bytes
+    key_end_N: NDArray[np.uint32]
+    key_hash_N: NDArray[np.uint64]
+    offset_N: NDArray[np.int64]
+    size_N: NDArray[np.int64]
+    crc32c_N: NDArray[np.uint32]
+    label_N: NDArray[np.int32]
+    suffix_N: NDArray[np.uint8]
+
+    def digest(self) -> bytes:
+        """sha256 over everything: the shard's share of the fingerprint of an index."""
+        head = json.dumps([self.name, self.tar_bytes, len(self.key_end_N), len(self.key_bytes)])
+        sha = hashlib.sha256(head.encode() + b"\n" + self.key_bytes)
+        for array, dtype in (
+            (self.key_end_N, "<u4"),
+            (self.offset_N, "<i8"),
+            (self.size_N, "<i8"),
+            (self.crc32c_N, "<u4"),
+            (self.label_N, "<i4"),
+            (self.suffix_N, "u1"),
+        ):
+            sha.update(np.ascontiguousarray(array, dtype).tobytes())
+        return sha.digest()
+
+
+class _Row(NamedTuple):
+    key: str
+    offset: int
+    size: int
+    crc32c: int
+    label: int
+    suffix: int
+
+
+def scan_shard(path: Path, name: str, rule: SampleRule, where: str = "") -> ShardScan:
+    """Scan the tar at `path` strictly; `where` is what errors call it (default: the path).
+
+    Errors:
+        ShardError naming the shard, the offset and the member, for anything that is not as it must be.
+    """
+    where = where or str(path)
+    try:
+        with open(path, "rb", buffering=_BUFFER_BYTES) as file:
+            return scan_file(file, name, rule, where)
+    except OSError as error:
+        raise ShardError(f"{where}: cannot be read: {error}. Check the path, permissions and the disk") from error
+
+
+def scan_file(file: BinaryIO, name: str, rule: SampleRule, where: str) -> ShardScan:
+    """Scan an open tar from its first byte to its last; errors as of `scan_shard`."""
+    rows: list[_Row] = []
+    seen: set[str] = set()
+    sample: _Sample | None = None
+    for member, data in read_members(file, where):
+        key, suffix = _split_name(member, where)
+        if sample is None or key != sample.key:
+            if sample is not None:
+                rows.append(sample.row())
+            if key in seen:
+                advice = "make the shard again with sorted names"
+                raise _refused(member, where, f"the members of {key!r} side by side", advice, "others between them")
+            seen.add(key)
+            sample = _Sample(key, member.offset, rule, where)
+        sample.add(member, suffix, data)
+    if sample is None:
+        raise ShardError(f"{where}: holds no samples; expected at least one. Remove the shard or make it again")
+    rows.append(sample.row())
+    return _pack(rows, name, file.seek(0, 2))
+
+
+def _split_name(member: Member, where: str) -> tuple[str, str]:
+    """WebDataset's key rule: key up to the first dot of the last path component; the suffix in lower case."""
+    match = _KEY_AND_SUFFIX.fullmatch(member.name)
+    if match is None:
+        raise _refused(member, where, "a name of the form key.suffix", "rename the file")
+    suffix = match[2].lower()
+    if suffix not in SUFFIXES and suffix not in IGNORED_SUFFIXES and suffix not in ("cls", "json"):
+        known = ", ".join((*SUFFIXES, "cls", "json", *IGNORED_SUFFIXES))
+        advice = "a key ends at the first dot of the file name: rename it or leave it out of the shard"
+        raise _refused(member, where, f"one of the suffixes {known}", advice, f"suffix {suffix!r}")
+    return match[1], suffix
+
+
+def _refused(member: Member, where: str, expected: str, advice: str, got: str = "") -> ShardError:
+    found = f", got {got}" if got else ""
+    return ShardError(f"{where}: offset {member.offset}: member {member.name!r}: expected {expected}{found}; {advice}")
+
+
+class _Sample:
+    """The members of one key, as they come."""
+
+    def __init__(self, key: str, offset: int, rule: SampleRule, where: str) -> None:
+        self.key = key
+        self._offset = offset
+        self._rule = rule
+        self._where = where
+        self._suffixes: set[str] = set()
+        self._image: tuple[Member, int, int] | None = None
+        self._labels: list[int] = []
+
+    def add(self, member: Member, suffix: str, data: bytes) -> None:
+        """Take the next member of the sample."""
+        if suffix in self._suffixes:
+            raise _refused(member, self._where, f"one .{suffix} in the sample", "remove the duplicate", "a second one")
+        self._suffixes.add(suffix)
+        if suffix in SUFFIXES:
+            if self._image is not None:
+                other = self._image[0].name
+                raise _refused(member, self._where, "one image in the sample", "remove one", f"{other!r} before it")
+            place = f"{self._where}: offset {member.offset}: member {member.name!r}"
+            require_image(data, place)
+            if self._rule.decode:
+                decode_rgb(data, place)
+            self._image = (member, google_crc32c.value(data), SUFFIXES.index(suffix))
+        elif suffix == "cls":
+            self._labels.append(self._label(member, data))
+        elif suffix == "json":
+            self._add_json(member, data)
+
+    def row(self) -> _Row:
+        """The finished sample; ShardError when a part is missing or the labels disagree."""
+        start = f"{self._where}: offset {self._offset}: sample {self.key!r}"
+        if self._image is None:
+            raise ShardError(f"{start}: expected an image ({', '.join(SUFFIXES)}), got {self._found()}; make it again")
+        if not self._labels:
+            raise ShardError(
+                f"{start}: expected a label in .cls, got {self._found()}; "
+                "if the labels are in .json, name their key (label_key)"
+            )
+        if len(set(self._labels)) > 1:
+            raise ShardError(f"{start}: .cls and .json disagree on the label: {self._labels}; make the shard again")
+        member, checksum, suffix = self._image
+        return _Row(self.key, member.data_offset, member.size, checksum, self._labels[0], suffix)
+
+    def _found(self) -> str:
+        return "only " + ", ".join(f".{suffix}" for suffix in sorted(self._suffixes))
+
+    def _label(self, member: Member, data: bytes) -> int:
+        match = re.fullmatch(rb"[ \t]*([0-9]{1,9})[ \t\r\n]*", data)
+        if match is None:
+            raise _refused(member, self._where, "a label as an ASCII integer", "make it again", repr(data[:40]))
+        return self._in_range(member, int(match[1]))
+
+    def _in_range(self, member: Member, label: int) -> int:
+        limit = self._rule.num_classes if self._rule.num_classes is not None else 2**31
+        if not 0 <= label < limit:
+            raise _refused(member, self._where, f"a label in [0, {limit})", "check the number of classes", f"{label}")
+        return label
+
+    def _add_json(self, member: Member, data: bytes) -> None:
+        try:
+            fields: Any = json.loads(data)
+        except ValueError as error:
+            raise _refused(member, self._where, "JSON", "make it again", f"{error}") from None
+        name = self._rule.label_key
+        if name is None:
+            return
+        label = fields.get(name) if isinstance(fields, dict) else None
+        if isinstance(label, bool) or not isinstance(label, int):
+            raise _refused(member, self._where, f"an integer label under {name!r}", "check label_key", f"{label!r}")
+        self._labels.append(self._in_range(member, label))
+
+
+def require_image(data: bytes, where: str) -> str:
+    """The format of encoded image bytes by their signature: "jpg", "png" or "webp"; ShardError for anything else.
+
+    Names do not tell: ImageNet itself holds a PNG that is called .JPEG.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    raise ShardError(
+        f"{where}: expected a JPEG, PNG or WebP image, got {len(data)} bytes starting {data[:8]!r}; replace it"
+    )
+
+
+def _pack(rows: list[_Row], name: str, tar_bytes: int) -> ShardScan:
+    keys = [row.key.encode() for row in rows]
+    hashes = b"".join(hashlib.blake2b(key, digest_size=8).digest() for key in keys)
+    return ShardScan(
+        name=name,
+        tar_bytes=tar_bytes,
+        key_bytes=b"".join(keys),
+        key_end_N=np.cumsum([len(key) for key in keys]).astype(np.uint32),
+        key_hash_N=np.frombuffer(hashes, "<u8"),
+        offset_N=np.array([row.offset for row in rows], np.int64),
+        size_N=np.array([row.size for row in rows], np.int64),
+        crc32c_N=np.array([row.crc32c for row in rows], np.uint32),
+        label_N=np.array([row.label for row in rows], np.int32),
+        suffix_N=np.array([row.suffix for row in rows], np.uint8),
+    )

@@ -1,0 +1,232 @@
+"""An ImageFolder tree becomes shards and their index: the same bytes for the same input, whatever the process count.
+
+The order of samples is one seeded permutation, cut into shards whose sizes differ by at most one. Each tar is written
+under a temporary name, read back by the strict scan, renamed and noted in a journal; a later run keeps every tar that
+still is what the journal says and makes the others.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from shards.atomic import atomic_file
+from shards.errors import ShardError
+from shards.index.shard_index import ShardIndex
+from shards.rng import stream
+from shards.tars.assemble import assemble
+from shards.tars.image_folder import Folder, SourceImage, list_folder
+from shards.tars.journal import Journal
+from shards.tars.shard_scan import SampleRule, ShardScan, require_image, scan_file, scan_shard
+
+INDEX_NAME = "shards.index"
+Sample = tuple[str, int, str, bytes]  # key, label, suffix, encoded image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteEvent:
+    """Progress of writing: one event for each shard, in the order they finish, then one with the index.
+
+    Attributes:
+        path: the tar; of the last event, the index.
+        kept: the tar was there already and is what it must be.
+        shards_done, num_shards; samples_done, num_samples; num_bytes: so far.
+        index: only in the last event.
+    """
+
+    path: Path
+    kept: bool
+    num_shards: int
+    num_samples: int
+    shards_done: int = 0
+    samples_done: int = 0
+    num_bytes: int = 0
+    index: ShardIndex | None = None
+
+
+class _Job(NamedTuple):
+    """One tar to make from images of a tree, and the digest of what an earlier run made of it ("" for none)."""
+
+    path: Path
+    source: Path
+    images: list[SourceImage]
+    num_classes: int
+    recorded: str
+
+
+def write_shards(
+    source: Path,
+    dest: Path,
+    *,
+    samples_per_shard: int,
+    seed: int,
+    workers: int = 1,
+    class_names: Sequence[str] = (),
+) -> Iterator[WriteEvent]:
+    """Write the images of `source` (class/…/image) to `dest`/shard-000000.tar … and `dest`/shards.index.
+
+    Args:
+        samples_per_shard: at most; all shards hold the same number, or one less.
+        seed: of the order of the samples.
+        workers: processes; the bytes do not depend on it.
+        class_names: all classes in the order of their labels; default: the folders, sorted.
+
+    Errors:
+        ValueError for a wrong number; ShardError for a tree with anything but images, for files that are no JPEG, PNG
+        or WebP inside, and for a `dest` that holds other shards than these.
+    """
+    for name, value in (("samples_per_shard", samples_per_shard), ("workers", workers)):
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    folder = list_folder(source, class_names)
+    num_samples = len(folder.images)
+    settings: dict[str, int | str] = {
+        "seed": seed,
+        "samples_per_shard": samples_per_shard,
+        "num_samples": num_samples,
+        "source_digest": folder.digest(),
+    }
+    with Journal(dest, settings) as journal:
+        jobs = _jobs(source, dest, folder, samples_per_shard, seed, journal.recorded)
+        _refuse_foreign(dest, [job.path for job in jobs])
+        scans: dict[int, ShardScan] = {}
+        event = WriteEvent(path=dest, kept=False, num_shards=len(jobs), num_samples=num_samples)
+        for shard, scan, kept in _run(jobs, workers):
+            scans[shard] = scan
+            journal.note(scan.name, scan.digest().hex())
+            event = replace(
+                event,
+                path=jobs[shard].path,
+                kept=kept,
+                shards_done=len(scans),
+                samples_done=event.samples_done + len(scan.label_N),
+                num_bytes=event.num_bytes + scan.tar_bytes,
+            )
+            yield event
+        urls = [str(job.path) for job in jobs]
+        assemble(urls, [scans[s] for s in range(len(jobs))], class_names=folder.class_names).save(dest / INDEX_NAME)
+    yield replace(event, path=dest / INDEX_NAME, kept=False, index=ShardIndex.load(dest / INDEX_NAME))
+
+
+def _jobs(
+    source: Path, dest: Path, folder: Folder, samples_per_shard: int, seed: int, recorded: Mapping[str, str]
+) -> list[_Job]:
+    """The seeded order of the images, cut into shards as evenly as possible."""
+    num_samples, num_classes = len(folder.images), len(folder.class_names)
+    num_shards = -(-num_samples // samples_per_shard)
+    order = stream(seed, "shards").permutation(num_samples)
+    jobs = []
+    for shard in range(num_shards):
+        part = order[num_samples * shard // num_shards : num_samples * (shard + 1) // num_shards]
+        path = dest / f"shard-{shard:06d}.tar"
+        jobs.append(_Job(path, source, [folder.images[n] for n in part], num_classes, recorded.get(path.name, "")))
+    return jobs
+
+
+def write_samples(
+    samples: Iterable[Sample],
+    dest: Path,
+    *,
+    samples_per_shard: int = 1000,
+    num_classes: int | None = None,
+    class_names: Sequence[str] = (),
+    prefix: str = "shard",
+) -> ShardIndex:
+    """Write (key, label, suffix, encoded image) in the order given to `dest`/<prefix>-000000.tar …, and their index.
+
+    Errors:
+        ValueError for a wrong number; ShardError when there are no samples, when one is not what the strict scan
+        accepts, and when `dest` holds tars already.
+    """
+    if samples_per_shard < 1:
+        raise ValueError(f"samples_per_shard: expected at least 1, got {samples_per_shard}")
+    dest = Path(dest)
+    dest.mkdir(parents=True, exist_ok=True)
+    _refuse_foreign(dest, [])
+    rule = SampleRule(len(class_names) or num_classes)
+    rest = iter(samples)
+    scans: list[ShardScan] = []
+    while part := list(islice(rest, samples_per_shard)):
+        scans.append(_write_tar(dest / f"{prefix}-{len(scans):06d}.tar", part, rule))
+    if not scans:
+        raise ShardError(f"{dest}: expected samples to write, got none")
+    urls = [str(dest / scan.name) for scan in scans]
+    assemble(urls, scans, num_classes=num_classes, class_names=class_names).save(dest / INDEX_NAME)
+    return ShardIndex.load(dest / INDEX_NAME)
+
+
+def _refuse_foreign(dest: Path, expected: Sequence[Path]) -> None:
+    foreign = sorted({path.name for path in dest.glob("*.tar")} - {path.name for path in expected})
+    if foreign:
+        raise ShardError(f"{dest}: holds other tars already ({', '.join(foreign[:3])}…); choose an empty folder")
+
+
+def _write_tar(path: Path, samples: Iterable[Sample], rule: SampleRule) -> ShardScan:
+    """Write one tar, read it back strictly, and only then give it its name."""
+    try:
+        with atomic_file(path) as file:
+            _write_members(file, samples)
+            file.flush()
+            file.seek(0)
+            return scan_file(file, path.name, rule, str(path))
+    except OSError as error:
+        raise ShardError(
+            f"{path}: cannot be written: {error}; make room or check permissions and run it again: finished shards stay"
+        ) from error
+
+
+def _write_members(file: BinaryIO, samples: Iterable[Sample]) -> None:
+    import webdataset  # imports torch: seconds that only writing should cost
+
+    with webdataset.TarWriter(
+        file, user="", group="", mode=0o444, mtime=0, compress=False, encoder=False, format="PAX_FORMAT"
+    ) as tar:
+        for key, label, suffix, data in samples:
+            tar.write({"__key__": key, suffix: data, "cls": b"%d" % label})
+
+
+def _make_shard(shard: int, job: _Job) -> tuple[int, ShardScan, bool]:
+    rule = SampleRule(job.num_classes)
+    if job.recorded and job.path.exists():
+        try:
+            scan = scan_shard(job.path, job.path.name, rule)
+        except ShardError:
+            scan = None  # damaged after it was finished: made again below
+        if scan is not None and scan.digest().hex() == job.recorded:
+            return shard, scan, True
+    return shard, _write_tar(job.path, (_load(job.source, image) for image in job.images), rule), False
+
+
+def _load(source: Path, image: SourceImage) -> Sample:
+    """The sample of an image file; its suffix is what the bytes are, whatever the file is called."""
+    path = source / image.path
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read: {error}; check the file and run make-shards again") from error
+    if len(data) != image.size:
+        raise ShardError(
+            f"{path}: expected {image.size} bytes as listed, got {len(data)}; it changed meanwhile: start again"
+        )
+    return image.key, image.label, require_image(data, str(path)), data
+
+
+def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[int, ShardScan, bool]]:
+    workers = min(workers, len(jobs))
+    if workers == 1:
+        for shard, job in enumerate(jobs):
+            yield _make_shard(shard, job)
+        return
+    # spawn: the parent may have threads, and a forked copy of their locks would hang.
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        for future in as_completed([pool.submit(_make_shard, shard, job) for shard, job in enumerate(jobs)]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise ShardError(f"a writing process died ({error}); is there enough memory? Use fewer workers") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

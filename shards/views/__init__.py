@@ -1,0 +1,16 @@
+"""What a sample looks like under (recipe, view number): drawn as parameters, rendered as pixels, mixed in blocks."""
+
+__all__ = [
+    "augment",
+    "behaviour",
+    "blocks",
+    "decode",
+    "erasing",
+    "mixing",
+    "operations",
+    "rand_augment",
+    "resample",
+    "view",
+    "view_recipe",
+    "warp",
+]

@@ -1,0 +1,99 @@
+"""A block in some views: what the workers of both stages make, from one function.
+
+Stage 1 and stage 2 call `render_block` with the same (recipe, shard, block, views), so the student's pixels are the
+teacher's by construction; the digests prove it for every sample.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.index.reader import ShardReader
+from shards.views.mixing import block_mix, block_rows
+from shards.views.view import render_views
+from shards.views.view_recipe import ViewRecipe
+
+# B samples of a batch (views × rows, view-major); H, W, C of a view; 4 = y0, y1, x0, x1.
+
+
+class ViewBatch(NamedTuple):
+    """Rendered views with where they come from and how they are to be mixed (numpy)."""
+
+    shard_B: NDArray[np.int32]
+    row_B: NDArray[np.int32]
+    view_B: NDArray[np.int32]
+    label_B: NDArray[np.int64]
+    view_BHWC: NDArray[np.uint8]
+    pixel_digest_B: NDArray[np.uint32]
+    partner_B: NDArray[np.int32]  # position in this batch
+    lam_B: NDArray[np.float32]
+    box_B4: NDArray[np.int16]
+
+
+def pixel_digest(view_HWC: NDArray[np.uint8], partner_key: str, lam: np.float32, box: NDArray[np.int16]) -> int:
+    """crc32c over the view's bytes, then the partner's key, λ-mix and box: everything the sample adds to its mixture.
+
+    The partner's pixels are covered by the partner's own digest: a block is closed under mixing.
+    """
+    mixing = struct.pack("<f4h", lam, *(int(b) for b in box)) + partner_key.encode()
+    checksum: int = google_crc32c.extend(google_crc32c.value(view_HWC.tobytes()), mixing)
+    return checksum
+
+
+def render_block(reader: ShardReader, recipe: ViewRecipe, shard: int, block: int, views: Sequence[int]) -> ViewBatch:
+    """Read, decode once and render one block in several views of one view block.
+
+    Returns:
+        A view-major batch: all rows of views[0] in block order, then those of views[1] …
+
+    Errors:
+        ShardError from the reader or decoder, naming shard and key.
+    """
+    assert len({view // recipe.block_views for view in views}) == 1, "views must lie in one view block"
+    index = reader.index
+    name = index.names[shard]
+    all_rows_R = block_rows(recipe, name, index.num_rows(shard), views[0])
+    rows = all_rows_R[block * recipe.block_size : (block + 1) * recipe.block_size]
+    num_rows, num_views = len(rows), len(views)
+    keys = [index.key(shard, int(row)) for row in rows]
+    view_VNHWC = np.empty((num_views, num_rows, recipe.size, recipe.size, 3), np.uint8)
+    for n, (row, key) in enumerate(zip(rows, keys, strict=True)):
+        data = reader.image_bytes(shard, int(row))
+        view_VNHWC[:, n] = render_views(data, recipe, key, views, where=f"{name}: {key}")
+    mixes = [block_mix(recipe, name, block, num_rows, view) for view in views]
+    digest_VN = np.array(
+        [
+            [
+                pixel_digest(view_VNHWC[v, n], keys[mix.partner_N[n]], mix.lam_N[n], mix.box_N4[n])
+                for n in range(num_rows)
+            ]
+            for v, mix in enumerate(mixes)
+        ],
+        np.uint32,
+    )
+    first = int(index.first_S[shard])
+    return ViewBatch(
+        shard_B=np.full(num_views * num_rows, shard, np.int32),
+        row_B=np.tile(rows.astype(np.int32), num_views),
+        view_B=np.repeat(np.asarray(views, np.int32), num_rows),
+        label_B=np.tile(index.label_N[first + rows].astype(np.int64), num_views),
+        view_BHWC=view_VNHWC.reshape(-1, *view_VNHWC.shape[2:]),
+        pixel_digest_B=digest_VN.reshape(-1),
+        partner_B=np.concatenate([mix.partner_N + v * num_rows for v, mix in enumerate(mixes)]).astype(np.int32),
+        lam_B=np.concatenate([mix.lam_N for mix in mixes]),
+        box_B4=np.concatenate([mix.box_N4 for mix in mixes]),
+    )
+
+
+def concat(batches: Sequence[ViewBatch]) -> ViewBatch:
+    """One batch of several, in order; partners keep pointing at the same samples."""
+    starts = np.cumsum([0] + [len(b.row_B) for b in batches[:-1]])
+    joined = {name: np.concatenate([getattr(b, name) for b in batches]) for name in ViewBatch._fields}
+    joined["partner_B"] = np.concatenate(
+        [b.partner_B + np.int32(start) for b, start in zip(batches, starts, strict=True)]
+    )
+    return ViewBatch(**joined)

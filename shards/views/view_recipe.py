@@ -1,0 +1,160 @@
+"""What a view is: the augmentation settings of a recipe, as a frozen value with its seed.
+
+Facts of DeiT and DeiT-III: Touvron et al., arXiv:2012.12877 (table 9) and arXiv:2204.07118 (table 1), and the authors'
+published code. A recipe is part of the cache's spec; a student reads it from there and cannot have another.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from typing import Any, Literal, get_args
+
+from shards.views.rand_augment import parse_rand_augment
+
+Crop = Literal["rrc", "src", "center", "resize"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewRecipe:
+    """The settings that decide the pixels of every view.
+
+    Attributes:
+        name: what the recipe is called in reports; not part of any random stream.
+        seed: seed of every stream of the recipe.
+        size: side of the square view, pixels.
+        crop: "rrc" RandomResizedCrop, "src" simple random crop (resize the short side, reflect-pad 4, crop),
+            "center" resize the short side to size / crop_pct and crop the centre, "resize" to size × size.
+        crop_scale, crop_ratio: area and aspect ranges of "rrc".
+        crop_pct: of "center".
+        flip: probability of a horizontal flip.
+        rand_augment: a timm-style string such as "rand-m9-mstd0.5-inc1"; "" is off.
+        three_augment: DeiT-III's one of grey, solarise, blur.
+        color_jitter: strength of brightness, contrast and saturation jitter; 0 is off.
+        erase_prob, erase_scale, erase_ratio: random erasing with normal noise, one box.
+        mixup_alpha, cutmix_alpha: Beta parameters; 0 is off.
+        mix_prob: probability that a pair is mixed; switch_prob: that it is CutMix when both are on.
+        block_size: samples that may be mixed with each other.
+        block_views: consecutive views that share one partition of a shard into blocks; also the views of one unit.
+        mean, std: normalisation after the uint8 view, in [0, 1] units.
+    """
+
+    name: str = "deit"
+    seed: int = 0
+    size: int = 224
+    crop: Crop = "rrc"
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_pct: float = 0.875
+    flip: float = 0.5
+    rand_augment: str = "rand-m9-mstd0.5-inc1"
+    three_augment: bool = False
+    color_jitter: float = 0.0
+    erase_prob: float = 0.25
+    erase_scale: tuple[float, float] = (0.02, 1 / 3)
+    erase_ratio: tuple[float, float] = (0.3, 1 / 0.3)
+    mixup_alpha: float = 0.8
+    cutmix_alpha: float = 1.0
+    mix_prob: float = 1.0
+    switch_prob: float = 0.5
+    block_size: int = 16
+    block_views: int = 6
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        """Check every field; ValueError names field, value and range."""
+        if self.crop not in get_args(Crop):
+            raise ValueError(f"recipe.crop: expected one of {', '.join(get_args(Crop))}, got {self.crop!r}")
+        for name in ("flip", "erase_prob", "mix_prob", "switch_prob"):
+            _check(name, getattr(self, name), 0.0, 1.0)
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            _check(name, getattr(self, name), 0.0, 1e3)
+        _check("size", self.size, 1, 4096)
+        _check("crop_pct", self.crop_pct, 0.05, 1.0)
+        _check("color_jitter", self.color_jitter, 0.0, 1.0)
+        _check("block_size", self.block_size, 1, 65536)
+        _check("block_views", self.block_views, 1, 65536)
+        for name, low, high in (
+            ("crop_scale", 1e-6, 1.0),
+            ("crop_ratio", 1e-3, 1e3),
+            ("erase_scale", 0.0, 1.0),
+            ("erase_ratio", 1e-3, 1e3),
+        ):
+            first, second = getattr(self, name)
+            _check(name, first, low, high)
+            _check(name, second, first, high)
+        for name in ("mean", "std"):
+            for value in getattr(self, name):
+                _check(name, value, 0.0 if name == "mean" else 1e-6, 1.0)
+        if self.crop == "src":
+            _check("size", self.size, 9, 4096)  # reflecting 4 pixels needs 5 that stay
+        if self.rand_augment:
+            parse_rand_augment(self.rand_augment)
+        if self.rand_augment and self.three_augment:
+            raise ValueError("recipe: rand_augment and three_augment are both on; choose one")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether any pair can be mixed."""
+        return self.mix_prob > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0) and self.block_size > 1
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the canonical JSON of every field but the name."""
+        settings = {key: value for key, value in self.to_json().items() if key != "name"}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ViewRecipe":
+        """The inverse of `to_json`; ValueError for missing or unknown fields."""
+        names = {f.name for f in fields(cls)}
+        if set(data) != names:
+            missing, unknown = sorted(names - set(data)), sorted(set(data) - names)
+            raise ValueError(f"recipe: missing fields {missing}, unknown fields {unknown}")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**values)
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(f"recipe.{name}: expected a number in [{low}, {high}], got {value!r}")
+
+
+_PLAIN: dict[str, Any] = {
+    "flip": 0.0,
+    "rand_augment": "",
+    "erase_prob": 0.0,
+    "mixup_alpha": 0.0,
+    "cutmix_alpha": 0.0,
+}
+
+RECIPES: dict[str, ViewRecipe] = {
+    "deit": ViewRecipe(),
+    "deit3": ViewRecipe(name="deit3", rand_augment="", three_augment=True, color_jitter=0.3, erase_prob=0.0),
+    "deit3_src": ViewRecipe(
+        name="deit3_src", crop="src", rand_augment="", three_augment=True, color_jitter=0.3, erase_prob=0.0
+    ),
+    "finetune384": ViewRecipe(name="finetune384", size=384),
+    "eval": ViewRecipe(name="eval", crop="center", **_PLAIN),
+    "plain": ViewRecipe(name="plain", crop="resize", **_PLAIN),
+}
+
+
+def recipe_named(name: str, **overrides: Any) -> ViewRecipe:
+    """The recipe of that name with some fields replaced; ValueError names what exists."""
+    if name not in RECIPES:
+        raise ValueError(f"recipe: no recipe named {name!r}; there are {', '.join(sorted(RECIPES))}")
+    known = [f.name for f in fields(ViewRecipe)]
+    for field in overrides:
+        if field not in known:
+            near = get_close_matches(field, known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"recipe: unknown field {field!r}: the nearest is {near!r}; there are {', '.join(known)}")
+    return replace(RECIPES[name], **overrides)

@@ -1,0 +1,3 @@
+"""What a cache and its students will cost, and the rates from which that follows."""
+
+__all__ = ["cost_estimate", "rates"]

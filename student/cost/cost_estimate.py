@@ -1,0 +1,251 @@
+"""What a cache and the students that use it will cost, before anything is spent; and when the cache pays off.
+
+Everything follows from four throughputs, which are measured (`student.cost.rates`) or given, and from counts. For N
+samples, E epochs, V views, G GPUs; t teacher forwards and s student training images per second and GPU; r views per
+second that all cores render in training, and u in stage 1, where one decode serves the views of a unit:
+
+    stage 1           N·V / min(G·t, u)                once
+    without a cache   N·E / min(G / (1/t + 1/s), r)    every time: the teacher in the loop
+    from the cache    N·E / min(G·s, r)                every time
+    break-even        stage 1 / (without − from)       students
+
+Rendering is the ceiling that no GPU lifts: where r is the smaller, the cache saves forwards and energy but not hours,
+and the lines say so.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from student.recipe.zoo import TEACHER, model_entry
+
+TEACHER_GMACS = {TEACHER: 15.96}
+"""Multiply-accumulates per image at 224 pixels, in 10⁹ (timm's results table)."""
+
+_STEP_FORWARDS = 3
+"""A training step costs about three forwards: forward, and twice as much backward."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Throughputs in images per second.
+
+    Args:
+        teacher: forwards of one GPU. student: training images of one GPU, step included.
+        views: views one CPU core renders for training, decode included (one view per decode).
+        unit_views: the same when a decode serves the views of a unit, as in stage 1; not below `views`.
+        source: where the numbers are from, in words.
+
+    Raises:
+        ValueError: naming the rate that is not a positive number.
+    """
+
+    teacher: float
+    student: float
+    views: float
+    unit_views: float
+    source: str
+
+    def __post_init__(self) -> None:
+        """Check every rate."""
+        for name in ("teacher", "student", "views", "unit_views"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"cost: {name} must be a positive number of images per second, got {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is planned.
+
+    Args:
+        num_samples: N, of the training set. num_views: V. bytes_per_view: on disk.
+        epochs: E of every student (each shows N images, repeats included). num_students: runs that share the cache.
+        num_gpus: G of the whole machine or cluster. num_cores: CPU cores that render, over all of it.
+        together: students on each rendered batch.
+        kept_logits_bytes: of full logits kept for the fidelity report, in the whole cache.
+
+    Raises:
+        ValueError: naming the field and its range.
+    """
+
+    num_samples: int
+    num_views: int
+    bytes_per_view: float
+    epochs: int
+    num_students: int
+    num_gpus: int
+    num_cores: int
+    together: int = 1
+    kept_logits_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every count."""
+        for name in ("num_samples", "num_views", "epochs", "num_students", "num_gpus", "num_cores", "together"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"cost: {name} must be at least 1, got {getattr(self, name)}")
+        if self.bytes_per_view <= 0:
+            raise ValueError(f"cost: bytes_per_view must be positive, got {self.bytes_per_view}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """The prediction; hours of the whole machine, students one after another (or `together` at a time)."""
+
+    storage_bytes: float
+    teacher_hours: float
+    cached_hours: float
+    """Of one student from the cache."""
+    online_hours: float
+    """Of one student with the teacher in the loop."""
+    sweep_hours: float
+    """Stage 1 and all students from the cache."""
+    sweep_online_hours: float
+    """All students, each with the teacher in the loop."""
+    break_even: float
+    """Students after which the cache has paid for itself in hours; infinite when the hours are no fewer."""
+    forwards_spent: int
+    forwards_online: int
+    forwards_break_even: float
+    decode_share: float
+    """Rendering rate ÷ what the GPUs could take, training from the cache: below 1 the decoders are the bound."""
+    stage1_decode_share: float
+    lines: tuple[str, ...] = ()
+
+
+def cost(job: Job, rates: Rates) -> Cost:
+    """Predict storage, hours and break-even; `lines` say every number and every assumption."""
+    images, forwards = job.num_samples * job.epochs, job.num_samples * job.num_views
+    render, render_unit = job.num_cores * rates.views, job.num_cores * rates.unit_views
+    gpu_cached, gpu_teacher = job.num_gpus * rates.student, job.num_gpus * rates.teacher
+    gpu_online = job.num_gpus / (1 / rates.teacher + 1 / rates.student)
+    teacher_hours = _hours(forwards, min(gpu_teacher, render_unit))
+    cached, online = _hours(images, min(gpu_cached, render)), _hours(images, min(gpu_online, render))
+    passes = -(-job.num_students // job.together)
+    sweep = teacher_hours + _sweep_hours(images, job.num_students, passes, gpu_cached, render)
+    saved = online - cached
+    bare = Cost(
+        storage_bytes=forwards * job.bytes_per_view + job.kept_logits_bytes,
+        teacher_hours=teacher_hours,
+        cached_hours=cached,
+        online_hours=online,
+        sweep_hours=sweep,
+        sweep_online_hours=job.num_students * online,
+        break_even=teacher_hours / saved if saved > 1e-12 * online else math.inf,
+        forwards_spent=forwards,
+        forwards_online=images * job.num_students,
+        forwards_break_even=forwards / images,
+        decode_share=render / gpu_cached,
+        stage1_decode_share=render_unit / gpu_teacher,
+    )
+    return replace(bare, lines=tuple(_lines(job, rates, bare)))
+
+
+def with_given(measured: Rates | None, given: Mapping[str, float | None]) -> Rates:
+    """Rates where those that were given replace those that were measured; the source says which.
+
+    Raises:
+        ValueError: nothing was measured and not every rate was given.
+    """
+    known = {name: value for name, value in given.items() if value is not None}
+    if measured is None:
+        missing = [name for name in ("teacher", "student", "views", "unit_views") if name not in known]
+        if missing:
+            raise ValueError(f"cost: expected every rate or a measurement, got none of {', '.join(missing)}")
+        return Rates(**known, source="rates as given on the command line")
+    words = ", ".join(f"{name} {value:g}" for name, value in known.items())
+    return replace(measured, **known, source=f"{measured.source}; given: {words}" if known else measured.source)
+
+
+def scaled_rates(known: Rates, *, known_model: str, model: str) -> Rates:
+    """The rates for another student by its arithmetic: throughput falls as GMACs rise; an estimate, and named so.
+
+    Raises:
+        ValueError: a model whose GMACs are not in the table; measure it instead.
+    """
+    ratio = _gmacs(known_model) / _gmacs(model)
+    return Rates(
+        teacher=known.teacher,
+        student=known.student * ratio,
+        views=known.views,
+        unit_views=known.unit_views,
+        source=f"{known.source}; student scaled from {known_model} by GMACs (× {ratio:.3g})",
+    )
+
+
+def rates_from_flops(
+    *, teacher_gmacs: float, student_gmacs: float, tflops: float, views: float, unit_views: float
+) -> Rates:
+    """Rates of a GPU that sustains `tflops` (10¹² floating-point operations per second): a first guess, no measurement.
+
+    A multiply-accumulate is two operations, a training step three forwards.
+    """
+    per_second = tflops * 1e12 / 2e9
+    return Rates(
+        teacher=per_second / teacher_gmacs,
+        student=per_second / (_STEP_FORWARDS * student_gmacs),
+        views=views,
+        unit_views=unit_views,
+        source=f"arithmetic at {tflops:g} sustained TFLOP/s per GPU (teacher {teacher_gmacs:g}, student "
+        f"{student_gmacs:g} GMACs, a step = {_STEP_FORWARDS} forwards)",
+    )
+
+
+def _gmacs(model: str) -> float:
+    entry = model_entry(model)
+    if entry is None:
+        raise ValueError(f"model {model}: its GMACs are not in the table of `models`; measure it, or give its rate")
+    return entry.gmacs
+
+
+def _hours(images: float, per_second: float) -> float:
+    return images / per_second / 3600
+
+
+def _sweep_hours(images: float, students: int, passes: int, gpu: float, render: float) -> float:
+    """Students share rendering within a pass and not their steps; the slower of the two bounds the whole."""
+    return max(_hours(images * students, gpu), _hours(images * passes, render))
+
+
+def _lines(job: Job, rates: Rates, value: Cost) -> list[str]:
+    def bound(share: float) -> str:
+        if share >= 1:
+            return f"the GPUs are the bound; rendering could feed {share:.1f} × as much"
+        return f"rendering is the bound: it feeds {100 * share:.0f} % of what the GPUs could take; add cores"
+
+    lines = [
+        f"assumed: {rates.source}",
+        f"assumed: one GPU: {rates.teacher:,.1f} teacher forwards/s, {rates.student:,.1f} student training images/s",
+        f"assumed: one core: {rates.views:,.0f} views/s in training, {rates.unit_views:,.0f} in stage 1: a decode "
+        "serves the views of a unit",
+        f"assumed: {_count(job.num_gpus, 'GPU')} and {_count(job.num_cores, 'core')} scale without loss; rendering "
+        "overlaps computing; evaluation, start-up and the join (a few per cent) are left out",
+        f"assumed: {job.num_samples:,} samples × {job.epochs} epochs per student, {job.num_views} views cached, "
+        f"{job.num_students} students" + (f", {job.together} on each rendered batch" if job.together > 1 else ""),
+        f"storage: {_bytes(value.storage_bytes)} ({job.bytes_per_view:.1f} bytes per view)",
+        f"stage 1, once: {value.forwards_spent:,} forwards, {value.teacher_hours:,.1f} h; "
+        + bound(value.stage1_decode_share),
+        f"one student: {value.cached_hours:,.1f} h from the cache, {value.online_hours:,.1f} h with the teacher in the "
+        f"loop ({value.online_hours / value.cached_hours:.2f} ×); from the cache " + bound(value.decode_share),
+        f"all students: {value.sweep_hours:,.1f} h with stage 1, {value.sweep_online_hours:,.1f} h one by one with the "
+        "teacher in the loop",
+    ]
+    return [*lines, _break_even_line(value)]
+
+
+def _break_even_line(value: Cost) -> str:
+    forwards = f"{value.forwards_break_even:.2f} students in forwards"
+    if math.isinf(value.break_even):
+        return f"break-even: {forwards}; never in hours, as rendering bounds both: the cache saves GPU work, not time"
+    return f"break-even: {forwards}, {value.break_even:.2f} in hours"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s'[: number != 1]}"
+
+
+def _bytes(value: float) -> str:
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if value >= unit:
+            return f"{value / unit:.1f} {name}"
+    return f"{value:,.0f} bytes"

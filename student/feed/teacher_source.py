@@ -1,0 +1,151 @@
+"""The seam behind which the teacher is: records of a cache, the network in the loop, or nobody.
+
+Everything before it (plan, views, mixing) and after it (losses, trainer) is the same code, which is what makes "cached
+equals online" (law 9) a property of this one file: a source turns a batch into a `TeacherAnswer`, which gives
+the first class and log p at any τ. With kind "dense" both go through the same log-softmax of the same float32 logits.
+
+Legend: B batch, C classes.
+"""
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from student.feed.join import SlabLoader, require_same_pixels
+from student.feed.loader import LoadedBatch
+from teacher_cache.network.teacher import Teacher
+from teacher_cache.record.codec import RecordCodec, RecordFormat
+from teacher_cache.store.zarr_store import TeacherCache
+
+
+class TeacherAnswer:
+    """The teacher's answer to a batch; each τ is decoded once, however many students ask for it."""
+
+    def __init__(self, hard_B: Tensor, log_prob: Callable[[float], Tensor] | None = None) -> None:
+        """Wrap the first classes, int64 (B,), and, where they are known, τ → log p, float32 (B, C)."""
+        self.hard_B = hard_B
+        self._log_prob = log_prob
+        self._decoded: dict[float, Tensor] = {}
+
+    def log_prob(self, temperature: float) -> Tensor:
+        """Log p at τ, float32 (B, C); ValueError where only first classes are known, as of records of kind "hard"."""
+        if self._log_prob is None:
+            raise ValueError("distill: this loss needs the teacher's probabilities, got its first classes only")
+        if temperature not in self._decoded:
+            self._decoded[temperature] = self._log_prob(temperature)
+        return self._decoded[temperature]
+
+
+def answer_from_logits(logit_BC: Tensor) -> TeacherAnswer:
+    """The answer that full logits (B, C) are; of tied first classes the one with the lowest index."""
+    logit_BC = logit_BC.float()
+    classes = torch.arange(logit_BC.shape[1], device=logit_BC.device)
+    first = logit_BC == logit_BC.amax(-1, keepdim=True)
+    hard_B = torch.where(first, classes, logit_BC.shape[1] - 1).amin(-1)
+    codec = RecordCodec(RecordFormat(kind="dense", num_classes=logit_BC.shape[1]))
+    return TeacherAnswer(hard_B, lambda temperature: codec.log_prob({"logit": logit_BC}, temperature))
+
+
+class TeacherSource(Protocol):
+    """Where answers come from; a context manager that lives as long as the run."""
+
+    pixels_checked: int
+    teacher_forwards: int
+
+    def __enter__(self) -> "TeacherSource":
+        """Open what the source needs."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Get ready for the views of `epoch`."""
+
+    def answer(self, batch: LoadedBatch, x_BCHW: Tensor) -> TeacherAnswer | None:
+        """The teacher's answer to a batch, on the device of `x_BCHW`; None when there is no teacher."""
+
+
+class NoTeacher:
+    """Training on labels alone."""
+
+    def __init__(self) -> None:
+        """Nothing to count."""
+        self.pixels_checked = 0
+        self.teacher_forwards = 0
+
+    def __enter__(self) -> "NoTeacher":
+        """Nothing to open."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing to close."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Nothing to load."""
+
+    def answer(self, batch: LoadedBatch, x_BCHW: Tensor) -> None:
+        """No answer."""
+        return None
+
+
+class OnlineTeacher(NoTeacher):
+    """The teacher in the loop, on the very tensor the student sees."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        """Wrap a loaded teacher."""
+        super().__init__()
+        self._teacher = teacher
+
+    def answer(self, batch: LoadedBatch, x_BCHW: Tensor) -> TeacherAnswer:  # type: ignore[override]
+        """One forward pass of the teacher."""
+        logit_BC = self._teacher.logits(x_BCHW)
+        self.teacher_forwards += len(logit_BC)
+        return answer_from_logits(logit_BC)
+
+
+class CachedTeacher:
+    """Records of a cache: one gather per batch, the pixel digest of every sample compared (law 1)."""
+
+    def __init__(
+        self, cache: TeacherCache, schedule: Sequence[range], *, name_of: Callable[[int, int], tuple[str, str]]
+    ) -> None:
+        """Take an open cache and the views of each epoch.
+
+        Args:
+            name_of: (shard, row) to the names of shard and sample, for messages.
+        """
+        self.pixels_checked = 0
+        self.teacher_forwards = 0
+        self._slabs = SlabLoader(cache, schedule)
+        self._codec = RecordCodec(cache.spec.record, cache.basis)
+        self._fields = [field.name for field in cache.spec.record.fields()]
+        self._name_of = name_of
+
+    def __enter__(self) -> "CachedTeacher":
+        """Ready; records are loaded by `begin_epoch`."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Stop loading ahead."""
+        self._slabs.__exit__()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Load the records of the epoch's views, or take over what was loaded ahead; CacheError from the store."""
+        self._slab = self._slabs.epoch(epoch)
+
+    def answer(self, batch: LoadedBatch, x_BCHW: Tensor) -> TeacherAnswer:
+        """Gather, compare digests, and hand the records to the codec on the device; CacheError on a mismatch."""
+        record = self._slab.gather(batch)
+        self.pixels_checked += require_same_pixels(batch, record["pixel_digest"], name_of=self._name_of)
+        fields = {
+            name: torch.from_numpy(np.ascontiguousarray(record[name])).to(x_BCHW.device, non_blocking=True)
+            for name in self._fields
+        }
+        hard_B = self._codec.hard_label(fields)
+        return TeacherAnswer(hard_B, lambda temperature: self._codec.log_prob(fields, temperature))

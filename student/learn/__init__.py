@@ -1,0 +1,13 @@
+"""Learning from a batch: network, losses, optimiser, trainer, process group, evaluation."""
+
+__all__ = [
+    "evaluation",
+    "learning_rate",
+    "loss",
+    "memory",
+    "network",
+    "optimiser",
+    "process_group",
+    "trainer",
+    "validation",
+]

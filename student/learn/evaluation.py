@@ -1,0 +1,211 @@
+"""Evaluation: every sample counted exactly once, whatever the batch size and the number of processes.
+
+Blocks of samples are dealt to the ranks without padding, hits are whole numbers, and their sum over the ranks must be
+the number of samples or there is no result. B batch, C classes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shards.errors import RunError
+from shards.index.reader import ShardReader
+from shards.views.mixing import num_blocks, prepare
+from shards.views.view_recipe import ViewRecipe, recipe_named
+from shards.world import World
+from student.feed.epoch_plan import Items
+from student.feed.loader import LoadedBatch, batches
+from student.learn.losses.distill_loss import Answer
+from student.learn.network import Heads, heads
+from student.recipe.student_recipe import StudentRecipe
+
+HEADS = ("cls", "dist", "average")
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalResult:
+    """Hits of an evaluation.
+
+    Attributes:
+        num_samples: how many were counted. num_not_finite: answers with NaN or infinity; they count as wrong.
+        top1, top5: hits per head: "cls", and with two heads "dist" and "average". With fewer than five classes top5 is
+            among all of them.
+    """
+
+    num_samples: int
+    num_not_finite: int
+    top1: dict[str, int]
+    top5: dict[str, int]
+
+    def metrics(self) -> dict[str, float]:
+        """Percent: "top1" and "top5" of the answer at inference, and "cls_top1", "dist_top1" … of each head."""
+        answer = "average" if "average" in self.top1 else "cls"
+        named = {"top1": self.top1[answer], "top5": self.top5[answer]}
+        for head in self.top1:
+            named |= {f"{head}_top1": self.top1[head], f"{head}_top5": self.top5[head]}
+        return {name: 100.0 * hits / self.num_samples for name, hits in named.items()}
+
+
+class EvalEvent(NamedTuple):
+    """Samples this rank has seen of those it will; the last event carries the result over all ranks."""
+
+    num_done: int
+    num_total: int
+    result: EvalResult | None = None
+
+
+def eval_views(recipe: StudentRecipe, train_views: ViewRecipe, *, block_size: int = 64) -> ViewRecipe:
+    """The one view of evaluation: short side to image_size / eval_crop_pct, centre crop, the training's normalisation.
+
+    Args:
+        block_size: samples of a batch.
+    """
+    return recipe_named(
+        "eval",
+        size=recipe.image_size,
+        crop_pct=recipe.eval_crop_pct,
+        mean=train_views.mean,
+        std=train_views.std,
+        block_size=block_size,
+    )
+
+
+def eval_items(rows_S: NDArray[np.int64] | Sequence[int], views: ViewRecipe, world: World) -> list[Items]:
+    """A rank's batches: every (shard, block) is dealt to exactly one rank, in turn; empty when there are too few."""
+    blocks = [
+        (shard, block)
+        for shard, num_rows in enumerate(rows_S)
+        for block in range(num_blocks(views, int(num_rows), full_only=False))
+    ]
+    one = np.zeros(1, np.int32)
+    return [Items(one + shard, one + block, one) for shard, block in blocks[world.rank :: world.size]]
+
+
+def eval_batches(
+    reader: ShardReader, views: ViewRecipe, *, world: World, workers: int, pin_memory: bool = False
+) -> Iterator[LoadedBatch]:
+    """Render a rank's share of the shards; ShardError from the reader or decoder."""
+    items = eval_items(reader.index.rows_S, views, world)
+    return batches(items, reader=reader, recipe=views, workers=workers, pin_memory=pin_memory)
+
+
+def evaluate(
+    model: nn.Module,
+    loaded: Iterable[LoadedBatch],
+    *,
+    views: ViewRecipe,
+    num_samples: int,
+    num_own: int,
+    device: torch.device,
+    precision: str = "fp32",
+    total: Callable[[Tensor], Tensor] = lambda counts: counts,
+) -> Iterator[EvalEvent]:
+    """Count the hits of a student over all ranks; the model is in evaluation mode meanwhile and as before after.
+
+    Args:
+        loaded: this rank's batches of `eval_batches`. num_samples: of all ranks together; num_own: of this rank.
+        precision: "fp32", "bf16" or "fp16" autocast of the forward; ranks are counted on float32 logits.
+        total: the sum over ranks of an int64 tensor on `device`, called once per rank even when it has no batch.
+
+    RunError when the samples counted are not `num_samples`.
+    """
+    counts = torch.zeros(2 + 2 * len(HEADS), dtype=torch.int64, device=device)
+    was_training, done, two_heads = model.training, 0, torch.zeros(1, dtype=torch.int64, device=device)
+    model.eval()
+    try:
+        for batch in loaded:
+            answer = _answer(model, batch, views, device, precision)
+            counts += count_hits(answer, torch.from_numpy(batch.label_B).to(device))
+            two_heads += int(answer.dist_BC is not None)
+            done += len(batch.label_B)
+            yield EvalEvent(done, num_own)
+    finally:
+        model.train(was_training)
+    values = total(torch.cat((counts, two_heads))).tolist()
+    if values[0] != num_samples:
+        raise RunError(f"evaluation: expected {num_samples} samples over all processes, counted {values[0]}")
+    yield EvalEvent(done, num_own, _result(values))
+
+
+@torch.no_grad()
+def _answer(model: nn.Module, batch: LoadedBatch, views: ViewRecipe, device: torch.device, precision: str) -> Heads:
+    """The student's logits for a batch, float32."""
+    view_BHWC = batch.view_BHWC.to(device, non_blocking=True)
+    mixing = (torch.from_numpy(a) for a in (batch.partner_B, batch.lam_B, batch.box_B4))
+    image_BCHW = prepare(view_BHWC, *mixing, mean=views.mean, std=views.std)
+    with torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32"):
+        answer = heads(model, image_BCHW)
+    return Heads(answer.cls_BC.float(), None if answer.dist_BC is None else answer.dist_BC.float())
+
+
+def count_hits(answer: Heads, label_B: Tensor) -> Tensor:
+    """int64 (8,): samples, not finite, then top-1 and top-5 of CLS, DIST and average (zero for heads it has not).
+
+    A class ties behind every class of lower index, so the counts do not depend on a device's sorting.
+    """
+    by_name = answer.by_name()
+    finite_B = torch.isfinite(answer.average()).all(-1)
+    counts = [torch.tensor(len(label_B), device=label_B.device), (~finite_B).sum()]
+    for name in HEADS:
+        if name not in by_name:
+            counts += [torch.zeros_like(counts[1])] * 2
+            continue
+        rank_B = label_rank(by_name[name], label_B)
+        counts += [(rank_B < 1).sum(), (rank_B < 5).sum()]
+    return torch.stack(counts)
+
+
+def label_rank(logit_BC: Tensor, label_B: Tensor) -> Tensor:
+    """How many classes come before the label, int64 (B,); C for rows that are not finite, which are never right."""
+    own_B1 = logit_BC.gather(1, label_B[:, None])
+    classes = torch.arange(logit_BC.shape[1], device=logit_BC.device)
+    before_BC = (logit_BC > own_B1) | ((logit_BC == own_B1) & (classes < label_B[:, None]))
+    finite_B = torch.isfinite(logit_BC).all(-1)
+    return torch.where(finite_B, before_BC.sum(-1), logit_BC.shape[1])
+
+
+def _result(values: list[int]) -> EvalResult:
+    names = HEADS if values[-1] else HEADS[:1]
+    return EvalResult(
+        num_samples=values[0],
+        num_not_finite=values[1],
+        top1={name: values[2 + 2 * HEADS.index(name)] for name in names},
+        top5={name: values[3 + 2 * HEADS.index(name)] for name in names},
+    )
+
+
+@torch.no_grad()
+def teacher_stats(answered: Heads, answer: Answer | None, temperature: float | None = None) -> dict[str, Tensor]:
+    """What a training batch says beside its losses, float32 scalars on the device (reading them waits for it).
+
+    "student_entropy" of the answer at inference, nats; with a teacher "teacher_agreement", the share of the batch where
+    the head that learns from the teacher has its first class, and, with a τ, "teacher_entropy" at τ, nats.
+    """
+    stats = {"student_entropy": _entropy(torch.log_softmax(answered.average().float(), -1))}
+    if answer is not None:
+        pupil_BC = answered.cls_BC if answered.dist_BC is None else answered.dist_BC
+        stats["teacher_agreement"] = (pupil_BC.argmax(-1) == answer.hard_B).float().mean()
+        if temperature is not None:
+            stats["teacher_entropy"] = _entropy(answer.log_prob(temperature))
+    return stats
+
+
+def _entropy(log_prob_BC: Tensor) -> Tensor:
+    terms_BC: Tensor = torch.special.entr(log_prob_BC.exp())
+    return terms_BC.sum(-1).mean()
+
+
+def own_samples(rows_S: NDArray[np.int64] | Sequence[int], views: ViewRecipe, world: World) -> int:
+    """How many samples `eval_items` deals to a rank."""
+    rows = [int(rows) for rows in rows_S]
+    size = views.block_size
+    return sum(
+        min(size, rows[int(items.shard_P[0])] - int(items.block_P[0]) * size)
+        for items in eval_items(rows, views, world)
+    )

@@ -1,0 +1,79 @@
+"""The loss of a student: labels through one head, the teacher through the other.
+
+    total = (1 − λ) · base + λ · distill
+
+`distill` is one of `student.learn.losses`. Everything is float32 whatever the autocast: in bf16 a log-softmax has three
+digits. B batch, C classes. A student with one head trains it on both.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from student.learn.losses.distill_loss import Answer, full
+from student.learn.losses.table import NONE, loss_named
+from student.learn.network import Heads
+from student.recipe.student_recipe import StudentRecipe
+
+
+class Labels(NamedTuple):
+    """What the images of a batch show: class (B,) int64, the partner's class, and the weight of the own image."""
+
+    label_B: Tensor
+    partner_label_B: Tensor
+    lam_B: Tensor
+
+    @classmethod
+    def of(cls, label_B: Tensor, partner_B: Tensor | None = None, lam_B: Tensor | None = None) -> "Labels":
+        """From class, partner's position in the batch and weight; unmixed without the last two."""
+        if partner_B is None or lam_B is None:
+            return cls(label_B, label_B, torch.ones(label_B.shape, device=label_B.device))
+        return cls(label_B, label_B[partner_B.long()], lam_B.float())
+
+
+class Loss(NamedTuple):
+    """The parts of a loss, float32 scalars; `distill` is zero without a teacher."""
+
+    total: Tensor
+    base: Tensor
+    distill: Tensor
+
+
+def base_loss(logit_BC: Tensor, labels: Labels, *, kind: str, smoothing: float) -> Tensor:
+    """The loss against the labels, mean over the batch; float32 (float64 stays) scalar.
+
+    "cross_entropy": the target is λ-mix of the two classes, each smoothed (off ε/C, on 1 − ε + ε/C).
+    "binary": sigmoid cross-entropy, mean over batch and classes, of the target `weight > 0` (DeiT-III).
+    """
+    logit_BC = full(logit_BC)
+    lam_B = labels.lam_B.to(logit_BC.dtype)
+    if kind == "binary":
+        target_BC = torch.zeros_like(logit_BC)
+        own, partner = (lam_B > 0)[:, None], (lam_B < 1)[:, None]
+        target_BC.scatter_reduce_(1, labels.label_B[:, None], own.to(logit_BC.dtype), "amax")
+        target_BC.scatter_reduce_(1, labels.partner_label_B[:, None], partner.to(logit_BC.dtype), "amax")
+        return binary_cross_entropy_with_logits(logit_BC, target_BC)
+    log_prob_BC = torch.log_softmax(logit_BC, -1)
+    own_B = log_prob_BC.gather(1, labels.label_B[:, None]).squeeze(1)
+    partner_B = log_prob_BC.gather(1, labels.partner_label_B[:, None]).squeeze(1)
+    mixed_B = lam_B * own_B + (1.0 - lam_B) * partner_B
+    return -((1.0 - smoothing) * mixed_B + smoothing * log_prob_BC.mean(-1)).mean()
+
+
+def student_loss(heads: Heads, labels: Labels, answer: Answer | None, recipe: StudentRecipe) -> Loss:
+    """(1 − λ) · base + λ · distill of the recipe, with its parts.
+
+    ValueError when the recipe distils and no teacher is given.
+    """
+    with torch.autocast(heads.cls_BC.device.type, enabled=False):
+        base = base_loss(heads.cls_BC, labels, kind=recipe.base_loss, smoothing=recipe.label_smoothing)
+        if recipe.distill == NONE:
+            return Loss(base, base.detach(), torch.zeros_like(base))
+        if answer is None:
+            raise ValueError(f"distill: {recipe.distill} needs a teacher, got none; give a cache, or distill=none")
+        dist_BC = heads.cls_BC if heads.dist_BC is None else heads.dist_BC
+        distill = loss_named(recipe.distill).compute(dist_BC, answer, recipe)
+        weight = recipe.distill_weight
+        return Loss((1.0 - weight) * base + weight * distill, base.detach(), distill.detach())

@@ -1,0 +1,34 @@
+"""Soft distillation: τ² · KL(teacher_τ ‖ student_τ).
+
+"textbook" is the mean over the batch (Hinton et al., arXiv:1503.02531); "reference" divides by batch × classes, as the
+code of DeiT's authors does: 1/C of the textbook.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from student.learn.losses.distill_loss import Answer, DistillLoss, full
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def soft_loss(logit_BC: "Tensor", teacher_log_prob_BC: "Tensor", *, temperature: float, reduction: str) -> "Tensor":
+    """τ² · KL(teacher_τ ‖ student_τ), divided by B ("textbook") or by B · C ("reference").
+
+    Args:
+        logit_BC: the student's logits at τ = 1; teacher_log_prob_BC: the teacher's log p already at τ.
+    """
+    log_prob_BC = (full(logit_BC) / temperature).log_softmax(-1)
+    teacher_log_prob_BC = teacher_log_prob_BC.to(log_prob_BC.dtype)
+    prob_BC = teacher_log_prob_BC.exp()
+    # a class the teacher gives no mass (log p = −∞) adds nothing
+    term_BC = (prob_BC * (teacher_log_prob_BC - log_prob_BC)).where(prob_BC > 0, 0.0)
+    return term_BC.sum() * temperature**2 / (term_BC.numel() if reduction == "reference" else term_BC.shape[0])
+
+
+def _compute(logit_BC: "Tensor", answer: Answer, recipe: Any) -> "Tensor":
+    log_prob_BC = answer.log_prob(recipe.temperature)
+    return soft_loss(logit_BC, log_prob_BC, temperature=recipe.temperature, reduction=recipe.reduction)
+
+
+SOFT = DistillLoss(name="soft", title="soft distillation", compute=_compute, fields=("temperature", "reduction"))

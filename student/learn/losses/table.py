@@ -1,0 +1,20 @@
+"""The losses by name, in the order in which they are listed; "none" is the word for training without a teacher."""
+
+from student.learn.losses.distill_loss import DistillLoss
+from student.learn.losses.hard import HARD
+from student.learn.losses.soft import SOFT
+
+NONE = "none"
+LOSSES: dict[str, DistillLoss] = {loss.name: loss for loss in (HARD, SOFT)}
+
+
+def distillations() -> tuple[str, ...]:
+    """What `distill` of a recipe may be: "none", and every loss."""
+    return (NONE, *LOSSES)
+
+
+def loss_named(name: str) -> DistillLoss:
+    """The loss of that name; ValueError with what there is."""
+    if name not in LOSSES:
+        raise ValueError(f"distill: expected one of {', '.join(LOSSES)}, got {name!r}")
+    return LOSSES[name]

@@ -1,0 +1,207 @@
+"""The student network: any timm model, with the training details that timm leaves to the caller.
+
+    make_student    build, shape the drop path and LayerScale, load weights for fine-tuning
+    heads           one call that gives (CLS logits, DIST logits or None) in training and in evaluation
+
+B batch, C classes. A DeiT with a distillation token trains CLS on the labels and DIST on the teacher. Trained without
+a teacher its DIST head would get no gradient, and DistributedDataParallel would fail on it; then the *average* of the
+two heads is trained on the labels, which is what it answers with at inference: every parameter has a gradient, and
+the exported weights mean what plain timm makes of them.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.layers.drop import DropPath
+from timm.layers.layer_scale import LayerScale
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from shards.errors import RunError
+from student.learn.process_group import unwrapped
+from student.recipe.student_recipe import StudentRecipe, unknown
+from student.recipe.zoo import model_entry
+from teacher_cache.network.weights import read_weights
+
+
+class Heads(NamedTuple):
+    """What a student answers: logits of CLS (B, C), and of DIST (B, C) when it has a distillation token."""
+
+    cls_BC: Tensor
+    dist_BC: Tensor | None
+
+    def average(self) -> Tensor:
+        """The answer at inference: the average of the heads' logits, or the one head's."""
+        return self.cls_BC if self.dist_BC is None else (self.cls_BC + self.dist_BC) / 2
+
+    def by_name(self) -> dict[str, Tensor]:
+        """ "cls" (the only head, or CLS), and with two heads "dist" and "average"."""
+        if self.dist_BC is None:
+            return {"cls": self.cls_BC}
+        return {"cls": self.cls_BC, "dist": self.dist_BC, "average": self.average()}
+
+
+class LoadReport(NamedTuple):
+    """What fine-tuning took from a weights file: names resized, and names left at their fresh initialisation."""
+
+    resized: tuple[str, ...]
+    fresh: tuple[str, ...]
+
+
+def make_student(
+    recipe: StudentRecipe, num_classes: int, *, seed: int, device: torch.device | str = "cpu"
+) -> nn.Module:
+    """Build the recipe's student in training mode, ready for `heads`.
+
+    Args:
+        num_classes: C. seed: of the initial weights, which depend on nothing else.
+        device: where it is built; "meta" allocates nothing.
+
+    Fine-tuning loads `recipe.init_weights`. ValueError for what timm cannot build, RunError for weights that do not
+    fit.
+    """
+    if recipe.finetune and not recipe.init_weights:
+        raise ValueError(
+            f"init_weights: recipe {recipe.name!r} fine-tunes; give the weights with --set init_weights=FILE, "
+            "or train from scratch with --set finetune=false"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _build(recipe, num_classes, device)
+    set_drop_path(model, recipe.drop_path, recipe.drop_path_shape)
+    if recipe.layer_scale_init > 0:
+        set_layer_scale(model, recipe.layer_scale_init)
+    if recipe.init_weights:
+        load_weights(model, Path(recipe.init_weights), allow_new_classifier=True)
+    set_distilled(model, recipe.distill != "none")
+    return model.train()
+
+
+def bare_model(name: str, num_classes: int, *, image_size: int, **extra: Any) -> nn.Module:
+    """The timm model of that name and class count at that image size, without weights.
+
+    ValueError with the nearest name when timm has none, or with timm's reason when it refuses.
+    """
+    entry = model_entry(name)
+    timm_name = entry.timm_name if entry else name
+    options: dict[str, Any] = dict(entry.timm_args) if entry else {}
+    if not timm.is_model(timm_name):
+        raise ValueError(unknown("model", name, timm.list_models()))
+    config = timm.get_pretrained_cfg(timm_name)
+    if config is not None and config.fixed_input_size:
+        extra["img_size"] = image_size
+    try:
+        model: nn.Module = timm.create_model(timm_name, pretrained=False, num_classes=num_classes, **options, **extra)
+    except (TypeError, AssertionError, ValueError) as error:
+        hint = "; this model has no drop path: set drop_path=0" if "drop_path_rate" in str(error) else ""
+        raise ValueError(f"model {name}: timm refuses {extra}: {error}{hint}") from error
+    return model
+
+
+def _build(recipe: StudentRecipe, num_classes: int, device: torch.device | str) -> nn.Module:
+    """The bare model on a device, with timm's own (linear) drop path when it is on."""
+    extra: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path > 0 else {}
+    extra |= dict(recipe.model_args)
+    with torch.device(device):
+        return bare_model(recipe.model, num_classes, image_size=recipe.image_size, **extra)
+
+
+def set_drop_path(model: nn.Module, rate: float, shape: str) -> None:
+    """Give every block the same drop path ("uniform", the code of DeiT-III); "linear" is what timm has built.
+
+    ValueError for models whose blocks are not a vision transformer's.
+    """
+    if shape == "linear" or rate == 0:
+        return
+    blocks = getattr(model, "blocks", None)
+    if not isinstance(model, VisionTransformer) or blocks is None:
+        raise ValueError(f"drop_path_shape: uniform needs a vision transformer, got {type(model).__name__}; use linear")
+    for block in blocks:
+        for name in ("drop_path1", "drop_path2"):
+            if not hasattr(block, name):
+                raise ValueError(f"drop_path_shape: uniform needs blocks with {name}, got {type(block).__name__}")
+            setattr(block, name, DropPath(rate))
+
+
+def set_layer_scale(model: nn.Module, value: float) -> None:
+    """Set every LayerScale to `value`; ValueError when the model has none."""
+    scales = [module for module in model.modules() if isinstance(module, LayerScale)]
+    if not scales:
+        raise ValueError(
+            f"layer_scale_init: {type(model).__name__} has no LayerScale; set layer_scale_init=0 for this model"
+        )
+    for scale in scales:
+        nn.init.constant_(scale.gamma, value)
+
+
+def has_dist(model: nn.Module) -> bool:
+    """Whether the student has a distillation token with its own head."""
+    return isinstance(unwrapped(model), VisionTransformerDistilled)
+
+
+def set_distilled(model: nn.Module, on: bool) -> None:
+    """Train CLS and DIST apart (on), or their average (off); models with one head have nothing to set."""
+    core = unwrapped(model)
+    switch: Any = getattr(core, "set_distilled_training", None)
+    if switch is not None:
+        switch(on and has_dist(core))
+
+
+def heads(model: nn.Module, x_BCHW: Tensor) -> Heads:
+    """The logits of the heads for normalised images, through DDP and torch.compile alike.
+
+    In training mode this is one forward of `model` as it is wrapped; a two-headed student that trains the average of
+    its heads gives it as `cls_BC`. In evaluation mode timm would average in silence, so the heads are read one by one.
+    """
+    core = unwrapped(model)
+    if core.training or not isinstance(core, VisionTransformerDistilled):
+        out = model(x_BCHW)
+        return Heads(*out) if isinstance(out, tuple) else Heads(out, None)
+    tokens = core.forward_features(x_BCHW)
+    return Heads(core.head(tokens[:, 0]), core.head_dist(tokens[:, 1]))
+
+
+def load_weights(model: nn.Module, path: Path, *, allow_new_classifier: bool = False) -> LoadReport:
+    """Load a weights file, resizing the position embedding when the resolution differs.
+
+    The grid is resized bicubically without antialiasing, the class and distillation positions are kept (DeiT, arXiv:
+    2012.12877, section 3). Accepts .safetensors and torch files (read with `weights_only`), bare or under "model" or
+    "state_dict", of timm or of the DeiT authors.
+
+    Args:
+        allow_new_classifier: a classifier of another class count stays at its fresh initialisation; else RunError.
+    """
+    state = read_weights(path)
+    target = unwrapped(model)
+    own = target.state_dict()
+    before = {name: tuple(value.shape) for name, value in state.items()}
+    if isinstance(target, VisionTransformer):
+        state = checkpoint_filter_fn(state, target, adapt_layer_scale=True, antialias=False)
+    resized = tuple(k for k, v in state.items() if k in before and tuple(v.shape) != before[k])
+    classifier = [name for name in own if name.split(".")[0] in _classifier_names(target)]
+    fresh = (
+        tuple(n for n in classifier if n in state and state[n].shape != own[n].shape) if allow_new_classifier else ()
+    )
+    missing = sorted(set(own) - set(state))
+    foreign = sorted(set(state) - set(own))
+    wrong = sorted(
+        f"{n} (expected {tuple(own[n].shape)}, got {tuple(state[n].shape)})"
+        for n in set(own) & set(state) - set(fresh)
+        if own[n].shape != state[n].shape
+    )
+    if missing or foreign or wrong:
+        raise RunError(
+            f"weights {path}: do not fit {type(target).__name__}: missing {missing[:4]}, unknown {foreign[:4]}, "
+            f"other shape {wrong[:4]}; give weights of the same architecture and class count"
+        )
+    target.load_state_dict({name: state[name] for name in own if name not in fresh}, strict=not fresh)
+    return LoadReport(resized, fresh)
+
+
+def _classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """First name parts of the classifier's parameters, from timm's own config."""
+    named = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    return tuple(n.split(".")[0] for n in ((named,) if isinstance(named, str) else named))

@@ -1,0 +1,110 @@
+"""The optimiser of a recipe: decay groups, AdamW and LAMB, the gradient norm, the average of the weights.
+
+LAMB: You et al., arXiv:1904.00962, timm's implementation with the recipe's clipping in place of its own.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from timm.optim.lamb import Lamb
+from torch import Tensor, nn
+
+from student.learn.learning_rate import lr_at
+from student.learn.process_group import unwrapped
+from student.recipe.student_recipe import StudentRecipe
+
+__all__ = ["Ema", "clip_gradients", "decays", "lr_at", "make_optimizer", "param_groups", "set_lr"]
+
+
+def decays(recipe: StudentRecipe, name: str, param: Tensor, spared: frozenset[str] = frozenset()) -> bool:
+    """Whether the recipe's weight decay applies to a parameter.
+
+    Args:
+        name: the parameter's name in the bare model; spared: what the model itself lists (`no_weight_decay`).
+    """
+    if recipe.decay_groups == "all":
+        return True
+    if name.split(".")[-1] == "dist_token":
+        return recipe.decay_dist_token
+    return not (param.ndim <= 1 or name.endswith(".bias") or name in spared)
+
+
+def param_groups(model: nn.Module, recipe: StudentRecipe) -> list[dict[str, Any]]:
+    """The trained parameters in two groups, decayed and not, each in the model's order; empty groups are left out.
+
+    Frozen parameters (`requires_grad` false) are in neither. ValueError when nothing is trained.
+    """
+    core = unwrapped(model)
+    listed: Any = getattr(core, "no_weight_decay", set)
+    spared = frozenset(listed())
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, param in core.named_parameters():
+        if param.requires_grad:
+            groups[decays(recipe, name, param, spared)].append(param)
+    if not groups[True] and not groups[False]:
+        raise ValueError("optimiser: the model has no parameter with requires_grad")
+    return [
+        {"params": params, "weight_decay": recipe.weight_decay if decayed else 0.0}
+        for decayed, params in groups.items()
+        if params
+    ]
+
+
+def make_optimizer(model: nn.Module, recipe: StudentRecipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser at its scaled learning rate; the loop sets the rate of each step with `set_lr`."""
+    groups = param_groups(model, recipe)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.scaled_lr, betas=recipe.betas, eps=recipe.eps)
+    # max_grad_norm would clip a second time; the recipe's clip_grad does it once, after the fp16 unscaling
+    return Lamb(groups, lr=recipe.scaled_lr, betas=recipe.betas, eps=recipe.eps, max_grad_norm=None)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def clip_gradients(params: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale the gradients to a global norm of at most `max_norm` (0: leave them); returns the norm before, float32."""
+    return nn.utils.clip_grad_norm_(list(params), max_norm if max_norm > 0 else float("inf"))
+
+
+class Ema:
+    """The exponential moving average of a model: average ← decay · average + (1 − decay) · weights, no warm-up."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """Start at the model's weights.
+
+        Args:
+            decay: per optimiser step, in (0, 1).
+        """
+        if not 0.0 < decay < 1.0:
+            raise ValueError(f"ema_decay: expected a number in (0, 1), got {decay}")
+        self.decay = decay
+        self.model = copy.deepcopy(unwrapped(model)).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the weights; integer buffers are copied."""
+        floats: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for average, value in zip(
+            self.model.state_dict().values(), unwrapped(model).state_dict().values(), strict=True
+        ):
+            if average.is_floating_point():
+                floats[0].append(average)
+                floats[1].append(value)
+            else:
+                average.copy_(value)
+        torch._foreach_lerp_(floats[0], floats[1], 1.0 - self.decay)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged weights."""
+        state: dict[str, Tensor] = self.model.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from averaged weights; RuntimeError of torch when they are of another model."""
+        self.model.load_state_dict(state, strict=True)

@@ -1,0 +1,151 @@
+"""The process group: everything of torch.distributed that the trainer uses (gloo on CPU, NCCL on GPUs).
+
+One process is the same code with a group of one, in which every collective is the identity.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from shards.world import World
+
+T = TypeVar("T")
+
+
+class ProcessGroup:
+    """The ranks of a run; made by `process_group`."""
+
+    def __init__(self, world: World, device: torch.device, control: Any = None) -> None:
+        """Wrap an initialised process group; `control` is its gloo group for small host-side messages."""
+        self.world = world
+        self.device = device
+        self._control = control
+        self._pending: tuple[Tensor, Any] | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0: the one that writes."""
+        return self.world.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with gradients averaged over the ranks, and rank 0's weights on all of them."""
+        if self.world.size == 1:
+            return model
+        on_gpu = self.device.type == "cuda"
+        return DistributedDataParallel(
+            model, device_ids=[self.device.index] if on_gpu else None, gradient_as_bucket_view=True
+        )
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over ranks of a tensor, on every rank; the same bits on all of them."""
+        if self.world.size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What `make` gives on rank 0, on every rank; if it raises there, it raises everywhere."""
+        if self.world.size == 1:
+            return make()
+        parcel: list[Any] = [None]
+        failure: Exception | None = None
+        if self.is_main:
+            try:
+                parcel = [(True, make())]
+            except Exception as error:
+                failure = error
+                parcel = [(False, error)]
+        dist.broadcast_object_list(parcel, src=0, group=self._control)
+        if failure is not None:
+            raise failure
+        good, value = parcel[0]
+        if not good:
+            raise value
+        result: T = value
+        return result
+
+    def any_was_told_to_stop(self, told: bool) -> bool:
+        """Whether any rank had been told to stop when it came here one call ago; one process: `told` itself.
+
+        All ranks get the same answer at the same call, so they stop after the same step. The vote travels while the
+        next step computes: it costs no waiting and no device synchronisation.
+        """
+        if self.world.size == 1:
+            return told
+        previous = self._pending
+        flag = torch.tensor([1.0 if told else 0.0])
+        self._pending = (flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._control, async_op=True))
+        if previous is None:
+            return False
+        previous[1].wait()
+        return bool(previous[0].item() > 0)
+
+    def settle(self) -> None:
+        """Wait for the vote that is still travelling, before the group is torn down."""
+        if self._pending is not None:
+            self._pending[1].wait()
+            self._pending = None
+
+
+def no_sync(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Gradients of what is computed inside, forward and backward, stay on their rank."""
+    if isinstance(model, DistributedDataParallel):
+        context: contextlib.AbstractContextManager[Any] = model.no_sync()
+        return context
+    return contextlib.nullcontext()
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel and torch.compile."""
+    while True:
+        inner = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", model)
+        if inner is model:
+            return model
+        model = inner
+
+
+@contextlib.contextmanager
+def process_group(
+    world: World, device: torch.device, *, init_method: str = "env://", timeout_s: float = 1800.0
+) -> Iterator[ProcessGroup]:
+    """The group of a run for the length of the block.
+
+    Args:
+        world: this process's place; torchrun's environment gives the address with the default `init_method`.
+        device: "cpu" (gloo) or "cuda:i" (NCCL for tensors there, gloo for host-side messages).
+        timeout_s: a collective that takes longer is an error: a rank has died.
+
+    Raises:
+        ValueError: several ranks and no address to meet at.
+    """
+    if world.size == 1:
+        yield ProcessGroup(world, device)
+        return
+    if init_method == "env://" and "MASTER_ADDR" not in os.environ:
+        raise ValueError(
+            f"world size {world.size} but MASTER_ADDR is not set: start with `torchrun --nproc-per-node N cli.py …`, "
+            "or set MASTER_ADDR and MASTER_PORT to rank 0's host and a free port"
+        )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        init_method=init_method,
+        rank=world.rank,
+        world_size=world.size,
+        timeout=timedelta(seconds=timeout_s),
+    )
+    try:
+        group = ProcessGroup(world, device, dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)))
+        yield group
+        group.settle()
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,172 @@
+"""One student: it takes a batch and learns from it. Several of them can be fed the same batches.
+
+Everything random in a step (drop path, dropout) is drawn from torch's generator, which is seeded anew for every
+(seed, step, part of the global batch): randomness is a function of the step, so a resumed run draws what an
+uninterrupted one draws, and a student trained among others what it draws alone.
+
+Legend: B batch, C classes, H, W image.
+"""
+
+import contextlib
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from shards.errors import RunError
+from shards.rng import stream
+from student.feed.teacher_source import TeacherAnswer
+from student.learn.evaluation import teacher_stats
+from student.learn.loss import Labels, Loss, student_loss
+from student.learn.losses.table import LOSSES
+from student.learn.network import Heads, heads, make_student
+from student.learn.optimiser import Ema, clip_gradients, lr_at, make_optimizer, set_lr
+from student.learn.process_group import ProcessGroup, no_sync
+from student.recipe.settings import TrainSettings
+from student.recipe.student_recipe import StudentRecipe
+
+# The sums of a student: images, losses × images, diagnosed images, and diagnostics × diagnosed images.
+_MEANS = ("loss", "base_loss", "distill_loss")
+_SAMPLED = ("student_entropy", "teacher_agreement", "teacher_entropy")
+_DIAGNOSE_EVERY = 4
+"""Steps between diagnoses: an epoch's agreement is over a quarter of its images, at a quarter of the cost."""
+_AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Batch(NamedTuple):
+    """A micro-batch on the device: normalised, mixed images; what they show; what the teacher says to them."""
+
+    x_BCHW: Tensor
+    labels: Labels
+    answer: TeacherAnswer | None
+
+
+class Trainer:
+    """A student with its optimiser, loss scale, weight average and the sums of its metrics."""
+
+    def __init__(
+        self,
+        recipe: StudentRecipe,
+        settings: TrainSettings,
+        *,
+        num_classes: int,
+        steps_per_epoch: int,
+        group: ProcessGroup,
+    ) -> None:
+        """Build the student at its initial weights, which depend on recipe and seed alone; errors as `make_student`."""
+        self.recipe = recipe
+        self.settings = settings
+        self._group = group
+        self._steps_per_epoch = steps_per_epoch
+        device = group.device
+        self.core = make_student(recipe, num_classes, seed=settings.seed, device="cpu").to(device)
+        self._wrapped = group.wrap(self.core)
+        self.model: nn.Module = torch.compile(self._wrapped) if settings.compile else self._wrapped  # type: ignore[assignment]
+        self.optimizer = make_optimizer(self.core, recipe)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.ema = Ema(self.core, recipe.ema_decay) if recipe.ema_decay > 0 else None
+        loss = LOSSES.get(recipe.distill)
+        self._temperature = recipe.temperature if loss is not None and loss.uses_temperature else None
+        self._params = [param for param in self.core.parameters() if param.requires_grad]
+        # float64 on the device: sums stay exact enough over an epoch, and no step waits for the device.
+        self._interval = torch.zeros(2 + len(_MEANS) + len(_SAMPLED), dtype=torch.float64, device=device)
+        self._epoch = torch.zeros_like(self._interval)
+
+    def feed(self, batch: Batch, *, step: int, micro: int = 0) -> None:
+        """Learn from a micro-batch of the step after `step` others; its last one updates the weights."""
+        settings = self.settings
+        last = micro == settings.accumulate - 1
+        # Named by the part of the global batch, so that ranks and micro-batches can stand in for each other.
+        part = self._group.world.rank * settings.accumulate + micro
+        torch.manual_seed(int(stream(settings.seed, "step", step, part).words(1)[0]) >> 1)
+        autocast = torch.autocast(
+            self._group.device.type, dtype=_AUTOCAST[settings.precision], enabled=settings.precision != "fp32"
+        )
+        with contextlib.nullcontext() if last else no_sync(self._wrapped):
+            with autocast:
+                answered = heads(self.model, batch.x_BCHW)
+            loss = student_loss(answered, batch.labels, batch.answer, self.recipe)
+            self.scaler.scale(loss.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+        if last:
+            self._update(step)
+        due = step % min(_DIAGNOSE_EVERY, self._steps_per_epoch) == 0 or (step + 1) % settings.log_every == 0
+        diagnose = last and due
+        self._count(answered, loss, batch.answer, len(batch.x_BCHW), diagnose=diagnose)
+
+    def lr(self, step: int) -> float:
+        """The learning rate of the optimiser step after `step` others."""
+        return lr_at(self.recipe, *divmod(step, self._steps_per_epoch), self._steps_per_epoch)
+
+    def interval_metrics(self) -> dict[str, float]:
+        """Means over all ranks since the last call; RunError when the loss is no longer a number."""
+        self._epoch += self._interval
+        metrics = self._means(self._interval)
+        self._interval.zero_()
+        return metrics
+
+    def epoch_metrics(self) -> dict[str, float]:
+        """Means over all ranks since the epoch began, which is over."""
+        self._epoch += self._interval
+        metrics = self._means(self._epoch)
+        self._epoch.zero_()
+        self._interval.zero_()
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later step depends on; call it between steps, on every rank: it sums over them."""
+        return {
+            "model": self.core.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else {},
+            "interval": self._group.sum(self._interval),
+            "epoch": self._group.sum(self._epoch),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.core.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        if self._group.is_main:  # the sums of all ranks; the others start from zero
+            self._interval.copy_(state["interval"])
+            self._epoch.copy_(state["epoch"])
+
+    def _update(self, step: int) -> None:
+        set_lr(self.optimizer, self.lr(step))
+        if self.recipe.clip_grad > 0:
+            self.scaler.unscale_(self.optimizer)
+            clip_gradients(self._params, self.recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.core)
+
+    @torch.no_grad()
+    def _count(self, answered: Heads, loss: Loss, answer: TeacherAnswer | None, num: int, *, diagnose: bool) -> None:
+        """Add a micro-batch to the sums; what costs more than the losses only where it is due."""
+        parts = torch.stack([loss.total.detach(), loss.base, loss.distill]).double()
+        self._interval[0] += num
+        self._interval[1:4] += parts * num
+        if diagnose:
+            stats = teacher_stats(answered, answer, self._temperature)
+            nothing = torch.full((), float("nan"), device=parts.device)
+            self._interval[4] += num
+            self._interval[5:] += torch.stack([stats.get(name, nothing) for name in _SAMPLED]).double() * num
+
+    def _means(self, sums: Tensor) -> dict[str, float]:
+        images, *rest = self._group.sum(sums).tolist()
+        diagnosed, sampled = rest[len(_MEANS)], rest[len(_MEANS) + 1 :]
+        means = {name: value / images for name, value in zip(_MEANS, rest, strict=False) if images}
+        means |= {name: value / diagnosed for name, value in zip(_SAMPLED, sampled, strict=True) if diagnosed}
+        if images and not math.isfinite(means["loss"]):
+            raise RunError(
+                f"student {self.recipe.model}: the loss is {means['loss']}, expected a finite number; lower lr, use "
+                "bf16 instead of fp16, or set clip_grad; earlier checkpoints are kept"
+            )
+        return {name: value for name, value in means.items() if math.isfinite(value)}

@@ -1,0 +1,57 @@
+"""Several students evaluated on one pass over the validation shards."""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from shards.index.reader import ShardReader
+from student.feed.pass_data import Data
+from student.learn.evaluation import eval_batches, eval_views, evaluate, own_samples
+from student.learn.process_group import ProcessGroup
+from student.learn.trainer import Trainer
+from student.recipe.settings import TrainSettings
+
+
+def validate(
+    trainers: Sequence[Trainer], data: Data, settings: TrainSettings, group: ProcessGroup
+) -> list[dict[str, float]]:
+    """Top-1 and top-5 in percent of each student, its weight average under "ema_…"; every sample counted once.
+
+    The students walk the batches in step, so each image is decoded once for all of them.
+    """
+    assert data.val_index is not None, "nothing to validate on"
+    views = eval_views(trainers[0].recipe, data.views.recipe)
+    models: list[tuple[int, str, nn.Module]] = []
+    for number, trainer in enumerate(trainers):
+        models.append((number, "", trainer.core))
+        if trainer.ema is not None:
+            models.append((number, "ema_", trainer.ema.model))
+    with ShardReader(data.val_index, data.shard_cache_dir) as reader:
+        loaded = eval_batches(
+            reader,
+            views,
+            world=group.world,
+            workers=settings.workers,
+            pin_memory=group.device.type == "cuda",
+        )
+        evaluations = [
+            evaluate(
+                model,
+                copy,
+                views=views,
+                num_samples=data.val_index.num_samples,
+                num_own=own_samples(data.val_index.rows_S, views, group.world),
+                device=torch.device(group.device),
+                precision=settings.precision,
+                total=group.sum,
+            )
+            for (_, _, model), copy in zip(models, itertools.tee(loaded, len(models)), strict=True)
+        ]
+        results: list[dict[str, float]] = [{} for _ in trainers]
+        for events in zip(*evaluations, strict=True):
+            for (number, prefix, _), event in zip(models, events, strict=True):
+                if event.result is not None:
+                    results[number] |= {prefix + name: value for name, value in event.result.metrics().items()}
+    return results

@@ -1,0 +1,152 @@
+"""The page that compares runs: their results, their curves, and what differs between their configurations."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from student.report.charts import Series, line_chart, number
+from student.report.page import Tile, details, escape, figure, legend, page, section, table, tiles
+from student.run.run_reader import Point, Run
+
+_CURVES = (
+    ("top1", "Top-1 on the validation set", "top-1, %", "Average of both heads where the model has two."),
+    ("loss", "Training loss", "loss", "(1 − λ)·base + λ·distillation: not comparable between different λ."),
+    ("base_loss", "Base loss", "loss", "The label's part, comparable between runs."),
+    ("distill_loss", "Distillation loss", "loss", "The teacher's part; its scale depends on τ and on hard or soft."),
+    ("teacher_agreement", "Agreement with the teacher", "share", "Share of training images with the same first class."),
+    ("student_entropy", "Entropy of the student", "nats", "At τ = 1, on training images."),
+    ("lr", "Learning rate", "lr", ""),
+    ("images_per_s", "Throughput", "images/s", ""),
+    ("data_wait_share", "Waiting for data", "share of time", "0 means the loader keeps up."),
+)
+
+
+def runs_page(runs: Sequence[Run], *, title: str = "Student runs") -> str:
+    """The HTML page of several runs, in the order given."""
+    names = labels(runs)
+    scored = [run for run in runs if math.isfinite(run.result("top1"))]
+    best = max(scored, key=lambda run: run.result("top1"), default=None)
+    finished = sum(run.finished for run in runs)
+    items = [Tile(f"{finished} of {len(runs)}", "runs finished")]
+    if best is not None:
+        items.insert(0, Tile(f"{best.result('top1'):.2f} %", f"best top-1: {names[list(runs).index(best)]}"))
+        spread = best.result("top1") - min(run.result("top1") for run in scored)
+        items.append(Tile(f"{spread:.2f} points", "between best and last"))
+    checked = [value for run in runs if math.isfinite(value := run.result("pixels_checked"))]
+    if checked:
+        wrong = sum(run.result("pixels_mismatched") for run in runs if math.isfinite(run.result("pixels_mismatched")))
+        items.append(Tile(number(sum(checked)), f"views checked by digest, {number(wrong)} differed"))
+    body = tiles(items)
+    body += section("Results", _results(runs, names, best))
+    body += section("Curves", _curves(runs, names), "Hover a line for its numbers.")
+    body += section("What differs", _differences(runs, names), "Only settings that are not the same in all runs.")
+    return page(title, f"{len(runs)} runs", body)
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """Short unique names: the directory's name, with as many parents as it takes to tell all apart."""
+    depth = 1
+    longest = max((len(run.path.resolve().parts) for run in runs), default=1)
+    while depth < longest:
+        names = ["/".join(run.path.resolve().parts[-depth:]) for run in runs]
+        if len(set(names)) == len(names):
+            return names
+        depth += 1
+    return [str(run.path) for run in runs]
+
+
+def _results(runs: Sequence[Run], names: Sequence[str], best: Run | None) -> str:
+    head = ["run", "top-1 %", "top-5 %", "CLS %", "DIST %", "distillation"]
+    head += ["best epoch", "agreement", "epochs", "hours", "state"]
+    rows = [
+        (
+            name,
+            *(fixed(run.result(metric), 2) for metric in ("top1", "top5", "cls_top1", "dist_top1")),
+            distillation(run),
+            _best_epoch(run),
+            fixed(run.result("teacher_agreement"), 3),
+            len(run.epochs),
+            fixed(run.result("seconds") / 3600, 3),
+            "finished" if run.finished else "unfinished",
+        )
+        for run, name in zip(runs, names, strict=True)
+    ]
+    best_row = list(runs).index(best) if best is not None else -1
+    return f'<div class="card">{table(head, rows, caption="Results", text_columns=(0, 5, 10), best_row=best_row)}</div>'
+
+
+def distillation(run: Run) -> str:
+    """How the run was taught, in words."""
+    kind = run.setting("distill", "none")
+    if kind == "none":
+        return "no teacher"
+    text = f"{kind}, λ {run.setting('distill_weight', math.nan):g}"
+    return text + (f", τ {run.setting('temperature', math.nan):g}" if kind == "soft" else "")
+
+
+def fixed(value: float, digits: int) -> str:
+    """A number with fixed decimals; an en dash if there is none."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def _best_epoch(run: Run) -> str:
+    value, epoch = run.best("top1")
+    return f"{epoch} ({value:.2f})" if epoch >= 0 else "–"
+
+
+def _curves(runs: Sequence[Run], names: Sequence[str]) -> str:
+    figures = []
+    for metric, title, y_label, caption in _CURVES:
+        series = [curve(run, name, metric, colour) for colour, (run, name) in enumerate(zip(runs, names, strict=True))]
+        series = [line for line in series if line.y]
+        if series:
+            chart = line_chart(series, title=title, x_label="epoch", y_label=y_label)
+            figures.append(figure(title, chart, caption, key=legend(series)))
+    return f'<div class="grid">{"".join(figures)}</div>' if figures else '<p class="empty">No metrics yet.</p>'
+
+
+def curve(run: Run, name: str, metric: str, colour: int) -> Series:
+    """A metric over epochs; over fractions of epochs from the steps where the run has too few epochs for a curve."""
+    points: Sequence[Point] = run.epochs
+    to_x: Callable[[Point], float] = lambda point: point.epoch + 1.0  # noqa: E731
+    if len(points) < 4 and any(math.isfinite(point[metric]) for point in run.steps):
+        per_epoch = _steps_per_epoch(run)
+        points, to_x = run.steps, lambda point: point.step / per_epoch
+    # Runs may be evaluated only every few epochs; the line joins what was measured.
+    points = [point for point in points if math.isfinite(point[metric])]
+    return Series(name=name, x=[to_x(p) for p in points], y=[p[metric] for p in points], colour=colour)
+
+
+def _steps_per_epoch(run: Run) -> float:
+    if run.epochs:
+        return run.epochs[-1].step / (run.epochs[-1].epoch + 1)
+    return max(point.step for point in run.steps) / (run.steps[-1].epoch + 1)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as dotted names."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _differences(runs: Sequence[Run], names: Sequence[str]) -> str:
+    configs = [dict(flat(run.config)) for run in runs]
+    keys = list(dict.fromkeys(key for config in configs for key in config))
+    differ = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+    same = [key for key in keys if key not in differ]
+    shown = [[key, *(_value(config.get(key)) for config in configs)] for key in differ]
+    columns = tuple(range(len(runs) + 1))
+    body = (
+        table(("setting", *names), shown, caption="Settings that differ", text_columns=columns)
+        if shown
+        else '<p class="empty">All settings are equal.</p>'
+    )
+    equal = "".join(f"{escape(key)} = {escape(_value(configs[0].get(key)))}\n" for key in same)
+    return f'<div class="card">{body}{details(f"The {len(same)} settings that are equal", f"<pre>{equal}</pre>")}</div>'
+
+
+def _value(value: Any) -> str:
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,247 @@
+"""The page of a sweep: the map, what can be believed of it, the curves, the record's share in it, and the cost."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+
+from student.report.charts import number
+from student.report.curves import sweep_curves, views_curve
+from student.report.heat_map import FAIR_ERROR, GOOD_ERROR, MapStyle, error_word, fidelities, heat_map
+from student.report.page import Tile, details, escape, page, section, table, tiles
+from student.report.runs_page import fixed, flat
+from student.report.stats import (
+    ForwardCount,
+    SeedGroup,
+    baseline,
+    best,
+    forward_count,
+    groups,
+    paired_gain,
+    pooled_spread,
+    told_apart,
+)
+from student.sweep.sweep_directory import STATES, Sweep
+
+_TOP1 = MapStyle(metric="top1", digits=2, unit=" %")
+_AGREEMENT = MapStyle(metric="teacher_agreement", digits=3, unit="")
+
+
+def sweep_page(sweep: Sweep, *, title: str = "") -> str:
+    """The HTML page of a sweep, whatever state it is in."""
+    found = groups(sweep)
+    top = best(found)
+    noise = pooled_spread(found)
+    body = _summary(sweep, found, top)
+    body += _failures(sweep)
+    body += section("Top-1 over λ and τ", _maps(sweep, found, top, noise), _map_note(sweep, noise))
+    body += section("Curves", sweep_curves(found, top), "Mean over seeds; the band reaches from lowest to highest.")
+    if len(sweep.grid.views_used) > 1:
+        body += section("How many views are enough?", views_curve(found))
+    body += f'<div class="grid wide">{_record(sweep)}{_cost(sweep)}</div>'
+    body += section("Every cell", _cells(found, top, noise))
+    body += _settings(sweep)
+    return page(title or f"Sweep {sweep.name}", _subtitle(sweep), body)
+
+
+def _subtitle(sweep: Sweep) -> str:
+    cache, common = sweep.facts.get("cache", {}), dict(flat(sweep.common))
+    model = next((str(value) for key, value in common.items() if key.split(".")[-1] == "model"), "")
+    parts = [model and f"student {model}", cache.get("teacher", "") and f"teacher {cache['teacher']}"]
+    parts.append(cache.get("record", "") and f"record {cache['record']}")
+    seeds = len(sweep.grid.seeds)
+    return " · ".join([part for part in parts if part] + [f"{seeds} seed{'s' if seeds > 1 else ''}"])
+
+
+def _summary(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None) -> str:
+    states = Counter(result.status.state for result in sweep.results)
+    items = []
+    if top is not None:
+        spread = top.spread("top1")
+        over = f"± {spread:.2f} over {len(top.runs)} seeds; " if math.isfinite(spread) else ""
+        items.append(Tile(f"{top.mean('top1'):.2f} %", f"{over}best top-1: {top.label}"))
+        base = baseline(found, top.cell.views_used)
+        gains = paired_gain(top, base) if base is not None and base is not top else []
+        if gains:
+            reach = f"{min(gains):+.2f} to {max(gains):+.2f} over {len(gains)} seeds" if len(gains) > 1 else "one seed"
+            items.append(Tile(f"{statistics.fmean(gains):+.2f} points", f"over no teacher, seed by seed: {reach}"))
+        if math.isfinite(agreement := top.mean("teacher_agreement")):
+            items.append(Tile(f"{100 * agreement:.1f} %", "of training images: best cell agrees with the teacher"))
+    forwards = forward_count(sweep)
+    if math.isfinite(forwards.saved):
+        items.append(Tile(compact(forwards.saved), _saved_text(forwards)))
+        if math.isfinite(forwards.break_even):
+            items.append(Tile(fixed(forwards.break_even, 2), "distilled students pay for the cache, in forwards"))
+    others = ", ".join(f"{states[state]} {state}" for state in STATES[1:] if states[state])
+    items.append(Tile(f"{states['done']} of {len(sweep.results)}", f"cells done{f'; {others}' if others else ''}"))
+    return tiles(items)
+
+
+def _saved_text(forwards: ForwardCount) -> str:
+    return "teacher forwards saved" if forwards.saved >= 0 else "teacher forwards: the cache has not paid off yet"
+
+
+def with_spread(group: SeedGroup, metric: str, digits: int) -> str:
+    """Mean ± standard deviation over seeds."""
+    spread = group.spread(metric)
+    tail = f" ± {spread:.{digits}f}" if math.isfinite(spread) else ""
+    return fixed(group.mean(metric), digits) + tail
+
+
+def compact(value: float) -> str:
+    """A large count in words a person can hold: 12.3 M."""
+    for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= unit:
+            scale = 1e3 if name == "k" else unit
+            return f"{value / scale:.3g} {name}"
+    return f"{value:,.0f}"
+
+
+def _failures(sweep: Sweep) -> str:
+    failed = [result for result in sweep.results if result.status.state == "failed"]
+    if not failed:
+        return ""
+    rows = [(result.cell.name, result.status.attempts, result.status.error) for result in failed]
+    body = table(("cell", "tries", "error"), rows, caption="Failed cells", wrap_columns=(2,))
+    return section(
+        f"{len(failed)} failed", f'<div class="card">{body}</div>', "Run the same ablate command again to retry them."
+    )
+
+
+def _maps(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> str:
+    cards = ""
+    fidelity = fidelities(sweep.facts)
+    for views in sweep.grid.views_used:
+        which = f", {views} views" if views is not None else ""
+        for style, title in ((_TOP1, "Top-1, %"), (_AGREEMENT, "Agreement with the teacher, share of training images")):
+            is_top1 = style is _TOP1
+            if not is_top1 and not any(group.values(style.metric) for group in found):
+                continue
+            body = heat_map(
+                found,
+                sweep.grid,
+                style=style,
+                views_used=views,
+                best=top if is_top1 else None,
+                noise=noise if is_top1 else math.nan,
+                fidelity=fidelity if is_top1 else {},
+                caption=title + which,
+            )
+            cards += f'<div class="card"><h3>{escape(title + which)}</h3>{body}</div>'
+    return f'<div class="grid wide">{cards}</div>'
+
+
+def _map_note(sweep: Sweep, noise: float) -> str:
+    if len(sweep.grid.seeds) < 2:
+        return "One seed per cell: how far cells differ by chance is not known. Use --seeds 3 before believing a rank."
+    text = "Mean ± standard deviation over seeds. ★ is the best mean"
+    if math.isfinite(noise):
+        text += (
+            f"; ≈ marks cells that these seeds cannot tell from it (within two standard errors of a difference; the "
+            f"spread of a single run, pooled over all cells, is {noise:.2f} points)"
+        )
+    return text + ". The best of many cells on one validation set is an optimistic number: confirm it on other data."
+
+
+def _record(sweep: Sweep) -> str:
+    fidelity = fidelities(sweep.facts)
+    if not fidelity:
+        return section(
+            "What the record loses",
+            '<p class="empty">Not measured: the sweep holds no fidelity of its cache.</p>',
+        )
+    rows = [
+        (
+            f"τ {tau:g}",
+            fixed(row.gradient_error, 3),
+            *(f"{value:.2g}" if math.isfinite(value) else "–" for value in (row.kl, row.kl_p99)),
+            f"{100 * row.bias:+.2g} %" if math.isfinite(row.bias) else "–",
+            error_word(row.gradient_error)[1],
+        )
+        for tau, row in sorted(fidelity.items())
+    ]
+    head = ("temperature", "gradient error", "KL, nats", "KL, 99th percentile", "bias of the loss", "verdict")
+    note = (
+        "Measured on the full logits that the cache keeps of some views. Gradient error: relative error of the "
+        f"student's last-layer gradient against the true teacher's; up to {GOOD_ERROR:g} is called faithful, above "
+        f"{FAIR_ERROR:g} limiting: a weak column there may be the record's fault, not τ's. More bytes lower it."
+    )
+    body = table(head, rows, caption="Fidelity of the record per temperature", text_columns=(0, 5))
+    return section("What the record loses", f'<div class="card">{body}</div>', note)
+
+
+def _cost(sweep: Sweep) -> str:
+    cache, forwards = sweep.facts.get("cache", {}), forward_count(sweep)
+    hours = sum(result.status.seconds for result in sweep.results if result.status.state == "done") / 3600
+    rows = [
+        ("teacher forwards spent, once", number(forwards.spent), _spent_text(cache)),
+        ("teacher forwards of these students without a cache", number(forwards.online), _online_text(forwards)),
+        ("teacher forwards saved", number(forwards.saved), "the second line minus the first"),
+        ("break-even", fixed(forwards.break_even, 2), "distilled students; the next one costs no forward at all"),
+        ("cache on disk", _bytes(cache.get("bytes")), _per_view(cache)),
+        ("time of the cells", f"{hours:.2f} h", "wall time of the passes, last tries only"),
+    ]
+    body = table(("what", "how much", ""), rows, caption="Cost", text_columns=(0,), wrap_columns=(2,))
+    return section("Cost", f'<div class="card">{body}</div>')
+
+
+def _spent_text(cache: object) -> str:
+    if isinstance(cache, dict) and cache.get("num_views"):
+        return f"{number(float(cache['num_samples']))} samples × {cache['num_views']} views"
+    return "the sweep does not know its cache"
+
+
+def _online_text(forwards: ForwardCount) -> str:
+    return f"{forwards.num_students} distilled students × {number(forwards.per_student)} images each"
+
+
+def _bytes(value: object) -> str:
+    if not isinstance(value, int | float):
+        return "–"
+    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.2f} MB"
+
+
+def _per_view(cache: object) -> str:
+    if isinstance(cache, dict) and cache.get("bytes_per_view"):
+        return f"{float(cache['bytes_per_view']):.1f} bytes per view of one sample"
+    return ""
+
+
+def _cells(found: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> str:
+    order = sorted(found, key=lambda g: -g.mean("top1") if math.isfinite(g.mean("top1")) else math.inf)
+    rows = []
+    for group in order:
+        base = baseline(found, group.cell.views_used)
+        gains = paired_gain(group, base) if base is not None and base is not group else []
+        is_equal = top is not None and group is not top and bool(group.runs) and math.isfinite(noise)
+        mark = "★" if group is top else "≈ best" if is_equal and top and not told_apart(group, top, noise) else ""
+        rows.append(
+            (
+                group.label,
+                with_spread(group, "top1", 2),
+                ", ".join(f"{value:.2f}" for value in group.by_seed("top1").values()) or "–",
+                f"{statistics.fmean(gains):+.2f}" if gains else "–",
+                with_spread(group, "teacher_agreement", 3),
+                f"{len(group.runs)}/{len(group.results)}",
+                mark or _unfinished(group),
+            )
+        )
+    head = ("cell", "top-1, %", "by seed", "gain", "agreement", "seeds done", "")
+    body = table(head, rows, caption="Every cell", text_columns=(0, 2, 6), best_row=0 if top is not None else -1)
+    note = '<p class="note">gain: mean difference to no teacher, seed by seed, in points.</p>'
+    return f'<div class="card">{body}{note}</div>'
+
+
+def _unfinished(group: SeedGroup) -> str:
+    """How far the students are that have not finished: "2 running, epoch 7"."""
+    waiting = [result for result in group.results if result.status.state != "done"]
+    epochs = [result.run.epochs[-1].epoch + 1 for result in waiting if result.run is not None and result.run.epochs]
+    states = Counter(result.status.state for result in waiting)
+    text = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return f"{text}, epoch {min(epochs)}" if epochs else text
+
+
+def _settings(sweep: Sweep) -> str:
+    facts = {"common": sweep.common, "cache": sweep.facts.get("cache", {})}
+    lines = "".join(f"{escape(key)} = {escape(value)}\n" for key, value in flat(facts))
+    return details("Settings of all cells", f"<pre>{lines}</pre>")

@@ -1,0 +1,224 @@
+"""A trained student as others can use it: safetensors that plain timm loads, a model card, and predictions.
+
+The weights file carries what its numbers cannot say (model, class names, resolution, normalisation, recipe) as
+safetensors metadata, so that `predict` needs the file alone.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from shards.atomic import atomic_file
+from shards.errors import RunError, ShardError
+from shards.views.mixing import prepare
+from shards.views.view import render_views
+from shards.views.view_recipe import ViewRecipe
+from student.learn.evaluation import eval_views
+from student.learn.network import bare_model, heads, load_weights
+from student.learn.process_group import unwrapped
+from student.recipe.student_recipe import StudentRecipe, recipe_for
+from student.recipe.zoo import model_entry
+from teacher_cache.network.weights import read_weights
+
+_KEY = "deit_teacher_cache"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportInfo:
+    """What a weights file says about itself.
+
+    Attributes:
+        recipe: how it was trained (its model and resolution among it). mean, std: normalisation.
+        num_classes: C. class_names: C names, or () when unknown.
+        fingerprints: names and digests it was made from, such as cache and shards.
+        metrics: measured numbers by name, percent for accuracies.
+    """
+
+    recipe: StudentRecipe
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+    fingerprints: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        return {
+            "recipe": self.recipe.to_json(),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
+            "fingerprints": dict(self.fingerprints),
+            "metrics": dict(self.metrics),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ExportInfo":
+        """The inverse of `to_json`."""
+        lists = {name: tuple(data[name]) for name in ("mean", "std", "class_names")}
+        return cls(**{**data, **lists, "recipe": StudentRecipe.from_json(data["recipe"])})
+
+
+class Prediction(NamedTuple):
+    """The likeliest classes of one image: (class index, name, probability), most likely first."""
+
+    path: Path
+    classes: tuple[tuple[int, str, float], ...]
+
+
+def export_weights(model: nn.Module, path: Path, info: ExportInfo) -> None:
+    """Write the weights, float32, as safetensors under timm's own names; atomic.
+
+    `timm_call` says how plain timm loads them.
+    """
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in unwrapped(model).state_dict().items()}
+    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    with atomic_file(path) as file:
+        file.write(save(state, {"format": "pt", _KEY: json.dumps(info.to_json(), sort_keys=True)}))
+
+
+def read_info(path: Path) -> ExportInfo | None:
+    """What an exported file says about itself; None for weights of others; RunError when it is damaged."""
+    if path.suffix != ".safetensors":
+        return None
+    if not path.is_file():
+        raise RunError(f"weights {path}: no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+        return None if text is None else ExportInfo.from_json(json.loads(text))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"weights {path}: cannot be read ({error}); expected an exported .safetensors file") from error
+
+
+def load_student(path: Path, *, model: str | None = None) -> tuple[nn.Module, ExportInfo]:
+    """A student from a weights file, in evaluation mode, with what is known about it.
+
+    Args:
+        model: its name; needed when the file does not say it, and must agree when it does.
+
+    Weights of others get the recipe of their model: its resolution, evaluation crop and ImageNet's normalisation.
+    ArtefactError for a file that cannot be read or does not fit; ValueError when the name is missing or contradicts it.
+    """
+    info = read_info(path)
+    if info is None:
+        if model is None:
+            raise ValueError(f"weights {path}: do not say which model they are of; give --model NAME")
+        info = _foreign_info(model, path)
+    if model is not None and model != info.recipe.model:
+        raise ValueError(f"--model: the weights {path} are of {info.recipe.model}, got {model}")
+    args = dict(info.recipe.model_args)
+    network = bare_model(info.recipe.model, info.num_classes, image_size=info.recipe.image_size, **args)
+    load_weights(network, path)
+    return network.eval(), info
+
+
+def _foreign_info(model: str, path: Path) -> ExportInfo:
+    """What can be known of weights that say nothing: the class count from the classifier's bias."""
+    state = read_weights(path)
+    biases = [value for name, value in state.items() if name.split(".")[-2:] in (["head", "bias"], ["fc", "bias"])]
+    if not biases:
+        raise RunError(f"weights {path}: expected a classifier (head.bias or fc.bias), found none")
+    entry = model_entry(model)
+    recipe = recipe_for(model, stage=len(entry.recipes) - 1 if entry else 0)
+    views = recipe.view_recipe
+    return ExportInfo(
+        recipe=recipe, mean=views.mean, std=views.std, num_classes=len(biases[0]), fingerprints={}, metrics={}
+    )
+
+
+def timm_call(info: ExportInfo, weights: str) -> str:
+    """The Python expression by which plain timm loads an export."""
+    recipe = info.recipe
+    entry = model_entry(recipe.model)
+    options: dict[str, Any] = (dict(entry.timm_args) if entry else {}) | dict(recipe.model_args)
+    if info.num_classes != 1000:
+        options["num_classes"] = info.num_classes
+    if entry and recipe.image_size != entry.image_size:
+        options["img_size"] = recipe.image_size
+    name = entry.timm_name if entry else recipe.model
+    extra = "".join(f", {key}={value!r}" for key, value in options.items())
+    return f"timm.create_model({name!r}{extra}, checkpoint_path={weights!r})"
+
+
+def predict(
+    model: nn.Module, info: ExportInfo, paths: Sequence[Path], *, top: int = 5, device: str = "cpu"
+) -> Iterator[Prediction]:
+    """The likeliest classes of image files, each seen as evaluation sees it.
+
+    Args:
+        top: how many classes; names are the class numbers when the file knows none.
+
+    ShardError for files that cannot be read or decoded; ValueError for `top` below 1.
+    """
+    if top < 1:
+        raise ValueError(f"--top: expected at least 1, got {top}")
+    views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std))
+    model.to(device).eval()
+    for path in paths:
+        yield Prediction(path, _likeliest(model, info, _image(path, views), views, top, device))
+
+
+def _image(path: Path, views: ViewRecipe) -> torch.Tensor:
+    """The view of a file, uint8 (1, H, W, 3)."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ShardError(f"image {path}: cannot be read: {error.strerror}") from error
+    return torch.from_numpy(render_views(data, views, path.name, [0], str(path)))
+
+
+@torch.no_grad()
+def _likeliest(
+    model: nn.Module, info: ExportInfo, view_BHWC: torch.Tensor, views: ViewRecipe, top: int, device: str
+) -> tuple[tuple[int, str, float], ...]:
+    one, none = torch.ones(1), torch.zeros(1, dtype=torch.int64)
+    image = prepare(view_BHWC.to(device), none, one, none.expand(1, 4), mean=views.mean, std=views.std)
+    prob_C = torch.softmax(heads(model, image).average().float()[0], -1)
+    best = torch.topk(prob_C, min(top, info.num_classes))
+    names = info.class_names or tuple(str(number) for number in range(info.num_classes))
+    return tuple((int(i), names[int(i)], float(p)) for p, i in zip(best.values, best.indices, strict=True))
+
+
+def model_card(info: ExportInfo, weights: str) -> str:
+    """A Markdown page: what the model is, how it was trained, what it was measured to do, how to load it."""
+    recipe, entry = info.recipe, model_entry(info.recipe.model)
+    taught = {
+        "none": "without a teacher",
+        "hard": f"hard distillation from a teacher cache, λ = {recipe.distill_weight}",
+        "soft": f"soft distillation from a teacher cache, λ = {recipe.distill_weight}, τ = {recipe.temperature}, "
+        f"{recipe.reduction} reduction",
+    }[recipe.distill]
+    lines = [f"# {recipe.model}", "", f"{info.num_classes} classes, {recipe.image_size} px, {taught}.", ""]
+    if entry:
+        shape = f"width {entry.dim}, {entry.depth} blocks, {entry.heads} heads, patches of {entry.patch} px"
+        changed = ", ".join(f"{name} = {value}" for name, value in recipe.model_args)
+        lines += [f"Transformer: {shape}{f', changed by {changed}' if changed else ''}.", ""]
+    lines += ["## Load it", "", "```python", "import timm", f"model = {timm_call(info, weights)}", "```", ""]
+    lines += [
+        f"Input: RGB, short side to {recipe.image_size} / {recipe.eval_crop_pct} px (bicubic), centre crop of "
+        f"{recipe.image_size} px, mean {info.mean}, std {info.std}. The answer is the average of the heads' logits.",
+        "",
+    ]
+    lines += ["## Measured", "", *_table(("what", "value"), {k: f"{v:.4g}" for k, v in info.metrics.items()}), ""]
+    lines += ["## Made from", "", *_table(("what", "fingerprint"), info.fingerprints), ""]
+    settings = {k: json.dumps(v) for k, v in recipe.to_json().items()}
+    lines += ["## Recipe", "", *_table(("setting", "value"), settings), ""]
+    return "\n".join(lines)
+
+
+def _table(head: tuple[str, str], rows: Mapping[str, str]) -> list[str]:
+    """Two columns of Markdown; says so when there is nothing."""
+    if not rows:
+        return ["Nothing was recorded."]
+    cells = [f"| {name} | `{str(value).replace('|', chr(92) + '|')}` |" for name, value in rows.items()]
+    return [f"| {head[0]} | {head[1]} |", "|---|---|", *cells]

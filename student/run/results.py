@@ -1,0 +1,64 @@
+"""What a finished run leaves: weights that plain timm loads, a model card, the summary."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from student.feed.pass_data import Data
+from student.learn.trainer import Trainer
+from student.run.export import ExportInfo, export_weights, model_card
+from student.run.run_log import RunLog
+
+WEIGHTS = "weights.safetensors"
+EMA_WEIGHTS = "weights_ema.safetensors"
+# Not in the weights file, so that equal weights are equal files however long they took.
+_TIMES = ("seconds", "images_per_s", "data_wait_share")
+
+
+def write_results(
+    log: RunLog,
+    trainer: Trainer,
+    data: Data,
+    *,
+    steps: int,
+    measured: Mapping[str, Any],
+    teacher: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write weights, card and, last, the summary, which is returned; a run that has its summary is left as it is.
+
+    Args:
+        measured: counts and metrics of the run, JSON types; they stand in the summary as they are.
+        teacher: what the teacher was, as in the checkpoints.
+    """
+    if log.summary.is_file():
+        found: dict[str, Any] = json.loads(log.summary.read_text())
+        return found
+    recipe, index = trainer.recipe, data.index
+    fingerprints = {name: teacher[name] for name in ("fingerprint", "weights_sha256") if name in teacher}
+    info = ExportInfo(
+        recipe=recipe,
+        mean=data.views.recipe.mean,
+        std=data.views.recipe.std,
+        num_classes=index.num_classes,
+        class_names=index.class_names,
+        fingerprints={"shards": index.fingerprint, **{f"teacher {k}": v for k, v in fingerprints.items()}},
+        metrics={k: v for k, v in measured.items() if isinstance(v, float) and k not in _TIMES},
+    )
+    export_weights(trainer.core, log.out / WEIGHTS, info)
+    if trainer.ema is not None:
+        export_weights(trainer.ema.model, log.out / EMA_WEIGHTS, info)
+    log.write_text("model_card.md", model_card(info, WEIGHTS))
+    summary = {
+        "student": log.out.name,
+        "model": recipe.model,
+        "distill": recipe.distill,
+        "distill_weight": recipe.distill_weight,
+        "temperature": recipe.temperature,
+        "epochs": recipe.epochs,
+        "steps": steps,
+        "images": steps * recipe.batch_size,
+        **measured,
+        "weights": WEIGHTS,
+    }
+    log.finish(summary)
+    return summary

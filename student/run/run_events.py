@@ -1,0 +1,111 @@
+"""What a run says while it trains: small frozen values; cli.py draws them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from student.feed.epoch_plan import Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheduled:
+    """Before the first step: how long the run is, and which views its epochs use.
+
+    `num_left_out` samples per super-epoch are in no full block or full batch; they are others in the next.
+    """
+
+    students: tuple[str, ...]
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    num_left_out: int
+    views: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """The run goes on after `step` steps; with another world size it sees the same batches but rounds differently."""
+
+    students: tuple[str, ...]
+    step: int
+    world_size: int
+    world_size_before: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRejected:
+    """A damaged checkpoint was passed over; the run goes on from an earlier one."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stepped:
+    """Metrics of a student over the last steps, with what is left: `eta_s` seconds at this pace."""
+
+    student: str
+    step: int
+    epoch: int
+    num_steps: int
+    eta_s: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochEnded:
+    """Metrics of a student over an epoch (from 0), and of its validation when that was due."""
+
+    student: str
+    step: int
+    epoch: int
+    metrics: Mapping[str, float]
+    validation: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpointed:
+    """A checkpoint is complete on disk."""
+
+    student: str
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentFailed:
+    """One of several students cannot go on; the others do."""
+
+    student: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """A signal asked to stop: the step was finished and saved; exit with `exit_code` and start again to go on."""
+
+    students: tuple[str, ...]
+    step: int
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentFinished:
+    """A student is done; `summary` is what summary.json holds."""
+
+    student: str
+    out: Path
+    summary: Mapping[str, object]
+
+
+Event = (
+    Scheduled
+    | Resumed
+    | CheckpointRejected
+    | Stepped
+    | EpochEnded
+    | Checkpointed
+    | StudentFailed
+    | Stopped
+    | StudentFinished
+)

@@ -1,0 +1,151 @@
+"""How the cells of a sweep are trained: cells to recipes, one pass of `train_many` per group, events to outcomes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shards.index.shard_index import ShardIndex
+from shards.world import World
+from student.learn.memory import free_bytes, memory_need, require_memory
+from student.recipe.settings import TrainSettings
+from student.recipe.student_recipe import StudentRecipe
+from student.run.loop import train_many
+from student.run.run_events import Stopped, StudentFailed, StudentFinished
+from student.run.run_reader import finite_json
+from student.run.students import StudentJob
+from student.sweep.grid import Cell, Grid
+from student.sweep.sweep_loop import CellJob, CellOutcome, CellProgress, Halted
+from teacher_cache.inspect.status import cache_fidelity, cache_status
+from teacher_cache.store.zarr_store import TeacherCache
+
+_FIDELITY_UNITS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepTraining:
+    """What all cells of a sweep have in common, and how a group of them is trained.
+
+    Args:
+        recipe: of every student; a cell decides its distillation, λ and τ.
+        settings: of every pass; a cell decides its seed and its views.
+        index, val_index: training and validation shards.
+        cache: the teacher cache.
+        local_rank: which GPU of this machine, with device "cuda".
+    """
+
+    recipe: StudentRecipe
+    settings: TrainSettings
+    index: ShardIndex
+    cache: TeacherCache
+    val_index: ShardIndex
+    shard_cache_dir: Path | None = None
+    local_rank: int = 0
+
+    def common(self) -> dict[str, Any]:
+        """What must not change between the cells of a sweep, as JSON: recipe, precision, shards, cache."""
+        varied = ("distill", "distill_weight", "temperature")
+        return {
+            "recipe": {key: value for key, value in self.recipe.to_json().items() if key not in varied},
+            "settings": {key: value for key, value in self.settings.identity().items() if key != "seed"},
+            "shards": self.index.fingerprint,
+            "val_shards": self.val_index.fingerprint,
+            "cache": self.cache.spec.fingerprint,
+        }
+
+    def check(self, grid: Grid, *, together: int, sharing: int = 1) -> None:
+        """Raise now what the passes would raise before their first step, and what memory forbids.
+
+        Args:
+            sharing: processes of `--spread` that share this device's memory, each with a pass of its own.
+
+        Raises:
+            ValueError, CacheError, ShardError: as `train_many`; ValueError when `together` students do not fit.
+        """
+        device = self._device()
+        size = max(len(group) for group in grid.groups(together))
+        need = memory_need(
+            self.recipe,
+            num_classes=self.index.num_classes,
+            num_students=size,
+            parts=self.settings.accumulate,
+            batches_ahead=self.settings.prefetch * max(1, self.settings.workers),
+        )
+        require_memory(need, free_bytes(device) // sharing, str(device))
+        for views in grid.views_used:
+            first = [cell for cell in grid.cells() if cell.views_used == views and cell.seed == grid.seeds[0]]
+            # The first event comes after every check and before anything is built or written.
+            events = self._pass([CellJob(cell, Path(cell.name)) for cell in first])
+            next(events)
+            events.close()
+
+    def train(self, jobs: Sequence[CellJob]) -> Iterator[CellOutcome | CellProgress | Halted]:
+        """Train one group of cells of one seed and one number of views; a `TrainGroup`."""
+        names = tuple(job.cell.name for job in jobs)
+        for event in self._pass(jobs):
+            yield CellProgress(names, event)
+            if isinstance(event, StudentFinished):
+                yield CellOutcome(event.student)
+            elif isinstance(event, StudentFailed):
+                yield CellOutcome(event.student, event.error)
+            elif isinstance(event, Stopped):
+                yield Halted(event.exit_code)
+                return
+
+    def cell_recipe(self, cell: Cell) -> StudentRecipe:
+        """The recipe of one cell; τ keeps the recipe's value where it has no meaning."""
+        temperature = cell.temperature if cell.temperature is not None else self.recipe.temperature
+        return replace(self.recipe, distill=cell.distill, distill_weight=cell.distill_weight, temperature=temperature)
+
+    def _pass(self, jobs: Sequence[CellJob]) -> Any:
+        cell = jobs[0].cell
+        return train_many(
+            [StudentJob(self.cell_recipe(job.cell), job.out) for job in jobs],
+            self.index,
+            settings=replace(self.settings, seed=cell.seed, views_used=cell.views_used),
+            cache=self.cache,
+            val_index=self.val_index,
+            shard_cache_dir=self.shard_cache_dir,
+            # Alone on its device, also where `--spread` shares the sweep among the ranks of a job.
+            world=World(local_rank=self.local_rank),
+        )
+
+    def _device(self) -> torch.device:
+        name = self.settings.device
+        return torch.device(f"cuda:{self.local_rank}" if name == "cuda" else name)
+
+
+def cache_facts(cache: TeacherCache, temperatures: Sequence[float]) -> Mapping[str, Any]:
+    """What a report says of a cache: teacher, views, bytes, forwards, and the true error of the records at each τ.
+
+    Reads a sample of units. An exact record ("dense") has no error; where a record cannot be measured there are no
+    rows, and the report says so.
+    """
+    spec, status = cache.spec, cache_status(cache)
+    per_view = sum(status.bytes_per_view.values())
+    record = spec.record
+    if record.kind == "dense":
+        rows = [{"temperature": t, "gradient_error": 0.0, "kl": 0.0, "kl_p99": 0.0, "bias": 0.0} for t in temperatures]
+    else:
+        measured = cache_fidelity(cache, max_units=_FIDELITY_UNITS, temperatures=temperatures) if temperatures else []
+        rows = [row.to_json() for row in measured]
+    facts = {
+        "cache": {
+            "url": cache.url,
+            "fingerprint": spec.fingerprint,
+            "teacher": spec.teacher.name,
+            "teacher_precision": spec.teacher.precision,
+            "views_recipe": spec.recipe.name,
+            "record": f"{record.kind}, {record.k} classes by name, {record.num_bytes} bytes",
+            "num_views": status.num_whole_views,
+            "num_samples": int(status.rows_S.sum()),
+            "forwards_spent": status.num_views_done,
+            "bytes_per_view": per_view,
+            "bytes": per_view * status.num_views_done,
+        },
+        "fidelity": rows,
+    }
+    result: Mapping[str, Any] = finite_json(facts)
+    return result

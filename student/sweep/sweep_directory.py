@@ -1,0 +1,231 @@
+"""The directory of a sweep: its grid, one run directory per cell, one status per cell.
+
+    sweep.json            grid, common settings of all cells, facts of the cache (teacher, views, bytes, fidelity per τ)
+    cells/<name>/         the run of a cell
+    status/<name>.json    how often it was tried and how the last try ended; replaced atomically
+    status/<name>.lock    locked by the process that trains the cell; the kernel frees it when that process dies
+
+A cell is done when its run has written its summary, whatever the status says: the run writes it last. So a kill between
+the two loses nothing, and a status can never claim a result that is not there.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from shards.errors import RunError
+from student.run.run_reader import Run, is_run, read_json, read_run
+from student.sweep.grid import Cell, Grid
+
+STATES = ("done", "failed", "running", "interrupted", "waiting")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellStatus:
+    """Where a cell stands: one of STATES, error of the last try, tries so far, its share of the last pass's seconds."""
+
+    state: str
+    error: str = ""
+    attempts: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SweepDirectory:
+    """The files of one sweep."""
+
+    path: Path
+
+    @property
+    def file(self) -> Path:
+        """Where the grid is."""
+        return self.path / "sweep.json"
+
+    def run_path(self, cell: Cell) -> Path:
+        """The run directory of a cell."""
+        return self.path / "cells" / cell.name
+
+    def prepare(self, grid: Grid, *, common: Mapping[str, Any], facts: Mapping[str, Any]) -> Grid:
+        """Create the directory, or open it again with the same common settings; the grid may grow, never shrink.
+
+        Returns: the union of the grid found and the grid given.
+
+        Raises:
+            RunError: naming each common setting that differs from the one the finished cells were trained with.
+        """
+        (self.path / "cells").mkdir(parents=True, exist_ok=True)
+        (self.path / "status").mkdir(exist_ok=True)
+        with _locked(self.path / "status" / "sweep.lock", tries=500) as got:
+            if not got:
+                raise RunError(f"{self.file}: another process has been changing this sweep for 10 s; try again")
+            if self.file.is_file():
+                found = read_json(self.file)
+                self._require_equal(found.get("common", {}), _plain(common))
+                grid = Grid.from_json(found["grid"]).union(grid)
+            write_json(self.file, {"grid": grid.to_json(), "common": _plain(common), "facts": _plain(facts)})
+        return grid
+
+    def _require_equal(self, found: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        different = [key for key in sorted({*found, *given}) if found.get(key) != given.get(key)]
+        if different:
+            lines = "".join(f"\n  {key}: expected {found.get(key)!r}, got {given.get(key)!r}" for key in different)
+            raise RunError(
+                f"{self.file}: the cells of this sweep were trained with other settings:{lines}\n"
+                "repeat the command with the settings above, or choose another --out"
+            )
+
+    def grid(self) -> Grid:
+        """The grid as found; RunError when there is no sweep here."""
+        return Grid.from_json(read_json(self.file)["grid"])
+
+    def status(self, cell: Cell) -> CellStatus:
+        """Where the cell stands now."""
+        file = self.path / "status" / f"{cell.name}.json"
+        said = read_json(file) if file.is_file() else {}
+        kept = {key: said[key] for key in ("error", "attempts", "seconds") if key in said}
+        if (self.run_path(cell) / "summary.json").is_file():
+            return CellStatus(state="done", **(kept | {"error": ""}))
+        if said.get("state") == "failed":
+            return CellStatus(state="failed", **kept)
+        if not said:
+            return CellStatus(state="waiting")
+        return CellStatus(state="running" if self._is_claimed(cell) else "interrupted", **kept)
+
+    def set_status(self, cell: Cell, status: CellStatus) -> None:
+        """Replace the status of a cell."""
+        write_json(
+            self.path / "status" / f"{cell.name}.json",
+            {"state": status.state, "error": status.error, "attempts": status.attempts, "seconds": status.seconds},
+        )
+
+    def _lock_file(self, cell: Cell) -> Path:
+        return (self.path / "status" / f"{cell.name}.lock").absolute()
+
+    @contextmanager
+    def claim(self, cell: Cell) -> Iterator[bool]:
+        """Hold the cell while the block runs; False if another process holds it."""
+        with _locked(self._lock_file(cell)) as got:
+            yield got
+
+    def _is_claimed(self, cell: Cell) -> bool:
+        path = self._lock_file(cell)
+        if path in _HELD or not path.exists():
+            return path in _HELD
+        with path.open("a+") as file:
+            return not _try_lock(file, fcntl.LOCK_SH)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellResult:
+    """A cell with its status and, once it has begun, its run."""
+
+    cell: Cell
+    status: CellStatus
+    run: Run | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A sweep as found on disk."""
+
+    path: Path
+    grid: Grid
+    common: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    results: tuple[CellResult, ...]
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.path.name
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether the directory holds a sweep."""
+    return (path / "sweep.json").is_file()
+
+
+def read_sweep(path: Path) -> Sweep:
+    """The sweep in a directory, whatever state it is in; RunError naming the damaged file."""
+    directory = SweepDirectory(path)
+    found = read_json(directory.file)
+    try:
+        grid = Grid.from_json(found["grid"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{directory.file}: expected the grid of a sweep, got {error!r}; run ablate again") from error
+    results = tuple(
+        CellResult(
+            cell=cell,
+            status=directory.status(cell),
+            run=read_run(directory.run_path(cell)) if is_run(directory.run_path(cell)) else None,
+        )
+        for cell in grid.cells()
+    )
+    common, facts = found.get("common", {}), found.get("facts", {})
+    return Sweep(path=path, grid=grid, common=common, facts=facts, results=results)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a file by a JSON object in one step, durable when this returns."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The value as JSON gives it back, so that tuples and lists compare equal; ValueError for what JSON cannot hold."""
+    result: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
+    return result
+
+
+# POSIX locks belong to a process: a forked loader worker that outlives a killed parent does not keep the cell, as it
+# would with flock. Their price: closing any other handle of the file drops the lock, so what is held is remembered.
+_HELD: set[Path] = set()
+_TRIES, _PAUSE_S = 5, 0.02
+
+
+@contextmanager
+def _locked(path: Path, *, tries: int = _TRIES) -> Iterator[bool]:
+    """Hold the lock file; False if another process does. Tries again briefly: a reader may be looking just now."""
+    path = path.absolute()
+    if path in _HELD:
+        yield False
+        return
+    with path.open("a+") as file:
+        got = _try_lock(file, fcntl.LOCK_EX)
+        for _ in range(tries - 1):
+            if got:
+                break
+            time.sleep(_PAUSE_S)
+            got = _try_lock(file, fcntl.LOCK_EX)
+        if got:
+            _HELD.add(path)
+        try:
+            yield got
+        finally:
+            if got:
+                _HELD.discard(path)
+
+
+def _try_lock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.lockf(file, kind | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        # The two errors by which POSIX says: held by another.
+        return False
+    except OSError as error:
+        raise RunError(
+            f"{file.name}: this file system cannot lock files ({error}); put --out on one that can, as cells are "
+            "claimed by locks"
+        ) from error
+    return True

@@ -1,0 +1,204 @@
+"""What a cache will cost and how true it will be, before anything runs: a short calibration on this machine.
+
+Hours come from running stage 1 itself for a moment, bytes from committing real records to a store in a temporary
+folder, and errors from records of views that the basis was not fitted on.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex
+from shards.views.view_recipe import ViewRecipe
+from shards.world import World
+from teacher_cache.network.teacher import Teacher
+from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
+from teacher_cache.record.fidelity import Fidelity, record_fidelity
+from teacher_cache.stage1.build import build_cache
+from teacher_cache.stage1.calibration import calibration_logits, calibration_sample
+from teacher_cache.stage1.opening import cache_spec
+from teacher_cache.stage1.stage1_events import BatchDone
+from teacher_cache.store.digest import fidelity_count
+from teacher_cache.store.header import require_views
+from teacher_cache.store.layout import FIDELITY_AT, FIDELITY_LOGIT
+from teacher_cache.store.spec import CacheSpec
+from teacher_cache.store.zarr_store import TeacherCache
+
+# N views, C classes, V views of a unit, R rows.
+
+_WARM_UP_BATCHES = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanProgress:
+    """What the calibration is doing."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The prediction.
+
+    Attributes:
+        num_views: views × samples. num_units: units of stage 1.
+        bytes_per_view: of records, digests and overheads, without the full logits kept for the fidelity report.
+        fidelity_bytes: of those, in the whole cache, before compression.
+        views_per_s: of one process like this one.
+        hours: of `num_processes` such processes, padding of last batches included.
+        errors: per τ, of views the basis was not fitted on; empty for exact records ("dense") and "hard".
+        num_measured: views behind `errors`. num_timed: views behind `views_per_s`.
+    """
+
+    num_views: int
+    num_units: int
+    bytes_per_view: float
+    fidelity_bytes: int
+    views_per_s: float
+    hours: float
+    errors: tuple[Fidelity, ...]
+    num_measured: int
+    num_timed: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Of the whole cache."""
+        return round(self.num_views * self.bytes_per_view) + self.fidelity_bytes
+
+
+def plan_cache(
+    index: ShardIndex,
+    teacher: Teacher,
+    recipe: ViewRecipe,
+    record: RecordFormat,
+    *,
+    num_views: int,
+    reader: ShardReader,
+    workers: int,
+    batch_size: int,
+    num_processes: int = 1,
+    calibration_views: int = 768,
+    seconds: float = 20.0,
+) -> Iterator[PlanProgress | Plan]:
+    """Predict bytes, hours and error of a cache; the last event is the `Plan`.
+
+    Args:
+        num_views: views of every sample, a multiple of the recipe's views per block.
+        workers, batch_size: as stage 1 will have them.
+        num_processes: processes like this one, each with a device of its own.
+        calibration_views: views for fit and errors; two thirds fit the basis.
+        seconds: how long stage 1 is timed, after its first batch.
+
+    Errors:
+        ValueError for settings that do not fit each other; ShardError for a sample that cannot be read.
+    """
+    spec = cache_spec(index, teacher, recipe, record)
+    require_views(spec, num_views)
+    yield PlanProgress(what=f"the teacher answers {calibration_views} views")
+    samples = calibration_sample(spec, index, calibration_views)
+    logit_NC = np.concatenate(list(calibration_logits(teacher, reader, recipe, samples)))
+    yield PlanProgress(what="fitting and measuring the record")
+    cut = len(logit_NC) * 2 // 3
+    basis = fit_basis(logit_NC[:cut], record) if record.needs_basis else None
+    held_NC = logit_NC[cut:] if record.needs_basis else logit_NC
+    codec = RecordCodec(record, basis)
+    yield PlanProgress(what=f"stage 1 runs for {seconds:.0f} s")
+    with tempfile.TemporaryDirectory(prefix="plan-cache-") as folder:
+        bytes_per_view = _measured_bytes(Path(folder) / "bytes.zarr", spec, basis, codec, held_NC)
+        with TeacherCache.create(
+            Path(folder) / "speed.zarr", spec, index, basis, num_views=recipe.block_views
+        ) as cache:
+            num_timed, views_per_s = _timed(cache, index, teacher, reader, workers, batch_size, seconds)
+    total = index.num_samples * num_views
+    batches = sum(-(-int(rows) // batch_size) for rows in index.rows_S) * num_views
+    num_units = index.num_shards * num_views // recipe.block_views
+    measurable = record.kind not in ("hard", "dense")
+    yield Plan(
+        num_views=total,
+        num_units=num_units,
+        bytes_per_view=bytes_per_view,
+        fidelity_bytes=num_units * fidelity_count(spec, index.rows_S) * record.num_classes * 2,
+        views_per_s=views_per_s,
+        hours=batches * batch_size / views_per_s / num_processes / 3600,
+        errors=tuple(record_fidelity(codec, codec.encode(held_NC), held_NC)) if measurable else (),
+        num_measured=len(held_NC),
+        num_timed=num_timed,
+    )
+
+
+class _OneShard(NamedTuple):
+    """An index of one shard, for a store that is only weighed."""
+
+    names: tuple[str, ...]
+    rows_S: NDArray[np.int64]
+    fingerprint: str
+
+
+def _measured_bytes(
+    url: Path, spec: CacheSpec, basis: TailBasis | None, codec: RecordCodec, logit_NC: NDArray[np.float32]
+) -> float:
+    """Bytes on disk per view of one committed unit of these answers, fidelity logits left out."""
+    num_views = spec.recipe.block_views
+    num_rows = max(1, len(logit_NC) // num_views)
+    unit_NC = np.resize(logit_NC, (num_views * num_rows, logit_NC.shape[1]))
+    arrays = {
+        name: value.reshape(num_views, num_rows, *value.shape[1:]) for name, value in codec.encode(unit_NC).items()
+    }
+    words = np.random.Philox(key=0).random_raw(num_views * num_rows)
+    arrays["pixel_digest"] = words.astype(np.uint32).reshape(num_views, num_rows)  # as incompressible as real ones
+    shard = _OneShard(("weighed",), np.array([num_rows], np.int64), spec.index_fingerprint)
+    with TeacherCache.create(url, spec, shard, basis, num_views=num_views) as cache:
+        at_F2 = cache.fidelity_positions(0, 0)
+        if len(at_F2):
+            arrays[FIDELITY_LOGIT] = unit_NC.reshape(num_views, num_rows, -1)[tuple(at_F2.T)]
+        cache.commit_unit(0, 0, arrays)
+        sizes = cache.unit_bytes(0, 0)
+    return sum(size for name, size in sizes.items() if name not in (FIDELITY_AT, FIDELITY_LOGIT)) / len(unit_NC)
+
+
+def _timed(
+    cache: TeacherCache,
+    index: ShardIndex,
+    teacher: Teacher,
+    reader: ShardReader,
+    workers: int,
+    batch_size: int,
+    seconds: float,
+) -> tuple[int, float]:
+    """Views timed and views per second of stage 1; the first batch, and starting the workers, are left out."""
+    began = ended = 0.0
+    batches = timed = 0
+
+    def enough() -> bool:
+        return batches > _WARM_UP_BATCHES and ended - began > seconds
+
+    events = build_cache(
+        cache,
+        index,
+        teacher,
+        reader=reader,
+        world=World(),
+        workers=workers,
+        batch_size=batch_size,
+        check_committed=False,
+        should_stop=enough,
+    )
+    for event in events:
+        if not isinstance(event, BatchDone):
+            continue
+        batches += 1
+        ended = time.monotonic()
+        if batches == _WARM_UP_BATCHES:
+            began = ended
+        elif batches > _WARM_UP_BATCHES:
+            timed += batch_size  # padding costs as much
+    if not timed:
+        raise ValueError(f"batch_size: the shards fill too few batches of {batch_size} to be timed; use a smaller one")
+    return timed, timed / max(ended - began, 1e-9)

@@ -1,0 +1,196 @@
+"""A contact sheet of one sample: the views as rendered, the mixtures the teacher saw, and how each came about.
+
+Top row: the view alone. Below: the same after mixing, which is what teacher and student see. Then the parameters, the
+mixing partner, and, when there is a cache, the classes of the record.
+"""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex
+from shards.views.blocks import render_block
+from shards.views.mixing import block_rows, prepare
+from shards.views.view import ViewParams, decoded_size, view_params
+from shards.views.view_recipe import ViewRecipe
+from teacher_cache.record.codec import RecordCodec
+from teacher_cache.record.fidelity import signed
+from teacher_cache.store.zarr_store import TeacherCache
+
+# V views; H, W of a view; C = 3; B rows of a block.
+
+_MARGIN = 8
+_LINE = 14
+_FONT_SIZE = 11
+_LABEL_HEIGHT = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SheetView:
+    """One column of the sheet.
+
+    Attributes:
+        view: its number. params: as drawn. view_HWC, mixed_HWC: uint8, before and after mixing.
+        partner: key of the mixing partner, "" when unmixed; lam: weight of the own image; box: (y0, y1, x0, x1) of
+            CutMix, all 0 for Mixup.
+        top: (class, probability) pairs of the record, most probable first; empty without a cache.
+    """
+
+    view: int
+    params: ViewParams
+    view_HWC: NDArray[np.uint8]
+    mixed_HWC: NDArray[np.uint8]
+    partner: str
+    lam: float
+    box: tuple[int, int, int, int]
+    top: tuple[tuple[str, float], ...] = ()
+
+
+def sheet_views(
+    reader: ShardReader,
+    recipe: ViewRecipe,
+    key: str,
+    views: Sequence[int],
+    top: Mapping[int, Sequence[tuple[str, float]]] | None = None,
+) -> list[SheetView]:
+    """The columns for a sample, rendered as both stages render it.
+
+    Args:
+        top: for each view the record's classes and probabilities, decoded by the caller.
+
+    Errors:
+        ShardError when no sample has that key, or its bytes are damaged.
+    """
+    index = reader.index
+    shard, row = index.find(key)
+    size = decoded_size(reader.image_bytes(shard, row), recipe, f"{index.names[shard]}: {key}")
+    columns = []
+    for view in views:
+        rows_R = block_rows(recipe, index.names[shard], index.num_rows(shard), view)
+        block = int(np.flatnonzero(rows_R == row)[0]) // recipe.block_size
+        batch = render_block(reader, recipe, shard, block, [view])
+        at = int(np.flatnonzero(batch.row_B == row)[0])
+        partner = int(batch.partner_B[at])
+        pair = [at, partner]
+        mixed_BCHW = prepare(
+            torch.from_numpy(batch.view_BHWC[pair]),
+            torch.tensor([1, 0]),
+            torch.from_numpy(batch.lam_B[pair]),
+            torch.from_numpy(batch.box_B4[pair]),
+            mean=recipe.mean,
+            std=recipe.std,
+        )
+        columns.append(
+            SheetView(
+                view=view,
+                params=view_params(recipe, key, view, size),
+                view_HWC=batch.view_BHWC[at],
+                mixed_HWC=_to_pixels(mixed_BCHW[0], recipe),
+                partner="" if partner == at else index.key(shard, int(batch.row_B[partner])),
+                lam=float(batch.lam_B[at]),
+                box=tuple(batch.box_B4[at].tolist()),
+                top=tuple((top or {}).get(view, ())),
+            )
+        )
+    return columns
+
+
+def top_classes(
+    cache: TeacherCache, index: ShardIndex, shard: int, row: int, views: Sequence[int], *, count: int = 3
+) -> dict[int, list[tuple[str, float]]]:
+    """The record's likeliest classes of a sample, by view: (name, probability at τ = 1); nan for hard labels.
+
+    Errors:
+        CacheError for a view whose unit is not there or damaged.
+    """
+    codec = RecordCodec(cache.spec.record, cache.basis)
+    names = index.class_names or tuple(f"class {n}" for n in range(index.num_classes))
+    found: dict[int, list[tuple[str, float]]] = {}
+    for view in views:
+        view_block, place = divmod(view, cache.views_per_unit)
+        unit = cache.read_unit(view_block, shard)
+        record = {name: torch.from_numpy(signed(unit[name][place, row : row + 1])) for name in cache.row_fields}
+        if cache.spec.record.kind == "hard":
+            found[view] = [(names[int(codec.hard_label(record)[0])], float("nan"))]
+            continue
+        best = torch.topk(codec.log_prob(record, 1.0)[0].exp(), min(count, index.num_classes))
+        found[view] = [(names[int(n)], float(p)) for p, n in zip(best.values, best.indices, strict=True)]
+    return found
+
+
+def _to_pixels(image_CHW: torch.Tensor, recipe: ViewRecipe) -> NDArray[np.uint8]:
+    """The inverse of the normalisation, rounded, uint8 (H, W, C)."""
+    image_HWC = image_CHW.permute(1, 2, 0).numpy() * np.array(recipe.std) + np.array(recipe.mean)
+    return np.asarray((255.0 * image_HWC + 0.5).clip(0, 255), np.uint8)
+
+
+def describe(column: SheetView) -> list[str]:
+    """What the sheet says under a column: crop, flip, operations, erasing, mixing, classes; one fact a line."""
+    params = column.params  # "x", not "×": Pillow's built-in font has no such glyph
+    box = params.box
+    lines = [f"view {column.view}", f"crop {box.width}x{box.height} at ({box.x}, {box.y}) of {_size(params.image)}"]
+    if params.resized != (params.size, params.size):
+        lines.append(f"resized to {_size(params.resized)}, view at {params.window[::-1]}")
+    if params.flip:
+        lines.append("flipped")
+    lines += [op.name + (f" {op.value:.4g}" if op.value else "") for op in params.operations]
+    if params.erased is not None:
+        hole = params.erased.box
+        lines.append(f"erased {hole.width}x{hole.height} at ({hole.x}, {hole.y})")
+    if column.partner:
+        y0, y1, x0, x1 = column.box
+        how = f"CutMix box {x1 - x0}x{y1 - y0} at ({x0}, {y0})" if any(column.box) else "Mixup"
+        lines += [f"{how}, own weight {column.lam:.3f}", f"with {column.partner}"]
+    else:
+        lines.append("not mixed")
+    return lines + [name if math.isnan(share) else f"{share:6.1%} {name}" for name, share in column.top]
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
+
+
+def draw_sheet(title: str, columns: Sequence[SheetView]) -> Image.Image:
+    """The contact sheet as a picture.
+
+    Errors:
+        ValueError when there are no columns.
+    """
+    if not columns:
+        raise ValueError("sheet: expected at least one view, got none")
+    size = columns[0].params.size
+    width = max(size, 200)
+    characters = width // 6
+    texts = [[part for line in describe(c) for part in textwrap.wrap(line, characters) or [""]] for c in columns]
+    height = _LABEL_HEIGHT + 2 * (size + _MARGIN) + _LINE * max(map(len, texts)) + _MARGIN
+    sheet = Image.new("RGB", (_MARGIN + len(columns) * (width + _MARGIN), height), (255, 255, 255))
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
+    pen.text((_MARGIN, 6), title, fill=(0, 0, 0), font=font)
+    for n, (column, text) in enumerate(zip(columns, texts, strict=True)):
+        x, y = _MARGIN + n * (width + _MARGIN), _LABEL_HEIGHT
+        for image_HWC in (column.view_HWC, column.mixed_HWC):
+            sheet.paste(Image.fromarray(image_HWC), (x, y))
+            y += size + _MARGIN
+        for line in text:
+            pen.text((x, y), line, fill=(0, 0, 0), font=font)
+            y += _LINE
+    return sheet
+
+
+def write_sheet(path: Path, title: str, columns: Sequence[SheetView]) -> None:
+    """Write the sheet as a PNG.
+
+    Errors:
+        ValueError for another suffix, or when there are no columns.
+    """
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"sheet: expected a file name ending in .png, got {path.name!r}")
+    draw_sheet(title, columns).save(path, format="PNG")

@@ -1,0 +1,196 @@
+"""What a cache holds: coverage as a picture, bytes per view, speed, what is missing and how long it will take.
+
+B view blocks, S shards.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.rng import stream
+from teacher_cache.record.codec import RecordCodec
+from teacher_cache.record.fidelity import TEMPERATURES, Fidelity, record_fidelity
+from teacher_cache.store.digest import UnitId
+from teacher_cache.store.ledger import entry_key
+from teacher_cache.store.unit import Arrays
+from teacher_cache.store.zarr_store import TeacherCache
+
+_SHADES = "·░▒▓█"
+_RECENT = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What `cache-status` shows.
+
+    Attributes:
+        url: the cache.
+        done_BS: which units are in the ledger, bool.
+        rows_S: rows of each shard; views_per_unit: V.
+        bytes_per_view: bytes on disk per view of each array, measured on `num_measured` units; empty without.
+        views_per_s: speed of the last commits; nan when it cannot be told (remote, or fewer than two commits).
+        seconds_left: estimate to finish at that speed.
+    """
+
+    url: str
+    done_BS: NDArray[np.bool_]
+    rows_S: NDArray[np.int64]
+    views_per_unit: int
+    bytes_per_view: dict[str, float]
+    num_measured: int
+    views_per_s: float
+
+    @property
+    def num_views_done(self) -> int:
+        """Committed (view, sample) pairs."""
+        return int(self.done_BS.sum(axis=0) @ self.rows_S) * self.views_per_unit
+
+    @property
+    def num_views_missing(self) -> int:
+        """(view, sample) pairs still to do."""
+        return int((~self.done_BS).sum(axis=0) @ self.rows_S) * self.views_per_unit
+
+    @property
+    def num_whole_views(self) -> int:
+        """Views that every sample has, counted from view 0 without a gap: what a student can train on."""
+        whole_B = self.done_BS.all(axis=1)
+        return int(np.argmin(np.append(whole_B, False))) * self.views_per_unit
+
+    @property
+    def seconds_left(self) -> float:
+        """Estimate to finish at `views_per_s`; 0 when finished, nan when the speed is unknown."""
+        return self.num_views_missing / self.views_per_s if self.num_views_missing else 0.0
+
+
+def cache_status(cache: TeacherCache, *, measure_units: int = 64, seed: int = 0) -> Status:
+    """Look at a cache: the ledger, the sizes of a seeded sample of units, and the times of the last commits."""
+    done_BS = cache.ledger() != 0
+    units = [(int(b), int(s)) for b, s in np.argwhere(done_BS)]
+    chosen = [units[i] for i in np.sort(stream(seed, "status").permutation(len(units))[:measure_units])]
+    num_bytes: dict[str, int] = {}
+    num_views = 0
+    for unit in chosen:
+        for name, size in cache.unit_bytes(*unit).items():
+            num_bytes[name] = num_bytes.get(name, 0) + size
+        num_views += cache.views_per_unit * int(cache.rows_S[unit[1]])
+    return Status(
+        url=cache.url,
+        done_BS=done_BS,
+        rows_S=cache.rows_S,
+        views_per_unit=cache.views_per_unit,
+        bytes_per_view={name: size / num_views for name, size in num_bytes.items()},
+        num_measured=len(chosen),
+        views_per_s=_recent_speed(cache, units),
+    )
+
+
+def fidelity_sample(cache: TeacherCache, max_units: int, seed: int = 0) -> Iterator[tuple[Arrays, NDArray[np.float32]]]:
+    """Records beside the full logits they stand for, unit by unit in seeded order.
+
+    Yields:
+        (name → (F, …) record fields, (F, C) float32 logits); nothing for exact records, which keep no sample.
+    """
+    names = [field.name for field in cache.spec.record.fields()]
+    units = [(int(b), int(s)) for b, s in np.argwhere(cache.ledger() != 0)]
+    for i in stream(seed, "fidelity report").permutation(len(units))[:max_units]:
+        stored = cache.read_unit(*units[i])
+        if "fidelity_at" not in stored:
+            return
+        at = tuple(stored["fidelity_at"].T.astype(np.int64))
+        yield {name: stored[name][at] for name in names}, stored["fidelity_logit"].astype(np.float32)
+
+
+def cache_fidelity(
+    cache: TeacherCache, *, max_units: int, temperatures: Sequence[float] = TEMPERATURES
+) -> list[Fidelity]:
+    """The true error per τ of this cache's records against its kept full logits; [] where there is nothing to measure.
+
+    Args:
+        max_units: how many units, in seeded order, are read at the most.
+    """
+    found = list(fidelity_sample(cache, max_units))
+    if not found or cache.spec.record.kind == "hard":
+        return []
+    codec = RecordCodec(cache.spec.record, cache.basis)
+    logit_BC = np.concatenate([logits for _, logits in found])
+    record = {name: np.concatenate([fields[name] for fields, _ in found]) for name in found[0][0]}
+    return record_fidelity(codec, record, logit_BC, temperatures=temperatures)
+
+
+def status_lines(status: Status, width: int = 64, height: int = 16) -> list[str]:
+    """The status as lines of text for a terminal."""
+    done, units = int(status.done_BS.sum()), status.done_BS.size
+    num_blocks, num_shards = status.done_BS.shape
+    lines = [
+        f"{status.url}",
+        f"{num_blocks * status.views_per_unit} views × {int(status.rows_S.sum())} samples in {units} units "
+        f"({num_blocks} view blocks × {num_shards} shards)",
+        f"done: {done} units ({100 * done / units:.1f} %); views that every sample has: {status.num_whole_views}",
+        *_picture(status.done_BS, width, height),
+    ]
+    if status.bytes_per_view:
+        parts = ", ".join(f"{name} {size:.2f}" for name, size in status.bytes_per_view.items())
+        total = sum(status.bytes_per_view.values())
+        lines.append(f"bytes per view on disk: {total:.2f} ({parts}; measured on {status.num_measured} units)")
+    if status.num_views_missing:
+        lines.append(f"missing: {units - done} units, {status.num_views_missing} views{_first_missing(status)}")
+        if np.isfinite(status.views_per_s):
+            lines.append(
+                f"speed of the last commits: {status.views_per_s:.1f} views/s; {_duration(status.seconds_left)} left"
+            )
+    return lines
+
+
+def save_picture(status: Status, path: Path) -> None:
+    """Write the coverage as a PNG: one cell per unit, view blocks down, shards across."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(status.done_BS, aspect="auto", interpolation="nearest", cmap="Greens", vmin=0, vmax=1.25)
+    axes.set_xlabel("shard")
+    axes.set_ylabel(f"view block ({status.views_per_unit} views)")
+    axes.set_title(f"{int(status.done_BS.sum())} of {status.done_BS.size} units")
+    figure.savefig(path, format="png", dpi=120)
+
+
+def _picture(done_BS: NDArray[np.bool_], width: int, height: int) -> list[str]:
+    """At most `height` lines of `width` cells; the shade of a cell is the share of its units that is done.
+
+    A full block is drawn only for a cell that is whole, a dot only for one that is empty.
+    """
+    rows = np.array_split(np.arange(done_BS.shape[0]), min(height, done_BS.shape[0]))
+    columns = np.array_split(np.arange(done_BS.shape[1]), min(width, done_BS.shape[1]))
+    lines = []
+    for row in rows:
+        shares = [float(done_BS[np.ix_(row, column)].mean()) for column in columns]
+        cells = [_SHADES[0 if s == 0 else 4 if s == 1 else 1 + min(2, int(3 * s))] for s in shares]
+        lines.append(f"{row[0]:>5} {''.join(cells)}")
+    return lines
+
+
+def _first_missing(status: Status) -> str:
+    block, shard = (int(i) for i in np.argwhere(~status.done_BS)[0])
+    return f", the first is view block {block}, shard {shard}"
+
+
+def _recent_speed(cache: TeacherCache, units: list[tuple[int, int]]) -> float:
+    """Views per second over the last commits, from the times of the ledger's files; nan where there are none."""
+    if cache.folder is None or len(units) < 2:
+        return float("nan")
+    times = np.array([os.stat(cache.folder / entry_key(UnitId(*unit))).st_mtime for unit in units])
+    order = np.argsort(times)[-_RECENT:]
+    elapsed = float(times[order[-1]] - times[order[0]])
+    # The first of them started before the interval began.
+    num_views = sum(cache.views_per_unit * int(cache.rows_S[units[i][1]]) for i in order[1:])
+    return num_views / elapsed if elapsed > 0 else float("nan")
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {left:02d} s"

@@ -1,0 +1,3 @@
+"""The teacher: a classifier with fixed weights, fed with normalised views."""
+
+__all__ = ["heap", "teacher", "weights"]

@@ -1,0 +1,100 @@
+"""Teacher logits to records and back: one door for every kind of record.
+
+Encoding is NumPy (stage 1 writes from the host), decoding is torch on any device (stage 2 decodes a batch beside the
+student). A record knows nothing of τ and λ.
+
+Legend: B rows of a batch, C classes.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from teacher_cache.record.dense import Dense8Codec, DenseCodec, HardCodec
+from teacher_cache.record.peaks import require_finite
+from teacher_cache.record.ranked import RankedCodec
+from teacher_cache.record.record_format import KINDS, Field, RecordFormat
+from teacher_cache.record.tail_basis import TailBasis, fit_basis
+
+__all__ = ["KINDS", "Field", "RecordCodec", "RecordFormat", "TailBasis", "fit_basis"]
+
+
+class _Codec(Protocol):
+    def encode(self, logit_BC: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]: ...
+
+    def log_prob(self, record: Mapping[str, Tensor], temperature: float) -> Tensor: ...
+
+
+class RecordCodec:
+    """Encodes logits into the fields of a record format and decodes them for any τ.
+
+    Args:
+        record_format: what to keep.
+        basis: fitted by `fit_basis` for "topk" and "lowrank"; None for the other kinds.
+
+    Raises:
+        ValueError: a basis is missing, superfluous, or was fitted for another format.
+    """
+
+    def __init__(self, record_format: RecordFormat, basis: TailBasis | None = None) -> None:
+        """Build the codec of the format's kind."""
+        self.record_format = record_format
+        self._codec = _codec_of(record_format, basis)
+
+    def encode(self, logit_BC: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
+        """The record of each row.
+
+        Args:
+            logit_BC: (B, C) teacher logits; computed in float32.
+
+        Returns:
+            The arrays named by `record_format.fields()`, each with B rows.
+
+        Raises:
+            ValueError: the shape is not (B, C).
+            CacheError: a row holds NaN or infinity; the message names the first such row.
+        """
+        logit_BC = np.asarray(logit_BC)
+        if logit_BC.ndim != 2 or logit_BC.shape[1] != self.record_format.num_classes:
+            raise ValueError(f"logits: expected (B, {self.record_format.num_classes}), got {logit_BC.shape}")
+        require_finite(logit_BC)
+        return self._codec.encode(logit_BC.astype(np.float32, copy=False))
+
+    def log_prob(self, record: Mapping[str, Tensor], temperature: float) -> Tensor:
+        """Log softmax of the teacher at τ, (B, C) float32, on the device of the record.
+
+        Args:
+            record: the fields as tensors with B rows; integer fields in any integer dtype that holds them.
+            temperature: τ > 0.
+
+        Raises:
+            ValueError: τ is not positive, or the record is of kind "hard".
+        """
+        if not temperature > 0:
+            raise ValueError(f"temperature: expected τ > 0, got {temperature}")
+        return self._codec.log_prob(record, temperature)
+
+    @property
+    def num_clamped(self) -> int:
+        """Rows encoded so far with a value beyond the ranges that the calibration set; the record holds the limit."""
+        return self._codec.num_clamped if isinstance(self._codec, RankedCodec) else 0
+
+    def hard_label(self, record: Mapping[str, Tensor]) -> Tensor:
+        """The teacher's first class, (B,) int64: the first index of the largest logit, as it was when encoded."""
+        return record["class_index"][:, 0].to(torch.int64)
+
+
+def _codec_of(record_format: RecordFormat, basis: TailBasis | None) -> _Codec:
+    if record_format.needs_basis:
+        if basis is None:
+            raise ValueError(f"record kind {record_format.kind!r} needs a tail basis: fit one with fit_basis")
+        return RankedCodec(record_format, basis)
+    if basis is not None:
+        raise ValueError(f"record kind {record_format.kind!r} takes no tail basis")
+    if record_format.kind == "hard":
+        return HardCodec(record_format)
+    return DenseCodec(record_format) if record_format.kind == "dense" else Dense8Codec(record_format)

@@ -1,0 +1,196 @@
+"""Stage 1: the teacher runs once over every view and its answers become the cache.
+
+Worker processes render, this thread feeds the device, a second thread encodes and commits. A process needs no others:
+it walks the missing units in its own order and skips what others have committed by then. What is killed loses the one
+unit it was computing; the same command finishes the job, whatever the number of processes.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+from shards.errors import CacheError
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex
+from shards.views.mixing import num_blocks
+from shards.world import World
+from teacher_cache.network.teacher import Teacher
+from teacher_cache.stage1.encoding import GroupAnswer, UnitWriter
+from teacher_cache.stage1.rendering import RenderedBlock, Task, prepared_batch, rendered_blocks
+from teacher_cache.stage1.stage1_events import (
+    BatchDone,
+    BuildEvent,
+    BuildFinished,
+    Started,
+    UnitCommitted,
+    UnitDamaged,
+    UnitSkipped,
+    UnitStarted,
+)
+from teacher_cache.stage1.walk import share, walk_order
+from teacher_cache.store.digest import UnitId
+from teacher_cache.store.zarr_store import TeacherCache
+
+__all__ = ["build_cache"]
+
+
+def build_cache(
+    cache: TeacherCache,
+    index: ShardIndex,
+    teacher: Teacher,
+    *,
+    reader: ShardReader,
+    world: World,
+    workers: int,
+    batch_size: int,
+    check_committed: bool = True,
+    should_stop: Callable[[], bool] = bool,
+) -> Iterator[BuildEvent]:
+    """Compute every missing unit of the cache; the last event is `BuildFinished`.
+
+    Args:
+        cache: writable, of the same spec as index and teacher.
+        reader: of the index.
+        world: which part of the missing units this process begins with.
+        workers: rendering processes; 0 renders in this one.
+        batch_size: views in a teacher forward, a multiple of the recipe's block size. Within a unit and view, rows
+            go to the teacher in block order; the last batch is padded, so that each forward has this one shape.
+        check_committed: first read this rank's share of the committed units; damaged ones are computed again.
+        should_stop: asked between forwards; True drops the unit in flight and ends the walk.
+
+    Errors:
+        ValueError for a wrong setting; CacheError naming the unit, or shard and key, that cannot be computed or
+        written; ShardError naming the sample that cannot be read.
+    """
+    recipe = cache.spec.recipe
+    if batch_size < 1 or batch_size % recipe.block_size:
+        raise ValueError(f"batch_size: expected a multiple of the block size {recipe.block_size}, got {batch_size}")
+    if workers < 0:
+        raise ValueError(f"workers: expected at least 0, got {workers}")
+    _require_same(cache, index, teacher)
+    if check_committed:
+        yield from _release_damaged(cache, world, should_stop)
+    run = _Run(cache, index, teacher, batch_size, should_stop)
+    missing = [UnitId(*unit) for unit in cache.missing()]
+    rows = sum(int(cache.rows_S[unit.shard]) for unit in share(missing, world.rank, world.size))
+    units = cache.num_view_blocks * cache.num_shards
+    yield Started(num_units=units, missing_units=len(missing), share_views=rows * cache.views_per_unit)
+    tasks = run.tasks(walk_order(missing, world))
+    blocks = rendered_blocks(tasks, reader, recipe, workers=workers, pin_memory=teacher.device.type == "cuda")
+    with UnitWriter(cache, index) as writer:
+        for unit, unit_blocks in groupby(blocks, key=lambda block: block.task.unit):
+            yield from run.compute(unit, unit_blocks, writer)
+            if should_stop():
+                break
+    yield from run.skips()
+    yield run.finished()
+
+
+class _Run:
+    """The walk of one process: what it still has to compare with the ledger, and its counters."""
+
+    def __init__(
+        self, cache: TeacherCache, index: ShardIndex, teacher: Teacher, batch_size: int, should_stop: Callable[[], bool]
+    ) -> None:
+        self.cache, self.index, self.teacher, self.batch_size = cache, index, teacher, batch_size
+        self.should_stop = should_stop
+        self.recipe = cache.spec.recipe
+        self.skipped: list[UnitId] = []
+        self.views_done, self.forwards_before, self.began = 0, teacher.num_forwards, time.monotonic()
+
+    def tasks(self, order: Sequence[UnitId]) -> Iterator[Task]:
+        """The blocks of each unit that is still missing when its turn to be rendered comes."""
+        for unit in order:
+            if self.should_stop():
+                return
+            if self.cache.is_committed(*unit):
+                self.skipped.append(unit)
+                continue
+            for block in range(num_blocks(self.recipe, int(self.cache.rows_S[unit.shard]))):
+                yield Task(unit, block)
+
+    def compute(self, unit: UnitId, blocks: Iterator[RenderedBlock], writer: UnitWriter) -> Iterator[BuildEvent]:
+        """Run the teacher over one unit and commit it, unless another process has by now."""
+        yield from self.skips()
+        if self.cache.is_committed(*unit):
+            for _ in blocks:
+                pass
+            yield UnitSkipped(unit=unit)
+            return
+        began = time.monotonic()
+        yield UnitStarted(unit=unit, shard_name=self.index.names[unit.shard])
+        writer.begin(unit)
+        for group in _groups(blocks, self.batch_size // self.recipe.block_size):
+            for view in range(self.recipe.block_views):
+                if self.should_stop():
+                    return
+                yield self._forward(unit, group, view, writer)
+        if self.cache.is_committed(*unit):
+            yield UnitSkipped(unit=unit)
+            return
+        done = writer.commit()
+        yield UnitCommitted(
+            unit=unit,
+            written=done.written,
+            num_views=int(self.cache.rows_S[unit.shard]) * self.recipe.block_views,
+            seconds=time.monotonic() - began,
+            label_agreement=done.label_agreement,
+        )
+
+    def _forward(self, unit: UnitId, group: list[RenderedBlock], view: int, writer: UnitWriter) -> BatchDone:
+        image_BCHW = prepared_batch(group, view, self.recipe, self.batch_size, self.teacher.device)
+        logit_BC = self.teacher.logits(image_BCHW)
+        answer = GroupAnswer.of(group, view, logit_BC)
+        writer.put(answer)
+        self.views_done += len(answer.row_G)
+        seconds = time.monotonic() - self.began
+        return BatchDone(unit=unit, num_views=len(answer.row_G), views_done=self.views_done, seconds=seconds)
+
+    def finished(self) -> BuildFinished:
+        """What this run did."""
+        return BuildFinished(
+            stopped=self.should_stop(),
+            num_forwards=self.teacher.num_forwards - self.forwards_before,
+            views_done=self.views_done,
+            seconds=time.monotonic() - self.began,
+            missing_units=len(self.cache.missing()),
+        )
+
+    def skips(self) -> Iterator[UnitSkipped]:
+        skipped, self.skipped = self.skipped, []
+        for unit in skipped:
+            yield UnitSkipped(unit=unit)
+
+
+def _groups(blocks: Iterator[RenderedBlock], size: int) -> Iterator[list[RenderedBlock]]:
+    group: list[RenderedBlock] = []
+    for block in blocks:
+        group.append(block)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _require_same(cache: TeacherCache, index: ShardIndex, teacher: Teacher) -> None:
+    for name, expected, got in (
+        ("shards", cache.spec.index_fingerprint, index.fingerprint),
+        ("teacher", cache.spec.teacher, teacher.spec),
+    ):
+        if expected != got:
+            raise CacheError(f"{cache.url}: {name}: expected {expected}, got {got}; use those the cache was made with")
+
+
+def _release_damaged(cache: TeacherCache, world: World, should_stop: Callable[[], bool]) -> Iterator[UnitDamaged]:
+    """Take the units of this rank's share that do not verify out of the ledger."""
+    missing = set(cache.missing())
+    units = [UnitId(b, s) for b in range(cache.num_view_blocks) for s in range(cache.num_shards)]
+    for unit in units[world.rank :: world.size]:
+        if tuple(unit) in missing or should_stop():
+            continue
+        try:
+            cache.read_unit(*unit)
+        except CacheError as error:
+            cache.invalidate(*unit)
+            yield UnitDamaged(unit=unit, reason=str(error))

@@ -1,0 +1,189 @@
+"""Encodes and commits units in a thread of its own, so that the device does not wait for the codec."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shards.errors import CacheError
+from shards.index.shard_index import ShardIndex
+from teacher_cache.record.codec import RecordCodec
+from teacher_cache.stage1.rendering import RenderedBlock
+from teacher_cache.store.digest import UnitId
+from teacher_cache.store.zarr_store import TeacherCache
+
+# V views of a unit, R rows of its shard, B teacher batch, G rows of it that count, C classes, F fidelity positions.
+
+_AHEAD = 4
+
+
+class GroupAnswer(NamedTuple):
+    """What the teacher said to one view of a group of blocks; the first G rows of `logit_BC` count.
+
+    `logit_BC` may be on a device that has not computed it yet: the thread waits for it, not the caller.
+    """
+
+    view: int  # position in the unit
+    row_G: NDArray[np.int64]
+    label_G: NDArray[np.int64]
+    lam_G: NDArray[np.float32]
+    pixel_digest_G: NDArray[np.uint32]
+    logit_BC: Tensor
+
+    @classmethod
+    def of(cls, group: Sequence[RenderedBlock], view: int, logit_BC: Tensor) -> "GroupAnswer":
+        """The answer to one view of a group of blocks."""
+        return cls(
+            view=view,
+            row_G=np.concatenate([block.row_N for block in group]),
+            label_G=np.concatenate([block.label_N for block in group]),
+            lam_G=np.concatenate([block.lam_VN[view] for block in group]),
+            pixel_digest_G=np.concatenate([block.pixel_digest_VN[view] for block in group]),
+            logit_BC=logit_BC,
+        )
+
+
+class CommittedUnit(NamedTuple):
+    """Whether this process wrote the unit (else another one had), and how often the first class is the label."""
+
+    written: bool
+    label_agreement: float
+
+
+class UnitWriter:
+    """Takes one unit at a time: `begin`, `put` …, `commit`; an error of the thread surfaces in the next call.
+
+    Leaving the `with` lets a commit that has begun end and drops what has not begun; nothing is half done.
+    """
+
+    def __init__(self, cache: TeacherCache, index: ShardIndex) -> None:
+        """Encode for this cache; the index has the keys for messages."""
+        self._cache, self._index = cache, index
+        self._codec = RecordCodec(cache.spec.record, cache.basis)
+        self._thread = ThreadPoolExecutor(1, "unit-writer")
+        self._pending: deque[Future[None]] = deque()
+        self._unit: _OpenUnit | None = None
+
+    def __enter__(self) -> Self:
+        """The writer itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Stop the thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def begin(self, unit: UnitId) -> None:
+        """Start a unit; what was put of an uncommitted one before it is dropped."""
+        self._settle(0)
+        self._unit = _OpenUnit(self._cache, unit)
+
+    def put(self, answer: GroupAnswer) -> None:
+        """Encode an answer; returns at once unless several answers are waiting already.
+
+        Errors:
+            CacheError naming shard, key and view of a row with NaN or infinity (from this or an earlier answer).
+        """
+        self._settle(_AHEAD - 1)
+        self._submit(self._encode, self._open(), answer)
+
+    def commit(self) -> CommittedUnit:
+        """Commit the unit and wait for it: at no time is more than one unit uncommitted.
+
+        Errors:
+            CacheError naming the unit when the store cannot hold it.
+        """
+        unit = self._open()
+        self._settle(0)
+        self._unit = None
+        written = self._thread.submit(self._commit, unit).result()
+        return CommittedUnit(written, unit.num_agreed / max(unit.num_own, 1))
+
+    def _open(self) -> "_OpenUnit":
+        assert self._unit is not None, "begin a unit first"
+        return self._unit
+
+    def _submit(self, work: Callable[..., None], *arguments: Any) -> None:
+        self._pending.append(self._thread.submit(work, *arguments))
+
+    def _settle(self, allowed: int) -> None:
+        """Wait until at most `allowed` answers are waiting; raise what went wrong with the others."""
+        while len(self._pending) > allowed:
+            self._pending.popleft().result()
+
+    def _encode(self, unit: "_OpenUnit", answer: GroupAnswer) -> None:
+        num_rows = len(answer.row_G)
+        logit_GC = answer.logit_BC.to("cpu", torch.float32)[:num_rows].numpy()
+        self._require_finite(unit, answer, logit_GC)
+        unit.place("pixel_digest", answer.view, answer.row_G, answer.pixel_digest_G)
+        for name, value in self._codec.encode(logit_GC).items():
+            unit.place(name, answer.view, answer.row_G, value)
+        unit.keep_fidelity(answer.view, answer.row_G, logit_GC)
+        own_G = answer.lam_G >= 0.5
+        unit.num_own += int(own_G.sum())
+        unit.num_agreed += int((logit_GC.argmax(axis=1) == answer.label_G)[own_G].sum())
+
+    def _require_finite(self, unit: "_OpenUnit", answer: GroupAnswer, logit_GC: NDArray[np.float32]) -> None:
+        finite_G: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(logit_GC), axis=1)
+        if finite_G.all():
+            return
+        place = int(np.flatnonzero(~finite_G)[0])
+        shard = unit.unit.shard
+        key = self._index.key(shard, int(answer.row_G[place]))
+        view = unit.unit.view_block * self._cache.views_per_unit + answer.view
+        raise CacheError(
+            f"shard {self._index.names[shard]}: key {key!r}, view {view}: the teacher's logits are not finite "
+            f"({int((~finite_G).sum())} of {len(finite_G)} rows of its batch); nothing of this unit was written. "
+            "Check the teacher's weights, or its precision (fp16 overflows at 65,504: use bf16 or fp32)"
+        )
+
+    def _commit(self, unit: "_OpenUnit") -> bool:
+        try:
+            return self._cache.commit_unit(*unit.unit, unit.complete())
+        except OSError as error:
+            raise CacheError(
+                f"{self._cache.describe(unit.unit)}: cannot be written: {error}; "
+                "make room or restore access, then run cache-teacher again: it goes on where it stopped"
+            ) from error
+
+
+class _OpenUnit:
+    """The arrays of a unit while they fill up."""
+
+    def __init__(self, cache: TeacherCache, unit: UnitId) -> None:
+        self.unit = unit
+        self.num_own, self.num_agreed = 0, 0
+        self._shape = (cache.views_per_unit, int(cache.rows_S[unit.shard]))
+        self._arrays: dict[str, NDArray[Any]] = {}
+        self._filled_VR = np.zeros(self._shape, np.bool_)
+        positions_F2 = cache.fidelity_positions(*unit)
+        self._fidelity_VR = np.full(self._shape, -1, np.int64)
+        self._fidelity_VR[positions_F2[:, 0], positions_F2[:, 1]] = np.arange(len(positions_F2))
+        self._num_positions = len(positions_F2)
+
+    def place(self, name: str, view: int, row_G: NDArray[np.int64], value: NDArray[Any]) -> None:
+        """Put the values of some rows of a view into an array."""
+        if name not in self._arrays:
+            self._arrays[name] = np.zeros((*self._shape, *value.shape[1:]), value.dtype)
+        self._arrays[name][view, row_G] = value
+        self._filled_VR[view, row_G] = True
+
+    def keep_fidelity(self, view: int, row_G: NDArray[np.int64], logit_GC: NDArray[np.float32]) -> None:
+        """Keep the full logits of the rows that the cache wants to be measured by."""
+        if not self._num_positions:
+            return
+        kept_FC = self._arrays.setdefault(
+            "fidelity_logit", np.full((self._num_positions, logit_GC.shape[1]), np.nan, np.float32)
+        )
+        place_G = self._fidelity_VR[view, row_G]
+        kept_FC[place_G[place_G >= 0]] = logit_GC[place_G >= 0]
+
+    def complete(self) -> dict[str, NDArray[Any]]:
+        """The arrays, all rows of all views in place."""
+        assert self._filled_VR.all(), "a unit is committed only when every row of every view is there"
+        return self._arrays

@@ -1,0 +1,161 @@
+"""Opening a cache for stage 1: make it, with its tail basis, or find the one that is there and compare the spec.
+
+Several processes may start at once. On a local or shared disk a lock lets one of them make the cache while the others
+wait; it is held by the process, so a killed one leaves nothing behind. In an object store rank 0 makes it.
+"""
+
+import fcntl
+import time
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+
+from shards.errors import CacheError
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex
+from shards.views.behaviour import behaviour_digest
+from shards.views.view_recipe import ViewRecipe
+from shards.world import World
+from teacher_cache.network.teacher import Teacher
+from teacher_cache.record.codec import RecordFormat, TailBasis, fit_basis
+from teacher_cache.stage1.calibration import calibration_logits, calibration_sample, calibration_size
+from teacher_cache.stage1.stage1_events import CacheOpened, Calibrated, OpenEvent
+from teacher_cache.store.header import require_views
+from teacher_cache.store.spec import CacheSpec
+from teacher_cache.store.zarr_store import TeacherCache
+
+LOCK_NAME = ".creating.lock"
+_POLL_S = 2.0
+_FEWEST = 16
+
+
+def cache_spec(index: ShardIndex, teacher: Teacher, recipe: ViewRecipe, record: RecordFormat) -> CacheSpec:
+    """What a cache of these would be; ValueError where they do not fit each other, before anything runs."""
+    if index.num_classes != teacher.num_classes:
+        raise ValueError(
+            f"teacher: {teacher.spec.name} answers in {teacher.num_classes} classes, the shards have labels of "
+            f"{index.num_classes}; use a teacher of these classes, or index the shards with its number of classes"
+        )
+    return CacheSpec(
+        index_fingerprint=index.fingerprint,
+        teacher=teacher.spec,
+        recipe=recipe,
+        record=record,
+        behaviour=behaviour_digest(recipe),
+    )
+
+
+def open_or_create(
+    url: str | Path,
+    index: ShardIndex,
+    teacher: Teacher,
+    recipe: ViewRecipe,
+    record: RecordFormat,
+    *,
+    num_views: int,
+    reader: ShardReader,
+    world: World,
+    wait_s: float = 3600.0,
+) -> Iterator[OpenEvent]:
+    """Open the cache for writing; make it first, or make room for more views, where needed.
+
+    Args:
+        url: folder, s3:// or gs://.
+        num_views: a multiple of the recipe's views per block; fewer than the cache has leaves it as it is.
+        reader: of the index, for the calibration pass of a new cache.
+        world: rank 0 makes a cache in an object store; the others wait for it.
+        wait_s: longest wait for another process to make it.
+
+    Yields:
+        `Calibrated` events if this process makes it, then one `CacheOpened`.
+
+    Errors:
+        ValueError for settings that do not fit each other; CacheError naming every field in which a cache that is there
+        differs, expected and got.
+    """
+    spec = cache_spec(index, teacher, recipe, record)
+    require_views(spec, num_views)
+    folder = None if "://" in str(url) else Path(url)
+    if folder is None and world.rank > 0:
+        cache = _wait_for(url, spec, wait_s)
+        yield CacheOpened(cache=cache, created=False, grown=_grow(cache, num_views))
+        return
+    lock: AbstractContextManager[None] = nullcontext() if folder is None else _locked(folder, wait_s)
+    with lock:
+        there = _open_if_there(url, spec)
+        if there is not None:
+            yield CacheOpened(cache=there, created=False, grown=_grow(there, num_views))
+            return
+        basis = None
+        if record.needs_basis:
+            basis = yield from _calibrate(spec, index, teacher, reader)
+        cache = TeacherCache.create(url, spec, index, basis, num_views=num_views)
+    yield CacheOpened(cache=cache, created=True, grown=False)
+
+
+def _grow(cache: TeacherCache, num_views: int) -> bool:
+    if num_views <= cache.num_views:
+        return False
+    cache.grow(num_views)
+    return True
+
+
+def _calibrate(
+    spec: CacheSpec, index: ShardIndex, teacher: Teacher, reader: ShardReader
+) -> Generator[Calibrated, None, TailBasis]:
+    samples = calibration_sample(spec, index, calibration_size(spec, index.num_samples))
+    num_views = sum(len(sample.place_N) for sample in samples)
+    if num_views < _FEWEST:
+        raise ValueError(
+            f"record: kind {spec.record.kind!r} needs at least {_FEWEST} views to fit its tail basis that the "
+            f"fidelity report does not measure, these shards give {num_views}; use more images, or kind 'dense8'"
+        )
+    parts = []
+    done = 0
+    for logit_BC in calibration_logits(teacher, reader, spec.recipe, samples):
+        parts.append(logit_BC)
+        done += len(logit_BC)
+        yield Calibrated(views_done=done, num_views=num_views)
+    return fit_basis(np.concatenate(parts), spec.record)
+
+
+def _open_if_there(url: str | Path, spec: CacheSpec) -> TeacherCache | None:
+    return TeacherCache.open(url, writable=True, expect=spec) if TeacherCache.exists(url) else None
+
+
+def _wait_for(url: str | Path, spec: CacheSpec, wait_s: float) -> TeacherCache:
+    until = time.monotonic() + wait_s
+    while (cache := _open_if_there(url, spec)) is None:
+        if time.monotonic() > until:
+            raise CacheError(
+                f"{url}: no cache after {wait_s:.0f} s; rank 0 makes it: see what keeps it, then start again"
+            )
+        time.sleep(_POLL_S)
+    return cache
+
+
+@contextmanager
+def _locked(folder: Path, wait_s: float) -> Iterator[None]:
+    """Hold the folder's creation lock; the system releases it when the process ends, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + wait_s
+    with open(folder / LOCK_NAME, "ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise CacheError(
+                        f"{folder}: another process has been making this cache for more than {wait_s:.0f} s "
+                        f"(it holds {LOCK_NAME}); see what keeps it, then start again"
+                    ) from None
+                time.sleep(0.05)
+            except OSError as error:
+                raise CacheError(
+                    f"{folder}: this file system cannot lock {LOCK_NAME}: {error}; "
+                    "start one process alone until the cache is made, or mount it with locks"
+                ) from error
+        yield

@@ -1,0 +1,118 @@
+"""What stage 1 tells whoever watches: small frozen values, in the order in which things happen."""
+
+from dataclasses import dataclass
+
+from teacher_cache.store.digest import UnitId
+from teacher_cache.store.zarr_store import TeacherCache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What there is to do: units of the whole cache, and the views of those that this process begins with.
+
+    A process that is done with its share helps the others, so it may end with more views than these.
+    """
+
+    num_units: int
+    missing_units: int
+    share_views: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitDamaged:
+    """A committed unit that does not verify; it was taken out of the ledger and will be computed again."""
+
+    unit: UnitId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitStarted:
+    """The first forward of a unit is next."""
+
+    unit: UnitId
+    shard_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchDone:
+    """One teacher forward: its rows, and this run so far."""
+
+    unit: UnitId
+    num_views: int
+    views_done: int
+    seconds: float
+
+    @property
+    def views_per_s(self) -> float:
+        """Mean rate of this process since it began, views per second."""
+        return self.views_done / max(self.seconds, 1e-9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitCommitted:
+    """A unit is in the ledger.
+
+    Attributes:
+        written: False where another process had committed it just before.
+        num_views: views of the unit. seconds: since its first forward.
+        label_agreement: share of the views, among those that show their own image for the larger part, whose first
+            class is the label. Near 1 / C it says that teacher and labels number their classes differently.
+    """
+
+    unit: UnitId
+    written: bool
+    num_views: int
+    seconds: float
+    label_agreement: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitSkipped:
+    """A unit that another process committed after this one had listed it as missing."""
+
+    unit: UnitId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildFinished:
+    """The end of this process's walk.
+
+    Attributes:
+        stopped: it was asked to stop; the unit in flight was dropped.
+        num_forwards: teacher forwards of this run.
+        views_done: views computed by this run. seconds: wall time.
+        missing_units: units that are still missing in the cache.
+    """
+
+    stopped: bool
+    num_forwards: int
+    views_done: int
+    seconds: float
+    missing_units: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """Views of the calibration pass that the teacher has answered."""
+
+    views_done: int
+    num_views: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheOpened:
+    """The cache is there and open for writing.
+
+    Attributes:
+        cache: to be closed by whoever takes it.
+        created: this process made it. grown: it had fewer views before.
+    """
+
+    cache: TeacherCache
+    created: bool
+    grown: bool
+
+
+BuildEvent = Started | UnitDamaged | UnitStarted | BatchDone | UnitCommitted | UnitSkipped | BuildFinished
+OpenEvent = Calibrated | CacheOpened

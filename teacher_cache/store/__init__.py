@@ -1,0 +1,3 @@
+"""Units in Zarr: what a cache is for (spec), how it lies on disk, and commits that are all or nothing."""
+
+__all__ = ["cache", "commit", "digest", "header", "layout", "ledger", "place", "spec", "unit", "zarr_store"]

@@ -1,0 +1,178 @@
+"""The root of a cache: what its attributes hold, and the refusal of roots that are damaged, unfinished or foreign."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import CacheError
+from teacher_cache.store.digest import IndexLike, array_digest
+from teacher_cache.store.ledger import KeyValue
+from teacher_cache.store.spec import CacheSpec, canonical_json
+
+KIND = "deit teacher cache"
+_LIBRARIES = ("numpy", "torch", "torchvision", "timm", "zarr", "pillow", "opencv-python-headless", "simplejpeg")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What the root attributes hold.
+
+    Attributes:
+        spec: decides the content.
+        num_views: views the cache has room for, a multiple of V.
+        shard_names, rows_S: the shards and their rows.
+        basis_layout: name → (dtype, shape) of each array of the tail basis; empty without one.
+        basis_digest: hex digest of those arrays; "" without one.
+        made_with: versions of the libraries, as provenance.
+    """
+
+    spec: CacheSpec
+    num_views: int
+    shard_names: tuple[str, ...]
+    rows_S: NDArray[np.int64]
+    basis_layout: dict[str, tuple[str, tuple[int, ...]]]
+    basis_digest: str
+    made_with: dict[str, str]
+
+    @property
+    def identity(self) -> str:
+        """Fingerprint of spec and basis: what every unit digest starts from."""
+        return hashlib.sha256(canonical_json([self.spec.fingerprint, self.basis_digest])).hexdigest()
+
+    @property
+    def num_view_blocks(self) -> int:
+        """Units along the view axis."""
+        return self.num_views // self.spec.recipe.block_views
+
+
+def make_header(spec: CacheSpec, index: IndexLike, num_views: int, basis_arrays: Mapping[str, NDArray[Any]]) -> Header:
+    """The header of a new cache; ValueError when the views are not whole view blocks or the index is another."""
+    require_views(spec, num_views)
+    if index.fingerprint != spec.index_fingerprint:
+        raise ValueError(
+            f"spec.index_fingerprint: expected that of the given index, {index.fingerprint}, "
+            f"got {spec.index_fingerprint}"
+        )
+    return Header(
+        spec=spec,
+        num_views=num_views,
+        shard_names=tuple(index.names),
+        rows_S=np.asarray(index.rows_S, np.int64),
+        basis_layout={name: (array.dtype.str, array.shape) for name, array in sorted(basis_arrays.items())},
+        basis_digest=array_digest(basis_arrays, "basis").hex() if basis_arrays else "",
+        made_with=library_versions(),
+    )
+
+
+def require_views(spec: CacheSpec, num_views: int) -> None:
+    """ValueError unless the views are a positive number of whole view blocks."""
+    per_unit = spec.recipe.block_views
+    if num_views < 1 or num_views % per_unit:
+        below = num_views // per_unit * per_unit
+        near = f"{below} or {below + per_unit}" if below > 0 else str(per_unit)
+        raise ValueError(
+            f"num_views: expected a multiple of recipe.block_views = {per_unit}, got {num_views}; use {near}"
+        )
+
+
+def header_to_attributes(header: Header) -> dict[str, Any]:
+    """The root attributes, with a digest over all of them: JSON has no checksum of its own."""
+    attributes: dict[str, Any] = {
+        "kind": KIND,
+        "spec": header.spec.to_json(),
+        "spec_fingerprint": header.spec.fingerprint,
+        "num_views": header.num_views,
+        "shard_names": list(header.shard_names),
+        "shard_rows": [int(rows) for rows in header.rows_S],
+        "tail_basis": {name: [dtype, list(shape)] for name, (dtype, shape) in header.basis_layout.items()},
+        "tail_basis_digest": header.basis_digest,
+        "made_with": header.made_with,
+    }
+    return {**attributes, "attributes_digest": _attributes_digest(attributes)}
+
+
+def is_cache(attributes: Mapping[str, Any] | None) -> bool:
+    """Whether the attributes of a root group, or their absence, are those of a finished cache."""
+    return attributes is not None and attributes.get("kind") == KIND
+
+
+def header_from_attributes(attributes: Mapping[str, Any], where: str) -> Header:
+    """The inverse of `header_to_attributes`; CacheError: no cache, unfinished, damaged, other version."""
+    if not is_cache(attributes):
+        raise CacheError(
+            f"{where}: expected a teacher cache, got a Zarr group without its attributes; "
+            "if creating it was interrupted, run cache-teacher again"
+        )
+    stored = {name: value for name, value in attributes.items() if name != "attributes_digest"}
+    got = _attributes_digest(stored)
+    if attributes.get("attributes_digest") != got:
+        raise CacheError(
+            f"{where}/zarr.json: the attributes are damaged: expected digest {attributes.get('attributes_digest')}, "
+            f"got {got}; restore the file from a copy"
+        )
+    try:
+        spec = CacheSpec.from_json(stored["spec"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{where}: the spec cannot be read: {error}") from error
+    return Header(
+        spec=spec,
+        num_views=stored["num_views"],
+        shard_names=tuple(stored["shard_names"]),
+        rows_S=np.array(stored["shard_rows"], np.int64),
+        basis_layout={name: (dtype, tuple(shape)) for name, (dtype, shape) in stored["tail_basis"].items()},
+        basis_digest=stored["tail_basis_digest"],
+        made_with=stored["made_with"],
+    )
+
+
+def write_root(objects: KeyValue, header: Header) -> None:
+    """Write the root group: the last step of creating and of growing."""
+    root = {"zarr_format": 3, "node_type": "group", "attributes": header_to_attributes(header)}
+    objects.write("zarr.json", json.dumps(root, indent=1).encode())
+
+
+def read_root(objects: KeyValue, url: str, key: str = "zarr.json") -> dict[str, Any] | None:
+    """The attributes of the root (or another) group; None when there is no such object."""
+    data = objects.read([key])[0]
+    if data is None:
+        return None
+    try:
+        root = json.loads(data)
+        if root["zarr_format"] != 3 or root["node_type"] != "group":
+            raise ValueError(f"a {root['node_type']} of Zarr format {root['zarr_format']}")
+        unknown = set(root) - {"zarr_format", "node_type", "attributes", "consolidated_metadata"}
+        if unknown:
+            raise ValueError(f"unknown names {sorted(unknown)}")
+        return dict(root.get("attributes", {}))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CacheError(
+            f"{url}/{key}: expected a Zarr v3 group, got {type(error).__name__}: {error}; restore the file from a copy"
+        ) from error
+
+
+def check_basis(header: Header, arrays: Mapping[str, NDArray[Any]], url: str) -> None:
+    """CacheError unless the arrays of the tail basis are those that the cache was made with."""
+    got = array_digest(arrays, "basis").hex()
+    if got != header.basis_digest:
+        raise CacheError(f"{url}/tail_basis: expected digest {header.basis_digest}, got {got}; restore it from a copy")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide pixels, logits and bytes; "absent" where one is not installed."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return versions
+
+
+def _attributes_digest(attributes: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(dict(attributes))).hexdigest()

@@ -1,0 +1,216 @@
+"""What decides the content of a cache, as frozen values with fingerprints, and the refusal of everything else.
+
+A cache is usable by a reader or writer only if every field of their specs agrees; `require_equal` names each field that
+does not, with what was expected and what was found. λ and τ are not here: a cache knows nothing of them.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from shards.errors import CacheError
+from shards.views.view_recipe import ViewRecipe
+from teacher_cache.record.codec import RecordFormat
+
+__all__ = ["FORMAT_VERSION", "CacheSpec", "RecordFormat", "TeacherSpec", "require_equal", "require_index"]
+
+FORMAT_VERSION = 1
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+# What a reader should do about a field that differs, by the first part of its name.
+_NEXT_STEP = {
+    "index_fingerprint": "use the shards that the cache was made from, or make a new cache for these",
+    "teacher": "use the teacher that the cache was made with, or make a new cache",
+    "recipe": "take the recipe from the cache, or make a new cache with yours",
+    "record": "take the record format from the cache, or make a new cache with yours",
+    "behaviour": "these library versions render other pixels: install those listed under made_with in the cache",
+    "format_version": "use the version of this project that made the cache",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherSpec:
+    """The network that answers, and how it is fed and run.
+
+    Attributes:
+        name: model name, with its tag.
+        weights_sha256: hex digest of the weights.
+        precision: "fp32", "bf16" or "fp16", of the forward pass.
+        input_size: side of the square input, pixels.
+        num_classes: C.
+        mean, std: normalisation of the input, in [0, 1] units.
+    """
+
+    name: str
+    weights_sha256: str
+    precision: str
+    input_size: int
+    num_classes: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        """Check every field; ValueError names field, value and range."""
+        if not self.name:
+            raise ValueError("teacher.name: expected a model name, got ''")
+        if len(self.weights_sha256) != 64 or set(self.weights_sha256) - set("0123456789abcdef"):
+            raise ValueError(f"teacher.weights_sha256: expected 64 hex digits, got {self.weights_sha256!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"teacher.precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        for name, low in (("input_size", 1), ("num_classes", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < low:
+                raise ValueError(f"teacher.{name}: expected an integer of at least {low}, got {value!r}")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != 3:
+                raise ValueError(f"teacher.{name}: expected three numbers, got {getattr(self, name)!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "TeacherSpec":
+        """The inverse of `to_json`; ValueError for missing or unknown fields."""
+        _check_names("teacher", cls, data)
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSpec:
+    """Everything that decides the content of a cache.
+
+    The number of views is not part of it (a cache may grow), nor are library versions: what they do to the pixels is in
+    `behaviour`, the versions themselves are kept as provenance.
+
+    Attributes:
+        index_fingerprint: of the shard index.
+        teacher, recipe, record: see their types.
+        behaviour: what the installed libraries render for fixed images and seeds (`shards.views.behaviour`).
+        format_version: of the layout on disk.
+    """
+
+    index_fingerprint: str
+    teacher: TeacherSpec
+    recipe: ViewRecipe
+    record: RecordFormat
+    behaviour: str
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit each other; ValueError names both fields."""
+        if self.teacher.num_classes != self.record.num_classes:
+            raise ValueError(
+                f"spec: teacher.num_classes is {self.teacher.num_classes} but record.num_classes is "
+                f"{self.record.num_classes}; they must agree"
+            )
+        if self.teacher.input_size != self.recipe.size:
+            raise ValueError(
+                f"spec: teacher.input_size is {self.teacher.input_size} but recipe.size is {self.recipe.size}; "
+                "the teacher must see the student's pixels, so they must agree"
+            )
+        for name in ("mean", "std"):
+            teacher, recipe = getattr(self.teacher, name), getattr(self.recipe, name)
+            if tuple(teacher) != tuple(recipe):
+                raise ValueError(f"spec: teacher.{name} is {teacher} but recipe.{name} is {recipe}; they must agree")
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the canonical JSON of every field but the recipe's name."""
+        data = self.to_json()
+        del data["recipe"]["name"]
+        return hashlib.sha256(canonical_json(data)).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        return {
+            "format_version": self.format_version,
+            "index_fingerprint": self.index_fingerprint,
+            "teacher": self.teacher.to_json(),
+            "recipe": self.recipe.to_json(),
+            "record": self.record.to_json(),
+            "behaviour": self.behaviour,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "CacheSpec":
+        """The inverse of `to_json`; ValueError for missing or unknown fields and for another format version."""
+        if data.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"format_version: expected {FORMAT_VERSION}, got {data.get('format_version')!r}; "
+                + _NEXT_STEP["format_version"]
+            )
+        _check_names("spec", cls, data)
+        return cls(
+            format_version=data["format_version"],
+            index_fingerprint=data["index_fingerprint"],
+            teacher=TeacherSpec.from_json(data["teacher"]),
+            recipe=ViewRecipe.from_json(data["recipe"]),
+            record=RecordFormat.from_json(data["record"]),
+            behaviour=data["behaviour"],
+        )
+
+    def difference(self, other: "CacheSpec") -> list[tuple[str, Any, Any]]:
+        """The fields in which `other` differs, as (dotted name, own value, other's); the recipe's name is none."""
+        mine, theirs = _flat(self.to_json()), _flat(other.to_json())
+        names = [*mine, *(name for name in theirs if name not in mine)]
+        return [
+            (name, mine.get(name), theirs.get(name))
+            for name in names
+            if name != "recipe.name" and mine.get(name) != theirs.get(name)
+        ]
+
+
+def require_equal(expected: CacheSpec, got: CacheSpec, where: str) -> None:
+    """Refuse a cache of another spec.
+
+    Args:
+        expected: what this reader or writer would make.
+        got: what the cache was made with.
+        where: the cache's url, for the message.
+
+    Errors:
+        CacheError naming every differing field, expected and got, and what to do about each kind of field.
+    """
+    differences = expected.difference(got)
+    if not differences:
+        return
+    lines = [f"  {name}: expected {want!r}, got {have!r}" for name, want, have in differences]
+    parts = dict.fromkeys(name.split(".")[0] for name, _, _ in differences)
+    steps = [f"  {part}: {_NEXT_STEP[part]}" for part in parts]
+    raise CacheError("\n".join([f"{where}: this cache was made for something else", *lines, "next step:", *steps]))
+
+
+def require_index(spec: CacheSpec, index_fingerprint: str, where: str) -> None:
+    """CacheError unless a cache was made from the shards of that index."""
+    if spec.index_fingerprint != index_fingerprint:
+        raise CacheError(
+            f"{where}: made from other shards: expected index fingerprint {spec.index_fingerprint}, got "
+            f"{index_fingerprint}; {_NEXT_STEP['index_fingerprint']}"
+        )
+
+
+def canonical_json(data: Any) -> bytes:
+    """JSON bytes that depend on the value alone: sorted keys, no white space."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return flat
+
+
+def _check_names(what: str, cls: type, data: Mapping[str, Any]) -> None:
+    names = {f.name for f in fields(cls)}
+    if set(data) != names:
+        missing, unknown = sorted(names - set(data)), sorted(set(data) - names)
+        raise ValueError(f"{what}: missing fields {missing}, unknown fields {unknown}")

@@ -1,0 +1,292 @@
+"""Views: drawn, then rendered; pure, keyed, independent of everything else, and the same for ever."""
+
+import concurrent.futures
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+import skimage.data
+import torch
+from PIL import Image
+
+from shards.errors import ShardError
+from shards.rng import stream
+from shards.views.behaviour import behaviour_digest, fixed_image
+from shards.views.decode import decode_rgb
+from shards.views.rand_augment import parse_rand_augment
+from shards.views.view import ViewParams, decoded_size, draw, render, render_views, shrink_of, view_params
+from shards.views.view_recipe import RECIPES, ViewRecipe, recipe_named
+
+GOLDEN = Path(__file__).parent / "golden" / "views.json"
+# What decides pixels besides this code.
+LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "simplejpeg", "torch")
+SIZES = ((375, 500), (500, 333), (64, 48), (1, 1), (8, 10000), (10000, 8), (2300, 2100))
+SMALL = {name: replace(recipe, size=64) for name, recipe in RECIPES.items()}
+
+
+def _jpeg(size: tuple[int, int], sampling: str = "420") -> bytes:
+    return simplejpeg.encode_jpeg(fixed_image(*size), 90, "RGB", sampling)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_params_print_and_go_through_json_unchanged(name: str) -> None:
+    for size in SIZES:
+        for view in range(20):
+            params = view_params(RECIPES[name], "key", view, size)
+            again = ViewParams.from_json(json.loads(json.dumps(params.to_json())))
+            assert again == params and repr(again) == repr(params) and hash(again) == hash(params)
+
+
+def test_json_of_something_else_is_refused() -> None:
+    data = view_params(RECIPES["deit"], "key", 0, (9, 9)).to_json()
+    del data["flip"]
+    with pytest.raises(ValueError, match="flip"):
+        ViewParams.from_json(data)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("size", [(90, 130), (1, 1), (8, 2000), (2000, 8)])
+def test_a_view_is_the_same_alone_and_with_others(name: str, size: tuple[int, int]) -> None:
+    """Law 2: one decode for several views, and how far down it went, must not show."""
+    recipe, data = SMALL[name], _jpeg(size)
+    together = render_views(data, recipe, "key", [3, 0, 7, 4, 11], "here")
+    assert together.shape == (5, 64, 64, 3) and together.dtype == np.uint8
+    for n, view in enumerate([3, 0, 7, 4, 11]):
+        np.testing.assert_array_equal(together[n], render_views(data, recipe, "key", [view], "here")[0])
+        image = decode_rgb(data, "here", shrink=shrink_of(recipe, size))
+        params = view_params(recipe, "key", view, decoded_size(data, recipe, "here"))
+        np.testing.assert_array_equal(together[n], render(image, params))
+
+
+def test_views_differ_by_key_number_and_seed() -> None:
+    recipe = recipe_named("deit")
+    params = {
+        view_params(replace(recipe, seed=seed), key, view, (375, 500))
+        for seed in range(3)
+        for key in ("a", "b", "a/b", "1")
+        for view in range(20)
+    }
+    assert len(params) == 3 * 4 * 20
+
+
+def test_threads_change_no_pixel() -> None:
+    recipe, data = recipe_named("deit"), _jpeg((375, 500))
+    expected = render_views(data, recipe, "key", range(24), "here")
+    torch_threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            cv2.setNumThreads(threads)
+            with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                calls = [pool.submit(render_views, data, recipe, "key", [view], "here") for view in range(24)]
+                for view, call in enumerate(calls):
+                    np.testing.assert_array_equal(call.result()[0], expected[view])
+    finally:
+        torch.set_num_threads(torch_threads)
+        cv2.setNumThreads(cv2_threads)
+
+
+def test_rendering_is_pure() -> None:
+    """Neither argument changes, and no global generator is touched or read."""
+    image = fixed_image(120, 160)
+    before = image.copy()
+    image.setflags(write=False)
+    recipe = recipe_named("deit", size=64)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    for view in range(60):
+        params = draw(recipe, (120, 160), stream(0, "test", view))
+        np.testing.assert_array_equal(render(image, params), render(image, params))
+    np.testing.assert_array_equal(image, before)
+    assert (torch.get_rng_state() == torch_state).all() and (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
+
+
+def test_params_of_another_image_are_refused() -> None:
+    params = view_params(recipe_named("plain"), "key", 0, (120, 160))
+    for shape in ((120, 161), (119, 160), (121, 160)):
+        with pytest.raises(ValueError, match="160 × 120"):
+            render(np.zeros((*shape, 3), np.uint8), params)
+
+
+def test_evaluation_is_timms() -> None:
+    """Resize to size / crop_pct, centre crop: within two levels of torchvision on Pillow images."""
+    from timm.data import create_transform
+
+    for size, pct in ((224, 0.875), (224, 0.9), (384, 1.0)):
+        transform = create_transform(size, crop_pct=pct, interpolation="bicubic", use_prefetcher=True)
+        for shape in ((375, 500), (501, 333), (100, 90), (256, 256)):
+            data = _jpeg(shape)
+            expected = transform(Image.fromarray(decode_rgb(data, "x"))).permute(1, 2, 0).numpy().astype(int)
+            recipe = recipe_named("eval", size=size, crop_pct=pct)
+            difference = np.abs(render_views(data, recipe, "key", [0], "x")[0] - expected)
+            assert difference.max() <= 2 and difference.mean() < 0.2, (size, pct, shape)
+
+
+def test_evaluation_of_a_large_photo_shrunk_in_the_dct_is_nearly_timms() -> None:
+    from timm.data import create_transform
+
+    photo = skimage.data.astronaut()
+    for size, shrink, bound in ((112, 2, 1.0), (56, 4, 1.5), (28, 8, 2.0)):
+        data = simplejpeg.encode_jpeg(photo, 90, "RGB", "420")
+        recipe = recipe_named("eval", size=size, crop_pct=0.875)
+        assert shrink_of(recipe, (512, 512)) == shrink
+        transform = create_transform(size, crop_pct=0.875, interpolation="bicubic", use_prefetcher=True)
+        expected = transform(Image.fromarray(decode_rgb(data, "x"))).permute(1, 2, 0).numpy().astype(int)
+        assert np.abs(render_views(data, recipe, "key", [0], "x")[0] - expected).mean() < bound
+
+
+def test_simple_random_crop_reaches_every_offset_and_reflects() -> None:
+    recipe = recipe_named("deit3_src", size=64)
+    windows = [view_params(recipe, "key", view, (64, 96)).window for view in range(3000)]
+    assert {y for y, _ in windows} == set(range(-4, 5)) and {x for _, x in windows} == set(range(-4, 37))
+
+
+def test_crops_hold_at_least_a_pixel_and_lie_inside() -> None:
+    for size in SIZES:
+        for view in range(300):
+            box = view_params(RECIPES["deit"], "key", view, size).box
+            assert box.height >= 1 and box.width >= 1 and box.y >= 0 and box.x >= 0
+            assert box.y + box.height <= size[0] and box.x + box.width <= size[1]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size", "shrink"),
+    [
+        (RECIPES["deit"], (375, 500), 1),
+        (RECIPES["deit"], (1828, 1828), 1),
+        (RECIPES["deit"], (1830, 1830), 2),
+        (RECIPES["deit"], (4000, 6000), 4),
+        (RECIPES["deit"], (8, 10000), 1),
+        (RECIPES["eval"], (1023, 2000), 1),
+        (RECIPES["eval"], (1024, 2000), 2),
+        (RECIPES["plain"], (1800, 1800), 4),
+    ],
+)
+def test_large_images_are_shrunk_only_as_far_as_no_crop_suffers(
+    recipe: ViewRecipe, size: tuple[int, int], shrink: int
+) -> None:
+    assert shrink_of(recipe, size) == shrink
+    needed = {"rrc": 224, "center": 256, "resize": 224}[recipe.crop]
+    decoded = (-(-size[0] // shrink), -(-size[1] // shrink))
+    if shrink > 1:
+        for view in range(300):
+            box = view_params(recipe, "key", view, decoded).box
+            assert min(box.height, box.width) >= needed - 1
+
+
+def test_damaged_bytes_are_an_error_that_names_the_sample() -> None:
+    with pytest.raises(ShardError, match=r"a\.tar: n1/5: .*truncated or corrupt"):
+        render_views(_jpeg((99, 99))[:-500], recipe_named("deit"), "n1/5", [0], "a.tar: n1/5")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("augmix-m5", "expected a string such as"),
+        ("rand-m9-tweights", "cannot read the section 'tweights'"),
+        ("rand-m9-w0", "cannot read the section 'w0'"),
+        ("rand-9", "cannot read the section '9'"),
+        ("rand-m9-m8", "gives m twice"),
+        ("rand-m9.5", "m of .* whole number"),
+        ("rand-n0", "n of"),
+        ("rand-p1.5", "p of"),
+        ("rand-inc2", "inc of"),
+        ("rand-minf", "m of"),
+    ],
+)
+def test_a_string_that_is_not_understood_is_refused_when_the_recipe_is_made(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe_named("deit", rand_augment=text)
+
+
+def test_strings_of_the_family_mean_what_timm_reads_in_them() -> None:
+    from timm.data.auto_augment import rand_augment_transform
+
+    texts = (
+        "rand-m9-mstd0.5-inc1",
+        "rand-m7-n3",
+        "rand-mstd101-m5-inc0",
+        "rand-p0.3-m15-mmax20",
+        "rand-m9-inc1-mstdinf",
+    )
+    for text in texts[:4]:
+        timm, ours = rand_augment_transform(text, {"img_mean": (0, 0, 0)}), parse_rand_augment(text)
+        op = timm.ops[4]
+        assert (ours.num_operations, ours.prob, ours.magnitude) == (timm.num_layers, op.prob, op.magnitude)
+        assert (ours.magnitude_std, ours.magnitude_max) == (op.magnitude_std, op.magnitude_max or 10)
+        assert ours.increasing == (op.name == "PosterizeIncreasing")
+    assert parse_rand_augment(texts[4]).magnitude_std == float("inf")
+
+
+def golden() -> dict[str, object]:
+    """What `golden/views.json` holds; `python -m tests.test_shards_view` writes it anew."""
+    params = {
+        f"{name} {size[0]}×{size[1]}": [view_params(recipe, "n01440764/7", view, size).to_json() for view in range(6)]
+        for name, recipe in RECIPES.items()
+        for size in SIZES
+    }
+    pixels = {
+        name: hashlib.sha256(
+            render_views(_jpeg((375, 500)), recipe, "n01440764/7", range(12), "golden").tobytes()
+        ).hexdigest()
+        for name, recipe in RECIPES.items()
+    }
+    behaviour = {name: behaviour_digest(recipe) for name, recipe in RECIPES.items()}
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {"params": params, "pixels": pixels, "behaviour": behaviour, "libraries": libraries}
+
+
+def test_params_are_golden() -> None:
+    """No release may draw other views than the caches in the world were made with."""
+    assert json.loads(json.dumps(golden()["params"])) == json.loads(GOLDEN.read_text())["params"]
+
+
+def test_pixels_are_golden() -> None:
+    """With the libraries they were written with; with others, the behavioural digest is there to tell."""
+    recorded, now = json.loads(GOLDEN.read_text()), golden()
+    if recorded["libraries"] != now["libraries"]:
+        pytest.skip(f"the golden pixels were made with {recorded['libraries']}")
+    assert now["pixels"] == recorded["pixels"] and now["behaviour"] == recorded["behaviour"]
+
+
+def test_the_behavioural_digest_sees_a_changed_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One level in one operation that the views of the digest need not contain is enough."""
+    from shards.views import operations
+
+    recipe = recipe_named("plain", size=32)
+    before = behaviour_digest(recipe)
+    behaviour_digest.cache_clear()
+    monkeypatch.setitem(operations._TABLES, "invert", lambda _: (254 - np.arange(256)).clip(0).astype(np.uint8))
+    assert behaviour_digest(recipe) != before
+    behaviour_digest.cache_clear()
+
+
+def test_the_behavioural_digest_ignores_seed_and_name_and_sees_settings() -> None:
+    recipe = recipe_named("deit", size=32)
+    assert behaviour_digest(recipe) == behaviour_digest(replace(recipe, seed=5, name="mine"))
+    assert behaviour_digest(recipe) != behaviour_digest(replace(recipe, flip=0.4))
+
+
+def test_another_process_without_wide_vectors_renders_the_same() -> None:
+    """A cache made on one CPU is read on another: OpenCV and PyTorch are told to do without AVX2."""
+    code = (
+        "from shards.views.behaviour import behaviour_digest; from shards.views.view_recipe import RECIPES;"
+        "print(behaviour_digest(RECIPES['deit']), behaviour_digest(RECIPES['deit3_src']))"
+    )
+    narrow = {"OPENCV_CPU_DISABLE": "AVX2,FMA3,FP16,AVX", "ATEN_CPU_CAPABILITY": "default", "JSIMD_FORCENONE": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={"PATH": "", **narrow}, capture_output=True, text=True, check=True
+    )
+    expected = [behaviour_digest(RECIPES[name]) for name in ("deit", "deit3_src")]
+    assert run.stdout.split() == expected, run.stderr
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(golden(), ensure_ascii=False) + "\n")

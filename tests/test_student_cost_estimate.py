@@ -1,0 +1,154 @@
+"""Cost before anything is spent: the arithmetic of the prediction, its bounds, and that it says what it assumed."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shards.rng import stream
+from student.cost.cost_estimate import Job, Rates, cost, rates_from_flops, scaled_rates, with_given
+from student.cost.rates import calibrate
+from student.recipe.settings import TrainSettings
+from student.recipe.zoo import MODELS
+from tests.student_tiny import CLASSES, linear_teacher, student_recipe, views, write_shards
+
+RATES = Rates(teacher=1000, student=4000, views=500, unit_views=800, source="given by hand")
+JOB = Job(
+    num_samples=1_000_000,
+    num_views=100,
+    bytes_per_view=64,
+    epochs=300,
+    num_students=12,
+    num_gpus=8,
+    num_cores=200,
+)
+
+
+def test_a_case_worked_out_by_hand() -> None:
+    found = cost(JOB, RATES)
+    # 8 GPUs: 8,000 forwards/s, 32,000 training images/s, 8 / (1/1000 + 1/4000) = 6,400 with the teacher in the loop.
+    assert found.teacher_hours == pytest.approx(1e8 / 8000 / 3600)
+    assert found.cached_hours == pytest.approx(3e8 / 32000 / 3600)
+    assert found.online_hours == pytest.approx(3e8 / 6400 / 3600)
+    assert found.storage_bytes == 6.4e9
+    assert (found.forwards_spent, found.forwards_online) == (100_000_000, 12 * 300_000_000)
+    assert found.decode_share == pytest.approx(100_000 / 32_000)
+    assert found.stage1_decode_share == pytest.approx(160_000 / 8_000)
+    assert found.forwards_break_even == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("case", range(40))
+def test_break_even_is_where_the_hours_meet(case: int) -> None:
+    """One student more than break-even is never slower with the cache; one fewer is never faster."""
+    rng = stream(case, "cost")
+    rates = Rates(
+        teacher=rng.uniform(10, 3000),
+        student=rng.uniform(10, 9000),
+        views=rng.uniform(50, 900),
+        unit_views=1000,
+        source="drawn",
+    )
+    job = replace(JOB, num_views=1 + rng.below(600), num_cores=1 + rng.below(300), num_gpus=1 + rng.below(16))
+    found = cost(job, rates)
+    if math.isinf(found.break_even):
+        assert found.cached_hours == pytest.approx(found.online_hours)
+        assert found.decode_share < 1 and "never in hours" in found.lines[-1]
+        return
+    for students, sign in ((math.floor(found.break_even), -1), (math.floor(found.break_even) + 1, 1)):
+        if students:
+            here = cost(replace(job, num_students=students), rates)
+            assert sign * (here.sweep_online_hours - here.sweep_hours) >= -1e-9 * here.sweep_hours
+
+
+@pytest.mark.parametrize("case", range(20))
+def test_hours_respect_every_bound_and_more_hardware_never_hurts(case: int) -> None:
+    rng = stream(case, "bounds")
+    rates = replace(RATES, views=rng.uniform(1, 900), teacher=rng.uniform(1, 5000), student=rng.uniform(1, 5000))
+    job = replace(JOB, num_cores=1 + rng.below(400), num_gpus=1 + rng.below(32), together=1 + rng.below(6))
+    found = cost(job, rates)
+    assert found.cached_hours <= found.online_hours
+    assert found.sweep_hours <= found.teacher_hours + job.num_students * found.cached_hours + 1e-9
+    assert found.cached_hours >= JOB.num_samples * JOB.epochs / (job.num_cores * rates.views) / 3600 - 1e-9
+    for more in (replace(job, num_cores=2 * job.num_cores), replace(job, num_gpus=2 * job.num_gpus)):
+        better = cost(more, rates)
+        for name in ("teacher_hours", "cached_hours", "online_hours", "sweep_hours"):
+            assert getattr(better, name) <= getattr(found, name) + 1e-9
+    shared = cost(replace(job, together=job.num_students), rates)
+    assert shared.sweep_hours <= found.sweep_hours + 1e-9, "rendering once for all is never slower"
+
+
+def test_arithmetic_alone_gives_the_known_speed_up_of_the_deit_models() -> None:
+    """(t_teacher + t_student) / t_student by GMACs: 5.2 for Ti, 2.1 for S, 1.3 for B."""
+    for name, expected in (("tiny", 5.2), ("small", 2.15), ("base", 1.3)):
+        gmacs = MODELS[f"deit_{name}_distilled_patch16_224"].gmacs
+        rates = rates_from_flops(teacher_gmacs=15.96, student_gmacs=gmacs, tflops=50, views=1e6, unit_views=1e6)
+        found = cost(JOB, rates)
+        assert found.online_hours / found.cached_hours == pytest.approx(expected, abs=0.05)
+    assert rates.teacher == pytest.approx(50e12 / (2 * 15.96e9))
+
+
+def test_every_number_that_was_assumed_is_printed() -> None:
+    lines = "\n".join(cost(replace(JOB, together=3), RATES).lines)
+    for text in ("given by hand", "1,000.0", "4,000.0", "500", "800", "8 GPUs", "200 cores", "1,000,000", "300 epochs",
+                 "100 views", "12 students", "3 on each", "64.0 bytes"):  # fmt: skip
+        assert text in lines, text
+    assert lines.count("assumed:") == 5
+
+
+def test_a_decode_bound_machine_is_told_so() -> None:
+    lines = "\n".join(cost(replace(JOB, num_cores=2), RATES).lines)
+    assert "rendering is the bound" in lines and "never in hours" in lines
+    assert "rendering is the bound" not in "\n".join(cost(JOB, RATES).lines)
+
+
+def test_another_student_is_scaled_by_its_arithmetic_and_says_so() -> None:
+    scaled = scaled_rates(RATES, known_model="deit_tiny_patch16_224", model="deit_base_patch16_224")
+    assert scaled.student == pytest.approx(4000 * 1.26 / 17.58)
+    assert (scaled.teacher, scaled.views) == (RATES.teacher, RATES.views)
+    assert "scaled from deit_tiny_patch16_224" in scaled.source
+    with pytest.raises(ValueError, match="convnext_tiny: its GMACs are not in the table"):
+        scaled_rates(RATES, known_model="deit_tiny_patch16_224", model="convnext_tiny")
+
+
+def test_what_is_given_replaces_what_was_measured_and_the_rest_stays() -> None:
+    mixed = with_given(RATES, {"teacher": 7.0, "student": None})
+    assert (mixed.teacher, mixed.student, mixed.views) == (7.0, 4000, 500)
+    assert mixed.source == "given by hand; given: teacher 7"
+    assert with_given(RATES, {"teacher": None}) == RATES
+    alone = with_given(None, {"teacher": 1.0, "student": 2.0, "views": 3.0, "unit_views": 4.0})
+    assert (alone.student, alone.unit_views) == (2.0, 4.0)
+    with pytest.raises(ValueError, match="views, unit_views"):
+        with_given(None, {"teacher": 1.0, "student": 2.0})
+
+
+@pytest.mark.parametrize("change", [{"num_gpus": 0}, {"num_views": 0}, {"together": 0}, {"bytes_per_view": 0}])
+def test_a_wrong_count_is_named(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        replace(JOB, **change)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("rate", ["teacher", "student", "views", "unit_views"])
+def test_a_rate_that_is_no_positive_number_is_named(rate: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rate):
+        replace(RATES, **{rate: value})
+
+
+@pytest.mark.parametrize("real", [True, False], ids=["own images", "synthetic images"])
+def test_calibration_measures_four_rates_and_says_of_what(tmp_path: Path, real: bool) -> None:
+    recipe = views()
+    found = calibrate(
+        student_recipe(),
+        recipe,
+        TrainSettings(),
+        linear_teacher(recipe),
+        num_classes=CLASSES,
+        batch_size=4,
+        index=write_shards(tmp_path) if real else None,
+        seconds=0.05,
+    )
+    assert min(found.teacher, found.student, found.views, found.unit_views) > 0
+    assert ("images of --shards" if real else "synthetic JPEGs") in found.source and "cpu" in found.source
+    assert found.teacher > found.student, "one matrix product against a training step"

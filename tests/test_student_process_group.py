@@ -1,0 +1,88 @@
+"""The process group: errors and answers of rank 0 reach all ranks, and nobody waits for a rank that failed."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from shards.errors import RunError
+from shards.world import World
+from student.learn.process_group import process_group, unwrapped
+from tests.student_tiny import in_children
+
+CPU = torch.device("cpu")
+
+
+def as_ranks(tmp_path, size, work):
+    """`work(group)` on every rank of a gloo group."""
+
+    def one(rank):
+        with process_group(World(rank, size, rank), CPU, init_method=f"file://{tmp_path}/meet") as group:
+            return work(group)
+
+    return in_children([partial(one, rank) for rank in range(size)])
+
+
+def test_a_group_of_one_is_the_identity():
+    """The single process pays nothing and meets nobody."""
+    with process_group(World(), CPU) as group:
+        value, model = torch.arange(3.0), torch.nn.Linear(2, 2)
+        assert group.sum(value) is value and group.wrap(model) is model
+        assert group.from_main(lambda: 7) == 7
+        assert group.any_was_told_to_stop(True) and not group.any_was_told_to_stop(False)
+
+
+def test_sums_and_objects_are_the_same_on_every_rank(tmp_path):
+    """Metrics and checkpoints rest on it."""
+
+    def work(group):
+        own = torch.tensor([0.1 * (group.world.rank + 1)], dtype=torch.float64)
+        return group.sum(own).item(), group.from_main(lambda: {"rank": group.world.rank}), own.item()
+
+    results = as_ranks(tmp_path, 3, work)
+    assert {(total, rank["rank"]) for total, rank, _ in results} == {(results[0][0], 0)}
+    assert results[0][0] == pytest.approx(0.6)
+    assert [own for _, _, own in results] == pytest.approx([0.1, 0.2, 0.3]), "the input is left alone"
+
+
+def test_an_error_of_rank_0_is_raised_on_every_rank(tmp_path):
+    """Else the others would wait for half an hour for a rank whose disk is full."""
+
+    def fail():
+        raise RunError("disk full")
+
+    def work(group):
+        with pytest.raises(RunError, match="disk full"):
+            group.from_main(fail)
+        return True
+
+    assert as_ranks(tmp_path, 2, work) == [True, True]
+
+
+def test_a_vote_is_heard_by_all_at_the_next_call(tmp_path):
+    """Whichever rank is told, and whenever, the ranks answer alike at each call."""
+
+    def work(group):
+        return [group.any_was_told_to_stop(group.world.rank == 1 and call >= 2) for call in range(5)]
+
+    assert as_ranks(tmp_path, 2, work) == [[False, False, False, True, True]] * 2
+
+
+def test_wrapped_models_average_gradients_and_can_be_unwrapped(tmp_path):
+    """The mean over ranks of equal batches is the gradient of the global batch."""
+
+    def work(group):
+        model = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.constant_(model.weight, float(group.world.rank))
+        wrapped = group.wrap(model)
+        wrapped(torch.tensor([[float(group.world.rank + 1)]])).sum().backward()
+        return model.weight.item(), model.weight.grad.item(), unwrapped(wrapped) is model
+
+    assert as_ranks(tmp_path, 2, work) == [(0.0, 1.5, True)] * 2
+
+
+def test_ranks_without_an_address_are_refused(monkeypatch):
+    """A SLURM array sets rank and size but no place to meet."""
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(ValueError, match=r"MASTER_ADDR is not set.*torchrun"), process_group(World(0, 2, 0), CPU):
+        pass

@@ -1,0 +1,438 @@
+"""Ablations: no cell twice, no cell lost, whatever fails, dies or runs beside it."""
+
+import itertools
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shards.errors import CacheError, RunError, ShardError
+from shards.rng import stream
+from shards.views.view_recipe import recipe_named
+from shards.world import World
+from student.learn.memory import MemoryNeed, free_bytes, memory_need, require_memory
+from student.learn.network import heads, make_student
+from student.recipe.settings import TrainSettings
+from student.sweep.cell_training import SweepTraining, cache_facts
+from student.sweep.grid import Cell, Grid
+from student.sweep.sweep_directory import CellStatus, SweepDirectory, read_sweep
+from student.sweep.sweep_loop import CellJob, CellOutcome, CellProgress, Halted, SweepEvent, run_sweep
+from tests.student_tiny import (
+    CLASSES,
+    final_weights,
+    in_child,
+    in_children,
+    make_cache,
+    student_recipe,
+    views,
+    write_shards,
+)
+
+GRID = Grid(weights=(0, 0.5, 0.9), temperatures=(1, 3), seeds=(0, 1))
+COMMON = {"recipe": {"model": "m", "epochs": 3}, "cache": "abc"}
+
+
+def some_grid(number: int) -> Grid:
+    """A grid drawn from a stream: any λ with or without the baseline, any τ, one or both losses."""
+    rng = stream(number, "grid")
+
+    def draw(values: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(values[i] for i in sorted(rng.permutation(len(values))[: 1 + rng.below(len(values))]))
+
+    return Grid(
+        weights=draw((0, 0.1, 0.25, 0.5, 1)),
+        temperatures=draw((0.5, 1, 2, 8)),
+        distillations=draw(("hard", "soft")),
+        seeds=draw((0, 3, 7)),
+        views_used=draw((None, 6, 12)),
+    )
+
+
+@pytest.mark.parametrize("number", range(40))
+def test_every_cell_of_a_grid_is_there_once(number: int) -> None:
+    """Counted from the axes alone: λ > 0 times (1 for hard + τ for soft), and one baseline, per seed and views."""
+    grid = some_grid(number)
+    cells = grid.cells()
+    weights = sum(weight > 0 for weight in grid.weights)
+    columns = ("hard" in grid.distillations) + len(grid.temperatures) * ("soft" in grid.distillations)
+    per_seed = weights * columns + (0 in grid.weights)
+    assert len(cells) == per_seed * len(grid.seeds) * len(grid.views_used)
+    assert len({cell.name for cell in cells}) == len(set(cells)) == len(cells)
+    assert all((cell.temperature is None) == (cell.distill != "soft") for cell in cells)
+    assert all((cell.distill_weight == 0) == (cell.distill == "none") for cell in cells)
+
+
+@pytest.mark.parametrize(("number", "together"), [*itertools.product(range(10), (1, 2, 5, 100))])
+def test_groups_partition_the_cells_and_share_their_batches(number: int, together: int) -> None:
+    grid = some_grid(number)
+    groups = grid.groups(together)
+    assert [cell for group in groups for cell in group] == list(grid.cells())
+    assert all(len({(cell.seed, cell.views_used) for cell in group}) == 1 for group in groups)
+    assert max(map(len, groups)) <= together
+    streams = len(grid.seeds) * len(grid.views_used)
+    assert len(groups) == streams * -(-len(grid.cells()) // streams // together)
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_a_grown_grid_loses_nothing(number: int) -> None:
+    one, other = some_grid(number), some_grid(number + 100)
+    assert {*one.cells(), *other.cells()} <= set(one.union(other).cells())
+    assert one.union(one) == one
+    assert Grid.from_json(json.loads(json.dumps(one.to_json()))) == one
+
+
+@pytest.mark.parametrize(
+    ("axis", "change"),
+    [
+        ("lambda", {"weights": (1.5,)}),
+        ("lambda", {"weights": (float("nan"),)}),
+        ("lambda", {"weights": ()}),
+        ("lambda", {"weights": (0.5, 0.5)}),
+        ("tau", {"temperatures": (0,)}),
+        ("tau", {"temperatures": ()}),
+        ("tau", {"temperatures": (float("inf"),)}),
+        ("distill", {"distillations": ("firm",)}),
+        ("seeds", {"seeds": (-1,)}),
+        ("views-used", {"views_used": (0,)}),
+    ],
+)
+def test_a_wrong_axis_is_named(axis: str, change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=axis):
+        Grid(**{"weights": (0.5,), "temperatures": (1,), **change})
+
+
+# --- the engine, with a trainer that takes no time ----------------------------------------------------------
+
+
+class Fake:
+    """Trains by writing a summary; remembers what it was asked for; `act` may fail or stop for a cell."""
+
+    def __init__(self, act: Callable[[Cell], str | None] = lambda cell: None) -> None:
+        self.act, self.asked = act, list[tuple[str, ...]]()
+
+    def __call__(self, jobs: Sequence[CellJob]) -> Iterator[CellOutcome | CellProgress | Halted]:
+        self.asked.append(tuple(job.cell.name for job in jobs))
+        for job in jobs:
+            yield CellProgress((job.cell.name,), "a step")
+            error = self.act(job.cell)
+            if error == "halt":
+                yield Halted(75)
+                raise AssertionError("asked to go on after a halt")
+            if not error:
+                finish(job.out)
+            yield CellOutcome(job.cell.name, error or "")
+
+    @property
+    def cells(self) -> list[str]:
+        """Every cell asked for, in order."""
+        return [name for group in self.asked for name in group]
+
+
+def finish(out: Path) -> None:
+    """What a finished run leaves."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text("{}")
+    (out / "summary.json").write_text('{"top1": 90.0}')
+
+
+def sweep(out: Path, train: Any, grid: Grid = GRID, **options: Any) -> list[SweepEvent]:
+    """All events of a sweep."""
+    return list(run_sweep(out, grid, train, **{"common": COMMON, "facts": {}, **options}))
+
+
+def states(out: Path) -> dict[str, str]:
+    """The state of every cell by name."""
+    return {result.cell.name: result.status.state for result in read_sweep(out).results}
+
+
+def test_a_finished_sweep_trains_nothing_again(tmp_path: Path) -> None:
+    train = Fake()
+    assert sweep(tmp_path, train)[-1].num_done == len(GRID.cells())
+    assert sorted(train.cells) == sorted(cell.name for cell in GRID.cells())
+    assert [event.kind for event in sweep(tmp_path, Fake())] == ["planned", "finished"]
+
+
+def test_a_failed_cell_is_reported_kept_and_retried_alone_by_the_same_command(tmp_path: Path) -> None:
+    bad = "soft-l0.5-t3-s0"
+    events = sweep(tmp_path, Fake(lambda cell: "loss is nan" if cell.name == bad else None), together=7)
+    failed = [event for event in events if event.kind == "failed"]
+    assert [(event.names, event.message) for event in failed] == [((bad,), "loss is nan")]
+    assert events[-1].num_failed == 1 and events[-1].num_done == len(GRID.cells()) - 1
+    status = read_sweep(tmp_path).results[[cell.name for cell in GRID.cells()].index(bad)].status
+    assert (status.state, status.error, status.attempts) == ("failed", "loss is nan", 1)
+    train = Fake()
+    assert sweep(tmp_path, train, together=7)[-1].num_failed == 0
+    assert train.asked == [(bad,)]
+    assert set(states(tmp_path).values()) == {"done"}
+
+
+def test_a_pass_that_dies_fails_only_the_cells_it_left_without_a_word(tmp_path: Path) -> None:
+    def train(jobs: Sequence[CellJob]) -> Iterator[CellOutcome]:
+        for job in jobs:
+            if job.cell.distill_weight == 0.9:
+                raise RuntimeError("out of memory")
+            finish(job.out)
+            yield CellOutcome(job.cell.name)
+
+    sweep(tmp_path, train, together=100)
+    found = states(tmp_path)
+    # Baseline and hard at λ 0.5 come before the first λ 0.9; the rest of each pass goes down with it.
+    assert {name for name, state in found.items() if state == "done"} == {
+        f"{name}-s{seed}" for name in ("none", "hard-l0.5") for seed in (0, 1)
+    }
+    assert set(found.values()) == {"done", "failed"}
+    errors = {result.status.error for result in read_sweep(tmp_path).results if result.status.state == "failed"}
+    assert errors == {"RuntimeError: out of memory"}
+    second = Fake()
+    sweep(tmp_path, second, together=100)
+    assert all(len(group) == 1 for group in second.asked), "cells that failed are retried alone"
+
+
+def test_a_success_without_a_summary_is_a_failure(tmp_path: Path) -> None:
+    sweep(tmp_path, lambda jobs: iter([CellOutcome(job.cell.name) for job in jobs]))
+    assert set(states(tmp_path).values()) == {"failed"}
+
+
+def test_a_silent_trainer_is_a_failure(tmp_path: Path) -> None:
+    sweep(tmp_path, lambda jobs: iter(()))
+    assert set(states(tmp_path).values()) == {"failed"}
+
+
+@pytest.mark.parametrize("error", [CacheError, ShardError])
+def test_damaged_data_ends_the_sweep_with_its_own_message(tmp_path: Path, error: type[Exception]) -> None:
+    """It is every cell's matter: 48 failures with one cause would hide it."""
+
+    def train(jobs: Sequence[CellJob]) -> Iterator[CellOutcome]:
+        raise error("unit 3 of shard 7 is damaged")
+        yield
+
+    with pytest.raises(error, match="unit 3 of shard 7"):
+        sweep(tmp_path, train)
+    assert set(states(tmp_path).values()) == {"waiting", "interrupted"}
+    assert sweep(tmp_path, Fake())[-1].num_done == len(GRID.cells())
+
+
+def test_a_halt_begins_nothing_more_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    first = Fake(lambda cell: "halt" if cell.name == "hard-l0.9-s0" else None)
+    events = sweep(tmp_path, first)
+    assert (events[-1].kind, events[-1].event) == ("halted", 75)
+    assert states(tmp_path)["hard-l0.9-s0"] == "interrupted"
+    second = Fake()
+    sweep(tmp_path, second)
+    assert sorted(first.cells[:-1] + second.cells) == sorted(cell.name for cell in GRID.cells())
+
+
+def test_other_common_settings_are_refused_by_name(tmp_path: Path) -> None:
+    sweep(tmp_path, Fake())
+    with pytest.raises(RunError, match=r"recipe: expected .*3.*, got .*4"):
+        sweep(tmp_path, Fake(), common={**COMMON, "recipe": {"model": "m", "epochs": 4}})
+    assert sweep(tmp_path, Fake())[-1].num_done == len(GRID.cells())
+
+
+def test_a_sweep_grows_by_the_cells_it_lacks(tmp_path: Path) -> None:
+    sweep(tmp_path, Fake())
+    train = Fake()
+    wider = Grid(weights=(0.5,), temperatures=(8,), distillations=("soft",), seeds=(0,))
+    events = sweep(tmp_path, train, wider)
+    # The grid stays a product: the new τ is wanted at every λ and seed that was there.
+    expected = {cell.name for cell in GRID.union(wider).cells()} - {cell.name for cell in GRID.cells()}
+    assert set(train.cells) == expected and events[-1].num_total == len(GRID.cells()) + len(expected)
+
+
+# --- several processes --------------------------------------------------------------------------------------
+
+
+def held(out: Path, cell: Cell) -> bool:
+    """Whether another process holds the cell, asked from a child."""
+
+    def ask() -> bool:
+        with SweepDirectory(out).claim(cell) as got:
+            return not got
+
+    return bool(in_child(ask))
+
+
+def test_a_claim_survives_reading_the_state(tmp_path: Path) -> None:
+    """POSIX drops a process's lock when it closes any handle of the file; looking at the status must not do that."""
+    directory, cell = SweepDirectory(tmp_path), GRID.cells()[0]
+    directory.prepare(GRID, common={}, facts={})
+    with directory.claim(cell) as got:
+        directory.set_status(cell, CellStatus(state="running", attempts=1))
+        assert got and directory.status(cell).state == "running"
+        assert read_sweep(tmp_path).results[0].status.state == "running"
+        with directory.claim(cell) as again:
+            assert not again
+        assert held(tmp_path, cell)
+    assert not held(tmp_path, cell)
+    assert directory.status(cell).state == "interrupted"
+
+
+def test_a_killed_process_frees_its_cell_even_if_a_worker_of_it_lives_on(tmp_path: Path) -> None:
+    directory, cell = SweepDirectory(tmp_path), GRID.cells()[0]
+    directory.prepare(GRID, common={}, facts={})
+    worker_file = tmp_path / "worker"
+    # Plain forks: the worker must inherit every handle, and a pipe of a test process would wait for it.
+    if (holder := os.fork()) == 0:
+        with directory.claim(cell):
+            if (worker := os.fork()) == 0:
+                time.sleep(20)
+                os._exit(0)
+            worker_file.write_text(str(worker))
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(holder, 0)
+    try:
+        assert not held(tmp_path, cell)
+    finally:
+        os.kill(int(worker_file.read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_that_share_a_sweep_train_each_cell_once(tmp_path: Path, size: int) -> None:
+    def work(rank: int) -> list[str]:
+        def slow(cell: Cell) -> None:
+            time.sleep(0.02)
+
+        train = Fake(slow)
+        sweep(tmp_path, train, together=2, world=World(rank, size, rank))
+        return train.cells
+
+    done = in_children([lambda rank=rank: work(rank) for rank in range(size)])
+    assert sorted(itertools.chain(*done)) == sorted(cell.name for cell in GRID.cells())
+    assert all(done), "every process found work"
+
+
+# --- real students ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SweepTraining]:
+    folder = tmp_path_factory.mktemp("ablate")
+    index, val = write_shards(folder / "train"), write_shards(folder / "val", rows=(9,), seed=1)
+    recipe = views()
+    with make_cache(folder / "cache.zarr", index, recipe, num_views=4) as cache:
+        yield SweepTraining(
+            recipe=student_recipe(),
+            settings=TrainSettings(log_every=1),
+            index=index,
+            val_index=val,
+            cache=cache,
+        )
+
+
+def test_students_of_one_pass_end_bit_identical_to_students_alone(tmp_path: Path, training: SweepTraining) -> None:
+    """The promise of --together, through the whole sweep: weights and every logged number."""
+    grid = Grid(weights=(0, 0.5), temperatures=(2,), seeds=(0, 1), views_used=(1, None))
+    for out, together in ((tmp_path / "alone", 1), (tmp_path / "together", 3)):
+        events = list(run_sweep(out, grid, training.train, common=training.common(), facts={}, together=together))
+        assert events[-1].num_done == len(grid.cells()) == 12, [event.message for event in events]
+    for cell in grid.cells():
+        alone, beside = (tmp_path / which / "cells" / cell.name for which in ("alone", "together"))
+        assert final_weights(alone) == final_weights(beside), cell.name
+        assert losses(alone) == losses(beside)
+        assert training.cell_recipe(cell).distill == json.loads((alone / "summary.json").read_text())["distill"]
+    weights = [str(final_weights(tmp_path / "alone" / "cells" / cell.name)) for cell in grid.cells()]
+    assert len(set(weights)) == len(weights), "seed, views, λ and loss each make another student"
+
+
+def losses(out: Path) -> list[tuple[Any, ...]]:
+    """Every logged loss of a run."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(line["kind"], line["step"], line["loss"], line.get("val")) for line in lines]
+
+
+def test_a_check_finds_what_does_not_fit_before_anything_is_written(
+    tmp_path: Path, training: SweepTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    training.check(GRID, together=4)
+    with pytest.raises(ValueError, match="views_used"):
+        training.check(replace(GRID, views_used=(5,)), together=1)
+    with pytest.raises(ValueError, match="batch_size"):
+        replace(training, recipe=replace(training.recipe, batch_size=18)).check(GRID, together=1)
+    need = memory_need(training.recipe, num_classes=CLASSES, num_students=4, batches_ahead=2).total
+    monkeypatch.setattr("student.sweep.cell_training.free_bytes", lambda device: int(need / 0.9) + 1)
+    training.check(GRID, together=4)
+    with pytest.raises(ValueError, match="--together"):
+        training.check(GRID, together=4, sharing=2)
+    monkeypatch.setattr("student.sweep.cell_training.free_bytes", lambda device: 100_000)
+    with pytest.raises(ValueError, match="--together"):
+        training.check(GRID, together=4)
+    assert not list(tmp_path.iterdir())
+
+
+def test_facts_of_a_cache_count_its_forwards_and_hold_no_invented_error(training: SweepTraining) -> None:
+    facts = cache_facts(training.cache, (1.0, 4.0))
+    samples = training.index.num_samples
+    assert facts["cache"]["forwards_spent"] == 4 * samples and facts["cache"]["num_samples"] == samples
+    assert [row["gradient_error"] for row in facts["fidelity"]] == [0.0, 0.0], "all logits in float32 lose nothing"
+    assert facts["cache"]["bytes"] == pytest.approx(facts["cache"]["bytes_per_view"] * 4 * samples)
+
+
+# --- memory -------------------------------------------------------------------------------------------------
+
+
+def test_the_state_of_a_student_is_counted_to_the_byte() -> None:
+    """Weights, gradients, two moments and the average, against the tensors of a real one."""
+    recipe = student_recipe()
+    model = make_student(recipe, CLASSES, seed=0)
+    params = sum(param.numel() * param.element_size() for param in model.parameters())
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    need = memory_need(recipe, num_classes=CLASSES, num_students=3)
+    assert need.state == 5 * params + buffers
+    without = memory_need(replace(recipe, ema_decay=0.0), num_classes=CLASSES, num_students=3)
+    assert without.state == 4 * params + buffers
+
+
+def test_activations_are_what_autograd_keeps_of_a_real_step() -> None:
+    """Measured without computing on the meta device; here against real tensors, beyond what a batch shares."""
+    recipe = student_recipe(batch_size=48, drop_path=0.0)
+    model = make_student(recipe, CLASSES, seed=0)
+    own = {param.untyped_storage().data_ptr() for param in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        answer = heads(model, torch.randn(48, 3, 16, 16))
+        assert answer.dist_BC is not None
+        total = torch.log_softmax(answer.cls_BC, -1).sum() + torch.log_softmax(answer.dist_BC, -1).sum()
+    assert total.requires_grad
+    real = sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in own)
+    need = memory_need(recipe, num_classes=CLASSES, num_students=1)
+    assert need.activation == pytest.approx(real, rel=0.1)
+
+
+def test_activations_count_once_and_states_add_up() -> None:
+    one, four = (memory_need(student_recipe(), num_classes=CLASSES, num_students=n) for n in (1, 4))
+    assert four.total - one.total == 3 * one.state
+    halves = memory_need(student_recipe(), num_classes=CLASSES, num_students=1, parts=2)
+    assert halves.activation * 2 == one.activation and halves.state == one.state
+
+
+def test_a_pass_that_does_not_fit_says_how_many_students_do() -> None:
+    need = MemoryNeed(num_students=9, state=100 * 2**20, activation=300 * 2**20, data=0)
+    require_memory(need, 2**31, "cpu")
+    with pytest.raises(ValueError, match=r"--together 9: needs 1\.17 GiB on cuda:0 .* --together 6 fits"):
+        require_memory(need, 2**30, "cuda:0")
+    with pytest.raises(ValueError, match="not even one student fits: lower the batch size"):
+        require_memory(need, 2**28, "cpu")
+
+
+def test_free_memory_is_a_plausible_number() -> None:
+    assert 2**20 < free_bytes(torch.device("cpu")) < 2**50
+
+
+def test_a_huge_student_is_sized_without_allocating_it() -> None:
+    recipe = replace(student_recipe(), model="deit3_huge_patch14_224", image_size=224, batch_size=2048)
+    recipe = replace(recipe, view=recipe_named("deit3").name)
+    need = memory_need(recipe, num_classes=1000, num_students=1)
+    assert 12e9 < need.state < 13e9 and need.activation > 1e12
