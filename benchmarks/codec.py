@@ -24,10 +24,10 @@ from benchmarks.peer_records import peer_decoders
 from shards.views.view_recipe import recipe_named
 from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
 from teacher_cache.record.fidelity import Fidelity, fidelity
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import FIDELITY_RATE
 from teacher_cache.store.layout import FIDELITY_AT, FIDELITY_LOGIT
 from teacher_cache.store.spec import CacheSpec, TeacherSpec
-from teacher_cache.store.zarr_store import TeacherCache
 
 _ROWS = 256
 _REPEATS = 9

@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ from shards.tars.shard_scan import ShardScan
 from shards.views.view_recipe import ViewRecipe
 from student.feed.epoch_plan import epoch_plan, needed_view_blocks
 from teacher_cache.record.codec import RecordFormat
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.ledger import LEDGER, LEDGER_BLOCKS, UNKNOWN, encode_values
 from teacher_cache.store.spec import CacheSpec, TeacherSpec
-from teacher_cache.store.zarr_store import TeacherCache
 
 VIEWS, CLASSES, REPEATS, BATCH, EPOCHS = 300, 1000, 3, 1024, 300
 RECIPE = ViewRecipe()
@@ -103,12 +104,14 @@ def measure(folder: str, pipe: Any) -> None:
         needed = needed_view_blocks(EPOCHS, recipe=RECIPE, repeats=REPEATS, num_views=cache.num_views)
         assert cache.spec.index_fingerprint == index.fingerprint and (cache.ledger()[needed] != 0).all()
     opened = time.perf_counter()
-    arguments = {"recipe": RECIPE, "seed": 0, "batch_size": BATCH, "repeats": REPEATS, "num_views": VIEWS}
-    plan = epoch_plan(index.rows_S, epoch=0, **arguments)
+    plan_of = partial(
+        epoch_plan, index.rows_S, recipe=RECIPE, seed=0, batch_size=BATCH, repeats=REPEATS, num_views=VIEWS
+    )
+    plan = plan_of(epoch=0)
     planned = time.perf_counter()
     step = 150 * plan.steps + plan.steps // 2
     epoch, inside = divmod(step, plan.steps)
-    items = list(epoch_plan(index.rows_S, epoch=epoch, **arguments).items(inside, 3, 8).groups(RECIPE.block_views))
+    items = list(plan_of(epoch=epoch).items(inside, 3, 8).groups(RECIPE.block_views))
     resumed = time.perf_counter()
     assert items
     pipe.send(

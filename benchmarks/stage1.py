@@ -47,7 +47,7 @@ from teacher_cache.record.codec import RecordFormat, fit_basis
 from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.opening import cache_spec
 from teacher_cache.stage1.stage1_events import BatchDone, BuildFinished, UnitCommitted, UnitStarted
-from teacher_cache.store.zarr_store import TeacherCache
+from teacher_cache.store.cache import TeacherCache
 
 CLASSES = 1000
 VIEWS = 6  # of a unit, as in the recipe

@@ -29,7 +29,7 @@ def step(name: str, device: str) -> dict[str, Any]:
     from student.learn.loss import Labels, student_loss
     from student.learn.network import heads, make_student
     from student.learn.optimiser import clip_gradients, make_optimizer
-    from student.recipe.student_recipe import recipe_for
+    from student.recipe.papers import recipe_for
 
     entry = MODELS[name]
     recipe = replace(recipe_for(name, stage=len(entry.recipes) - 1, with_cache=True), finetune=False)
@@ -43,7 +43,7 @@ def step(name: str, device: str) -> dict[str, Any]:
         loss = sum((head.sum() for head in answer if head is not None), torch.zeros((), device="meta"))
     else:
         loss = student_loss(answer, Labels.of(label_B), TeacherAnswer(label_B), recipe).total
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     norm = clip_gradients(model.parameters(), recipe.clip_grad)
     optimizer.step()
     return {

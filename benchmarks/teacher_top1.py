@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from timm.data import ImageNetInfo
+from timm.data.imagenet_info import ImageNetInfo
 
 from shards.index.reader import ShardReader
 from shards.tars.shard_scan import require_image
@@ -63,7 +63,8 @@ def measure(folder: Path, photos: Path, name: str, crop_pct: float, workers: int
 
 def samples_of(photos: Path) -> Iterator[tuple[str, int, str, bytes]]:
     """The photos with their ImageNet labels."""
-    label_of = {wnid: label for label, wnid in enumerate(sorted(ImageNetInfo().label_names()))}
+    wnids: list[str] = sorted(ImageNetInfo().label_names())  # type: ignore[no-untyped-call]
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
     for path in sorted(path for path in photos.glob("*/*") if path.is_file()):
         data = path.read_bytes()
         yield f"{path.parent.name}/{path.stem}", label_of[path.parent.name], require_image(data, str(path)), data

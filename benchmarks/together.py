@@ -45,14 +45,15 @@ from student.feed.teacher_source import CachedTeacher
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.overrides import override, parse_sets
+from student.recipe.papers import recipe_for
 from student.recipe.settings import TrainSettings
-from student.recipe.student_recipe import StudentRecipe, recipe_for
+from student.recipe.student_recipe import StudentRecipe
 from student.run.loop import _ready
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordFormat, fit_basis
 from teacher_cache.stage1.build import build_cache
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.spec import CacheSpec, TeacherSpec
-from teacher_cache.store.zarr_store import TeacherCache
 
 CLASSES, VIEWS, BATCH, STEPS = 1000, 2, 64, 2
 SMALL = ("model_args.embed_dim=64", "model_args.depth=2", "model_args.num_heads=1")

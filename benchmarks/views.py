@@ -29,11 +29,12 @@ import timm.data.auto_augment
 import torch
 import torchvision
 from PIL import Image
+from timm.data.transforms_factory import create_transform
 
 from shards.views import view as views_module
 from shards.views.decode import decode_rgb
 from shards.views.erasing import erase
-from shards.views.operations import apply_operations
+from shards.views.operations.table import apply_operations
 from shards.views.resample import flip_columns, resize_window
 from shards.views.view import ViewParams, render_views, view_params
 from shards.views.view_recipe import recipe_named
@@ -75,14 +76,15 @@ def work_around_posterize() -> None:
     def posterize(image: Image.Image, bits_to_keep: int, **kwargs: Any) -> Image.Image:
         if bits_to_keep < 1:
             return Image.new(image.mode, image.size)
-        return original(image, bits_to_keep, **kwargs)
+        done: Image.Image = original(image, bits_to_keep, **kwargs)  # type: ignore[no-untyped-call]
+        return done
 
     module.NAME_TO_OP.update({name: posterize for name in module.NAME_TO_OP if name.startswith("Posterize")})
 
 
 def timm_transform(**kwargs: Any) -> Callable[[Image.Image], Any]:
     """The transform of the published DeiT code, with its defaults."""
-    return timm.data.create_transform(
+    transform: Callable[[Image.Image], Any] = create_transform(
         input_size=224,
         is_training=True,
         color_jitter=0.3,
@@ -93,6 +95,7 @@ def timm_transform(**kwargs: Any) -> Callable[[Image.Image], Any]:
         re_count=1,
         **kwargs,
     )
+    return transform
 
 
 def decode_pillow(data: bytes) -> Image.Image:

@@ -7,4 +7,5 @@
 rng, world, errors, atomic, signals: keyed streams, rank and size, the exceptions, whole files, stop requests.
 """
 
-__all__ = ["atomic", "errors", "index", "rng", "signals", "tars", "views", "world"]
+__version__ = "0.2.0"
+__all__ = ["__version__", "atomic", "errors", "index", "rng", "signals", "tars", "views", "world"]

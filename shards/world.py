@@ -6,11 +6,15 @@ from typing import NamedTuple
 
 
 class World(NamedTuple):
-    """Rank in [0, size) of this process, and its rank on this machine (which GPU it takes)."""
+    """Rank in [0, size) of this process, its rank on this machine (which GPU it takes), and how many share the machine.
+
+    `local_size` is known under torchrun alone; elsewhere it is 1.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
 
 
 # torchrun's names first, then a SLURM array (tasks are numbered from MIN), then SLURM tasks of one job.
@@ -34,7 +38,8 @@ def world_from_env(environ: Mapping[str, str] = os.environ) -> World:
             local_rank = _integer(environ, local_name) if local_name in environ else 0
             if not 0 <= rank < size:
                 raise ValueError(f"{rank_name}: expected a rank in [0, {size}) for {size_name}={size}, got {rank}")
-            return World(rank, size, local_rank)
+            local_size = _integer(environ, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environ else 1
+            return World(rank, size, local_rank, local_size)
     return World()
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from shards.views.view_recipe import recipe_named
 from teacher_cache.record.codec import TailBasis, fit_basis
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.spec import CacheSpec, RecordFormat, TeacherSpec
-from teacher_cache.store.zarr_store import TeacherCache
 
 INDEX_FINGERPRINT = "1" * 64
 

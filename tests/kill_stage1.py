@@ -28,8 +28,8 @@ import torch
 from shards.index.shard_index import ShardIndex
 from shards.world import World
 from teacher_cache.record.codec import RecordFormat, fit_basis
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import array_digest
-from teacher_cache.store.zarr_store import TeacherCache
 from tests.stage1_tiny import CLASSES, build, end_of, make_shards, opened, tiny_teacher
 
 FORK = multiprocessing.get_context("fork")

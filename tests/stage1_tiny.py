@@ -18,7 +18,7 @@ from teacher_cache.record.codec import RecordFormat
 from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.opening import open_or_create
 from teacher_cache.stage1.stage1_events import BuildEvent, BuildFinished, CacheOpened
-from teacher_cache.store.zarr_store import TeacherCache
+from teacher_cache.store.cache import TeacherCache
 
 SIZE, CLASSES, BATCH = 32, 12, 8
 TINY = "test_resnet.r160_in1k"

@@ -30,8 +30,8 @@ from student.run.loop import train
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordFormat
 from teacher_cache.stage1.build import build_cache
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.spec import CacheSpec, TeacherSpec
-from teacher_cache.store.zarr_store import TeacherCache
 
 SIZE = 16
 CLASSES = 5

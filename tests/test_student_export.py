@@ -16,7 +16,8 @@ from torch import nn
 from shards.errors import RunError, ShardError
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
 from student.learn.network import heads, make_student
-from student.recipe.student_recipe import StudentRecipe, recipe_for
+from student.recipe.papers import recipe_for
+from student.recipe.student_recipe import StudentRecipe
 from student.run.export import (
     ExportInfo,
     export_weights,

@@ -17,7 +17,8 @@ from student.feed.teacher_source import TeacherAnswer
 from student.learn.loss import Labels, student_loss
 from student.learn.network import Heads, has_dist, heads, load_weights, make_student
 from student.learn.optimiser import make_optimizer
-from student.recipe.student_recipe import StudentRecipe, recipe_for
+from student.recipe.papers import recipe_for
+from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import MODELS
 
 TWO, ONE, LS = "deit_tiny_distilled_patch16_224", "deit_tiny_patch16_224", "deit3_tiny_patch16_224"

@@ -14,7 +14,8 @@ from torch import nn
 from student.learn.learning_rate import lr_at
 from student.learn.network import make_student
 from student.learn.optimiser import Ema, clip_gradients, make_optimizer, param_groups, set_lr
-from student.recipe.student_recipe import STUDENT_RECIPES, StudentRecipe
+from student.recipe.papers import STUDENT_RECIPES
+from student.recipe.student_recipe import StudentRecipe
 
 LONG = sorted(name for name, recipe in STUDENT_RECIPES.items() if recipe.epochs >= 300)
 

@@ -27,7 +27,8 @@ from student.feed.teacher_source import answer_from_logits
 from student.learn.loss import Labels, student_loss
 from student.learn.network import heads, make_student
 from student.learn.optimiser import clip_gradients, make_optimizer, set_lr
-from student.recipe.student_recipe import STUDENT_RECIPES, StudentRecipe
+from student.recipe.papers import STUDENT_RECIPES
+from student.recipe.student_recipe import StudentRecipe
 
 SIZE, BATCH, STEPS, CLASSES = 32, 32, 8, 10
 DIGITS = BATCH * 3

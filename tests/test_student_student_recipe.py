@@ -11,13 +11,8 @@ import pytest
 from shards.views.view_recipe import RECIPES as VIEW_RECIPES
 from student.learn.learning_rate import lr_at
 from student.recipe.overrides import override, parse_sets, read_toml
-from student.recipe.student_recipe import (
-    STUDENT_RECIPES,
-    StudentRecipe,
-    recipe_for,
-    student_recipe_named,
-    with_cache_views,
-)
+from student.recipe.papers import STUDENT_RECIPES, recipe_for, student_recipe_named, with_cache_views
+from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import MODELS
 
 ALL = sorted(STUDENT_RECIPES)

@@ -360,7 +360,7 @@ def test_a_check_finds_what_does_not_fit_before_anything_is_written(
     monkeypatch.setattr("student.sweep.cell_training.free_bytes", lambda device: int(need / 0.9) + 1)
     training.check(GRID, together=4)
     with pytest.raises(ValueError, match="--together"):
-        training.check(GRID, together=4, sharing=2)
+        replace(training, world=World(size=2, local_size=2)).check(GRID, together=4)
     monkeypatch.setattr("student.sweep.cell_training.free_bytes", lambda device: 100_000)
     with pytest.raises(ValueError, match="--together"):
         training.check(GRID, together=4)

@@ -38,8 +38,8 @@ from teacher_cache.stage1.stage1_events import (
     UnitStarted,
 )
 from teacher_cache.stage1.walk import walk_order
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId, fidelity_count, fidelity_positions
-from teacher_cache.store.zarr_store import TeacherCache
 from tests.stage1_tiny import BATCH, CLASSES, build, end_of, make_shards, opened, tiny_teacher, views
 
 DENSE = RecordFormat(kind="dense", num_classes=CLASSES)

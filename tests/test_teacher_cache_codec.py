@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shards.errors import CacheError
 from teacher_cache.record.codec import KINDS, RecordCodec, RecordFormat, fit_basis
-from teacher_cache.store.zarr_store import TeacherCache
+from teacher_cache.store.cache import TeacherCache
 from tests.cache_maker import make_index, make_spec, random_unit
 from tests.logits_like import make_logits
 

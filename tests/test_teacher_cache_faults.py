@@ -19,10 +19,11 @@ import pytest
 from shards.errors import CacheError
 from teacher_cache.inspect.verify import verify_digests
 from teacher_cache.store import commit as commit_module
-from teacher_cache.store import zarr_store as store
+from teacher_cache.store import zarr_objects as store
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.commit import Arrays, commit
 from teacher_cache.store.digest import UnitId, array_digest
-from teacher_cache.store.zarr_store import Objects, TeacherCache
+from teacher_cache.store.zarr_objects import Objects
 from tests.cache_maker import assert_unit, fill, make_cache, make_index, make_spec, objects_of, random_unit
 
 
@@ -446,7 +447,7 @@ _MOUNT = """
 import sys
 from pathlib import Path
 from shards.errors import CacheError
-from teacher_cache.store.zarr_store import TeacherCache
+from teacher_cache.store.cache import TeacherCache
 from tests.cache_maker import fill, make_index, make_spec
 folder = Path(sys.argv[1])
 cache = TeacherCache.create(folder, make_spec(num_classes=60), make_index(*[40] * 9), num_views=3)

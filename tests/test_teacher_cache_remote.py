@@ -20,8 +20,8 @@ from shards.errors import CacheError
 from shards.world import World
 from teacher_cache.inspect.verify import verify_digests
 from teacher_cache.store import place
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.place import Place
-from teacher_cache.store.zarr_store import TeacherCache
 from tests.cache_maker import assert_unit, fill, make_cache, make_index, make_spec, random_unit
 from tests.stage1_tiny import build, end_of, make_shards, opened, tiny_teacher
 

@@ -230,3 +230,22 @@ def test_level_codes_do_not_add_up_their_errors() -> None:
     half_NK = (ratio_NK + 0.5 / count_K) / count_K * code.limit_K
     wrong_NK = np.abs((got - got[:, :1]) - (top_NK - top_NK[:, :1]))
     assert (wrong_NK[:, 2:] <= np.maximum.accumulate(half_NK[:, 1:], axis=1)[:, 1:] + 1e-4).all()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0, 1e4])
+def test_a_teacher_of_few_features_gets_a_finite_basis_and_good_records(scale: float) -> None:
+    """A head of 24 features spans 24 directions: nothing is left outside, and the prediction must not divide by it."""
+    rng = np.random.default_rng(0)
+    logit_NC = (scale * (rng.normal(size=(400, 24)) @ rng.normal(size=(24, 300)))).astype(np.float32)
+    record = RecordFormat(kind="lowrank", num_classes=300)
+    basis = fit_basis(logit_NC[:300], record)
+    assert all(np.isfinite(array).all() for array in basis.to_arrays().values())
+    codec = RecordCodec(record, basis)
+    kept = {name: torch.from_numpy(value) for name, value in codec.encode(logit_NC[300:]).items()}
+    assert torch.isfinite(codec.log_prob(kept, 1.0)).all()
+
+
+def test_logits_beyond_float32_squares_are_refused_when_the_basis_is_fitted() -> None:
+    """Before: NaN in the cache, found when training died."""
+    with pytest.raises(CacheError, match="check the teacher's weights"):
+        fit_basis(make_logits(200, 80, seed=1) * np.float32(1e25), RecordFormat(kind="lowrank", num_classes=80))

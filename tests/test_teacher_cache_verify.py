@@ -17,10 +17,10 @@ from teacher_cache.inspect.status import cache_status, fidelity_sample, save_pic
 from teacher_cache.inspect.verify import TOLERANCE, verify_digests, verify_pixels, verify_teacher
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordFormat
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
 from teacher_cache.store.layout import FIDELITY_AT
 from teacher_cache.store.ledger import entry_key
-from teacher_cache.store.zarr_store import TeacherCache
 from tests.cache_maker import fill, make_index, make_spec
 from tests.stage1_tiny import CLASSES, build, make_shards, opened, tiny_teacher
 

@@ -123,3 +123,12 @@ def _require_unique_keys(source: Path, images: list[SourceImage]) -> None:
                 f"{source}: {other} and {image.path} would have one key, {image.key!r}; a key is the path without the "
                 "suffix: rename one"
             )
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """One class a line, in the order of the labels; ValueError when the file cannot be read."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--class-names {path}: cannot be read: {error}") from error
+    return tuple(line.strip() for line in lines if line.strip())

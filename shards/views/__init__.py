@@ -12,5 +12,4 @@ __all__ = [
     "resample",
     "view",
     "view_recipe",
-    "warp",
 ]

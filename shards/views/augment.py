@@ -9,34 +9,22 @@ import math
 from typing import NamedTuple
 
 from shards.rng import Stream
-from shards.views.operations import Operation
+from shards.views.operations.operation import Draw, Operation
+from shards.views.operations.table import RAND_AUGMENT_OPERATIONS, operation_named
 from shards.views.rand_augment import FULL_MAGNITUDE, RandAugment
 
-# What timm calls AutoContrast, Equalize, … TranslateYRel, in its order.
-RAND_AUGMENT_OPERATIONS = (
-    "auto_contrast",
-    "equalize",
-    "invert",
-    "rotate",
-    "posterize",
-    "solarize",
-    "solarize_add",
-    "color",
-    "contrast",
-    "brightness",
-    "sharpness",
-    "shear_x",
-    "shear_y",
-    "translate_x",
-    "translate_y",
-)
 
+def draw_rand_augment(
+    settings: RandAugment, size: int, rng: Stream, names: tuple[str, ...] = ()
+) -> tuple[Operation, ...]:
+    """The operations that are applied to a view of `size` pixels, in order; fewer than n when some are not.
 
-def draw_rand_augment(settings: RandAugment, size: int, rng: Stream) -> tuple[Operation, ...]:
-    """The operations that are applied to a view of `size` pixels, in order; fewer than n when some are not."""
+    `names` are those to choose from; () are timm's.
+    """
+    names = names or RAND_AUGMENT_OPERATIONS
     chosen = []
     for _ in range(settings.num_operations):
-        name = RAND_AUGMENT_OPERATIONS[rng.below(len(RAND_AUGMENT_OPERATIONS))]
+        name = names[rng.below(len(names))]
         if rng.uniform() < settings.prob:
             chosen.append(Operation(name, operation_value(name, draw_magnitude(settings, rng), settings, size, rng)))
     return tuple(chosen)
@@ -53,27 +41,8 @@ def draw_magnitude(settings: RandAugment, rng: Stream) -> float:
 
 
 def operation_value(name: str, magnitude: float, settings: RandAugment, size: int, rng: Stream) -> float:
-    """The number of the operation at a magnitude, in the units of `Operation`."""
-    level = magnitude / FULL_MAGNITUDE
-    increasing = settings.increasing
-    if name in ("rotate", "shear_x", "shear_y", "translate_x", "translate_y"):
-        reach = {"rotate": 30.0, "shear_x": 0.3, "shear_y": 0.3}.get(name, 0.45 * size)
-        return _random_sign(level * reach, rng)
-    if name in ("color", "contrast", "brightness", "sharpness"):
-        return max(0.1, 1.0 + _random_sign(0.9 * level, rng)) if increasing else 1.8 * level + 0.1
-    if name == "posterize":
-        bits = int(level * 4)
-        return float(max(0, 4 - bits) if increasing else bits)
-    if name == "solarize":
-        threshold = min(256, int(level * 256))
-        return float(256 - threshold if increasing else threshold)
-    if name == "solarize_add":
-        return float(min(128, int(level * 110)))
-    return 0.0
-
-
-def _random_sign(value: float, rng: Stream) -> float:
-    return -value if rng.uniform() < 0.5 else value
+    """The number of the operation at a magnitude, in the operation's own unit."""
+    return operation_named(name).drawn(Draw(magnitude / FULL_MAGNITUDE, settings.increasing, size, rng))
 
 
 def draw_three_augment(rng: Stream) -> Operation:

@@ -27,7 +27,8 @@ from shards.views.augment import (
 )
 from shards.views.decode import decode_rgb, read_header, shrunk_size
 from shards.views.erasing import erase
-from shards.views.operations import Operation, apply_operations
+from shards.views.operations.operation import Operation
+from shards.views.operations.table import apply_operations
 from shards.views.rand_augment import parse_rand_augment
 from shards.views.resample import Box, flip_columns, resize_window
 from shards.views.view_recipe import ViewRecipe
@@ -102,7 +103,7 @@ def draw(recipe: ViewRecipe, size: tuple[int, int], rng: Stream) -> ViewParams:
     flip = recipe.flip > 0 and rng.uniform() < recipe.flip
     operations: tuple[Operation, ...] = ()
     if recipe.rand_augment:
-        operations = draw_rand_augment(parse_rand_augment(recipe.rand_augment), recipe.size, rng)
+        operations = draw_rand_augment(parse_rand_augment(recipe.rand_augment), recipe.size, rng, recipe.operations)
     if recipe.three_augment:
         operations = (draw_three_augment(rng),)
     if recipe.color_jitter > 0:

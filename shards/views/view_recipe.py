@@ -7,10 +7,11 @@ published code. A recipe is part of the cache's spec; a student reads it from th
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
+from shards.values import from_json, later, to_json
 from shards.views.rand_augment import parse_rand_augment
 
 Crop = Literal["rrc", "src", "center", "resize"]
@@ -40,6 +41,7 @@ class ViewRecipe:
         block_size: samples that may be mixed with each other.
         block_views: consecutive views that share one partition of a shard into blocks; also the views of one unit.
         mean, std: normalisation after the uint8 view, in [0, 1] units.
+        operations: what RandAugment chooses from, by name; () are timm's fifteen.
     """
 
     name: str = "deit"
@@ -64,6 +66,7 @@ class ViewRecipe:
     block_views: int = 6
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    operations: tuple[str, ...] = later(())
 
     def __post_init__(self) -> None:
         """Check every field; ValueError names field, value and range."""
@@ -94,8 +97,21 @@ class ViewRecipe:
             _check("size", self.size, 9, 4096)  # reflecting 4 pixels needs 5 that stay
         if self.rand_augment:
             parse_rand_augment(self.rand_augment)
+        if self.operations:
+            self._check_operations()
         if self.rand_augment and self.three_augment:
             raise ValueError("recipe: rand_augment and three_augment are both on; choose one")
+
+    def _check_operations(self) -> None:
+        from shards.views.operations.table import operation_named
+
+        if not self.rand_augment:
+            raise ValueError("recipe.operations: are RandAugment's, which is off; set rand_augment as well")
+        for name in self.operations:
+            try:
+                operation_named(name)
+            except ValueError as error:
+                raise ValueError(f"recipe.operations: {error}") from None
 
     @property
     def mixes(self) -> bool:
@@ -109,18 +125,13 @@ class ViewRecipe:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON types."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """The fields as JSON types; later ones only where they are not as before."""
+        return to_json(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ViewRecipe":
-        """The inverse of `to_json`; ValueError for missing or unknown fields."""
-        names = {f.name for f in fields(cls)}
-        if set(data) != names:
-            missing, unknown = sorted(names - set(data)), sorted(set(data) - names)
-            raise ValueError(f"recipe: missing fields {missing}, unknown fields {unknown}")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return cls(**values)
+        """The inverse of `to_json`; ValueError for other fields and types."""
+        return from_json(cls, data, "recipe")
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:
@@ -158,3 +169,8 @@ def recipe_named(name: str, **overrides: Any) -> ViewRecipe:
             near = get_close_matches(field, known, n=1, cutoff=0.0)[0]
             raise ValueError(f"recipe: unknown field {field!r}: the nearest is {near!r}; there are {', '.join(known)}")
     return replace(RECIPES[name], **overrides)
+
+
+def default_block_views(num_views: int) -> int:
+    """Views per unit of a cache of so many: 6 where it divides them, else their largest divisor up to 12."""
+    return 6 if num_views % 6 == 0 else max(d for d in range(1, 13) if num_views % d == 0)

@@ -15,16 +15,17 @@ from shards.rng import stream
 from shards.views.blocks import render_block
 from shards.views.mixing import num_blocks
 from shards.views.view import render_views
-from shards.views.view_recipe import ViewRecipe
+from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
 from student.cost.cost_estimate import Rates
 from student.feed.teacher_source import TeacherAnswer
 from student.learn.loss import Labels
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Batch, Trainer
-from student.recipe.settings import TrainSettings
+from student.recipe.papers import chosen_recipe
+from student.recipe.settings import Precision, TrainSettings
 from student.recipe.student_recipe import StudentRecipe
-from teacher_cache.network.teacher import Teacher
+from teacher_cache.network.teacher import Teacher, load_teacher
 
 _SYNTHETIC = (375, 500)
 
@@ -61,6 +62,41 @@ def calibrate(
         unit_views=_views_per_s(render, views.block_views, seconds),
         source=f"measured here for {seconds:g} s each: batch {batch_size}, teacher {teacher.spec.name} "
         f"{teacher.spec.precision}, student {recipe.model} {settings.precision} on {device.type}, {images}",
+    )
+
+
+def measured_rates(
+    model: str,
+    teacher: str,
+    *,
+    index: ShardIndex | None,
+    batch_size: int,
+    seconds: float,
+    precision: Precision,
+    device: str,
+) -> Rates:
+    """The rates of this machine with DeiT's views, by names; the speed of a teacher does not depend on its weights."""
+    views = recipe_named("deit")
+    num_classes = index.num_classes if index else 1000
+    network = load_teacher(
+        teacher,
+        num_classes=num_classes,
+        precision=precision,
+        device=device,
+        pretrained=False,
+        input_size=views.size,
+        view_mean=views.mean,
+        view_std=views.std,
+    )
+    return calibrate(
+        chosen_recipe(model, name=None, stage=0, given={}, cached=views),
+        views,
+        TrainSettings(precision=precision, device=device),
+        network,
+        num_classes=num_classes,
+        batch_size=batch_size,
+        index=index,
+        seconds=seconds,
     )
 
 

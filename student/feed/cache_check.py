@@ -6,13 +6,14 @@ import numpy as np
 
 from shards.errors import CacheError
 from shards.index.shard_index import ShardIndex
-from shards.views.behaviour import behaviour_digest
+from shards.views.behaviour import behaviour_difference, behaviour_like
 from shards.views.view_recipe import ViewRecipe
 from student.feed.epoch_plan import needed_view_blocks
+from student.learn.losses.table import LOSSES, NONE
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.teacher import Teacher
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.spec import require_index
-from teacher_cache.store.zarr_store import TeacherCache
 
 
 class Views(NamedTuple):
@@ -40,11 +41,11 @@ def views_of_cache(
             f"{cache.url}: its teacher knows {spec.record.num_classes} classes, the shards have {index.num_classes}; "
             "the class order of teacher and labels must be the same"
         )
-    behaviour = behaviour_digest(spec.recipe)
-    if spec.behaviour != behaviour:
+    differ = behaviour_difference(spec.behaviour, behaviour_like(spec.behaviour, spec.recipe))
+    if differ:
         raise CacheError(
-            f"{cache.url}: this machine renders other pixels: expected behaviour digest {spec.behaviour}, got "
-            f"{behaviour}; install the library versions the cache was made with ({cache.made_with}), or make it here"
+            f"{cache.url}: this machine renders other pixels than the one that made it, in: {', '.join(differ)}; "
+            f"install the library versions the cache was made with ({cache.made_with}), or make it here"
         )
     num_views = _num_views(cache, views_used)
     for recipe in recipes:
@@ -53,10 +54,11 @@ def views_of_cache(
                 f"image_size: the views of {cache.url} are {spec.recipe.size} pixels wide, got {recipe.image_size} "
                 f"for {recipe.model}; set image_size={spec.recipe.size}, or make a cache at {recipe.image_size}"
             )
-        if recipe.distill == "soft" and spec.record.kind == "hard":
+        loss = LOSSES.get(recipe.distill)
+        if loss is not None and loss.needs_probabilities and not spec.record.entry.soft:
             raise ValueError(
-                f"distill: {cache.url} holds hard labels only, got soft; train with hard, or make a cache that keeps "
-                "probabilities (record kind lowrank)"
+                f"distill: {cache.url} holds hard labels only, got {recipe.distill}; train with hard, or make "
+                "a cache that keeps probabilities (record kind lowrank)"
             )
         _require_units(cache, recipe, num_views)
     return Views(spec.recipe, num_views)
@@ -73,7 +75,7 @@ def views_without_cache(
     for recipe in recipes:
         if recipe.image_size != chosen.size:
             raise ValueError(f"image_size: the views are {chosen.size} pixels wide, got {recipe.image_size}")
-        if recipe.distill != "none" and teacher is None:
+        if recipe.distill != NONE and teacher is None:
             raise ValueError(f"distill: {recipe.distill} needs a teacher; give --cache, or --online with --teacher")
     if teacher is not None:
         spec = teacher.spec

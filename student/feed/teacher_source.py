@@ -19,7 +19,7 @@ from student.feed.join import SlabLoader, require_same_pixels
 from student.feed.loader import LoadedBatch
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat
-from teacher_cache.store.zarr_store import TeacherCache
+from teacher_cache.store.cache import TeacherCache
 
 
 class TeacherAnswer:

@@ -21,8 +21,10 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from shards.errors import RunError
+from student.learn.losses.table import NONE
 from student.learn.process_group import unwrapped
-from student.recipe.student_recipe import StudentRecipe, unknown
+from student.recipe.names import unknown
+from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
 from teacher_cache.network.weights import read_weights
 
@@ -76,7 +78,7 @@ def make_student(
         set_layer_scale(model, recipe.layer_scale_init)
     if recipe.init_weights:
         load_weights(model, Path(recipe.init_weights), allow_new_classifier=True)
-    set_distilled(model, recipe.distill != "none")
+    set_distilled(model, recipe.distill != NONE)
     return model.train()
 
 

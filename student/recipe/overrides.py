@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from shards.views.view_recipe import ViewRecipe
-from student.recipe.student_recipe import StudentRecipe, unknown
+from student.recipe.names import unknown
+from student.recipe.student_recipe import StudentRecipe
 
 _HINTS: Mapping[str, Any] = MappingProxyType(get_type_hints(StudentRecipe))
 _VIEW_HINTS: Mapping[str, Any] = MappingProxyType(get_type_hints(ViewRecipe))

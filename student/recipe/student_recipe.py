@@ -1,19 +1,17 @@
-"""How a student is trained: every setting of a run as one frozen value, and the recipes of the papers by name.
+"""How a student is trained: every setting of a run as one frozen value.
 
-Facts: DeiT, arXiv:2012.12877 (table 9) and the defaults of the authors' `main.py`; DeiT-III, arXiv:2204.07118
-(table 1) and the commands of `README_revenge.md`. docs/recipes.md says where a default is ours and why. Where the
-authors' code has a quirk, a field names it: `lr_lag`, `decay_dist_token`, `reduction`, `layer_scale_init`,
-`drop_path_shape`. This file imports no torch: the CLI reads it for its help.
+The defaults are DeiT's; `student.recipe.papers` has the recipes by name. Where the authors' code has a quirk, a field
+names it: `lr_lag`, `decay_dist_token`, `reduction`, `layer_scale_init`, `drop_path_shape`. This file imports no torch.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
 
+from shards.values import from_json, require_fields, to_json
 from shards.views.view_recipe import RECIPES as VIEW_RECIPES
 from shards.views.view_recipe import ViewRecipe, recipe_named
-from student.recipe.zoo import model_entry
+from student.learn.losses.table import distillations
 
 Scalar = str | int | float | bool
 Value = Scalar | tuple[float, ...]
@@ -64,8 +62,8 @@ class StudentRecipe:
         layer_scale_init: initial LayerScale of models that have it; 0 leaves the model's own.
         ema_decay: per optimiser step; 0 is off.
         base_loss: "cross_entropy", or "binary" on `target > 0` (DeiT-III); label_smoothing inside the mixed target.
-        distill, distill_weight (λ), temperature (τ), reduction of the soft loss: "textbook" divides by the batch,
-            "reference" by batch × classes as the authors' code does.
+        distill ("none" or a name of `losses.table.LOSSES`), distill_weight (λ), temperature (τ), reduction of the soft
+            loss: "textbook" divides by the batch, "reference" by batch × classes as the authors' code does.
         view, view_overrides: the view recipe of a run without a cache, by name, and fields to change in it.
         eval_crop_pct: evaluation resizes the short side to image_size / eval_crop_pct and crops the centre.
     """
@@ -101,7 +99,7 @@ class StudentRecipe:
     ema_decay: float = 0.99996
     base_loss: Literal["cross_entropy", "binary"] = "cross_entropy"
     label_smoothing: float = 0.1
-    distill: Literal["none", "hard", "soft"] = "none"
+    distill: str = "none"
     distill_weight: float = 0.5
     temperature: float = 1.0
     reduction: Literal["textbook", "reference"] = "textbook"
@@ -119,6 +117,8 @@ class StudentRecipe:
                 raise ValueError(f"{name}: expected a number in [{low}, {high}], got {getattr(self, name)!r}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected two numbers in [0, 1), got {self.betas!r}")
+        if self.distill not in distillations():
+            raise ValueError(f"distill: expected one of {', '.join(distillations())}, got {self.distill!r}")
         if self.view not in VIEW_RECIPES:
             raise ValueError(f"view: expected one of {', '.join(sorted(VIEW_RECIPES))}, got {self.view!r}")
         for name in _TABLES:
@@ -155,22 +155,20 @@ class StudentRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types; `view_overrides` and `model_args` as objects."""
-        data = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        data = to_json(self)
         for name in _TABLES:
             data[name] = {k: list(v) if isinstance(v, tuple) else v for k, v in getattr(self, name)}
         return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "StudentRecipe":
-        """The inverse of `to_json`; ValueError for missing or unknown fields."""
-        names = {f.name for f in fields(cls)}
-        if set(data) != names:
-            missing, unknown = sorted(names - set(data)), sorted(set(data) - names)
-            raise ValueError(f"student recipe: missing fields {missing}, unknown fields {unknown}")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        """The inverse of `to_json`; ValueError for other fields and types."""
+        require_fields(cls, data, "student recipe")
         for name in _TABLES:
-            values[name] = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in data[name].items())
-        return cls(**values)
+            if not isinstance(data[name], Mapping):
+                raise ValueError(f"student recipe: {name}: expected an object, got {type(data[name]).__name__}")
+        pairs = {name: [list(item) for item in data[name].items()] for name in _TABLES}
+        return from_json(cls, {**data, **pairs}, "student recipe")
 
 
 def _check_type(name: str, hint: Any, value: Any) -> None:
@@ -183,118 +181,3 @@ def _check_type(name: str, hint: Any, value: Any) -> None:
     kinds: tuple[type, ...] = {float: (int, float), int: (int,), str: (str,), bool: (bool,)}.get(hint, (tuple,))
     if not isinstance(value, kinds) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(f"{name}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
-
-
-_FINETUNE: dict[str, Any] = {"finetune": True, "optimizer": "adamw", "lr_scaling": "none", "batch_size": 512}
-_DEIT3 = StudentRecipe(
-    name="deit3",
-    epochs=800,
-    batch_size=2048,
-    optimizer="lamb",
-    clip_grad=1.0,  # the fused LAMB of the authors bounds the gradient norm at 1 by default
-    lr=3e-3,
-    lr_scaling="none",
-    drop_path_shape="uniform",
-    layer_scale_init=1e-4,
-    base_loss="binary",
-    label_smoothing=0.0,
-    view="deit3",
-    eval_crop_pct=1.0,
-)
-_DEIT3_FINETUNE = replace(
-    _DEIT3,
-    **_FINETUNE,
-    epochs=20,
-    repeats=1,
-    clip_grad=0.0,
-    lr=1e-5,
-    weight_decay=0.1,
-    base_loss="cross_entropy",
-    label_smoothing=0.1,
-    view="deit",
-    view_overrides=(("erase_prob", 0.0),),
-)
-
-
-def _named() -> dict[str, StudentRecipe]:
-    """Every recipe by name; sizes of DeiT-III differ in lr, resolution and drop path."""
-    deit = StudentRecipe()
-    finetune = replace(
-        deit, **_FINETUNE, image_size=384, epochs=30, lr=5e-6, min_lr=5e-6, weight_decay=1e-8, drop_path=0.0
-    )
-    recipes = {
-        "deit": deit,
-        "deit_hard": replace(deit, distill="hard", distill_weight=0.5),
-        "deit_soft": replace(deit, distill="soft", distill_weight=0.1, temperature=3.0),
-        "deit_finetune384": finetune,
-        "deit_hard_finetune384": replace(finetune, distill="hard", distill_weight=0.5),
-        "deit3_small": replace(_DEIT3, lr=4e-3, drop_path=0.05),
-        "deit3_base": replace(_DEIT3, image_size=192, drop_path=0.2),
-        "deit3_large": replace(_DEIT3, image_size=192, drop_path=0.45),
-        "deit3_huge": replace(_DEIT3, image_size=160, drop_path=0.6),
-        "deit3_base_finetune224": replace(_DEIT3_FINETUNE, drop_path=0.2),
-        "deit3_large_finetune224": replace(_DEIT3_FINETUNE, drop_path=0.45),
-        "deit3_huge_finetune224": replace(_DEIT3_FINETUNE, drop_path=0.55),
-        "deit3_small_finetune384": replace(_DEIT3_FINETUNE, image_size=384, drop_path=0.0),
-        "deit3_base_finetune384": replace(_DEIT3_FINETUNE, image_size=384, drop_path=0.15),
-        "deit3_large_finetune384": replace(_DEIT3_FINETUNE, image_size=384, drop_path=0.4),
-    }
-    return {name: replace(recipe, name=name) for name, recipe in recipes.items()}
-
-
-STUDENT_RECIPES: dict[str, StudentRecipe] = _named()
-
-
-def student_recipe_named(name: str, *, model: str) -> StudentRecipe:
-    """The recipe of that name for a model; ValueError with the nearest name."""
-    if name not in STUDENT_RECIPES:
-        raise ValueError(unknown("recipe", name, STUDENT_RECIPES))
-    return replace(STUDENT_RECIPES[name], model=model)
-
-
-def recipe_for(model: str, *, stage: int = 0, with_cache: bool = False) -> StudentRecipe:
-    """The recipe a model is trained with.
-
-    Args:
-        model: a name of `student.recipe.zoo`, or any other timm name, which gets the recipe "deit".
-        stage: models that are trained, then fine-tuned, have more than one recipe in order; ValueError beyond.
-        with_cache: a student that is given a teacher cache learns from it: a recipe without distillation becomes
-            DeiT's hard distillation (λ = ½).
-    """
-    entry = model_entry(model)
-    names = entry.recipes if entry else ("deit",)
-    if not 0 <= stage < len(names):
-        raise ValueError(
-            f"stage: {model} is trained with {' then '.join(names)}; expected 0 … {len(names) - 1}, got {stage}"
-        )
-    recipe = student_recipe_named(names[stage], model=model)
-    if with_cache and recipe.distill == "none":
-        recipe = replace(recipe, distill="hard", distill_weight=0.5)
-    return recipe
-
-
-def with_cache_views(recipe: StudentRecipe, cached: ViewRecipe, *, explicit: Iterable[str] = ()) -> StudentRecipe:
-    """The recipe with the views of a cache; the views of a cached run are the cache's, always (law 5).
-
-    Args:
-        explicit: the keys the user set; ValueError when one of them asks for other views than the cache holds.
-    """
-    for key in explicit:
-        if key == "view" or key.startswith("view.") or key == "view_overrides":
-            raise ValueError(
-                f"{key}: the views of this run are those of the cache (recipe {cached.name!r}); drop the setting, or "
-                "train without a cache (--distill none), or build a cache with that recipe"
-            )
-        if key == "image_size" and recipe.image_size != cached.size:
-            raise ValueError(
-                f"image_size: the cache holds views of {cached.size} px, got {recipe.image_size}; drop the setting or "
-                "build a cache of that size"
-            )
-    return replace(recipe, image_size=cached.size)
-
-
-def unknown(what: str, got: str, known: Iterable[str]) -> str:
-    """The message for a name that does not exist, with the nearest one that does."""
-    names = sorted(known)
-    near = get_close_matches(got, names, n=1, cutoff=0.0)
-    return f"unknown {what} {got!r}: the nearest is {near[0]!r}; there are {', '.join(names)}"

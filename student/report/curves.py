@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from student.learn.losses.table import NONE
 from student.report.charts import Series, line_chart
 from student.report.page import figure, legend
 from student.report.stats import SeedGroup, best
@@ -33,15 +34,15 @@ def sweep_curves(found: Sequence[SeedGroup], top: SeedGroup | None) -> str:
 
 
 def _chosen(found: Sequence[SeedGroup], top: SeedGroup | None) -> list[SeedGroup]:
-    """The groups worth a curve: baseline, best hard, best soft at each τ (at most six), at the best cell's views."""
+    """The groups worth a curve: baseline, best of each loss and τ (at most four with a τ), at the best cell's views."""
     views = top.cell.views_used if top is not None else None
     here = [group for group in found if group.cell.views_used == views and group.runs]
     families: dict[tuple[str, float | None], list[SeedGroup]] = {}
     for group in here:
         families.setdefault((group.cell.distill, group.cell.temperature), []).append(group)
     champions = [champion for family in families.values() if (champion := best(family)) is not None]
-    soft = sorted((g for g in champions if g.cell.distill == "soft"), key=lambda g: -g.mean("top1"))[:4]
-    return [group for group in champions if group.cell.distill != "soft"] + sorted(soft, key=_tau)
+    warm = sorted((g for g in champions if g.cell.temperature is not None), key=lambda g: -g.mean("top1"))[:4]
+    return [group for group in champions if group.cell.temperature is None] + sorted(warm, key=_tau)
 
 
 def _tau(group: SeedGroup) -> float:
@@ -69,34 +70,37 @@ def _by_epoch(run: Run, metric: str) -> dict[int, float]:
 
 
 def _tau_curves(found: Sequence[SeedGroup]) -> str:
-    """Top-1 against τ, one line per λ: the map's rows as lines, where an optimum is easier to see."""
-    lines: dict[float, list[SeedGroup]] = {}
+    """Top-1 against τ, one line per loss and λ: the map's rows as lines, where an optimum is easier to see."""
+    lines: dict[tuple[str, float], list[SeedGroup]] = {}
     for group in found:
-        if group.cell.distill == "soft":
-            lines.setdefault(group.cell.distill_weight, []).append(group)
+        if group.cell.temperature is not None:
+            lines.setdefault((group.cell.distill, group.cell.distill_weight), []).append(group)
+    losses = list(dict.fromkeys(name for name, _ in lines))
     series = []
-    for colour, (weight, line) in enumerate(sorted(lines.items())):
+    for colour, ((name, weight), line) in enumerate(sorted(lines.items())):
         ordered = sorted(line, key=_tau)
         if len(ordered) > 1:
-            series.append(_range_line(f"λ {weight:g}", ordered, [_tau(group) for group in ordered], colour))
+            which = f"{name} " if len(losses) > 1 else ""
+            series.append(_range_line(f"{which}λ {weight:g}", ordered, [_tau(group) for group in ordered], colour))
     if not series:
         return ""
     chart = line_chart(series, title="Top-1 against τ", x_label="τ", y_label="top-1, %", log_x=True)
-    return figure("Top-1 against τ (soft)", chart, key=legend(series))
+    return figure(f"Top-1 against τ ({', '.join(losses)})", chart, key=legend(series))
 
 
 def _lambda_curves(found: Sequence[SeedGroup]) -> str:
-    """Top-1 against λ, one line for hard and per τ; all begin at the baseline, λ = 0."""
-    base = [group for group in found if group.cell.distill == "none"]
+    """Top-1 against λ, one line per loss and τ; all begin at the baseline, λ = 0."""
+    base = [group for group in found if group.cell.distill == NONE]
     lines: dict[tuple[str, float | None], list[SeedGroup]] = {}
     for group in found:
-        if group.cell.distill != "none":
+        if group.cell.distill != NONE:
             lines.setdefault((group.cell.distill, group.cell.temperature), list(base)).append(group)
+    several = len({distill for distill, tau in lines if tau is not None}) > 1
     series = []
     for colour, ((distill, tau), line) in enumerate(lines.items()):
         ordered = sorted(line, key=lambda group: group.cell.distill_weight)
         if len(ordered) > 1:
-            name = distill if tau is None else f"τ {tau:g}"
+            name = distill if tau is None else f"{distill} τ {tau:g}" if several else f"τ {tau:g}"
             series.append(_range_line(name, ordered, [group.cell.distill_weight for group in ordered], colour))
     if not series:
         return ""
@@ -124,7 +128,7 @@ def views_curve(found: Sequence[SeedGroup]) -> str:
         if group.values("top1") and group.cell.views_used is not None:
             by_setting.setdefault(group.cell.setting[:3], []).append(group)
     picked = [line for line in by_setting.values() if len(line) > 1]
-    picked.sort(key=lambda line: (line[0].cell.distill != "none", -max(group.mean("top1") for group in line)))
+    picked.sort(key=lambda line: (line[0].cell.distill != NONE, -max(group.mean("top1") for group in line)))
     series = []
     for colour, line in enumerate(picked[:6]):
         line.sort(key=lambda group: group.cell.views_used or 0)

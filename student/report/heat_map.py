@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from student.learn.losses.table import loss_named
 from student.report.charts import ink_on, ramp
 from student.report.page import escape
 from student.report.stats import SeedGroup, told_apart
@@ -73,9 +74,9 @@ def heat_map(
     # One scale for all maps of a page: colours of different numbers of views can be compared.
     means = [m for group in found if math.isfinite(m := group.mean(style.metric))]
     scale = (min(means), max(means)) if means else (0.0, 1.0)
-    columns = _columns(grid)
+    columns = grid.columns()
     draw = _Drawer(style, scale, best, noise)
-    head = "".join(f'<th scope="col">{escape("hard" if tau is None else f"τ {tau:g}")}</th>' for _, tau in columns)
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in grid.column_names())
     rows = _baseline_row(draw, shown.get(("none", 0.0, None, views_used)), len(columns))
     for weight in sorted(weight for weight in grid.weights if weight > 0):
         cells = "".join(draw.cell(shown.get((kind, weight, tau, views_used))) for kind, tau in columns)
@@ -86,13 +87,6 @@ def heat_map(
         f'<caption hidden>{escape(caption)}</caption><thead><tr><th scope="col"></th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody>{foot}</table></div>{_scale(scale, style) if means else ''}"
     )
-
-
-def _columns(grid: Grid) -> list[tuple[str, float | None]]:
-    columns: list[tuple[str, float | None]] = [("hard", None)] if "hard" in grid.distillations else []
-    if "soft" in grid.distillations:
-        columns += [("soft", tau) for tau in sorted(grid.temperatures)]
-    return columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +145,7 @@ def _fidelity_rows(columns: Sequence[tuple[str, float | None]], fidelity: Mappin
     cells, words = "", ""
     for kind, tau in columns:
         found = fidelity.get(tau) if tau is not None else None
-        if kind == "hard":
+        if not loss_named(kind).needs_probabilities:
             cells, words = cells + "<td>exact</td>", words + '<td class="ok">faithful</td>'
             continue
         error = found.gradient_error if found else math.nan

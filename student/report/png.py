@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from student.learn.losses.table import NONE
 from student.report.charts import ink_on, ramp
 from student.report.runs_page import curve, labels
 from student.report.stats import SeedGroup, groups
@@ -21,7 +22,7 @@ _DPI = 160
 def sweep_pngs(sweep: Sweep, folder: Path) -> Iterator[Path]:
     """Write one map of top-1 per number of views; yields the files, none for a sweep of nothing but baselines."""
     found = groups(sweep)
-    if not any(group.cell.distill != "none" for group in found):
+    if not any(group.cell.distill != NONE for group in found):
         return
     for views in sweep.grid.views_used:
         shown = {group.cell.setting: group for group in found if group.cell.views_used == views}
@@ -48,8 +49,7 @@ def run_pngs(runs: Sequence[Run], folder: Path) -> Iterator[Path]:
 
 def _map_figure(found: Sequence[SeedGroup], grid: Grid, views: int | None) -> Figure:
     weights = sorted(weight for weight in grid.weights if weight > 0)
-    columns: list[tuple[str, float | None]] = [("hard", None)] if "hard" in grid.distillations else []
-    columns += [("soft", tau) for tau in sorted(grid.temperatures)] if "soft" in grid.distillations else []
+    columns = grid.columns()
     by_setting = {group.cell.setting: group for group in found}
     cells = [[by_setting.get((kind, weight, tau, views)) for kind, tau in columns] for weight in weights]
     values = [[group.mean("top1") if group else math.nan for group in row] for row in cells]
@@ -66,7 +66,7 @@ def _map_figure(found: Sequence[SeedGroup], grid: Grid, views: int | None) -> Fi
                 ink = ink_on(ramp((mean - low) / (high - low) if high > low else 0.5))
                 text = f"{mean:.2f}" + (f"\n± {spread:.2f}" if math.isfinite(spread) else "")
                 axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
-    axes.set_xticks(range(len(columns)), ["hard" if tau is None else f"τ {tau:g}" for _, tau in columns])
+    axes.set_xticks(range(len(columns)), grid.column_names())
     axes.set_yticks(range(len(weights)), [f"λ {weight:g}" for weight in weights])
     axes.set_title(_title(by_setting.get(("none", 0.0, None, views))), fontsize=9)
     figure.colorbar(image, ax=axes, label="top-1, %")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from student.learn.losses.table import LOSSES, NONE
 from student.report.charts import Series, line_chart, number
 from student.report.page import Tile, details, escape, figure, legend, page, section, table, tiles
 from student.run.run_reader import Point, Run
@@ -78,10 +79,12 @@ def _results(runs: Sequence[Run], names: Sequence[str], best: Run | None) -> str
 def distillation(run: Run) -> str:
     """How the run was taught, in words."""
     kind = run.setting("distill", "none")
-    if kind == "none":
+    if kind == NONE:
         return "no teacher"
+    loss = LOSSES.get(kind)  # a run of a newer version may name a loss that is not here
     text = f"{kind}, λ {run.setting('distill_weight', math.nan):g}"
-    return text + (f", τ {run.setting('temperature', math.nan):g}" if kind == "soft" else "")
+    tau = f", τ {run.setting('temperature', math.nan):g}" if loss is not None and loss.uses_temperature else ""
+    return text + tau
 
 
 def fixed(value: float, digits: int) -> str:

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from student.learn.losses.table import NONE
 from student.run.run_reader import Run
 from student.sweep.grid import Cell
 from student.sweep.sweep_directory import CellResult, Sweep
@@ -63,7 +64,7 @@ class SeedGroup:
 
 def setting_label(cell: Cell) -> str:
     """A cell without its seed, in words."""
-    if cell.distill == "none":
+    if cell.distill == NONE:
         text = "no teacher"
     else:
         text = f"{cell.distill} λ {cell.distill_weight:g}"
@@ -87,7 +88,7 @@ def best(found: Sequence[SeedGroup], metric: str = "top1") -> SeedGroup | None:
 
 def baseline(found: Sequence[SeedGroup], views_used: int | None) -> SeedGroup | None:
     """The group without a teacher at the same number of views."""
-    return next((g for g in found if g.cell.distill == "none" and g.cell.views_used == views_used), None)
+    return next((g for g in found if g.cell.distill == NONE and g.cell.views_used == views_used), None)
 
 
 def pooled_spread(found: Sequence[SeedGroup], metric: str = "top1") -> float:
@@ -143,7 +144,7 @@ def forward_count(sweep: Sweep) -> ForwardCount:
     seen = [
         _images_seen(result.run)
         for result in sweep.results
-        if result.cell.distill != "none" and result.run is not None and result.run.finished
+        if result.cell.distill != NONE and result.run is not None and result.run.finished
     ]
     seen = [images for images in seen if math.isfinite(images)]
     spent = sweep.facts.get("cache", {}).get("forwards_spent")

@@ -21,9 +21,11 @@ from shards.views.mixing import prepare
 from shards.views.view import render_views
 from shards.views.view_recipe import ViewRecipe
 from student.learn.evaluation import eval_views
+from student.learn.losses.table import NONE, loss_named
 from student.learn.network import bare_model, heads, load_weights
 from student.learn.process_group import unwrapped
-from student.recipe.student_recipe import StudentRecipe, recipe_for
+from student.recipe.papers import recipe_for
+from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
 from teacher_cache.network.weights import read_weights
 
@@ -189,16 +191,20 @@ def _likeliest(
     return tuple((int(i), names[int(i)], float(p)) for p, i in zip(best.values, best.indices, strict=True))
 
 
+def _taught(recipe: StudentRecipe) -> str:
+    """How the student was taught, in words: the loss, and what it reads of the recipe."""
+    if recipe.distill == NONE:
+        return "without a teacher"
+    loss = loss_named(recipe.distill)
+    words = {"temperature": f", τ = {recipe.temperature}", "reduction": f", {recipe.reduction} reduction"}
+    said = "".join(words.get(field, f", {field} = {getattr(recipe, field)}") for field in loss.fields)
+    return f"{loss.title} from a teacher cache, λ = {recipe.distill_weight}{said}"
+
+
 def model_card(info: ExportInfo, weights: str) -> str:
     """A Markdown page: what the model is, how it was trained, what it was measured to do, how to load it."""
     recipe, entry = info.recipe, model_entry(info.recipe.model)
-    taught = {
-        "none": "without a teacher",
-        "hard": f"hard distillation from a teacher cache, λ = {recipe.distill_weight}",
-        "soft": f"soft distillation from a teacher cache, λ = {recipe.distill_weight}, τ = {recipe.temperature}, "
-        f"{recipe.reduction} reduction",
-    }[recipe.distill]
-    lines = [f"# {recipe.model}", "", f"{info.num_classes} classes, {recipe.image_size} px, {taught}.", ""]
+    lines = [f"# {recipe.model}", "", f"{info.num_classes} classes, {recipe.image_size} px, {_taught(recipe)}.", ""]
     if entry:
         shape = f"width {entry.dim}, {entry.depth} blocks, {entry.heads} heads, patches of {entry.patch} px"
         changed = ", ".join(f"{name} = {value}" for name, value in recipe.model_args)

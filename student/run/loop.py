@@ -33,7 +33,7 @@ from student.recipe.student_recipe import StudentRecipe
 from student.run.run_events import Event, Scheduled, Stopped
 from student.run.students import StudentJob, Students, together
 from teacher_cache.network.teacher import Teacher
-from teacher_cache.store.zarr_store import TeacherCache
+from teacher_cache.store.cache import TeacherCache
 
 __all__ = ["StudentJob", "train", "train_many"]
 

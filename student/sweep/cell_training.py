@@ -19,7 +19,7 @@ from student.run.students import StudentJob
 from student.sweep.grid import Cell, Grid
 from student.sweep.sweep_loop import CellJob, CellOutcome, CellProgress, Halted
 from teacher_cache.inspect.status import cache_fidelity, cache_status
-from teacher_cache.store.zarr_store import TeacherCache
+from teacher_cache.store.cache import TeacherCache
 
 _FIDELITY_UNITS = 256
 
@@ -33,7 +33,7 @@ class SweepTraining:
         settings: of every pass; a cell decides its seed and its views.
         index, val_index: training and validation shards.
         cache: the teacher cache.
-        local_rank: which GPU of this machine, with device "cuda".
+        world: of `--spread`; each of its processes has a GPU of its own and shares the machine's memory.
     """
 
     recipe: StudentRecipe
@@ -42,7 +42,7 @@ class SweepTraining:
     cache: TeacherCache
     val_index: ShardIndex
     shard_cache_dir: Path | None = None
-    local_rank: int = 0
+    world: World = World()  # noqa: RUF009 - a value
 
     def common(self) -> dict[str, Any]:
         """What must not change between the cells of a sweep, as JSON: recipe, precision, shards, cache."""
@@ -55,11 +55,8 @@ class SweepTraining:
             "cache": self.cache.spec.fingerprint,
         }
 
-    def check(self, grid: Grid, *, together: int, sharing: int = 1) -> None:
+    def check(self, grid: Grid, *, together: int) -> None:
         """Raise now what the passes would raise before their first step, and what memory forbids.
-
-        Args:
-            sharing: processes of `--spread` that share this device's memory, each with a pass of its own.
 
         Raises:
             ValueError, CacheError, ShardError: as `train_many`; ValueError when `together` students do not fit.
@@ -73,6 +70,8 @@ class SweepTraining:
             parts=self.settings.accumulate,
             batches_ahead=self.settings.prefetch * max(1, self.settings.workers),
         )
+        # GPUs are one to a process; the memory of the machine is shared by all that torchrun has started on it.
+        sharing = self.world.local_size if device.type == "cpu" else 1
         require_memory(need, free_bytes(device) // sharing, str(device))
         for views in grid.views_used:
             first = [cell for cell in grid.cells() if cell.views_used == views and cell.seed == grid.seeds[0]]
@@ -109,24 +108,24 @@ class SweepTraining:
             val_index=self.val_index,
             shard_cache_dir=self.shard_cache_dir,
             # Alone on its device, also where `--spread` shares the sweep among the ranks of a job.
-            world=World(local_rank=self.local_rank),
+            world=World(local_rank=self.world.local_rank),
         )
 
     def _device(self) -> torch.device:
         name = self.settings.device
-        return torch.device(f"cuda:{self.local_rank}" if name == "cuda" else name)
+        return torch.device(f"cuda:{self.world.local_rank}" if name == "cuda" else name)
 
 
 def cache_facts(cache: TeacherCache, temperatures: Sequence[float]) -> Mapping[str, Any]:
     """What a report says of a cache: teacher, views, bytes, forwards, and the true error of the records at each τ.
 
-    Reads a sample of units. An exact record ("dense") has no error; where a record cannot be measured there are no
+    Reads a sample of units. An exact record has no error; where a record cannot be measured there are no
     rows, and the report says so.
     """
     spec, status = cache.spec, cache_status(cache)
     per_view = sum(status.bytes_per_view.values())
     record = spec.record
-    if record.kind == "dense":
+    if record.entry.soft and record.entry.exact:
         rows = [{"temperature": t, "gradient_error": 0.0, "kl": 0.0, "kl_p99": 0.0, "bias": 0.0} for t in temperatures]
     else:
         measured = cache_fidelity(cache, max_units=_FIDELITY_UNITS, temperatures=temperatures) if temperatures else []

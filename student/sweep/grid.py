@@ -1,28 +1,26 @@
 """The cells of an ablation: a λ × τ × loss × seed × views grid without duplicates.
 
-Hard distillation ignores τ, so it has one cell per λ; λ = 0 is the baseline without a teacher, the same for every loss
-and every τ, so it has one cell per seed. What remains is trained exactly once.
+A loss that does not read τ, such as hard distillation, has one cell per λ; λ = 0 is the baseline without a teacher, the
+same for every loss and every τ, so it has one cell per seed. What remains is trained exactly once.
 """
 
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Distill = Literal["none", "hard", "soft"]
-
-DISTILLATIONS: tuple[Distill, ...] = ("hard", "soft")
+from student.learn.losses.table import LOSSES, NONE, loss_named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """One student of the grid.
 
-    `temperature` is None where it has no meaning (hard, none); `views_used` is None for all views of the cache.
+    `temperature` is None where it has no meaning; `views_used` is None for all views of the cache.
     """
 
-    distill: Distill
+    distill: str
     distill_weight: float
     temperature: float | None
     seed: int
@@ -32,7 +30,7 @@ class Cell:
     def name(self) -> str:
         """A readable directory name, unique in a grid: `soft-l0.5-t3-s0`, `hard-l0.5-s0`, `none-s0`, `…-v12`."""
         parts: list[str] = [self.distill]
-        if self.distill != "none":
+        if self.distill != NONE:
             parts.append(f"l{self.distill_weight!r}".removesuffix(".0"))
         if self.temperature is not None:
             parts.append(f"t{self.temperature!r}".removesuffix(".0"))
@@ -62,8 +60,8 @@ class Grid:
 
     Args:
         weights: λ, each in [0, 1]; 0 is the baseline.
-        temperatures: τ, each positive; needed when "soft" is among `distillations`.
-        distillations: "hard", "soft" or both.
+        temperatures: τ, each positive; needed when a loss of `distillations` reads it.
+        distillations: names of losses.
         seeds: one student per cell and seed.
         views_used: how many views of the cache a student cycles through; None means all of them.
 
@@ -73,7 +71,7 @@ class Grid:
 
     weights: tuple[float, ...]
     temperatures: tuple[float, ...]
-    distillations: tuple[Distill, ...] = DISTILLATIONS
+    distillations: tuple[str, ...] = ("hard", "soft")
     seeds: tuple[int, ...] = (0,)
     views_used: tuple[int | None, ...] = (None,)
 
@@ -82,7 +80,7 @@ class Grid:
         for axis in ("weights", "temperatures"):
             object.__setattr__(self, axis, tuple(float(value) + 0.0 for value in getattr(self, axis)))
         _check(self.weights, "lambda", lambda value: 0 <= value <= 1, "numbers in [0, 1]")
-        _check(self.distillations, "distill", lambda value: value in DISTILLATIONS, " or ".join(DISTILLATIONS))
+        _check(self.distillations, "distill", lambda value: value in LOSSES, " or ".join(LOSSES))
         _check(self.seeds, "seeds", lambda value: value >= 0, "integers from 0")
         _check(self.views_used, "views-used", lambda value: value is None or value >= 1, "positive integers")
         if self._needs_tau or self.temperatures:
@@ -90,7 +88,8 @@ class Grid:
 
     @property
     def _needs_tau(self) -> bool:
-        return "soft" in self.distillations and any(weight > 0 for weight in self.weights)
+        varied = any(loss_named(name).uses_temperature for name in self.distillations)
+        return varied and any(weight > 0 for weight in self.weights)
 
     def cells(self) -> tuple[Cell, ...]:
         """Every cell once: grouped by views and seed (what can share a pass over the data), baseline first."""
@@ -102,12 +101,29 @@ class Grid:
 
     def _cells_of(self, views: int | None, seed: int) -> Iterator[Cell]:
         if any(weight == 0 for weight in self.weights):
-            yield Cell(distill="none", distill_weight=0.0, temperature=None, seed=seed, views_used=views)
+            yield Cell(distill=NONE, distill_weight=0.0, temperature=None, seed=seed, views_used=views)
         for distill, weight in itertools.product(self.distillations, self.weights):
             if weight == 0:
                 continue
-            for tau in self.temperatures if distill == "soft" else (None,):
+            for tau in self.temperatures if loss_named(distill).uses_temperature else (None,):
                 yield Cell(distill=distill, distill_weight=weight, temperature=tau, seed=seed, views_used=views)
+
+    def columns(self) -> tuple[tuple[str, float | None], ...]:
+        """Loss and τ of each column of a map, τ ascending; None where the loss does not read it."""
+        taus = tuple(sorted(self.temperatures))
+        return tuple(
+            (name, tau)
+            for name in LOSSES
+            if name in self.distillations
+            for tau in (taus if loss_named(name).uses_temperature else (None,))
+        )
+
+    def column_names(self) -> tuple[str, ...]:
+        """What the columns of a map are called: "hard", "τ 2"; with several losses that read τ, "soft τ 2"."""
+        several = sum(loss_named(name).uses_temperature for name in self.distillations) > 1
+        return tuple(
+            name if tau is None else f"{name} τ {tau:g}" if several else f"τ {tau:g}" for name, tau in self.columns()
+        )
 
     def groups(self, together: int) -> tuple[tuple[Cell, ...], ...]:
         """The cells in groups of at most `together` that see the same batches (same seed, same views)."""

@@ -25,11 +25,11 @@ from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.calibration import calibration_logits, calibration_sample
 from teacher_cache.stage1.opening import cache_spec
 from teacher_cache.stage1.stage1_events import BatchDone
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import fidelity_count
 from teacher_cache.store.header import require_views
 from teacher_cache.store.layout import FIDELITY_AT, FIDELITY_LOGIT
 from teacher_cache.store.spec import CacheSpec
-from teacher_cache.store.zarr_store import TeacherCache
 
 # N views, C classes, V views of a unit, R rows.
 
@@ -53,7 +53,7 @@ class Plan:
         fidelity_bytes: of those, in the whole cache, before compression.
         views_per_s: of one process like this one.
         hours: of `num_processes` such processes, padding of last batches included.
-        errors: per τ, of views the basis was not fitted on; empty for exact records ("dense") and "hard".
+        errors: per τ, of views the basis was not fitted on; empty where there is no error to measure.
         num_measured: views behind `errors`. num_timed: views behind `views_per_s`.
     """
 
@@ -119,7 +119,7 @@ def plan_cache(
     total = index.num_samples * num_views
     batches = sum(-(-int(rows) // batch_size) for rows in index.rows_S) * num_views
     num_units = index.num_shards * num_views // recipe.block_views
-    measurable = record.kind not in ("hard", "dense")
+    measurable = record.entry.measurable
     yield Plan(
         num_views=total,
         num_units=num_units,

@@ -23,7 +23,7 @@ from shards.views.view import ViewParams, decoded_size, view_params
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.record.codec import RecordCodec
 from teacher_cache.record.fidelity import signed
-from teacher_cache.store.zarr_store import TeacherCache
+from teacher_cache.store.cache import TeacherCache
 
 # V views; H, W of a view; C = 3; B rows of a block.
 
@@ -118,7 +118,7 @@ def top_classes(
         view_block, place = divmod(view, cache.views_per_unit)
         unit = cache.read_unit(view_block, shard)
         record = {name: torch.from_numpy(signed(unit[name][place, row : row + 1])) for name in cache.row_fields}
-        if cache.spec.record.kind == "hard":
+        if not cache.spec.record.entry.soft:
             found[view] = [(names[int(codec.hard_label(record)[0])], float("nan"))]
             continue
         best = torch.topk(codec.log_prob(record, 1.0)[0].exp(), min(count, index.num_classes))

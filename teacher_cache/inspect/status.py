@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from shards.rng import stream
 from teacher_cache.record.codec import RecordCodec
 from teacher_cache.record.fidelity import TEMPERATURES, Fidelity, record_fidelity
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
 from teacher_cache.store.ledger import entry_key
+from teacher_cache.store.spec import CacheSpec
 from teacher_cache.store.unit import Arrays
-from teacher_cache.store.zarr_store import TeacherCache
 
 _SHADES = "·░▒▓█"
 _RECENT = 64
@@ -113,7 +115,7 @@ def cache_fidelity(
         max_units: how many units, in seeded order, are read at the most.
     """
     found = list(fidelity_sample(cache, max_units))
-    if not found or cache.spec.record.kind == "hard":
+    if not found or not cache.spec.record.entry.soft:
         return []
     codec = RecordCodec(cache.spec.record, cache.basis)
     logit_BC = np.concatenate([logits for _, logits in found])
@@ -143,6 +145,19 @@ def status_lines(status: Status, width: int = 64, height: int = 16) -> list[str]
                 f"speed of the last commits: {status.views_per_s:.1f} views/s; {_duration(status.seconds_left)} left"
             )
     return lines
+
+
+def status_json(status: Status, spec: CacheSpec) -> dict[str, Any]:
+    """Spec, coverage and bytes as plain JSON values."""
+    return {
+        "spec": spec.to_json(),
+        "fingerprint": spec.fingerprint,
+        "units_done": int(status.done_BS.sum()),
+        "units": int(status.done_BS.size),
+        "whole_views": status.num_whole_views,
+        "bytes_per_view": sum(status.bytes_per_view.values()),
+        "bytes_per_view_by_array": status.bytes_per_view,
+    }
 
 
 def save_picture(status: Status, path: Path) -> None:

@@ -18,11 +18,11 @@ from shards.views.blocks import ViewBatch, render_block
 from shards.views.mixing import num_blocks, prepare
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
 from teacher_cache.store.layout import PIXEL_DIGEST
 from teacher_cache.store.spec import require_index
 from teacher_cache.store.unit import Arrays
-from teacher_cache.store.zarr_store import TeacherCache
 
 # B samples of a batch (views × rows of a block), C classes.
 
@@ -196,7 +196,7 @@ def _distances(
     at = (batch.view_B % cache.views_per_unit, batch.row_B)
     mine = {name: torch.from_numpy(repeated[name]) for name in repeated}
     theirs = {name: torch.from_numpy(np.ascontiguousarray(stored[name][at])) for name in repeated}
-    if cache.spec.record.kind == "hard":
+    if not cache.spec.record.entry.soft:
         return (codec.hard_label(mine) != codec.hard_label(theirs)).double().numpy()
     probability = [codec.log_prob(record, 1.0).double().exp() for record in (mine, theirs)]
     distance_B: NDArray[np.float64] = (0.5 * (probability[0] - probability[1]).abs().sum(dim=-1)).numpy()

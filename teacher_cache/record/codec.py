@@ -7,26 +7,19 @@ Legend: B rows of a batch, C classes.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from teacher_cache.record.dense import Dense8Codec, DenseCodec, HardCodec
+from teacher_cache.record.kinds.record_kind import Field, KindCodec
+from teacher_cache.record.kinds.table import KINDS
 from teacher_cache.record.peaks import require_finite
-from teacher_cache.record.ranked import RankedCodec
-from teacher_cache.record.record_format import KINDS, Field, RecordFormat
+from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.record.tail_basis import TailBasis, fit_basis
 
 __all__ = ["KINDS", "Field", "RecordCodec", "RecordFormat", "TailBasis", "fit_basis"]
-
-
-class _Codec(Protocol):
-    def encode(self, logit_BC: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]: ...
-
-    def log_prob(self, record: Mapping[str, Tensor], temperature: float) -> Tensor: ...
 
 
 class RecordCodec:
@@ -34,7 +27,7 @@ class RecordCodec:
 
     Args:
         record_format: what to keep.
-        basis: fitted by `fit_basis` for "topk" and "lowrank"; None for the other kinds.
+        basis: fitted by `fit_basis` for kinds that need one; None for the others.
 
     Raises:
         ValueError: a basis is missing, superfluous, or was fitted for another format.
@@ -72,7 +65,7 @@ class RecordCodec:
             temperature: τ > 0.
 
         Raises:
-            ValueError: τ is not positive, or the record is of kind "hard".
+            ValueError: τ is not positive, or the kind holds no probabilities.
         """
         if not temperature > 0:
             raise ValueError(f"temperature: expected τ > 0, got {temperature}")
@@ -81,20 +74,16 @@ class RecordCodec:
     @property
     def num_clamped(self) -> int:
         """Rows encoded so far with a value beyond the ranges that the calibration set; the record holds the limit."""
-        return self._codec.num_clamped if isinstance(self._codec, RankedCodec) else 0
+        return self._codec.num_clamped
 
     def hard_label(self, record: Mapping[str, Tensor]) -> Tensor:
         """The teacher's first class, (B,) int64: the first index of the largest logit, as it was when encoded."""
         return record["class_index"][:, 0].to(torch.int64)
 
 
-def _codec_of(record_format: RecordFormat, basis: TailBasis | None) -> _Codec:
-    if record_format.needs_basis:
-        if basis is None:
-            raise ValueError(f"record kind {record_format.kind!r} needs a tail basis: fit one with fit_basis")
-        return RankedCodec(record_format, basis)
-    if basis is not None:
+def _codec_of(record_format: RecordFormat, basis: TailBasis | None) -> KindCodec:
+    if record_format.needs_basis and basis is None:
+        raise ValueError(f"record kind {record_format.kind!r} needs a tail basis: fit one with fit_basis")
+    if not record_format.needs_basis and basis is not None:
         raise ValueError(f"record kind {record_format.kind!r} takes no tail basis")
-    if record_format.kind == "hard":
-        return HardCodec(record_format)
-    return DenseCodec(record_format) if record_format.kind == "dense" else Dense8Codec(record_format)
+    return record_format.entry.codec(record_format, basis)

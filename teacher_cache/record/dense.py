@@ -20,6 +20,8 @@ _MAX_RANGE = 1e30
 class HardCodec:
     """The first class only: two bytes, enough for hard distillation."""
 
+    num_clamped = 0
+
     def __init__(self, record_format: RecordFormat) -> None:
         """Keep the format."""
         self._index_dtype = record_format.index_dtype
@@ -38,6 +40,8 @@ class HardCodec:
 
 class DenseCodec:
     """All logits as float32: lossless."""
+
+    num_clamped = 0
 
     def __init__(self, record_format: RecordFormat) -> None:
         """Keep the format."""
@@ -59,6 +63,8 @@ class Dense8Codec:
     The exponent makes the steps near the maximum finer, where a softmax at small τ looks; code 0 belongs to the first
     class alone, so ties do not move it.
     """
+
+    num_clamped = 0
 
     def __init__(self, record_format: RecordFormat) -> None:
         """Keep the format."""

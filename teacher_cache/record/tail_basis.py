@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.errors import CacheError
 from teacher_cache.record.conditional_mean import predict
 from teacher_cache.record.levels import fit_levels
 from teacher_cache.record.peaks import Ranked, centred, rank, require_finite
@@ -33,6 +34,7 @@ _TINY = 1e-12
 _MIN_ROWS = 8
 _MIN_RANK = 64
 _MAX_RANK = 1024
+_MAX_LOGIT = 1e12  # the fit squares and sums logits in float32
 _PULLS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -97,7 +99,7 @@ def fit_basis(logit_NC: NDArray[Any], record_format: RecordFormat) -> TailBasis:
 
     Raises:
         ValueError: the kind takes no basis, the shape is not (N, C), or there are fewer than 8 rows.
-        CacheError: a row holds NaN or infinity.
+        CacheError: a row holds NaN or infinity, or logits too large to be squared in float32.
     """
     logit_NC = np.asarray(logit_NC)
     if not record_format.needs_basis:
@@ -108,6 +110,11 @@ def fit_basis(logit_NC: NDArray[Any], record_format: RecordFormat) -> TailBasis:
         )
     require_finite(logit_NC)
     z_NC = centred(logit_NC.astype(np.float32, copy=False))
+    if (largest := float(np.abs(z_NC).max())) > _MAX_LOGIT:
+        raise CacheError(
+            f"calibration logits: expected at most {_MAX_LOGIT:.0e} from their mean, got {largest:.3g}; check the "
+            "teacher's weights, or keep its logits whole with --record dense"
+        )
     ranked = rank(z_NC, record_format.k)
     tail_NC = np.minimum(z_NC, ranked.edge_B1)
     tail_bits = 8 * record_format.tail_bytes
@@ -174,6 +181,7 @@ def _held_out(tail_NC: NDArray[np.float32], ranked: Ranked, max_rank: int) -> _H
         code_Br = left_BC @ basis_Cr
         fold_variance_r = _mean_square(code_Br)
         fold_noise_C = _noise(left_BC - code_Br @ basis_Cr.T)
+        fold_noise_C = np.maximum(fold_noise_C, _least_noise(basis_Cr, fold_variance_r, ranked.class_BK.shape[1]))
         variance_r += fold_variance_r / num_folds
         noise_C += fold_noise_C / num_folds
         for p, pull in enumerate(_PULLS):
@@ -224,6 +232,16 @@ def _noise(left_BC: NDArray[Any]) -> NDArray[np.float64]:
     """Variance per class, never near zero: the prediction divides by it."""
     noise_C = _mean_square(left_BC)
     return np.asarray(np.maximum(noise_C, 0.1 * noise_C.mean() + 1e-6))
+
+
+def _least_noise(basis_Cr: NDArray[Any], variance_r: NDArray[np.float64], num_kept: int) -> float:
+    """Noise below which the float32 Cholesky factor of k kept classes may fail: 4·k²·ε of the largest class variance.
+
+    Higham, Accuracy and Stability of Numerical Algorithms (2002), theorem 10.7. A teacher whose logits span fewer
+    dimensions than its classes, or whose logits are huge, has less than that; real ones have hundreds of times as much.
+    """
+    largest = float((np.square(basis_Cr, dtype=np.float64) @ variance_r).max(initial=0.0))
+    return 4 * num_kept**2 * float(np.finfo(np.float32).eps) * largest
 
 
 def _principal(tail_NC: NDArray[np.float32], rank: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

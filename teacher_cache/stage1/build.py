@@ -15,6 +15,7 @@ from shards.index.shard_index import ShardIndex
 from shards.views.mixing import num_blocks
 from shards.world import World
 from teacher_cache.network.teacher import Teacher
+from teacher_cache.stage1.agreement import disagrees, mean_agreement
 from teacher_cache.stage1.encoding import GroupAnswer, UnitWriter
 from teacher_cache.stage1.rendering import RenderedBlock, Task, prepared_batch, rendered_blocks
 from teacher_cache.stage1.stage1_events import (
@@ -28,8 +29,8 @@ from teacher_cache.stage1.stage1_events import (
     UnitStarted,
 )
 from teacher_cache.stage1.walk import share, walk_order
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
-from teacher_cache.store.zarr_store import TeacherCache
 
 __all__ = ["build_cache"]
 
@@ -96,6 +97,7 @@ class _Run:
         self.should_stop = should_stop
         self.recipe = cache.spec.recipe
         self.skipped: list[UnitId] = []
+        self.agreement: list[float] = []
         self.views_done, self.forwards_before, self.began = 0, teacher.num_forwards, time.monotonic()
 
     def tasks(self, order: Sequence[UnitId]) -> Iterator[Task]:
@@ -129,6 +131,7 @@ class _Run:
             yield UnitSkipped(unit=unit)
             return
         done = writer.commit()
+        self.agreement.append(done.label_agreement)
         yield UnitCommitted(
             unit=unit,
             written=done.written,
@@ -148,12 +151,15 @@ class _Run:
 
     def finished(self) -> BuildFinished:
         """What this run did."""
+        agreement = mean_agreement(self.agreement)
         return BuildFinished(
             stopped=self.should_stop(),
             num_forwards=self.teacher.num_forwards - self.forwards_before,
             views_done=self.views_done,
             seconds=time.monotonic() - self.began,
             missing_units=len(self.cache.missing()),
+            label_agreement=agreement,
+            labels_disagree=disagrees(agreement, self.teacher.num_classes),
         )
 
     def skips(self) -> Iterator[UnitSkipped]:

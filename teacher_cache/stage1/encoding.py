@@ -15,8 +15,8 @@ from shards.errors import CacheError
 from shards.index.shard_index import ShardIndex
 from teacher_cache.record.codec import RecordCodec
 from teacher_cache.stage1.rendering import RenderedBlock
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
-from teacher_cache.store.zarr_store import TeacherCache
 
 # V views of a unit, R rows of its shard, B teacher batch, G rows of it that count, C classes, F fidelity positions.
 

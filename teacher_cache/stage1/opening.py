@@ -8,6 +8,7 @@ import fcntl
 import time
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,16 @@ import numpy as np
 from shards.errors import CacheError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
-from shards.views.behaviour import behaviour_digest
+from shards.views.behaviour import behaviour_digest, behaviour_like
 from shards.views.view_recipe import ViewRecipe
 from shards.world import World
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordFormat, TailBasis, fit_basis
 from teacher_cache.stage1.calibration import calibration_logits, calibration_sample, calibration_size
 from teacher_cache.stage1.stage1_events import CacheOpened, Calibrated, OpenEvent
+from teacher_cache.store.cache import TeacherCache, spec_at
 from teacher_cache.store.header import require_views
 from teacher_cache.store.spec import CacheSpec
-from teacher_cache.store.zarr_store import TeacherCache
 
 LOCK_NAME = ".creating.lock"
 _POLL_S = 2.0
@@ -122,7 +123,11 @@ def _calibrate(
 
 
 def _open_if_there(url: str | Path, spec: CacheSpec) -> TeacherCache | None:
-    return TeacherCache.open(url, writable=True, expect=spec) if TeacherCache.exists(url) else None
+    there = spec_at(url)
+    if there is None:
+        return None
+    same_rule = replace(spec, behaviour=behaviour_like(there.behaviour, spec.recipe))
+    return TeacherCache.open(url, writable=True, expect=same_rule)
 
 
 def _wait_for(url: str | Path, spec: CacheSpec, wait_s: float) -> TeacherCache:

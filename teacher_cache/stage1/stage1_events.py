@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
-from teacher_cache.store.zarr_store import TeacherCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +83,8 @@ class BuildFinished:
         num_forwards: teacher forwards of this run.
         views_done: views computed by this run. seconds: wall time.
         missing_units: units that are still missing in the cache.
+        label_agreement: as in `UnitCommitted`, the mean over the units of this run; NaN without any.
+        labels_disagree: it is so small that teacher and shards number their classes differently.
     """
 
     stopped: bool
@@ -90,6 +92,8 @@ class BuildFinished:
     views_done: int
     seconds: float
     missing_units: int
+    label_agreement: float
+    labels_disagree: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

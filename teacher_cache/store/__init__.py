@@ -1,3 +1,15 @@
 """Units in Zarr: what a cache is for (spec), how it lies on disk, and commits that are all or nothing."""
 
-__all__ = ["cache", "commit", "digest", "header", "layout", "ledger", "place", "spec", "unit", "zarr_store"]
+__all__ = [
+    "cache",
+    "commit",
+    "digest",
+    "header",
+    "layout",
+    "ledger",
+    "place",
+    "spec",
+    "unit",
+    "zarr_arrays",
+    "zarr_objects",
+]

@@ -1,32 +1,48 @@
-"""The units of an open cache: which are there, reading and committing one. Knows the protocol, not the array library.
+"""A teacher cache: create, open, read and commit units, grow.
+
+The ledger alone says what is there: `unit_digest` holds one entry per unit in an object of its own, so that two writers
+never share one. `ledger` is a snapshot of all entries that shows a reader the coverage in one request; it is never the
+proof of a unit. docs/cache-format.md has the whole format.
 
 V views of a unit, R rows of its shard, B view blocks, S shards, F sampled positions, C classes.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import CacheError
+from teacher_cache.record.codec import TailBasis
 from teacher_cache.store import layout
 from teacher_cache.store.commit import commit
-from teacher_cache.store.digest import UnitId, fidelity_positions, unit_digest
-from teacher_cache.store.header import Header, require_views, write_root
-from teacher_cache.store.layout import ArrayLayout
-from teacher_cache.store.ledger import UNIT_DIGEST, KeyValue, Ledger, entry_key
+from teacher_cache.store.digest import IndexLike, UnitId, fidelity_positions, unit_digest
+from teacher_cache.store.header import (
+    Header,
+    header_from_attributes,
+    make_header,
+    read_root,
+    require_views,
+    write_root,
+)
+from teacher_cache.store.layout import chunk_key
+from teacher_cache.store.ledger import UNIT_DIGEST, Ledger, entry_key
+from teacher_cache.store.place import DEFAULT_TIMEOUT_S, Place
+from teacher_cache.store.spec import CacheSpec, require_equal
 from teacher_cache.store.unit import Arrays, check_arrays
+from teacher_cache.store.zarr_arrays import UnitArrays, read_basis, write_basis, write_metadata
+from teacher_cache.store.zarr_objects import Objects
 
 
-class CacheUnits(ABC):
-    """The units of a cache.
+class TeacherCache:
+    """An open cache; use with `with`. A writable one renews the ledger's snapshot when it is left without error.
 
     Attributes:
-        url, writable: where it is, and whether units may be committed.
-        spec: what it was made for.
+        url, writable: where it is, and whether units may be committed. folder: on a local disk; None when remote.
+        spec: what it was made for. basis: the tail basis, or None.
         num_views, views_per_unit: views it has room for, and V.
         num_view_blocks, num_shards, rows_S, shard_names: B, S, and the shards.
         made_with: library versions that made it.
@@ -35,12 +51,95 @@ class CacheUnits(ABC):
         objects: the named objects of the cache.
     """
 
-    def __init__(self, objects: KeyValue, header: Header, url: str, *, writable: bool) -> None:
-        """Nothing is read yet."""
-        self.url, self.writable, self.objects = url, writable, objects
+    def __init__(self, objects: Objects, header: Header, *, writable: bool) -> None:
+        """Use `create` or `open`."""
+        self.url, self.folder = objects.place.url, objects.place.folder
+        self.writable, self.objects = writable, objects
         self.adopt(header)
-        self.entries = Ledger(objects, url, (self.num_view_blocks, self.num_shards), trust_snapshot=not writable)
+        self.entries = Ledger(objects, self.url, (self.num_view_blocks, self.num_shards), trust_snapshot=not writable)
         self.changed = False
+        self.basis = read_basis(objects, header)
+
+    @classmethod
+    def create(
+        cls,
+        url: str | Path,
+        spec: CacheSpec,
+        index: IndexLike,
+        basis: TailBasis | None = None,
+        *,
+        num_views: int,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Self:
+        """Make an empty cache, or open the one of the same spec that is there; one process should create.
+
+        Args:
+            url: folder, s3:// or gs://.
+            spec, index, basis: what it is for; the basis where the record kind needs one.
+            num_views: a multiple of V; a cache that is there and has fewer views grows.
+            timeout_s: longest wait for one object of a remote place.
+
+        Errors:
+            ValueError for arguments that do not fit each other, CacheError for a cache of another spec.
+        """
+        basis_arrays = {} if basis is None else dict(basis.to_arrays())
+        header = make_header(spec, index, num_views, basis_arrays)
+        objects = Objects.at(Place.parse(url, writable=True, timeout_s=timeout_s), writable=True)
+        if read_root(objects, objects.place.url) is not None:
+            objects.close_session()
+            cache = cls.open(url, writable=True, expect=spec, timeout_s=timeout_s)
+            cache.grow(max(num_views, cache.num_views))
+            return cache
+        write_metadata(objects, header)
+        write_basis(objects, header, basis_arrays)
+        cache = cls(objects, header, writable=True)
+        cache.entries.save()
+        write_root(objects, header)  # last: until here there is no cache
+        return cache
+
+    @classmethod
+    def open(
+        cls,
+        url: str | Path,
+        *,
+        writable: bool = False,
+        expect: CacheSpec | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Self:
+        """Open a cache.
+
+        Args:
+            url: folder, s3://, gs:// or, to read, https://.
+            writable: whether units will be committed.
+            expect: refuse the cache (CacheError naming each field) unless it has this spec.
+            timeout_s: longest wait for one object of a remote place.
+
+        Errors:
+            CacheError when there is no cache, it is damaged, of another spec, or cannot be reached.
+        """
+        place = Place.parse(url, writable=writable, timeout_s=timeout_s)
+        objects = Objects.at(place, writable=writable)
+        try:
+            attributes = read_root(objects, place.url)
+            if attributes is None:
+                raise CacheError(f"{place.url}: no cache here (no zarr.json); make one with cache-teacher")
+            header = header_from_attributes(attributes, place.url)
+            if expect is not None:
+                require_equal(expect, header.spec, place.url)
+            return cls(objects, header, writable=writable)
+        except BaseException:
+            objects.close_session()
+            raise
+
+    @classmethod
+    def exists(cls, url: str | Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
+        """Whether there is a finished cache; CacheError when its root is damaged or cannot be reached."""
+        place = Place.parse(url, writable=False, timeout_s=timeout_s)
+        objects = Objects.at(place, writable=False)
+        try:
+            return read_root(objects, place.url) is not None
+        finally:
+            objects.close_session()
 
     def adopt(self, header: Header) -> None:
         """Take over what a header says; again when the cache has grown."""
@@ -49,6 +148,7 @@ class CacheUnits(ABC):
         self.num_view_blocks, self.num_shards = header.num_view_blocks, len(header.rows_S)
         self.rows_S, self.shard_names, self.made_with = header.rows_S, header.shard_names, header.made_with
         self.layouts = layout.unit_layouts(header)
+        self._arrays = UnitArrays(self.objects, header)
 
     @property
     def row_fields(self) -> tuple[str, ...]:
@@ -164,6 +264,14 @@ class CacheUnits(ABC):
         """Replace the ledger entry."""
         self.entries.write(unit, digest)
 
+    def read_arrays(self, unit: UnitId) -> Arrays:
+        """The arrays of a unit as they stand; CacheError when one is missing or damaged."""
+        return self._arrays.read(unit, int(self.rows_S[unit.shard]), len(self.fidelity_positions(*unit)))
+
+    def write_arrays(self, unit: UnitId, arrays: Arrays) -> None:
+        """Replace the chunks of a unit."""
+        self._arrays.write(unit, arrays)
+
     def grow(self, num_views: int) -> None:
         """Make room for more views; old units stay. ValueError for fewer views or parts of a view block."""
         require_views(self.spec, num_views)
@@ -172,10 +280,9 @@ class CacheUnits(ABC):
         if num_views == self.num_views:
             return
         header = replace(self.header, num_views=num_views)
-        self.write_metadata(header)
+        write_metadata(self.objects, header)
         entries = self.entries.grown((header.num_view_blocks, self.num_shards))
         self.adopt(header)
-        self.open_arrays()
         self.entries = entries
         entries.save()
         write_root(self.objects, header)  # last: until here the cache has its old number of views
@@ -192,25 +299,9 @@ class CacheUnits(ABC):
         finally:
             self.close()
 
-    @abstractmethod
     def close(self) -> None:
-        """Close what is open over the network; `with` does it."""
-
-    @abstractmethod
-    def write_metadata(self, header: Header) -> None:
-        """Write the metadata of every array, as the header has them."""
-
-    @abstractmethod
-    def open_arrays(self) -> None:
-        """Open every array anew; CacheError when the metadata of one is not what the header says."""
-
-    @abstractmethod
-    def read_arrays(self, unit: UnitId) -> Arrays:
-        """The arrays of a unit as they stand; CacheError when one is missing or damaged."""
-
-    @abstractmethod
-    def write_arrays(self, unit: UnitId, arrays: Arrays) -> None:
-        """Replace the chunks of a unit."""
+        """Close the network session of a remote place; `with` does it."""
+        self.objects.close_session()
 
     def _unit(self, view_block: int, shard: int) -> UnitId:
         for name, value, bound in (
@@ -225,7 +316,9 @@ class CacheUnits(ABC):
         return unit_digest(self.header.identity, unit, self.shard_names[unit.shard], arrays)
 
 
-def chunk_key(item: ArrayLayout, unit: UnitId) -> str:
-    """The object that holds the chunk of a unit."""
-    rest = "/0" * (len(item.shape) - 2)
-    return f"{item.name}/c/{unit.view_block}/{unit.shard}{rest}"
+def spec_at(url: str | Path) -> CacheSpec | None:
+    """What the cache at a place was made for; None when there is none. CacheError when its root is damaged."""
+    if not TeacherCache.exists(url):
+        return None
+    with TeacherCache.open(url) as cache:
+        return cache.spec

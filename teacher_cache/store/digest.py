@@ -69,12 +69,12 @@ def unit_digest(identity: str, unit: UnitId, shard_name: str, arrays: Mapping[st
 
 
 def fidelity_count(spec: CacheSpec, rows_S: NDArray[np.int64]) -> int:
-    """Positions with full logits in each unit (F); 0 where the record itself is exact ("hard", "dense").
+    """Positions with full logits in each unit (F); 0 where there is no error to measure.
 
     About one view in `FIDELITY_RATE`, counted for the longest shard, and `FIDELITY_FLOOR` per view block at least, but
     never more than a quarter of the views: what is measured cannot be used to fit the tail basis.
     """
-    if spec.record.kind in ("hard", "dense") or rows_S.size == 0:
+    if not spec.record.entry.measurable or rows_S.size == 0:
         return 0
     views = spec.recipe.block_views * int(rows_S.max())
     share = math.ceil(views * min(1.0, 1000 / spec.record.num_classes) / FIDELITY_RATE)

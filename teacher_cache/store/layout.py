@@ -117,3 +117,9 @@ def require_same_metadata(expected: Mapping[str, Any], got: Mapping[str, Any], w
             raise CacheError(
                 f"{where}: {name}: expected {expected.get(name)}, got {got.get(name)}; restore the file from a copy"
             )
+
+
+def chunk_key(item: ArrayLayout, unit: UnitId) -> str:
+    """The object that holds the chunk of a unit."""
+    rest = "/0" * (len(item.shape) - 2)
+    return f"{item.name}/c/{unit.view_block}/{unit.shard}{rest}"

@@ -1,0 +1,83 @@
+"""The only printer: results to stdout, progress and remarks to stderr, bars with rate and time left."""
+
+import sys
+import time
+from types import TracebackType
+
+import click
+
+
+class Bar:
+    """Progress: a bar with rate and time left on a terminal, a plain line every few seconds otherwise."""
+
+    LINE_EVERY_S = 10.0
+
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        """Show it at nothing done of `total`."""
+        from tqdm import tqdm
+
+        self._tty = sys.stderr.isatty()
+        self._bar = tqdm(total=total, desc=label, unit=unit, disable=not self._tty, dynamic_ncols=True, smoothing=0.1)
+        self._label, self._unit, self._total = label, unit, total
+        self._done, self._start, self._next = 0, time.monotonic(), time.monotonic() + self.LINE_EVERY_S
+        self._first = 0
+
+    def __enter__(self) -> "Bar":
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+    def start_at(self, done: int) -> None:
+        """What was done before this run: it does not count into the rate."""
+        self._first = self._done = done
+        self._bar.initial = self._bar.n = done
+        self._bar.refresh()
+
+    def to(self, done: int, note: str = "") -> None:
+        """Now at `done` of the total, which grows when there is more; `note` stands behind the rate."""
+        grown, self._total = done > self._total, max(self._total, done)
+        self._bar.total = self._total
+        self._bar.set_postfix_str(note, refresh=False)
+        advanced, self._done = done - self._done, done
+        self._bar.update(advanced)
+        now = time.monotonic()
+        if not self._tty and advanced and (now >= self._next or (done == self._total and not grown)):
+            rate = (done - self._first) / max(now - self._start, 1e-9)
+            left = (self._total - done) / rate if rate > 0 else float("inf")
+            tail = f", {duration(left)} left" if done < self._total else f" in {duration(now - self._start)}"
+            say(f"{self._label}: {done}/{self._total} {self._unit}, {rate:.1f}/s{tail}{', ' + note if note else ''}")
+            self._next = now + self.LINE_EVERY_S
+
+    def say(self, text: str) -> None:
+        """A line that stays, above the bar."""
+        self._bar.clear()
+        say(text)
+        self._bar.refresh()
+
+
+def say(text: str) -> None:
+    """A line for the reader: progress and remarks go to stderr, results to stdout."""
+    click.echo(text, err=True)
+
+
+def result(text: object) -> None:
+    """A line of what was asked for, on stdout."""
+    click.echo(text)
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes, minutes and seconds, or seconds; "?" when nobody knows."""
+    if seconds == float("inf"):
+        return "?"
+    minutes, secs = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{secs:02}s" if minutes else f"{seconds:.1f}s"

@@ -1,0 +1,121 @@
+"""Flags that several commands share, and how flags become values.
+
+A command receives related flags as one frozen value: `bundled(ShardPlace, "place", option, …)` adds the options, whose
+names are the value's fields, and hands the command a `ShardPlace` as its argument `place`.
+"""
+
+import functools
+import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from shards.index.reader import ShardReader
+    from shards.index.shard_index import ShardIndex
+
+Decorator = Callable[[Any], Any]
+WORKERS = max(1, (os.cpu_count() or 1) - 1)
+
+
+def options(*decorators: Decorator) -> Decorator:
+    """Several options as one decorator, in the order in which they are to be listed."""
+
+    def decorate(function: Any) -> Any:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+def bundled(value: type, argument: str, *decorators: Decorator) -> Decorator:
+    """Options whose values the command receives as one frozen `value`, under the name `argument`."""
+    names = [field.name for field in fields(value)]
+
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def command(**given: Any) -> Any:
+            mine = {name: given.pop(name) for name in names}
+            return function(**given, **{argument: value(**mine)})
+
+        return options(*decorators)(command)
+
+    return decorate
+
+
+def pairs(option: str, items: tuple[str, ...]) -> dict[str, Any]:
+    """KEY=VALUE texts with values as TOML reads them (3, 0.5, true, [1, 2]), else as text."""
+    values: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{option} {item!r}: expected KEY=VALUE")
+        try:
+            values[key] = tomllib.loads(f"x = {text}")["x"]
+        except tomllib.TOMLDecodeError:
+            values[key] = text
+    return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPlace:
+    """Where shards are, and where copies of remote ones are kept; `shards` is None where a command can do without."""
+
+    shards: str | None
+    shard_cache: Path | None
+
+    def index(self) -> "ShardIndex":
+        """The index of the shards; errors as `open_index`."""
+        assert self.shards is not None, "the command asks only when there are shards"
+        return self.index_of(self.shards)
+
+    def index_of(self, shards: str) -> "ShardIndex":
+        """The index of other shards, kept in the same place."""
+        from shards.index.shard_index import open_index
+
+        return open_index(shards, self.shard_cache)
+
+    def reader(self, index: "ShardIndex") -> "ShardReader":
+        """A reader of an index; a context manager."""
+        from shards.index.reader import ShardReader
+
+        return ShardReader(index, self.shard_cache)
+
+
+def shard_options(required: bool = True, help: str = "") -> Decorator:
+    """--shards and --shard-cache, as `place`."""
+    where = "Shards: a folder, a tar, or a brace range such as train-{000000..001023}.tar; local, s3://, gs:// or https://."
+    return bundled(
+        ShardPlace,
+        "place",
+        click.option("--shards", required=required, help=help or where),
+        click.option("--shard-cache", type=click.Path(path_type=Path), help="Where remote shards are kept locally."),
+    )
+
+
+def workers_option(help: str = "Rendering processes.") -> Decorator:
+    """--workers."""
+    return click.option("--workers", default=WORKERS, show_default=True, type=click.IntRange(0), help=help)
+
+
+def given_flag(name: str) -> bool:
+    """Whether the user typed this flag of the running command, rather than leaving it at its default."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
+def stop_with(code: int) -> click.exceptions.Exit:
+    """What to raise to end the command with an exit code, everything having been said."""
+    return click.exceptions.Exit(code)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+precision_option = click.option(
+    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True
+)
+device_option = click.option("--device", help="cpu or cuda; default: cuda where there is one.")

@@ -1,0 +1,82 @@
+"""Frozen values as JSON: checked by their types when they are read, and free to grow.
+
+A field that a later version adds is declared with `later(default)`, where the default means "as it was before". It is
+left out of the JSON, and so of every fingerprint, at that value; a file without it was written before it existed. A
+field that is not known here comes from a newer version, and is refused as such.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, field, fields
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+_LATER = "later"
+
+
+def later(default: Any) -> Any:
+    """A dataclass field added after the first release; `default` means "as it was before"."""
+    return field(default=default, metadata={_LATER: True})
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """The fields of a flat dataclass as JSON types, without later fields that are as before."""
+    return {
+        item.name: _plain(getattr(value, item.name))
+        for item in fields(value)
+        if not (_is_later(item) and getattr(value, item.name) == item.default)
+    }
+
+
+def from_json(cls: type[T], data: Any, what: str) -> T:
+    """The value that `to_json` wrote.
+
+    Args:
+        what: what messages call it.
+
+    Errors:
+        ValueError for something other than an object, missing fields, fields of a newer version, a field of another
+        type, and whatever the value itself refuses.
+    """
+    require_fields(cls, data, what)
+    try:
+        msgspec.convert(dict(data), cls)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{what}: {_words(error)}") from None
+    # Numbers stay as they were written: 1 and 1.0 are different bytes of a fingerprint.
+    return cls(**{name: _frozen(value) for name, value in data.items()})
+
+
+def require_fields(cls: type, data: Any, what: str) -> None:
+    """ValueError unless `data` is an object with the fields of `cls`, of which only later ones may be absent."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{what}: expected an object, got {type(data).__name__}")
+    known = {item.name: item for item in fields(cls)}
+    unknown = sorted(map(str, set(data) - set(known)))
+    missing = sorted(name for name, item in known.items() if name not in data and not _is_later(item))
+    if missing:
+        also = f", unknown fields {unknown}" if unknown else ""
+        raise ValueError(f"{what}: missing fields {missing}{also}; the file is damaged or not what it should be")
+    if unknown:
+        raise ValueError(f"{what}: made by a newer version: unknown fields {unknown}; update this project to read it")
+
+
+def _is_later(item: "Field[Any]") -> bool:
+    assert not (_LATER in item.metadata and item.default is MISSING), "`later` has a default"
+    return _LATER in item.metadata
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def _words(error: msgspec.ValidationError) -> str:
+    """msgspec's message with the field in front instead of a path behind."""
+    text, _, path = str(error).partition(" - at `$")
+    name = path.strip(".`")
+    return f"{name}: {text[0].lower()}{text[1:]}" if name else text

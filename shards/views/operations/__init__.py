@@ -1,0 +1,22 @@
+"""The operations on the pixels of a view, one family a file: how each is drawn, and what it does; and their table.
+
+A new operation is a file with an `OperationKind` and a line in `table.OPERATIONS`; a recipe names it in `operations`.
+An operation whose pixels change is a new one with a name of its own, so that caches go on rendering with theirs.
+"""
+
+__all__ = [
+    "blur",
+    "enhance",
+    "grey",
+    "histogram",
+    "invert",
+    "operation",
+    "posterize",
+    "rotate",
+    "sharpness",
+    "shear",
+    "solarize",
+    "table",
+    "translate",
+    "warp",
+]

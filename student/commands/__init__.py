@@ -1,0 +1,14 @@
+"""The commands that train students and say what came of it: thin, typed, the only modules here that know click."""
+
+__all__ = [
+    "ablate",
+    "cost",
+    "evaluate",
+    "export",
+    "flags",
+    "models",
+    "predict",
+    "report",
+    "train_student",
+    "training_display",
+]

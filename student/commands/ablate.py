@@ -1,0 +1,117 @@
+"""`ablate`: a λ × τ map of students from one cache."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shards.console import say
+from shards.flags import ShardPlace, shard_options, stop_with
+from shards.world import World, world_from_env
+from student.commands.flags import StudentFlags, TrainingFlags, student_options, training_options
+from student.commands.training_display import TrainingDisplay
+from student.learn.losses.table import LOSSES
+
+if TYPE_CHECKING:
+    from student.sweep.cell_training import SweepTraining
+    from student.sweep.grid import Grid
+
+
+@click.command("ablate")
+@shard_options()
+@click.option("--val-shards", required=True, help="Shards to evaluate on.")
+@click.option("--cache", required=True, help="The teacher cache that all cells read.")
+@click.option("--lambda", "weights", default="0,.1,.5,.9", show_default=True, help="Values of λ; 0 is the baseline.")
+@click.option("--tau", "temperatures", default="1,2,4,8", show_default=True, help="Values of τ; hard cells ignore it.")
+@click.option("--distill", "distillations", default="hard,soft", show_default=True, help=f"Among {', '.join(LOSSES)}.")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Students per cell.")
+@click.option("--first-seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--views-used", help="Numbers of views to cycle through, such as 6,30,300; default: all of the cache.")
+@click.option(
+    "--together", default=1, show_default=True, type=click.IntRange(1), help="Students per pass over the data."
+)
+@click.option(
+    "--spread", is_flag=True, help="Under torchrun: each process takes its own cells, each cell on one device."
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Sweep directory; what is missing is trained."
+)
+@student_options
+@training_options
+def ablate(
+    place: ShardPlace,
+    val_shards: str,
+    cache: str,
+    weights: str,
+    temperatures: str,
+    distillations: str,
+    seeds: int,
+    first_seed: int,
+    views_used: str | None,
+    together: int,
+    spread: bool,
+    out: Path,
+    student: StudentFlags,
+    training: TrainingFlags,
+) -> None:
+    """Train a λ × τ map of students from one cache; run it again to resume, to retry what failed, or to add cells."""
+    from student.sweep.cell_training import SweepTraining
+    from student.sweep.grid import Grid
+    from teacher_cache.store.cache import TeacherCache
+
+    world = world_from_env()
+    if world.size > 1 and not spread:
+        raise ValueError("ablate: under torchrun give --spread, which shares the cells out, each to one device")
+    grid = Grid(
+        weights=_numbers("--lambda", weights),
+        temperatures=_numbers("--tau", temperatures),
+        distillations=tuple(word.strip() for word in distillations.split(",")),
+        seeds=tuple(range(first_seed, first_seed + seeds)),
+        views_used=tuple(int(v) for v in _numbers("--views-used", views_used)) if views_used else (None,),
+    )
+    settings = training.settings()
+    with TeacherCache.open(cache) as opened:
+        work = SweepTraining(
+            recipe=student.chosen(opened.spec.recipe),
+            settings=settings,
+            index=place.index(),
+            cache=opened,
+            val_index=place.index_of(val_shards),
+            shard_cache_dir=place.shard_cache,
+            world=world,
+        )
+        work.check(grid, together=together)
+        _run(out, grid, work, together, world)
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    """A comma-separated list of numbers."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"{option}: expected numbers separated by commas, got {text!r}") from None
+
+
+def _run(out: Path, grid: "Grid", work: "SweepTraining", together: int, world: World) -> None:
+    """Run the sweep and draw it; exits with 1 when cells have failed, with the trainer's code when it was stopped."""
+    from student.sweep.cell_training import cache_facts
+    from student.sweep.sweep_loop import run_sweep
+
+    display, event = TrainingDisplay(quiet=world.rank > 0), None
+    facts = cache_facts(work.cache, grid.temperatures)
+    for event in run_sweep(out, grid, work.train, common=work.common(), facts=facts, together=together, world=world):
+        if event.kind == "progress":
+            display.show(event.event)
+            continue
+        display.close()
+        failed = f", {event.num_failed} failed" if event.num_failed else ""
+        counts = f"{event.num_done} of {event.num_total} cells done{failed}"
+        match event.kind:
+            case "planned" | "finished":
+                say(f"{out}: {counts}")
+            case "started":
+                say(f"training {', '.join(event.names)}")
+            case "failed":
+                say(f"error: {', '.join(event.names)}: {event.message}; {counts}; run the same command to retry")
+    if event is not None and event.num_failed:
+        raise stop_with(1)

@@ -1,0 +1,66 @@
+"""`evaluate`: top-1 and top-5 of a student."""
+
+import json
+from pathlib import Path
+
+import click
+
+from shards.console import Bar, result
+from shards.flags import ShardPlace, device_option, json_option, precision_option, shard_options, workers_option
+from student.commands.flags import weights_options
+
+
+@click.command("evaluate")
+@shard_options()
+@weights_options
+@precision_option
+@device_option
+@workers_option()
+@json_option
+def evaluate(
+    place: ShardPlace,
+    weights: Path,
+    model: str | None,
+    precision: str,
+    device: str | None,
+    workers: int,
+    as_json: bool,
+) -> None:
+    """Top-1 and top-5 of a student on shards: every sample counted exactly once."""
+    import torch
+
+    from shards.views.view_recipe import ViewRecipe
+    from shards.world import World
+    from student.learn.evaluation import eval_batches, eval_views
+    from student.learn.evaluation import evaluate as run
+    from student.run.export import load_student
+    from teacher_cache.network.device import chosen_device
+
+    index = place.index()
+    network, info = load_student(weights, model=model)
+    if info.num_classes != index.num_classes:
+        raise ValueError(f"--weights: answer {info.num_classes} classes, the shards have {index.num_classes}")
+    target = torch.device(chosen_device(device))
+    views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std))
+    with place.reader(index) as reader, Bar("evaluate", index.num_samples, "samples") as bar:
+        for event in run(
+            network.to(target),
+            eval_batches(reader, views, world=World(), workers=workers),
+            views=views,
+            num_samples=index.num_samples,
+            num_own=index.num_samples,
+            device=target,
+            precision=precision,
+        ):
+            bar.to(event.num_done)
+    found = event.result
+    assert found is not None, "the last event carries the result"
+    n = found.num_samples
+    rows = {head: {"top1": 100 * found.top1[head] / n, "top5": 100 * found.top5[head] / n} for head in found.top1}
+    crop = f"short side {round(views.size / views.crop_pct)}, centre {views.size}"
+    if as_json:
+        result(json.dumps({"num_samples": n, "crop": crop, "num_not_finite": found.num_not_finite, **rows}))
+        return
+    result(f"{n} samples, {crop}")
+    for head, row in rows.items():
+        result(f"  {head:8} top-1 {row['top1']:6.2f} %   top-5 {row['top5']:6.2f} %")

@@ -1,0 +1,107 @@
+"""Flags that the training commands share, as frozen values: the student, and how a run is executed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shards.flags import bundled, device_option, options, precision_option, workers_option
+
+if TYPE_CHECKING:
+    from shards.views.view_recipe import ViewRecipe
+    from student.recipe.settings import Precision, TrainSettings
+    from student.recipe.student_recipe import StudentRecipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentFlags:
+    """Which student, and what the user changes in its recipe."""
+
+    model: str
+    recipe: str | None
+    stage: int
+    epochs: int | None
+    batch_size: int | None
+    config: Path | None
+    sets: tuple[str, ...]
+
+    def chosen(self, cached: "ViewRecipe | None", **flags: Any) -> "StudentRecipe":
+        """The recipe after file, --set and flags, each stronger than the one before; with the views of a cache."""
+        from student.recipe.overrides import parse_sets, read_toml
+        from student.recipe.papers import chosen_recipe
+
+        typed = flags | {"epochs": self.epochs, "batch_size": self.batch_size}
+        given = read_toml(self.config) if self.config else {}
+        given |= parse_sets(self.sets) | {name: value for name, value in typed.items() if value is not None}
+        return chosen_recipe(self.model, name=self.recipe, stage=self.stage, given=given, cached=cached)
+
+
+student_options = bundled(
+    StudentFlags,
+    "student",
+    click.option("--model", default="deit_tiny_distilled_patch16_224", show_default=True, help="See `models`."),
+    click.option("--recipe", help="A student recipe by name; default: the model's own. See `models`."),
+    click.option("--stage", default=0, show_default=True, type=click.IntRange(0), help="0 trains, 1 fine-tunes."),
+    click.option("--epochs", type=click.IntRange(1)),
+    click.option("--batch-size", type=click.IntRange(1), help="Global: over all processes."),
+    click.option("--config", type=click.Path(path_type=Path), help="A TOML file of recipe fields."),
+    click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any recipe field; view.FIELD for views."),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingFlags:
+    """How runs are executed."""
+
+    precision: "Precision"
+    accumulate: int
+    compile: bool
+    log_every: int
+    checkpoint_every: int
+    eval_every: int
+    device: str | None
+    workers: int
+
+    def settings(self, *, seed: int = 0, views_used: int | None = None) -> "TrainSettings":
+        """The settings of a run; ValueError for a device that is not here."""
+        from student.recipe.settings import TrainSettings
+        from teacher_cache.network.device import chosen_device
+
+        return TrainSettings(
+            seed=seed,
+            precision=self.precision,
+            accumulate=self.accumulate,
+            compile=self.compile,
+            views_used=views_used,
+            workers=self.workers,
+            log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+            eval_every=self.eval_every,
+            device=chosen_device(self.device),
+        )
+
+
+training_options = bundled(
+    TrainingFlags,
+    "training",
+    precision_option,
+    click.option("--accumulate", default=1, show_default=True, type=click.IntRange(1), help="Micro-batches per step."),
+    click.option("--compile", is_flag=True, help="torch.compile the student."),
+    click.option("--log-every", default=50, show_default=True, type=click.IntRange(1), metavar="STEPS"),
+    click.option(
+        "--checkpoint-every",
+        default=0,
+        show_default=True,
+        type=click.IntRange(0),
+        metavar="STEPS",
+        help="Also within an epoch; 0: at its end.",
+    ),
+    click.option("--eval-every", default=1, show_default=True, type=click.IntRange(1), metavar="EPOCHS"),
+    device_option,
+    workers_option("Rendering processes per rank."),
+)
+weights_options = options(
+    click.option("--weights", required=True, type=click.Path(path_type=Path), help="A student's .safetensors."),
+    click.option("--model", help="Needed when the file does not say it."),
+)

@@ -1,0 +1,23 @@
+"""`report`: one page of several runs, or of a sweep."""
+
+from pathlib import Path
+
+import click
+
+from shards.console import result
+
+
+@click.command("report")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--html", type=click.Path(path_type=Path), help="Default: report.html in the sweep or beside the first run."
+)
+@click.option("--png", "png_dir", type=click.Path(path_type=Path), help="Also figures as PNG, in this folder.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also a table as CSV.")
+def report(runs: tuple[Path, ...], html: Path | None, png_dir: Path | None, csv_path: Path | None) -> None:
+    """One self-contained HTML page of several RUNS, or of one sweep."""
+    from student.report.write import write_report
+
+    files = write_report(runs, html=html, png_dir=png_dir, csv_path=csv_path)
+    for path in (files.html, *files.pngs, *([files.csv] if files.csv else [])):
+        result(path)

@@ -1,0 +1,138 @@
+"""The recipes of the papers by name, and which one a model is trained with.
+
+Facts: DeiT, arXiv:2012.12877 (table 9) and the defaults of the authors' `main.py`; DeiT-III, arXiv:2204.07118 (table 1)
+and the commands of `README_revenge.md`. docs/recipes.md says where a default is ours and why. This file imports no
+torch.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from shards.views.view_recipe import ViewRecipe
+from student.learn.losses.table import NONE
+from student.recipe.names import unknown
+from student.recipe.overrides import override
+from student.recipe.student_recipe import StudentRecipe
+from student.recipe.zoo import model_entry
+
+_FINETUNE: dict[str, Any] = {"finetune": True, "optimizer": "adamw", "lr_scaling": "none", "batch_size": 512}
+_DEIT3 = StudentRecipe(
+    name="deit3",
+    epochs=800,
+    batch_size=2048,
+    optimizer="lamb",
+    clip_grad=1.0,  # the fused LAMB of the authors bounds the gradient norm at 1 by default
+    lr=3e-3,
+    lr_scaling="none",
+    drop_path_shape="uniform",
+    layer_scale_init=1e-4,
+    base_loss="binary",
+    label_smoothing=0.0,
+    view="deit3",
+    eval_crop_pct=1.0,
+)
+_DEIT3_FINETUNE = replace(
+    _DEIT3,
+    **_FINETUNE,
+    epochs=20,
+    repeats=1,
+    clip_grad=0.0,
+    lr=1e-5,
+    weight_decay=0.1,
+    base_loss="cross_entropy",
+    label_smoothing=0.1,
+    view="deit",
+    view_overrides=(("erase_prob", 0.0),),
+)
+
+
+def _named() -> dict[str, StudentRecipe]:
+    """Every recipe by name; sizes of DeiT-III differ in lr, resolution and drop path."""
+    deit = StudentRecipe()
+    finetune = replace(
+        deit, **_FINETUNE, image_size=384, epochs=30, lr=5e-6, min_lr=5e-6, weight_decay=1e-8, drop_path=0.0
+    )
+    recipes = {
+        "deit": deit,
+        "deit_hard": replace(deit, distill="hard", distill_weight=0.5),
+        "deit_soft": replace(deit, distill="soft", distill_weight=0.1, temperature=3.0),
+        "deit_finetune384": finetune,
+        "deit_hard_finetune384": replace(finetune, distill="hard", distill_weight=0.5),
+        "deit3_small": replace(_DEIT3, lr=4e-3, drop_path=0.05),
+        "deit3_base": replace(_DEIT3, image_size=192, drop_path=0.2),
+        "deit3_large": replace(_DEIT3, image_size=192, drop_path=0.45),
+        "deit3_huge": replace(_DEIT3, image_size=160, drop_path=0.6),
+        "deit3_base_finetune224": replace(_DEIT3_FINETUNE, drop_path=0.2),
+        "deit3_large_finetune224": replace(_DEIT3_FINETUNE, drop_path=0.45),
+        "deit3_huge_finetune224": replace(_DEIT3_FINETUNE, drop_path=0.55),
+        "deit3_small_finetune384": replace(_DEIT3_FINETUNE, image_size=384, drop_path=0.0),
+        "deit3_base_finetune384": replace(_DEIT3_FINETUNE, image_size=384, drop_path=0.15),
+        "deit3_large_finetune384": replace(_DEIT3_FINETUNE, image_size=384, drop_path=0.4),
+    }
+    return {name: replace(recipe, name=name) for name, recipe in recipes.items()}
+
+
+STUDENT_RECIPES: dict[str, StudentRecipe] = _named()
+
+
+def student_recipe_named(name: str, *, model: str) -> StudentRecipe:
+    """The recipe of that name for a model; ValueError with the nearest name."""
+    if name not in STUDENT_RECIPES:
+        raise ValueError(unknown("recipe", name, STUDENT_RECIPES))
+    return replace(STUDENT_RECIPES[name], model=model)
+
+
+def recipe_for(model: str, *, stage: int = 0, with_cache: bool = False) -> StudentRecipe:
+    """The recipe a model is trained with.
+
+    Args:
+        model: a name of `student.recipe.zoo`, or any other timm name, which gets the recipe "deit".
+        stage: models that are trained, then fine-tuned, have more than one recipe in order; ValueError beyond.
+        with_cache: a student that is given a teacher cache learns from it: a recipe without distillation becomes
+            DeiT's hard distillation (λ = ½).
+    """
+    entry = model_entry(model)
+    names = entry.recipes if entry else ("deit",)
+    if not 0 <= stage < len(names):
+        raise ValueError(
+            f"stage: {model} is trained with {' then '.join(names)}; expected 0 … {len(names) - 1}, got {stage}"
+        )
+    recipe = student_recipe_named(names[stage], model=model)
+    if with_cache and recipe.distill == NONE:
+        recipe = replace(recipe, distill="hard", distill_weight=0.5)
+    return recipe
+
+
+def with_cache_views(recipe: StudentRecipe, cached: ViewRecipe, *, explicit: Iterable[str] = ()) -> StudentRecipe:
+    """The recipe with the views of a cache; the views of a cached run are the cache's, always (law 5).
+
+    Args:
+        explicit: the keys the user set; ValueError when one of them asks for other views than the cache holds.
+    """
+    for key in explicit:
+        if key == "view" or key.startswith("view.") or key == "view_overrides":
+            raise ValueError(
+                f"{key}: the views of this run are those of the cache (recipe {cached.name!r}); drop the setting, or "
+                "train without a cache (--distill none), or build a cache with that recipe"
+            )
+        if key == "image_size" and recipe.image_size != cached.size:
+            raise ValueError(
+                f"image_size: the cache holds views of {cached.size} px, got {recipe.image_size}; drop the setting or "
+                "build a cache of that size"
+            )
+    return replace(recipe, image_size=cached.size)
+
+
+def chosen_recipe(
+    model: str, *, name: str | None, stage: int, given: Mapping[str, Any], cached: ViewRecipe | None
+) -> StudentRecipe:
+    """The recipe of a run: by name or the model's own, with what the user gave, with a cache's views if one is read.
+
+    Errors:
+        ValueError for unknown names and keys, and for views other than the cache's.
+    """
+    with_cache = cached is not None
+    named = student_recipe_named(name, model=model) if name else recipe_for(model, stage=stage, with_cache=with_cache)
+    recipe = override(named, given)
+    return with_cache_views(recipe, cached, explicit=given) if cached else recipe

@@ -1,0 +1,46 @@
+"""`cache-status`: what a cache holds, and how true it is."""
+
+import json
+from pathlib import Path
+
+import click
+
+from shards.console import result
+from shards.flags import json_option
+
+
+@click.command("cache-status")
+@click.argument("cache")
+@click.option("--fidelity", "measure", is_flag=True, help="Also the error of the records per τ, from kept full logits.")
+@click.option(
+    "--max-units", default=256, show_default=True, type=click.IntRange(1), help="Units that --fidelity reads."
+)
+@click.option("--png", type=click.Path(path_type=Path), help="Write the coverage as a picture.")
+@json_option
+def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as_json: bool) -> None:
+    """Coverage, bytes per view, speed and what is missing of CACHE; with --fidelity its true error per τ."""
+    from teacher_cache.inspect import status as status_of
+    from teacher_cache.store.cache import TeacherCache
+
+    with TeacherCache.open(cache) as opened:
+        status = status_of.cache_status(opened)
+        rows = status_of.cache_fidelity(opened, max_units=max_units) if measure else []
+        spec = opened.spec
+    if png is not None:
+        status_of.save_picture(status, png)
+    if as_json:
+        said = status_of.status_json(status, spec) | {"fidelity": [row.to_json() for row in rows]}
+        result(json.dumps(said))
+        return
+    for line in status_of.status_lines(status):
+        result(line)
+    teacher, record = spec.teacher, spec.record
+    result(f"teacher {teacher.name} ({teacher.precision}), weights sha256 {teacher.weights_sha256[:16]}…")
+    result(f"record {record.kind}, k = {record.k}, {record.num_classes} classes; recipe {spec.recipe.name}")
+    result(f"spec fingerprint {spec.fingerprint}")
+    if measure and not rows:
+        result("fidelity: records of this kind are exact, or hold no probabilities: nothing to measure")
+    if rows:
+        result(f"{'τ':>5} {'G':>8} {'KL mean':>10} {'KL p99':>10}   error of these records, from kept full logits")
+        for row in rows:
+            result(f"{row.temperature:5g} {row.gradient_error:8.4f} {row.kl:10.2e} {row.kl_p99:10.2e}")

@@ -1,0 +1,133 @@
+"""`cache-teacher`: stage 1, drawn as a bar over views with lines for what stands out."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from shards.console import Bar, duration, result, say
+from shards.flags import ShardPlace, shard_options, stop_with, workers_option
+from shards.signals import REQUEUE_EXIT_CODE, StopRequest
+from shards.world import World, world_from_env
+from teacher_cache.commands.flags import (
+    RecordFlags,
+    RunsTeacher,
+    TeacherFlags,
+    ViewFlags,
+    record_options,
+    runs_teacher_options,
+    teacher_options,
+    view_options,
+)
+
+if TYPE_CHECKING:
+    from teacher_cache.stage1.stage1_events import BuildEvent, BuildFinished, OpenEvent
+
+
+@click.command("cache-teacher")
+@shard_options()
+@click.option("--cache", required=True, help="The cache to make, extend or finish: a folder, s3:// or gs://.")
+@teacher_options
+@view_options
+@record_options
+@runs_teacher_options
+@workers_option()
+def cache_teacher(
+    place: ShardPlace,
+    cache: str,
+    teacher: TeacherFlags,
+    views: ViewFlags,
+    record: RecordFlags,
+    how: RunsTeacher,
+    workers: int,
+) -> None:
+    """Run the teacher once over views of every sample and keep a small record of each (stage 1).
+
+    Run the same command again to go on after a kill, or with more --views to extend. Any number of processes may work
+    on one cache: under torchrun, as a SLURM array, or started by hand with RANK and WORLD_SIZE.
+    """
+    from teacher_cache.stage1.build import build_cache
+    from teacher_cache.stage1.opening import open_or_create
+    from teacher_cache.stage1.stage1_events import CacheOpened
+    from teacher_cache.store.cache import spec_at
+
+    world = world_from_env()
+    index = place.index()
+    recipe = views.recipe(spec_at(cache))
+    network = teacher.load(
+        recipe, device=how.device, precision=how.precision, compile=how.compile, local_rank=world.local_rank
+    )
+    display = _Display(world)
+    with StopRequest() as stop, place.reader(index) as reader:
+        opened = None
+        for event in open_or_create(
+            cache,
+            index,
+            network,
+            recipe,
+            record.format(network.num_classes),
+            num_views=views.num_views,
+            reader=reader,
+            world=world,
+        ):
+            display.show(event)
+            opened = event.cache if isinstance(event, CacheOpened) else None
+        assert opened is not None, "the last event carries the cache"
+        with opened:
+            for done in build_cache(
+                opened,
+                index,
+                network,
+                reader=reader,
+                world=world,
+                workers=workers,
+                batch_size=how.batch_size,
+                should_stop=lambda: stop.told,
+            ):
+                display.show(done)
+
+
+class _Display:
+    """A bar over views, lines for what stands out."""
+
+    def __init__(self, world: World) -> None:
+        self._quiet, self._world_size = world.rank > 0, world.size
+        self._bar: Bar | None = None
+        self._calibration: Bar | None = None
+
+    def show(self, event: "BuildEvent | OpenEvent") -> None:
+        """Draw one event of stage 1."""
+        from teacher_cache.stage1 import stage1_events as events
+
+        match event:
+            case events.Calibrated() if not self._quiet:
+                self._calibration = self._calibration or Bar("calibrate", event.num_views, "views")
+                self._calibration.to(event.views_done)
+            case events.CacheOpened() if not self._quiet:
+                what = "made" if event.created else "extended" if event.grown else "found"
+                say(f"{what} {event.cache.url}: {event.cache.num_views} views, record {event.cache.spec.record.kind}")
+            case events.Started() if not self._quiet:
+                say(f"{event.num_units - event.missing_units} of {event.num_units} units are there")
+                of = f" (rank 0 of {self._world_size})" if self._world_size > 1 else ""
+                self._bar = Bar(f"cache-teacher{of}", event.share_views, "views")
+            case events.UnitDamaged():
+                say(f"warning: {event.reason}; it will be computed again")
+            case events.BatchDone() if self._bar is not None:
+                self._bar.to(event.views_done)
+            case events.BuildFinished():
+                self._finish(event)
+
+    def _finish(self, event: "BuildFinished") -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if event.labels_disagree:
+            say(
+                "warning: the teacher's first class is the label for only "
+                f"{100 * event.label_agreement:.2f} % of the views: do teacher and shards number their classes alike?"
+            )
+        result(
+            f"{event.num_forwards} teacher forwards, {event.views_done} views in {duration(event.seconds)}; "
+            f"{event.missing_units} units missing"
+        )
+        if event.stopped:
+            say("stopped, every finished unit is kept; run the same command again to go on")
+            raise stop_with(REQUEUE_EXIT_CODE)

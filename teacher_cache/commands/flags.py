@@ -1,0 +1,171 @@
+"""Flags that several commands of both stages share, as frozen values: the teacher, the views, the record."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shards.flags import Decorator, bundled, device_option, options, pairs, precision_option
+from teacher_cache.record.kinds.table import KINDS
+
+if TYPE_CHECKING:
+    from shards.views.view_recipe import ViewRecipe
+    from teacher_cache.network.teacher import Teacher
+    from teacher_cache.record.record_format import RecordFormat
+    from teacher_cache.store.spec import CacheSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherFlags:
+    """Which teacher: a timm name, a file of weights or None for the hub, arguments for timm."""
+
+    teacher: str | None
+    teacher_weights: Path | None
+    teacher_args: tuple[str, ...]
+
+    def load(
+        self, views: "ViewRecipe", *, device: str | None, precision: str, compile: bool = False, local_rank: int = 0
+    ) -> "Teacher":
+        """The teacher for the views of a recipe; errors as `load_teacher`."""
+        from teacher_cache.network.device import chosen_device
+        from teacher_cache.network.teacher import DEFAULT_TEACHER, load_teacher
+
+        chosen = chosen_device(device)
+        return load_teacher(
+            self.teacher or DEFAULT_TEACHER,
+            weights=self.teacher_weights,
+            precision=precision,
+            device=f"cuda:{local_rank}" if chosen == "cuda" else chosen,
+            compile=compile,
+            input_size=views.size,
+            view_mean=views.mean,
+            view_std=views.std,
+            model_kwargs=pairs("--teacher-arg", self.teacher_args),
+        )
+
+
+_teacher_files = options(
+    click.option(
+        "--teacher-weights",
+        type=click.Path(path_type=Path),
+        help="A local .safetensors or torch state dict; default: timm's hub.",
+    ),
+    click.option("--teacher-arg", "teacher_args", multiple=True, metavar="KEY=VALUE", help="For timm.create_model."),
+)
+teacher_options = bundled(
+    TeacherFlags,
+    "teacher",
+    click.option("--teacher", default="regnety_160.deit_in1k", show_default=True, help="A timm classifier, with tag."),
+    _teacher_files,
+)
+
+
+def optional_teacher_options(help: str) -> Decorator:
+    """The same where no teacher is asked unless one is named."""
+    return bundled(TeacherFlags, "teacher", click.option("--teacher", help=help), _teacher_files)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunsTeacher:
+    """How the teacher of stage 1 is run."""
+
+    batch_size: int
+    precision: str
+    compile: bool
+    device: str | None
+
+
+runs_teacher_options = bundled(
+    RunsTeacher,
+    "how",
+    click.option(
+        "--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Views per teacher forward."
+    ),
+    precision_option,
+    click.option("--compile", is_flag=True, help="torch.compile the teacher."),
+    device_option,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewFlags:
+    """The views of a new cache."""
+
+    num_views: int
+    recipe_name: str
+    size: int | None
+    view_seed: int
+    sets: tuple[str, ...]
+    views_per_unit: int | None
+
+    def recipe(self, existing: "CacheSpec | None" = None) -> "ViewRecipe":
+        """The view recipe; views per unit as in a cache that is there already, unless they are given."""
+        from shards.views.view_recipe import default_block_views, recipe_named
+
+        values = view_settings(self.sets) | {"seed": self.view_seed} | ({"size": self.size} if self.size else {})
+        there = existing.recipe.block_views if existing else default_block_views(self.num_views)
+        return recipe_named(self.recipe_name, **(values | {"block_views": self.views_per_unit or there}))
+
+
+def view_settings(sets: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of a view recipe that --set gives."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in pairs("--set", sets).items()}
+
+
+view_options = bundled(
+    ViewFlags,
+    "views",
+    click.option(
+        "--views", "num_views", required=True, type=click.IntRange(1), help="Views of every sample; may be raised."
+    ),
+    click.option("--recipe", "recipe_name", default="deit", show_default=True, help="Views: deit, deit3, plain …"),
+    click.option("--size", type=click.IntRange(1), help="Side of the views, pixels; default: the recipe's."),
+    click.option("--view-seed", default=0, show_default=True, help="Seed of the views."),
+    click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any field of the view recipe."),
+    click.option(
+        "--views-per-unit",
+        type=click.IntRange(1),
+        help="Views computed and committed at once (decoded once); default 6, or what divides --views.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordFlags:
+    """What is kept of each answer."""
+
+    record_kind: str
+    top_k: int
+    num_bytes: int
+
+    def format(self, num_classes: int) -> "RecordFormat":
+        """The record format for so many classes; ValueError as `RecordFormat`."""
+        from teacher_cache.record.record_format import RecordFormat
+
+        return RecordFormat.chosen(self.record_kind, num_classes, k=self.top_k, num_bytes=self.num_bytes)
+
+
+def _record_kind(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """The name of a record kind, or "auto"; the table says which there are."""
+    names = ("auto", *KINDS)
+    if value not in names:
+        raise click.BadParameter(f"{value!r} is not one of {', '.join(names)}.", ctx, param)
+    return value
+
+
+record_options = bundled(
+    RecordFlags,
+    "record",
+    click.option(
+        "--record",
+        "record_kind",
+        default="auto",
+        show_default=True,
+        callback=_record_kind,
+        metavar=f"[{'|'.join(('auto', *KINDS))}]",
+        help="auto: lowrank, or dense8 up to 64 classes; dense: all logits, lossless.",
+    ),
+    click.option("--top-k", default=0, type=click.IntRange(0), help="Classes kept exactly; 0: the budget chooses."),
+    click.option("--bytes", "num_bytes", default=0, type=click.IntRange(0), help="On disk per view; default 64."),
+)

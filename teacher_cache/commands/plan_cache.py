@@ -1,0 +1,85 @@
+"""`plan-cache`: bytes, hours and error of a cache before it is made."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from shards.console import result, say
+from shards.flags import ShardPlace, shard_options, workers_option
+from teacher_cache.commands.flags import (
+    RecordFlags,
+    RunsTeacher,
+    TeacherFlags,
+    ViewFlags,
+    record_options,
+    runs_teacher_options,
+    teacher_options,
+    view_options,
+)
+
+if TYPE_CHECKING:
+    from teacher_cache.inspect.cache_plan import Plan
+
+
+@click.command("plan-cache")
+@shard_options()
+@teacher_options
+@view_options
+@record_options
+@click.option("--gpus", default=1, show_default=True, type=click.IntRange(1), help="Processes like this one.")
+@click.option("--seconds", default=20.0, show_default=True, help="How long stage 1 is timed.")
+@click.option("--calibration-views", default=768, show_default=True, type=click.IntRange(8))
+@runs_teacher_options
+@workers_option()
+def plan_cache(
+    place: ShardPlace,
+    teacher: TeacherFlags,
+    views: ViewFlags,
+    record: RecordFlags,
+    gpus: int,
+    seconds: float,
+    calibration_views: int,
+    how: RunsTeacher,
+    workers: int,
+) -> None:
+    """Predict bytes, hours and error of a cache before it is made, from a short calibration on this machine."""
+    from teacher_cache.inspect import cache_plan
+
+    index = place.index()
+    recipe = views.recipe()
+    network = teacher.load(recipe, device=how.device, precision=how.precision, compile=how.compile)
+    with place.reader(index) as reader:
+        for event in cache_plan.plan_cache(
+            index,
+            network,
+            recipe,
+            record.format(network.num_classes),
+            num_views=views.num_views,
+            reader=reader,
+            workers=workers,
+            batch_size=how.batch_size,
+            num_processes=gpus,
+            calibration_views=calibration_views,
+            seconds=seconds,
+        ):
+            if isinstance(event, cache_plan.Plan):
+                _show(event, num_samples=index.num_samples, num_views=views.num_views, gpus=gpus)
+            else:
+                say(event.what)
+
+
+def _show(plan: "Plan", *, num_samples: int, num_views: int, gpus: int) -> None:
+
+    result(f"{num_samples} samples × {num_views} views in {plan.num_units} units")
+    result(
+        f"bytes     {plan.bytes_per_view:.1f} per view; {plan.total_bytes / 1e9:.3f} GB, of these "
+        f"{plan.fidelity_bytes / 1e9:.3f} GB full logits that measure its error"
+    )
+    result(
+        f"hours     {plan.hours:.2f} on {gpus} such process{'es' * (gpus > 1)}: "
+        f"{plan.views_per_s:.1f} views/s each, timed over {plan.num_timed} views"
+    )
+    for row in plan.errors:
+        result(f"τ = {row.temperature:<4g}  gradient error {row.gradient_error:.4f}  KL {row.kl:.2e}")
+    if plan.errors:
+        result(f"errors on {plan.num_measured} views the record was not fitted on, against an untrained student")

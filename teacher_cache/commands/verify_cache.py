@@ -1,0 +1,93 @@
+"""`verify-cache`: is the cache what it says?"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+from shards.console import Bar, result, say
+from shards.flags import ShardPlace, device_option, shard_options, stop_with
+from teacher_cache.commands.flags import TeacherFlags, optional_teacher_options
+
+if TYPE_CHECKING:
+    from teacher_cache.inspect.verify import Finding
+    from teacher_cache.store.cache import TeacherCache
+
+
+@click.command("verify-cache")
+@click.argument("cache")
+@shard_options(required=False, help="With --deep: the shards it was made from.")
+@click.option("--deep", is_flag=True, help="Also render a sample of blocks anew and compare their pixel digests.")
+@click.option("--blocks", default=64, show_default=True, type=click.IntRange(1), help="Blocks that --deep checks.")
+@optional_teacher_options("Also ask this teacher, a timm classifier, again about those blocks; implies --deep.")
+@click.option("--tolerance", type=float, help="Largest total variation of a repeated answer; default by precision.")
+@click.option("--repair", is_flag=True, help="Take damaged units out of the ledger; cache-teacher computes them again.")
+@click.option("--seed", default=0, show_default=True, help="Of the sample.")
+@device_option
+def verify_cache(
+    cache: str,
+    place: ShardPlace,
+    deep: bool,
+    blocks: int,
+    teacher: TeacherFlags,
+    tolerance: float | None,
+    repair: bool,
+    seed: int,
+    device: str | None,
+) -> None:
+    """Check every digest of CACHE; deeper: render again, ask the teacher again. Exit code 1 when anything is wrong."""
+    from teacher_cache.inspect import verify
+    from teacher_cache.store.cache import TeacherCache
+
+    asked = teacher.teacher is not None
+    if not asked and (teacher.teacher_weights or teacher.teacher_args):
+        raise ValueError("--teacher-weights, --teacher-arg: whose? give --teacher NAME as well")
+    if (deep or asked) and place.shards is None:
+        raise ValueError("--deep: renders again, so it needs --shards")
+    with TeacherCache.open(cache, writable=repair) as opened:
+        units = opened.num_view_blocks * opened.num_shards
+        problems = _show_findings("digests", units, "units", verify.verify_digests(opened, repair=repair))
+        if deep or asked:
+            problems += _verify_deep(opened, place, teacher, device, blocks=blocks, seed=seed, tolerance=tolerance)
+    if problems:
+        say(f"{problems} problems" + (": taken out of the ledger; run cache-teacher again" if repair else ""))
+        raise stop_with(1)
+
+
+def _verify_deep(
+    cache: "TeacherCache",
+    place: ShardPlace,
+    teacher: TeacherFlags,
+    device: str | None,
+    *,
+    blocks: int,
+    seed: int,
+    tolerance: float | None,
+) -> int:
+    from teacher_cache.inspect import verify
+
+    index, spec = place.index(), cache.spec
+    with place.reader(index) as reader:
+        if teacher.teacher is None:
+            found = verify.verify_pixels(cache, index, reader, num_blocks_to_check=blocks, seed=seed)
+            return _show_findings("pixels", blocks, "blocks", found)
+        network = teacher.load(spec.recipe, device=device, precision=spec.teacher.precision)
+        asked = verify.verify_teacher(
+            cache, index, reader, network, num_blocks_to_check=blocks, seed=seed, tolerance=tolerance
+        )
+        return _show_findings("teacher", blocks, "blocks", asked)
+
+
+def _show_findings(what: str, total: int, unit: str, findings: "Iterable[Finding]") -> int:
+    problems = checked = views = 0
+    distance = 0.0
+    with Bar(f"verify {what}", total, unit) as bar:
+        for finding in findings:
+            checked, views, distance = checked + 1, views + finding.num_views, max(distance, finding.distance)
+            if finding.problem:
+                problems += 1
+                bar.say(f"  {finding.problem}")
+            bar.to(min(checked, total))
+    worst = f", largest total variation {distance:.4f}" if what == "teacher" else ""
+    result(f"{what}: {checked} checked, {views} views{worst}, {problems or 'no'} problem{'s'[: problems != 1]}")
+    return problems

@@ -1,0 +1,130 @@
+"""The arrays of a cache: their metadata written and compared, the chunks of a unit read and replaced, the tail basis.
+
+With `zarr_objects` the only file that knows zarr.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import MemoryStore, StorePath
+
+from shards.errors import CacheError
+from teacher_cache.record.codec import TailBasis
+from teacher_cache.store import layout
+from teacher_cache.store.digest import UnitId
+from teacher_cache.store.header import Header, check_basis, read_root
+from teacher_cache.store.layout import ArrayLayout, chunk_key, selection
+from teacher_cache.store.place import naming
+from teacher_cache.store.unit import Arrays, cut_array, pad_array
+from teacher_cache.store.zarr_objects import Objects
+
+_RESTORE = "restore it from a copy"
+
+
+class UnitArrays:
+    """The open arrays of a cache, unit by unit."""
+
+    def __init__(self, objects: Objects, header: Header) -> None:
+        """Open every array; CacheError when the metadata of one is not what the header says."""
+        self._url, self._layouts = objects.place.url, layout.unit_layouts(header)
+        self._arrays = open_arrays(objects, [*self._layouts, *layout.ledger_layouts(header)])
+
+    def read(self, unit: UnitId, num_rows: int, num_positions: int) -> Arrays:
+        """The arrays of a unit as they stand; CacheError when one is missing or damaged."""
+
+        async def one(item: ArrayLayout) -> NDArray[Any]:
+            with naming(f"{self._url}/{chunk_key(item, unit)}", "run verify-cache --repair, then cache-teacher"):
+                return np.asarray(await self._arrays[item.name].async_array.getitem(selection(item, unit)))
+
+        full = sync(_gather([one(item) for item in self._layouts]))
+        pairs = zip(self._layouts, full, strict=True)
+        return {item.name: cut_array(item, array, num_rows, num_positions) for item, array in pairs}
+
+    def write(self, unit: UnitId, arrays: Arrays) -> None:
+        """Replace the chunks of a unit."""
+
+        async def one(item: ArrayLayout) -> None:
+            chunk = pad_array(item, arrays[item.name])
+            await self._arrays[item.name].async_array.setitem(selection(item, unit), chunk)
+
+        sync(_gather([one(item) for item in self._layouts]))
+
+
+def read_basis(objects: Objects, header: Header) -> TailBasis | None:
+    """The tail basis, None where the record needs none; CacheError when it is not the one the cache was made with."""
+    if not header.basis_layout:
+        return None
+    url, key = objects.place.url, f"{layout.BASIS}/zarr.json"
+    if read_root(objects, url, key) != {}:
+        raise CacheError(f"{url}/{key}: expected a group without attributes; {_RESTORE}")
+    arrays = {}
+    for name, array in open_arrays(objects, layout.basis_layouts(header)).items():
+        with naming(f"{url}/{name}", _RESTORE):
+            arrays[name.split("/")[1]] = np.asarray(array[...])
+    check_basis(header, arrays, url)
+    return TailBasis.from_arrays(arrays)
+
+
+def write_basis(objects: Objects, header: Header, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write the arrays of the tail basis, whose metadata is there."""
+    for name, array in open_arrays(objects, layout.basis_layouts(header)).items():
+        array[...] = arrays[name.split("/")[1]]
+
+
+def _blueprint(items: Iterable[ArrayLayout]) -> MemoryStore:
+    """The arrays with their metadata and no chunk, in memory."""
+    store = MemoryStore()
+    for item in items:
+        compressors: list[Any] = [Crc32cCodec()]
+        if item.shuffle is not None:
+            size = np.dtype(item.dtype).itemsize
+            compressors.insert(0, BloscCodec(cname="zstd", clevel=5, shuffle=item.shuffle, typesize=size))
+        grid: dict[str, Any] = {"shape": item.shape, "chunks": item.chunks, "dimension_names": item.dimensions}
+        value: dict[str, Any] = {"dtype": item.dtype, "fill_value": item.fill, "compressors": compressors}
+        zarr.create_array(store, name=item.name, zarr_format=3, **grid, **value)
+    return store
+
+
+def write_metadata(objects: Objects, header: Header) -> None:
+    """Write the metadata of every array and group but the root's."""
+    items = [*layout.unit_layouts(header), *layout.ledger_layouts(header), *layout.basis_layouts(header)]
+    store = _blueprint(items)
+    keys = [f"{item.name}/zarr.json" for item in items]
+    if header.basis_layout:
+        keys.append(f"{layout.BASIS}/zarr.json")
+    for key in keys:
+        found = sync(store.get(key, default_buffer_prototype()))
+        assert found is not None
+        objects.write(key, bytes(found.to_bytes()))
+
+
+def open_arrays(objects: Objects, items: Sequence[ArrayLayout]) -> dict[str, zarr.Array[Any]]:
+    """Arrays by name, their metadata read in one sweep; CacheError unless it is what the layout says."""
+    arrays = {}
+    blueprint = _blueprint(items)
+    for item, stored in zip(items, objects.read([f"{item.name}/zarr.json" for item in items]), strict=True):
+        where, path = f"{objects.place.url}/{item.name}/zarr.json", StorePath(objects, item.name)
+        expected = zarr.open_array(blueprint, path=item.name, mode="r", zarr_format=3).metadata.to_dict()
+        with naming(where, _RESTORE), zarr.config.set({"array.write_empty_chunks": True}):
+            got = json.loads(stored or b"")
+            parsed = zarr.Array.from_dict(path, got).metadata.to_dict()
+            layout.require_same_metadata(expected, {**got, **parsed}, where)
+            arrays[item.name] = zarr.Array.from_dict(path, expected)
+    return arrays
+
+
+async def _gather(work: Iterable[Any]) -> list[Any]:
+    """The results of all, in order; every one has ended before the first error is raised."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return list(results)

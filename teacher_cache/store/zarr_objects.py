@@ -1,0 +1,85 @@
+"""The objects of a cache as a guarded zarr store: asked for by name, in bounded time, never listed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore, WrapperStore
+
+from shards.errors import CacheError
+from teacher_cache.store.place import Place, close_filesystem, flush, read_file
+
+_LOOKUPS_AT_ONCE = 64
+
+
+class Objects(WrapperStore[Any]):
+    """A zarr store whose every request ends in time or in a CacheError that names the object; listing is a bug."""
+
+    def __init__(self, store: Any, place: Place) -> None:
+        """Guard the store of a place."""
+        super().__init__(store)
+        self.place = place
+
+    @classmethod
+    def at(cls, place: Place, *, writable: bool) -> "Objects":
+        """The objects of a place; no request is made yet."""
+        if place.folder is not None:
+            return cls(LocalStore(place.folder, read_only=not writable), place)
+        fs, path = place.filesystem()
+        return cls(FsspecStore(fs, path=path, read_only=not writable), place)
+
+    def _with_store(self, store: Any) -> "Objects":
+        return Objects(store, self.place)
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        """The object's buffer, or None when there is none; an absent chunk is an error, never the fill value."""
+        buffer = await self.place.reach(key, self._store.get(key, prototype, byte_range))
+        if buffer is None and "/c/" in key:
+            raise CacheError(f"{self.place.url}/{key} is gone; run verify-cache --repair, then cache-teacher")
+        return buffer
+
+    async def set(self, key: str, value: Any) -> None:
+        """Replace an object, atomically; on a local disk also durably."""
+        await self.place.reach(key, self._set(key, value))
+
+    async def _set(self, key: str, value: Any) -> None:
+        await self._store.set(key, value)
+        if self.place.folder is not None:
+            await asyncio.to_thread(flush, self.place.folder / key)
+
+    def read(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The bytes of each object, None where there is none."""
+        if self.place.folder is not None:
+            return [read_file(self.place.folder / key) for key in keys]
+        return sync(self._read_all(keys))
+
+    async def _read_all(self, keys: Sequence[str]) -> list[bytes | None]:
+        gate = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
+
+        async def one(key: str) -> bytes | None:
+            async with gate:
+                buffer = await self.place.reach(key, self._store.get(key, default_buffer_prototype()))
+                return None if buffer is None else bytes(buffer.to_bytes())
+
+        return list(await asyncio.gather(*map(one, keys)))
+
+    def write(self, key: str, data: bytes) -> None:
+        """Replace an object."""
+        sync(self.set(key, default_buffer_prototype().buffer.from_bytes(data)))
+
+    def close_session(self) -> None:
+        """Close the network session of a remote place."""
+        if self.place.folder is None:
+            sync(close_filesystem(self._store.fs))
+
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Never: objects are asked for by name."""
+        raise AssertionError(f"{self.place.url}/{prefix}: a cache is never listed")
+
+    list_dir = list_prefix
+
+    def list(self) -> AsyncIterator[str]:
+        """Never."""
+        return self.list_prefix("")
