@@ -4,19 +4,18 @@ fsspec does the transfer. A thread runs it while this one watches the temporary 
 is an error after `stall_s` seconds whatever the protocol.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from shards.atomic import TEMPORARY
 from shards.errors import ShardError
 from shards.index.sources import base_name, is_remote
+from shards.locks import FOR_EVER, locked
 
 STALL_S = 60.0
 _POLL_S = 0.05
@@ -57,7 +56,8 @@ def local_shard(url: str, expected_bytes: int | None, cache_dir: Path | None = N
 
 
 def _fetched(url: str, target: Path, expected_bytes: int | None, stall_s: float) -> Path:
-    with _lock(target.with_name(f".{target.name}.lock")):  # one process fetches, the others wait for it
+    # One process fetches, the others wait for it.
+    with locked(target.with_name(f".{target.name}.lock"), wait_s=FOR_EVER):
         told_bytes = expected_bytes if expected_bytes is not None else _told_bytes(url, stall_s)
         if told_bytes is None or _size(target) != told_bytes:
             _fetch(url, target, told_bytes, stall_s)
@@ -70,13 +70,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return -1
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with open(path, "wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _told_bytes(url: str, stall_s: float) -> int | None:

@@ -4,16 +4,17 @@ JSON lines: the settings first, then name and digest of each finished tar. A lin
 and says nothing; every other line must parse.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from shards.atomic import TEMPORARY, atomic_file
 from shards.errors import ShardError
+from shards.locks import locked
 
 JOURNAL_NAME = ".make-shards.jsonl"
 
@@ -30,7 +31,7 @@ class Journal:
         self.recorded: dict[str, str] = {}
         self._folder = folder
         self._settings = dict(settings)
-        self._lock: BinaryIO | None = None
+        self._held = ExitStack()
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> "Journal":
@@ -40,20 +41,14 @@ class Journal:
             ShardError when another process works here, or the journal is of another source or other settings.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self._folder / ".make-shards.lock", "wb")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise ShardError(f"{self._folder}: another make-shards works here; wait for it to end") from None
-        for leftover in self._folder.glob(f".*.tar.*{TEMPORARY}"):
-            leftover.unlink()
+        with ExitStack() as held:
+            if not held.enter_context(locked(self._folder / ".make-shards.lock", remove=True)):
+                raise ShardError(f"{self._folder}: another make-shards works here; wait for it to end")
+            for leftover in self._folder.glob(f".*.tar.*{TEMPORARY}"):
+                leftover.unlink()
+            self._read(self._folder / JOURNAL_NAME)
+            self._held = held.pop_all()
         path = self._folder / JOURNAL_NAME
-        try:
-            self._read(path)
-        except BaseException:
-            self._lock.close()
-            raise
         lines = [self._settings, *({"name": name, "digest": digest} for name, digest in self.recorded.items())]
         with atomic_file(path) as file:  # without a line that was cut
             file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
@@ -73,9 +68,9 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._lock is not None and self._file is not None
+        assert self._file is not None
         self._file.close()
-        self._lock.close()
+        self._held.close()
 
     def _read(self, path: Path) -> None:
         if not path.exists():

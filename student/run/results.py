@@ -1,16 +1,14 @@
 """What a finished run leaves: weights that plain timm loads, a model card, the summary."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from student.feed.pass_data import Data
 from student.learn.trainer import Trainer
 from student.run.export import ExportInfo, export_weights, model_card
+from student.run.run_files import read_json
 from student.run.run_log import RunLog
 
-WEIGHTS = "weights.safetensors"
-EMA_WEIGHTS = "weights_ema.safetensors"
 # Not in the weights file, so that equal weights are equal files however long they took.
 _TIMES = ("seconds", "images_per_s", "data_wait_share")
 
@@ -30,9 +28,9 @@ def write_results(
         measured: counts and metrics of the run, JSON types; they stand in the summary as they are.
         teacher: what the teacher was, as in the checkpoints.
     """
-    if log.summary.is_file():
-        found: dict[str, Any] = json.loads(log.summary.read_text())
-        return found
+    files = log.files
+    if files.summary.is_file():
+        return read_json(files.summary)
     recipe, index = trainer.recipe, data.index
     fingerprints = {name: teacher[name] for name in ("fingerprint", "weights_sha256") if name in teacher}
     info = ExportInfo(
@@ -44,12 +42,12 @@ def write_results(
         fingerprints={"shards": index.fingerprint, **{f"teacher {k}": v for k, v in fingerprints.items()}},
         metrics={k: v for k, v in measured.items() if isinstance(v, float) and k not in _TIMES},
     )
-    export_weights(trainer.core, log.out / WEIGHTS, info)
+    export_weights(trainer.core, files.weights, info)
     if trainer.ema is not None:
-        export_weights(trainer.ema.model, log.out / EMA_WEIGHTS, info)
-    log.write_text("model_card.md", model_card(info, WEIGHTS))
+        export_weights(trainer.ema.model, files.ema_weights, info)
+    log.write_card(model_card(info, files.weights.name))
     summary = {
-        "student": log.out.name,
+        "student": files.out.name,
         "model": recipe.model,
         "distill": recipe.distill,
         "distill_weight": recipe.distill_weight,
@@ -58,7 +56,7 @@ def write_results(
         "steps": steps,
         "images": steps * recipe.batch_size,
         **measured,
-        "weights": WEIGHTS,
+        "weights": files.weights.name,
     }
     log.finish(summary)
     return summary

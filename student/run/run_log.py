@@ -1,18 +1,12 @@
-"""A run's directory: who is writing it, its configuration, metrics as lines and as TensorBoard events, the summary.
-
-    config.json         the resolved configuration
-    metrics.jsonl       {"kind": "step" | "epoch", "step", "epoch", metrics …}, one object per line
-    tensorboard/        the same numbers as events
-    checkpoints/        see student.checkpoint
-    summary.json        what the run came to; written last, so it is there only when the run has finished
+"""The writer of a run's directory: its lock, configuration, metrics as lines and as TensorBoard events, the summary.
 
 A resumed run drops the lines after the step it goes on from, so the file reads as if nothing had happened.
 """
 
-import fcntl
 import json
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +14,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from shards.atomic import atomic_file
 from shards.errors import RunError
+from shards.locks import locked
+from student.run.run_files import RunFiles, write_json
 
 
 class RunLog:
@@ -27,31 +23,21 @@ class RunLog:
 
     def __init__(self, out: Path) -> None:
         """Take the directory; it is made on entry."""
-        self.out = out
-        self._lock: IO[str] | None = None
+        self.files = RunFiles(out)
+        self._held = ExitStack()
         self._lines: IO[bytes] | None = None
         self._events: SummaryWriter | None = None
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where the run's checkpoints are."""
-        return self.out / "checkpoints"
 
     def __enter__(self) -> "RunLog":
         """Make and lock the directory; RunError when another process trains in it or it cannot be made."""
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.out / ".lock").open("w")
+            self.files.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{self.out}: cannot be made or written ({error}); choose another --out") from error
-        try:
-            # A POSIX lock belongs to this process: a forked worker that outlives a killed run does not hold it.
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
+            raise RunError(f"{self.files.out}: cannot be made or written ({error}); choose another --out") from error
+        if not self._held.enter_context(locked(self.files.lock)):
             raise RunError(
-                f"{self.out}: another process is training here; wait for it, stop it, or choose another --out"
-            ) from error
+                f"{self.files.out}: another process is training here; wait for it, stop it, or choose another --out"
+            )
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -60,29 +46,23 @@ class RunLog:
             self._lines.close()
         if self._events is not None:
             self._events.close()
-        if self._lock is not None:
-            self._lock.close()
-
-    @property
-    def summary(self) -> Path:
-        """The file that says that the run has finished."""
-        return self.out / "summary.json"
+        self._held.close()
 
     def begin(self, config: Mapping[str, Any], *, step: int, finished: bool = False) -> None:
         """Write the configuration and open the metrics so that they continue after `step` (0: empty).
 
         A summary stays only when the run has `finished`.
         """
-        if finished and self.summary.is_file():
+        if finished and self.files.summary.is_file():
             return
-        self.summary.unlink(missing_ok=True)
-        write_json(self.out / "config.json", config)
-        path = self.out / "metrics.jsonl"
+        self.files.summary.unlink(missing_ok=True)
+        write_json(self.files.config, config)
+        path = self.files.metrics
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step] if step else []
         with atomic_file(path) as file:
             file.writelines(line + b"\n" for line in kept)
         self._lines = path.open("ab")
-        self._events = SummaryWriter(str(self.out / "tensorboard"), purge_step=step + 1 if step else None)
+        self._events = SummaryWriter(str(self.files.tensorboard), purge_step=step + 1 if step else None)
 
     def write(self, kind: str, *, step: int, epoch: int, metrics: Mapping[str, float], **groups: Any) -> None:
         """One line of metrics; numbers that are not finite are left out, as JSON has none. RunError when it cannot."""
@@ -98,27 +78,18 @@ class RunLog:
                 self._events.add_scalar(f"val/{name}", value, step)
         except OSError as error:
             raise RunError(
-                f"{self.out}: metrics of step {step} could not be written ({error}); make room and run the same "
+                f"{self.files.out}: metrics of step {step} could not be written ({error}); make room and run the same "
                 "command again: it resumes from its last checkpoint"
             ) from error
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary: the run is complete."""
-        write_json(self.summary, summary)
+        write_json(self.files.summary, summary)
 
-    def write_text(self, name: str, text: str) -> None:
-        """Write a text file of the run atomically."""
-        with atomic_file(self.out / name) as file:
+    def write_card(self, text: str) -> None:
+        """Write the model card atomically."""
+        with atomic_file(self.files.model_card) as file:
             file.write(text.encode())
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object atomically; RunError when the disk refuses."""
-    try:
-        with atomic_file(path) as file:
-            file.write(json.dumps(value, indent=1).encode() + b"\n")
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error}); make room, or choose another --out") from error
 
 
 def _whole_lines(path: Path) -> list[bytes]:

@@ -1,8 +1,4 @@
-"""Reads run directories into frozen values; the one place that knows their files.
-
-    config.json     the resolved configuration
-    metrics.jsonl   one object per line: {"kind": "step" | "epoch", "step": …, …}; a resumed run may say a step twice
-    summary.json    written last, only by a run that finished
+"""Reads run directories into frozen values; a resumed run may say a step twice.
 
 Percent for top-1 and top-5, shares in [0, 1] for agreement and waiting, nats for entropies. A number that is missing or
 not finite is NaN here, so that charts leave a gap instead of drawing a lie.
@@ -16,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import RunError
+from student.run.run_files import RunFiles, read_json
 
 METRICS = (
     "loss",
@@ -88,7 +85,7 @@ class Run:
 
 def is_run(path: Path) -> bool:
     """Whether the directory holds a run."""
-    return (path / "config.json").is_file()
+    return RunFiles(path).config.is_file()
 
 
 def read_run(path: Path) -> Run:
@@ -99,28 +96,16 @@ def read_run(path: Path) -> Run:
             or was when the run was killed, and is left out.
     """
     if not is_run(path):
-        raise RunError(f"{path}: no run here (expected {path / 'config.json'}); give the --out of a train-student")
-    points = list(_metric_lines(path / "metrics.jsonl"))
+        raise RunError(f"{path}: no run here (expected {RunFiles(path).config}); give the --out of a train-student")
+    files = RunFiles(path)
+    points = list(_metric_lines(files.metrics))
     return Run(
         path=path,
-        config=read_json(path / "config.json"),
+        config=read_json(files.config),
         steps=_latest(points, "step"),
         epochs=_latest(points, "epoch"),
-        summary=read_json(path / "summary.json") if (path / "summary.json").is_file() else {},
+        summary=read_json(files.summary) if files.summary.is_file() else {},
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; RunError naming the file if it is something else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{path}: expected a JSON object, found no file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: expected a JSON object, got {error}; restore the file or run again") from error
-    if not isinstance(value, dict):
-        raise RunError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def finite_json(value: Any) -> Any:

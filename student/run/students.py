@@ -30,6 +30,7 @@ from student.run.run_events import (
     StudentFailed,
     StudentFinished,
 )
+from student.run.run_files import RunFiles
 from student.run.run_log import RunLog
 
 
@@ -47,7 +48,7 @@ def together(jobs: Sequence[StudentJob]) -> list[list[int]]:
     """
     passes: list[tuple[set[int], list[int]]] = []
     for number, job in enumerate(jobs):
-        steps = set(saved_steps(job.out / "checkpoints"))
+        steps = set(saved_steps(RunFiles(job.out).checkpoints))
         for common, members in passes:
             if common & steps or common == steps:
                 common &= steps
@@ -183,7 +184,7 @@ class Students:
 
     def _find(self) -> tuple[int, list[dict[str, Any]], int, list[Rejected]]:
         """The newest step of which every student has an intact checkpoint, with their states."""
-        folders = [student.job.out / "checkpoints" for student in self._students]
+        folders = [RunFiles(student.job.out).checkpoints for student in self._students]
         common = set.intersection(*(set(saved_steps(folder)) for folder in folders))
         rejected: list[Rejected] = []
         for step in sorted(common, reverse=True):
@@ -270,7 +271,7 @@ class Students:
             state = {"trainer": learned, "last": student.last, "counts": counts, "seconds": seconds}
             save = partial(
                 save_checkpoint,
-                student.job.out / "checkpoints",
+                RunFiles(student.job.out).checkpoints,
                 state,
                 step=step,
                 identity=self.identity(student.job.recipe),

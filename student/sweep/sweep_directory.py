@@ -9,20 +9,20 @@ A cell is done when its run has written its summary, whatever the status says: t
 the two loses nothing, and a status can never claim a result that is not there.
 """
 
-import fcntl
 import json
-import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from shards.errors import RunError
-from student.run.run_reader import Run, is_run, read_json, read_run
+from shards.locks import locked
+from student.run.run_files import RunFiles, read_json, write_json
+from student.run.run_reader import Run, is_run, read_run
 from student.sweep.grid import Cell, Grid
 
+_LOOK_S = 0.1  # a reader may hold the lock for a moment, looking whether it is held
 STATES = ("done", "failed", "running", "interrupted", "waiting")
 
 
@@ -61,7 +61,7 @@ class SweepDirectory:
         """
         (self.path / "cells").mkdir(parents=True, exist_ok=True)
         (self.path / "status").mkdir(exist_ok=True)
-        with _locked(self.path / "status" / "sweep.lock", tries=500) as got:
+        with locked(self.path / "status" / "sweep.lock", wait_s=10.0) as got:
             if not got:
                 raise RunError(f"{self.file}: another process has been changing this sweep for 10 s; try again")
             if self.file.is_file():
@@ -89,7 +89,7 @@ class SweepDirectory:
         file = self.path / "status" / f"{cell.name}.json"
         said = read_json(file) if file.is_file() else {}
         kept = {key: said[key] for key in ("error", "attempts", "seconds") if key in said}
-        if (self.run_path(cell) / "summary.json").is_file():
+        if RunFiles(self.run_path(cell)).summary.is_file():
             return CellStatus(state="done", **(kept | {"error": ""}))
         if said.get("state") == "failed":
             return CellStatus(state="failed", **kept)
@@ -110,15 +110,15 @@ class SweepDirectory:
     @contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
         """Hold the cell while the block runs; False if another process holds it."""
-        with _locked(self._lock_file(cell)) as got:
+        with locked(self._lock_file(cell), wait_s=_LOOK_S) as got:
             yield got
 
     def _is_claimed(self, cell: Cell) -> bool:
         path = self._lock_file(cell)
-        if path in _HELD or not path.exists():
-            return path in _HELD
-        with path.open("a+") as file:
-            return not _try_lock(file, fcntl.LOCK_SH)
+        if not path.exists():
+            return False
+        with locked(path) as free:
+            return not free
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,61 +171,7 @@ def read_sweep(path: Path) -> Sweep:
     return Sweep(path=path, grid=grid, common=common, facts=facts, results=results)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a file by a JSON object in one step, durable when this returns."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
     """The value as JSON gives it back, so that tuples and lists compare equal; ValueError for what JSON cannot hold."""
     result: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
     return result
-
-
-# POSIX locks belong to a process: a forked loader worker that outlives a killed parent does not keep the cell, as it
-# would with flock. Their price: closing any other handle of the file drops the lock, so what is held is remembered.
-_HELD: set[Path] = set()
-_TRIES, _PAUSE_S = 5, 0.02
-
-
-@contextmanager
-def _locked(path: Path, *, tries: int = _TRIES) -> Iterator[bool]:
-    """Hold the lock file; False if another process does. Tries again briefly: a reader may be looking just now."""
-    path = path.absolute()
-    if path in _HELD:
-        yield False
-        return
-    with path.open("a+") as file:
-        got = _try_lock(file, fcntl.LOCK_EX)
-        for _ in range(tries - 1):
-            if got:
-                break
-            time.sleep(_PAUSE_S)
-            got = _try_lock(file, fcntl.LOCK_EX)
-        if got:
-            _HELD.add(path)
-        try:
-            yield got
-        finally:
-            if got:
-                _HELD.discard(path)
-
-
-def _try_lock(file: IO[str], kind: int) -> bool:
-    try:
-        fcntl.lockf(file, kind | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        # The two errors by which POSIX says: held by another.
-        return False
-    except OSError as error:
-        raise RunError(
-            f"{file.name}: this file system cannot lock files ({error}); put --out on one that can, as cells are "
-            "claimed by locks"
-        ) from error
-    return True

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from shards.errors import CacheError, ShardError
 from shards.world import World
+from student.run.run_files import RunFiles
 from student.sweep.grid import Cell, Grid
 from student.sweep.sweep_directory import CellStatus, SweepDirectory
 
@@ -173,7 +174,7 @@ def _outcomes(train: TrainGroup, jobs: Sequence[CellJob]) -> Iterator[CellOutcom
 
 def _checked(directory: SweepDirectory, cell: Cell, outcome: CellOutcome) -> CellOutcome:
     """A success only counts when the run has its summary."""
-    summary = directory.run_path(cell) / "summary.json"
+    summary = RunFiles(directory.run_path(cell)).summary
     if not outcome.error and not summary.is_file():
         return CellOutcome(cell.name, f"the trainer reported success, but {summary} is missing")
     return outcome

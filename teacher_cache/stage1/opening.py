@@ -4,10 +4,9 @@ Several processes may start at once. On a local or shared disk a lock lets one o
 wait; it is held by the process, so a killed one leaves nothing behind. In an object store rank 0 makes it.
 """
 
-import fcntl
 import time
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 from shards.errors import CacheError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
+from shards.locks import locked
 from shards.views.behaviour import behaviour_digest, behaviour_like
 from shards.views.view_recipe import ViewRecipe
 from shards.world import World
@@ -83,8 +83,11 @@ def open_or_create(
         cache = _wait_for(url, spec, wait_s)
         yield CacheOpened(cache=cache, created=False, grown=_grow(cache, num_views))
         return
-    lock: AbstractContextManager[None] = nullcontext() if folder is None else _locked(folder, wait_s)
-    with lock:
+    there = _open_if_there(url, spec)
+    if there is not None and num_views <= there.num_views:  # nothing to write: it may lie where nobody can
+        yield CacheOpened(cache=there, created=False, grown=False)
+        return
+    with _alone(folder, wait_s):
         there = _open_if_there(url, spec)
         if there is not None:
             yield CacheOpened(cache=there, created=False, grown=_grow(there, num_views))
@@ -94,6 +97,22 @@ def open_or_create(
             basis = yield from _calibrate(spec, index, teacher, reader)
         cache = TeacherCache.create(url, spec, index, basis, num_views=num_views)
     yield CacheOpened(cache=cache, created=True, grown=False)
+
+
+@contextmanager
+def _alone(folder: Path | None, wait_s: float) -> Iterator[None]:
+    """Hold the folder's creation lock."""
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK_NAME, wait_s=wait_s, remove=True) as got:
+        if not got:
+            raise CacheError(
+                f"{folder}: another process has been making this cache for more than {wait_s:.0f} s "
+                f"(it holds {LOCK_NAME}); see what keeps it, then start again"
+            )
+        yield
 
 
 def _grow(cache: TeacherCache, num_views: int) -> bool:
@@ -139,28 +158,3 @@ def _wait_for(url: str | Path, spec: CacheSpec, wait_s: float) -> TeacherCache:
             )
         time.sleep(_POLL_S)
     return cache
-
-
-@contextmanager
-def _locked(folder: Path, wait_s: float) -> Iterator[None]:
-    """Hold the folder's creation lock; the system releases it when the process ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    until = time.monotonic() + wait_s
-    with open(folder / LOCK_NAME, "ab") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise CacheError(
-                        f"{folder}: another process has been making this cache for more than {wait_s:.0f} s "
-                        f"(it holds {LOCK_NAME}); see what keeps it, then start again"
-                    ) from None
-                time.sleep(0.05)
-            except OSError as error:
-                raise CacheError(
-                    f"{folder}: this file system cannot lock {LOCK_NAME}: {error}; "
-                    "start one process alone until the cache is made, or mount it with locks"
-                ) from error
-        yield
