@@ -60,7 +60,12 @@ def slab_cache(logit_NC: np.ndarray) -> Any:
         basis=basis,
         rows_S=rows_S,
         views_per_unit=1,
-        row_fields=(*fields, "pixel_digest"),
+        url="memory",
+        identity="benchmark",
+        row_fields={
+            **{name: (values.dtype, values.shape[1:]) for name, values in fields.items()},
+            "pixel_digest": (np.dtype(np.uint32), ()),
+        },
         read_unit=read_unit,
     )
 

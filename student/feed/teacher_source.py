@@ -8,6 +8,7 @@ Legend: B batch, C classes.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from student.feed.join import SlabLoader, require_same_pixels
+from student.feed.join import require_same_pixels
 from student.feed.loader import LoadedBatch
+from student.feed.slab import SlabLoader
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat
 from teacher_cache.store.cache import TeacherCache
@@ -113,16 +115,22 @@ class CachedTeacher:
     """Records of a cache: one gather per batch, the pixel digest of every sample compared (law 1)."""
 
     def __init__(
-        self, cache: TeacherCache, schedule: Sequence[range], *, name_of: Callable[[int, int], tuple[str, str]]
+        self,
+        cache: TeacherCache,
+        schedule: Sequence[range],
+        *,
+        name_of: Callable[[int, int], tuple[str, str]],
+        scratch: Path | None = None,
     ) -> None:
         """Take an open cache and the views of each epoch.
 
         Args:
             name_of: (shard, row) to the names of shard and sample, for messages.
+            scratch: a folder on a local disk for the epoch's records; None is the system's (TMPDIR).
         """
         self.pixels_checked = 0
         self.teacher_forwards = 0
-        self._slabs = SlabLoader(cache, schedule)
+        self._slabs = SlabLoader(cache, schedule, scratch=scratch)
         self._codec = RecordCodec(cache.spec.record, cache.basis)
         self._fields = [field.name for field in cache.spec.record.fields()]
         self._name_of = name_of

@@ -151,9 +151,15 @@ class TeacherCache:
         self._arrays = UnitArrays(self.objects, header)
 
     @property
-    def row_fields(self) -> tuple[str, ...]:
-        """Names of the arrays that hold one entry per view and row: the record's fields and the pixel digest."""
-        return tuple(item.name for item in self.layouts if item.dimensions[0] == "view")
+    def identity(self) -> str:
+        """Fingerprint of spec and basis: what its units are of."""
+        return self.header.identity
+
+    @property
+    def row_fields(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Dtype and shape of one entry of the arrays that have one per view and row: record and pixel digest."""
+        layouts = (item for item in self.layouts if item.dimensions[0] == "view")
+        return {item.name: (np.dtype(item.dtype), tuple(item.shape[3:])) for item in layouts}
 
     def describe(self, unit: UnitId) -> str:
         """The unit in words, for messages."""

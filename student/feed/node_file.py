@@ -1,0 +1,130 @@
+"""A file that the processes of one machine share while they live, and that nobody has to delete.
+
+The file has no name: the kernel frees it with its last holder, however that one ends. Who comes later finds it through
+the holders' own descriptors: every holder leaves a symbolic link `KEY.PID.FD` → /proc/PID/fd/FD in the folder. A link
+whose holder is gone points nowhere and is swept by whoever comes next. Where there is no /proc, or a process cannot see
+the others, it makes a file of its own.
+"""
+
+import hashlib
+import os
+import platform
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from shards.errors import RunError
+from shards.locks import FOR_EVER, locked
+
+SEAL_BYTES = 64
+"""At the start of the file: the seal, which says that it is complete and whose it is. Content begins behind it."""
+
+_FOLDER = "deit-teacher-cache"
+
+
+class NodeFile:
+    """A shared, nameless, complete file; `descriptor` may be mapped. Close it, or use `with`."""
+
+    def __init__(self, descriptor: int, link: Path) -> None:
+        """Use `shared_file`."""
+        self.descriptor, self._link = descriptor, link
+
+    def __enter__(self) -> "NodeFile":
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let it go."""
+        self.close()
+
+    def close(self) -> None:
+        """Let it go: others keep it, and the last one frees it."""
+        if self.descriptor >= 0:
+            self._link.unlink(missing_ok=True)
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def scratch_folder(scratch: Path | None = None) -> Path:
+    """The folder of this user's shared files below `scratch`, made if need be; None is the system's (TMPDIR).
+
+    RunError where it cannot be made or is another's.
+    """
+    root = scratch or Path(tempfile.gettempdir())
+    folder = root / f"{_FOLDER}-{os.getuid()}-{platform.node()}"  # scratch may be on a disk that machines share
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = folder.lstat()
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be made ({error}); choose a writable folder by --scratch") from error
+    if not stat.S_ISDIR(owner.st_mode) or owner.st_uid != os.getuid():
+        raise RunError(f"{folder}: expected a folder of this user, got another's; choose another --scratch")
+    return folder
+
+
+def shared_file(folder: Path, key: str, make: Callable[[int], None]) -> NodeFile:
+    """The file that `key` names on this machine: that of a living holder, or one that `make` fills now.
+
+    Args:
+        folder: of `scratch_folder`; processes share files that they look for in the same one.
+        key: decides the content.
+        make: writes the content to a descriptor, from SEAL_BYTES on. One process makes, the others wait for it; when
+            it is killed meanwhile the next one makes.
+
+    Errors:
+        RunError where the folder cannot be written; whatever `make` raises.
+    """
+    name, seal = hashlib.sha256(key.encode()).hexdigest()[:24], hashlib.sha256(key.encode()).digest()
+    with locked(folder / f"{name}.lock", wait_s=FOR_EVER, remove=True):
+        descriptor = _found(folder, name, seal)
+        if descriptor is None:
+            descriptor = _made(folder, seal, make)
+        link = folder / f"{name}.{os.getpid()}.{descriptor}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
+    return NodeFile(descriptor, link)
+
+
+def _found(folder: Path, name: str, seal: bytes) -> int | None:
+    """The descriptor of a living holder's file; links that lead nowhere, or to something else, are taken away."""
+    for link in folder.iterdir():
+        if not link.is_symlink():
+            continue
+        if not link.name.startswith(f"{name}."):
+            if not link.exists():
+                link.unlink(missing_ok=True)
+            continue
+        descriptor = _opened(link, seal)
+        if descriptor is not None:
+            return descriptor
+        link.unlink(missing_ok=True)
+    return None
+
+
+def _opened(link: Path, seal: bytes) -> int | None:
+    """The file behind a link if it is the one meant: numbers of processes and descriptors are given out again."""
+    try:
+        descriptor = os.open(link, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # its holder is gone
+        return None
+    try:
+        found = os.fstat(descriptor)
+        good = stat.S_ISREG(found.st_mode) and found.st_nlink == 0 and os.pread(descriptor, len(seal), 0) == seal
+    except OSError:
+        good = False
+    if good:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _made(folder: Path, seal: bytes, make: Callable[[int], None]) -> int:
+    """A new nameless file, filled, then sealed."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        make(file.fileno())
+        os.pwrite(file.fileno(), seal, 0)
+        return os.dup(file.fileno())

@@ -1,0 +1,243 @@
+"""The records that an epoch needs, once per machine: read, verified and written by one process, mapped by all.
+
+A slab holds the records of all shards for some consecutive views of one view block. A unit is read once for all the
+views that the run still wants of it, so an epoch that needs three of six views costs no second reading. The next slab
+is prepared in a thread while this one is used: on disk, not in memory. At ImageNet's size a view at 64 bytes is 82 MB.
+
+Legend: S shards, N samples of the index, V views of the slab, B a batch.
+"""
+
+import mmap
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import RunError
+from student.feed.loader import LoadedBatch
+from student.feed.node_file import SEAL_BYTES, NodeFile, scratch_folder, shared_file
+
+_ALIGN = 64
+_THREADS = 4
+
+
+class Units(Protocol):
+    """What a slab needs of a cache; `teacher_cache.store.cache.TeacherCache` is one."""
+
+    url: str
+    """Where it is."""
+    views_per_unit: int
+    """Consecutive views of a unit."""
+    rows_S: NDArray[np.int64]
+    """Samples per shard."""
+
+    @property
+    def identity(self) -> str:
+        """What its units are of: equal for equal contents."""
+
+    @property
+    def row_fields(self) -> Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Of each array with one entry per view and row (record, pixel digest): dtype and shape of an entry."""
+
+    def read_unit(self, view_block: int, shard: int) -> dict[str, NDArray[Any]]:
+        """The arrays of a unit, (views, rows, …) each, checked against the ledger."""
+
+
+class _Column(NamedTuple):
+    """Where a field lies in the file: (V, N, …) from `offset` on."""
+
+    name: str
+    dtype: np.dtype[Any]
+    tail: tuple[int, ...]
+    offset: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one sample in one view."""
+        return self.dtype.itemsize * int(np.prod(self.tail, dtype=np.int64))
+
+
+class RecordSlab:
+    """The records of all samples for some consecutive views of one view block, mapped; close it, it is shared.
+
+    Attributes:
+        views: the views it holds.
+    """
+
+    def __init__(self, views: range, first_S: NDArray[np.int64], columns: Sequence[_Column], file: NodeFile) -> None:
+        """Use `load`."""
+        self.views = views
+        self._first_S = first_S
+        self._file = file
+        num_rows = int(first_S[-1])
+        self._map = mmap.mmap(file.descriptor, _num_bytes(columns, len(views), num_rows), prot=mmap.PROT_READ)
+        self._fields: dict[str, NDArray[Any]] = {}
+        for column in columns:
+            shape = (len(views), num_rows, *column.tail)
+            flat = np.frombuffer(
+                self._map, column.dtype, count=int(np.prod(shape, dtype=np.int64)), offset=column.offset
+            )
+            self._fields[column.name] = flat.reshape(shape)
+
+    @classmethod
+    def load(cls, cache: Units, views: range, *, scratch: Path | None = None, threads: int = _THREADS) -> "RecordSlab":
+        """The slab of some views: mapped if a process of this machine has it, else every shard's unit is read.
+
+        Args:
+            views: consecutive, in one view block.
+            scratch: a folder on a local disk for the slab's file; None is the system's (TMPDIR).
+            threads: units read at once.
+
+        Errors:
+            CacheError: from the store, for a unit that is missing, damaged or foreign.
+            RunError: when `scratch` has no room.
+        """
+        view_block, offset = divmod(views.start, cache.views_per_unit)
+        assert offset + len(views) <= cache.views_per_unit, "a slab lies in one view block"
+        first_S = np.concatenate(([0], np.cumsum(cache.rows_S)))
+        columns = _columns(cache, len(views), int(first_S[-1]))
+        folder = scratch_folder(scratch)
+
+        def fill(descriptor: int) -> None:
+            _reserve(descriptor, _num_bytes(columns, len(views), int(first_S[-1])), folder)
+
+            def keep(shard: int) -> None:
+                unit = cache.read_unit(view_block, shard)
+                for column in columns:
+                    values = unit[column.name][offset : offset + len(views)]
+                    for view in range(len(views)):
+                        row = view * int(first_S[-1]) + int(first_S[shard])
+                        os.pwrite(descriptor, values[view].tobytes(), column.offset + row * column.row_bytes)
+
+            _each(keep, len(cache.rows_S), threads)
+
+        key = f"{cache.url} {cache.identity} {view_block} {views.start} {views.stop}"
+        return cls(views, first_S, columns, shared_file(folder, key, fill))
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the records."""
+        return sum(values.nbytes for values in self._fields.values())
+
+    def gather(self, batch: LoadedBatch) -> dict[str, NDArray[Any]]:
+        """The fields of the batch's records, B rows each, in the batch's order."""
+        view_B = batch.view_B - self.views.start
+        assert view_B.min() >= 0 and view_B.max() < len(self.views), "the slab of another epoch"
+        row_B = self._first_S[batch.shard_B] + batch.row_B
+        return {name: values[view_B, row_B] for name, values in self._fields.items()}
+
+    def close(self) -> None:
+        """Unmap it; other processes keep theirs."""
+        self._fields.clear()
+        self._map.close()
+        self._file.close()
+
+
+class SlabLoader:
+    """Gives the slab of each epoch and prepares the next one in a thread meanwhile; use as a context manager."""
+
+    def __init__(self, cache: Units, schedule: Sequence[range], *, scratch: Path | None = None) -> None:
+        """Take the views of each epoch of the run, in order; `scratch` as `RecordSlab.load`."""
+        self._cache, self._schedule, self._scratch = cache, schedule, scratch
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="slab-ahead")
+        self._ahead: tuple[range, Future[RecordSlab]] | None = None
+        self._slab: RecordSlab | None = None
+
+    def __enter__(self) -> "SlabLoader":
+        """Nothing is loaded before `epoch`."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Let go of the slab, and of the one that is being prepared."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead[1], None
+            if not ahead.cancelled() and ahead.exception() is None:
+                ahead.result().close()
+        self._drop()
+
+    def epoch(self, epoch: int) -> RecordSlab:
+        """The slab that holds the views of `epoch`; CacheError as the store raised it."""
+        views = self._schedule[epoch]
+        if self._slab is None or not _holds(self._slab.views, views):
+            self._drop()
+            if self._ahead is not None and _holds(self._ahead[0], views):
+                self._slab = self._ahead[1].result()
+            else:
+                self._slab = self._load(self._span(epoch))
+            self._ahead = None
+        held = self._slab.views
+        following = next(
+            (e for e in range(epoch + 1, len(self._schedule)) if not _holds(held, self._schedule[e])), None
+        )
+        if following is not None and self._ahead is None:
+            span = self._span(following)
+            self._ahead = (span, self._pool.submit(self._load, span))
+        return self._slab
+
+    def _span(self, epoch: int) -> range:
+        """What to read for `epoch`: all views of its view block that the run wants from then on.
+
+        Only the epoch's own where that would take more than half the room of the disk: units are read again then.
+        """
+        per_unit, own = self._cache.views_per_unit, self._schedule[epoch]
+        block = own.start // per_unit
+        wanted = [views for views in self._schedule[epoch:] if views.start // per_unit == block]
+        span = range(min(views.start for views in wanted), max(views.stop for views in wanted))
+        num_rows = int(self._cache.rows_S.sum())
+        needed = _num_bytes(_columns(self._cache, len(span), num_rows), len(span), num_rows)
+        return span if needed <= shutil.disk_usage(scratch_folder(self._scratch)).free // 2 else own
+
+    def _load(self, views: range) -> RecordSlab:
+        return RecordSlab.load(self._cache, views, scratch=self._scratch)
+
+    def _drop(self) -> None:
+        if self._slab is not None:
+            self._slab.close()
+            self._slab = None
+
+
+def _holds(slab: range, views: range) -> bool:
+    return slab.start <= views.start and views.stop <= slab.stop
+
+
+def _columns(cache: Units, num_views: int, num_rows: int) -> list[_Column]:
+    """The fields behind one another, each aligned."""
+    columns: list[_Column] = []
+    offset = SEAL_BYTES
+    for name, (dtype, tail) in cache.row_fields.items():
+        column = _Column(name, dtype, tail, offset)
+        columns.append(column)
+        offset += -(-num_views * num_rows * column.row_bytes // _ALIGN) * _ALIGN
+    return columns
+
+
+def _num_bytes(columns: Sequence[_Column], num_views: int, num_rows: int) -> int:
+    last = columns[-1]
+    return last.offset + num_views * num_rows * last.row_bytes
+
+
+def _reserve(descriptor: int, num_bytes: int, folder: Path) -> None:
+    """Take the room at once, so that a full disk is an error here and not a signal when a page is touched."""
+    try:
+        os.posix_fallocate(descriptor, 0, num_bytes)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: {num_bytes / 1e9:.2f} GB for the records of an epoch do not fit ({error}); make room, or "
+            "choose another folder by --scratch"
+        ) from error
+
+
+def _each(work: Any, count: int, threads: int) -> None:
+    """Run `work` of 0 … count − 1 in threads; the first error ends it."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="slab")
+    try:
+        for _ in pool.map(work, range(count)):
+            pass
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
