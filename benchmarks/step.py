@@ -28,14 +28,13 @@ from shards.rng import stream
 from shards.views.mixing import block_mix
 from shards.views.view_recipe import ViewRecipe
 from shards.world import World
-from student.feed.cache_check import Views
+from student.feed.batch import ready
 from student.feed.loader import LoadedBatch
 from student.feed.teacher_source import CachedTeacher, NoTeacher, OnlineTeacher, TeacherSource
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
-from student.run.loop import _ready
 from teacher_cache.network.teacher import load_teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat, fit_basis
 
@@ -112,7 +111,6 @@ def measure(*, rounds: int, batch_size: int, distill: str) -> dict[str, Any]:
     cached = CachedTeacher(slab_cache(logit_NC), [range(1)], name_of=lambda s, r: (str(s), str(r)))
     cached.begin_epoch(0)
     network = load_teacher("regnety_160.deit_in1k", pretrained=False, num_classes=CLASSES)
-    views = Views(VIEWS, None)
     batches = [loaded_batch(batch_size, n) for n in range(4)]
     taught, untaught = student(distill, group), student("none", group)
     taught_online = student(distill, group)
@@ -122,12 +120,12 @@ def measure(*, rounds: int, batch_size: int, distill: str) -> dict[str, Any]:
         n = next(clock)
 
         def one() -> None:
-            trainer.feed(_ready(batches[n % len(batches)], views, source, group.device), step=n)
+            trainer.feed(ready(batches[n % len(batches)], VIEWS, source, group.device), step=n)
 
         return seconds(one)
 
     none, online = NoTeacher(), OnlineTeacher(network)
-    x_BCHW = _ready(batches[0], views, none, group.device).x_BCHW
+    x_BCHW = ready(batches[0], VIEWS, none, group.device).images
     for trainer, source in ((untaught, none), (taught, cached), (taught_online, online)):
         step(trainer, source)
     times: dict[str, list[float]] = {"plain": [], "cached": [], "online": [], "teacher": []}

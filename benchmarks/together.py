@@ -38,7 +38,8 @@ from shards.views.behaviour import behaviour_digest
 from shards.views.view_recipe import recipe_named
 from shards.world import World
 from student.cost.rates import synthetic_jpeg
-from student.feed.cache_check import Views, views_of_cache
+from student.feed.batch import ready
+from student.feed.cache_check import Views, views_of_caches
 from student.feed.epoch_plan import epoch_plan
 from student.feed.loader import batches
 from student.feed.teacher_source import CachedTeacher
@@ -48,7 +49,6 @@ from student.recipe.overrides import override, parse_sets
 from student.recipe.papers import recipe_for
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
-from student.run.loop import _ready
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordFormat, fit_basis
 from teacher_cache.stage1.build import build_cache
@@ -105,7 +105,7 @@ class Bench:
     ) -> None:
         """Build the students, one per τ."""
         self.group = ProcessGroup(World(), torch.device("cpu"))
-        self.views: Views = views_of_cache(cache, index, [recipe], views_used=None)
+        self.views: Views = views_of_caches([cache], index, views_used=None)
         self.reader = stack.enter_context(ShardReader(index))
         names = (lambda shard, row: (index.names[shard], index.key(shard, row)),)
         self.source = stack.enter_context(CachedTeacher(cache, [range(1)], name_of=names[0]))
@@ -133,13 +133,13 @@ class Bench:
         data_s = step_s = 0.0
         for seconds, loaded in stream_:
             began = time.perf_counter()
-            batch = _ready(loaded, self.views, self.source, self.group.device)
-            ready = time.perf_counter()
+            batch = ready(loaded, self.views.recipe, self.source, self.group.device)
+            fed = time.perf_counter()
             for trainer in students:
                 trainer.feed(batch, step=self.clock)
             self.clock += 1
-            data_s += seconds + ready - began
-            step_s += time.perf_counter() - ready
+            data_s += seconds + fed - began
+            step_s += time.perf_counter() - fed
         return data_s, step_s
 
     @staticmethod

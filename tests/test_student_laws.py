@@ -10,7 +10,7 @@ from itertools import chain
 import pytest
 import torch
 
-import student.run.loop as loop
+import student.feed.feed as feed
 from shards.errors import CacheError
 from shards.world import World
 from student.recipe.settings import TrainSettings
@@ -150,17 +150,17 @@ def test_results_do_not_depend_on_the_number_of_workers(tmp_path, index, cache, 
 
 def record_batches(out, index, cache, world, init_method, settings):
     """Train one rank and return what each of its micro-batches held, and its events."""
-    seen, original = [], loop._ready
+    seen, original = [], feed.ready
 
     def recording(loaded, *rest):
         seen.append([a.tolist() for a in (loaded.shard_B, loaded.row_B, loaded.view_B, loaded.pixel_digest_B)])
         return original(loaded, *rest)
 
-    loop._ready = recording
+    feed.ready = recording
     try:
         events = run_to_end(out, index, cache, settings=settings, world=world, init_method=init_method)
     finally:
-        loop._ready = original
+        feed.ready = original
     return seen, losses(events)
 
 

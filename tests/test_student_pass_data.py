@@ -8,11 +8,8 @@ from shards.errors import ShardError
 from shards.index.shard_index import ShardIndex
 from shards.tars.writer import write_samples
 from shards.views.view_recipe import recipe_named
-from shards.world import World
 from student.feed.cache_check import Views
 from student.feed.pass_data import Data
-from student.recipe.settings import TrainSettings
-from student.recipe.student_recipe import StudentRecipe
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -25,8 +22,7 @@ def shards(folder: Path, *, names: tuple[str, ...] = (), num_classes: int | None
 
 def check(train: ShardIndex, val: ShardIndex) -> None:
     views = Views(recipe_named("plain", size=8, block_size=4), None)
-    recipe = StudentRecipe(batch_size=4, repeats=1, epochs=1, warmup_epochs=0)
-    Data(index=train, val_index=val, views=views, shard_cache_dir=None).check(recipe, TrainSettings(), World())
+    Data(index=train, val_index=val, views=views, shard_cache_dir=None).check()
 
 
 def test_the_same_classes_or_unknown_names_are_accepted(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_one_step_is_the_textbook_step():
     before = {name: value.clone() for name, value in ours.core.state_dict().items()}
     ours.feed(some, step=0)
     model = other.core
-    loss = student_loss(heads(model, some.x_BCHW), some.labels, some.answer, recipe)
+    loss = student_loss(heads(model, some.images), some.labels, some.answer, recipe)
     loss.total.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
     torch.optim.AdamW(model.parameters(), lr=ours.lr(0), weight_decay=0.0, eps=recipe.eps).step()
@@ -118,7 +118,7 @@ def test_accumulated_micro_batches_are_the_whole_batch(accumulate):
         labels = Labels(*(values[cut] for values in some.labels))
         log_prob = partial(lambda tau, cut: some.answer.log_prob(tau)[cut], cut=cut)
         answer = TeacherAnswer(some.answer.hard_B[cut], log_prob)
-        parts.feed(Batch(some.x_BCHW[cut], labels, answer), step=0, micro=micro)
+        parts.feed(Batch(some.images[cut], labels, answer), step=0, micro=micro)
     for name, value in whole.core.state_dict().items():
         assert torch.allclose(value, parts.core.state_dict()[name], atol=1e-4), name
     assert parts.interval_metrics()["loss"] == pytest.approx(whole.interval_metrics()["loss"], rel=1e-6)

@@ -18,10 +18,10 @@ from shards.views.view import render_views
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
 from student.cost.cost_estimate import Rates
+from student.feed.batch import Batch, Labels
 from student.feed.teacher_source import TeacherAnswer
-from student.learn.loss import Labels
 from student.learn.process_group import ProcessGroup
-from student.learn.trainer import Batch, Trainer
+from student.learn.trainer import Trainer
 from student.recipe.papers import chosen_recipe
 from student.recipe.settings import Precision, TrainSettings
 from student.recipe.student_recipe import StudentRecipe

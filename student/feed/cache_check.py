@@ -1,5 +1,6 @@
 """Does this cache fit this run? Everything that can be known before step 0 is asked before step 0 (laws 1, 5 and 6)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,17 +24,98 @@ class Views(NamedTuple):
     num_views: int | None
 
 
-def views_of_cache(
-    cache: TeacherCache, index: ShardIndex, recipes: list[StudentRecipe], *, views_used: int | None
-) -> Views:
-    """The views of a cache that fits index, machine and students.
+def views_of_caches(caches: Sequence[TeacherCache], index: ShardIndex, *, views_used: int | None) -> Views:
+    """The views of caches that fit index and machine, and each other where there are several.
 
     Raises:
-        CacheError: it was made from other shards, renders other pixels here, has other classes, or lacks units that
-            the schedule needs.
-        ValueError: a student asks for what the cache cannot give (another image size, soft loss from hard records,
-            more views).
+        CacheError: one was made from other shards, renders other pixels here, or has other classes; two have other
+            views.
+        ValueError: `views_used` is more than one of them holds, or they hold different numbers of views.
     """
+    for cache in caches:
+        _require_fit(cache, index)
+    first = caches[0]
+    for other in caches[1:]:
+        _require_same_views(first, other)
+    fewest = min(caches, key=lambda cache: cache.num_views)
+    most = max(caches, key=lambda cache: cache.num_views)
+    if views_used is not None and views_used > fewest.num_views:
+        raise ValueError(
+            f"views_used: {fewest.url} holds {fewest.num_views} views, got {views_used}; ask for fewer, or grow it "
+            f"with cache-teacher --views {views_used}"
+        )
+    if views_used is None and most.num_views != fewest.num_views:
+        raise ValueError(
+            f"views_used: {most.url} holds {most.num_views} views and {fewest.url} {fewest.num_views}; say how many of "
+            f"both to use (at most {fewest.num_views}), or grow the second with cache-teacher --views {most.num_views}"
+        )
+    return Views(first.spec.recipe, views_used or int(fewest.num_views))
+
+
+def views_without_cache(
+    chosen: ViewRecipe, index: ShardIndex, teachers: Sequence[Teacher], *, views_used: int | None
+) -> Views:
+    """The views of a run without a cache; ValueError when a teacher in the loop does not fit them.
+
+    Without `views_used` they never end; with it they are cycled through, as a cache of so many views would.
+    """
+    if views_used is not None and views_used < 1:
+        raise ValueError(f"views_used: expected at least 1, got {views_used}")
+    for teacher in teachers:
+        spec = teacher.spec
+        for name, expected, got in (
+            ("input size", chosen.size, spec.input_size),
+            ("mean", tuple(chosen.mean), tuple(spec.mean)),
+            ("std", tuple(chosen.std), tuple(spec.std)),
+        ):
+            if expected != got:
+                raise ValueError(f"teacher {spec.name}: {name} of the views is {expected}, the teacher wants {got}")
+        if spec.num_classes != index.num_classes:
+            raise ValueError(
+                f"teacher {spec.name}: answers in {spec.num_classes} classes, the shards have {index.num_classes}"
+            )
+    return Views(chosen, views_used)
+
+
+def require_student(
+    recipe: StudentRecipe, views: Views, caches: Sequence[TeacherCache], teachers: Sequence[Teacher]
+) -> None:
+    """ValueError when a student asks for what its views and teachers cannot give."""
+    where, size = caches[0].url if caches else "this run", views.recipe.size
+    if recipe.image_size != size:
+        raise ValueError(
+            f"image_size: the views of {where} are {size} pixels wide, got {recipe.image_size} for {recipe.model}; "
+            f"set image_size={size}, or make a cache at {recipe.image_size}"
+        )
+    loss = LOSSES.get(recipe.distill)
+    if recipe.distill != NONE and not caches and not teachers:
+        raise ValueError(f"distill: {recipe.distill} needs a teacher; give --cache, or --online with --teacher")
+    for cache in caches:
+        if loss is not None and loss.needs_probabilities and not cache.spec.record.entry.soft:
+            raise ValueError(
+                f"distill: {cache.url} holds hard labels only, got {recipe.distill}; train with hard, or make "
+                "a cache that keeps probabilities (record kind lowrank)"
+            )
+
+
+def require_units(cache: TeacherCache, views: Views, *, repeats: int, epochs: int | None) -> None:
+    """CacheError unless the ledger has every unit that so many epochs read; None: any number of epochs."""
+    assert views.num_views is not None, "a cache has so many views"
+    cycle = views.num_views if epochs is None else epochs
+    needed = needed_view_blocks(cycle, recipe=cache.spec.recipe, repeats=repeats, num_views=views.num_views)
+    ledger_BS = cache.ledger()
+    absent = np.argwhere(ledger_BS[needed] == 0)
+    if len(absent):
+        first_block, first_shard = needed[int(absent[0][0])], int(absent[0][1])
+        first_view = first_block * cache.views_per_unit
+        raise CacheError(
+            f"{cache.url}: {len(absent)} of {len(needed) * cache.num_shards} units that {cycle} epochs need "
+            f"are not there, the first is views {first_view}–{first_view + cache.views_per_unit - 1} of shard "
+            f"{cache.shard_names[first_shard]}; run cache-teacher again to finish it, or train on fewer views"
+        )
+
+
+def _require_fit(cache: TeacherCache, index: ShardIndex) -> None:
     spec = cache.spec
     require_index(spec, index.fingerprint, cache.url)
     if spec.record.num_classes != index.num_classes:
@@ -47,69 +129,15 @@ def views_of_cache(
             f"{cache.url}: this machine renders other pixels than the one that made it, in: {', '.join(differ)}; "
             f"install the library versions the cache was made with ({cache.made_with}), or make it here"
         )
-    num_views = _num_views(cache, views_used)
-    for recipe in recipes:
-        if recipe.image_size != spec.recipe.size:
-            raise ValueError(
-                f"image_size: the views of {cache.url} are {spec.recipe.size} pixels wide, got {recipe.image_size} "
-                f"for {recipe.model}; set image_size={spec.recipe.size}, or make a cache at {recipe.image_size}"
-            )
-        loss = LOSSES.get(recipe.distill)
-        if loss is not None and loss.needs_probabilities and not spec.record.entry.soft:
-            raise ValueError(
-                f"distill: {cache.url} holds hard labels only, got {recipe.distill}; train with hard, or make "
-                "a cache that keeps probabilities (record kind lowrank)"
-            )
-        _require_units(cache, recipe, num_views)
-    return Views(spec.recipe, num_views)
 
 
-def views_without_cache(
-    recipes: list[StudentRecipe], teacher: Teacher | None, views: ViewRecipe | None, *, views_used: int | None
-) -> Views:
-    """The views of a run without a cache: those given, else the recipe's own; ValueError when they do not fit.
-
-    Without `views_used` they never end; with it they are cycled through, as a cache of so many views would.
-    """
-    chosen = views or recipes[0].view_recipe
-    for recipe in recipes:
-        if recipe.image_size != chosen.size:
-            raise ValueError(f"image_size: the views are {chosen.size} pixels wide, got {recipe.image_size}")
-        if recipe.distill != NONE and teacher is None:
-            raise ValueError(f"distill: {recipe.distill} needs a teacher; give --cache, or --online with --teacher")
-    if teacher is not None:
-        spec = teacher.spec
-        for name, expected, got in (
-            ("input size", chosen.size, spec.input_size),
-            ("mean", tuple(chosen.mean), tuple(spec.mean)),
-            ("std", tuple(chosen.std), tuple(spec.std)),
-        ):
-            if expected != got:
-                raise ValueError(f"teacher {spec.name}: {name} of the views is {expected}, the teacher wants {got}")
-    return Views(chosen, views_used)
-
-
-def _num_views(cache: TeacherCache, views_used: int | None) -> int:
-    if views_used is not None and views_used > cache.num_views:
-        raise ValueError(
-            f"views_used: {cache.url} holds {cache.num_views} views, got {views_used}; ask for fewer, or grow it "
-            f"with cache-teacher --views {views_used}"
-        )
-    return views_used or int(cache.num_views)
-
-
-def _require_units(cache: TeacherCache, recipe: StudentRecipe, num_views: int) -> None:
-    """CacheError unless the ledger has every unit that the schedule reads."""
-    needed = needed_view_blocks(
-        recipe.epochs, recipe=cache.spec.recipe, repeats=recipe.repeats, num_views=num_views
-    )
-    ledger_BS = cache.ledger()
-    absent = np.argwhere(ledger_BS[needed] == 0)
-    if len(absent):
-        first_block, first_shard = needed[int(absent[0][0])], int(absent[0][1])
-        first_view = first_block * cache.views_per_unit
+def _require_same_views(first: TeacherCache, other: TeacherCache) -> None:
+    """The pixels of both must be the same ones; what a recipe is called decides nothing."""
+    ours, theirs = first.spec.recipe.to_json(), other.spec.recipe.to_json()
+    names = sorted(name for name in {*ours, *theirs} - {"name"} if ours.get(name) != theirs.get(name))
+    if names:
+        said = ", ".join(f"{name}: expected {ours.get(name)!r}, got {theirs.get(name)!r}" for name in names)
         raise CacheError(
-            f"{cache.url}: {len(absent)} of {len(needed) * cache.num_shards} units that {recipe.epochs} epochs need "
-            f"are not there, the first is views {first_view}–{first_view + cache.views_per_unit - 1} of shard "
-            f"{cache.shard_names[first_shard]}; run cache-teacher again to finish it, or train on fewer views"
+            f"{other.url}: its teacher saw other views than that of {first.url}: {said}; caches that teach together "
+            "have one view recipe: make it again with the recipe of the first"
         )

@@ -1,19 +1,12 @@
-"""What the students of a pass look at, and in which order."""
+"""The shards and views of a pass: what the students train on and are evaluated on."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from shards.errors import ShardError
 from shards.index.shard_index import ShardIndex
-from shards.world import World
 from student.feed.cache_check import Views
-from student.feed.epoch_plan import EpochPlan, Span, epoch_plan, epoch_views, schedule, steps_per_epoch
-from student.recipe.settings import TrainSettings
-from student.recipe.student_recipe import StudentRecipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,24 +18,8 @@ class Data:
     views: Views
     shard_cache_dir: Path | None
 
-    @property
-    def rows_S(self) -> NDArray[np.int64]:  # noqa: N802  # shape-suffixed as everywhere
-        """Samples per training shard."""
-        return self.index.rows_S
-
-    def check(self, recipe: StudentRecipe, settings: TrainSettings, world: World) -> EpochPlan:
-        """The first epoch's plan.
-
-        Errors:
-            ValueError when batch, blocks, repeats, ranks and accumulation do not fit; ShardError when the validation
-            shards number their classes differently.
-        """
-        self._require_same_classes()
-        plan = self.plan(recipe, settings.seed, 0)
-        plan.items(0, 0, world.size * settings.accumulate)
-        return plan
-
-    def _require_same_classes(self) -> None:
+    def check(self) -> None:
+        """ShardError when the validation shards number their classes differently."""
         index, val = self.index, self.val_index
         if val is None or (val.num_classes, val.class_names) == (index.num_classes, index.class_names):
             return
@@ -55,33 +32,6 @@ class Data:
             f"their order, got {val.num_classes}, other from class {first} on; give the same "
             "--class-names (or check-shards --num-classes) for both"
         )
-
-    def plan(self, recipe: StudentRecipe, seed: int, epoch: int) -> EpochPlan:
-        """The order of an epoch."""
-        return epoch_plan(
-            self.rows_S,
-            recipe=self.views.recipe,
-            seed=seed,
-            epoch=epoch,
-            batch_size=recipe.batch_size,
-            repeats=recipe.repeats,
-            num_views=self.views.num_views,
-        )
-
-    def steps_per_epoch(self, recipe: StudentRecipe) -> int:
-        """Optimiser steps of every epoch."""
-        return steps_per_epoch(self.rows_S, recipe=self.views.recipe, batch_size=recipe.batch_size)
-
-    def epoch_views(self, recipe: StudentRecipe) -> list[range]:
-        """The views of each epoch."""
-        return [
-            epoch_views(epoch, recipe=self.views.recipe, repeats=recipe.repeats, num_views=self.views.num_views)
-            for epoch in range(recipe.epochs)
-        ]
-
-    def schedule(self, recipe: StudentRecipe) -> list[Span]:
-        """The views of the run, one span per pass over the cache."""
-        return schedule(recipe.epochs, recipe=self.views.recipe, repeats=recipe.repeats, num_views=self.views.num_views)
 
     def identity(self) -> dict[str, Any]:
         """What decides the pixels and their order, as JSON types."""

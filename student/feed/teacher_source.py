@@ -10,7 +10,7 @@ Legend: B batch, C classes.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,14 +24,55 @@ from teacher_cache.record.codec import RecordCodec, RecordFormat
 from teacher_cache.store.cache import TeacherCache
 
 
+class Top(NamedTuple):
+    """Classes, int64 (B, k), likeliest first, and their log p at τ = 1, float32 (B, k)."""
+
+    class_BK: Tensor
+    log_prob_BK: Tensor
+
+
 class TeacherAnswer:
     """The teacher's answer to a batch; each τ is decoded once, however many students ask for it."""
 
-    def __init__(self, hard_B: Tensor, log_prob: Callable[[float], Tensor] | None = None) -> None:
-        """Wrap the first classes, int64 (B,), and, where they are known, τ → log p, float32 (B, C)."""
+    def __init__(
+        self,
+        hard_B: Tensor,
+        log_prob: Callable[[float], Tensor] | None = None,
+        *,
+        named_BK: Tensor | None = None,
+    ) -> None:
+        """Wrap what is known.
+
+        Args:
+            hard_B: the first classes, int64 (B,).
+            log_prob: τ → log p, float32 (B, C); None where only first classes are known.
+            named_BK: int64 (B, K), the K likeliest classes in order where the record names them; None: the first.
+        """
         self.hard_B = hard_B
         self._log_prob = log_prob
+        self._named_BK = hard_B[:, None] if named_BK is None else named_BK
         self._decoded: dict[float, Tensor] = {}
+
+    @property
+    def hard(self) -> Tensor:
+        """The teacher's first class, int64 (B,): always exact."""
+        return self.hard_B
+
+    def top(self, k: int) -> "Top":
+        """The k likeliest classes, likeliest first, with log p at τ = 1.
+
+        Errors:
+            ValueError for k outside [1, C], and where only first classes are known.
+        """
+        log_prob_BC = self.log_prob(1.0)
+        if not 1 <= k <= log_prob_BC.shape[1]:
+            raise ValueError(f"top: expected k in [1, {log_prob_BC.shape[1]}], got {k}")
+        class_BK = self._named_BK[:, :k]
+        if k > class_BK.shape[1]:
+            # Classes that tie come in the order of their index, whatever the device's sort does.
+            others_BC = log_prob_BC.scatter(1, class_BK, -torch.inf).sort(dim=1, descending=True, stable=True).indices
+            class_BK = torch.cat([class_BK, others_BC[:, : k - class_BK.shape[1]]], 1)
+        return Top(class_BK, log_prob_BC.gather(1, class_BK))
 
     def log_prob(self, temperature: float) -> Tensor:
         """Log p at τ, float32 (B, C); ValueError where only first classes are known, as of records of kind "hard"."""
@@ -133,6 +174,7 @@ class CachedTeacher:
         self._slabs = SlabLoader(cache, schedule, scratch=scratch)
         self._codec = RecordCodec(cache.spec.record, cache.basis)
         self._fields = [field.name for field in cache.spec.record.fields()]
+        self._soft = cache.spec.record.entry.soft
         self._name_of = name_of
 
     def __enter__(self) -> "CachedTeacher":
@@ -155,5 +197,8 @@ class CachedTeacher:
             name: torch.from_numpy(np.ascontiguousarray(record[name])).to(x_BCHW.device, non_blocking=True)
             for name in self._fields
         }
-        hard_B = self._codec.hard_label(fields)
-        return TeacherAnswer(hard_B, lambda temperature: self._codec.log_prob(fields, temperature))
+        return TeacherAnswer(
+            self._codec.hard_label(fields),
+            (lambda temperature: self._codec.log_prob(fields, temperature)) if self._soft else None,
+            named_BK=fields["class_index"].to(torch.int64),
+        )

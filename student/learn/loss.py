@@ -12,25 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from student.feed.batch import Labels
 from student.learn.losses.distill_loss import Answer, full
 from student.learn.losses.table import NONE, loss_named
 from student.learn.network import Heads
 from student.recipe.student_recipe import StudentRecipe
 
-
-class Labels(NamedTuple):
-    """What the images of a batch show: class (B,) int64, the partner's class, and the weight of the own image."""
-
-    label_B: Tensor
-    partner_label_B: Tensor
-    lam_B: Tensor
-
-    @classmethod
-    def of(cls, label_B: Tensor, partner_B: Tensor | None = None, lam_B: Tensor | None = None) -> "Labels":
-        """From class, partner's position in the batch and weight; unmixed without the last two."""
-        if partner_B is None or lam_B is None:
-            return cls(label_B, label_B, torch.ones(label_B.shape, device=label_B.device))
-        return cls(label_B, label_B[partner_B.long()], lam_B.float())
+__all__ = ["Labels", "Loss", "base_loss", "student_loss"]
 
 
 class Loss(NamedTuple):

@@ -10,16 +10,17 @@ Legend: B batch, C classes, H, W image.
 import contextlib
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from shards.errors import RunError
 from shards.rng import stream
+from student.feed.batch import Batch
 from student.feed.teacher_source import TeacherAnswer
 from student.learn.evaluation import teacher_stats
-from student.learn.loss import Labels, Loss, student_loss
+from student.learn.loss import Loss, student_loss
 from student.learn.losses.table import LOSSES
 from student.learn.network import Heads, heads, make_student
 from student.learn.optimiser import Ema, clip_gradients, lr_at, make_optimizer, set_lr
@@ -33,14 +34,6 @@ _SAMPLED = ("student_entropy", "teacher_agreement", "teacher_entropy")
 _DIAGNOSE_EVERY = 4
 """Steps between diagnoses: an epoch's agreement is over a quarter of its images, at a quarter of the cost."""
 _AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class Batch(NamedTuple):
-    """A micro-batch on the device: normalised, mixed images; what they show; what the teacher says to them."""
-
-    x_BCHW: Tensor
-    labels: Labels
-    answer: TeacherAnswer | None
 
 
 class Trainer:
@@ -86,14 +79,14 @@ class Trainer:
         )
         with contextlib.nullcontext() if last else no_sync(self._wrapped):
             with autocast:
-                answered = heads(self.model, batch.x_BCHW)
+                answered = heads(self.model, batch.images)
             loss = student_loss(answered, batch.labels, batch.answer, self.recipe)
             self.scaler.scale(loss.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
         if last:
             self._update(step)
         due = step % min(_DIAGNOSE_EVERY, self._steps_per_epoch) == 0 or (step + 1) % settings.log_every == 0
         diagnose = last and due
-        self._count(answered, loss, batch.answer, len(batch.x_BCHW), diagnose=diagnose)
+        self._count(answered, loss, batch.answer, len(batch.images), diagnose=diagnose)
 
     def lr(self, step: int) -> float:
         """The learning rate of the optimiser step after `step` others."""

@@ -2,10 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
-from typing import NamedTuple, TypeVar
-
-T = TypeVar("T")
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 
 class Rate(NamedTuple):
@@ -26,30 +24,18 @@ class _Mark(NamedTuple):
 class Pace:
     """The clock of a run; laps by name ("interval", "epoch"), each from its last reading to the next."""
 
-    def __init__(self, *, step: int = 0, seconds_before: float = 0.0) -> None:
-        """Start now, at a step; a resumed run brings the seconds it took before."""
+    def __init__(self, waited_s: Callable[[], float], *, step: int = 0, seconds_before: float = 0.0) -> None:
+        """Start now, at a step; `waited_s` says how long was waited so far; a resumed run brings its seconds."""
         self._start = time.perf_counter()
         self._before = seconds_before
-        self._waited = self._paused = 0.0
+        self._waited_s, self._paused = waited_s, 0.0
         self._marks: dict[str, _Mark] = {}
-        self._first = _Mark(step, self._start, 0.0)
+        self._first = _Mark(step, self._start, waited_s())
 
     @property
     def seconds(self) -> float:
         """Seconds of the whole run, interruptions left out."""
         return self._before + time.perf_counter() - self._start
-
-    def timing(self, stream: Iterator[T]) -> Iterator[T]:
-        """The stream, with the time that its consumer waits for it counted."""
-        while True:
-            asked = time.perf_counter()
-            try:
-                item = next(stream)
-            except StopIteration:
-                return
-            finally:
-                self._waited += time.perf_counter() - asked
-            yield item
 
     def rate(self, lap: str, step: int) -> Rate:
         """The rate since the lap was last read, at `step`; starts its next one."""
@@ -68,4 +54,4 @@ class Pace:
             self._paused += time.perf_counter() - began
 
     def _now(self, step: int) -> _Mark:
-        return _Mark(step, time.perf_counter() - self._paused, self._waited)
+        return _Mark(step, time.perf_counter() - self._paused, self._waited_s())

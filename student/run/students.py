@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from shards.errors import RunError
+from student.feed.feed import Feed
 from student.feed.pass_data import Data
-from student.feed.teacher_source import TeacherSource
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.learn.validation import validate
@@ -79,15 +79,16 @@ class Students:
         data: Data,
         settings: TrainSettings,
         group: ProcessGroup,
-        source: TeacherSource,
+        feed: Feed,
         teacher_identity: Mapping[str, Any],
     ) -> None:
         """Build the students; directories are taken on entry. `teacher_identity` is what checkpoints say of it."""
-        self._data, self._settings, self._group, self._source = data, settings, group, source
+        self._data, self._settings, self._group, self._feed = data, settings, group, feed
         self._teacher_identity = teacher_identity
-        self._per_epoch = data.steps_per_epoch(jobs[0].recipe)
+        self._per_epoch = feed.order.steps
         self._counts_before = torch.zeros(2, dtype=torch.int64)
-        self.pace = Pace()
+        self._counts_of_others = self._fed()  # one feed serves every pass
+        self.pace = Pace(lambda: feed.waited_s)
         self._stack = ExitStack()
         self._students = [
             _Student(
@@ -139,7 +140,7 @@ class Students:
             student.trainer.load_state_dict(state["trainer"])
             student.last = state["last"]
             self._counts_before = state["counts"]
-            self.pace = Pace(step=step, seconds_before=state["seconds"])
+            self.pace = Pace(lambda: self._feed.waited_s, step=step, seconds_before=state["seconds"])
         self._group.from_main(lambda: self._begin_logs(step))
         if states:
             world_size = self._group.world.size
@@ -282,8 +283,12 @@ class Students:
 
     def _counts(self) -> torch.Tensor:
         """Pixels checked and teacher forwards over all ranks and resumes, int64 (2,)."""
-        own = torch.tensor([self._source.pixels_checked, self._source.teacher_forwards], device=self._group.device)
+        own = (self._fed() - self._counts_of_others).to(self._group.device)
         return self._counts_before + self._group.sum(own).cpu()
+
+    def _fed(self) -> torch.Tensor:
+        """The same on this rank since the feed was opened."""
+        return torch.tensor([self._feed.pixels_checked, self._feed.teacher_forwards])
 
     def _write_results(self, student: _Student, step: int, counts: torch.Tensor) -> dict[str, Any]:
         """The files of a finished run, the summary last; on rank 0."""

@@ -1,0 +1,272 @@
+"""The door: views, labels and the teacher's answers in anybody's training loop, and in ours.
+
+    with Feed("shards/train", cache="teacher.zarr", batch_size=256, workers=8) as feed:
+        for epoch in range(300):
+            for batch in feed.epoch(epoch):
+                loss = my_loss(net(batch.images), batch.targets, batch.teacher.log_prob(tau))
+
+Every view is rendered, mixed and compared with the digest of what the teacher saw, for every sample. The feed draws
+from no global random generator: a batch depends on shards, cache, seed, epoch and step alone.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from shards.flags import WORKERS
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex, open_index
+from shards.views.view_recipe import ViewRecipe
+from shards.world import World, world_from_env
+from student.feed.batch import Batch, Origin, ready
+from student.feed.cache_check import Views, require_units, views_of_caches, views_without_cache
+from student.feed.epoch_plan import EpochPlan
+from student.feed.order import Order
+from student.feed.rendered import RenderedStream
+from student.feed.teacher_source import CachedTeacher, NoTeacher, OnlineTeacher, TeacherSource
+from teacher_cache.network.device import chosen_device
+from teacher_cache.network.teacher import Teacher
+from teacher_cache.store.cache import TeacherCache
+
+_ARRAY = "SLURM_ARRAY_"
+
+
+class Feed:
+    """Batches for a training loop: use it in a `with`, ask it for one epoch after the other.
+
+    Attributes:
+        index: of the shards. views: the view recipe, and how many views are cycled through (None: endless).
+        order: which samples come when; `steps` of it are the optimiser steps of every epoch.
+        device: where the batches are.
+        caches, teachers: the caches that it reads; the teachers that it runs in the loop.
+        pixels_checked: samples whose digest was compared with a cache's so far. A mismatch is an error.
+        teacher_forwards: images that a teacher in the loop has answered so far.
+        waited_s: seconds spent so far waiting for rendered views.
+    """
+
+    def __init__(
+        self,
+        shards: str | Path | ShardIndex,
+        *,
+        cache: str | Path | TeacherCache | None = None,
+        teacher: Teacher | None = None,
+        views: ViewRecipe | None = None,
+        batch_size: int = 1024,
+        repeats: int = 3,
+        seed: int = 0,
+        smoothing: float = 0.1,
+        views_used: int | None = None,
+        epochs: int | None = None,
+        accumulate: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
+        device: str | torch.device | None = None,
+        workers: int = WORKERS,
+        prefetch: int = 2,
+        pin: bool | None = None,
+        shard_cache: Path | None = None,
+    ) -> None:
+        """Open shards and cache, and check that everything fits, before anything is rendered.
+
+        Args:
+            shards: a folder, a tar, a brace range (local, s3://, gs://, https://), or an open index.
+            cache: the teacher cache, by place or open; its recipe decides the views.
+            teacher: a loaded teacher that answers in the loop instead. Without both, batches have no teacher.
+            views: the view recipe where there is no cache; None is DeiT's at 224 pixels.
+            batch_size: over all ranks; a multiple of the recipe's block size (16).
+            repeats: consecutive views of an image per visit: repeated augmentation; 1 shows each image once an epoch.
+            seed: of the order of the epochs. (The views have their own, in the recipe.)
+            smoothing: ε of label smoothing in `batch.targets`.
+            views_used: cycle through the first so many views; None: all of the cache, or without end.
+            epochs: how many the loop will ask for; None: any number, and then the cache must be complete.
+            accumulate: batches in which each rank receives its part of an optimiser step.
+            rank, world_size: which part of each batch is this process's; None: from the environment, as torchrun and
+                SLURM set it, else 0 of 1. Every rank sees its slice of the same global batches.
+            device: None takes a GPU where there is one ("cuda" is that of the local rank).
+            workers: rendering processes of this rank; 0 renders in this one.
+            prefetch: batches that each worker prepares ahead.
+            pin: pinned memory for the copy to the device; None: where the device is a GPU.
+            shard_cache: where remote shards are kept locally.
+
+        Raises:
+            ValueError: naming the argument that does not fit. ShardError: no index, or a damaged one. CacheError: no
+                cache, a damaged or incomplete one, one of other shards, or of a machine that renders other pixels.
+        """
+        if cache is not None and (teacher is not None or views is not None):
+            given = "a teacher in the loop" if teacher is not None else "views of your own"
+            raise ValueError(f"cache: give a cache or {given}, not both")
+        _check_numbers(smoothing=smoothing, workers=workers, prefetch=prefetch, accumulate=accumulate)
+        world = _world(rank, world_size)
+        self.device = _device(device, world)
+        self._smoothing = smoothing
+        self._turn: object = None
+        with ExitStack() as stack:
+            self.index = shards if isinstance(shards, ShardIndex) else open_index(str(shards), shard_cache)
+            self.caches = _opened([] if cache is None else [cache], stack)
+            self.teachers = () if teacher is None else (teacher,)
+            self.views = self._checked_views(views, views_used)
+            sizes = {"batch_size": batch_size, "repeats": repeats, "accumulate": accumulate}
+            self.order = Order.of(self.index, self.views, world, seed=seed, epochs=epochs, **sizes)
+            for opened in self.caches:
+                require_units(opened, self.views, repeats=repeats, epochs=epochs)
+            self._source = stack.enter_context(self._make_source())
+            reader = stack.enter_context(ShardReader(self.index, shard_cache))
+            pinned = self.device.type == "cuda" if pin is None else pin
+            self._stream = RenderedStream(self.order, reader, workers=workers, prefetch=prefetch, pin=pinned)
+            stack.callback(self._stream.close)
+            self._stack = stack.pop_all()
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        """The feed itself; workers start with the first epoch."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the workers and close what the feed has opened; after that it gives nothing more."""
+        self.close()
+
+    def close(self) -> None:
+        """What leaving the `with` does."""
+        self._closed, self._turn = True, None
+        self._stack.close()
+
+    def __len__(self) -> int:
+        """Batches of every epoch on this rank: optimiser steps × accumulate."""
+        return self.order.steps * self.order.accumulate
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.index.num_classes
+
+    @property
+    def pixels_checked(self) -> int:
+        """Samples whose digest was compared with a cache's so far."""
+        return self._source.pixels_checked
+
+    @property
+    def teacher_forwards(self) -> int:
+        """Images that a teacher in the loop has answered so far."""
+        return self._source.teacher_forwards
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds spent so far waiting for rendered views."""
+        return self._stream.waited_s
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The whole order of an epoch as arrays, over all ranks; a pure function of index, seed and epoch."""
+        return self.order.plan(epoch)
+
+    def epoch(self, epoch: int, *, first_step: int = 0) -> "Epoch":
+        """The batches of an epoch, from optimiser step `first_step` on, which takes no time to reach.
+
+        Epochs in order share one set of workers, which renders ahead over the end of an epoch. One epoch is open at a
+        time: when another is begun, the one before is over.
+
+        Raises:
+            ValueError: the epoch or step is not there. While iterating: CacheError when pixels are not those that the
+                teacher saw, or a unit is damaged; ShardError when an image is; RunError when a worker dies.
+        """
+        if epoch < 0 or (self.order.epochs is not None and epoch >= self.order.epochs):
+            bound = "" if self.order.epochs is None else f" in [0, {self.order.epochs})"
+            raise ValueError(f"epoch: expected a number from 0{bound}, got {epoch}")
+        if not 0 <= first_step <= self.order.steps:
+            raise ValueError(f"first_step: expected 0 … {self.order.steps} (steps of an epoch), got {first_step}")
+        return Epoch(self, epoch, first_step)
+
+    def batches_from(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        """What iterating an `Epoch` does."""
+        if self._closed:
+            raise ValueError("feed: it is closed; iterate inside its `with`")
+        self._turn = turn = object()
+        self._source.begin_epoch(epoch % self._cycle)
+        for step in range(first_step, self.order.steps):
+            for micro in range(self.order.accumulate):
+                if self._turn is not turn:
+                    raise ValueError(f"feed: epoch {epoch} is over: another one was begun, or the feed was closed")
+                loaded = self._stream.batch(epoch, step, micro)
+                origin = Origin(
+                    self.index, self._smoothing, loaded.shard_B, loaded.row_B, loaded.view_B, epoch, step, micro
+                )
+                yield ready(loaded, self.views.recipe, self._source, self.device, origin)
+
+    @property
+    def _cycle(self) -> int:
+        """Epochs after which the views begin again; all of them where their number is known."""
+        if self.order.epochs is not None:
+            return self.order.epochs
+        return self.views.num_views or 2**62
+
+    def _checked_views(self, views: ViewRecipe | None, views_used: int | None) -> Views:
+        if self.caches:
+            return views_of_caches(self.caches, self.index, views_used=views_used)
+        return views_without_cache(views or ViewRecipe(), self.index, self.teachers, views_used=views_used)
+
+    def _make_source(self) -> TeacherSource:
+        """Where the answers come from."""
+        if not self.caches:
+            return OnlineTeacher(self.teachers[0]) if self.teachers else NoTeacher()
+        index = self.index
+        # Two rounds of an endless run: whoever loads ahead from the last epoch of a round finds the next one's first.
+        epochs = self._cycle if self.order.epochs is not None else 2 * self._cycle
+        schedule = [self.order.views(epoch) for epoch in range(epochs)]
+        return CachedTeacher(self.caches[0], schedule, name_of=lambda s, r: (index.names[s], index.key(s, r)))
+
+
+class Epoch:
+    """The batches of one epoch, from a step on: an iterable with a length, such as a progress bar wants."""
+
+    def __init__(self, feed: Feed, epoch: int, first_step: int) -> None:
+        """Use `Feed.epoch`."""
+        self._feed, self._epoch, self._first_step = feed, epoch, first_step
+
+    def __iter__(self) -> Iterator[Batch]:
+        """From the first step again, every time."""
+        return self._feed.batches_from(self._epoch, self._first_step)
+
+    def __len__(self) -> int:
+        """Batches on this rank from the first step to the end of the epoch."""
+        return len(self._feed) - self._first_step * self._feed.order.accumulate
+
+
+def _check_numbers(*, smoothing: float, **least: int) -> None:
+    """ValueError for a number outside its range."""
+    if not 0.0 <= smoothing < 1.0:
+        raise ValueError(f"smoothing: expected a number in [0, 1), got {smoothing}")
+    for name, value in least.items():
+        low = 0 if name == "workers" else 1
+        if value < low:
+            raise ValueError(f"{name}: expected at least {low}, got {value}")
+
+
+def _world(rank: int | None, world_size: int | None) -> World:
+    """This process's place: as given, else as the environment says."""
+    if (rank is None) != (world_size is None):
+        raise ValueError(f"rank: give rank and world_size or neither, got rank={rank}, world_size={world_size}")
+    # The tasks of a job array are runs of their own: they share no batch.
+    found = world_from_env({name: value for name, value in os.environ.items() if not name.startswith(_ARRAY)})
+    if rank is None or world_size is None:
+        return found
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: expected a number in [0, {world_size}), got {rank}")
+    return found._replace(rank=rank, size=world_size)
+
+
+def _device(device: str | torch.device | None, world: World) -> torch.device:
+    """The device of a name; "cuda" is the GPU of the local rank."""
+    if isinstance(device, torch.device):
+        return device
+    name = device if device is not None and ":" in device else chosen_device(device)
+    return torch.device(f"cuda:{world.local_rank}" if name == "cuda" else name)
+
+
+def _opened(places: Sequence[str | Path | TeacherCache], stack: ExitStack) -> tuple[TeacherCache, ...]:
+    """The caches; those that are opened here are closed with the feed."""
+    return tuple(
+        place if isinstance(place, TeacherCache) else stack.enter_context(TeacherCache.open(place)) for place in places
+    )
