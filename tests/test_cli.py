@@ -118,13 +118,15 @@ def test_looking_growing_and_verifying(work: Path, tmp_path: Path) -> None:
 
 
 def test_a_map_and_its_report(work: Path) -> None:
-    words = ["ablate", *student_command(work, "sweep")[1:], "--lambda", "0,.5", "--tau", "2", "--together", "3"]
-    assert "3 of 3 cells done" in done(*words)
+    words = ["ablate", *student_command(work, "sweep")[1:], "--lambda", "0,.5", "--tau", "2", "--together", "5"]
+    words += ["--distill", "hard,soft,dist,soft-std"]
+    assert "5 of 5 cells done" in done(*words)
     assert "training" not in done(*words), "a finished sweep trains nothing"
     done("report", work / "sweep", "--html", work / "r.html", "--csv", work / "r.csv")
     page = (work / "r.html").read_text()
+    assert "dist τ 2" in page and "soft-std τ 2" in page
     assert "<html" in page and "http://" not in page.replace("http://www.w3.org", "")
-    assert len((work / "r.csv").read_text().splitlines()) == 4
+    assert len((work / "r.csv").read_text().splitlines()) == 6
 
 
 MISTAKES = [

@@ -78,7 +78,14 @@ TEACHERS = {"linear": lambda: linear_teacher(views()), "cnn": convolutional_teac
 
 
 @pytest.mark.parametrize(
-    "teacher, distill, tau", [("cnn", "hard", 1.0), ("cnn", "soft", 3.0), ("linear", "soft", 0.7)]
+    "teacher, distill, tau",
+    [
+        ("cnn", "hard", 1.0),
+        ("cnn", "soft", 3.0),
+        ("linear", "soft", 0.7),
+        ("linear", "dist", 1.0),
+        ("linear", "soft-std", 2.0),
+    ],
 )
 def test_cached_equals_online_to_the_bit(tmp_path, index, teacher, distill, tau):
     """Law 9: with all logits in float32 the cache *is* the teacher, over 52 steps with Mixup and CutMix on."""

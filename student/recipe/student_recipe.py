@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
 
-from shards.values import from_json, require_fields, to_json
+from shards.values import from_json, later, require_fields, to_json
 from shards.views.view_recipe import RECIPES as VIEW_RECIPES
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from student.learn.losses.table import distillations
@@ -36,6 +36,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "distill_weight": (0.0, 1.0),
     "temperature": (0.01, 1_000.0),
     "eval_crop_pct": (0.05, 1.0),
+    "dist_beta": (0.0, 1_000.0),
+    "dist_gamma": (0.0, 1_000.0),
 }
 
 _TABLES = ("model_args", "view_overrides")  # sorted (key, value) pairs in memory, objects in JSON
@@ -65,6 +67,7 @@ class StudentRecipe:
         distill ("none" or a name of `losses.table.LOSSES`), distill_weight (λ), temperature (τ), reduction of the soft
             loss: "textbook" divides by the batch, "reference" by batch × classes as the authors' code does.
         view, view_overrides: the view recipe of a run without a cache, by name, and fields to change in it.
+        dist_beta, dist_gamma: weights of the two parts of the loss "dist", within views and within classes.
         eval_crop_pct: evaluation resizes the short side to image_size / eval_crop_pct and crops the centre.
     """
 
@@ -106,6 +109,8 @@ class StudentRecipe:
     view: str = "deit"
     view_overrides: tuple[tuple[str, Value], ...] = ()
     eval_crop_pct: float = 0.875
+    dist_beta: float = later(2.0)
+    dist_gamma: float = later(2.0)
 
     def __post_init__(self) -> None:
         """Check every field; ValueError names field, value and range."""

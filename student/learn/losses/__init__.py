@@ -4,4 +4,4 @@ A new loss is a file with a `DistillLoss` and a line in `table.LOSSES`; command 
 ask the value.
 """
 
-__all__ = ["distill_loss", "hard", "soft", "table"]
+__all__ = ["dist", "distill_loss", "hard", "soft", "soft_std", "table"]

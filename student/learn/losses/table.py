@@ -1,11 +1,13 @@
 """The losses by name, in the order in which they are listed; "none" is the word for training without a teacher."""
 
+from student.learn.losses.dist import DIST
 from student.learn.losses.distill_loss import DistillLoss
 from student.learn.losses.hard import HARD
 from student.learn.losses.soft import SOFT
+from student.learn.losses.soft_std import SOFT_STD
 
 NONE = "none"
-LOSSES: dict[str, DistillLoss] = {loss.name: loss for loss in (HARD, SOFT)}
+LOSSES: dict[str, DistillLoss] = {loss.name: loss for loss in (HARD, SOFT, DIST, SOFT_STD)}
 
 
 def distillations() -> tuple[str, ...]:

@@ -1,0 +1,50 @@
+"""Soft distillation of standardised logits (Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024).
+
+Student's and teacher's logits become z-scores over the classes, so neither's spread is the other's business:
+
+    Z(z) = (z − mean z) / std z             std over the C classes, divided by C
+    loss = τ² · KL(softmax(Z(teacher) / τ) ‖ softmax(Z(student) / τ))
+
+τ is the paper's base temperature. A cache gives no logits but log p at any temperature t; t · log p differs from the
+logits by one constant per row, which the mean takes away, so the z-scores are those of the logits themselves.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from student.learn.losses.distill_loss import Answer, DistillLoss, full
+from student.learn.losses.soft import soft_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LEAST_STD = 1e-7
+"""Keeps equal logits finite: their z-scores are 0."""
+
+
+def z_score(logit_BC: "Tensor") -> "Tensor":
+    """(z − mean) / std over the classes of each row."""
+    centred_BC = logit_BC - logit_BC.mean(-1, keepdim=True)
+    return centred_BC / (centred_BC.square().mean(-1, keepdim=True) + _LEAST_STD**2).sqrt()
+
+
+def soft_std_loss(logit_BC: "Tensor", teacher_BC: "Tensor", *, temperature: float, reduction: str) -> "Tensor":
+    """τ² · KL of the z-scores at the base temperature τ, divided by B ("textbook") or by B · C ("reference").
+
+    Args:
+        logit_BC, teacher_BC: logits at τ = 1, each row up to a constant.
+    """
+    teacher_log_prob_BC = (z_score(full(teacher_BC)) / temperature).log_softmax(-1)
+    return soft_loss(z_score(full(logit_BC)), teacher_log_prob_BC, temperature=temperature, reduction=reduction)
+
+
+def _compute(logit_BC: "Tensor", answer: Answer, recipe: Any) -> "Tensor":
+    teacher_BC = answer.log_prob(1.0)
+    return soft_std_loss(logit_BC, teacher_BC, temperature=recipe.temperature, reduction=recipe.reduction)
+
+
+SOFT_STD = DistillLoss(
+    name="soft-std",
+    title="soft distillation of standardised logits",
+    compute=_compute,
+    fields=("temperature", "reduction"),
+)
