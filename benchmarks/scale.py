@@ -1,6 +1,6 @@
 """Opening, planning and resuming at ImageNet's size (1,281,167 samples, 1,024 shards, 300 views), and at 14 M samples.
 
-    python -m benchmarks.scale [--json]
+    python -m benchmarks.scale [--json] [--node]
 
 The shards are sparse files, the cache has its metadata and ledger and no data chunks. Each size is measured in a
 process of its own that has imported what a training run imports.
@@ -10,6 +10,9 @@ process of its own that has imported what a training run imports.
     resume_s    from a step number to the items of that step, in the middle of epoch 150
     peak_mb     peak resident memory above what the process had after its imports; process_mb: all of it
     *_14m       the same with 14,000,000 samples in 11,191 shards
+
+With --node also a node of eight ranks on a written cache (see benchmarks.slab): 1,281,167 samples in 1,024 shards, and
+1,420,000 in 1,119 (`*_tenth_14m`), a tenth of ImageNet-21k, from which `*_21k` follows by arithmetic (times ten).
 """
 
 import argparse
@@ -23,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.slab import measure_node
 from shards.index.shard_index import open_index
 from shards.tars.assemble import assemble
 from shards.tars.shard_scan import ShardScan
@@ -125,10 +129,21 @@ def measure(folder: str, pipe: Any) -> None:
     )
 
 
+def node() -> dict[str, float]:
+    """The slab of ImageNet-1k as measured, of ImageNet-21k as a tenth measured, times ten."""
+    num_samples, num_shards = SIZES[""]
+    result = measure_node(num_samples=num_samples, num_shards=num_shards)
+    tenth = measure_node(num_samples=1_420_000, num_shards=1_119)
+    result |= {f"{name}_tenth_14m": value for name, value in tenth.items()}
+    grows = ("slab_s", "slab_mb_per_node", "slab_file_mb")
+    return result | {f"{name}_21k": 10 * tenth[name] for name in grows}
+
+
 def main() -> None:
     """Print both sizes, and with --json one object as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--node", action="store_true", help="also the slab: writes .5 GB per case, takes minutes")
     parser.add_argument("--repeat", type=int, default=3, help="processes per size; medians are printed")
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
@@ -145,8 +160,10 @@ def main() -> None:
                 runs.append(ours.recv())
                 process.join()
         result |= {name + suffix: float(np.median([run[name] for run in runs])) for name in runs[0]}
+    if options.node:
+        result |= node()
     for name, value in result.items():
-        print(f"{name:>16}  {value:.3f}")
+        print(f"{name:>26}  {value:.3f}")
     if options.json:
         print(json.dumps(result))
 
