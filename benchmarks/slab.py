@@ -143,7 +143,7 @@ def _slab_pss() -> int:
     total, inside = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if "-" in line.split(" ", 1)[0] and not line.startswith("Pss"):
-            inside = "deit-teacher-cache" in line or "(deleted)" in line and "/scratch/" in line
+            inside = "deit-teacher-cache" in line or ("(deleted)" in line and "/scratch/" in line)
         elif inside and line.startswith("Pss:"):
             total += int(line.split()[1]) * 1024
     return total
