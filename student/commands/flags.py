@@ -62,6 +62,7 @@ class TrainingFlags:
     eval_every: int
     device: str | None
     workers: int
+    scratch: Path | None
 
     def settings(self, *, seed: int = 0, views_used: int | None = None) -> "TrainSettings":
         """The settings of a run; ValueError for a device that is not here."""
@@ -79,6 +80,7 @@ class TrainingFlags:
             checkpoint_every=self.checkpoint_every,
             eval_every=self.eval_every,
             device=chosen_device(self.device),
+            scratch=str(self.scratch or ""),
         )
 
 
@@ -100,6 +102,11 @@ training_options = bundled(
     click.option("--eval-every", default=1, show_default=True, type=click.IntRange(1), metavar="EPOCHS"),
     device_option,
     workers_option("Rendering processes per rank."),
+    click.option(
+        "--scratch",
+        type=click.Path(path_type=Path),
+        help="Local disk for the records in use, once per machine; default: TMPDIR.",
+    ),
 )
 weights_options = options(
     click.option("--weights", required=True, type=click.Path(path_type=Path), help="A student's .safetensors."),

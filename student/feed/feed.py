@@ -69,6 +69,7 @@ class Feed:
         prefetch: int = 2,
         pin: bool | None = None,
         shard_cache: Path | None = None,
+        scratch: Path | None = None,
     ) -> None:
         """Open shards and cache, and check that everything fits, before anything is rendered.
 
@@ -91,6 +92,8 @@ class Feed:
             prefetch: batches that each worker prepares ahead.
             pin: pinned memory for the copy to the device; None: where the device is a GPU.
             shard_cache: where remote shards are kept locally.
+            scratch: a folder on a local disk for the records of the views in use (once per machine, whatever the
+                ranks); None is the system's temporary folder (TMPDIR).
 
         Raises:
             ValueError: naming the argument that does not fit. ShardError: no index, or a damaged one. CacheError: no
@@ -102,7 +105,7 @@ class Feed:
         _check_numbers(smoothing=smoothing, workers=workers, prefetch=prefetch, accumulate=accumulate)
         world = _world(rank, world_size)
         self.device = _device(device, world)
-        self._smoothing = smoothing
+        self._smoothing, self._scratch = smoothing, scratch
         self._turn: object = None
         with ExitStack() as stack:
             self.index = shards if isinstance(shards, ShardIndex) else open_index(str(shards), shard_cache)
@@ -215,7 +218,12 @@ class Feed:
         # Two rounds of an endless run: whoever loads ahead from the last epoch of a round finds the next one's first.
         epochs = self._cycle if self.order.epochs is not None else 2 * self._cycle
         schedule = [self.order.views(epoch) for epoch in range(epochs)]
-        return CachedTeacher(self.caches[0], schedule, name_of=lambda s, r: (index.names[s], index.key(s, r)))
+        return CachedTeacher(
+            self.caches[0],
+            schedule,
+            name_of=lambda s, r: (index.names[s], index.key(s, r)),
+            scratch=self._scratch,
+        )
 
 
 class Epoch:

@@ -1,7 +1,9 @@
 """How a run is executed: what is not part of a student's recipe."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+from shards.values import later, to_json
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -22,6 +24,7 @@ class TrainSettings:
         log_every: steps between step metrics. checkpoint_every: steps between checkpoints within an epoch (0: only at
             its end). eval_every: epochs between evaluations; the last epoch is always evaluated.
         device: "cpu" or "cuda".
+        scratch: a folder on a local disk for the records of the views in use; "" is the system's (TMPDIR).
     """
 
     seed: int = 0
@@ -36,6 +39,7 @@ class TrainSettings:
     checkpoint_every: int = 0
     eval_every: int = 1
     device: str = "cpu"
+    scratch: str = later("")
 
     def __post_init__(self) -> None:
         """Check every field; ValueError names field, value and range."""
@@ -59,5 +63,5 @@ class TrainSettings:
         return {name: getattr(self, name) for name in ("seed", "precision", "accumulate", "compile")}
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON types."""
-        return asdict(self)
+        """All fields as JSON types, later ones only where they are not as before."""
+        return to_json(self)

@@ -114,6 +114,7 @@ def train_many(
         workers=settings.workers,
         prefetch=settings.prefetch,
         shard_cache=shard_cache_dir,
+        scratch=Path(settings.scratch) if settings.scratch else None,
     ) as feed:
         for job in jobs:
             require_student(job.recipe, feed.views, feed.caches, feed.teachers)
