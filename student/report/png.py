@@ -27,7 +27,7 @@ def sweep_pngs(sweep: Sweep, folder: Path) -> Iterator[Path]:
     for views in sweep.grid.views_used:
         shown = {group.cell.setting: group for group in found if group.cell.views_used == views}
         path = folder / ("top1-map.png" if views is None else f"top1-map-{views}-views.png")
-        _save(_map_figure(list(shown.values()), sweep.grid, views), path)
+        save_png(_map_figure(list(shown.values()), sweep.grid, views), path)
         yield path
 
 
@@ -43,7 +43,7 @@ def run_pngs(runs: Sequence[Run], folder: Path) -> Iterator[Path]:
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8)
         path = folder / f"{metric}.png"
-        _save(figure, path)
+        save_png(figure, path)
         yield path
 
 
@@ -80,7 +80,8 @@ def _title(base: SeedGroup | None) -> str:
     return f"no teacher: {base.mean('top1'):.2f}" + (f" ± {spread:.2f}" if math.isfinite(spread) else "") + " %"
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure; the same numbers give the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # No software version or date inside: the same numbers give the same file.
     figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})

@@ -1,0 +1,147 @@
+"""The settings of a study: one TOML file that names shards, teacher, views, student, caches, sweeps and questions.
+
+Sweeps are run in the order of the file; a sweep makes its cache first. A question compares arms; an arm is a cell of a
+sweep without its seed, such as "teaching/soft-l0.9-t1".
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from student.sweep.grid import Grid
+
+Json = bool | int | float | str | list[Any] | dict[str, Any]
+
+
+class Shards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the photos become shards: samples of a shard; labels numbered among "imagenet"'s 1,000 or the "folders"."""
+
+    samples_per_shard: int
+    classes: str = "imagenet"
+
+
+class TeacherSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The teacher as `cache-teacher` takes it; `weights` is a file, "" the teacher's own."""
+
+    name: str
+    weights: str = ""
+    batch_size: int = 64
+
+
+class Views(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The views of the study: a recipe by name, their size in pixels, and the fields that differ from the recipe."""
+
+    recipe: str
+    size: int
+    fields: dict[str, Json] = {}
+
+
+class Cache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A cache: made by the teacher, or derived from the lossless cache named `source` without it.
+
+    Attributes:
+        views, views_per_unit: how many, and how many at once; a derived cache has its source's.
+        record, num_bytes: what is kept of an answer, and the bytes per view (0: the kind's own).
+        source: of a derived cache.
+        answers: of a derived cache: "same" view, "next" view of the same photo, or the name of a cache of one view
+            whose answer stands for every view.
+        view: fields of a recipe of its own, its name among them as `recipe`; empty: the views of the study.
+    """
+
+    record: str
+    views: int = 0
+    views_per_unit: int = 1
+    num_bytes: int = 0
+    source: str = ""
+    answers: str = "same"
+    view: dict[str, Json] = {}
+
+
+class SweepSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Students of one cache: the axes of `ablate`; `online`: the teacher in the loop instead, one student a seed."""
+
+    name: str
+    cache: str
+    distill: list[str]
+    weights: list[float]
+    temperatures: list[float]
+    seeds: int
+    together: int = 1
+    views_used: list[int] = []
+    online: bool = False
+
+    @property
+    def grid(self) -> Grid:
+        """The cells; ValueError as `Grid`."""
+        return Grid(
+            weights=tuple(self.weights),
+            temperatures=tuple(self.temperatures),
+            distillations=tuple(self.distill),
+            seeds=tuple(range(self.seeds)),
+            views_used=tuple(self.views_used) or (None,),
+        )
+
+
+class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a question compares: a label, and sweep and cell (without its seed) as "SWEEP/CELL"."""
+
+    label: str
+    at: str
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A question: its arms, of which the first is what the others are compared with; `curves` draws their epochs."""
+
+    name: str
+    title: str
+    arms: list[Arm]
+    curves: bool = False
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file; `student` holds fields of a student recipe, as `train-student --config` reads them."""
+
+    shards: Shards
+    teacher: TeacherSettings
+    views: Views
+    student: dict[str, Json]
+    caches: dict[str, Cache]
+    sweeps: list[SweepSettings]
+    questions: list[Question]
+    eval_every: int = 1
+
+    def __post_init__(self) -> None:
+        """Check that names point somewhere; ValueError naming the place, what it may be and what it is."""
+        for name, cache in self.caches.items():
+            _known(f"caches.{name}.source", cache.source, ["", *self.caches])
+            _known(f"caches.{name}.answers", cache.answers, ["same", "next", *self.caches])
+            if cache.source and self.caches[cache.source].record != "dense":
+                raise ValueError(f"caches.{name}.source: expected a cache of record dense, got {cache.source}")
+            if bool(cache.source) == bool(cache.views):
+                raise ValueError(
+                    f"caches.{name}: expected views or a source, got views {cache.views}, {cache.source!r}"
+                )
+        for sweep in self.sweeps:
+            _known(f"sweeps.{sweep.name}.cache", sweep.cache, list(self.caches))
+            if sweep.online and len(sweep.grid.cells()) != sweep.seeds:
+                raise ValueError(f"sweeps.{sweep.name}: online trains one cell a seed, got {len(sweep.grid.cells())}")
+        cells = [f"{sweep.name}/{cell.name}" for sweep in self.sweeps for cell in sweep.grid.cells()]
+        arms = sorted({cell.rpartition("-s")[0] for cell in cells})
+        for question in self.questions:
+            for arm in question.arms:
+                _known(f"questions.{question.name}: {arm.label}", arm.at, arms)
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings of a file; ValueError naming the file and what is wrong in it."""
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Settings)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, ValueError, OSError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _known(where: str, name: str, names: list[str]) -> None:
+    if name not in names:
+        raise ValueError(f"{where}: expected one of {', '.join(repr(known) for known in names)}, got {name!r}")

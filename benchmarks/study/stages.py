@@ -1,0 +1,154 @@
+"""The stages of a study in order: photos → shards → for each sweep its cache, then its students. Each can be repeated.
+
+Everything is a command of this project, printed before it runs, but for derived caches (`benchmarks.study.derived`).
+What is finished is found finished, so the same study goes on where it was stopped, cell by cell.
+
+    WORK/shards/{train,val}  WORK/caches/NAME  WORK/sweeps/NAME  WORK/times.jsonl
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from timm.data.imagenet_info import ImageNetInfo
+
+from benchmarks.study.derived import derive
+from benchmarks.study.settings import Cache, Json, Settings, SweepSettings
+from shards.index.shard_index import open_index
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.store.cache import TeacherCache
+
+STUDENT, STUDENT_AND_VIEWS = "student.toml", "student-online.toml"
+
+
+class Runs(Protocol):
+    """What runs the commands; `benchmarks.study.commands.Commands` is one."""
+
+    def run(self, stage: str, *arguments: str | Path) -> None:
+        """Run `cli.py ARGUMENTS` for a stage; SystemExit where the study should end."""
+
+    def require_time(self) -> None:
+        """SystemExit when the time is up."""
+
+
+def sweep_path(work: Path, name: str) -> Path:
+    """The directory of a sweep."""
+    return work / "sweeps" / name
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages of one study."""
+
+    settings: Settings
+    photos: Path
+    work: Path
+    commands: Runs
+
+    def run(self) -> None:
+        """Run what is missing; SystemExit when a command fails, or the time is up."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        for split in ("train", "val"):
+            self._shards(split)
+        self._write_recipes()
+        for sweep in self.settings.sweeps:
+            self._cache(sweep.cache)
+            if sweep.online:
+                self._online(sweep)
+            else:
+                self._sweep(sweep)
+
+    def _shards(self, split: str) -> None:
+        given = self.settings.shards
+        words: list[str | Path] = ["--samples-per-shard", str(given.samples_per_shard), "--workers", "0"]
+        if given.classes == "imagenet":
+            # A label is the rank of the class's wnid among the 1,000, so the teacher and the labels agree.
+            names = self.work / "classes.txt"
+            wnids: list[str] = sorted(ImageNetInfo().label_names())  # type: ignore[no-untyped-call]
+            names.write_text("".join(f"{wnid}\n" for wnid in wnids), encoding="utf-8")
+            words += ["--class-names", names]
+        self.commands.run("shards", "make-shards", self.photos / split, self.work / "shards" / split, *words)
+
+    def _write_recipes(self) -> None:
+        """The student's settings for --config: for a cache, and with the views for the teacher in the loop."""
+        student = "".join(_toml(name, value) for name, value in self.settings.student.items())
+        (self.work / STUDENT).write_text(student, encoding="utf-8")
+        views = self.settings.views
+        for name, cache in self.settings.caches.items():
+            fields: dict[str, Json] = {"name": views.recipe, **views.fields, "block_views": cache.views_per_unit}
+            text = f"image_size = {views.size}\n{student}{_toml('view', fields)}"
+            (self.work / f"{name}-{STUDENT_AND_VIEWS}").write_text(text, encoding="utf-8")
+
+    def _cache(self, name: str) -> None:
+        cache, out = self.settings.caches[name], self.work / "caches" / name
+        if cache.source:
+            self._derived_cache(name, cache, out)
+            return
+        view = self._views_of(cache)
+        record = ["--record", cache.record, *(["--bytes", str(cache.num_bytes)] if cache.num_bytes else [])]
+        self.commands.run(
+            f"cache {name}", "cache-teacher", "--shards", self.work / "shards" / "train", "--cache", out,
+            *self._teacher(), "--batch-size", str(self.settings.teacher.batch_size), "--views", str(cache.views),
+            "--views-per-unit", str(cache.views_per_unit), *view, *record, "--workers", "0",
+        )  # fmt: skip
+
+    def _views_of(self, cache: Cache) -> list[str]:
+        views = self.settings.views
+        fields = {key: value for key, value in (cache.view or views.fields).items() if key != "recipe"}
+        sets = [f"--set={name}={json.dumps(value)}" for name, value in fields.items()]
+        return ["--recipe", str(cache.view.get("recipe", views.recipe)), "--size", str(views.size), *sets]
+
+    def _teacher(self) -> list[str]:
+        teacher = self.settings.teacher
+        return ["--teacher", teacher.name, *(["--teacher-weights", teacher.weights] if teacher.weights else [])]
+
+    def _derived_cache(self, name: str, cache: Cache, out: Path) -> None:
+        answers = cache.answers
+        self._cache(cache.source)
+        if answers in self.settings.caches:
+            self._cache(answers)
+            answers = str(self.work / "caches" / answers)
+        self.commands.require_time()
+        print(
+            f"\nderiving cache {name} from {cache.source}: record {cache.record}, answers {cache.answers}", flush=True
+        )
+        index = open_index(str(self.work / "shards" / "train"))
+        with TeacherCache.open(self.work / "caches" / cache.source) as source:
+            record = RecordFormat.chosen(cache.record, index.num_classes, k=0, num_bytes=cache.num_bytes)
+            derive(out, index, source, record, answers)
+
+    def _data(self) -> list[str | Path]:
+        shards = self.work / "shards"
+        return ["--shards", shards / "train", "--val-shards", shards / "val"]
+
+    def _sweep(self, sweep: SweepSettings) -> None:
+        used = ["--views-used", ",".join(map(str, sweep.views_used))] if sweep.views_used else []
+        self.commands.run(
+            f"sweep {sweep.name}", "ablate", *self._data(), "--cache", self.work / "caches" / sweep.cache,
+            "--config", self.work / STUDENT, "--distill", ",".join(sweep.distill),
+            "--lambda", ",".join(map(str, sweep.weights)), "--tau", ",".join(map(str, sweep.temperatures)), *used,
+            "--seeds", str(sweep.seeds), "--together", str(sweep.together), "--workers", "0",
+            "--eval-every", str(self.settings.eval_every), "--out", sweep_path(self.work, sweep.name),
+        )  # fmt: skip
+
+    def _online(self, sweep: SweepSettings) -> None:
+        """The teacher in the loop, on the views that the cache holds: the sweep's only cell, seed by seed."""
+        views = self.settings.caches[sweep.cache]
+        num_views = views.views or self.settings.caches[views.source].views
+        for cell in sweep.grid.cells():
+            tau = [] if cell.temperature is None else ["--tau", str(cell.temperature)]
+            self.commands.run(
+                f"sweep {sweep.name}", "train-student", *self._data(), "--online", *self._teacher(),
+                "--config", self.work / f"{sweep.cache}-{STUDENT_AND_VIEWS}", "--distill", cell.distill,
+                "--lambda", str(cell.distill_weight), *tau, "--views-used", str(cell.views_used or num_views),
+                "--seed", str(cell.seed), "--workers", "0", "--eval-every", str(self.settings.eval_every),
+                "--out", sweep_path(self.work, sweep.name) / "cells" / cell.name,
+            )  # fmt: skip
+
+
+def _toml(name: str, value: Json) -> str:
+    """A line of TOML, or a table after an empty line; JSON's numbers, texts and lists are TOML's."""
+    if isinstance(value, dict):
+        return f"\n[{name}]\n" + "".join(_toml(key, entry) for key, entry in value.items())
+    return f"{name} = {json.dumps(value)}\n"
