@@ -4,7 +4,7 @@
     1    an artefact is wrong (shards, cache, run): the message says what, where, expected / got, next step
     2    a wrong argument
     75   stopped by a signal with everything saved: run the same command again to go on
-    130  interrupted
+    130  interrupted by Ctrl-C: in training and stage 1 with everything saved, like 75
 
 A command turns its flags into frozen values, calls one function of a package and shows the events it yields. Heavy
 libraries are imported inside the commands, so that --help answers at once.
@@ -20,6 +20,7 @@ import click
 
 from shards import __version__
 from shards.errors import ArtefactError
+from shards.signals import requeue_at_once
 
 COMMANDS = {
     "make-shards": "shards.commands:make_shards",
@@ -40,6 +41,9 @@ COMMANDS = {
 }
 """Every command and where it is, in the order of the job, not of the alphabet."""
 
+REQUEUED = frozenset({"cache-teacher", "train-student", "ablate"})
+"""What a scheduler starts again until it is done: a signal ends these with 75 from their first moment on."""
+
 
 class Commands(click.Group):
     """A group that imports a command when it is asked for, and turns every error into one clean message."""
@@ -47,6 +51,21 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order of the table."""
         return list(COMMANDS)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """--debug counts wherever it stands: one adds it to the end of a line that has just failed."""
+        end = args.index("--") if "--" in args else len(args)
+        words = [word for word in args[:end] if word != "--debug"]
+        debug = ["--debug"] if len(words) < end else []
+        return super().parse_args(ctx, [*debug, *words, *args[end:]])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Before the command is imported: from here on a signal to stop has its answer."""
+        if args and args[0] in REQUEUED:
+            ctx.with_resource(requeue_at_once())
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name; None when there is none."""
@@ -73,7 +92,7 @@ class Commands(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
         except Exception as error:
-            _fail(ctx, f"{type(error).__name__}: {error}\nThis is a defect; run with --debug before the command.", 1)
+            _fail(ctx, f"{type(error).__name__}: {error}\nThis is a defect; run again with --debug.", 1)
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> NoReturn:

@@ -155,4 +155,5 @@ def test_the_package_list_is_explicit_and_complete() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = {str(p.parent.relative_to(ROOT)).replace("/", ".") for p in SOURCES if p.name == "__init__.py"}
     assert set(project["tool"]["setuptools"]["packages"]) == packages
-    assert "scripts" not in project["project"], "no console script: a command named cli would shadow others"
+    scripts = project["project"]["scripts"]
+    assert scripts == {"deit-cache": "cli:cli"}, "a command named cli would shadow others"

@@ -314,9 +314,11 @@ def test_a_student_that_diverges_leaves_the_others_alone(tmp_path, index, cache)
     assert final_weights(tmp_path / "good") == final_weights(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("number, workers", [(signal.SIGUSR1, 0), (signal.SIGTERM, 2)])
-def test_a_signal_to_the_process_group_saves_and_the_run_can_go_on(tmp_path, index, cache, number, workers):
-    """Schedulers signal every process of a job; loader workers must not die of it before the step is saved."""
+@pytest.mark.parametrize(
+    "number, workers, code", [(signal.SIGUSR1, 0, 75), (signal.SIGTERM, 2, 75), (signal.SIGINT, 2, 130)]
+)
+def test_a_signal_to_the_process_group_saves_and_the_run_can_go_on(tmp_path, index, cache, number, workers, code):
+    """Schedulers and terminals signal every process; loader workers must not die of it before the step is saved."""
     import os
 
     def work():
@@ -332,7 +334,7 @@ def test_a_signal_to_the_process_group_saves_and_the_run_can_go_on(tmp_path, ind
 
     stopped = in_child(work)
     assert isinstance(stopped[-1], Stopped)
-    assert (stopped[-1].step, stopped[-1].exit_code) == (3, 75)
+    assert (stopped[-1].step, stopped[-1].exit_code) == (3, code)
     assert isinstance(stopped[-2], Checkpointed)
     events = run_to_end(tmp_path / "run", index, cache)
     assert next(e.step for e in events if isinstance(e, Resumed)) == 3

@@ -4,7 +4,7 @@
     train_many   several students that see the same batches: one decode, one augmentation, one join for all of them
 
 Both are generators of small events (`student.run.run_events`). The same call resumes a killed run and finds a
-finished one finished. A signal (SIGTERM, SIGUSR1) ends the step, saves, and the last event is `Stopped`.
+finished one finished. A signal (SIGTERM, SIGUSR1, Ctrl-C) ends the step, saves, and the last event is `Stopped`.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from shards.index.shard_index import ShardIndex
-from shards.signals import REQUEUE_EXIT_CODE, StopRequest
+from shards.signals import StopRequest
 from shards.views.view_recipe import ViewRecipe
 from shards.world import World
 from student.feed.cache_check import require_student
@@ -144,7 +144,7 @@ def _one_pass(run: Students, feed: Feed, group: ProcessGroup, stop: StopRequest)
                 stopping = group.any_was_told_to_stop(stop.told) and step < run.num_steps
                 yield from run.after_step(step, stopping=stopping)
                 if stopping:
-                    yield Stopped(students=run.names, step=step, exit_code=REQUEUE_EXIT_CODE)
+                    yield Stopped(students=run.names, step=step, exit_code=stop.exit_code)
                     return True
         yield from run.finish(step)
     return False

@@ -6,7 +6,7 @@ import click
 
 from shards.console import Bar, duration, result, say
 from shards.flags import ShardPlace, shard_options, stop_with, workers_option
-from shards.signals import REQUEUE_EXIT_CODE, StopRequest
+from shards.signals import StopRequest
 from shards.world import World, world_from_env
 from teacher_cache.commands.flags import (
     RecordFlags,
@@ -56,9 +56,8 @@ def cache_teacher(
     network = teacher.load(
         recipe, device=how.device, precision=how.precision, compile=how.compile, local_rank=world.local_rank
     )
-    display = _Display(world)
     with StopRequest() as stop, place.reader(index) as reader:
-        opened = None
+        display, opened = _Display(world, stop), None
         for event in open_or_create(
             cache,
             index,
@@ -70,6 +69,7 @@ def cache_teacher(
             world=world,
         ):
             display.show(event)
+            display.end_if_told(isinstance(event, CacheOpened))
             opened = event.cache if isinstance(event, CacheOpened) else None
         assert opened is not None, "the last event carries the cache"
         with opened:
@@ -89,8 +89,8 @@ def cache_teacher(
 class _Display:
     """A bar over views, lines for what stands out."""
 
-    def __init__(self, world: World) -> None:
-        self._quiet, self._world_size = world.rank > 0, world.size
+    def __init__(self, world: World, stop: StopRequest) -> None:
+        self._quiet, self._world_size, self._stop = world.rank > 0, world.size, stop
         self._bar: Bar | None = None
         self._calibration: Bar | None = None
 
@@ -116,6 +116,12 @@ class _Display:
             case events.BuildFinished():
                 self._finish(event)
 
+    def end_if_told(self, opened: bool) -> None:
+        """End a calibration that is asked to stop: it is seconds to minutes of forwards of which nothing is kept."""
+        if self._stop.told and not opened:
+            say("stopped while calibrating, nothing is made yet; run the same command again")
+            raise stop_with(self._stop.exit_code)
+
     def _finish(self, event: "BuildFinished") -> None:
         if self._bar is not None:
             self._bar.close()
@@ -130,4 +136,4 @@ class _Display:
         )
         if event.stopped:
             say("stopped, every finished unit is kept; run the same command again to go on")
-            raise stop_with(REQUEUE_EXIT_CODE)
+            raise stop_with(self._stop.exit_code)

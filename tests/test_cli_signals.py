@@ -1,0 +1,61 @@
+"""Signals while a command starts: it must say "run me again" from its first moments on, or no scheduler does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from shards.signals import INTERRUPTED_EXIT_CODE, REQUEUE_EXIT_CODE, StopRequest, requeue_at_once
+from tests.term_at_start import commands, moments, save_teacher, start_and_term
+
+
+def test_term_at_random_moments_of_the_start_ends_with_75(tmp_path: Path) -> None:
+    """`python -m tests.term_at_start` is the same with 50 moments that reach into the run."""
+    save_teacher(tmp_path)
+    lines = list(commands(tmp_path).items())
+    for n, delay_s in enumerate(moments(10, seed=1, latest_s=2.5)):
+        ended = start_and_term(*lines[n % len(lines)], delay_s)
+        assert ended.code == REQUEUE_EXIT_CODE, ended
+
+
+def test_a_command_that_nobody_requeues_dies_of_term_as_ever() -> None:
+    code = "import os, signal\nfrom click.testing import CliRunner\nfrom cli import cli\nCliRunner().invoke(cli, "
+    for words, handler in ((["models"], "SIG_DFL"), (["train-student"], "SIG_DFL")):
+        said = subprocess.run(
+            [sys.executable, "-c", f"{code}{words}); print(signal.getsignal(signal.SIGTERM).name)"],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        assert said.strip() == handler, "the handler is gone with its command"
+
+
+def test_a_child_that_was_forked_meanwhile_dies_of_term() -> None:
+    with requeue_at_once():
+        pid = os.fork()
+        if pid == 0:
+            for _ in range(1000):  # not one long wait: a signal that comes just before it would not end it
+                time.sleep(0.01)
+            os._exit(1)
+        os.kill(pid, signal.SIGTERM)
+        _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+
+
+def test_the_first_ctrl_c_asks_and_the_second_ends() -> None:
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.told and stop.exit_code == INTERRUPTED_EXIT_CODE
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.told and stop.exit_code == REQUEUE_EXIT_CODE
+
+
+def test_debug_shows_the_traceback_wherever_it_stands() -> None:
+    for words in (["--debug", "models", "deit_tny"], ["models", "deit_tny", "--debug"], ["models", "--debug", "x"]):
+        done = subprocess.run([sys.executable, "cli.py", *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and "Traceback" in done.stderr
