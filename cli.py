@@ -35,6 +35,7 @@ COMMANDS = {
     "ablate": "student.commands.ablate:ablate",
     "cache-status": "teacher_cache.commands.cache_status:cache_status",
     "verify-cache": "teacher_cache.commands.verify_cache:verify_cache",
+    "copy-cache": "teacher_cache.commands.copy_cache:copy_cache",
     "cost": "student.commands.cost:cost",
     "export": "student.commands.export:export",
     "report": "student.commands.report:report",

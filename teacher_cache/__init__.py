@@ -5,6 +5,7 @@
     network   the teacher
     stage1    runs the teacher over units and commits them
     inspect   look before, during and after
+    publish   copies, smaller ones, cards
 """
 
-__all__ = ["inspect", "network", "record", "stage1", "store"]
+__all__ = ["inspect", "network", "publish", "record", "stage1", "store"]

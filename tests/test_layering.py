@@ -16,7 +16,7 @@ SOURCES = [*sorted(p for layer in LAYERS[:3] for p in (ROOT / layer).glob("**/*.
 # The rooms of each package, lowest first: a room imports from those before it, and from itself.
 ROOMS = {
     "shards": ["", "index", "views", "tars", "flags", "commands"],
-    "teacher_cache": ["record", "store", "network", "stage1", "inspect", "commands"],
+    "teacher_cache": ["record", "store", "network", "stage1", "inspect", "publish", "commands"],
     "student": ["learn.losses", "recipe", "feed", "learn", "run", "sweep", "cost", "report", "commands"],
 }
 DOORS = {

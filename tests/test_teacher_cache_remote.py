@@ -317,10 +317,22 @@ def test_a_forked_child_never_touches_the_network(tmp_path: Path, inherited: boo
 # Places
 
 
-@pytest.mark.parametrize("url", ["ftp://there/c", "gopher://there"])
+@pytest.mark.parametrize("url", ["ftp://there/c", "sftp://there/c", "gopher://there"])
 def test_unknown_schemes_are_refused(url: str) -> None:
+    """Also those that fsspec knows as file servers: they do not replace objects whole, many at once."""
     with pytest.raises(ValueError, match=r"expected a path or one of s3://"):
         Place.parse(url, writable=False)
+
+
+def test_the_hub_is_read_only_and_says_how_to_publish() -> None:
+    with pytest.raises(ValueError, match=r"hf:// is read-only.*upload that folder in one commit"):
+        TeacherCache.open("hf://datasets/me/it/c", writable=True)
+
+
+def test_an_object_store_whose_package_is_missing_names_the_package() -> None:
+    """Of any scheme that fsspec knows: here Alibaba's, which nobody has installed."""
+    with pytest.raises(CacheError, match=r"oss://there/c: Install ossfs"):
+        TeacherCache.open("oss://there/c")
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan")])

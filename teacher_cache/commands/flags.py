@@ -146,10 +146,10 @@ class RecordFlags:
         return RecordFormat.chosen(self.record_kind, num_classes, k=self.top_k, num_bytes=self.num_bytes)
 
 
-def _record_kind(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    """The name of a record kind, or "auto"; the table says which there are."""
+def record_kind_callback(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The name of a record kind, or "auto", or None where there is no default; the table says which there are."""
     names = ("auto", *KINDS)
-    if value not in names:
+    if value is not None and value not in names:
         raise click.BadParameter(f"{value!r} is not one of {', '.join(names)}.", ctx, param)
     return value
 
@@ -162,7 +162,7 @@ record_options = bundled(
         "record_kind",
         default="auto",
         show_default=True,
-        callback=_record_kind,
+        callback=record_kind_callback,
         metavar=f"[{'|'.join(('auto', *KINDS))}]",
         help="auto: lowrank, or dense8 up to 64 classes; dense: all logits, lossless.",
     ),

@@ -13,19 +13,21 @@ import torch
 from numpy.typing import NDArray
 
 from shards.index.reader import ShardReader
-from shards.index.shard_index import ShardIndex
 from shards.rng import stream
 from shards.views.blocks import render_block
 from shards.views.mixing import block_mix, block_rows, num_blocks, prepare
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.network.teacher import Teacher
-from teacher_cache.store.digest import UnitId, fidelity_count, fidelity_positions
+from teacher_cache.store.digest import IndexLike, UnitId, fidelity_count, fidelity_positions
 from teacher_cache.store.spec import CacheSpec
 
 # N calibration views, C classes, B teacher batch, V views of a unit, R rows of a shard.
 
 SMALLEST, LARGEST, SHARE = 512, 4096, 20
 """Views of the pass: one view in SHARE of the first view block, within these bounds and what there is."""
+
+FEWEST = 16
+"""With fewer views no tail basis is fitted."""
 
 BATCH = 64
 _VIEW_BLOCK = 0  # the same sample whatever number of views is asked for today
@@ -45,7 +47,7 @@ def calibration_size(spec: CacheSpec, num_samples: int) -> int:
     return min(LARGEST, max(SMALLEST, num_samples * spec.recipe.block_views // SHARE))
 
 
-def calibration_sample(spec: CacheSpec, index: ShardIndex, num_views: int) -> list[Sample]:
+def calibration_sample(spec: CacheSpec, index: IndexLike, num_views: int) -> list[Sample]:
     """Blocks, each in one keyed view of the first view block, that together hold about `num_views` usable views.
 
     A view is not used where it, or its partner in mixing, is measured by the fidelity report. Samples that the report
@@ -53,7 +55,7 @@ def calibration_sample(spec: CacheSpec, index: ShardIndex, num_views: int) -> li
     cache of a few hundred images, further views and then the other samples fill up.
     """
     recipe = spec.recipe
-    places = [(s, b) for s in range(index.num_shards) for b in range(num_blocks(recipe, index.num_rows(s)))]
+    places = [(s, b) for s in range(len(index.names)) for b in range(num_blocks(recipe, int(index.rows_S[s])))]
     rng = stream(recipe.seed, "calibration")
     order = [places[n] for n in rng.permutation(len(places))]
     view_of = dict(zip(order, (int(word) % recipe.block_views for word in rng.words(len(order))), strict=True))
@@ -78,9 +80,9 @@ def _in_order(chosen: dict[tuple[int, int, int], Sample]) -> list[Sample]:
 
 
 def _usable(
-    spec: CacheSpec, index: ShardIndex, shard: int, block: int, view: int, *, strict: bool
+    spec: CacheSpec, index: IndexLike, shard: int, block: int, view: int, *, strict: bool
 ) -> NDArray[np.int64]:
-    recipe, name, num_rows = spec.recipe, index.names[shard], index.num_rows(shard)
+    recipe, name, num_rows = spec.recipe, index.names[shard], int(index.rows_S[shard])
     rows = block_rows(recipe, name, num_rows, view)[block * recipe.block_size : (block + 1) * recipe.block_size]
     count = fidelity_count(spec, index.rows_S)
     positions_F2 = fidelity_positions(spec, UnitId(_VIEW_BLOCK, shard), name, num_rows, count)

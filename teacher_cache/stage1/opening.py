@@ -21,7 +21,7 @@ from shards.views.view_recipe import ViewRecipe
 from shards.world import World
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordFormat, TailBasis, fit_basis
-from teacher_cache.stage1.calibration import calibration_logits, calibration_sample, calibration_size
+from teacher_cache.stage1.calibration import FEWEST, calibration_logits, calibration_sample, calibration_size
 from teacher_cache.stage1.stage1_events import CacheOpened, Calibrated, OpenEvent
 from teacher_cache.store.cache import TeacherCache, spec_at
 from teacher_cache.store.header import require_views
@@ -29,7 +29,6 @@ from teacher_cache.store.spec import CacheSpec
 
 LOCK_NAME = ".creating.lock"
 _POLL_S = 2.0
-_FEWEST = 16
 
 
 def cache_spec(index: ShardIndex, teacher: Teacher, recipe: ViewRecipe, record: RecordFormat) -> CacheSpec:
@@ -127,9 +126,9 @@ def _calibrate(
 ) -> Generator[Calibrated, None, TailBasis]:
     samples = calibration_sample(spec, index, calibration_size(spec, index.num_samples))
     num_views = sum(len(sample.place_N) for sample in samples)
-    if num_views < _FEWEST:
+    if num_views < FEWEST:
         raise ValueError(
-            f"record: kind {spec.record.kind!r} needs at least {_FEWEST} views to fit its tail basis that the "
+            f"record: kind {spec.record.kind!r} needs at least {FEWEST} views to fit its tail basis that the "
             f"fidelity report does not measure, these shards give {num_views}; use more images, or kind 'dense8'"
         )
     parts = []

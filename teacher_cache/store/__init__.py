@@ -8,6 +8,7 @@ __all__ = [
     "layout",
     "ledger",
     "place",
+    "schemes",
     "spec",
     "unit",
     "zarr_arrays",

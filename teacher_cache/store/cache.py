@@ -45,10 +45,8 @@ class TeacherCache:
         spec: what it was made for. basis: the tail basis, or None.
         num_views, views_per_unit: views it has room for, and V.
         num_view_blocks, num_shards, rows_S, shard_names: B, S, and the shards.
-        made_with: library versions that made it.
-        layouts: the arrays that hold units.
-        entries: the ledger.
-        objects: the named objects of the cache.
+        made_with: library versions that made it. layouts: the arrays that hold units.
+        entries: the ledger. objects: the named objects of the cache.
     """
 
     def __init__(self, objects: Objects, header: Header, *, writable: bool) -> None:
@@ -69,21 +67,23 @@ class TeacherCache:
         basis: TailBasis | None = None,
         *,
         num_views: int,
+        made_with: Mapping[str, str] | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> Self:
         """Make an empty cache, or open the one of the same spec that is there; one process should create.
 
         Args:
-            url: folder, s3:// or gs://.
+            url: a folder or an object store.
             spec, index, basis: what it is for; the basis where the record kind needs one.
             num_views: a multiple of V; a cache that is there and has fewer views grows.
+            made_with: provenance, of a copy; None takes the libraries installed here.
             timeout_s: longest wait for one object of a remote place.
 
         Errors:
             ValueError for arguments that do not fit each other, CacheError for a cache of another spec.
         """
         basis_arrays = {} if basis is None else dict(basis.to_arrays())
-        header = make_header(spec, index, num_views, basis_arrays)
+        header = make_header(spec, index, num_views, basis_arrays, made_with)
         objects = Objects.at(Place.parse(url, writable=True, timeout_s=timeout_s), writable=True)
         if read_root(objects, objects.place.url) is not None:
             objects.close_session()

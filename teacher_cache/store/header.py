@@ -51,8 +51,17 @@ class Header:
         return self.num_views // self.spec.recipe.block_views
 
 
-def make_header(spec: CacheSpec, index: IndexLike, num_views: int, basis_arrays: Mapping[str, NDArray[Any]]) -> Header:
-    """The header of a new cache; ValueError when the views are not whole view blocks or the index is another."""
+def make_header(
+    spec: CacheSpec,
+    index: IndexLike,
+    num_views: int,
+    basis_arrays: Mapping[str, NDArray[Any]],
+    made_with: Mapping[str, str] | None = None,
+) -> Header:
+    """The header of a new cache; ValueError when the views are not whole view blocks or the index is another.
+
+    `made_with` is the provenance of a copy; None takes the libraries installed here.
+    """
     require_views(spec, num_views)
     if index.fingerprint != spec.index_fingerprint:
         raise ValueError(
@@ -66,7 +75,7 @@ def make_header(spec: CacheSpec, index: IndexLike, num_views: int, basis_arrays:
         rows_S=np.asarray(index.rows_S, np.int64),
         basis_layout={name: (array.dtype.str, array.shape) for name, array in sorted(basis_arrays.items())},
         basis_digest=array_digest(basis_arrays, "basis").hex() if basis_arrays else "",
-        made_with=library_versions(),
+        made_with=library_versions() if made_with is None else dict(made_with),
     )
 
 

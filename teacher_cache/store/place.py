@@ -1,4 +1,4 @@
-"""Where a cache lives: a folder, s3://, gs:// or (read-only) https://; timeouts and forks of the remote ones.
+"""Where a cache lives: a folder or an object store (`schemes`); timeouts and forks of the remote ones.
 
 Everything here works on fsspec filesystems and names of objects; the array library is not known.
 """
@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from shards.errors import CacheError
+from teacher_cache.store.schemes import open_filesystem, scheme_of
 
 DEFAULT_TIMEOUT_S = 60.0
 """Longest wait for one object of a remote cache, seconds, retries of the client library included."""
 
-_WRITABLE = ("s3", "gs", "gcs")
-_READ_ONLY = ("https", "http")
 _forked = False
 _T = TypeVar("_T")
 
@@ -57,30 +56,27 @@ class Place:
         if scheme in ("", "file"):
             folder = Path(text.removeprefix("file://"))
             return cls(url=str(folder), folder=folder, timeout_s=timeout_s)
-        if scheme not in _WRITABLE + _READ_ONLY:
-            known = ", ".join(f"{name}://" for name in _WRITABLE + _READ_ONLY)
-            raise ValueError(f"{text}: expected a path or one of {known}, got {scheme}://")
-        if writable and scheme in _READ_ONLY:
-            raise ValueError(f"{text}: a cache at {scheme}:// is read-only; write to a path, s3:// or gs://")
+        found = scheme_of(scheme, text)
+        if writable and found.read_only:
+            raise ValueError(f"{text}: a cache at {scheme}:// is read-only; {found.read_only}")
         return cls(url=text.rstrip("/"), folder=None, timeout_s=timeout_s)
 
     def filesystem(self) -> tuple[Any, str]:
         """An asynchronous fsspec filesystem of this remote place alone, and the path inside it.
 
         Errors:
-            CacheError when the client library of the scheme is not installed.
+            CacheError when the client library of the scheme is not installed or refuses the address.
         """
         self.refuse_forked()
-        import fsspec
-
+        scheme = scheme_of(urlsplit(self.url).scheme, self.url)
         try:
-            # Not shared with other users of fsspec: its session is closed with the cache. With more than one
-            # request per object s3fs asks for the size first, and for a missing object it then lists.
-            options = {"max_concurrency": 1} if self.url.startswith("s3:") else {}
-            fs, path = fsspec.core.url_to_fs(self.url, asynchronous=True, skip_instance_cache=True, **options)
+            return open_filesystem(self.url, scheme)
         except ImportError as error:
-            raise CacheError(f"{self.url}: {error}; install this project with its 'remote' extra") from error
-        return fs, str(path).rstrip("/")
+            raise CacheError(f"{self.url}: {error}; {scheme.extra}") from error
+        except Exception as error:
+            raise CacheError(
+                f"{self.url}: {type(error).__name__}: {error}; check the address and the credentials"
+            ) from error
 
     def refuse_forked(self) -> None:
         """CacheError in a forked child if the place is remote."""

@@ -27,4 +27,5 @@ DENSE = RecordKind(
     codec=_codec,
     exact=True,
     logit_bytes=lambda num_classes: 4 * num_classes,
+    logits=lambda record: record["logit"],
 )

@@ -57,6 +57,7 @@ class RecordKind:
         logit_bytes: bytes of the logits of a view, for kinds without a budget, from C.
         min_tail_bits: bits that the budget must leave for the tail.
         budget_k: classes kept by name, from the format's budget.
+        logits: the teacher's logits to the bit, from the fields of a batch; None for kinds that do not hold them.
     """
 
     name: str
@@ -71,6 +72,7 @@ class RecordKind:
     min_tail_bits: int = 0
     has_tail: bool = False
     budget_k: "Callable[[RecordFormat], int]" = lambda record_format: 1
+    logits: "Callable[[Mapping[str, Tensor]], Tensor] | None" = None
 
     @property
     def measurable(self) -> bool:

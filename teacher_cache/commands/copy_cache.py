@@ -1,0 +1,123 @@
+"""`copy-cache`: a cache, or a part of it, to another place, as it is or in fewer bytes."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from shards.console import Bar, duration, result, say
+from shards.flags import stop_with
+from shards.signals import REQUEUE_EXIT_CODE, StopRequest
+from teacher_cache.commands.flags import record_kind_callback
+from teacher_cache.record.kinds.table import KINDS
+
+if TYPE_CHECKING:
+    from teacher_cache.publish.copying import CopyEvent
+    from teacher_cache.record.record_format import RecordFormat
+    from teacher_cache.store.cache import TeacherCache
+
+
+@click.command("copy-cache")
+@click.argument("source")
+@click.argument("destination")
+@click.option("--views", default="", metavar="RANGES", help="Views to copy, such as 0-47; whole units; default: all.")
+@click.option(
+    "--shards", default="", metavar="RANGES", help="Shards to copy, by number, such as 0-99,200; default: all."
+)
+@click.option(
+    "--record",
+    "record_kind",
+    callback=record_kind_callback,
+    metavar=f"[{'|'.join(('auto', *KINDS))}]",
+    help="Encode the records again as this kind; default: copy them as they are.",
+)
+@click.option("--top-k", default=0, type=click.IntRange(0), help="With --record: classes kept exactly.")
+@click.option(
+    "--bytes", "num_bytes", default=0, type=click.IntRange(0), help="On disk per view; implies --record auto."
+)
+@click.option("--card", is_flag=True, help="Write a README.md beside the copy: what it is, its error, how to use it.")
+@click.option("--workers", default=4, show_default=True, type=click.IntRange(1), help="Units in flight at once.")
+def copy_cache(
+    source: str,
+    destination: str,
+    views: str,
+    shards: str,
+    record_kind: str | None,
+    top_k: int,
+    num_bytes: int,
+    card: bool,
+    workers: int,
+) -> None:
+    """Copy the cache SOURCE to DESTINATION, all of it or a part, verified on the way.
+
+    Places are folders or object stores: s3://, gs://, az://, memory:// …; hf:// and https:// to read. Run the same
+    command again to go on after a kill. A smaller --record is made from the records of SOURCE, and its error printed.
+    """
+    from teacher_cache.publish.card import write_card
+    from teacher_cache.publish.copying import copy_units
+    from teacher_cache.publish.destination import open_destination
+    from teacher_cache.publish.selection import select
+    from teacher_cache.store.cache import TeacherCache
+
+    with StopRequest() as stop, TeacherCache.open(source) as opened:
+        selection = select(opened, views=views, shards=shards)
+        record = _record(opened, record_kind, top_k, num_bytes)
+        with open_destination(opened, destination, selection, record) as copy:
+            display = _Display(copy.url)
+            for event in copy_units(opened, copy, selection, workers=workers, should_stop=lambda: stop.told):
+                display.show(event)
+            if event.stopped:
+                say("stopped, every copied unit is kept; run the same command again to go on")
+                raise stop_with(REQUEUE_EXIT_CODE)
+            if copy.spec != opened.spec:
+                _show_error(copy)
+            if card:
+                result(f"card {write_card(copy)}")
+    if event.num_damaged:
+        say(f"{event.num_damaged} units of {source} are damaged and were not copied; verify-cache --repair, then again")
+        raise stop_with(1)
+
+
+def _record(cache: "TeacherCache", kind: str | None, top_k: int, num_bytes: int) -> "RecordFormat | None":
+    """The format asked for; None for the source's own."""
+    from teacher_cache.record.record_format import RecordFormat
+
+    if kind is None and not num_bytes and not top_k:
+        return None
+    return RecordFormat.chosen(kind or "auto", cache.spec.record.num_classes, k=top_k, num_bytes=num_bytes)
+
+
+def _show_error(cache: "TeacherCache") -> None:
+    """What the copy's records lost, from full logits."""
+    from teacher_cache.inspect.status import cache_fidelity
+
+    rows = cache_fidelity(cache, max_units=256)
+    for row in rows:
+        result(f"τ = {row.temperature:<4g}  gradient error {row.gradient_error:.4f}  KL {row.kl:.2e}")
+    if rows:
+        result("error of the copied records against the teacher's full logits, against an untrained student")
+    else:
+        result("error: none to state; the copied records are exact, or hold first classes only")
+
+
+class _Display:
+    """A bar over units, lines for what stands out."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._bar: Bar | None = None
+
+    def show(self, event: "CopyEvent") -> None:
+        """Draw one event."""
+        if self._bar is None:
+            self._bar = Bar("copy-cache", event.num_units - event.num_absent, "units")
+            self._bar.start_at(event.num_kept)
+        if event.problem:
+            self._bar.say(f"  {event.problem}")
+        self._bar.to(event.num_kept + event.num_copied + event.num_damaged)
+        if event.finished:
+            self._bar.close()
+            absent = f"; {event.num_absent} selected units are not in the source" if event.num_absent else ""
+            result(
+                f"{self._url}: {event.num_copied} units ({event.num_views} views) copied in "
+                f"{duration(event.seconds)}, {event.num_kept} were there{absent}"
+            )

@@ -1,0 +1,80 @@
+"""Where a copy goes: an empty cache of the right spec, or the one that is there already, to be continued."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from shards.errors import CacheError
+from shards.locks import FOR_EVER, locked
+from teacher_cache.publish.recoding import Shards, fitted_basis, require_smaller
+from teacher_cache.publish.selection import Selection
+from teacher_cache.record.codec import RecordFormat
+from teacher_cache.stage1.opening import LOCK_NAME
+from teacher_cache.store.cache import TeacherCache, spec_at
+from teacher_cache.store.place import Place
+from teacher_cache.store.spec import require_equal
+
+
+def open_destination(
+    source: TeacherCache, url: str, selection: Selection, record: RecordFormat | None = None
+) -> TeacherCache:
+    """The cache to copy into, open for writing: as the source, with room for the last selected view.
+
+    One that is there is continued when its spec and its tail basis are those of the copy; it grows where needed. The
+    views keep their numbers and the shards their index, so what is not selected is missing from its ledger, no more.
+
+    Args:
+        record: another record format, which must be smaller; None keeps the source's.
+
+    Errors:
+        ValueError for the source's own place, and a format that cannot be made from the source's; CacheError when
+        another cache is there.
+    """
+    place = Place.parse(url, writable=True)
+    if place.url == source.url or (place.folder and source.folder and _same(place.folder, source.folder)):
+        raise ValueError(f"{url}: this is the cache to be copied; name another place")
+    spec = source.spec
+    if record is not None and record != spec.record:
+        require_smaller(spec.record, record, source.url)
+        spec = replace(spec, record=record)
+    num_views = (selection.view_blocks[-1] + 1) * source.views_per_unit
+    with _alone(place.folder):
+        there = spec_at(url)
+        if there is None:
+            basis = source.basis if spec == source.spec else fitted_basis(source, spec)
+            made_with = dict(source.made_with)
+            if spec != source.spec:
+                old = source.spec.record
+                made_with["records"] = f"encoded from {old.kind!r} records of {old.num_bytes} bytes per view"
+            return TeacherCache.create(url, spec, Shards.of(source), basis, num_views=num_views, made_with=made_with)
+        require_equal(spec, there, url)
+        cache = TeacherCache.open(url, writable=True)
+        if spec == source.spec:
+            _require_same_basis(source, cache)
+        cache.grow(max(num_views, cache.num_views))
+        return cache
+
+
+def _require_same_basis(source: TeacherCache, cache: TeacherCache) -> None:
+    if cache.header.identity != source.header.identity:
+        cache.close()
+        raise CacheError(
+            f"{cache.url}: a cache of the same spec with another tail basis: expected {source.header.basis_digest}, "
+            f"got {cache.header.basis_digest}; records cannot be copied between the two: choose another place"
+        )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+@contextmanager
+def _alone(folder: Path | None) -> Iterator[None]:
+    """Hold the lock under which a cache is made, so that two copies to one folder make one cache."""
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK_NAME, wait_s=FOR_EVER, remove=True):
+        yield

@@ -1,0 +1,81 @@
+"""The kinds of remote place a cache can live in, as a table; and any other object store that fsspec knows.
+
+A cache needs little of a place: objects replaced whole, by name, many at once. Object stores can do that; what copies
+files over one connection (ftp, sftp, smb) cannot, and is refused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheme:
+    """What is known of a scheme.
+
+    Attributes:
+        read_only: why nothing is written there; "" where a cache can be made.
+        options: for the constructor of its filesystem.
+        extra: what installs the client library.
+    """
+
+    read_only: str = ""
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    extra: str = "install this project with its 'remote' extra"
+
+
+_WEB = Scheme(read_only="write to a path, s3:// or gs://")
+_AZURE = Scheme(extra="install this project with its 'azure' extra")
+SCHEMES = {
+    # With more than one request per object s3fs asks for the size first, and for a missing object it then lists.
+    "s3": Scheme(options=MappingProxyType({"max_concurrency": 1})),
+    "gs": Scheme(),
+    "gcs": Scheme(),
+    "az": _AZURE,
+    "abfs": _AZURE,
+    "abfss": _AZURE,
+    "memory": Scheme(),
+    "hf": Scheme(
+        read_only="the hub makes a commit of every object that is written: copy-cache to a folder, with --card, and "
+        "upload that folder in one commit with the hub's own tool",
+        extra="install huggingface_hub",
+    ),
+    "https": _WEB,
+    "http": _WEB,
+}
+
+
+def scheme_of(name: str, where: str) -> Scheme:
+    """The scheme of a url; ValueError, naming `where`, for one whose file system can hold no cache or is unknown."""
+    if name in SCHEMES:
+        return SCHEMES[name]
+    import fsspec
+
+    try:
+        known = bool(fsspec.get_filesystem_class(name).async_impl)
+    except ImportError:
+        known = True  # opening it will say which package is missing
+    except ValueError:
+        known = False
+    if not known:
+        names = ", ".join(f"{known}://" for known in SCHEMES)
+        raise ValueError(
+            f"{where}: expected a path or one of {names}, or another object store of fsspec; got {name}://"
+        )
+    return Scheme(extra="install that package")
+
+
+def open_filesystem(url: str, scheme: Scheme) -> tuple[Any, str]:
+    """An asynchronous filesystem of a place and the path inside it; ImportError when its library is missing."""
+    import fsspec
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
+    # Not shared with other users of fsspec: its session is closed with the cache.
+    options = {"skip_instance_cache": True, **scheme.options}
+    if fsspec.get_filesystem_class(url.partition("://")[0]).async_impl:
+        fs, path = fsspec.core.url_to_fs(url, asynchronous=True, **options)
+    else:
+        fs, path = fsspec.core.url_to_fs(url, **options)
+        fs = AsyncFileSystemWrapper(fs, asynchronous=True)
+    return fs, str(path).rstrip("/")
