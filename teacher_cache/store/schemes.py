@@ -17,16 +17,19 @@ class Scheme:
     Attributes:
         read_only: why nothing is written there; "" where a cache can be made.
         options: for the constructor of its filesystem.
+        threads: whether it is used from threads, without its own asynchronous mode.
         extra: what installs the client library.
     """
 
     read_only: str = ""
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    threads: bool = False
     extra: str = "install this project with its 'remote' extra"
 
 
 _WEB = Scheme(read_only="write to a path, s3:// or gs://")
-_AZURE = Scheme(extra="install this project with its 'azure' extra")
+# adlfs in asynchronous mode leaves a finalizer behind that prints a traceback when the process ends.
+_AZURE = Scheme(threads=True, extra="install this project with its 'azure' extra")
 SCHEMES = {
     # With more than one request per object s3fs asks for the size first, and for a missing object it then lists.
     "s3": Scheme(options=MappingProxyType({"max_concurrency": 1})),
@@ -46,6 +49,9 @@ SCHEMES = {
 }
 
 
+_FILE_SERVERS = ("ftp", "sftp", "ssh", "smb")
+
+
 def scheme_of(name: str, where: str) -> Scheme:
     """The scheme of a url; ValueError, naming `where`, for one whose file system can hold no cache or is unknown."""
     if name in SCHEMES:
@@ -53,7 +59,7 @@ def scheme_of(name: str, where: str) -> Scheme:
     import fsspec
 
     try:
-        known = bool(fsspec.get_filesystem_class(name).async_impl)
+        known = name not in _FILE_SERVERS and bool(fsspec.get_filesystem_class(name).async_impl)
     except ImportError:
         known = True  # opening it will say which package is missing
     except ValueError:
@@ -73,7 +79,7 @@ def open_filesystem(url: str, scheme: Scheme) -> tuple[Any, str]:
 
     # Not shared with other users of fsspec: its session is closed with the cache.
     options = {"skip_instance_cache": True, **scheme.options}
-    if fsspec.get_filesystem_class(url.partition("://")[0]).async_impl:
+    if fsspec.get_filesystem_class(url.partition("://")[0]).async_impl and not scheme.threads:
         fs, path = fsspec.core.url_to_fs(url, asynchronous=True, **options)
     else:
         fs, path = fsspec.core.url_to_fs(url, **options)
