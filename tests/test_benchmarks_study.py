@@ -29,6 +29,7 @@ CLASSES = 3
 SETTINGS = """
 [shards]
 samples_per_shard = 18
+photos_per_class = 12
 classes = "folders"
 [teacher]
 name = "{teacher}"
@@ -101,7 +102,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos, a teacher's weights and the settings in one folder."""
     folder = tmp_path_factory.mktemp("study")
     rng = np.random.default_rng(3)
-    for split, count in (("train", 12), ("val", 4)):
+    for split, count in (("train", 13), ("val", 4)):
         for label in range(CLASSES):
             (folder / "photos" / split / f"class{label}").mkdir(parents=True)
             for n in range(count):
@@ -148,6 +149,7 @@ def test_a_study_runs_to_its_tables_and_again_for_nothing(work: Path, tmp_path: 
     ]
     summaries = {path: path.stat().st_mtime_ns for path in (work / "out" / "sweeps").glob("*/cells/*/summary.json")}
     assert len(summaries) == 7
+    assert open_index(str(work / "out/shards/train")).num_samples == 12 * CLASSES
     _run(work)
     assert all(path.stat().st_mtime_ns == when for path, when in summaries.items()), "finished students stay"
 

@@ -16,9 +16,15 @@ Json = bool | int | float | str | list[Any] | dict[str, Any]
 
 
 class Shards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the photos become shards: samples of a shard; labels numbered among "imagenet"'s 1,000 or the "folders"."""
+    """How the photos become shards.
+
+    Attributes:
+        samples_per_shard: at most. photos_per_class: of the training photos, the first by name; 0 is all of them.
+        classes: labels are numbered among "imagenet"'s 1,000, or as the "folders".
+    """
 
     samples_per_shard: int
+    photos_per_class: int = 0
     classes: str = "imagenet"
 
 

@@ -68,14 +68,27 @@ class Stages:
             wnids: list[str] = sorted(ImageNetInfo().label_names())  # type: ignore[no-untyped-call]
             names.write_text("".join(f"{wnid}\n" for wnid in wnids), encoding="utf-8")
             words += ["--class-names", names]
-        self.commands.run("shards", "make-shards", self.photos / split, self.work / "shards" / split, *words)
+        photos = self._some(split) if split == "train" and given.photos_per_class else self.photos / split
+        self.commands.run("shards", "make-shards", photos, self.work / "shards" / split, *words)
+
+    def _some(self, split: str) -> Path:
+        """A folder of links to the first photos of each class."""
+        folder = self.work / "photos" / split
+        for label in sorted(path for path in (self.photos / split).iterdir() if path.is_dir()):
+            (folder / label.name).mkdir(parents=True, exist_ok=True)
+            for photo in sorted(label.iterdir())[: self.settings.shards.photos_per_class]:
+                link = folder / label.name / photo.name
+                if not link.is_symlink():
+                    link.symlink_to(photo.absolute())
+        return folder
 
     def _write_recipes(self) -> None:
         """The student's settings for --config: for a cache, and with the views for the teacher in the loop."""
         student = "".join(_toml(name, value) for name, value in self.settings.student.items())
         (self.work / STUDENT).write_text(student, encoding="utf-8")
         views = self.settings.views
-        for name, cache in self.settings.caches.items():
+        for name in self.settings.caches:
+            cache = self._made(name)
             fields: dict[str, Json] = {"name": views.recipe, **views.fields, "block_views": cache.views_per_unit}
             text = f"image_size = {views.size}\n{student}{_toml('view', fields)}"
             (self.work / f"{name}-{STUDENT_AND_VIEWS}").write_text(text, encoding="utf-8")
@@ -118,6 +131,11 @@ class Stages:
             record = RecordFormat.chosen(cache.record, index.num_classes, k=0, num_bytes=cache.num_bytes)
             derive(out, index, source, record, answers)
 
+    def _made(self, name: str) -> Cache:
+        """The cache that the teacher made, from which this one may be derived."""
+        cache = self.settings.caches[name]
+        return self.settings.caches[cache.source] if cache.source else cache
+
     def _data(self) -> list[str | Path]:
         shards = self.work / "shards"
         return ["--shards", shards / "train", "--val-shards", shards / "val"]
@@ -134,8 +152,7 @@ class Stages:
 
     def _online(self, sweep: SweepSettings) -> None:
         """The teacher in the loop, on the views that the cache holds: the sweep's only cell, seed by seed."""
-        views = self.settings.caches[sweep.cache]
-        num_views = views.views or self.settings.caches[views.source].views
+        num_views = self._made(sweep.cache).views
         for cell in sweep.grid.cells():
             tau = [] if cell.temperature is None else ["--tau", str(cell.temperature)]
             self.commands.run(
