@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from student.feed.teacher_source import TeacherAnswer, answer_from_logits
-from student.learn.loss import Labels, student_loss
+from student.learn.loss import Labels, base_loss, gradient_balance, student_loss
 from student.learn.losses.dist import dist_loss
 from student.learn.losses.soft_std import soft_std_loss, z_score
 from student.learn.losses.table import LOSSES
@@ -196,3 +196,43 @@ def test_weights_of_dist_are_fields_of_the_recipe_that_old_files_lack() -> None:
     assert StudentRecipe.from_json(changed.to_json()) == changed
     with pytest.raises(ValueError, match="dist_gamma: expected a number in"):
         StudentRecipe(dist_gamma=-1.0)
+
+
+@pytest.mark.parametrize("two_heads", [True, False])
+@pytest.mark.parametrize("base", ["cross_entropy", "binary"])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.5])
+def test_the_balance_is_the_ratio_of_the_two_gradients(two_heads: bool, base: str, weight: float) -> None:
+    """Each through its own head, with its weight; nothing of it reaches the student."""
+    of = StudentRecipe(distill="soft", distill_weight=weight, base_loss=base, label_smoothing=0.0)  # type: ignore[arg-type]
+    cls, dist = logits(17).requires_grad_(), logits(18).requires_grad_()
+    labels, teacher = Labels.of(torch.arange(B) % C), answer_from_logits(logits(19))
+    heads = Heads(cls, dist if two_heads else None)
+    balance = gradient_balance(heads, labels, teacher, of)
+    assert cls.grad is None and dist.grad is None
+    pupil = dist if two_heads else cls
+    of_base = torch.autograd.grad(base_loss(cls, labels, kind=base, smoothing=0.0), cls)[0]
+    p, q = softmax(pupil.detach().numpy()), softmax(logits(19).float().double().numpy())
+    of_distill = np.linalg.norm((p - q) / B)
+    assert balance == pytest.approx(weight * of_distill / ((1 - weight) * of_base.norm().item()), rel=1e-5)
+
+
+def test_the_balance_of_a_teacher_alone_is_infinite() -> None:
+    """λ = 1 leaves the labels nothing."""
+    labels, teacher = Labels.of(torch.arange(B) % C), answer_from_logits(logits(20))
+    assert gradient_balance(Heads(logits(21), None), labels, teacher, recipe("hard")) == np.inf
+
+
+def test_a_loss_per_class_weighs_like_labels_that_are_averaged_over_classes() -> None:
+    """A binary base beside hard distillation at the start: √C / .5 on the textbook form, 1/C of that per class."""
+    labels, teacher = Labels.of(torch.arange(B)), answer_from_logits(torch.eye(1000)[:B] * 30)
+    at = {
+        reduction: gradient_balance(
+            Heads(torch.zeros(B, 1000), None),
+            labels,
+            teacher,
+            StudentRecipe(distill="hard", base_loss="binary", label_smoothing=0.0, reduction=reduction),  # type: ignore[arg-type]
+        )
+        for reduction in ("textbook", "per_class")
+    }
+    assert at["textbook"] == pytest.approx(1000**0.5 / 0.5, rel=0.01)
+    assert at["per_class"] == pytest.approx(at["textbook"] / 1000, rel=1e-4)

@@ -5,13 +5,19 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from shards.views.view_recipe import RECIPES as VIEW_RECIPES
+from student.feed.batch import Labels
+from student.feed.teacher_source import answer_from_logits
 from student.learn.learning_rate import lr_at
+from student.learn.loss import student_loss
+from student.learn.network import Heads
 from student.recipe.overrides import override, parse_sets, read_toml
-from student.recipe.papers import STUDENT_RECIPES, recipe_for, student_recipe_named, with_cache_views
+from student.recipe.papers import STUDENT_RECIPES, chosen_recipe, recipe_for, student_recipe_named, with_cache_views
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import MODELS
 
@@ -60,10 +66,78 @@ def test_deit_has_the_published_settings() -> None:
 
 
 def test_distillation_has_the_two_published_settings() -> None:
-    """Hard is ½ + ½; soft is τ = 3, λ = .1 (arXiv:2012.12877, section 6)."""
+    """Hard is ½ + ½; soft is τ = 3, λ = .1 (arXiv:2012.12877, section 6), the KL divided by B · C as in the code."""
     hard, soft = recipe_for("deit_tiny_distilled_patch16_224"), STUDENT_RECIPES["deit_soft"]
     assert (hard.distill, hard.distill_weight) == ("hard", 0.5)
-    assert (soft.distill, soft.distill_weight, soft.temperature) == ("soft", 0.1, 3.0)
+    assert (soft.distill, soft.distill_weight, soft.temperature, soft.reduction) == ("soft", 0.1, 3.0, "reference")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("hard", 0.5, 1.0, "textbook")),
+        ({"distill": "hard"}, ("hard", 0.5, 1.0, "textbook")),
+        ({"distill": "soft"}, ("soft", 0.1, 3.0, "reference")),
+        ({"distill": "soft", "temperature": 2.0}, ("soft", 0.1, 2.0, "reference")),
+        ({"distill": "soft", "distill_weight": 0.5}, ("soft", 0.5, 3.0, "textbook")),
+        ({"distill": "soft", "reduction": "textbook"}, ("soft", 0.1, 3.0, "textbook")),
+        ({"distill": "dist"}, ("dist", 0.5, 1.0, "textbook")),
+        ({"distill": "soft-std", "temperature": 3.0}, ("soft-std", 0.989, 3.0, "textbook")),
+        ({"distill": "none"}, ("none", 0.5, 1.0, "textbook")),
+    ],
+    ids=str,
+)
+def test_a_loss_that_is_asked_for_comes_with_its_paper(given: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    """`--distill soft` alone is a published setting; a λ of the user's is on the textbook form, in any loss."""
+    model = "deit_tiny_distilled_patch16_224"
+    recipe = chosen_recipe(model, name=None, stage=0, given=given, cached=VIEW_RECIPES["deit"])
+    assert (recipe.distill, recipe.distill_weight, recipe.temperature, recipe.reduction) == expected
+
+
+@pytest.mark.parametrize(("weight", "converted"), [(0.1, 1.111e-4), (0.5, 9.990e-4), (0.9, 8.920e-3)])
+def test_lambda_of_the_authors_code_is_a_thousandth_in_the_textbook(weight: float, converted: float) -> None:
+    """λ' = (λ/C) / ((1 − λ) + λ/C), and the whole loss is (1 − λ) + λ/C times the textbook's: docs/recipes.md."""
+    classes, scale = 1000, (1 - weight) + weight / 1000
+    textbook = weight / classes / scale
+    assert textbook == pytest.approx(converted, rel=1e-3)
+    generator = torch.Generator().manual_seed(0)
+    student_BC, teacher_BC = torch.randn(2, 6, classes, generator=generator, dtype=torch.float64)
+    totals = [
+        student_loss(
+            Heads(student_BC, None),
+            Labels.of(torch.arange(6)),
+            answer_from_logits(teacher_BC),
+            StudentRecipe(distill="soft", temperature=3.0, distill_weight=of, reduction=reduction),  # type: ignore[arg-type]
+        ).total.item()
+        for of, reduction in ((weight, "reference"), (textbook, "textbook"))
+    ]
+    assert totals[0] == pytest.approx(scale * totals[1], rel=1e-6)
+
+
+BINARY = "deit3_small_patch16_224"
+
+
+@pytest.mark.parametrize(
+    ("given", "cached", "reduction"),
+    [
+        ({}, True, "per_class"),
+        ({"distill": "hard"}, True, "per_class"),
+        ({"distill": "hard"}, False, "per_class"),
+        ({"distill": "soft"}, True, "reference"),
+        ({"distill": "soft", "distill_weight": 0.5}, True, "per_class"),
+        ({"base_loss": "cross_entropy"}, True, "textbook"),
+        ({"reduction": "textbook"}, True, "textbook"),
+        ({"distill": "none"}, True, "textbook"),
+        ({}, False, "textbook"),
+    ],
+    ids=str,
+)
+def test_beside_a_mean_over_classes_the_teacher_is_one_too(given: dict[str, Any], cached: bool, reduction: str) -> None:
+    """DeiT-III's labels would weigh a thousandth of the teacher; without a teacher the recipe stays the paper's."""
+    views = replace(VIEW_RECIPES["deit3"], size=224) if cached else None
+    recipe = chosen_recipe(BINARY, name=None, stage=0, given=given, cached=views)
+    assert (recipe.base_loss == "binary") == ("base_loss" not in given)
+    assert recipe.reduction == reduction
 
 
 # model, resolution, lr, drop path of the long DeiT-III stage (README_revenge.md of the authors)
@@ -108,10 +182,10 @@ def test_deit3_fine_tunes_20_epochs_with_adamw(model: str, pixels: int, drop_pat
 
 
 def test_deit_base_at_384_fine_tunes_at_a_constant_5e_6() -> None:
-    """lr 5e-6 = min lr, weight decay 1e-8, 30 epochs of 512, drop path off."""
+    """lr 5e-6 = min lr, weight decay 1e-8, 30 epochs of 512; its command leaves the drop path at main.py's .1."""
     recipe = recipe_for("deit_base_patch16_384")
     assert (recipe.scaled_lr, recipe.min_lr, recipe.weight_decay) == (5e-6, 5e-6, 1e-8)
-    assert (recipe.epochs, recipe.batch_size, recipe.drop_path, recipe.image_size) == (30, 512, 0.0, 384)
+    assert (recipe.epochs, recipe.batch_size, recipe.drop_path, recipe.image_size) == (30, 512, 0.1, 384)
     assert recipe_for("deit_base_distilled_patch16_384").distill == "hard"
 
 
@@ -135,7 +209,7 @@ def test_other_timm_models_get_deit_and_learn_from_a_cache_that_is_given() -> No
     assert recipe_for("deit3_small_patch16_224", with_cache=True).distill_weight == 0.5
 
 
-@pytest.mark.parametrize("recipe", STUDENT_RECIPES.values(), ids=ALL)
+@pytest.mark.parametrize("recipe", STUDENT_RECIPES.values(), ids=list(STUDENT_RECIPES))
 def test_every_field_survives_the_command_line(recipe: StudentRecipe) -> None:
     """`--set field=value` of a field's own value changes nothing: law of the text form of every type."""
     texts = []
@@ -257,6 +331,7 @@ def doc_row(recipe: StudentRecipe) -> str:
     if recipe.distill != "none":
         loss += f", {recipe.distill} λ {recipe.distill_weight:g}"
         loss += f" τ {recipe.temperature:g}" if recipe.distill == "soft" else ""
+        loss += f" {recipe.reduction}" if recipe.reduction != "textbook" else ""
     cells = (
         recipe.name, recipe.image_size, recipe.epochs, recipe.batch_size, recipe.repeats, recipe.optimizer,
         f"{recipe.scaled_lr:g}", f"{recipe.min_lr:g}", f"{recipe.weight_decay:g}",
@@ -266,7 +341,7 @@ def doc_row(recipe: StudentRecipe) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-@pytest.mark.parametrize("recipe", STUDENT_RECIPES.values(), ids=ALL)
+@pytest.mark.parametrize("recipe", STUDENT_RECIPES.values(), ids=list(STUDENT_RECIPES))
 def test_the_table_of_the_docs_is_the_code(recipe: StudentRecipe) -> None:
     """A table that went stale would be believed."""
     assert doc_row(recipe) in DOC

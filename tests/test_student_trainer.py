@@ -16,7 +16,15 @@ from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Batch, Trainer
 from student.recipe.settings import TrainSettings
 from student.run.loop import StudentJob, train_many
-from student.run.run_events import CheckpointRejected, Resumed, Scheduled, Stepped, StudentFinished
+from student.run.run_events import (
+    BalanceMeasured,
+    Checkpointed,
+    CheckpointRejected,
+    Resumed,
+    Scheduled,
+    Stepped,
+    StudentFinished,
+)
 from student.run.run_reader import read_run
 from tests.student_tiny import (
     CLASSES,
@@ -180,6 +188,24 @@ def test_a_run_directory_is_what_the_report_reads(tmp_path, index, cache):
     assert list((tmp_path / "run/tensorboard").iterdir())
     assert run.summary["pixels_checked"] == run.summary["images"] == 128
     assert (tmp_path / "run/model_card.md").read_text().startswith("# student_tiny_distilled")
+
+
+def test_the_first_step_says_how_teacher_and_labels_pull(tmp_path, index, cache):
+    """Once, whatever stops the run: a resumed one keeps what its first step saw, and none without a teacher has any."""
+    settings = TrainSettings(log_every=1, checkpoint_every=1)
+    events = run_to_end(tmp_path / "whole", index, cache, settings=settings)
+    (said,) = [event for event in events if isinstance(event, BalanceMeasured)]
+    assert said.balance > 0 and events[-1].summary["gradient_balance"] == said.balance
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "gradient_balance" in line] == [1]
+    run = train_many([StudentJob(student_recipe(), tmp_path / "cut")], index, settings=settings, cache=cache)
+    next(event for event in run if isinstance(event, Checkpointed) and event.step == 2)
+    run.close()
+    resumed = run_to_end(tmp_path / "cut", index, cache, settings=settings)
+    assert not [event for event in resumed if isinstance(event, BalanceMeasured)]
+    assert resumed[-1].summary["gradient_balance"] == said.balance
+    alone = run_to_end(tmp_path / "alone", index, recipe=student_recipe(distill="none"), views=views())
+    assert "gradient_balance" not in alone[-1].summary
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path, index, cache):

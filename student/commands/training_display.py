@@ -41,6 +41,11 @@ class TrainingDisplay:
                     self._bar.start_at(event.step)
             case events.CheckpointRejected():
                 self._say(f"warning: {event.path}: {event.reason}; going on from an earlier checkpoint")
+            case events.BalanceMeasured():
+                self._say(
+                    f"{event.student}  at step 0 the teacher pulls at the logits {event.balance:.3g} times as hard as "
+                    "the labels"
+                )
             case events.Stepped() if self._bar is not None:
                 self._bar.to(event.step, _figures(event.metrics, ("loss", "images_per_s", "data_wait_share")))
             case events.EpochEnded():

@@ -6,6 +6,7 @@
 digits. B batch, C classes. A student with one head trains it on both.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from student.learn.losses.table import NONE, loss_named
 from student.learn.network import Heads
 from student.recipe.student_recipe import StudentRecipe
 
-__all__ = ["Labels", "Loss", "base_loss", "student_loss"]
+__all__ = ["Labels", "Loss", "base_loss", "gradient_balance", "student_loss"]
 
 
 class Loss(NamedTuple):
@@ -56,12 +57,37 @@ def student_loss(heads: Heads, labels: Labels, answer: Answer | None, recipe: St
     ValueError when the recipe distils and no teacher is given.
     """
     with torch.autocast(heads.cls_BC.device.type, enabled=False):
-        base = base_loss(heads.cls_BC, labels, kind=recipe.base_loss, smoothing=recipe.label_smoothing)
+        base = _base(heads, labels, recipe)
         if recipe.distill == NONE:
             return Loss(base, base.detach(), torch.zeros_like(base))
-        if answer is None:
-            raise ValueError(f"distill: {recipe.distill} needs a teacher, got none; give a cache, or distill=none")
-        dist_BC = heads.cls_BC if heads.dist_BC is None else heads.dist_BC
-        distill = loss_named(recipe.distill).compute(dist_BC, answer, recipe)
+        distill = _distill(heads, answer, recipe)
         weight = recipe.distill_weight
         return Loss((1.0 - weight) * base + weight * distill, base.detach(), distill.detach())
+
+
+def gradient_balance(answered: Heads, labels: Labels, answer: Answer, recipe: StudentRecipe) -> float:
+    """How much harder the teacher pulls at the student's logits than the labels do.
+
+    ‖λ · ∂distill/∂logits‖ ÷ ‖(1 − λ) · ∂base/∂logits‖ over the batch, each through its own head; infinite at λ = 1. The
+    student's own gradients are left alone. ValueError as `student_loss`.
+    """
+    cls_BC = full(answered.cls_BC).detach().requires_grad_()
+    dist_BC = None if answered.dist_BC is None else full(answered.dist_BC).detach().requires_grad_()
+    leaves, weight = Heads(cls_BC, dist_BC), recipe.distill_weight
+    with torch.enable_grad(), torch.autocast(cls_BC.device.type, enabled=False):
+        (of_base_BC,) = torch.autograd.grad(_base(leaves, labels, recipe), cls_BC)
+        (of_distill_BC,) = torch.autograd.grad(_distill(leaves, answer, recipe), cls_BC if dist_BC is None else dist_BC)
+    base, distill = (1.0 - weight) * of_base_BC.norm().item(), weight * of_distill_BC.norm().item()
+    return distill / base if base > 0 else math.inf
+
+
+def _base(heads: Heads, labels: Labels, recipe: StudentRecipe) -> Tensor:
+    return base_loss(heads.cls_BC, labels, kind=recipe.base_loss, smoothing=recipe.label_smoothing)
+
+
+def _distill(heads: Heads, answer: Answer | None, recipe: StudentRecipe) -> Tensor:
+    if answer is None:
+        raise ValueError(f"distill: {recipe.distill} needs a teacher, got none; give a cache, or distill=none")
+    dist_BC = heads.cls_BC if heads.dist_BC is None else heads.dist_BC
+    distill = loss_named(recipe.distill).compute(dist_BC, answer, recipe)
+    return distill / dist_BC.shape[-1] if recipe.reduction == "per_class" else distill

@@ -20,8 +20,8 @@ from shards.rng import stream
 from student.feed.batch import Batch
 from student.feed.teacher_source import TeacherAnswer
 from student.learn.evaluation import teacher_stats
-from student.learn.loss import Loss, student_loss
-from student.learn.losses.table import LOSSES
+from student.learn.loss import Loss, gradient_balance, student_loss
+from student.learn.losses.table import LOSSES, NONE
 from student.learn.network import Heads, heads, make_student
 from student.learn.optimiser import Ema, clip_gradients, lr_at, make_optimizer, set_lr
 from student.learn.process_group import ProcessGroup, no_sync
@@ -37,7 +37,12 @@ _AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 
 
 class Trainer:
-    """A student with its optimiser, loss scale, weight average and the sums of its metrics."""
+    """A student with its optimiser, loss scale, weight average and the sums of its metrics.
+
+    Attributes:
+        balance: the teacher's pull at the logits over the labels' (`gradient_balance`), on this rank's first
+            micro-batch of step 0; None before it, after a resume, and without a teacher.
+    """
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class Trainer:
         # float64 on the device: sums stay exact enough over an epoch, and no step waits for the device.
         self._interval = torch.zeros(2 + len(_MEANS) + len(_SAMPLED), dtype=torch.float64, device=device)
         self._epoch = torch.zeros_like(self._interval)
+        self.balance: float | None = None
 
     def feed(self, batch: Batch, *, step: int, micro: int = 0) -> None:
         """Learn from a micro-batch of the step after `step` others; its last one updates the weights."""
@@ -81,6 +87,8 @@ class Trainer:
             with autocast:
                 answered = heads(self.model, batch.images)
             loss = student_loss(answered, batch.labels, batch.answer, self.recipe)
+            if step == micro == 0 and batch.answer is not None and self.recipe.distill != NONE:
+                self.balance = gradient_balance(answered, batch.labels, batch.answer, self.recipe)
             self.scaler.scale(loss.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
         if last:
             self._update(step)

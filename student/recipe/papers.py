@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from shards.views.view_recipe import ViewRecipe
-from student.learn.losses.table import NONE
+from student.learn.losses.table import LOSSES, NONE
 from student.recipe.names import unknown
 from student.recipe.overrides import override
 from student.recipe.student_recipe import StudentRecipe
@@ -51,12 +51,12 @@ def _named() -> dict[str, StudentRecipe]:
     """Every recipe by name; sizes of DeiT-III differ in lr, resolution and drop path."""
     deit = StudentRecipe()
     finetune = replace(
-        deit, **_FINETUNE, image_size=384, epochs=30, lr=5e-6, min_lr=5e-6, weight_decay=1e-8, drop_path=0.0
+        deit, **_FINETUNE, image_size=384, epochs=30, lr=5e-6, min_lr=5e-6, weight_decay=1e-8
     )
     recipes = {
         "deit": deit,
         "deit_hard": replace(deit, distill="hard", distill_weight=0.5),
-        "deit_soft": replace(deit, distill="soft", distill_weight=0.1, temperature=3.0),
+        "deit_soft": replace(deit, distill="soft", distill_weight=0.1, temperature=3.0, reduction="reference"),
         "deit_finetune384": finetune,
         "deit_hard_finetune384": replace(finetune, distill="hard", distill_weight=0.5),
         "deit3_small": replace(_DEIT3, lr=4e-3, drop_path=0.05),
@@ -134,5 +134,24 @@ def chosen_recipe(
     """
     with_cache = cached is not None
     named = student_recipe_named(name, model=model) if name else recipe_for(model, stage=stage, with_cache=with_cache)
-    recipe = override(named, given)
+    recipe = override(named, _as_published(named, given) | dict(given))
+    if recipe.base_loss == "binary" and recipe.reduction == "textbook" and "reduction" not in given:
+        # The labels' loss is a mean over the classes; the teacher's, a sum over them, would drown it.
+        distils = recipe.distill != NONE or (with_cache and "distill" not in given)
+        recipe = replace(recipe, reduction="per_class") if distils else recipe
     return with_cache_views(recipe, cached, explicit=given) if cached else recipe
+
+
+def _as_published(named: StudentRecipe, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that belong to a loss the user asks for in place of the recipe's own, where he says nothing.
+
+    λ means something in one reduction only: a λ of the user's is on the textbook form, so the paper's reduction comes
+    with the paper's λ or not at all.
+    """
+    loss = LOSSES.get(given.get("distill", named.distill))
+    if loss is None or loss.name == named.distill:
+        return {}
+    settings = dict(loss.published)
+    if "distill_weight" in given:
+        settings.pop("reduction", None)
+    return settings

@@ -64,8 +64,9 @@ class StudentRecipe:
         layer_scale_init: initial LayerScale of models that have it; 0 leaves the model's own.
         ema_decay: per optimiser step; 0 is off.
         base_loss: "cross_entropy", or "binary" on `target > 0` (DeiT-III); label_smoothing inside the mixed target.
-        distill ("none" or a name of `losses.table.LOSSES`), distill_weight (λ), temperature (τ), reduction of the soft
-            loss: "textbook" divides by the batch, "reference" by batch × classes as the authors' code does.
+        distill ("none" or a name of `losses.table.LOSSES`), distill_weight (λ), temperature (τ), reduction:
+            "textbook" divides a loss by the batch; "reference" the soft loss by batch × classes, as the authors' code
+            does; "per_class" every loss by batch × classes, which is the scale of the binary base loss.
         view, view_overrides: the view recipe of a run without a cache, by name, and fields to change in it.
         dist_beta, dist_gamma: weights of the two parts of the loss "dist", within views and within classes.
         eval_crop_pct: evaluation resizes the short side to image_size / eval_crop_pct and crops the centre.
@@ -105,7 +106,7 @@ class StudentRecipe:
     distill: str = "none"
     distill_weight: float = 0.5
     temperature: float = 1.0
-    reduction: Literal["textbook", "reference"] = "textbook"
+    reduction: Literal["textbook", "reference", "per_class"] = "textbook"
     view: str = "deit"
     view_overrides: tuple[tuple[str, Value], ...] = ()
     eval_crop_pct: float = 0.875

@@ -41,6 +41,14 @@ class CheckpointRejected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BalanceMeasured:
+    """How much harder the teacher pulls at a student's logits than the labels do, at step 0: a ratio of norms."""
+
+    student: str
+    balance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stepped:
     """Metrics of a student over the last steps, with what is left: `eta_s` seconds at this pace."""
 
@@ -102,6 +110,7 @@ Event = (
     Scheduled
     | Resumed
     | CheckpointRejected
+    | BalanceMeasured
     | Stepped
     | EpochEnded
     | Checkpointed

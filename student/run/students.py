@@ -1,5 +1,6 @@
 """The students of one pass with their directories: where they resume, what is written after a step, how they finish."""
 
+import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from student.run.checkpoint import Rejected, load_checkpoint, save_checkpoint, s
 from student.run.pace import Pace, Rate
 from student.run.results import write_results
 from student.run.run_events import (
+    BalanceMeasured,
     Checkpointed,
     CheckpointRejected,
     EpochEnded,
@@ -32,6 +34,8 @@ from student.run.run_events import (
 )
 from student.run.run_files import RunFiles
 from student.run.run_log import RunLog
+
+_BALANCE = "gradient_balance"
 
 
 class StudentJob(NamedTuple):
@@ -68,6 +72,10 @@ class _Student:
     trainer: Trainer
     log: RunLog | None
     last: dict[str, Any]
+
+    def measured_once(self) -> dict[str, float]:
+        """What the first step measured and later ones keep."""
+        return {_BALANCE: self.last[_BALANCE]} if _BALANCE in self.last else {}
 
 
 class Students:
@@ -151,6 +159,8 @@ class Students:
         """Log, evaluate and save what is due after `step` optimiser steps."""
         settings = self._settings
         epoch, ended = (step - 1) // self._per_epoch, step % self._per_epoch == 0
+        if step == 1:
+            yield from self._say_balance()
         if step % settings.log_every == 0:
             yield from self._log_interval(step, epoch)
         if ended:
@@ -217,6 +227,14 @@ class Students:
             }
             student.log.begin(config, step=step, finished=step == self.num_steps)
 
+    def _say_balance(self) -> Iterator[Event]:
+        """What the first step showed of teacher against labels; kept with the student, so that a resume knows it."""
+        for student in self._students:
+            balance = student.trainer.balance
+            if balance is not None and math.isfinite(balance):
+                student.last[_BALANCE] = balance
+                yield BalanceMeasured(student=student.name, balance=balance)
+
     def _log_interval(self, step: int, epoch: int) -> Iterator[Event]:
         """Metrics over the steps since the last one logged; a student whose loss is no number leaves the others."""
         rate = self.pace.rate("interval", step)
@@ -230,6 +248,8 @@ class Students:
                 yield StudentFailed(student=student.name, error=str(error))
                 continue
             metrics |= self._measured(student, step, rate)
+            if step == self._settings.log_every:
+                metrics |= student.measured_once()
             if student.log is not None:
                 student.log.write("step", step=step, epoch=epoch, metrics=metrics)
             yield Stepped(
@@ -252,7 +272,7 @@ class Students:
         for student, val in zip(self._students, validation, strict=True):
             metrics = student.trainer.epoch_metrics() | self._measured(student, step, rate)
             metrics["seconds"] = self.pace.seconds
-            student.last = {"epoch": epoch, **metrics, **val}
+            student.last = {"epoch": epoch, **metrics, **student.measured_once(), **val}
             if student.log is not None:
                 student.log.write("epoch", step=step, epoch=epoch, metrics=metrics, val=val)
             yield EpochEnded(student=student.name, step=step, epoch=epoch, metrics=metrics, validation=val)

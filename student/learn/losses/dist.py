@@ -62,5 +62,9 @@ def _compute(logit_BC: "Tensor", answer: Answer, recipe: Any) -> "Tensor":
 
 
 DIST = DistillLoss(
-    name="dist", title="DIST distillation", compute=_compute, fields=("temperature", "dist_beta", "dist_gamma")
+    name="dist",
+    title="DIST distillation",
+    compute=_compute,
+    fields=("temperature", "dist_beta", "dist_gamma"),
+    published=(("distill_weight", 0.5), ("temperature", 1.0)),
 )

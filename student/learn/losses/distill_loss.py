@@ -28,6 +28,8 @@ class DistillLoss:
         compute: (student's logits (B, C), answer, recipe) → the loss, a mean over the batch; at least float32.
         fields: fields of a student recipe that it reads beside λ. Those among them that a grid varies are its axes.
         needs_probabilities: whether it asks for log p; records that hold first classes only cannot serve it.
+        published: λ and the fields that its authors train with, as (field, value): what a user gets who asks for the
+            loss and says no more.
     """
 
     name: str
@@ -35,6 +37,7 @@ class DistillLoss:
     compute: Callable[["Tensor", Answer, Any], "Tensor"]
     fields: tuple[str, ...] = ()
     needs_probabilities: bool = True
+    published: tuple[tuple[str, Any], ...] = ()
 
     @property
     def uses_temperature(self) -> bool:

@@ -17,4 +17,10 @@ def _compute(logit_BC: "Tensor", answer: Answer, _: Any) -> "Tensor":
     return hard_loss(logit_BC, answer.hard_B)
 
 
-HARD = DistillLoss(name="hard", title="hard distillation", compute=_compute, needs_probabilities=False)
+HARD = DistillLoss(
+    name="hard",
+    title="hard distillation",
+    compute=_compute,
+    needs_probabilities=False,
+    published=(("distill_weight", 0.5),),
+)

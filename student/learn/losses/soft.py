@@ -31,4 +31,11 @@ def _compute(logit_BC: "Tensor", answer: Answer, recipe: Any) -> "Tensor":
     return soft_loss(logit_BC, log_prob_BC, temperature=recipe.temperature, reduction=recipe.reduction)
 
 
-SOFT = DistillLoss(name="soft", title="soft distillation", compute=_compute, fields=("temperature", "reduction"))
+SOFT = DistillLoss(
+    name="soft",
+    title="soft distillation",
+    compute=_compute,
+    fields=("temperature", "reduction"),
+    # of DeiT (arXiv:2012.12877, section 6), whose code measures λ in the reference reduction
+    published=(("distill_weight", 0.1), ("temperature", 3.0), ("reduction", "reference")),
+)

@@ -47,4 +47,6 @@ SOFT_STD = DistillLoss(
     title="soft distillation of standardised logits",
     compute=_compute,
     fields=("temperature", "reduction"),
+    # labels : teacher = .1 : 9 and base temperature 2, the authors' command
+    published=(("distill_weight", 0.989), ("temperature", 2.0)),
 )
