@@ -28,7 +28,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
 
@@ -171,9 +170,8 @@ def in_turns(
 
 
 def rendering_workers() -> list[int]:
-    """Process ids of the workers: the children of the server that starts them (Linux)."""
-    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    return [int(pid) for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split()] if server else []
+    """Process ids of the workers: the children of this process (Linux)."""
+    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
 
 
 @contextmanager

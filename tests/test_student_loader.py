@@ -1,5 +1,6 @@
 """What a batch holds depends on its items alone; errors of workers arrive as what they are."""
 
+import inspect
 import os
 import signal
 import subprocess
@@ -12,8 +13,9 @@ import torch
 
 from shards.errors import RunError, ShardError
 from shards.index.reader import ShardReader
+from student.feed import loader
 from student.feed.epoch_plan import Items, epoch_plan
-from student.feed.loader import _Rendered, batches, render_items
+from student.feed.loader import batches, render_items
 from tests.student_tiny import in_child, views, write_shards
 
 
@@ -118,10 +120,13 @@ def test_workers_outlive_a_signal_to_the_process_group(index, number):
     assert in_child(work) == 9 * len(plan_items(index))
 
 
-def test_workers_are_given_the_reader_and_the_recipe_and_nothing_else(index):
+def test_workers_are_given_the_reader_and_the_recipe_and_nothing_else(index, monkeypatch):
     """A forked worker that could reach the cache could hang on a remote store."""
+    given = []
+    monkeypatch.setattr(loader, "render_ahead", lambda render, *_, **__: given.append(render) or iter(()))
     with ShardReader(index) as reader:
-        assert set(vars(_Rendered(reader, views()))) == {"reader", "recipe"}
+        list(batches(plan_items(index), reader=reader, recipe=views(), workers=2))
+    assert set(inspect.getclosurevars(given[0]).nonlocals) == {"reader", "recipe"}
     assert Items._fields == ("shard_P", "block_P", "view_P")
 
 

@@ -1,16 +1,14 @@
 """Many shards, scanned in parallel into one index: a generator of events, the last of which carries the index."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 from shards.errors import ShardError
 from shards.index.remote import local_shard
 from shards.index.shard_index import ShardIndex
 from shards.index.sources import base_name
+from shards.pool.workers import in_workers
 from shards.tars.assemble import assemble, settled_classes
 from shards.tars.shard_scan import SampleRule, ShardScan, scan_shard
 
@@ -145,19 +143,11 @@ def _scan_one(position: int, url: str, rule: SampleRule, cache_dir: Path | None)
 
 def _scan_all(urls: Sequence[str], rule: SampleRule, cache_dir: Path | None, workers: int) -> Iterator[_Outcome]:
     workers = min(workers, len(urls))
-    if workers <= 1:
-        for position, url in enumerate(urls):
-            yield _scan_one(position, url, rule, cache_dir)
-        return
-    # spawn: the parent may have threads (torch, fsspec), and a forked copy of their locks would hang.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        futures: list[Future[_Outcome]] = [
-            pool.submit(_scan_one, position, url, rule, cache_dir) for position, url in enumerate(urls)
-        ]
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise ShardError(f"a scanning process died ({error}); is there enough memory? Use fewer workers") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    return in_workers(
+        lambda position: _scan_one(position, urls[position], rule, cache_dir),
+        range(len(urls)),
+        workers=workers if workers > 1 else 0,
+        ahead=1,
+        in_order=False,
+        died=ShardError,
+    )

@@ -6,17 +6,15 @@ still is what the journal says and makes the others.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from shards.atomic import atomic_file
 from shards.errors import ShardError
 from shards.index.shard_index import ShardIndex
+from shards.pool.workers import in_workers
 from shards.rng import stream
 from shards.tars.assemble import assemble
 from shards.tars.image_folder import Folder, SourceImage, list_folder
@@ -217,16 +215,11 @@ def _load(source: Path, image: SourceImage) -> Sample:
 
 def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[int, ShardScan, bool]]:
     workers = min(workers, len(jobs))
-    if workers == 1:
-        for shard, job in enumerate(jobs):
-            yield _make_shard(shard, job)
-        return
-    # spawn: the parent may have threads, and a forked copy of their locks would hang.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        for future in as_completed([pool.submit(_make_shard, shard, job) for shard, job in enumerate(jobs)]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise ShardError(f"a writing process died ({error}); is there enough memory? Use fewer workers") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    return in_workers(
+        lambda shard: _make_shard(shard, jobs[shard]),
+        range(len(jobs)),
+        workers=workers if workers > 1 else 0,
+        ahead=1,
+        in_order=False,
+        died=ShardError,
+    )

@@ -16,6 +16,15 @@ from PIL import Image
 _MOST_WASTE = 8  # times the pixels of the view
 
 
+def without_threads() -> None:
+    """Render in this thread alone, from now on: in a forked worker, where the threads of its parent's pools are not.
+
+    PyTorch would wait for them for ever; OpenCV would start others (and with 1 instead of 0 wait for ever, too).
+    """
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
 class Box(NamedTuple):
     """A rectangle of pixels."""
 

@@ -1,27 +1,21 @@
 """From units to teacher batches: worker processes render blocks ahead, the main process assembles full batches.
 
-A task is one block in all views of its unit, so that each image is decoded once. Workers start from a clean server
-process where the platform has one: a plain fork would copy the threads' locks of zarr, fsspec and CUDA.
+A task is one block in all views of its unit, so that each image is decoded once.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from multiprocessing.connection import wait
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from shards.errors import ArtefactError
+from shards.errors import CacheError
 from shards.index.reader import ShardReader
-from shards.views.blocks import render_block
+from shards.views.blocks import ViewBatch, render_block
 from shards.views.mixing import prepare
+from shards.views.render_ahead import RenderedTask, render_ahead
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.store.digest import UnitId
 
@@ -38,7 +32,7 @@ class Task(NamedTuple):
 
 
 class RenderedBlock(NamedTuple):
-    """A block in all views of its unit, and how it is mixed; `view_VNHWC` is a tensor, which processes share."""
+    """A block in all views of its unit, and how it is mixed."""
 
     task: Task
     row_N: NDArray[np.int64]
@@ -50,41 +44,15 @@ class RenderedBlock(NamedTuple):
     box_VN4: NDArray[np.int16]
 
 
-def render_task(reader: ShardReader, recipe: ViewRecipe, task: Task) -> RenderedBlock:
+def render_task(reader: ShardReader, recipe: ViewRecipe, task: Task) -> ViewBatch:
     """Render one block in every view of its unit; ShardError from reader and decoder."""
-    num_views = recipe.block_views
-    first = task.unit.view_block * num_views
-    batch = render_block(reader, recipe, task.unit.shard, task.block, range(first, first + num_views))
-    num_rows = len(batch.row_B) // num_views
-    partner_VN = batch.partner_B.reshape(num_views, num_rows).astype(np.int64)
-    return RenderedBlock(
-        task=task,
-        row_N=batch.row_B[:num_rows].astype(np.int64),
-        label_N=batch.label_B[:num_rows],
-        view_VNHWC=torch.from_numpy(batch.view_BHWC.reshape(num_views, num_rows, *batch.view_BHWC.shape[1:])),
-        pixel_digest_VN=batch.pixel_digest_B.reshape(num_views, num_rows),
-        partner_VN=partner_VN - num_rows * np.arange(num_views)[:, None],
-        lam_VN=batch.lam_B.reshape(num_views, num_rows),
-        box_VN4=batch.box_B4.reshape(num_views, num_rows, 4),
-    )
-
-
-class _Tasks(Dataset[RenderedBlock | Exception]):
-    """Renders the task that it is indexed with; a map data set, so that a worker holds no state."""
-
-    def __init__(self, reader: ShardReader, recipe: ViewRecipe) -> None:
-        self._reader, self._recipe = reader, recipe
-
-    def __getitem__(self, task: Task) -> RenderedBlock | Exception:
-        try:
-            return render_task(self._reader, self._recipe, task)
-        except (ArtefactError, OSError) as error:
-            return error  # as a value: the loader would wrap it in a traceback as text
+    first = task.unit.view_block * recipe.block_views
+    return render_block(reader, recipe, task.unit.shard, task.block, range(first, first + recipe.block_views))
 
 
 def rendered_blocks(
     tasks: Iterable[Task], reader: ShardReader, recipe: ViewRecipe, *, workers: int, pin_memory: bool = False
-) -> Iterator[RenderedBlock]:
+) -> Generator[RenderedBlock, None, None]:
     """The rendered tasks, in order; workers stay ahead of the consumer by a bounded number of tasks.
 
     Args:
@@ -93,60 +61,34 @@ def rendered_blocks(
         pin_memory: hand out page-locked views, for asynchronous copies to a GPU.
 
     Errors:
-        ShardError of the first task that cannot be rendered, when its turn comes.
+        ShardError of the first task that cannot be rendered, when its turn comes; CacheError when a worker dies.
     """
-    several: dict[str, Any] = {}
-    if workers:
-        several = {
-            "prefetch_factor": _PREFETCH,
-            "multiprocessing_context": _context(),
-            "worker_init_fn": _start_worker,
-        }
-    loader: DataLoader[RenderedBlock | Exception] = DataLoader(
-        _Tasks(reader, recipe),
-        batch_size=None,
-        sampler=tasks,
-        num_workers=workers,
-        collate_fn=_unchanged,
+    rendered = render_ahead(
+        lambda task: render_task(reader, recipe, task),
+        tasks,
+        workers=workers,
+        ahead=_PREFETCH,
         pin_memory=pin_memory,
-        generator=torch.Generator(),
-        **several,
+        died=CacheError,
     )
-    for rendered in loader:
-        if isinstance(rendered, Exception):
-            raise rendered
-        yield rendered
+    return (_block(one, recipe.block_views) for one in rendered)
 
 
-def _context() -> Any:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["teacher_cache.stage1.rendering"])
-    return context
-
-
-def _start_worker(_: int) -> None:
-    # Schedulers and terminals signal the whole group; when to stop is for the main process to decide.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, name="leave-with-parent", daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    """End this worker when the main process is gone, however it went.
-
-    The loader's own watchdog watches the parent process id, which here is that of the server; and the server lives as
-    long as its workers do.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "workers are started by multiprocessing"
-    wait([parent.sentinel])
-    os._exit(1)
-
-
-def _unchanged(value: Any) -> Any:
-    return value
+def _block(rendered: RenderedTask[Task], num_views: int) -> RenderedBlock:
+    """The batch of a task, view-major, with its two axes apart."""
+    batch = rendered.batch
+    num_rows = len(batch.row_B) // num_views
+    partner_VN = batch.partner_B.reshape(num_views, num_rows).astype(np.int64)
+    return RenderedBlock(
+        task=rendered.task,
+        row_N=batch.row_B[:num_rows].astype(np.int64),
+        label_N=batch.label_B[:num_rows],
+        view_VNHWC=rendered.view_BHWC.view(num_views, num_rows, *rendered.view_BHWC.shape[1:]),
+        pixel_digest_VN=batch.pixel_digest_B.reshape(num_views, num_rows),
+        partner_VN=partner_VN - num_rows * np.arange(num_views)[:, None],
+        lam_VN=batch.lam_B.reshape(num_views, num_rows),
+        box_VN4=batch.box_B4.reshape(num_views, num_rows, 4),
+    )
 
 
 def prepared_batch(
