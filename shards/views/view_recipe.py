@@ -6,7 +6,8 @@ published code. A recipe is part of the cache's spec; a student reads it from th
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
@@ -172,5 +173,23 @@ def recipe_named(name: str, **overrides: Any) -> ViewRecipe:
 
 
 def default_block_views(num_views: int) -> int:
-    """Views per unit of a cache of so many: 6 where it divides them, else their largest divisor up to 12."""
-    return 6 if num_views % 6 == 0 else max(d for d in range(1, 13) if num_views % d == 0)
+    """Views per unit of a cache of so many: 6 where it divides them, else a divisor up to 12.
+
+    The largest one that serves three repeats of a sample, else two, else one (`fitting_repeats`), so that every cache
+    made so can be trained on.
+    """
+    if num_views % 6 == 0:
+        return 6
+    divisors = [d for d in range(1, 13) if num_views % d == 0]
+    return max(divisors, key=lambda d: (d % 3 == 0, d % 2 == 0, d))
+
+
+def fitting_repeats(wanted: int, *, block_views: int, num_views: Iterable[int] = ()) -> int:
+    """Views of a sample per visit (repeated augmentation): the largest number up to `wanted` that fits.
+
+    Args:
+        block_views: of the view recipe; the views of a visit lie in one view block.
+        num_views: how many views are cycled through, in each of several runs; none where they never end.
+    """
+    common = math.gcd(block_views, *num_views)
+    return max(r for r in range(1, max(1, wanted) + 1) if common % r == 0)

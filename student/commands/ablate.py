@@ -71,8 +71,10 @@ def ablate(
     )
     settings = training.settings()
     with TeacherCache.open(cache) as opened:
+        cycles = [views or opened.num_views for views in grid.views_used]
+        recipe, reasons = student.chosen(opened.spec.recipe, num_views=cycles)
         work = SweepTraining(
-            recipe=student.chosen(opened.spec.recipe),
+            recipe=recipe,
             settings=settings,
             index=place.index(),
             cache=opened,
@@ -81,7 +83,7 @@ def ablate(
             world=world,
         )
         work.check(grid, together=together)
-        _run(out, grid, work, together, world)
+        _run(out, grid, work, together, world, reasons)
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
@@ -92,12 +94,15 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         raise ValueError(f"{option}: expected numbers separated by commas, got {text!r}") from None
 
 
-def _run(out: Path, grid: "Grid", work: "SweepTraining", together: int, world: World) -> None:
+def _run(
+    out: Path, grid: "Grid", work: "SweepTraining", together: int, world: World, reasons: tuple[str, ...]
+) -> None:
     """Run the sweep and draw it; exits with 1 when cells have failed, with the trainer's code when it was stopped."""
     from student.sweep.cell_training import cache_facts
     from student.sweep.sweep_loop import run_sweep
 
     display, event = TrainingDisplay(quiet=world.rank > 0), None
+    display.explain(reasons)
     facts = cache_facts(work.cache, grid.temperatures)
     for event in run_sweep(out, grid, work.train, common=work.common(), facts=facts, together=together, world=world):
         if event.kind == "progress":

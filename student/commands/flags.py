@@ -9,9 +9,11 @@ import click
 from shards.flags import bundled, device_option, options, precision_option, workers_option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shards.views.view_recipe import ViewRecipe
     from student.recipe.settings import Precision, TrainSettings
-    from student.recipe.student_recipe import StudentRecipe
+    from student.recipe.suited import Suited
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,15 +28,21 @@ class StudentFlags:
     config: Path | None
     sets: tuple[str, ...]
 
-    def chosen(self, cached: "ViewRecipe | None", **flags: Any) -> "StudentRecipe":
-        """The recipe after file, --set and flags, each stronger than the one before; with the views of a cache."""
+    def chosen(self, cached: "ViewRecipe | None", *, num_views: "Sequence[int]" = (), **flags: Any) -> "Suited":
+        """The recipe after file, --set and flags, each stronger than the one before; with the views of a cache.
+
+        What is set nowhere is chosen for the data. `num_views`: how many views each run cycles through, if they end.
+        """
         from student.recipe.overrides import parse_sets, read_toml
         from student.recipe.papers import chosen_recipe
+        from student.recipe.suited import TrainingData, suited
 
         typed = flags | {"epochs": self.epochs, "batch_size": self.batch_size}
         given = read_toml(self.config) if self.config else {}
         given |= parse_sets(self.sets) | {name: value for name, value in typed.items() if value is not None}
-        return chosen_recipe(self.model, name=self.recipe, stage=self.stage, given=given, cached=cached)
+        recipe = chosen_recipe(self.model, name=self.recipe, stage=self.stage, given=given, cached=cached)
+        data = TrainingData(views=cached or recipe.view_recipe, num_views=tuple(num_views))
+        return suited(recipe, data, given=given)
 
 
 student_options = bundled(

@@ -55,8 +55,10 @@ def train_student(
     world = world_from_env()
     with ExitStack() as stack:
         opened = stack.enter_context(TeacherCache.open(cache)) if cache else None
-        recipe = student.chosen(
+        num_views = views_used or (opened.num_views if opened else None)
+        recipe, reasons = student.chosen(
             opened.spec.recipe if opened else None,
+            num_views=(num_views,) if num_views else (),
             distill=distill,
             distill_weight=distill_weight,
             temperature=temperature,
@@ -67,6 +69,7 @@ def train_student(
                 recipe.view_recipe, device=training.device, precision=settings.precision, local_rank=world.local_rank
             )
         display = TrainingDisplay(quiet=world.rank > 0)
+        display.explain(reasons)
         for event in train(
             recipe,
             place.index(),

@@ -1,6 +1,6 @@
 """How a training is drawn: one bar for the pass, one line per student and epoch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shards.console import Bar, result, say
@@ -17,6 +17,11 @@ class TrainingDisplay:
         """Nothing is shown before the first event."""
         self._quiet = quiet
         self._bar: Bar | None = None
+
+    def explain(self, reasons: Sequence[str]) -> None:
+        """Say which settings were chosen for these data, and why."""
+        if reasons and not self._quiet:
+            say("chosen for these data: " + "; ".join(reasons))
 
     def show(self, event: "Event") -> None:
         """Draw one event; a stop ends the command with its exit code."""

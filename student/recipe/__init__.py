@@ -1,3 +1,3 @@
 """How a student is trained: recipes, the zoo of models, overrides, settings. Imports no torch."""
 
-__all__ = ["overrides", "settings", "student_recipe", "zoo"]
+__all__ = ["overrides", "settings", "student_recipe", "suited", "zoo"]

@@ -56,6 +56,8 @@ def cache_teacher(
     network = teacher.load(
         recipe, device=how.device, precision=how.precision, compile=how.compile, local_rank=world.local_rank
     )
+    if world.rank == 0:
+        say(f"views: {views.served(recipe)}")
     with StopRequest() as stop, place.reader(index) as reader:
         display, opened = _Display(world, stop), None
         for event in open_or_create(

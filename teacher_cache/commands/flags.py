@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from teacher_cache.store.spec import CacheSpec
 
 
+DEIT_REPEATS = 3
+"""Views of a sample per visit in the papers' training recipes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherFlags:
     """Which teacher: a timm name, a file of weights or None for the hub, arguments for timm."""
@@ -106,6 +110,21 @@ class ViewFlags:
         values = view_settings(self.sets) | {"seed": self.view_seed} | ({"size": self.size} if self.size else {})
         there = existing.recipe.block_views if existing else default_block_views(self.num_views)
         return recipe_named(self.recipe_name, **(values | {"block_views": self.views_per_unit or there}))
+
+    def served(self, recipe: "ViewRecipe") -> str:
+        """Which epochs and repeats a cache of these views serves, in one line."""
+        from shards.views.view_recipe import fitting_repeats
+
+        views, per_unit = self.num_views, recipe.block_views
+        best = fitting_repeats(DEIT_REPEATS, block_views=per_unit, num_views=(views,))
+        says = f"runs of up to {views} epochs see each view once, longer ones start again; repeats {best}"
+        if best == DEIT_REPEATS:
+            return f"{says}, as DeiT's"
+        above = -(-views // 6) * 6
+        return (
+            f"{says}, not DeiT's {DEIT_REPEATS}: {views} views in units of {per_unit} cannot be cut in threes; "
+            f"--views {above} could"
+        )
 
 
 def view_settings(sets: tuple[str, ...]) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def plan_cache(
         ):
             if isinstance(event, cache_plan.Plan):
                 _show(event, num_samples=index.num_samples, num_views=views.num_views, gpus=gpus)
+                result(f"serves    {views.served(recipe)}")
             else:
                 say(event.what)
 
