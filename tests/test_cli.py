@@ -117,6 +117,20 @@ def test_looking_growing_and_verifying(work: Path, tmp_path: Path) -> None:
     assert (tmp_path / "s.png").stat().st_size > 1000
 
 
+def test_a_cache_made_with_default_flags_is_trained_on_with_default_flags(work: Path, tmp_path: Path) -> None:
+    """Ten views and a few hundred images fit neither three repeats nor a batch of 1,024: both are chosen, and said."""
+    teacher = ("--teacher", "test_resnet", "--teacher-weights", work / "teacher" / "weights.safetensors")
+    where = ("--shards", work / "train", "--cache", tmp_path / "ten.zarr")
+    done("cache-teacher", *where, *teacher, "--views", "10", "--recipe", "plain", "--size", "32", "--workers", "0")
+    student = ("--model", "deit_tiny_patch16_224", "--epochs", "1", "--workers", "0", "--out", tmp_path / "run")
+    small = [f"--set=model_args.{arg}" for arg in ("patch_size=16", "embed_dim=16", "depth=1", "num_heads=2")]
+    said = run("train-student", *where, *student, *small)
+    assert said.exit_code == 0, said.output
+    assert "repeats 2 instead of 3" in said.output and "batch 16 instead of 1024" in said.output
+    again = run("train-student", *where, *student, *small)
+    assert again.exit_code == 0 and "instead of" not in again.output, "a run that is there keeps what was chosen"
+
+
 def test_a_map_and_its_report(work: Path) -> None:
     words = ["ablate", *student_command(work, "sweep")[1:], "--lambda", "0,.5", "--tau", "2", "--together", "5"]
     words += ["--distill", "hard,soft,dist,soft-std"]

@@ -71,3 +71,59 @@ def test_runs_of_a_sweep_share_their_repeats():
     data = TrainingData(views=cached_views(60), num_views=(4, 60))
     chosen = suited(STUDENT_RECIPES["deit"], data, given=())
     assert chosen.recipe.repeats == 2 and "4 and 60 views" in chosen.reasons[0]
+
+
+def rows(num_samples, per_shard=1000):
+    """Samples of each shard."""
+    return tuple(min(per_shard, num_samples - first) for first in range(0, num_samples, per_shard))
+
+
+def data(num_samples, **changes):
+    """So many images, with 300 views."""
+    return TrainingData(views=cached_views(300), num_views=(300,), shard_rows=rows(num_samples), **changes)
+
+
+@pytest.mark.parametrize("name", sorted(STUDENT_RECIPES))
+@pytest.mark.parametrize("num_samples", [1_281_167, 1_281_166, 1_000_000, 14_000_000])
+def test_a_set_of_imagenets_size_is_trained_as_in_the_paper(name, num_samples):
+    """The numbers of the papers are those of their set, to the field."""
+    assert suited(STUDENT_RECIPES[name], data(num_samples), given=()) == (STUDENT_RECIPES[name], ())
+
+
+@pytest.mark.parametrize("num_samples", [16, 40, 200, 1_000, 5_000, 20_000, 126_689, 500_000])
+@pytest.mark.parametrize("name", sorted(STUDENT_RECIPES))
+def test_every_set_gives_steps_and_an_average_that_moves(name, num_samples):
+    """A batch larger than the set is an error, a weight average over more steps than the run is its initial weights."""
+    given = data(num_samples)
+    recipe = suited(STUDENT_RECIPES[name], given, given=()).recipe
+    steps = given.num_images // recipe.batch_size
+    assert steps >= 1 and recipe.batch_size % given.views.block_size == 0
+    assert steps >= 50 or recipe.batch_size == 16 or given.num_images // (recipe.batch_size // 2) < 50
+    assert 1 / (1 - recipe.ema_decay) <= max(2.001, recipe.epochs * steps / 15 * 1.01)
+    assert recipe.min_lr <= recipe.scaled_lr <= STUDENT_RECIPES[name].scaled_lr
+    assert recipe.warmup_epochs <= max(STUDENT_RECIPES[name].warmup_epochs, recipe.epochs / 10)
+
+
+def test_the_choice_is_said_with_its_reason():
+    """One clause each, so that a user can set what he wants otherwise."""
+    recipe, reasons = suited(STUDENT_RECIPES["deit_hard"], data(200), given=())
+    assert (recipe.batch_size, recipe.repeats, recipe.warmup_epochs) == (16, 3, 17)
+    assert recipe.scaled_lr == pytest.approx(1e-3 * (16 / 1024) ** 0.5, rel=0.05)
+    said = "; ".join(reasons)
+    for words in ("batch 16 instead of 1024: 12 steps", "lr 0.00013 instead of 0.001", "warm-up 17", "weight average"):
+        assert words in said
+
+
+def test_a_batch_is_cut_among_ranks_and_micro_batches():
+    """Eight ranks need eight blocks of a batch, whatever the size of the set."""
+    assert suited(STUDENT_RECIPES["deit"], data(5_000, parts=8), given=()).recipe.batch_size % 128 == 0
+
+
+def test_what_is_given_stays_and_a_run_that_is_there_keeps_its_choice():
+    """A resumed run must be the same run, also after its shards or these rules have changed."""
+    given = ("batch_size", "lr", "warmup_epochs", "ema_decay", "repeats")
+    recipe = STUDENT_RECIPES["deit"]
+    assert suited(recipe, data(200), given=given) == (recipe, ())
+    before = {"batch_size": 64, "ema_decay": 0.5, "lr": 0.25, "name": "another"}
+    found, reasons = suited(recipe, data(200, before=before), given=("lr",))
+    assert (found.batch_size, found.ema_decay, found.lr, found.name) == (64, 0.5, recipe.lr, "deit") and not reasons

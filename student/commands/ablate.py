@@ -13,8 +13,11 @@ from student.commands.training_display import TrainingDisplay
 from student.learn.losses.table import LOSSES
 
 if TYPE_CHECKING:
+    from shards.index.shard_index import ShardIndex
+    from student.recipe.suited import Suited
     from student.sweep.cell_training import SweepTraining
     from student.sweep.grid import Grid
+    from teacher_cache.store.cache import TeacherCache
 
 
 @click.command("ablate")
@@ -71,12 +74,12 @@ def ablate(
     )
     settings = training.settings()
     with TeacherCache.open(cache) as opened:
-        cycles = [views or opened.num_views for views in grid.views_used]
-        recipe, reasons = student.chosen(opened.spec.recipe, num_views=cycles)
+        index = place.index()
+        recipe, reasons = _recipe(student, opened, index, grid, settings.accumulate, out)
         work = SweepTraining(
             recipe=recipe,
             settings=settings,
-            index=place.index(),
+            index=index,
             cache=opened,
             val_index=place.index_of(val_shards),
             shard_cache_dir=place.shard_cache,
@@ -84,6 +87,21 @@ def ablate(
         )
         work.check(grid, together=together)
         _run(out, grid, work, together, world, reasons)
+
+
+def _recipe(
+    student: StudentFlags, cache: "TeacherCache", index: "ShardIndex", grid: "Grid", parts: int, out: Path
+) -> "Suited":
+    """The recipe that all cells share, chosen for these data or as in the sweep that is there."""
+    from student.sweep.sweep_directory import recipe_of_sweep
+
+    return student.chosen(
+        cache.spec.recipe,
+        index,
+        num_views=[views or cache.num_views for views in grid.views_used],
+        parts=parts,
+        before=recipe_of_sweep(out),
+    )
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
@@ -94,9 +112,7 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         raise ValueError(f"{option}: expected numbers separated by commas, got {text!r}") from None
 
 
-def _run(
-    out: Path, grid: "Grid", work: "SweepTraining", together: int, world: World, reasons: tuple[str, ...]
-) -> None:
+def _run(out: Path, grid: "Grid", work: "SweepTraining", together: int, world: World, reasons: tuple[str, ...]) -> None:
     """Run the sweep and draw it; exits with 1 when cells have failed, with the trainer's code when it was stopped."""
     from student.sweep.cell_training import cache_facts
     from student.sweep.sweep_loop import run_sweep

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shards.flags import bundled, device_option, options, precision_option, workers_option
+from student.learn.losses.table import distillations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping
 
+    from shards.index.shard_index import ShardIndex
     from shards.views.view_recipe import ViewRecipe
     from student.recipe.settings import Precision, TrainSettings
     from student.recipe.suited import Suited
@@ -28,10 +30,19 @@ class StudentFlags:
     config: Path | None
     sets: tuple[str, ...]
 
-    def chosen(self, cached: "ViewRecipe | None", *, num_views: "Sequence[int]" = (), **flags: Any) -> "Suited":
+    def chosen(
+        self,
+        cached: "ViewRecipe | None",
+        index: "ShardIndex",
+        *,
+        num_views: "Iterable[int | None]",
+        parts: int,
+        before: "Mapping[str, Any]",
+        **flags: Any,
+    ) -> "Suited":
         """The recipe after file, --set and flags, each stronger than the one before; with the views of a cache.
 
-        What is set nowhere is chosen for the data. `num_views`: how many views each run cycles through, if they end.
+        What is set nowhere is chosen for the data, arguments as of `TrainingData`; None among `num_views`: endless.
         """
         from student.recipe.overrides import parse_sets, read_toml
         from student.recipe.papers import chosen_recipe
@@ -41,7 +52,13 @@ class StudentFlags:
         given = read_toml(self.config) if self.config else {}
         given |= parse_sets(self.sets) | {name: value for name, value in typed.items() if value is not None}
         recipe = chosen_recipe(self.model, name=self.recipe, stage=self.stage, given=given, cached=cached)
-        data = TrainingData(views=cached or recipe.view_recipe, num_views=tuple(num_views))
+        data = TrainingData(
+            views=cached or recipe.view_recipe,
+            num_views=tuple(number for number in num_views if number),
+            shard_rows=tuple(index.rows_S.tolist()),
+            parts=parts,
+            before=before,
+        )
         return suited(recipe, data, given=given)
 
 
@@ -55,6 +72,24 @@ student_options = bundled(
     click.option("--batch-size", type=click.IntRange(1), help="Global: over all processes."),
     click.option("--config", type=click.Path(path_type=Path), help="A TOML file of recipe fields."),
     click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any recipe field; view.FIELD for views."),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossFlags:
+    """The distillation loss of a run; None leaves the recipe's."""
+
+    distill: str | None
+    distill_weight: float | None
+    temperature: float | None
+
+
+loss_options = bundled(
+    LossFlags,
+    "loss",
+    click.option("--distill", metavar=f"[{'|'.join(distillations())}]", help="Default: the recipe's."),
+    click.option("--lambda", "distill_weight", type=float, help="λ, weight of the distillation loss in [0, 1]."),
+    click.option("--tau", "temperature", type=float, help="τ, temperature of the soft loss."),
 )
 
 

@@ -1,16 +1,28 @@
 """`train-student`: stage 2."""
 
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from shards.flags import ShardPlace, shard_options
-from shards.world import world_from_env
-from student.commands.flags import StudentFlags, TrainingFlags, student_options, training_options
+from shards.world import World, world_from_env
+from student.commands.flags import (
+    LossFlags,
+    StudentFlags,
+    TrainingFlags,
+    loss_options,
+    student_options,
+    training_options,
+)
 from student.commands.training_display import TrainingDisplay
-from student.learn.losses.table import distillations
 from teacher_cache.commands.flags import TeacherFlags, teacher_options
+
+if TYPE_CHECKING:
+    from student.recipe.student_recipe import StudentRecipe
+    from teacher_cache.network.teacher import Teacher
 
 
 @click.command("train-student")
@@ -18,9 +30,7 @@ from teacher_cache.commands.flags import TeacherFlags, teacher_options
 @click.option("--val-shards", help="Shards to evaluate on.")
 @click.option("--cache", help="The teacher cache. Without it: --distill none, or --online.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run directory; an unfinished run goes on.")
-@click.option("--distill", metavar=f"[{'|'.join(distillations())}]", help="Default: the recipe's.")
-@click.option("--lambda", "distill_weight", type=float, help="λ, weight of the distillation loss in [0, 1].")
-@click.option("--tau", "temperature", type=float, help="τ, temperature of the soft loss.")
+@loss_options
 @student_options
 @click.option("--online", is_flag=True, help="Run the teacher in the loop instead of reading a cache.")
 @teacher_options
@@ -32,9 +42,7 @@ def train_student(
     val_shards: str | None,
     cache: str | None,
     out: Path,
-    distill: str | None,
-    distill_weight: float | None,
-    temperature: float | None,
+    loss: LossFlags,
     student: StudentFlags,
     online: bool,
     teacher: TeacherFlags,
@@ -47,6 +55,7 @@ def train_student(
     Run the same command again to go on after a kill. Under torchrun every process is one rank.
     """
     from student.run.loop import train
+    from student.run.run_reader import recipe_before
     from teacher_cache.store.cache import TeacherCache
 
     if cache and online:
@@ -55,24 +64,21 @@ def train_student(
     world = world_from_env()
     with ExitStack() as stack:
         opened = stack.enter_context(TeacherCache.open(cache)) if cache else None
-        num_views = views_used or (opened.num_views if opened else None)
+        index, there = place.index(), opened.num_views if opened else None
         recipe, reasons = student.chosen(
             opened.spec.recipe if opened else None,
-            num_views=(num_views,) if num_views else (),
-            distill=distill,
-            distill_weight=distill_weight,
-            temperature=temperature,
+            index,
+            num_views=[views_used or there],
+            parts=world.size * settings.accumulate,
+            before=recipe_before(out),
+            **asdict(loss),
         )
-        network = None
-        if online:
-            network = teacher.load(
-                recipe.view_recipe, device=training.device, precision=settings.precision, local_rank=world.local_rank
-            )
+        network = _in_the_loop(teacher, recipe, training, world) if online else None
         display = TrainingDisplay(quiet=world.rank > 0)
         display.explain(reasons)
         for event in train(
             recipe,
-            place.index(),
+            index,
             settings=settings,
             out=out,
             cache=opened,
@@ -83,3 +89,10 @@ def train_student(
         ):
             display.show(event)
         display.close()
+
+
+def _in_the_loop(teacher: TeacherFlags, recipe: "StudentRecipe", training: TrainingFlags, world: World) -> "Teacher":
+    """The teacher of --online, for the views of a run without a cache."""
+    return teacher.load(
+        recipe.view_recipe, device=training.device, precision=training.precision, local_rank=world.local_rank
+    )

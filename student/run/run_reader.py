@@ -88,6 +88,11 @@ def is_run(path: Path) -> bool:
     return RunFiles(path).config.is_file()
 
 
+def recipe_before(path: Path) -> dict[str, Any]:
+    """The recipe fields of the run in a directory; empty where there is none yet."""
+    return dict(read_json(RunFiles(path).config).get("recipe", {})) if is_run(path) else {}
+
+
 def read_run(path: Path) -> Run:
     """The run in a directory, finished or not.
 

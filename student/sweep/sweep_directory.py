@@ -151,6 +151,11 @@ def is_sweep(path: Path) -> bool:
     return (path / "sweep.json").is_file()
 
 
+def recipe_of_sweep(path: Path) -> dict[str, Any]:
+    """The recipe fields that all cells of a sweep share; empty where there is no sweep yet."""
+    return dict(read_json(SweepDirectory(path).file).get("common", {}).get("recipe", {})) if is_sweep(path) else {}
+
+
 def read_sweep(path: Path) -> Sweep:
     """The sweep in a directory, whatever state it is in; RunError naming the damaged file."""
     directory = SweepDirectory(path)
