@@ -20,7 +20,8 @@ from teacher_cache.commands.flags import (
 )
 
 if TYPE_CHECKING:
-    from teacher_cache.stage1.stage1_events import BuildEvent, BuildFinished, OpenEvent
+    from teacher_cache.stage1.stage1_events import BuildEvent, BuildFinished, OpenEvent, ShortCalibration
+    from teacher_cache.store.cache import TeacherCache
 
 
 @click.command("cache-teacher")
@@ -52,7 +53,8 @@ def cache_teacher(
 
     world = world_from_env()
     index = place.index()
-    recipe = views.recipe(spec_at(cache))
+    there = spec_at(cache)
+    recipe = views.recipe(there)
     network = teacher.load(
         recipe, device=how.device, precision=how.precision, compile=how.compile, local_rank=world.local_rank
     )
@@ -65,7 +67,7 @@ def cache_teacher(
             index,
             network,
             recipe,
-            record.format(network.num_classes),
+            record.format(network.num_classes, index.num_samples * recipe.block_views, there),
             num_views=views.num_views,
             reader=reader,
             world=world,
@@ -104,9 +106,13 @@ class _Display:
             case events.Calibrated() if not self._quiet:
                 self._calibration = self._calibration or Bar("calibrate", event.num_views, "views")
                 self._calibration.to(event.views_done)
+            case events.ShortCalibration() if not self._quiet:
+                self._say_cost(event)
             case events.CacheOpened() if not self._quiet:
                 what = "made" if event.created else "extended" if event.grown else "found"
                 say(f"{what} {event.cache.url}: {event.cache.num_views} views, record {event.cache.spec.record.kind}")
+                if event.created:
+                    self._say_bytes(event.cache)
             case events.Started() if not self._quiet:
                 say(f"{event.num_units - event.missing_units} of {event.num_units} units are there")
                 of = f" (rank 0 of {self._world_size})" if self._world_size > 1 else ""
@@ -123,6 +129,32 @@ class _Display:
         if self._stop.told and not opened:
             say("stopped while calibrating, nothing is made yet; run the same command again")
             raise stop_with(self._stop.exit_code)
+
+    def _say_cost(self, event: "ShortCalibration") -> None:
+        """What fitting the record on few views costs, measured."""
+        if self._calibration is not None:
+            self._calibration.close()
+        rows = [row for row in event.errors if row.temperature >= 1]
+        taus = " / ".join(f"{row.temperature:g}" for row in rows)
+        errors = " / ".join(f"{row.gradient_error:.2f}" for row in rows)
+        say(
+            f"calibrated on {event.num_views} views, fewer than {event.wanted}: gradient error G about {errors} at τ = "
+            f"{taus}, measured on {event.num_measured} views after a fit to the others; --bytes 128 or --record dense8 "
+            "keep more"
+        )
+
+    def _say_bytes(self, cache: "TeacherCache") -> None:
+        """What a view takes on disk beside its record, where that is more than the record allows for."""
+        from teacher_cache.record.record_format import STORE_BYTES
+        from teacher_cache.store.digest import fidelity_bytes, fidelity_count
+
+        spec = cache.spec
+        kept = fidelity_bytes(spec, cache.rows_S)
+        if kept > STORE_BYTES:
+            say(
+                f"bytes: {spec.record.num_bytes} per view, and {kept:.0f} more as the set is small: full logits of "
+                f"{fidelity_count(spec, cache.rows_S)} views in each unit, which measure the error of this cache"
+            )
 
     def _finish(self, event: "BuildFinished") -> None:
         if self._bar is not None:

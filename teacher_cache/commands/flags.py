@@ -1,6 +1,6 @@
 """Flags that several commands of both stages share, as frozen values: the teacher, the views, the record."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,11 +158,17 @@ class RecordFlags:
     top_k: int
     num_bytes: int
 
-    def format(self, num_classes: int) -> "RecordFormat":
-        """The record format for so many classes; ValueError as `RecordFormat`."""
+    def format(self, num_classes: int, num_views: int, existing: "CacheSpec | None" = None) -> "RecordFormat":
+        """The record format for so many classes and views in a view block; ValueError as `RecordFormat`.
+
+        What a cache that is there keeps for its fidelity report stays as it is.
+        """
         from teacher_cache.record.record_format import RecordFormat
 
-        return RecordFormat.chosen(self.record_kind, num_classes, k=self.top_k, num_bytes=self.num_bytes)
+        chosen = RecordFormat.chosen(self.record_kind, num_classes, k=self.top_k, num_bytes=self.num_bytes)
+        if existing is not None:
+            return replace(chosen, fidelity_floor=existing.record.fidelity_floor)
+        return chosen.fitted_to(num_views)
 
 
 def record_kind_callback(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

@@ -53,7 +53,7 @@ def plan_cache(
             index,
             network,
             recipe,
-            record.format(network.num_classes),
+            record.format(network.num_classes, index.num_samples * recipe.block_views),
             num_views=views.num_views,
             reader=reader,
             workers=workers,

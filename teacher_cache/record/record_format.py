@@ -5,10 +5,10 @@ and the amortised rest of the store (`STORE_BYTES`). Kinds without a budget take
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from shards.values import from_json, to_json
+from shards.values import from_json, later, to_json
 from teacher_cache.record.kinds.record_kind import Field, RecordKind, ranked_bits
 from teacher_cache.record.kinds.table import kind_named
 
@@ -17,6 +17,12 @@ DIGEST_BYTES = 4
 
 STORE_BYTES = 2
 """Allowance per view for the rest of the store: kept full logits (1.8 bytes), headers, checksums, the ledger."""
+
+FIDELITY_FLOOR = 64
+"""Views of each view block at least that keep their full logits, where they are cheap."""
+
+_FIDELITY_SHARE = 0.25  # of the budget
+_FULL_BYTES = 2  # of a full logit
 
 DENSE_CLASSES = 64
 """Up to this many classes all logits in 8 bits cost no more than a ranked record."""
@@ -32,6 +38,8 @@ class RecordFormat:
         k: classes kept by name; 0 lets the budget choose.
         num_bytes: budget of one view on disk, digest and overheads included; 0 takes the kind's own. For kinds without
             a budget it follows from the kind.
+        fidelity_floor: views of each view block at least that keep their full logits, so that a small cache can be
+            measured too; see `fitted_to`.
 
     Raises:
         ValueError: naming the field, what it must be and what it is.
@@ -41,12 +49,15 @@ class RecordFormat:
     num_classes: int
     k: int = 0
     num_bytes: int = 0
+    fidelity_floor: int = later(FIDELITY_FLOOR)
 
     def __post_init__(self) -> None:
         """Check the fields and fill in what the kind or the budget decides."""
         kind = kind_named(self.kind)
         if not 2 <= self.num_classes < 2**31:
             raise ValueError(f"record num_classes: expected at least 2, got {self.num_classes}")
+        if self.fidelity_floor < 1:
+            raise ValueError(f"record fidelity_floor: expected at least 1, got {self.fidelity_floor}")
         if not kind.default_bytes:
             index_bytes = 2 if self.num_classes < 2**16 else 4
             logit_bytes = kind.logit_bytes(self.num_classes)
@@ -77,6 +88,16 @@ class RecordFormat:
         if kind == "auto":
             kind = cls.automatic(num_classes).kind
         return cls(kind=kind, num_classes=num_classes, k=k, num_bytes=num_bytes)
+
+    def fitted_to(self, num_views: int) -> "RecordFormat":
+        """The format for a set with so many views in a view block: full logits cost at most a quarter of the budget.
+
+        64 views at two bytes a class are nothing in a large set, and more than the records of 200 images.
+        """
+        if not self.entry.measurable:
+            return self
+        affordable = int(num_views * self.num_bytes * _FIDELITY_SHARE / (_FULL_BYTES * self.num_classes))
+        return replace(self, fidelity_floor=max(1, min(FIDELITY_FLOOR, affordable)))
 
     @property
     def entry(self) -> RecordKind:

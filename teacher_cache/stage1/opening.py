@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shards.errors import CacheError
 from shards.index.reader import ShardReader
@@ -20,15 +21,17 @@ from shards.views.behaviour import behaviour_digest, behaviour_like
 from shards.views.view_recipe import ViewRecipe
 from shards.world import World
 from teacher_cache.network.teacher import Teacher
-from teacher_cache.record.codec import RecordFormat, TailBasis, fit_basis
+from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
+from teacher_cache.record.fidelity import record_fidelity
 from teacher_cache.stage1.calibration import FEWEST, calibration_logits, calibration_sample, calibration_size
-from teacher_cache.stage1.stage1_events import CacheOpened, Calibrated, OpenEvent
+from teacher_cache.stage1.stage1_events import CacheOpened, Calibrated, OpenEvent, ShortCalibration
 from teacher_cache.store.cache import TeacherCache, spec_at
 from teacher_cache.store.header import require_views
 from teacher_cache.store.spec import CacheSpec
 
 LOCK_NAME = ".creating.lock"
 _POLL_S = 2.0
+_WANTED = 2000  # calibration views: the error of a fit on fewer is worth a word
 
 
 def cache_spec(index: ShardIndex, teacher: Teacher, recipe: ViewRecipe, record: RecordFormat) -> CacheSpec:
@@ -69,7 +72,7 @@ def open_or_create(
         wait_s: longest wait for another process to make it.
 
     Yields:
-        `Calibrated` events if this process makes it, then one `CacheOpened`.
+        `Calibrated` events if this process makes it, one `ShortCalibration` where they are few, then one `CacheOpened`.
 
     Errors:
         ValueError for settings that do not fit each other; CacheError naming every field in which a cache that is there
@@ -123,7 +126,7 @@ def _grow(cache: TeacherCache, num_views: int) -> bool:
 
 def _calibrate(
     spec: CacheSpec, index: ShardIndex, teacher: Teacher, reader: ShardReader
-) -> Generator[Calibrated, None, TailBasis]:
+) -> Generator[Calibrated | ShortCalibration, None, TailBasis]:
     samples = calibration_sample(spec, index, calibration_size(spec, index.num_samples))
     num_views = sum(len(sample.place_N) for sample in samples)
     if num_views < FEWEST:
@@ -137,7 +140,18 @@ def _calibrate(
         parts.append(logit_BC)
         done += len(logit_BC)
         yield Calibrated(views_done=done, num_views=num_views)
-    return fit_basis(np.concatenate(parts), spec.record)
+    logit_NC = np.concatenate(parts)
+    if num_views < _WANTED:
+        yield _cost_of(logit_NC, spec.record)
+    return fit_basis(logit_NC, spec.record)
+
+
+def _cost_of(logit_NC: NDArray[np.float32], record: RecordFormat) -> ShortCalibration:
+    """What a fit on so few views costs: two thirds of them fit, the others measure."""
+    cut = len(logit_NC) * 2 // 3
+    codec, held_NC = RecordCodec(record, fit_basis(logit_NC[:cut], record)), logit_NC[cut:]
+    errors = tuple(record_fidelity(codec, codec.encode(held_NC), held_NC))
+    return ShortCalibration(num_views=len(logit_NC), wanted=_WANTED, errors=errors, num_measured=len(held_NC))
 
 
 def _open_if_there(url: str | Path, spec: CacheSpec) -> TeacherCache | None:

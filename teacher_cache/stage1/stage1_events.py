@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from teacher_cache.record.fidelity import Fidelity
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
 
@@ -105,6 +106,22 @@ class Calibrated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShortCalibration:
+    """The record of a new cache was fitted on few views, and what that costs.
+
+    Attributes:
+        num_views: views it was fitted on. wanted: from how many on nothing is said.
+        errors: per τ, of a fit on two thirds of them, measured on the others: slightly worse than the cache's own.
+        num_measured: views behind `errors`.
+    """
+
+    num_views: int
+    wanted: int
+    errors: tuple[Fidelity, ...]
+    num_measured: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheOpened:
     """The cache is there and open for writing.
 
@@ -119,4 +136,4 @@ class CacheOpened:
 
 
 BuildEvent = Started | UnitDamaged | UnitStarted | BatchDone | UnitCommitted | UnitSkipped | BuildFinished
-OpenEvent = Calibrated | CacheOpened
+OpenEvent = Calibrated | ShortCalibration | CacheOpened

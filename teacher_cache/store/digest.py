@@ -21,9 +21,6 @@ from teacher_cache.store.spec import CacheSpec, canonical_json
 FIDELITY_RATE = 1000
 """One view in so many keeps its full logits (fewer above 1,000 classes, so that it stays near 2 bytes per view)."""
 
-FIDELITY_FLOOR = 64
-"""Positions sampled in each view block at least, so that a small cache can be measured too."""
-
 
 class IndexLike(Protocol):
     """What the cache needs to know of a shard index."""
@@ -71,14 +68,20 @@ def unit_digest(identity: str, unit: UnitId, shard_name: str, arrays: Mapping[st
 def fidelity_count(spec: CacheSpec, rows_S: NDArray[np.int64]) -> int:
     """Positions with full logits in each unit (F); 0 where there is no error to measure.
 
-    About one view in `FIDELITY_RATE`, counted for the longest shard, and `FIDELITY_FLOOR` per view block at least, but
-    never more than a quarter of the views: what is measured cannot be used to fit the tail basis.
+    About one view in `FIDELITY_RATE`, counted for the longest shard, and the record's `fidelity_floor` per view block
+    at least, but never more than a quarter of the views: what is measured cannot be used to fit the tail basis.
     """
     if not spec.record.entry.measurable or rows_S.size == 0:
         return 0
     views = spec.recipe.block_views * int(rows_S.max())
     share = math.ceil(views * min(1.0, 1000 / spec.record.num_classes) / FIDELITY_RATE)
-    return min(max(1, views // 4), max(share, math.ceil(FIDELITY_FLOOR / len(rows_S))))
+    return min(max(1, views // 4), max(share, math.ceil(spec.record.fidelity_floor / len(rows_S))))
+
+
+def fidelity_bytes(spec: CacheSpec, rows_S: NDArray[np.int64]) -> float:
+    """What the full logits add to a view, bytes before compression, a mean over the cache."""
+    kept = fidelity_count(spec, rows_S) * len(rows_S)
+    return 2 * spec.record.num_classes * kept / max(1, spec.recipe.block_views * int(rows_S.sum()))
 
 
 def fidelity_positions(spec: CacheSpec, unit: UnitId, shard_name: str, num_rows: int, count: int) -> NDArray[np.uint32]:
