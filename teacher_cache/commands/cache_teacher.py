@@ -15,6 +15,7 @@ from teacher_cache.commands.flags import (
     ViewFlags,
     record_options,
     runs_teacher_options,
+    served,
     teacher_options,
     view_options,
 )
@@ -58,8 +59,6 @@ def cache_teacher(
     network = teacher.load(
         recipe, device=how.device, precision=how.precision, compile=how.compile, local_rank=world.local_rank
     )
-    if world.rank == 0:
-        say(f"views: {views.served(recipe)}")
     with StopRequest() as stop, place.reader(index) as reader:
         display, opened = _Display(world, stop), None
         for event in open_or_create(
@@ -111,6 +110,7 @@ class _Display:
             case events.CacheOpened() if not self._quiet:
                 what = "made" if event.created else "extended" if event.grown else "found"
                 say(f"{what} {event.cache.url}: {event.cache.num_views} views, record {event.cache.spec.record.kind}")
+                say(f"views: {served(event.cache.num_views, event.cache.views_per_unit)}")
                 if event.created:
                     self._say_bytes(event.cache)
             case events.Started() if not self._quiet:

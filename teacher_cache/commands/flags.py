@@ -111,20 +111,19 @@ class ViewFlags:
         there = existing.recipe.block_views if existing else default_block_views(self.num_views)
         return recipe_named(self.recipe_name, **(values | {"block_views": self.views_per_unit or there}))
 
-    def served(self, recipe: "ViewRecipe") -> str:
-        """Which epochs and repeats a cache of these views serves, in one line."""
-        from shards.views.view_recipe import fitting_repeats
 
-        views, per_unit = self.num_views, recipe.block_views
-        best = fitting_repeats(DEIT_REPEATS, block_views=per_unit, num_views=(views,))
-        says = f"runs of up to {views} epochs see each view once, longer ones start again; repeats {best}"
-        if best == DEIT_REPEATS:
-            return f"{says}, as DeiT's"
-        above = -(-views // 6) * 6
-        return (
-            f"{says}, not DeiT's {DEIT_REPEATS}: {views} views in units of {per_unit} cannot be cut in threes; "
-            f"--views {above} could"
-        )
+def served(num_views: int, per_unit: int) -> str:
+    """Which epochs and repeats a cache of so many views in units of so many serves, in one line."""
+    from shards.views.view_recipe import fitting_repeats
+
+    best = fitting_repeats(DEIT_REPEATS, block_views=per_unit, num_views=(num_views,))
+    says = f"runs of up to {num_views} epochs see each view once, longer ones start again; repeats {best}"
+    if best == DEIT_REPEATS:
+        return f"{says}, as DeiT's"
+    return (
+        f"{says}, not DeiT's {DEIT_REPEATS}: {num_views} views in units of {per_unit} cannot be cut in threes; "
+        f"--views {-(-num_views // 6) * 6} could"
+    )
 
 
 def view_settings(sets: tuple[str, ...]) -> dict[str, Any]:

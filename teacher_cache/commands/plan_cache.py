@@ -13,6 +13,7 @@ from teacher_cache.commands.flags import (
     ViewFlags,
     record_options,
     runs_teacher_options,
+    served,
     teacher_options,
     view_options,
 )
@@ -64,7 +65,7 @@ def plan_cache(
         ):
             if isinstance(event, cache_plan.Plan):
                 _show(event, num_samples=index.num_samples, num_views=views.num_views, gpus=gpus)
-                result(f"serves    {views.served(recipe)}")
+                result(f"serves    {served(views.num_views, recipe.block_views)}")
             else:
                 say(event.what)
 
