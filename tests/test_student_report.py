@@ -381,3 +381,40 @@ def test_a_chart_of_any_range_has_finite_coordinates(y: list[float]) -> None:
 )
 def test_numbers_are_short_and_never_nan(value: float, text: str) -> None:
     assert number(value) == text
+
+
+# --- the teacher, and what the charts show ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["number", "run"])
+def test_the_teacher_is_a_line_across_the_chart_of_top1_alone(tmp_path: Path, given: str) -> None:
+    write_sweep(tmp_path / "s")
+    write_run(tmp_path / "teacher", {}, 97.5)
+    teacher = "97.5" if given == "number" else str(tmp_path / "teacher")
+    html = write_report([tmp_path / "s"], html=tmp_path / "page.html", teacher=teacher).html.read_text()
+    assert html.count("<title>teacher: 97.5</title>") == 1
+    assert "top-1 of the teacher" in html and "<title>teacher" not in page_of(tmp_path, tmp_path / "s")[0]
+
+
+@pytest.mark.parametrize("teacher", ["-1", "101", "nan"])
+def test_a_teacher_beyond_percent_is_refused(tmp_path: Path, teacher: str) -> None:
+    write_run(tmp_path / "x", {}, 90.0)
+    with pytest.raises(ValueError, match="top-1 in percent"):
+        write_report([tmp_path / "x"], teacher=teacher)
+
+
+def test_curves_show_every_epoch_counted_from_1(tmp_path: Path) -> None:
+    """The first epochs used to lie outside of the frame, to the left and above."""
+    write_run(tmp_path / "x", {}, 90.0, epochs=24)
+    html, page = page_of(tmp_path, tmp_path / "x")
+    chart = html[html.index('aria-label="Top-1 on the validation set"') :].split("</svg></svg>")[0]
+    box = re.search(r'viewBox="([\d. ]+)">(?=<path class="s")', chart)
+    assert box is not None
+    left, top, width, height = map(float, box[1].split())
+    line = re.search(r'<path class="s"[^>]* d="M([^"]*)"', chart)
+    assert line is not None
+    points = [tuple(map(float, point.split())) for point in line[1].split("L")]
+    assert len(points) == 24
+    assert all(left <= x <= left + width and top <= y <= top + height for x, y in points)
+    assert 'class="m">1</text>' in chart, "the axis begins where the data do"
+    assert "24 (90.00)" in page.words, "the best epoch is the last, the 24th"

@@ -14,10 +14,13 @@ from shards.console import result
 )
 @click.option("--png", "png_dir", type=click.Path(path_type=Path), help="Also figures as PNG, in this folder.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also a table as CSV.")
-def report(runs: tuple[Path, ...], html: Path | None, png_dir: Path | None, csv_path: Path | None) -> None:
+@click.option("--teacher", default="", metavar="PERCENT|RUN", help="The teacher's top-1, drawn as a line.")
+def report(
+    runs: tuple[Path, ...], html: Path | None, png_dir: Path | None, csv_path: Path | None, teacher: str
+) -> None:
     """One self-contained HTML page of several RUNS, or of one sweep."""
     from student.report.write import write_report
 
-    files = write_report(runs, html=html, png_dir=png_dir, csv_path=csv_path)
+    files = write_report(runs, html=html, png_dir=png_dir, csv_path=csv_path, teacher=teacher)
     for path in (files.html, *files.pngs, *([files.csv] if files.csv else [])):
         result(path)

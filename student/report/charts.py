@@ -5,10 +5,12 @@ everywhere. Colours come from CSS variables (`--s0` … `--s7`, `--ink`, `--mute
 light and a dark page; lines differ by dash as well as by colour. Numbers need no mouse: a table stands beside.
 """
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 400, 236
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 26, 34
@@ -33,6 +35,13 @@ class Series:
     marks: bool = False
 
 
+class Level(NamedTuple):
+    """A value that does not change, drawn across the chart: what the teacher reaches."""
+
+    name: str
+    y: float
+
+
 @dataclass(frozen=True, slots=True)
 class _Axis:
     """Data range to pixels; `first` may exceed `last` in pixels (y grows downwards)."""
@@ -47,44 +56,48 @@ class _Axis:
 
 
 def line_chart(
-    series: Sequence[Series], *, title: str, x_label: str, y_label: str, log_x: bool = False, focus: float = 1.0
-) -> str:
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
+    level: Level | None = None,
+) -> Markup:
     """An SVG figure of lines with bands and hover titles; a sentence in its place when there is nothing to draw.
 
     Args:
         title: read by screen readers and shown on hover over the ground.
         x_label, y_label: with units.
         log_x: logarithmic (base 2) x axis.
-        focus: the y axis covers the last so much of the x range; what begins far away enters the plot from its edge.
+        level: a line across.
     """
     points = [(x, y) for line in series for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
     if not points:
-        return f'<p class="empty">{html.escape(title)}: nothing recorded.</p>'
+        return Markup('<p class="empty">{}: nothing recorded.</p>').format(title)
     xs = [math.log2(x) if log_x else x for x, _ in points]
     x_axis = _Axis(*_padded(min(xs), max(xs), 0.0), _LEFT, WIDTH - _RIGHT)
-    y_axis = _Axis(
-        *_padded(*_span(_seen(series, max(x for x, _ in points) * (1 - focus))), 0.05), HEIGHT - _BOTTOM, _TOP
-    )
+    seen = _seen(series) + ([level.y] if level is not None else [])
+    y_axis = _Axis(*_padded(*_span(seen), 0.05), HEIGHT - _BOTTOM, _TOP)
     x_values = sorted({x for x, _ in points})
     body = _axes(x_axis, y_axis, x_label, y_label, log_x_values=x_values if log_x else None)
     # A nested svg clips to its own box, without the page-wide ids that a clip path needs.
     box = f"{_LEFT} {_TOP - 4} {WIDTH - _LEFT - _RIGHT + 6} {HEIGHT - _TOP - _BOTTOM + 4}"
     x, y, width, height = box.split()
     lines = "".join(_line(line, x_axis, y_axis, log_x=log_x, x_label=x_label) for line in series)
-    return (
-        f'<svg class="c" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">'
+    if level is not None:
+        said = escape(f"{level.name}: {number(level.y)}")
+        lines += f'<path class="t" d="M{_LEFT} {y_axis(level.y):.1f}H{WIDTH - _RIGHT}"><title>{said}</title></path>'
+    return Markup(  # every text in it went through `escape`
+        f'<svg class="c" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
         f'{body}<svg x="{x}" y="{y}" width="{width}" height="{height}" viewBox="{box}">{lines}</svg></svg>'
     )
 
 
-def _seen(series: Sequence[Series], first_x: float) -> list[float]:
-    """The finite values and band edges at x of at least `first_x`."""
-    values = []
-    for line in series:
-        for i, x in enumerate(line.x):
-            if x >= first_x:
-                values += [line.y[i], *(edge[i] for edge in (line.low, line.high) if edge)]
-    return [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+def _seen(series: Sequence[Series]) -> list[float]:
+    """The finite values and band edges."""
+    values = [value for line in series for part in (line.y, line.low, line.high) for value in part]
+    return [value for value in values if math.isfinite(value)]
 
 
 def _axes(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str, *, log_x_values: Sequence[float] | None) -> str:
@@ -95,17 +108,22 @@ def _axes(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str, *, log_x_val
         parts.append(f'<path class="g" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
         parts.append(f'<text x="{_LEFT - 5}" y="{y + 4:.1f}" class="e">{label}</text>')
     if log_x_values is None:
-        ticks, text = nice_ticks(x_axis.low, x_axis.high, 6)
+        ticks, text = _from_the_start(x_axis, *nice_ticks(x_axis.low, x_axis.high, 6))
     else:
         ticks, text = [math.log2(x) for x in log_x_values], [f"{x:g}" for x in log_x_values]
     for value, label in zip(ticks, text, strict=True):
         parts.append(f'<text x="{x_axis(value):.1f}" y="{HEIGHT - _BOTTOM + 15}" class="m">{label}</text>')
     parts.append(f'<path class="a" d="M{_LEFT} {HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>')
-    parts.append(
-        f'<text x="{(_LEFT + WIDTH - _RIGHT) / 2:.0f}" y="{HEIGHT - 3}" class="m l">{html.escape(x_label)}</text>'
-    )
-    parts.append(f'<text x="2" y="11" class="l">{html.escape(y_label)}</text>')
+    parts.append(f'<text x="{(_LEFT + WIDTH - _RIGHT) / 2:.0f}" y="{HEIGHT - 3}" class="m l">{escape(x_label)}</text>')
+    parts.append(f'<text x="2" y="11" class="l">{escape(y_label)}</text>')
     return "".join(parts)
+
+
+def _from_the_start(axis: _Axis, ticks: list[float], text: list[str]) -> tuple[list[float], list[str]]:
+    """The ticks with one where the data begin, when there is room for it: an axis of epochs begins at 1, not at 5."""
+    if len(ticks) < 2 or ticks[0] - axis.low < 0.6 * (ticks[1] - ticks[0]) or axis.low != round(axis.low):
+        return ticks, text
+    return [axis.low, *ticks], [f"{axis.low:.0f}", *text]
 
 
 def _line(line: Series, x_axis: _Axis, y_axis: _Axis, *, log_x: bool, x_label: str) -> str:
@@ -128,7 +146,7 @@ def _line(line: Series, x_axis: _Axis, y_axis: _Axis, *, log_x: bool, x_label: s
     for i in _evenly(len(xs), _HOVER_POINTS):
         if math.isfinite(line.y[i]):
             spread = f" ({number(line.low[i])} – {number(line.high[i])})" if line.low and line.high else ""
-            label = html.escape(f"{line.name}, {x_label} {number(line.x[i])}: {number(line.y[i])}{spread}")
+            label = escape(f"{line.name}, {x_label} {number(line.x[i])}: {number(line.y[i])}{spread}")
             parts.append(
                 f'<circle class="h" cx="{xs[i]:.1f}" cy="{y_axis(line.y[i]):.1f}" r="6"><title>{label}</title></circle>'
             )

@@ -3,34 +3,43 @@
 import math
 import statistics
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from student.learn.losses.table import NONE
-from student.report.charts import Series, line_chart
-from student.report.page import figure, legend
+from student.report.charts import Level, Series, line_chart
+from student.report.page import Markup, empty, figure, grid, legend
 from student.report.stats import SeedGroup, best
 from student.run.run_reader import Run
 
-_FOCUS = 0.5
-"""Curves are drawn to the scale of this last part of the training: the first epochs are alike, and far away."""
+
+class _Curve(NamedTuple):
+    metric: str
+    title: str
+    y_label: str
+    factor: float = 1.0
 
 
-def sweep_curves(found: Sequence[SeedGroup], top: SeedGroup | None) -> str:
-    """Curves of the baseline and of the best λ of hard and of each τ, and top-1 against τ."""
+_CURVES = (
+    _Curve("top1", "Top-1 on the validation set", "top-1, %"),
+    _Curve("teacher_agreement", "Agreement with the teacher", "training images, %", 100.0),
+    _Curve("base_loss", "Loss on the labels", "base loss"),
+    _Curve("student_entropy", "Entropy of the student", "nats"),
+)
+
+
+def sweep_curves(found: Sequence[SeedGroup], top: SeedGroup | None, teacher: Level | None) -> Markup:
+    """Curves of the baseline and of the best λ of hard and of each τ, and top-1 against τ; `teacher` is its top-1."""
     chosen = _chosen(found, top)
-    figures = ""
-    for metric, title, y_label in (
-        ("top1", "Top-1 on the validation set", "top-1, %"),
-        ("teacher_agreement", "Agreement with the teacher", "share"),
-        ("base_loss", "Loss on the labels", "base loss"),
-        ("student_entropy", "Entropy of the student", "nats"),
-    ):
-        series = [line for colour, group in enumerate(chosen) if (line := _mean_curve(group, metric, colour)).x]
+    figures = []
+    for shown in _CURVES:
+        series = [line for colour, group in enumerate(chosen) if (line := _mean_curve(group, shown, colour)).x]
         if series:
-            chart = line_chart(series, title=title, x_label="epoch", y_label=y_label, focus=_FOCUS)
-            figures += figure(title, chart, key=legend(series))
+            level = teacher if shown.metric == "top1" else None
+            chart = line_chart(series, title=shown.title, x_label="epoch", y_label=shown.y_label, level=level)
+            figures.append(figure(shown.title, chart, key=legend(series, level)))
     here = [g for g in found if g.values("top1") and (top is None or g.cell.views_used == top.cell.views_used)]
-    figures += _tau_curves(here) + _lambda_curves(here)
-    return f'<div class="grid">{figures}</div>' if figures else '<p class="empty">No finished cell yet.</p>'
+    figures += [*_tau_curves(here), *_lambda_curves(here)]
+    return grid(figures) if figures else empty("No finished cell yet.")
 
 
 def _chosen(found: Sequence[SeedGroup], top: SeedGroup | None) -> list[SeedGroup]:
@@ -49,11 +58,11 @@ def _tau(group: SeedGroup) -> float:
     return group.cell.temperature or 0.0
 
 
-def _mean_curve(group: SeedGroup, metric: str, colour: int) -> Series:
+def _mean_curve(group: SeedGroup, shown: _Curve, colour: int) -> Series:
     """Mean and range over the finished seeds, at the epochs that all of them have."""
-    per_run = [_by_epoch(run, metric) for run in group.runs]
+    per_run = [_by_epoch(run, shown.metric) for run in group.runs]
     epochs = sorted(set.intersection(*(set(values) for values in per_run))) if per_run else []
-    columns = [[values[epoch] for values in per_run] for epoch in epochs]
+    columns = [[shown.factor * values[epoch] for values in per_run] for epoch in epochs]
     several = len(per_run) > 1
     return Series(
         name=group.teaching,
@@ -69,7 +78,7 @@ def _by_epoch(run: Run, metric: str) -> dict[int, float]:
     return {point.epoch: point[metric] for point in run.epochs if math.isfinite(point[metric])}
 
 
-def _tau_curves(found: Sequence[SeedGroup]) -> str:
+def _tau_curves(found: Sequence[SeedGroup]) -> list[Markup]:
     """Top-1 against τ, one line per loss and λ: the map's rows as lines, where an optimum is easier to see."""
     lines: dict[tuple[str, float], list[SeedGroup]] = {}
     for group in found:
@@ -83,12 +92,12 @@ def _tau_curves(found: Sequence[SeedGroup]) -> str:
             which = f"{name} " if len(losses) > 1 else ""
             series.append(_range_line(f"{which}λ {weight:g}", ordered, [_tau(group) for group in ordered], colour))
     if not series:
-        return ""
+        return []
     chart = line_chart(series, title="Top-1 against τ", x_label="τ", y_label="top-1, %", log_x=True)
-    return figure(f"Top-1 against τ ({', '.join(losses)})", chart, key=legend(series))
+    return [figure(f"Top-1 against τ ({', '.join(losses)})", chart, key=legend(series))]
 
 
-def _lambda_curves(found: Sequence[SeedGroup]) -> str:
+def _lambda_curves(found: Sequence[SeedGroup]) -> list[Markup]:
     """Top-1 against λ, one line per loss and τ; all begin at the baseline, λ = 0."""
     base = [group for group in found if group.cell.distill == NONE]
     lines: dict[tuple[str, float | None], list[SeedGroup]] = {}
@@ -103,9 +112,9 @@ def _lambda_curves(found: Sequence[SeedGroup]) -> str:
             name = distill if tau is None else f"{distill} τ {tau:g}" if several else f"τ {tau:g}"
             series.append(_range_line(name, ordered, [group.cell.distill_weight for group in ordered], colour))
     if not series:
-        return ""
+        return []
     chart = line_chart(series, title="Top-1 against λ", x_label="λ", y_label="top-1, %")
-    return figure("Top-1 against λ", chart, key=legend(series))
+    return [figure("Top-1 against λ", chart, key=legend(series))]
 
 
 def _range_line(name: str, line: Sequence[SeedGroup], xs: Sequence[float], colour: int) -> Series:
@@ -121,7 +130,7 @@ def _range_line(name: str, line: Sequence[SeedGroup], xs: Sequence[float], colou
     )
 
 
-def views_curve(found: Sequence[SeedGroup]) -> str:
+def views_curve(found: Sequence[SeedGroup]) -> Markup:
     """Top-1 against the number of views used, for the baseline and the best settings."""
     by_setting: dict[tuple[str, float, float | None], list[SeedGroup]] = {}
     for group in found:
@@ -136,4 +145,4 @@ def views_curve(found: Sequence[SeedGroup]) -> str:
             _range_line(line[0].teaching, line, [float(group.cell.views_used or 0) for group in line], colour)
         )
     chart = line_chart(series, title="Top-1 against views", x_label="views used", y_label="top-1, %", log_x=True)
-    return f'<div class="grid">{figure("Top-1 against views used", chart, key=legend(series))}</div>'
+    return grid([figure("Top-1 against views used", chart, key=legend(series))])

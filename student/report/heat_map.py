@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from student.learn.losses.table import loss_named
 from student.report.charts import ink_on, ramp
-from student.report.page import escape
+from student.report.page import Markup, part
 from student.report.stats import SeedGroup, told_apart
 from student.sweep.grid import Grid
 
@@ -35,11 +35,19 @@ class RecordError(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapStyle:
-    """What a map shows: the metric, how many decimals, its unit for the caption."""
+    """What a map shows: the metric, in percent when it is a share (`factor` 100), and how many decimals."""
 
     metric: str
     digits: int
-    unit: str
+    factor: float = 1.0
+
+    def number(self, value: float) -> str:
+        """A value without its unit."""
+        return f"{self.factor * value:.{self.digits}f}"
+
+    def text(self, value: float) -> str:
+        """A value in percent."""
+        return f"{self.number(value)} %"
 
 
 def fidelities(facts: Mapping[str, Any]) -> dict[float, RecordError]:
@@ -63,7 +71,7 @@ def heat_map(
     noise: float,
     fidelity: Mapping[float, RecordError],
     caption: str,
-) -> str:
+) -> Markup:
     """The map of one number of views as an HTML table with its colour scale.
 
     Args:
@@ -76,17 +84,38 @@ def heat_map(
     scale = (min(means), max(means)) if means else (0.0, 1.0)
     columns = grid.columns()
     draw = _Drawer(style, scale, best, noise)
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in grid.column_names())
-    rows = _baseline_row(draw, shown.get(("none", 0.0, None, views_used)), len(columns))
+    rows: list[tuple[str, list[_MapCell]]] = []
+    base = shown.get(("none", 0.0, None, views_used))
+    if base is not None:
+        rows.append(("no teacher", [draw.cell(base, span=len(columns))]))
     for weight in sorted(weight for weight in grid.weights if weight > 0):
-        cells = "".join(draw.cell(shown.get((kind, weight, tau, views_used))) for kind, tau in columns)
-        rows += f'<tr><th scope="row">λ {weight:g}</th>{cells}</tr>'
-    foot = _fidelity_rows(columns, fidelity) if fidelity else ""
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table class="map">'
-        f'<caption hidden>{escape(caption)}</caption><thead><tr><th scope="col"></th>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody>{foot}</table></div>{_scale(scale, style) if means else ''}"
+        cells = [draw.cell(shown.get((kind, weight, tau, views_used))) for kind, tau in columns]
+        rows.append((f"λ {weight:g}", cells))
+    errors, words = _record_rows(columns, fidelity) if fidelity else ([], [])
+    low, high = (style.text(value) for value in scale) if means else ("", "")
+    return part(
+        "heat_map",
+        caption=caption,
+        columns=grid.column_names(),
+        rows=rows,
+        errors=errors,
+        words=words,
+        stops=",".join(_hex(ramp(i / 10)) for i in range(11)),
+        low=low,
+        high=high,
     )
+
+
+class _MapCell(NamedTuple):
+    """What a cell of the map says, and how it looks; `kind` is a CSS class."""
+
+    text: str
+    second: str
+    span: int = 1
+    kind: str = ""
+    colour: str = ""
+    ink: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,40 +125,36 @@ class _Drawer:
     best: SeedGroup | None
     noise: float
 
-    def cell(self, group: SeedGroup | None, *, span: int = 1) -> str:
+    def cell(self, group: SeedGroup | None, *, span: int = 1) -> _MapCell:
         """One cell: mean, spread over seeds, each seed on hover."""
-        wide = f' colspan="{span}"' if span > 1 else ""
         if group is None:
-            return f'<td class="none"{wide}><small>not in grid</small></td>'
-        mean, spread = group.mean(self.style.metric), group.spread(self.style.metric)
+            return _MapCell("", "not in grid", span, "none")
+        style = self.style
+        mean, spread = group.mean(style.metric), group.spread(style.metric)
         if not math.isfinite(mean):
-            return f'<td class="none"{wide}><small>{escape(_missing(group))}</small></td>'
-        digits = self.style.digits
+            return _MapCell("", _missing(group), span, "none")
         low, high = self.scale
         colour = ramp((mean - low) / (high - low) if high > low else 0.5)
-        seeds = ", ".join(f"seed {s}: {v:.{digits}f}" for s, v in group.by_seed(self.style.metric).items())
-        title = f"{group.label}: {seeds}"
+        seeds = ", ".join(f"seed {s}: {style.number(v)}" for s, v in group.by_seed(style.metric).items())
         is_best = self.best is not None and group.cell.setting == self.best.cell.setting
         equal = self.best is not None and not is_best and math.isfinite(self.noise)
         mark = " ★" if is_best else " ≈" if equal and self.best and not told_apart(group, self.best, self.noise) else ""
-        num, planned = len(group.values(self.style.metric)), len(group.results)
-        second = f"± {spread:.{digits}f}" if math.isfinite(spread) else "1 seed" if planned == 1 else ""
-        part = f" {num}/{planned}" if num < planned else ""
-        return (
-            f'<td{wide}{" class=best" if is_best else ""} style="background:{_hex(colour)};color:{ink_on(colour)}" '
-            f'title="{escape(title)}">{mean:.{digits}f}{mark}<small>{second}{part}</small></td>'
+        num, planned = len(group.values(style.metric)), len(group.results)
+        second = f"± {style.number(spread)}" if math.isfinite(spread) else "1 seed" if planned == 1 else ""
+        return _MapCell(
+            text=style.number(mean) + mark,
+            second=second + (f" {num}/{planned}" if num < planned else ""),
+            span=span,
+            kind="best" if is_best else "",
+            colour=_hex(colour),
+            ink=ink_on(colour),
+            title=f"{group.label}: {seeds}",
         )
 
 
 def _missing(group: SeedGroup) -> str:
     states = {result.status.state for result in group.results}
     return "failed" if "failed" in states else "running" if "running" in states else "not yet"
-
-
-def _baseline_row(draw: _Drawer, group: SeedGroup | None, width: int) -> str:
-    if group is None:
-        return ""
-    return f'<tr><th scope="row">no teacher</th>{draw.cell(group, span=width)}</tr>'
 
 
 def error_word(error: float) -> tuple[str, str]:
@@ -141,30 +166,22 @@ def error_word(error: float) -> tuple[str, str]:
     return ("warn", "fair") if error <= FAIR_ERROR else ("bad", "limiting")
 
 
-def _fidelity_rows(columns: Sequence[tuple[str, float | None]], fidelity: Mapping[float, RecordError]) -> str:
-    cells, words = "", ""
+def _record_rows(
+    columns: Sequence[tuple[str, float | None]], fidelity: Mapping[float, RecordError]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Under each column the error of the record there, and a word with its CSS class."""
+    errors: list[str] = []
+    words: list[tuple[str, str]] = []
     for kind, tau in columns:
-        found = fidelity.get(tau) if tau is not None else None
         if not loss_named(kind).needs_probabilities:
-            cells, words = cells + "<td>exact</td>", words + '<td class="ok">faithful</td>'
+            errors.append("exact")
+            words.append(("ok", "faithful"))
             continue
+        found = fidelity.get(tau) if tau is not None else None
         error = found.gradient_error if found else math.nan
-        css, word = error_word(error)
-        cells += f"<td>{f'{error:.3f}' if math.isfinite(error) else '–'}</td>"
-        words += f'<td class="{css}">{word}</td>'
-    return (
-        f'<tfoot><tr><th scope="row">record error</th>{cells}</tr>'
-        f'<tr class="w"><th scope="row"></th>{words}</tr></tfoot>'
-    )
-
-
-def _scale(scale: tuple[float, float], style: MapStyle) -> str:
-    stops = ",".join(_hex(ramp(i / 10)) for i in range(11))
-    low, high = (f"{value:.{style.digits}f}{style.unit}" for value in scale)
-    return (
-        f'<div class="ramp" style="background:linear-gradient(90deg,{stops})" aria-hidden="true"></div>'
-        f'<div class="ends note"><span>{low}</span><span>{high}</span></div>'
-    )
+        errors.append(f"{error:.3f}" if math.isfinite(error) else "–")
+        words.append(error_word(error))
+    return errors, words
 
 
 def _hex(colour: tuple[int, int, int]) -> str:

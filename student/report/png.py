@@ -6,9 +6,10 @@ from pathlib import Path
 
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from student.learn.losses.table import NONE
-from student.report.charts import ink_on, ramp
+from student.report.charts import Level, ink_on, ramp
 from student.report.runs_page import curve, labels
 from student.report.stats import SeedGroup, groups
 from student.run.run_reader import Run
@@ -31,15 +32,18 @@ def sweep_pngs(sweep: Sweep, folder: Path) -> Iterator[Path]:
         yield path
 
 
-def run_pngs(runs: Sequence[Run], folder: Path) -> Iterator[Path]:
-    """Write top-1 and loss curves of several runs; yields the files."""
+def run_pngs(runs: Sequence[Run], folder: Path, teacher: Level | None) -> Iterator[Path]:
+    """Write top-1 (with the teacher's) and loss curves of several runs; yields the files."""
     for metric, label in (("top1", "top-1 on the validation set, %"), ("loss", "training loss")):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.subplots()
         for number, (run, name) in enumerate(zip(runs, labels(runs), strict=True)):
             line = curve(run, name, metric, number)
             axes.plot(line.x, line.y, color=_COLOURS[number % 8], label=name)
+        if teacher is not None and metric == "top1":
+            axes.axhline(teacher.y, color="#14181f", linestyle=":", label=teacher.name)
         axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8)
         path = folder / f"{metric}.png"

@@ -2,44 +2,57 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from student.learn.losses.table import LOSSES, NONE
-from student.report.charts import Series, line_chart, number
-from student.report.page import Tile, details, escape, figure, legend, page, section, table, tiles
+from student.report.charts import Level, Series, line_chart, number
+from student.report.page import Markup, Tile, card, details, empty, figure, grid, legend, page, section, table, tiles
 from student.run.run_reader import Point, Run
 
+
+class _Curve(NamedTuple):
+    metric: str
+    title: str
+    y_label: str
+    caption: str = ""
+    factor: float = 1.0
+
+
 _CURVES = (
-    ("top1", "Top-1 on the validation set", "top-1, %", "Average of both heads where the model has two."),
-    ("loss", "Training loss", "loss", "(1 − λ)·base + λ·distillation: not comparable between different λ."),
-    ("base_loss", "Base loss", "loss", "The label's part, comparable between runs."),
-    ("distill_loss", "Distillation loss", "loss", "The teacher's part; its scale depends on τ and on hard or soft."),
-    ("teacher_agreement", "Agreement with the teacher", "share", "Share of training images with the same first class."),
-    ("student_entropy", "Entropy of the student", "nats", "At τ = 1, on training images."),
-    ("lr", "Learning rate", "lr", ""),
-    ("images_per_s", "Throughput", "images/s", ""),
-    ("data_wait_share", "Waiting for data", "share of time", "0 means the loader keeps up."),
+    _Curve("top1", "Top-1 on the validation set", "top-1, %", "Average of both heads where the model has two."),
+    _Curve("loss", "Training loss", "loss", "(1 − λ)·base + λ·distillation: not comparable between different λ."),
+    _Curve("base_loss", "Base loss", "loss", "The label's part, comparable between runs."),
+    _Curve("distill_loss", "Distillation loss", "loss", "The teacher's part; its scale depends on the loss and on τ."),
+    _Curve(
+        "teacher_agreement", "Agreement with the teacher", "training images, %", "With the same first class.", 100.0
+    ),
+    _Curve("student_entropy", "Entropy of the student", "nats", "At τ = 1, on training images."),
+    _Curve("lr", "Learning rate", "lr"),
+    _Curve("images_per_s", "Throughput", "images/s"),
+    _Curve("data_wait_share", "Waiting for data", "time, %", "0 means the loader keeps up.", 100.0),
 )
 
 
-def runs_page(runs: Sequence[Run], *, title: str = "Student runs") -> str:
-    """The HTML page of several runs, in the order given."""
+def runs_page(runs: Sequence[Run], *, title: str = "Student runs", teacher: Level | None = None) -> str:
+    """The HTML page of several runs, in the order given; `teacher` is its top-1."""
     names = labels(runs)
     scored = [run for run in runs if math.isfinite(run.result("top1"))]
     best = max(scored, key=lambda run: run.result("top1"), default=None)
     finished = sum(run.finished for run in runs)
     items = [Tile(f"{finished} of {len(runs)}", "runs finished")]
     if best is not None:
-        items.insert(0, Tile(f"{best.result('top1'):.2f} %", f"best top-1: {names[list(runs).index(best)]}"))
+        items.insert(0, Tile(f"{best.result('top1'):.2f}", f"best top-1: {names[list(runs).index(best)]}", "%"))
         spread = best.result("top1") - min(run.result("top1") for run in scored)
-        items.append(Tile(f"{spread:.2f} points", "between best and last"))
+        items.append(Tile(f"{spread:.2f}", "between best and last", "points"))
+    if teacher is not None:
+        items.append(Tile(f"{teacher.y:.2f}", "top-1 of the teacher", "%"))
     checked = [value for run in runs if math.isfinite(value := run.result("pixels_checked"))]
     if checked:
         wrong = sum(run.result("pixels_mismatched") for run in runs if math.isfinite(run.result("pixels_mismatched")))
         items.append(Tile(number(sum(checked)), f"views checked by digest, {number(wrong)} differed"))
     body = tiles(items)
     body += section("Results", _results(runs, names, best))
-    body += section("Curves", _curves(runs, names), "Hover a line for its numbers.")
+    body += section("Curves", _curves(runs, names, teacher), "Hover a line for its numbers.")
     body += section("What differs", _differences(runs, names), "Only settings that are not the same in all runs.")
     return page(title, f"{len(runs)} runs", body)
 
@@ -56,16 +69,16 @@ def labels(runs: Sequence[Run]) -> list[str]:
     return [str(run.path) for run in runs]
 
 
-def _results(runs: Sequence[Run], names: Sequence[str], best: Run | None) -> str:
+def _results(runs: Sequence[Run], names: Sequence[str], best: Run | None) -> Markup:
     head = ["run", "top-1 %", "top-5 %", "CLS %", "DIST %", "distillation"]
-    head += ["best epoch", "agreement", "epochs", "hours", "state"]
+    head += ["best epoch", "agreement %", "epochs", "hours", "state"]
     rows = [
         (
             name,
             *(fixed(run.result(metric), 2) for metric in ("top1", "top5", "cls_top1", "dist_top1")),
             distillation(run),
             _best_epoch(run),
-            fixed(run.result("teacher_agreement"), 3),
+            fixed(100 * run.result("teacher_agreement"), 1),
             len(run.epochs),
             fixed(run.result("seconds") / 3600, 3),
             "finished" if run.finished else "unfinished",
@@ -73,7 +86,7 @@ def _results(runs: Sequence[Run], names: Sequence[str], best: Run | None) -> str
         for run, name in zip(runs, names, strict=True)
     ]
     best_row = list(runs).index(best) if best is not None else -1
-    return f'<div class="card">{table(head, rows, caption="Results", text_columns=(0, 5, 10), best_row=best_row)}</div>'
+    return card(table(head, rows, caption="Results", text_columns=(0, 5, 10), best_row=best_row))
 
 
 def distillation(run: Run) -> str:
@@ -94,22 +107,29 @@ def fixed(value: float, digits: int) -> str:
 
 def _best_epoch(run: Run) -> str:
     value, epoch = run.best("top1")
-    return f"{epoch} ({value:.2f})" if epoch >= 0 else "–"
+    return f"{epoch + 1} ({value:.2f})" if epoch >= 0 else "–"
 
 
-def _curves(runs: Sequence[Run], names: Sequence[str]) -> str:
+def _curves(runs: Sequence[Run], names: Sequence[str], teacher: Level | None) -> Markup:
     figures = []
-    for metric, title, y_label, caption in _CURVES:
-        series = [curve(run, name, metric, colour) for colour, (run, name) in enumerate(zip(runs, names, strict=True))]
-        series = [line for line in series if line.y]
+    for shown in _CURVES:
+        lines = (
+            curve(run, name, shown.metric, colour, factor=shown.factor)
+            for colour, (run, name) in enumerate(zip(runs, names, strict=True))
+        )
+        series = [line for line in lines if line.y]
         if series:
-            chart = line_chart(series, title=title, x_label="epoch", y_label=y_label)
-            figures.append(figure(title, chart, caption, key=legend(series)))
-    return f'<div class="grid">{"".join(figures)}</div>' if figures else '<p class="empty">No metrics yet.</p>'
+            level = teacher if shown.metric == "top1" else None
+            chart = line_chart(series, title=shown.title, x_label="epoch", y_label=shown.y_label, level=level)
+            figures.append(figure(shown.title, chart, shown.caption, key=legend(series, level)))
+    return grid(figures) if figures else empty("No metrics yet.")
 
 
-def curve(run: Run, name: str, metric: str, colour: int) -> Series:
-    """A metric over epochs; over fractions of epochs from the steps where the run has too few epochs for a curve."""
+def curve(run: Run, name: str, metric: str, colour: int, *, factor: float = 1.0) -> Series:
+    """A metric times `factor` over epochs, which count from 1.
+
+    Over fractions of epochs, from the steps, where the run has too few epochs for a curve.
+    """
     points: Sequence[Point] = run.epochs
     to_x: Callable[[Point], float] = lambda point: point.epoch + 1.0  # noqa: E731
     if len(points) < 4 and any(math.isfinite(point[metric]) for point in run.steps):
@@ -117,7 +137,7 @@ def curve(run: Run, name: str, metric: str, colour: int) -> Series:
         points, to_x = run.steps, lambda point: point.step / per_epoch
     # Runs may be evaluated only every few epochs; the line joins what was measured.
     points = [point for point in points if math.isfinite(point[metric])]
-    return Series(name=name, x=[to_x(p) for p in points], y=[p[metric] for p in points], colour=colour)
+    return Series(name=name, x=[to_x(p) for p in points], y=[factor * p[metric] for p in points], colour=colour)
 
 
 def _steps_per_epoch(run: Run) -> float:
@@ -135,7 +155,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + key, value
 
 
-def _differences(runs: Sequence[Run], names: Sequence[str]) -> str:
+def _differences(runs: Sequence[Run], names: Sequence[str]) -> Markup:
     configs = [dict(flat(run.config)) for run in runs]
     keys = list(dict.fromkeys(key for config in configs for key in config))
     differ = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
@@ -145,10 +165,10 @@ def _differences(runs: Sequence[Run], names: Sequence[str]) -> str:
     body = (
         table(("setting", *names), shown, caption="Settings that differ", text_columns=columns)
         if shown
-        else '<p class="empty">All settings are equal.</p>'
+        else empty("All settings are equal.")
     )
-    equal = "".join(f"{escape(key)} = {escape(_value(configs[0].get(key)))}\n" for key in same)
-    return f'<div class="card">{body}{details(f"The {len(same)} settings that are equal", f"<pre>{equal}</pre>")}</div>'
+    equal = "".join(f"{key} = {_value(configs[0].get(key))}\n" for key in same)
+    return card(body + details(f"Equal settings: {len(same)}", equal))
 
 
 def _value(value: Any) -> str:

@@ -5,10 +5,10 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 
-from student.report.charts import number
+from student.report.charts import Level, number
 from student.report.curves import sweep_curves, views_curve
 from student.report.heat_map import FAIR_ERROR, GOOD_ERROR, MapStyle, error_word, fidelities, heat_map
-from student.report.page import Tile, details, escape, page, section, table, tiles
+from student.report.page import Markup, Tile, card, details, empty, grid, page, section, table, tiles
 from student.report.runs_page import fixed, flat
 from student.report.stats import (
     ForwardCount,
@@ -23,22 +23,24 @@ from student.report.stats import (
 )
 from student.sweep.sweep_directory import STATES, Sweep
 
-_TOP1 = MapStyle(metric="top1", digits=2, unit=" %")
-_AGREEMENT = MapStyle(metric="teacher_agreement", digits=3, unit="")
+_TOP1 = MapStyle(metric="top1", digits=2)
+_AGREEMENT = MapStyle(metric="teacher_agreement", digits=1, factor=100.0)
 
 
-def sweep_page(sweep: Sweep, *, title: str = "") -> str:
-    """The HTML page of a sweep, whatever state it is in."""
+def sweep_page(sweep: Sweep, *, title: str = "", teacher: Level | None = None) -> str:
+    """The HTML page of a sweep, whatever state it is in; `teacher` is its top-1."""
     found = groups(sweep)
     top = best(found)
     noise = pooled_spread(found)
-    body = _summary(sweep, found, top)
+    body = _summary(sweep, found, top, teacher)
     body += _failures(sweep)
     body += section("Top-1 over λ and τ", _maps(sweep, found, top, noise), _map_note(sweep, noise))
-    body += section("Curves", sweep_curves(found, top), "Mean over seeds; the band reaches from lowest to highest.")
+    body += section(
+        "Curves", sweep_curves(found, top, teacher), "Mean over seeds; the band reaches from lowest to highest."
+    )
     if len(sweep.grid.views_used) > 1:
         body += section("How many views are enough?", views_curve(found))
-    body += f'<div class="grid wide">{_record(sweep)}{_cost(sweep)}</div>'
+    body += grid([_record(sweep), _cost(sweep)], wide=True)
     body += section("Every cell", _cells(found, top, noise))
     body += _settings(sweep)
     return page(title or f"Sweep {sweep.name}", _subtitle(sweep), body)
@@ -53,20 +55,22 @@ def _subtitle(sweep: Sweep) -> str:
     return " · ".join([part for part in parts if part] + [f"{seeds} seed{'s' if seeds > 1 else ''}"])
 
 
-def _summary(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None) -> str:
+def _summary(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, teacher: Level | None) -> Markup:
     states = Counter(result.status.state for result in sweep.results)
     items = []
     if top is not None:
         spread = top.spread("top1")
         over = f"± {spread:.2f} over {len(top.runs)} seeds; " if math.isfinite(spread) else ""
-        items.append(Tile(f"{top.mean('top1'):.2f} %", f"{over}best top-1: {top.label}"))
+        items.append(Tile(f"{top.mean('top1'):.2f}", f"{over}best top-1: {top.label}", "%"))
         base = baseline(found, top.cell.views_used)
         gains = paired_gain(top, base) if base is not None and base is not top else []
         if gains:
             reach = f"{min(gains):+.2f} to {max(gains):+.2f} over {len(gains)} seeds" if len(gains) > 1 else "one seed"
-            items.append(Tile(f"{statistics.fmean(gains):+.2f} points", f"over no teacher, seed by seed: {reach}"))
+            items.append(Tile(f"{statistics.fmean(gains):+.2f}", f"over no teacher, seed by seed: {reach}", "points"))
         if math.isfinite(agreement := top.mean("teacher_agreement")):
-            items.append(Tile(f"{100 * agreement:.1f} %", "of training images: best cell agrees with the teacher"))
+            items.append(Tile(f"{100 * agreement:.1f}", "of training images: best cell agrees with the teacher", "%"))
+    if teacher is not None:
+        items.append(Tile(f"{teacher.y:.2f}", "top-1 of the teacher", "%"))
     forwards = forward_count(sweep)
     if math.isfinite(forwards.saved):
         items.append(Tile(compact(forwards.saved), _saved_text(forwards)))
@@ -81,11 +85,11 @@ def _saved_text(forwards: ForwardCount) -> str:
     return "teacher forwards saved" if forwards.saved >= 0 else "teacher forwards: the cache has not paid off yet"
 
 
-def with_spread(group: SeedGroup, metric: str, digits: int) -> str:
-    """Mean ± standard deviation over seeds."""
-    spread = group.spread(metric)
+def with_spread(group: SeedGroup, metric: str, digits: int, *, factor: float = 1.0) -> str:
+    """Mean ± standard deviation over seeds, times `factor`."""
+    spread = factor * group.spread(metric)
     tail = f" ± {spread:.{digits}f}" if math.isfinite(spread) else ""
-    return fixed(group.mean(metric), digits) + tail
+    return fixed(factor * group.mean(metric), digits) + tail
 
 
 def compact(value: float) -> str:
@@ -97,23 +101,21 @@ def compact(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _failures(sweep: Sweep) -> str:
+def _failures(sweep: Sweep) -> Markup:
     failed = [result for result in sweep.results if result.status.state == "failed"]
     if not failed:
-        return ""
+        return Markup()
     rows = [(result.cell.name, result.status.attempts, result.status.error) for result in failed]
     body = table(("cell", "tries", "error"), rows, caption="Failed cells", wrap_columns=(2,))
-    return section(
-        f"{len(failed)} failed", f'<div class="card">{body}</div>', "Run the same ablate command again to retry them."
-    )
+    return section(f"{len(failed)} failed", card(body), "Run the same ablate command again to retry them.")
 
 
-def _maps(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> str:
-    cards = ""
+def _maps(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> Markup:
+    cards = []
     fidelity = fidelities(sweep.facts)
     for views in sweep.grid.views_used:
         which = f", {views} views" if views is not None else ""
-        for style, title in ((_TOP1, "Top-1, %"), (_AGREEMENT, "Agreement with the teacher, share of training images")):
+        for style, title in ((_TOP1, "Top-1, %"), (_AGREEMENT, "Agreement with the teacher, % of training images")):
             is_top1 = style is _TOP1
             if not is_top1 and not any(group.values(style.metric) for group in found):
                 continue
@@ -127,8 +129,8 @@ def _maps(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, noise
                 fidelity=fidelity if is_top1 else {},
                 caption=title + which,
             )
-            cards += f'<div class="card"><h3>{escape(title + which)}</h3>{body}</div>'
-    return f'<div class="grid wide">{cards}</div>'
+            cards.append(card(body, title=title + which))
+    return grid(cards, wide=True)
 
 
 def _map_note(sweep: Sweep, noise: float) -> str:
@@ -143,13 +145,10 @@ def _map_note(sweep: Sweep, noise: float) -> str:
     return text + ". The best of many cells on one validation set is an optimistic number: confirm it on other data."
 
 
-def _record(sweep: Sweep) -> str:
+def _record(sweep: Sweep) -> Markup:
     fidelity = fidelities(sweep.facts)
     if not fidelity:
-        return section(
-            "What the record loses",
-            '<p class="empty">Not measured: the sweep holds no fidelity of its cache.</p>',
-        )
+        return section("What the record loses", empty("Not measured: the sweep holds no fidelity of its cache."))
     rows = [
         (
             f"τ {tau:g}",
@@ -167,10 +166,10 @@ def _record(sweep: Sweep) -> str:
         f"{FAIR_ERROR:g} limiting: a weak column there may be the record's fault, not τ's. More bytes lower it."
     )
     body = table(head, rows, caption="Fidelity of the record per temperature", text_columns=(0, 5))
-    return section("What the record loses", f'<div class="card">{body}</div>', note)
+    return section("What the record loses", card(body), note)
 
 
-def _cost(sweep: Sweep) -> str:
+def _cost(sweep: Sweep) -> Markup:
     cache, forwards = sweep.facts.get("cache", {}), forward_count(sweep)
     hours = sum(result.status.seconds for result in sweep.results if result.status.state == "done") / 3600
     rows = [
@@ -182,7 +181,7 @@ def _cost(sweep: Sweep) -> str:
         ("time of the cells", f"{hours:.2f} h", "wall time of the passes, last tries only"),
     ]
     body = table(("what", "how much", ""), rows, caption="Cost", text_columns=(0,), wrap_columns=(2,))
-    return section("Cost", f'<div class="card">{body}</div>')
+    return section("Cost", card(body))
 
 
 def _spent_text(cache: object) -> str:
@@ -207,7 +206,7 @@ def _per_view(cache: object) -> str:
     return ""
 
 
-def _cells(found: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> str:
+def _cells(found: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> Markup:
     order = sorted(found, key=lambda g: -g.mean("top1") if math.isfinite(g.mean("top1")) else math.inf)
     rows = []
     for group in order:
@@ -221,15 +220,14 @@ def _cells(found: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> s
                 with_spread(group, "top1", 2),
                 ", ".join(f"{value:.2f}" for value in group.by_seed("top1").values()) or "–",
                 f"{statistics.fmean(gains):+.2f}" if gains else "–",
-                with_spread(group, "teacher_agreement", 3),
+                with_spread(group, "teacher_agreement", 1, factor=100.0),
                 f"{len(group.runs)}/{len(group.results)}",
                 mark or _unfinished(group),
             )
         )
-    head = ("cell", "top-1, %", "by seed", "gain", "agreement", "seeds done", "")
+    head = ("cell", "top-1, %", "by seed", "gain", "agreement, %", "seeds done", "")
     body = table(head, rows, caption="Every cell", text_columns=(0, 2, 6), best_row=0 if top is not None else -1)
-    note = '<p class="note">gain: mean difference to no teacher, seed by seed, in points.</p>'
-    return f'<div class="card">{body}{note}</div>'
+    return card(body, note="gain: mean difference to no teacher, seed by seed, in points.")
 
 
 def _unfinished(group: SeedGroup) -> str:
@@ -241,7 +239,6 @@ def _unfinished(group: SeedGroup) -> str:
     return f"{text}, epoch {min(epochs)}" if epochs else text
 
 
-def _settings(sweep: Sweep) -> str:
+def _settings(sweep: Sweep) -> Markup:
     facts = {"common": sweep.common, "cache": sweep.facts.get("cache", {})}
-    lines = "".join(f"{escape(key)} = {escape(value)}\n" for key, value in flat(facts))
-    return details("Settings of all cells", f"<pre>{lines}</pre>")
+    return details("Settings of all cells", "".join(f"{key} = {value}\n" for key, value in flat(facts)))

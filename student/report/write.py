@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shards.atomic import atomic_file
 from shards.errors import RunError
+from student.report.charts import Level
 from student.report.runs_page import labels, runs_page
 from student.report.sweep_page import sweep_page
 from student.run.run_reader import VALIDATION, Run, is_run, read_run
@@ -29,7 +30,12 @@ class ReportFiles:
 
 
 def write_report(
-    paths: Sequence[Path], *, html: Path | None = None, png_dir: Path | None = None, csv_path: Path | None = None
+    paths: Sequence[Path],
+    *,
+    html: Path | None = None,
+    png_dir: Path | None = None,
+    csv_path: Path | None = None,
+    teacher: str = "",
 ) -> ReportFiles:
     """Report run directories, or one sweep directory.
 
@@ -38,22 +44,38 @@ def write_report(
         html: where the page goes; None: `report.html` in the sweep, or beside the first run.
         png_dir: where PNG figures go; None writes none.
         csv_path: where the CSV goes; None writes none.
+        teacher: its top-1 in percent, or the directory of the run that trained it; drawn as a line. "" draws none.
 
     Raises:
-        ValueError: no path, or a sweep among other paths. RunError: a directory that is neither, or a damaged file.
+        ValueError: no path, a sweep among other paths, or a teacher that is neither. RunError: a directory that is no
+            run and no sweep, or a damaged file.
     """
-    found = read(paths)
+    found, level = read(paths), teacher_level(teacher) if teacher else None
     if isinstance(found, Sweep):
-        page, html = sweep_page(found), html or found.path / "report.html"
+        page, html = sweep_page(found, teacher=level), html or found.path / "report.html"
     else:
-        page, html = runs_page(found), html or found[0].path.parent / "report.html"
+        page, html = runs_page(found, teacher=level), html or found[0].path.parent / "report.html"
     _write(html, page)
     if csv_path is not None:
         _write(csv_path, report_csv(found))
-    pngs = _pngs(found, png_dir) if png_dir is not None else ()
+    pngs = _pngs(found, png_dir, level) if png_dir is not None else ()
     return ReportFiles(
         html=html, pngs=pngs, csv=csv_path, num_runs=len(found.results if isinstance(found, Sweep) else found)
     )
+
+
+def teacher_level(teacher: str) -> Level:
+    """The teacher's top-1 as a line of the charts: from a number in percent, or from the run that trained it."""
+    try:
+        top1 = float(teacher)
+    except ValueError:
+        top1 = read_run(Path(teacher)).result("top1")
+    if not 0 <= top1 <= 100:
+        raise ValueError(
+            f"teacher: expected its top-1 in percent or a run that was evaluated (--val-shards), got {teacher!r} "
+            f"with top-1 {top1}"
+        )
+    return Level("teacher", top1)
 
 
 def read(paths: Sequence[Path]) -> Sweep | list[Run]:
@@ -94,11 +116,11 @@ def _row(settings: dict[str, object], run: Run | None) -> list[object]:
     return [*kept, *("" if not math.isfinite(value) else repr(value) for value in values)]
 
 
-def _pngs(found: Sweep | list[Run], folder: Path) -> tuple[Path, ...]:
+def _pngs(found: Sweep | list[Run], folder: Path, teacher: Level | None) -> tuple[Path, ...]:
     # matplotlib takes a second to import; pages and tables do not need it.
     from student.report.png import run_pngs, sweep_pngs
 
-    return tuple(sweep_pngs(found, folder) if isinstance(found, Sweep) else run_pngs(found, folder))
+    return tuple(sweep_pngs(found, folder) if isinstance(found, Sweep) else run_pngs(found, folder, teacher))
 
 
 def _write(path: Path, text: str) -> None:
