@@ -32,7 +32,7 @@ def sweep_pngs(sweep: Sweep, folder: Path) -> Iterator[Path]:
         yield path
 
 
-def run_pngs(runs: Sequence[Run], folder: Path, teacher: Level | None) -> Iterator[Path]:
+def run_pngs(runs: Sequence[Run], folder: Path, teacher: Level | None = None) -> Iterator[Path]:
     """Write top-1 (with the teacher's) and loss curves of several runs; yields the files."""
     for metric, label in (("top1", "top-1 on the validation set, %"), ("loss", "training loss")):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
