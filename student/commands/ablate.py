@@ -8,7 +8,7 @@ import click
 from shards.console import say
 from shards.flags import ShardPlace, shard_options, stop_with
 from shards.world import World, world_from_env
-from student.commands.flags import StudentFlags, TrainingFlags, student_options, training_options
+from student.commands.flags import StudentFlags, TrainingFlags, numbers, student_options, training_options
 from student.commands.training_display import TrainingDisplay
 from student.learn.losses.table import LOSSES
 
@@ -66,11 +66,11 @@ def ablate(
     if world.size > 1 and not spread:
         raise ValueError("ablate: under torchrun give --spread, which shares the cells out, each to one device")
     grid = Grid(
-        weights=_numbers("--lambda", weights),
-        temperatures=_numbers("--tau", temperatures),
+        weights=numbers("--lambda", weights),
+        temperatures=numbers("--tau", temperatures),
         distillations=tuple(word.strip() for word in distillations.split(",")),
         seeds=tuple(range(first_seed, first_seed + seeds)),
-        views_used=tuple(int(v) for v in _numbers("--views-used", views_used)) if views_used else (None,),
+        views_used=tuple(int(v) for v in numbers("--views-used", views_used)) if views_used else (None,),
     )
     settings = training.settings()
     with TeacherCache.open(cache) as opened:
@@ -102,14 +102,6 @@ def _recipe(
         parts=parts,
         before=recipe_of_sweep(out),
     )
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    """A comma-separated list of numbers."""
-    try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise ValueError(f"{option}: expected numbers separated by commas, got {text!r}") from None
 
 
 def _run(out: Path, grid: "Grid", work: "SweepTraining", together: int, world: World, reasons: tuple[str, ...]) -> None:

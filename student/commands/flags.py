@@ -1,13 +1,15 @@
 """Flags that the training commands share, as frozen values: the student, and how a run is executed."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from shards.flags import bundled, device_option, options, precision_option, workers_option
+from shards.flags import Decorator, bundled, device_option, options, precision_option, workers_option
 from student.learn.losses.table import distillations
+from student.recipe.combinations import COMBINATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from shards.views.view_recipe import ViewRecipe
     from student.recipe.settings import Precision, TrainSettings
     from student.recipe.suited import Suited
+    from teacher_cache.store.cache import TeacherCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,49 @@ loss_options = bundled(
     click.option("--lambda", "distill_weight", type=float, help="λ, weight of the distillation loss in [0, 1]."),
     click.option("--tau", "temperature", type=float, help="τ, temperature of the soft loss."),
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheFlags:
+    """Which caches teach, and how several of them do."""
+
+    caches: tuple[str, ...]
+    teacher_weight: str | None
+    combine: str | None
+
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """The weights given; ValueError for what is no list of numbers."""
+        return numbers("--teacher-weight", self.teacher_weight) if self.teacher_weight else None
+
+    def open(self, stack: ExitStack) -> "tuple[TeacherCache, ...]":
+        """The caches, closed with the stack; errors as `TeacherCache.open`."""
+        from teacher_cache.store.cache import TeacherCache
+
+        return tuple(stack.enter_context(TeacherCache.open(url)) for url in self.caches)
+
+
+def cache_options(*, required: bool = False, help: str) -> Decorator:
+    """--cache, --teacher-weight and --combine, as `taught`."""
+    return bundled(
+        CacheFlags,
+        "taught",
+        click.option("--cache", "caches", multiple=True, required=required, help=help),
+        click.option("--teacher-weight", metavar="W,W", help="Of several caches, in their order; default: equal."),
+        click.option(
+            "--combine",
+            metavar=f"[{'|'.join(COMBINATIONS)}]",
+            help="Several caches: learn from the mean of their probabilities (default), or from each.",
+        ),
+    )
+
+
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """A comma-separated list of numbers; ValueError naming the option."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"{option}: expected numbers separated by commas, got {text!r}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,11 @@ import click
 from shards.flags import ShardPlace, shard_options
 from shards.world import World, world_from_env
 from student.commands.flags import (
+    CacheFlags,
     LossFlags,
     StudentFlags,
     TrainingFlags,
+    cache_options,
     loss_options,
     student_options,
     training_options,
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 @click.command("train-student")
 @shard_options()
 @click.option("--val-shards", help="Shards to evaluate on.")
-@click.option("--cache", help="The teacher cache. Without it: --distill none, or --online.")
+@cache_options(
+    help="The teacher cache; again for more teachers of the same views. Without it: --distill none, or --online."
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run directory; an unfinished run goes on.")
 @loss_options
 @student_options
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
 def train_student(
     place: ShardPlace,
     val_shards: str | None,
-    cache: str | None,
+    taught: CacheFlags,
     out: Path,
     loss: LossFlags,
     student: StudentFlags,
@@ -56,21 +60,21 @@ def train_student(
     """
     from student.run.loop import train
     from student.run.run_reader import recipe_before
-    from teacher_cache.store.cache import TeacherCache
 
-    if cache and online:
+    if taught.caches and online:
         raise ValueError("--online: runs the teacher in the loop; drop it, or drop --cache")
     settings = training.settings(seed=seed, views_used=views_used)
     world = world_from_env()
     with ExitStack() as stack:
-        opened = stack.enter_context(TeacherCache.open(cache)) if cache else None
-        index, there = place.index(), opened.num_views if opened else None
+        caches, index = taught.open(stack), place.index()
+        there = min((cache.num_views for cache in caches), default=None)
         recipe, reasons = student.chosen(
-            opened.spec.recipe if opened else None,
+            caches[0].spec.recipe if caches else None,
             index,
             num_views=[views_used or there],
             parts=world.size * settings.accumulate,
             before=recipe_before(out),
+            combine=taught.combine,
             **asdict(loss),
         )
         network = _in_the_loop(teacher, recipe, training, world) if online else None
@@ -81,7 +85,8 @@ def train_student(
             index,
             settings=settings,
             out=out,
-            cache=opened,
+            cache=caches or None,
+            teacher_weights=taught.weights,
             teacher=network,
             val_index=place.index_of(val_shards) if val_shards else None,
             shard_cache_dir=place.shard_cache,

@@ -37,6 +37,12 @@ def views_of_caches(caches: Sequence[TeacherCache], index: ShardIndex, *, views_
     first = caches[0]
     for other in caches[1:]:
         _require_same_views(first, other)
+    for cache in caches if len(caches) > 1 else ():
+        if not cache.spec.record.entry.soft:
+            raise ValueError(
+                f"cache: {cache.url} holds hard labels only; teachers that teach together need probabilities: give it "
+                "alone, or make a cache that keeps them (record kind lowrank)"
+            )
     fewest = min(caches, key=lambda cache: cache.num_views)
     most = max(caches, key=lambda cache: cache.num_views)
     if views_used is not None and views_used > fewest.num_views:

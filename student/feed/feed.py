@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import torch
 
@@ -27,11 +27,16 @@ from student.feed.cache_check import Views, require_units, views_of_caches, view
 from student.feed.epoch_plan import EpochPlan
 from student.feed.order import Order
 from student.feed.rendered import RenderedStream
+from student.feed.several_teachers import SeveralTeachers, settled_weights
 from student.feed.teacher_source import CachedTeacher, NoTeacher, OnlineTeacher, TeacherSource
 from teacher_cache.network.device import chosen_device
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.cache import TeacherCache
 
+CachePlace = str | Path | TeacherCache
+"""A cache: its place, or open."""
+
+T = TypeVar("T")
 _ARRAY = "SLURM_ARRAY_"
 
 
@@ -43,6 +48,7 @@ class Feed:
         order: which samples come when; `steps` of it are the optimiser steps of every epoch.
         device: where the batches are.
         caches, teachers: the caches that it reads; the teachers that it runs in the loop.
+        teacher_weights: of each of them, as parts of 1.
         pixels_checked: samples whose digest was compared with a cache's so far. A mismatch is an error.
         teacher_forwards: images that a teacher in the loop has answered so far.
         waited_s: seconds spent so far waiting for rendered views.
@@ -52,8 +58,9 @@ class Feed:
         self,
         shards: str | Path | ShardIndex,
         *,
-        cache: str | Path | TeacherCache | None = None,
-        teacher: Teacher | None = None,
+        cache: CachePlace | Sequence[CachePlace] | None = None,
+        teacher: Teacher | Sequence[Teacher] | None = None,
+        teacher_weights: Sequence[float] | None = None,
         views: ViewRecipe | None = None,
         batch_size: int = 1024,
         repeats: int = 3,
@@ -75,8 +82,10 @@ class Feed:
 
         Args:
             shards: a folder, a tar, a brace range (local, s3://, gs://, https://), or an open index.
-            cache: the teacher cache, by place or open; its recipe decides the views.
-            teacher: a loaded teacher that answers in the loop instead. Without both, batches have no teacher.
+            cache: the teacher cache, by place or open; its recipe decides the views. Several: caches of the same views,
+                whose teachers teach together.
+            teacher: a loaded teacher, or several, answering in the loop instead. Without both, batches have no teacher.
+            teacher_weights: of several teachers, in proportion; None: equal.
             views: the view recipe where there is no cache; None is DeiT's at 224 pixels.
             batch_size: over all ranks; a multiple of the recipe's block size (16).
             repeats: consecutive views of an image per visit: repeated augmentation; 1 shows each image once an epoch.
@@ -109,8 +118,9 @@ class Feed:
         self._turn: object = None
         with ExitStack() as stack:
             self.index = shards if isinstance(shards, ShardIndex) else open_index(str(shards), shard_cache)
-            self.caches = _opened([] if cache is None else [cache], stack)
-            self.teachers = () if teacher is None else (teacher,)
+            self.caches = _opened(_listed(cache, (str, Path, TeacherCache)), stack)
+            self.teachers = tuple(_listed(teacher, Teacher))
+            self.teacher_weights = settled_weights(teacher_weights, len(self.caches or self.teachers))
             self.views = self._checked_views(views, views_used)
             sizes = {"batch_size": batch_size, "repeats": repeats, "accumulate": accumulate}
             self.order = Order.of(self.index, self.views, world, seed=seed, epochs=epochs, **sizes)
@@ -212,18 +222,21 @@ class Feed:
 
     def _make_source(self) -> TeacherSource:
         """Where the answers come from."""
-        if not self.caches:
-            return OnlineTeacher(self.teachers[0]) if self.teachers else NoTeacher()
-        index = self.index
-        # Two rounds of an endless run: whoever loads ahead from the last epoch of a round finds the next one's first.
-        epochs = self._cycle if self.order.epochs is not None else 2 * self._cycle
-        schedule = [self.order.views(epoch) for epoch in range(epochs)]
-        return CachedTeacher(
-            self.caches[0],
-            schedule,
-            name_of=lambda s, r: (index.names[s], index.key(s, r)),
-            scratch=self._scratch,
-        )
+        sources: list[TeacherSource] = [OnlineTeacher(teacher) for teacher in self.teachers]
+        if self.caches:
+            # Two rounds of an endless run: whoever loads ahead from the last epoch of one finds the next one's first.
+            epochs = self._cycle if self.order.epochs is not None else 2 * self._cycle
+            schedule = [self.order.views(epoch) for epoch in range(epochs)]
+            sources = [
+                CachedTeacher(cache, schedule, name_of=self._name_of, scratch=self._scratch) for cache in self.caches
+            ]
+        if len(sources) > 1:
+            return SeveralTeachers(sources, self.teacher_weights)
+        return sources[0] if sources else NoTeacher()
+
+    def _name_of(self, shard: int, row: int) -> tuple[str, str]:
+        """What messages call a sample."""
+        return self.index.names[shard], self.index.key(shard, row)
 
 
 class Epoch:
@@ -273,7 +286,19 @@ def _device(device: str | torch.device | None, world: World) -> torch.device:
     return torch.device(f"cuda:{world.local_rank}" if name == "cuda" else name)
 
 
-def _opened(places: Sequence[str | Path | TeacherCache], stack: ExitStack) -> tuple[TeacherCache, ...]:
+def _listed(given: T | Sequence[T] | None, kind: Any) -> list[T]:
+    """One of a kind, several or none, as a list."""
+    if given is None:
+        return []
+    if isinstance(given, kind):
+        return [given]
+    several: list[T] = list(given)  # type: ignore[arg-type]
+    if not several:
+        raise ValueError("cache, teacher: give one, several, or None; got an empty list")
+    return several
+
+
+def _opened(places: Sequence[CachePlace], stack: ExitStack) -> tuple[TeacherCache, ...]:
     """The caches; those that are opened here are closed with the feed."""
     return tuple(
         place if isinstance(place, TeacherCache) else stack.enter_context(TeacherCache.open(place)) for place in places

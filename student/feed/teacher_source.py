@@ -36,27 +36,42 @@ class TeacherAnswer:
 
     def __init__(
         self,
-        hard_B: Tensor,
+        hard_B: Tensor | None,
         log_prob: Callable[[float], Tensor] | None = None,
         *,
         named_BK: Tensor | None = None,
+        each: "Sequence[tuple[float, TeacherAnswer]]" = (),
     ) -> None:
         """Wrap what is known.
 
         Args:
-            hard_B: the first classes, int64 (B,).
+            hard_B: the first classes, int64 (B,); None: those of the largest log p at τ = 1.
             log_prob: τ → log p, float32 (B, C); None where only first classes are known.
             named_BK: int64 (B, K), the K likeliest classes in order where the record names them; None: the first.
+            each: weight and answer of every teacher, where they are several.
         """
-        self.hard_B = hard_B
+        self._hard_B = hard_B
         self._log_prob = log_prob
-        self._named_BK = hard_B[:, None] if named_BK is None else named_BK
+        self._named_BK = named_BK
+        self._each = tuple(each)
         self._decoded: dict[float, Tensor] = {}
 
     @property
+    def hard_B(self) -> Tensor:  # noqa: N802  # shape-suffixed as everywhere
+        """The teacher's first class, int64 (B,)."""
+        if self._hard_B is None:
+            self._hard_B = first_class(self.log_prob(1.0))
+        return self._hard_B
+
+    @property
     def hard(self) -> Tensor:
-        """The teacher's first class, int64 (B,): always exact."""
+        """The teacher's first class, int64 (B,): always exact; of several teachers, that of their mean at τ = 1."""
         return self.hard_B
+
+    @property
+    def each(self) -> "tuple[tuple[float, TeacherAnswer], ...]":
+        """Weight and answer of each teacher; the weights are parts of 1."""
+        return self._each or ((1.0, self),)
 
     def top(self, k: int) -> "Top":
         """The k likeliest classes, likeliest first, with log p at τ = 1.
@@ -67,7 +82,7 @@ class TeacherAnswer:
         log_prob_BC = self.log_prob(1.0)
         if not 1 <= k <= log_prob_BC.shape[1]:
             raise ValueError(f"top: expected k in [1, {log_prob_BC.shape[1]}], got {k}")
-        class_BK = self._named_BK[:, :k]
+        class_BK = (self.hard_B[:, None] if self._named_BK is None else self._named_BK)[:, :k]
         if k > class_BK.shape[1]:
             # Classes that tie come in the order of their index, whatever the device's sort does.
             others_BC = log_prob_BC.scatter(1, class_BK, -torch.inf).sort(dim=1, descending=True, stable=True).indices
@@ -86,18 +101,27 @@ class TeacherAnswer:
 def answer_from_logits(logit_BC: Tensor) -> TeacherAnswer:
     """The answer that full logits (B, C) are; of tied first classes the one with the lowest index."""
     logit_BC = logit_BC.float()
-    classes = torch.arange(logit_BC.shape[1], device=logit_BC.device)
-    first = logit_BC == logit_BC.amax(-1, keepdim=True)
-    hard_B = torch.where(first, classes, logit_BC.shape[1] - 1).amin(-1)
     codec = RecordCodec(RecordFormat(kind="dense", num_classes=logit_BC.shape[1]))
-    return TeacherAnswer(hard_B, lambda temperature: codec.log_prob({"logit": logit_BC}, temperature))
+    return TeacherAnswer(first_class(logit_BC), lambda temperature: codec.log_prob({"logit": logit_BC}, temperature))
+
+
+def first_class(value_BC: Tensor) -> Tensor:
+    """The lowest index of each row's maximum, int64 (B,), whatever the device does with ties."""
+    classes = torch.arange(value_BC.shape[1], device=value_BC.device)
+    first = value_BC == value_BC.amax(-1, keepdim=True)
+    return torch.where(first, classes, value_BC.shape[1] - 1).amin(-1)
 
 
 class TeacherSource(Protocol):
     """Where answers come from; a context manager that lives as long as the run."""
 
-    pixels_checked: int
-    teacher_forwards: int
+    @property
+    def pixels_checked(self) -> int:
+        """Samples whose digest was compared so far."""
+
+    @property
+    def teacher_forwards(self) -> int:
+        """Images that a teacher in the loop has answered so far."""
 
     def __enter__(self) -> "TeacherSource":
         """Open what the source needs."""

@@ -2,8 +2,9 @@
 
     total = (1 − λ) · base + λ · distill
 
-`distill` is one of `student.learn.losses`. Everything is float32 whatever the autocast: in bf16 a log-softmax has three
-digits. B batch, C classes. A student with one head trains it on both.
+`distill` is one of `student.learn.losses`; of several teachers it is combined as the recipe's `combine` says.
+Everything is float32 whatever the autocast: in bf16 a log-softmax has three digits. B batch, C classes. A student with
+one head trains it on both.
 """
 
 import math
@@ -14,9 +15,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from student.feed.batch import Labels
-from student.learn.losses.distill_loss import Answer, full
+from student.learn.losses.distill_loss import full
 from student.learn.losses.table import NONE, loss_named
 from student.learn.network import Heads
+from student.recipe.combinations import Answers, combination_named
 from student.recipe.student_recipe import StudentRecipe
 
 __all__ = ["Labels", "Loss", "base_loss", "gradient_balance", "student_loss"]
@@ -51,7 +53,7 @@ def base_loss(logit_BC: Tensor, labels: Labels, *, kind: str, smoothing: float) 
     return -((1.0 - smoothing) * mixed_B + smoothing * log_prob_BC.mean(-1)).mean()
 
 
-def student_loss(heads: Heads, labels: Labels, answer: Answer | None, recipe: StudentRecipe) -> Loss:
+def student_loss(heads: Heads, labels: Labels, answer: Answers | None, recipe: StudentRecipe) -> Loss:
     """(1 − λ) · base + λ · distill of the recipe, with its parts.
 
     ValueError when the recipe distils and no teacher is given.
@@ -65,7 +67,7 @@ def student_loss(heads: Heads, labels: Labels, answer: Answer | None, recipe: St
         return Loss((1.0 - weight) * base + weight * distill, base.detach(), distill.detach())
 
 
-def gradient_balance(answered: Heads, labels: Labels, answer: Answer, recipe: StudentRecipe) -> float:
+def gradient_balance(answered: Heads, labels: Labels, answer: Answers, recipe: StudentRecipe) -> float:
     """How much harder the teacher pulls at the student's logits than the labels do.
 
     ‖λ · ∂distill/∂logits‖ ÷ ‖(1 − λ) · ∂base/∂logits‖ over the batch, each through its own head; infinite at λ = 1. The
@@ -85,9 +87,9 @@ def _base(heads: Heads, labels: Labels, recipe: StudentRecipe) -> Tensor:
     return base_loss(heads.cls_BC, labels, kind=recipe.base_loss, smoothing=recipe.label_smoothing)
 
 
-def _distill(heads: Heads, answer: Answer | None, recipe: StudentRecipe) -> Tensor:
+def _distill(heads: Heads, answer: Answers | None, recipe: StudentRecipe) -> Tensor:
     if answer is None:
         raise ValueError(f"distill: {recipe.distill} needs a teacher, got none; give a cache, or distill=none")
     dist_BC = heads.cls_BC if heads.dist_BC is None else heads.dist_BC
-    distill = loss_named(recipe.distill).compute(dist_BC, answer, recipe)
+    distill = combination_named(recipe.combine).compute(loss_named(recipe.distill), dist_BC, answer, recipe)
     return distill / dist_BC.shape[-1] if recipe.reduction == "per_class" else distill

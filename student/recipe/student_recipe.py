@@ -12,6 +12,7 @@ from shards.values import from_json, later, require_fields, to_json
 from shards.views.view_recipe import RECIPES as VIEW_RECIPES
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from student.learn.losses.table import distillations
+from student.recipe.combinations import MEAN, combination_named
 
 Scalar = str | int | float | bool
 Value = Scalar | tuple[float, ...]
@@ -70,6 +71,7 @@ class StudentRecipe:
         view, view_overrides: the view recipe of a run without a cache, by name, and fields to change in it.
         dist_beta, dist_gamma: weights of the two parts of the loss "dist", within views and within classes.
         eval_crop_pct: evaluation resizes the short side to image_size / eval_crop_pct and crops the centre.
+        combine: how several teachers teach, a name of `combinations.COMBINATIONS`; of one, both are the same.
     """
 
     name: str = "deit"
@@ -112,6 +114,7 @@ class StudentRecipe:
     eval_crop_pct: float = 0.875
     dist_beta: float = later(2.0)
     dist_gamma: float = later(2.0)
+    combine: str = later(MEAN)
 
     def __post_init__(self) -> None:
         """Check every field; ValueError names field, value and range."""
@@ -125,6 +128,7 @@ class StudentRecipe:
             raise ValueError(f"betas: expected two numbers in [0, 1), got {self.betas!r}")
         if self.distill not in distillations():
             raise ValueError(f"distill: expected one of {', '.join(distillations())}, got {self.distill!r}")
+        combination_named(self.combine)
         if self.view not in VIEW_RECIPES:
             raise ValueError(f"view: expected one of {', '.join(sorted(VIEW_RECIPES))}, got {self.view!r}")
         for name in _TABLES:

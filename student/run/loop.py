@@ -37,8 +37,9 @@ def train(
     *,
     settings: TrainSettings,
     out: Path,
-    cache: TeacherCache | None = None,
-    teacher: Teacher | None = None,
+    cache: TeacherCache | Sequence[TeacherCache] | None = None,
+    teacher: Teacher | Sequence[Teacher] | None = None,
+    teacher_weights: Sequence[float] | None = None,
     views: ViewRecipe | None = None,
     val_index: ShardIndex | None = None,
     shard_cache_dir: Path | None = None,
@@ -52,6 +53,7 @@ def train(
         settings=settings,
         cache=cache,
         teacher=teacher,
+        teacher_weights=teacher_weights,
         views=views,
         val_index=val_index,
         shard_cache_dir=shard_cache_dir,
@@ -65,8 +67,9 @@ def train_many(
     index: ShardIndex,
     *,
     settings: TrainSettings,
-    cache: TeacherCache | None = None,
-    teacher: Teacher | None = None,
+    cache: TeacherCache | Sequence[TeacherCache] | None = None,
+    teacher: Teacher | Sequence[Teacher] | None = None,
+    teacher_weights: Sequence[float] | None = None,
     views: ViewRecipe | None = None,
     val_index: ShardIndex | None = None,
     shard_cache_dir: Path | None = None,
@@ -82,8 +85,9 @@ def train_many(
         jobs: recipe and run directory of each student; directories differ.
         index: training shards; val_index: shards to evaluate on.
         settings: seed, precision, workers and so on.
-        cache: where the teacher's answers are; its recipe decides the views.
-        teacher: runs in the loop instead ("online"); without both, recipes must have distill "none".
+        cache: where the teacher's answers are; its recipe decides the views. Several of the same views teach together.
+        teacher: runs in the loop instead ("online"), or several; without both, recipes must have distill "none".
+        teacher_weights: of several teachers, in proportion; None: equal.
         views: the view recipe of a run without a cache; None takes the first recipe's.
         shard_cache_dir: local copies of remote shards.
         world: rank and size of this process; None is alone. init_method: how ranks meet (torch.distributed).
@@ -92,7 +96,7 @@ def train_many(
         ValueError: settings that do not fit each other. CacheError: a cache that does not fit, is incomplete, or whose
             teacher saw other pixels. ShardError: from the reader. RunError: a directory of another run, a full disk.
     """
-    _require_alike(jobs, cache, teacher)
+    _require_alike(jobs, both=cache is not None and teacher is not None)
     world = world or World()
     recipe = jobs[0].recipe
     device = torch.device(settings.device if settings.device != "cuda" else f"cuda:{world.local_rank}")
@@ -100,6 +104,7 @@ def train_many(
         index,
         cache=cache,
         teacher=teacher,
+        teacher_weights=teacher_weights,
         views=views if cache is not None else views or recipe.view_recipe,
         batch_size=recipe.batch_size,
         repeats=recipe.repeats,
@@ -120,7 +125,7 @@ def train_many(
             require_student(job.recipe, feed.views, feed.caches, feed.teachers)
         data = Data(index=index, val_index=val_index, views=feed.views, shard_cache_dir=shard_cache_dir)
         data.check()
-        identity = _teacher_identity(cache, teacher)
+        identity = _teacher_identity(feed)
         with process_group(world, device, init_method=init_method) as group, StopRequest() as stop:
             yield _scheduled(jobs, feed)
             for members in group.from_main(lambda: together(jobs)):
@@ -163,18 +168,23 @@ def _scheduled(jobs: Sequence[StudentJob], feed: Feed) -> Scheduled:
     )
 
 
-def _teacher_identity(cache: TeacherCache | None, teacher: Teacher | None) -> dict[str, Any]:
+def _teacher_identity(feed: Feed) -> dict[str, Any]:
     """What the teacher is, for configuration and checkpoints; where a cache lies is not part of it."""
-    if cache is not None:
-        return {"kind": "cache", "fingerprint": cache.spec.fingerprint, **cache.spec.to_json()}
-    return {"kind": "none"} if teacher is None else {"kind": "online", **teacher.spec.to_json()}
+    said: list[dict[str, Any]] = [
+        {"kind": "cache", "fingerprint": cache.spec.fingerprint, **cache.spec.to_json()} for cache in feed.caches
+    ]
+    said += [{"kind": "online", **teacher.spec.to_json()} for teacher in feed.teachers]
+    if len(said) > 1:
+        weighted = [{"weight": w, **one} for w, one in zip(feed.teacher_weights, said, strict=True)]
+        return {"kind": "several", "teachers": weighted}
+    return said[0] if said else {"kind": "none"}
 
 
-def _require_alike(jobs: Sequence[StudentJob], cache: TeacherCache | None, teacher: Teacher | None) -> None:
+def _require_alike(jobs: Sequence[StudentJob], *, both: bool) -> None:
     """ValueError unless the students can see the same batches and have directories of their own."""
     if not jobs:
         raise ValueError("students: expected at least one, got none")
-    if cache is not None and teacher is not None:
+    if both:
         raise ValueError("teacher: give a cache or a teacher in the loop, not both")
     first = jobs[0].recipe
     for job in jobs[1:]:

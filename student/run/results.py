@@ -32,14 +32,13 @@ def write_results(
     if files.summary.is_file():
         return read_json(files.summary)
     recipe, index = trainer.recipe, data.index
-    fingerprints = {name: teacher[name] for name in ("fingerprint", "weights_sha256") if name in teacher}
     info = ExportInfo(
         recipe=recipe,
         mean=data.views.recipe.mean,
         std=data.views.recipe.std,
         num_classes=index.num_classes,
         class_names=index.class_names,
-        fingerprints={"shards": index.fingerprint, **{f"teacher {k}": v for k, v in fingerprints.items()}},
+        fingerprints={"shards": index.fingerprint, **_fingerprints(teacher)},
         metrics={k: v for k, v in measured.items() if isinstance(v, float) and k not in _TIMES},
     )
     export_weights(trainer.core, files.weights, info)
@@ -60,3 +59,15 @@ def write_results(
     }
     log.finish(summary)
     return summary
+
+
+def _fingerprints(teacher: Mapping[str, Any]) -> dict[str, str]:
+    """What identifies the teacher, or each of several, by name."""
+    several = teacher.get("teachers", (teacher,))
+    names = ["teacher"] if len(several) == 1 else [f"teacher {n}" for n in range(1, len(several) + 1)]
+    return {
+        f"{name} {key}": one[key]
+        for name, one in zip(names, several, strict=True)
+        for key in ("fingerprint", "weights_sha256")
+        if key in one
+    }

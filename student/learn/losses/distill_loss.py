@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 class Answer(Protocol):
     """The teacher's answer to a batch, as a loss sees it."""
 
-    hard_B: "Tensor"
-    """First class of each row, int64 (B,)."""
+    @property
+    def hard_B(self) -> "Tensor":  # noqa: N802  # shape-suffixed as everywhere
+        """First class of each row, int64 (B,)."""
 
     def log_prob(self, temperature: float) -> "Tensor":
         """Log p at τ, float32 (B, C); ValueError where only the first classes are known."""
