@@ -10,7 +10,7 @@ from shards.index.shard_index import ShardIndex
 from shards.views.behaviour import behaviour_difference, behaviour_like
 from shards.views.view_recipe import ViewRecipe
 from student.feed.epoch_plan import needed_view_blocks
-from student.learn.losses.table import LOSSES, NONE
+from student.learn.losses.table import LOSSES
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.cache import TeacherCache
@@ -83,10 +83,8 @@ def views_without_cache(
     return Views(chosen, views_used)
 
 
-def require_student(
-    recipe: StudentRecipe, views: Views, caches: Sequence[TeacherCache], teachers: Sequence[Teacher]
-) -> None:
-    """ValueError when a student asks for what its views and teachers cannot give."""
+def require_student(recipe: StudentRecipe, views: Views, caches: Sequence[TeacherCache]) -> None:
+    """ValueError when a student asks for what its views and caches cannot give."""
     where, size = caches[0].url if caches else "this run", views.recipe.size
     if recipe.image_size != size:
         raise ValueError(
@@ -94,8 +92,6 @@ def require_student(
             f"set image_size={size}, or make a cache at {recipe.image_size}"
         )
     loss = LOSSES.get(recipe.distill)
-    if recipe.distill != NONE and not caches and not teachers:
-        raise ValueError(f"distill: {recipe.distill} needs a teacher; give --cache, or --online with --teacher")
     for cache in caches:
         if loss is not None and loss.needs_probabilities and not cache.spec.record.entry.soft:
             raise ValueError(

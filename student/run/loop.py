@@ -20,6 +20,7 @@ from shards.world import World
 from student.feed.cache_check import require_student
 from student.feed.feed import Feed
 from student.feed.pass_data import Data
+from student.learn.losses.table import NONE
 from student.learn.process_group import ProcessGroup, process_group
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
@@ -96,7 +97,7 @@ def train_many(
         ValueError: settings that do not fit each other. CacheError: a cache that does not fit, is incomplete, or whose
             teacher saw other pixels. ShardError: from the reader. RunError: a directory of another run, a full disk.
     """
-    _require_alike(jobs, both=cache is not None and teacher is not None)
+    _require_alike(jobs, cache is not None, teacher is not None)
     world = world or World()
     recipe = jobs[0].recipe
     device = torch.device(settings.device if settings.device != "cuda" else f"cuda:{world.local_rank}")
@@ -122,7 +123,7 @@ def train_many(
         scratch=Path(settings.scratch) if settings.scratch else None,
     ) as feed:
         for job in jobs:
-            require_student(job.recipe, feed.views, feed.caches, feed.teachers)
+            require_student(job.recipe, feed.views, feed.caches)
         data = Data(index=index, val_index=val_index, views=feed.views, shard_cache_dir=shard_cache_dir)
         data.check()
         identity = _teacher_identity(feed)
@@ -180,12 +181,20 @@ def _teacher_identity(feed: Feed) -> dict[str, Any]:
     return said[0] if said else {"kind": "none"}
 
 
-def _require_alike(jobs: Sequence[StudentJob], *, both: bool) -> None:
+def _require_teacher(jobs: Sequence[StudentJob], cached: bool, online: bool) -> None:
+    """ValueError unless there is one kind of teacher, or none and nobody asks for one."""
+    if cached and online:
+        raise ValueError("teacher: give a cache or a teacher in the loop, not both")
+    asking = [job.recipe.distill for job in jobs if job.recipe.distill != NONE]
+    if asking and not cached and not online:
+        raise ValueError(f"distill: {asking[0]} needs a teacher; give --cache, or --online with --teacher")
+
+
+def _require_alike(jobs: Sequence[StudentJob], cached: bool, online: bool) -> None:
     """ValueError unless the students can see the same batches and have directories of their own."""
     if not jobs:
         raise ValueError("students: expected at least one, got none")
-    if both:
-        raise ValueError("teacher: give a cache or a teacher in the loop, not both")
+    _require_teacher(jobs, cached, online)
     first = jobs[0].recipe
     for job in jobs[1:]:
         for name in ("epochs", "batch_size", "repeats", "image_size", "eval_crop_pct"):
