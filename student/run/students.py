@@ -230,7 +230,7 @@ class Students:
     def _say_balance(self) -> Iterator[Event]:
         """What the first step showed of teacher against labels; kept with the student, so that a resume knows it."""
         for student in self._students:
-            balance = student.trainer.balance
+            balance = self._group.from_main(partial(getattr, student.trainer, "balance"))  # of its part of the batch
             if balance is not None and math.isfinite(balance):
                 student.last[_BALANCE] = balance
                 yield BalanceMeasured(student=student.name, balance=balance)
