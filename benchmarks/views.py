@@ -1,11 +1,17 @@
 """Views per second on one core: ours against timm's `create_transform` with Pillow decode, the same recipe.
 
-    python -m benchmarks.views --photos DIR [--json]
+    python -m benchmarks.views --photos DIR [--json] [--max-side 500 --quality 90] [--teacher efficientnet_lite0]
 
 Both start from the encoded bytes in memory. timm's side is what a DeiT data loader does per view: Pillow decode to RGB,
 then the transform up to the normalised float tensor; it decodes again for every view. Ours is `render_views`: one
 decode, the uint8 views. Because ours leaves the normalisation to the device, the ratios are also printed against timm
 stopping at uint8 (`create_transform(use_prefetcher=True)`, which then erases nothing): the strictest reading.
+
+`ratio_single_compact` is ours, one view per decode, from the photos as compact shards hold them (make-shards
+--max-side, --quality), against timm from the originals; beside it timm from the compact ones, so that what our code
+gains and what smaller photos gain can be told apart, and the bytes saved. And what that costs a teacher: top-1 (folders
+named by wnid) and KL of its answers to compact photos from those to the originals, in the plain view of an evaluation;
+--teacher "" leaves it out.
 
 Times are CPU seconds of this process with one thread, photos interleaved in groups, so that load on the machine falls
 on both sides alike. The ratio of a pass is total by total; printed are medians over the passes.
@@ -31,6 +37,9 @@ import torchvision
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 
+from benchmarks.compact_photos import teacher_losses
+from shards.index.compact import CompactRule
+from shards.tars.compacting import compacted
 from shards.views import view as views_module
 from shards.views.decode import decode_rgb
 from shards.views.erasing import erase
@@ -38,6 +47,7 @@ from shards.views.operations.table import apply_operations
 from shards.views.resample import flip_columns, resize_window
 from shards.views.view import ViewParams, render_views, view_params
 from shards.views.view_recipe import recipe_named
+from teacher_cache.network.teacher import LITE0
 
 _GROUP = 25
 _WHERE = "benchmark"
@@ -48,15 +58,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="folder of JPEG files, searched recursively")
     parser.add_argument("--passes", type=int, default=5)
+    parser.add_argument("--max-side", type=int, default=500)
+    parser.add_argument("--quality", type=int, default=90)
+    parser.add_argument("--teacher", default=LITE0, help="whom compact photos may cost accuracy; \"\" for nobody")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    photos = [p.read_bytes() for p in sorted(args.photos.rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg")]
+    paths = [p for p in sorted(args.photos.rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg")]
+    photos = [path.read_bytes() for path in paths]
     if not photos:
         parser.error(f"no JPEG files under {args.photos}")
     work_around_posterize()
-    ratios = measure_ratios(photos, args.passes)
+    rule = CompactRule(max_side=args.max_side, quality=args.quality)
+    compact = [compacted(data, rule, _WHERE) for data in photos]
+    ratios = measure_ratios(photos, compact, args.passes)
+    ratios |= {"compact_bytes_share": sum(map(len, compact)) / sum(map(len, photos))}
+    if args.teacher:
+        ratios |= teacher_losses(args.teacher, photos, compact, [path.parent.name for path in paths])
     stages = {"ours": measure_ours(photos), "timm": measure_timm(photos)}
     versions = {m.__name__: m.__version__ for m in (PIL, cv2, simplejpeg, timm, torch, torchvision, np)}
     print(f"{len(photos)} photos, {args.passes} passes, one thread, {versions}")
@@ -65,7 +84,8 @@ def main() -> None:
     for side, times in stages.items():
         print(f"{side}: " + ", ".join(f"{name} {ms:.3f} ms" for name, ms in times.items()))
     if args.json:
-        print(json.dumps({**ratios, "stages_ms": stages, "photos": len(photos), "versions": versions}))
+        facts = {"compact": rule.to_json(), "stages_ms": stages, "photos": len(photos), "versions": versions}
+        print(json.dumps({**ratios, **facts}))
 
 
 def work_around_posterize() -> None:
@@ -103,8 +123,8 @@ def decode_pillow(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def measure_ratios(photos: Sequence[bytes], passes: int) -> dict[str, float]:
-    """Views per second of both sides, and the ratios for 1, 3 and 8 views per decode."""
+def measure_ratios(photos: Sequence[bytes], compact: Sequence[bytes], passes: int) -> dict[str, float]:
+    """Views per second of both sides; ratios for 1, 3 and 8 views per decode, and for one of a compact photo."""
     recipe = recipe_named("deit")
     full, to_uint8 = timm_transform(), timm_transform(use_prefetcher=True)
     contestants: dict[str, Callable[[bytes, int], Any]] = {
@@ -113,14 +133,16 @@ def measure_ratios(photos: Sequence[bytes], passes: int) -> dict[str, float]:
         "single": lambda data, n: render_views(data, recipe, str(n), [n], _WHERE),
         "repeated3": lambda data, n: render_views(data, recipe, str(n), range(n, n + 3), _WHERE),
         "views8": lambda data, n: render_views(data, recipe, str(n), range(n, n + 8), _WHERE),
+        "timm_compact": lambda data, _: full(decode_pillow(data)),
+        "single_compact": lambda data, n: render_views(data, recipe, str(n), [n], _WHERE),
     }
     num_views = {"repeated3": 3, "views8": 8}
     totals: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(-1, passes):  # the first pass warms caches and tables
         seconds = dict.fromkeys(contestants, 0.0)
         for first in range(0, len(photos), _GROUP):
-            group = photos[first : first + _GROUP]
             for name, render in contestants.items():
+                group = (compact if name.endswith("_compact") else photos)[first : first + _GROUP]
                 start = time.process_time()
                 for n, data in enumerate(group, first + len(photos) * (turn + 1)):
                     render(data, n)
@@ -128,7 +150,8 @@ def measure_ratios(photos: Sequence[bytes], passes: int) -> dict[str, float]:
         if turn >= 0:
             for name, total in seconds.items():
                 totals[name].append(total / len(photos) / num_views.get(name, 1))
-    result = {f"ratio_{name}": _ratio(totals["timm"], totals[name]) for name in ("single", "repeated3", "views8")}
+    names = ("single", "repeated3", "views8", "single_compact", "timm_compact")
+    result = {f"ratio_{name}": _ratio(totals["timm"], totals[name]) for name in names}
     for name in ("single", "repeated3", "views8"):
         result[f"ratio_{name}_uint8"] = _ratio(totals["timm_uint8"], totals[name])
     return result | {f"{name}_views_per_s": 1 / statistics.median(times) for name, times in totals.items()}

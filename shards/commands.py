@@ -19,21 +19,42 @@ _class_names = click.option(
 @click.option("--samples-per-shard", default=1000, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=0, show_default=True, help="Of the order of the samples.")
 @_class_names
+@click.option("--max-side", type=int, help="Compact shards: reduce larger images to this longest side, pixels.")
+@click.option("--quality", type=int, help="Of the JPEGs of compact shards; default 90. Only with --max-side.")
 @workers_option("Processes; the bytes do not depend on it.")
 def make_shards(
-    source: Path, dest: Path, samples_per_shard: int, seed: int, class_names: Path | None, workers: int
+    source: Path,
+    dest: Path,
+    samples_per_shard: int,
+    seed: int,
+    class_names: Path | None,
+    max_side: int | None,
+    quality: int | None,
+    workers: int,
 ) -> None:
     """Write an ImageFolder tree SOURCE (class/…/image) as WebDataset shards and an index in DEST.
 
-    Run it again to go on where it was stopped; finished shards are kept.
+    Run it again to go on where it was stopped; finished shards are kept. The bytes of the images are kept as they are,
+    unless --max-side makes them smaller, for good.
     """
+    from shards.index.compact import DEFAULT_QUALITY, CompactRule
     from shards.tars.image_folder import read_class_names
     from shards.tars.writer import write_shards
 
+    if quality is not None and max_side is None:
+        raise ValueError("--quality: only with --max-side, which makes compact shards")
+    quality = DEFAULT_QUALITY if quality is None else quality
+    compact = None if max_side is None else CompactRule(max_side=max_side, quality=quality)
     bar = None
     names = read_class_names(class_names) if class_names else ()
     for event in write_shards(
-        source, dest, samples_per_shard=samples_per_shard, seed=seed, workers=max(1, workers), class_names=names
+        source,
+        dest,
+        samples_per_shard=samples_per_shard,
+        seed=seed,
+        workers=max(1, workers),
+        class_names=names,
+        compact=compact,
     ):
         bar = bar or Bar("make-shards", event.num_shards, "shards")
         bar.to(event.shards_done)
@@ -43,6 +64,8 @@ def make_shards(
                 f"{event.num_samples} samples of {index.num_classes} classes in {index.num_shards} shards, "
                 f"{event.num_bytes / 1e6:.1f} MB; index {event.path}\nfingerprint {index.fingerprint}"
             )
+            if index.compact:
+                result(f"compact: longest side {index.compact.max_side}, JPEG quality {index.compact.quality}")
 
 
 @click.command("check-shards")

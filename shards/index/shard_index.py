@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
+from shards.index.compact import CompactRule
 from shards.index.index_file import read_index_file, write_index_file
 from shards.index.remote import cached_path, local_shard
 from shards.index.sources import base_name, expand_shards, is_remote
@@ -53,6 +54,8 @@ class ShardIndex:
             where each key ends in that part.
         shard_digest_S32: sha256 of each shard's scan, flat.
         class_names: () when unknown. num_classes: C.
+        compact: how make-shards made the images smaller; None when it did not, or nobody knows. No part of the
+            fingerprint, which is of the bytes that came of it.
         path: the file it was loaded from; pickling sends the path instead of the arrays.
     """
 
@@ -71,6 +74,7 @@ class ShardIndex:
     shard_digest_S32: NDArray[np.uint8]
     class_names: tuple[str, ...]
     num_classes: int
+    compact: CompactRule | None = field(default=None)
     path: Path | None = field(default=None)
 
     @property
@@ -153,6 +157,7 @@ class ShardIndex:
         beside = [os.path.dirname(os.path.abspath(url)) == folder if "://" not in url else False for url in self.urls]
         places = [name if near else url for name, url, near in zip(self.names, self.urls, beside, strict=True)]
         meta = self._meta() | {"places": [] if all(beside) else places, "fingerprint": self.fingerprint}
+        meta |= {"compact": self.compact.to_json()} if self.compact else {}
         arrays = {name: np.ascontiguousarray(getattr(self, name), dtype) for name, dtype in _ARRAYS.items()}
         try:
             write_index_file(Path(path), meta, arrays)
@@ -173,6 +178,7 @@ class ShardIndex:
             names=tuple(meta["names"]),
             class_names=tuple(meta["class_names"]),
             num_classes=meta["num_classes"],
+            compact=CompactRule.from_json(meta["compact"]) if "compact" in meta else None,
             path=path.absolute(),
             **arrays,
         )

@@ -77,14 +77,14 @@ class Journal:
             return
         lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was cut by a kill
         try:
-            settings, *entries = [json.loads(line) for line in lines] or [{}]
+            settings, *entries = [json.loads(line) for line in lines] or [self._settings]
             self.recorded = {entry["name"]: entry["digest"] for entry in entries}
         except (ValueError, KeyError, TypeError) as error:
             raise ShardError(f"{path}: the journal is damaged: {error!r}; remove the folder and run it again") from None
-        for name, expected in settings.items():
-            if self._settings.get(name) != expected:
+        for name in {**settings, **self._settings}:
+            if self._settings.get(name) != settings.get(name):
                 raise ShardError(
                     f"{self._folder}: holds shards of another source or other settings: {name}: "
-                    f"expected {expected} as there, got {self._settings.get(name)}; "
+                    f"expected {settings.get(name)} as there, got {self._settings.get(name)}; "
                     "choose another folder, or remove this one"
                 )

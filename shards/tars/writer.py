@@ -13,10 +13,12 @@ from typing import BinaryIO, NamedTuple
 
 from shards.atomic import atomic_file
 from shards.errors import ShardError
+from shards.index.compact import CompactRule
 from shards.index.shard_index import ShardIndex
 from shards.pool.workers import in_workers
 from shards.rng import stream
 from shards.tars.assemble import assemble
+from shards.tars.compacting import compacted
 from shards.tars.image_folder import Folder, SourceImage, list_folder
 from shards.tars.journal import Journal
 from shards.tars.shard_scan import SampleRule, ShardScan, require_image, scan_file, scan_shard
@@ -54,6 +56,7 @@ class _Job(NamedTuple):
     images: list[SourceImage]
     num_classes: int
     recorded: str
+    compact: CompactRule | None = None
 
 
 def write_shards(
@@ -64,6 +67,7 @@ def write_shards(
     seed: int,
     workers: int = 1,
     class_names: Sequence[str] = (),
+    compact: CompactRule | None = None,
 ) -> Iterator[WriteEvent]:
     """Write the images of `source` (class/…/image) to `dest`/shard-000000.tar … and `dest`/shards.index.
 
@@ -72,6 +76,7 @@ def write_shards(
         seed: of the order of the samples.
         workers: processes; the bytes do not depend on it.
         class_names: all classes in the order of their labels; default: the folders, sorted.
+        compact: make the images smaller by this rule; None takes the bytes of the files as they are.
 
     Errors:
         ValueError for a wrong number; ShardError for a tree with anything but images, for files that are no JPEG, PNG
@@ -87,9 +92,11 @@ def write_shards(
         "samples_per_shard": samples_per_shard,
         "num_samples": num_samples,
         "source_digest": folder.digest(),
+        **(compact.to_json() if compact else {}),
     }
     with Journal(dest, settings) as journal:
         jobs = _jobs(source, dest, folder, samples_per_shard, seed, journal.recorded)
+        jobs = [job._replace(compact=compact) for job in jobs]
         _refuse_foreign(dest, [job.path for job in jobs])
         scans: dict[int, ShardScan] = {}
         event = WriteEvent(path=dest, kept=False, num_shards=len(jobs), num_samples=num_samples)
@@ -106,7 +113,8 @@ def write_shards(
             )
             yield event
         urls = [str(job.path) for job in jobs]
-        assemble(urls, [scans[s] for s in range(len(jobs))], class_names=folder.class_names).save(dest / INDEX_NAME)
+        index = assemble(urls, [scans[s] for s in range(len(jobs))], class_names=folder.class_names)
+        replace(index, compact=compact).save(dest / INDEX_NAME)
     yield replace(event, path=dest / INDEX_NAME, kept=False, index=ShardIndex.load(dest / INDEX_NAME))
 
 
@@ -196,12 +204,12 @@ def _make_shard(shard: int, job: _Job) -> tuple[int, ShardScan, bool]:
             scan = None  # damaged after it was finished: made again below
         if scan is not None and scan.digest().hex() == job.recorded:
             return shard, scan, True
-    return shard, _write_tar(job.path, (_load(job.source, image) for image in job.images), rule), False
+    return shard, _write_tar(job.path, (_load(job, image) for image in job.images), rule), False
 
 
-def _load(source: Path, image: SourceImage) -> Sample:
+def _load(job: _Job, image: SourceImage) -> Sample:
     """The sample of an image file; its suffix is what the bytes are, whatever the file is called."""
-    path = source / image.path
+    path = job.source / image.path
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -210,6 +218,8 @@ def _load(source: Path, image: SourceImage) -> Sample:
         raise ShardError(
             f"{path}: expected {image.size} bytes as listed, got {len(data)}; it changed meanwhile: start again"
         )
+    if job.compact is not None:
+        data = compacted(data, job.compact, str(path))
     return image.key, image.label, require_image(data, str(path)), data
 
 
