@@ -1,0 +1,144 @@
+"""Is the cache the teacher, and is a killed run an uninterrupted one, on this device?
+
+The runs are processes of their own, since one of them is killed with SIGKILL and since the flags of determinism must be
+set before the device is opened. All are of one student on one schedule: from a lossless cache; with the teacher in
+the loop; and from the cache, killed after a step and begun again.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu import material
+from benchmarks.gpu.clock import Clock
+from benchmarks.gpu.sizes import Sizes
+from shards.atomic import atomic_file
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex
+from shards.world import World
+from student.feed.feed import Feed
+from student.learn.process_group import ProcessGroup
+from student.learn.trainer import Trainer
+from student.recipe.settings import TrainSettings
+from teacher_cache.stage1.build import build_cache
+
+_RUN_TIMEOUT_S, _LEAST_RUN_S = 120.0, 30.0
+
+
+def truth(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, workers: int) -> dict[str, Any]:
+    """Cached against online, and killed against uninterrupted: equal bits, or how far apart."""
+    _start(_fill, folder, sizes, index, clock)
+    cached, online = (_finished(folder, sizes, index, clock, name) for name in ("cached", "online"))
+    _start(_run, folder, sizes, index, clock, "killed", True, expected=-signal.SIGKILL)
+    resumed = _finished(folder, sizes, index, clock, "killed")
+    differences = [abs(a - b) for a, b in zip(cached["losses"], online["losses"], strict=True)]
+    rest = cached["losses"][-len(resumed["losses"]) :]
+    return {
+        "steps": sizes.compare_steps,
+        "precision": "fp32",
+        "flags": cached["flags"],
+        "cached_is_online": cached["losses"] == online["losses"] and cached["weights"] == online["weights"],
+        "cached_minus_online_loss": max(differences),
+        "first_differing_step": next((n for n, gap in enumerate(differences) if gap), None),
+        "killed_is_uninterrupted": cached["weights"] == resumed["weights"],
+        "killed_minus_uninterrupted_loss": max(abs(a - b) for a, b in zip(rest, resumed["losses"], strict=True)),
+        "steps_after_the_kill": len(resumed["losses"]),
+    }
+
+
+def _finished(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, name: str) -> dict[str, Any]:
+    """What a run to its end has to say."""
+    _start(_run, folder, sizes, index, clock, name, False)
+    said: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    return said
+
+
+def _start(
+    work: Any, folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, *words: Any, expected: int = 0
+) -> None:
+    """Run in a process of its own; RuntimeError unless it ends as expected."""
+    # A forked process starts at once, but has neither a GPU that its parent opened nor the threads it computed with.
+    alone = clock.device.type == "cpu" and torch.get_num_threads() == 1
+    context = multiprocessing.get_context("fork" if alone else "spawn")
+    process = context.Process(target=work, args=(folder, sizes, index, clock.device.type, *words))  # type: ignore[attr-defined]
+    process.start()
+    process.join(min(_RUN_TIMEOUT_S, max(clock.left_s, _LEAST_RUN_S)))
+    if process.is_alive():
+        process.kill()
+        process.join()
+    if process.exitcode != expected:
+        raise RuntimeError(f"{work.__name__}{words}: expected exit code {expected}, got {process.exitcode}")
+
+
+def _deterministic() -> dict[str, Any]:
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    return {
+        "use_deterministic_algorithms": True,
+        "cublas_workspace_config": os.environ["CUBLAS_WORKSPACE_CONFIG"],
+        "cudnn_benchmark_of_the_teacher": True,
+        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+    }
+
+
+def _fill(folder: Path, sizes: Sizes, index: ShardIndex, device: str) -> None:
+    """The lossless cache, with the batch of the student."""
+    _deterministic()
+    teacher = material.teacher(sizes, sizes.small_teacher, "fp32", torch.device(device))
+    with (
+        material.new_cache(folder / "dense.zarr", sizes, index, teacher, "dense", sizes.views.block_views) as cache,
+        ShardReader(index) as reader,
+    ):
+        for _ in build_cache(
+            cache, index, teacher, reader=reader, world=World(), workers=0, batch_size=sizes.compare_batch
+        ):
+            pass
+
+
+def _run(folder: Path, sizes: Sizes, index: ShardIndex, device_type: str, name: str, die: bool) -> None:
+    """One run: from its checkpoint if there is one; it kills itself after two thirds if it is to die."""
+    flags, device = _deterministic(), torch.device(device_type)
+    checkpoint, half, fatal = folder / f"{name}.pt", sizes.compare_steps // 2, sizes.compare_steps * 2 // 3
+    answers: dict[str, Any] = {"cache": folder / "dense.zarr"}
+    if name == "online":
+        answers = {"teacher": material.teacher(sizes, sizes.small_teacher, "fp32", device), "views": sizes.views}
+    recipe = sizes.recipe(sizes.students[0][1], batch_size=sizes.compare_batch)
+    settings = TrainSettings(device=device_type, log_every=1)
+    group = ProcessGroup(World(), device)
+    losses: list[float] = []
+    with Feed(
+        index, batch_size=sizes.compare_batch, repeats=1, views_used=sizes.views.block_views, workers=0,
+        device=device, rank=0, world_size=1, scratch=folder, **answers,
+    ) as feed:  # fmt: skip
+        trainer = Trainer(
+            recipe, settings, num_classes=sizes.num_classes, steps_per_epoch=feed.order.steps, group=group
+        )
+        step = 0
+        if checkpoint.exists():
+            state = torch.load(checkpoint, map_location=device)
+            trainer.load_state_dict(state["trainer"])
+            step = state["step"]
+        while step < sizes.compare_steps:
+            epoch, first = divmod(step, feed.order.steps)
+            for batch in feed.epoch(epoch, first_step=first):
+                trainer.feed(batch, step=step)
+                losses.append(trainer.interval_metrics()["loss"])
+                step += 1
+                if step == half and name == "killed":
+                    with atomic_file(checkpoint) as file:
+                        torch.save({"trainer": trainer.state_dict(), "step": step}, file)
+                if step == fatal and die:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if step == sizes.compare_steps:
+                    break
+    sha = hashlib.sha256()
+    for tensor in trainer.core.state_dict().values():
+        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    (folder / f"{name}.json").write_text(json.dumps({"losses": losses, "weights": sha.hexdigest(), "flags": flags}))
