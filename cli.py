@@ -33,7 +33,7 @@ COMMANDS = {
     "predict": "student.commands.predict:predict",
     "models": "student.commands.models:models",
     "ablate": "student.commands.ablate:ablate",
-    "cache-status": "teacher_cache.commands.cache_status:cache_status",
+    "cache-status": "student.commands.cache_status:cache_status",
     "verify-cache": "teacher_cache.commands.verify_cache:verify_cache",
     "copy-cache": "teacher_cache.commands.copy_cache:copy_cache",
     "cost": "student.commands.cost:cost",

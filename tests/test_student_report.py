@@ -212,6 +212,23 @@ def test_the_map_shows_the_error_of_the_record_under_its_own_column(tmp_path: Pa
     assert cells == [["exact", "0.050", "0.400"], ["faithful", "faithful", "limiting"]]
 
 
+def test_each_loss_stands_over_its_own_error(tmp_path: Path) -> None:
+    """A record that is good for the divergence may be bad for a loss that weighs the tail."""
+    errors = [
+        {"loss": loss, "temperature": tau, "gradient_error": error}
+        for loss, tau, error in (("soft", 1.0, 0.05), ("soft", 2.0, 0.08), ("dist", 1.0, 0.2), ("dist", 2.0, None))
+    ]
+    grid = Grid(weights=(0.5,), temperatures=(1, 2), distillations=("hard", "soft", "dist"))
+    write_sweep(tmp_path / "s", grid, facts={**FACTS, "loss_errors": errors})
+    html, page = page_of(tmp_path, tmp_path / "s")
+    foot = re.search(r"<tfoot>.*?</tfoot>", html)
+    assert foot is not None
+    cells = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in foot[0].split("</tr>")[:2]]
+    assert cells[0] == ["exact", "0.050", "0.080", "0.200", "–"]
+    assert cells[1] == ["faithful", "faithful", "faithful", "fair", "not measured"]
+    assert "Gradient error of each loss" in html and "0.200" in page.words
+
+
 def test_equal_numbers_are_marked_as_such_and_one_seed_claims_nothing(tmp_path: Path) -> None:
     write_sweep(tmp_path / "three")
     assert "standard errors" in page_of(tmp_path, tmp_path / "three")[1].words

@@ -368,7 +368,10 @@ def test_a_check_finds_what_does_not_fit_before_anything_is_written(
 
 
 def test_facts_of_a_cache_count_its_forwards_and_hold_no_invented_error(training: SweepTraining) -> None:
-    facts = cache_facts(training.cache, (1.0, 4.0))
+    losses = ("hard", "soft", "dist")
+    facts = cache_facts(training.cache, (1.0, 4.0), distillations=losses, recipe=training.recipe)
+    of_losses = [(row["loss"], row["temperature"], row["gradient_error"]) for row in facts["loss_errors"]]
+    assert of_losses == [(loss, tau, 0.0) for loss in ("soft", "dist") for tau in (1.0, 4.0)]
     samples = training.index.num_samples
     assert facts["cache"]["forwards_spent"] == 4 * samples and facts["cache"]["num_samples"] == samples
     assert [row["gradient_error"] for row in facts["fidelity"]] == [0.0, 0.0], "all logits in float32 lose nothing"

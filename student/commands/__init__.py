@@ -2,6 +2,7 @@
 
 __all__ = [
     "ablate",
+    "cache_status",
     "cost",
     "evaluate",
     "export",

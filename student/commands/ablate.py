@@ -111,7 +111,7 @@ def _run(out: Path, grid: "Grid", work: "SweepTraining", together: int, world: W
 
     display, event = TrainingDisplay(quiet=world.rank > 0), None
     display.explain(reasons)
-    facts = cache_facts(work.cache, grid.temperatures)
+    facts = cache_facts(work.cache, grid.temperatures, distillations=grid.distillations, recipe=work.recipe)
     for event in run_sweep(out, grid, work.train, common=work.common(), facts=facts, together=together, world=world):
         if event.kind == "progress":
             display.show(event.event)

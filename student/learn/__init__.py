@@ -8,6 +8,7 @@ __all__ = [
     "network",
     "optimiser",
     "process_group",
+    "record_errors",
     "trainer",
     "validation",
 ]

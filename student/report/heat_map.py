@@ -61,6 +61,14 @@ def fidelities(facts: Mapping[str, Any]) -> dict[float, RecordError]:
     }
 
 
+def loss_errors(facts: Mapping[str, Any]) -> dict[tuple[str, float | None], float]:
+    """What the records cost the gradient of each loss, by loss and τ; empty in sweeps that did not measure it."""
+    return {
+        (row["loss"], row["temperature"]): math.nan if row["gradient_error"] is None else float(row["gradient_error"])
+        for row in facts.get("loss_errors", ())
+    }
+
+
 def heat_map(
     found: Sequence[SeedGroup],
     grid: Grid,
@@ -69,14 +77,14 @@ def heat_map(
     views_used: int | None,
     best: SeedGroup | None,
     noise: float,
-    fidelity: Mapping[float, RecordError],
+    facts: Mapping[str, Any],
     caption: str,
 ) -> Markup:
     """The map of one number of views as an HTML table with its colour scale.
 
     Args:
         best: outlined; cells that `noise` cannot tell from it are marked "≈".
-        fidelity: shown under the columns when not empty.
+        facts: of the sweep's cache; what its records cost is shown under the columns when it was measured.
     """
     shown = {group.cell.setting: group for group in found if group.cell.views_used == views_used}
     # One scale for all maps of a page: colours of different numbers of views can be compared.
@@ -91,7 +99,7 @@ def heat_map(
     for weight in sorted(weight for weight in grid.weights if weight > 0):
         cells = [draw.cell(shown.get((kind, weight, tau, views_used))) for kind, tau in columns]
         rows.append((f"λ {weight:g}", cells))
-    errors, words = _record_rows(columns, fidelity) if fidelity else ([], [])
+    errors, words = _record_rows(columns, facts) if facts.get("fidelity") else ([], [])
     low, high = (style.text(value) for value in scale) if means else ("", "")
     return part(
         "heat_map",
@@ -167,9 +175,10 @@ def error_word(error: float) -> tuple[str, str]:
 
 
 def _record_rows(
-    columns: Sequence[tuple[str, float | None]], fidelity: Mapping[float, RecordError]
+    columns: Sequence[tuple[str, float | None]], facts: Mapping[str, Any]
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Under each column the error of the record there, and a word with its CSS class."""
+    """Under each column the error of the record there for its loss, and a word with its CSS class."""
+    divergence, losses = fidelities(facts), loss_errors(facts)
     errors: list[str] = []
     words: list[tuple[str, str]] = []
     for kind, tau in columns:
@@ -177,8 +186,9 @@ def _record_rows(
             errors.append("exact")
             words.append(("ok", "faithful"))
             continue
-        found = fidelity.get(tau) if tau is not None else None
-        error = found.gradient_error if found else math.nan
+        error = losses.get((kind, tau), math.nan)
+        if not losses and tau in divergence:  # a sweep of before, which measured the divergence alone
+            error = divergence[tau].gradient_error
         errors.append(f"{error:.3f}" if math.isfinite(error) else "–")
         words.append(error_word(error))
     return errors, words

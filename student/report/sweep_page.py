@@ -3,11 +3,19 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from student.report.charts import Level, number
 from student.report.curves import sweep_curves, views_curve
-from student.report.heat_map import FAIR_ERROR, GOOD_ERROR, MapStyle, error_word, fidelities, heat_map
+from student.report.heat_map import (
+    FAIR_ERROR,
+    GOOD_ERROR,
+    MapStyle,
+    error_word,
+    fidelities,
+    heat_map,
+    loss_errors,
+)
 from student.report.page import Markup, Tile, card, details, empty, grid, page, section, table, tiles
 from student.report.runs_page import fixed, flat
 from student.report.stats import (
@@ -112,7 +120,6 @@ def _failures(sweep: Sweep) -> Markup:
 
 def _maps(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> Markup:
     cards = []
-    fidelity = fidelities(sweep.facts)
     for views in sweep.grid.views_used:
         which = f", {views} views" if views is not None else ""
         for style, title in ((_TOP1, "Top-1, %"), (_AGREEMENT, "Agreement with the teacher, % of training images")):
@@ -126,7 +133,7 @@ def _maps(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, noise
                 views_used=views,
                 best=top if is_top1 else None,
                 noise=noise if is_top1 else math.nan,
-                fidelity=fidelity if is_top1 else {},
+                facts=sweep.facts if is_top1 else {},
                 caption=title + which,
             )
             cards.append(card(body, title=title + which))
@@ -166,7 +173,21 @@ def _record(sweep: Sweep) -> Markup:
         f"{FAIR_ERROR:g} limiting: a weak column there may be the record's fault, not τ's. More bytes lower it."
     )
     body = table(head, rows, caption="Fidelity of the record per temperature", text_columns=(0, 5))
+    body += _loss_table(loss_errors(sweep.facts))
     return section("What the record loses", card(body), note)
+
+
+def _loss_table(errors: Mapping[tuple[str, float | None], float]) -> Markup:
+    """The gradient error of each loss, a row per loss and a column per τ."""
+    if not errors:
+        return Markup()
+    taus = list(dict.fromkeys(tau for _, tau in errors))
+    head = ("loss", *("any τ" if tau is None else f"τ {tau:g}" for tau in taus))
+    rows = [
+        (loss, *(fixed(errors.get((loss, tau), math.nan), 3) for tau in taus))
+        for loss in dict.fromkeys(loss for loss, _ in errors)
+    ]
+    return table(head, rows, caption="Gradient error of each loss, untrained student", text_columns=(0,))
 
 
 def _cost(sweep: Sweep) -> Markup:

@@ -10,6 +10,7 @@ import torch
 from shards.index.shard_index import ShardIndex
 from shards.world import World
 from student.learn.memory import free_bytes, memory_need, require_memory
+from student.learn.record_errors import loss_gradients
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from student.run.loop import train_many
@@ -18,7 +19,7 @@ from student.run.run_reader import finite_json
 from student.run.students import StudentJob
 from student.sweep.grid import Cell, Grid
 from student.sweep.sweep_loop import CellJob, CellOutcome, CellProgress, Halted
-from teacher_cache.inspect.status import cache_fidelity, cache_status
+from teacher_cache.inspect.status import cache_errors, cache_status
 from teacher_cache.store.cache import TeacherCache
 
 _FIDELITY_UNITS = 256
@@ -116,8 +117,12 @@ class SweepTraining:
         return torch.device(f"cuda:{self.world.local_rank}" if name == "cuda" else name)
 
 
-def cache_facts(cache: TeacherCache, temperatures: Sequence[float]) -> Mapping[str, Any]:
-    """What a report says of a cache: teacher, views, bytes, forwards, and the true error of the records at each τ.
+def cache_facts(
+    cache: TeacherCache, temperatures: Sequence[float], *, distillations: Sequence[str], recipe: StudentRecipe
+) -> Mapping[str, Any]:
+    """What a report says of a cache: teacher, views, bytes, forwards, and the true error of its records.
+
+    The error is that of the divergence at each τ, and that of the gradient of each loss with the recipe's settings.
 
     Reads a sample of units. An exact record has no error; where a record cannot be measured there are no
     rows, and the report says so.
@@ -125,11 +130,17 @@ def cache_facts(cache: TeacherCache, temperatures: Sequence[float]) -> Mapping[s
     spec, status = cache.spec, cache_status(cache)
     per_view = sum(status.bytes_per_view.values())
     record = spec.record
+    losses = [loss for loss in loss_gradients(recipe) if loss.loss in distillations]
     if record.entry.soft and record.entry.exact:
         rows = [{"temperature": t, "gradient_error": 0.0, "kl": 0.0, "kl_p99": 0.0, "bias": 0.0} for t in temperatures]
+        by_loss = [
+            {"loss": loss.loss, "temperature": t, "gradient_error": 0.0}
+            for loss in losses
+            for t in (temperatures if loss.uses_temperature else (None,))
+        ]
     else:
-        measured = cache_fidelity(cache, max_units=_FIDELITY_UNITS, temperatures=temperatures) if temperatures else []
-        rows = [row.to_json() for row in measured]
+        measured, errors = cache_errors(cache, losses, max_units=_FIDELITY_UNITS, temperatures=temperatures)
+        rows, by_loss = [row.to_json() for row in measured], [row.to_json() for row in errors]
     facts = {
         "cache": {
             "url": cache.url,
@@ -145,6 +156,7 @@ def cache_facts(cache: TeacherCache, temperatures: Sequence[float]) -> Mapping[s
             "bytes": per_view * status.num_views_done,
         },
         "fidelity": rows,
+        "loss_errors": by_loss,
     }
     result: Mapping[str, Any] = finite_json(facts)
     return result

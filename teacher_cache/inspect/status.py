@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from shards.rng import stream
 from teacher_cache.record.codec import RecordCodec
-from teacher_cache.record.fidelity import TEMPERATURES, Fidelity, record_fidelity
+from teacher_cache.record.fidelity import TEMPERATURES, Fidelity, decoder_of, fidelity
+from teacher_cache.record.loss_error import LossError, LossGradient, loss_errors
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
 from teacher_cache.store.ledger import entry_key
@@ -23,6 +24,7 @@ from teacher_cache.store.unit import Arrays
 
 _SHADES = "·░▒▓█"
 _RECENT = 64
+_LOSS_ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,13 +116,35 @@ def cache_fidelity(
     Args:
         max_units: how many units, in seeded order, are read at the most.
     """
+    return cache_errors(cache, (), max_units=max_units, temperatures=temperatures)[0]
+
+
+def cache_errors(
+    cache: TeacherCache,
+    losses: Sequence[LossGradient],
+    *,
+    max_units: int,
+    temperatures: Sequence[float] = TEMPERATURES,
+) -> tuple[list[Fidelity], list[LossError]]:
+    """The true error of this cache's records per τ, and of the gradient of each loss, against its kept full logits.
+
+    Args:
+        max_units: how many units, in seeded order, are read at the most; for the losses at most 2,048 rows of them.
+
+    Returns:
+        Two empty lists where there is nothing to measure: exact records, or none with probabilities.
+    """
     found = list(fidelity_sample(cache, max_units))
-    if not found or not cache.spec.record.entry.soft:
-        return []
+    if not found or not cache.spec.record.entry.soft or not temperatures:
+        return [], []
     codec = RecordCodec(cache.spec.record, cache.basis)
     logit_BC = np.concatenate([logits for _, logits in found])
     record = {name: np.concatenate([fields[name] for fields, _ in found]) for name in found[0][0]}
-    return record_fidelity(codec, record, logit_BC, temperatures=temperatures)
+    log_prob = decoder_of(codec, record)
+    return (
+        fidelity(logit_BC, log_prob, temperatures=temperatures),
+        loss_errors(logit_BC[:_LOSS_ROWS], log_prob, losses, temperatures=temperatures),
+    )
 
 
 def status_lines(status: Status, width: int = 64, height: int = 16) -> list[str]:

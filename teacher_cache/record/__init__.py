@@ -7,6 +7,7 @@ __all__ = [
     "dense",
     "fidelity",
     "levels",
+    "loss_error",
     "peaks",
     "ranked",
     "record_format",

@@ -91,13 +91,18 @@ def record_fidelity(
     temperatures: Sequence[float] = TEMPERATURES,
 ) -> list[Fidelity]:
     """Measure encoded records, as the store holds them, against the full logits they were made from."""
+    return fidelity(teacher_BC, decoder_of(codec, record), temperatures=temperatures)
+
+
+def decoder_of(codec: RecordCodec, record: Mapping[str, NDArray[Any]]) -> LogProb:
+    """The decoder of encoded records, as the store holds them."""
 
     def log_prob(rows: slice, temperature: float) -> NDArray[np.float32]:
         part = {name: torch.from_numpy(signed(values[rows])) for name, values in record.items()}
         decoded: NDArray[np.float32] = codec.log_prob(part, temperature).numpy()
         return decoded
 
-    return fidelity(teacher_BC, log_prob, temperatures=temperatures)
+    return log_prob
 
 
 def log_softmax(logit_BC: NDArray[Any], temperature: float) -> NDArray[np.float64]:

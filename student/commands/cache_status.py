@@ -1,35 +1,42 @@
-"""`cache-status`: what a cache holds, and how true it is."""
+"""`cache-status`: what a cache holds, and how true it is, also for each loss that a student may learn by."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from shards.console import result
 from shards.flags import json_option
 
+if TYPE_CHECKING:
+    from teacher_cache.record.loss_error import LossError
+
 
 @click.command("cache-status")
 @click.argument("cache")
-@click.option("--fidelity", "measure", is_flag=True, help="Also the error of the records per τ, from kept full logits.")
+@click.option("--fidelity", "measure", is_flag=True, help="Also the error of the records, from kept full logits.")
 @click.option(
     "--max-units", default=256, show_default=True, type=click.IntRange(1), help="Units that --fidelity reads."
 )
 @click.option("--png", type=click.Path(path_type=Path), help="Write the coverage as a picture.")
 @json_option
 def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as_json: bool) -> None:
-    """Coverage, bytes per view, speed and what is missing of CACHE; with --fidelity its true error per τ."""
+    """Coverage, bytes per view, speed and what is missing of CACHE; with --fidelity its true error per τ and loss."""
+    from student.learn.record_errors import loss_gradients
     from teacher_cache.inspect import status as status_of
     from teacher_cache.store.cache import TeacherCache
 
     with TeacherCache.open(cache) as opened:
         status = status_of.cache_status(opened)
-        rows = status_of.cache_fidelity(opened, max_units=max_units) if measure else []
+        rows, errors = status_of.cache_errors(opened, loss_gradients(), max_units=max_units) if measure else ([], [])
         spec = opened.spec
     if png is not None:
         status_of.save_picture(status, png)
     if as_json:
-        said = status_of.status_json(status, spec) | {"fidelity": [row.to_json() for row in rows]}
+        said = status_of.status_json(status, spec)
+        said |= {"fidelity": [row.to_json() for row in rows], "loss_errors": [row.to_json() for row in errors]}
         result(json.dumps(said))
         return
     for line in status_of.status_lines(status):
@@ -44,3 +51,18 @@ def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as
         result(f"{'τ':>5} {'G':>8} {'KL mean':>10} {'KL p99':>10}   error of these records, from kept full logits")
         for row in rows:
             result(f"{row.temperature:5g} {row.gradient_error:8.4f} {row.kl:10.2e} {row.kl_p99:10.2e}")
+    for line in _loss_lines(errors):
+        result(line)
+
+
+def _loss_lines(errors: "Sequence[LossError]") -> list[str]:
+    """The error of each loss's gradient, a line per loss and a column per τ."""
+    if not errors:
+        return []
+    taus = list(dict.fromkeys(row.temperature for row in errors))
+    named = ["any τ" if tau is None else f"τ = {tau:g}" for tau in taus]
+    known = {(row.loss, row.temperature): f"{row.gradient_error:9.4f}" for row in errors}
+    lines = [f"{'loss':>9}" + "".join(f"{name:>9}" for name in named) + "   error of its gradient, untrained student"]
+    for loss in dict.fromkeys(row.loss for row in errors):
+        lines.append(f"{loss:>9}" + "".join(known.get((loss, tau), f"{'–':>9}") for tau in taus))
+    return lines

@@ -1,0 +1,128 @@
+"""What records cost a loss: the relative error of its gradient, per loss and τ.
+
+A record that is good for one loss may be bad for another that weighs the tail of the classes. With g the gradient of a
+loss at the student's logits, true from the full logits and read from the records, F the student's last features, in
+groups of 256 rows (a batch):
+
+    error = mean over groups of ‖(g_read − g_true)ᵀ F‖ / ‖g_trueᵀ F‖      (Frobenius)
+
+as G of `teacher_cache.record.fidelity` is for the divergence. Where no student is at hand it is one before its first
+step: logits drawn within ±10⁻³, features of different rows orthogonal.
+
+Legend: B rows, C classes, D features.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shards.rng import stream
+from teacher_cache.record.fidelity import GROUP_ROWS, TEMPERATURES, LogProb, log_softmax
+
+_UNTRAINED = 1e-3
+
+
+class KnownAnswer:
+    """A teacher's answer to some rows, as a loss sees it: first classes, and log p at any τ."""
+
+    def __init__(self, hard_B: Tensor, log_prob: Callable[[float], NDArray[Any]]) -> None:
+        """Wrap first classes, int64 (B,), and a decoder."""
+        self.hard_B = hard_B
+        self._log_prob, self._decoded = log_prob, dict[float, Tensor]()
+
+    def log_prob(self, temperature: float) -> Tensor:
+        """Log p at τ, (B, C), decoded once."""
+        if temperature not in self._decoded:
+            self._decoded[temperature] = torch.from_numpy(self._log_prob(temperature))
+        return self._decoded[temperature]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossGradient:
+    """A loss to measure records for.
+
+    Attributes:
+        loss: its name.
+        uses_temperature: whether it is another loss at another τ.
+        gradient: (student's logits float64 (B, C), answer, τ) → ∂loss/∂logits, (B, C).
+    """
+
+    loss: str
+    uses_temperature: bool
+    gradient: Callable[[Tensor, KnownAnswer, float], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossError:
+    """The relative error of one loss's gradient; `temperature` is None where the loss reads none."""
+
+    loss: str
+    temperature: float | None
+    gradient_error: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        return asdict(self)
+
+
+def loss_errors(
+    teacher_BC: NDArray[Any],
+    log_prob: LogProb,
+    losses: Sequence[LossGradient],
+    *,
+    temperatures: Sequence[float] = TEMPERATURES,
+    student_BC: NDArray[Any] | None = None,
+    feature_BD: NDArray[Any] | None = None,
+) -> list[LossError]:
+    """Measure records for each loss, at each τ where it has one.
+
+    Args:
+        teacher_BC: full logits.
+        log_prob: decodes a slice of the records at a τ.
+        student_BC: logits of a student on the same views; feature_BD: its last features. None: an untrained one.
+
+    Raises:
+        ValueError: no rows, or the arrays disagree in rows or classes.
+    """
+    num_rows = len(teacher_BC)
+    if num_rows == 0:
+        raise ValueError("loss errors: expected at least one row of logits, got none")
+    if student_BC is None:
+        student_BC = _UNTRAINED * (2.0 * stream(0, "untrained student").uniforms(teacher_BC.size) - 1.0)
+        student_BC = student_BC.reshape(teacher_BC.shape)
+    if student_BC.shape != teacher_BC.shape or (feature_BD is not None and len(feature_BD) != num_rows):
+        raise ValueError(f"loss errors: student and features expected {num_rows} rows like the teacher's logits")
+    at = [(loss, tau) for loss in losses for tau in (temperatures if loss.uses_temperature else (None,))]
+    ratios: list[list[float]] = [[] for _ in at]
+    for first in range(0, num_rows, GROUP_ROWS):
+        rows = slice(first, min(first + GROUP_ROWS, num_rows))
+        true, read = _answers(teacher_BC, log_prob, rows)
+        pupil_BC = torch.from_numpy(np.asarray(student_BC[rows], np.float64))
+        feature = None if feature_BD is None else torch.from_numpy(np.asarray(feature_BD[rows], np.float64))
+        for found, (loss, tau) in zip(ratios, at, strict=True):
+            grads = [loss.gradient(pupil_BC, answer, 1.0 if tau is None else tau) for answer in (true, read)]
+            found.append(_ratio(grads[0].double(), grads[1].double(), feature))
+    return [
+        LossError(loss=loss.loss, temperature=tau, gradient_error=float(np.mean(found)))
+        for found, (loss, tau) in zip(ratios, at, strict=True)
+    ]
+
+
+def _answers(teacher_BC: NDArray[Any], log_prob: LogProb, rows: slice) -> tuple[KnownAnswer, KnownAnswer]:
+    """What the teacher said to some rows, and what the records say that it did; the first class is exact in both."""
+    first_B = torch.from_numpy(np.asarray(teacher_BC[rows]).argmax(axis=1))
+    true = KnownAnswer(first_B, lambda tau: log_softmax(teacher_BC[rows], tau))
+    return true, KnownAnswer(first_B, lambda tau: np.asarray(log_prob(rows, tau)))
+
+
+def _ratio(true_BC: Tensor, read_BC: Tensor, feature_BD: Tensor | None) -> float:
+    """The error of a gradient over the gradient; a record without error has none, also where the gradient is zero."""
+    wrong, whole = (
+        (grad if feature_BD is None else grad.T @ feature_BD).norm().item() for grad in (read_BC - true_BC, true_BC)
+    )
+    return 0.0 if wrong == 0.0 else wrong / whole if whole else float("inf")
