@@ -24,6 +24,7 @@ from student.sweep.cell_training import SweepTraining, cache_facts
 from student.sweep.grid import Cell, Grid
 from student.sweep.sweep_directory import CellStatus, SweepDirectory, read_sweep
 from student.sweep.sweep_loop import CellJob, CellOutcome, CellProgress, Halted, SweepEvent, run_sweep
+from student.sweep.sweep_teachers import SweepTeachers
 from tests.student_tiny import (
     CLASSES,
     final_weights,
@@ -322,7 +323,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SweepTraining
             settings=TrainSettings(log_every=1),
             index=index,
             val_index=val,
-            cache=cache,
+            teachers=SweepTeachers.of([cache]),
         )
 
 
@@ -369,7 +370,7 @@ def test_a_check_finds_what_does_not_fit_before_anything_is_written(
 
 def test_facts_of_a_cache_count_its_forwards_and_hold_no_invented_error(training: SweepTraining) -> None:
     losses = ("hard", "soft", "dist")
-    facts = cache_facts(training.cache, (1.0, 4.0), distillations=losses, recipe=training.recipe)
+    facts = cache_facts(training.teachers.first, (1.0, 4.0), distillations=losses, recipe=training.recipe)
     of_losses = [(row["loss"], row["temperature"], row["gradient_error"]) for row in facts["loss_errors"]]
     assert of_losses == [(loss, tau, 0.0) for loss in ("soft", "dist") for tau in (1.0, 4.0)]
     samples = training.index.num_samples

@@ -1,5 +1,6 @@
 """`ablate`: a λ × τ map of students from one cache."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,15 @@ import click
 from shards.console import say
 from shards.flags import ShardPlace, shard_options, stop_with
 from shards.world import World, world_from_env
-from student.commands.flags import StudentFlags, TrainingFlags, numbers, student_options, training_options
+from student.commands.flags import (
+    CacheFlags,
+    StudentFlags,
+    TrainingFlags,
+    cache_options,
+    numbers,
+    student_options,
+    training_options,
+)
 from student.commands.training_display import TrainingDisplay
 from student.learn.losses.table import LOSSES
 
@@ -17,13 +26,14 @@ if TYPE_CHECKING:
     from student.recipe.suited import Suited
     from student.sweep.cell_training import SweepTraining
     from student.sweep.grid import Grid
-    from teacher_cache.store.cache import TeacherCache
+    from student.sweep.sweep_teachers import SweepTeachers
 
 
 @click.command("ablate")
 @shard_options()
 @click.option("--val-shards", required=True, help="Shards to evaluate on.")
-@click.option("--cache", required=True, help="The teacher cache that all cells read.")
+@cache_options(required=True, help="The teacher cache; again for more teachers of the same views.")
+@click.option("--teachers", metavar="A,B,A+B", help="Sets of caches, named after their files; default: all of them.")
 @click.option("--lambda", "weights", default="0,.1,.5,.9", show_default=True, help="Values of λ; 0 is the baseline.")
 @click.option("--tau", "temperatures", default="1,2,4,8", show_default=True, help="Values of τ; hard cells ignore it.")
 @click.option("--distill", "distillations", default="hard,soft", show_default=True, help=f"Among {', '.join(LOSSES)}.")
@@ -44,7 +54,8 @@ if TYPE_CHECKING:
 def ablate(
     place: ShardPlace,
     val_shards: str,
-    cache: str,
+    taught: CacheFlags,
+    teachers: str | None,
     weights: str,
     temperatures: str,
     distillations: str,
@@ -57,10 +68,13 @@ def ablate(
     student: StudentFlags,
     training: TrainingFlags,
 ) -> None:
-    """Train a λ × τ map of students from one cache; run it again to resume, to retry what failed, or to add cells."""
+    """Train a λ × τ map of students from one cache; run it again to resume, to retry what failed, or to add cells.
+
+    With several caches --teachers makes a map for each set of them: --cache a.zarr --cache b.zarr --teachers a,b,a+b.
+    """
     from student.sweep.cell_training import SweepTraining
     from student.sweep.grid import Grid
-    from teacher_cache.store.cache import TeacherCache
+    from student.sweep.sweep_teachers import SweepTeachers
 
     world = world_from_env()
     if world.size > 1 and not spread:
@@ -71,16 +85,17 @@ def ablate(
         distillations=tuple(word.strip() for word in distillations.split(",")),
         seeds=tuple(range(first_seed, first_seed + seeds)),
         views_used=tuple(int(v) for v in numbers("--views-used", views_used)) if views_used else (None,),
+        teachers=tuple(word.strip() for word in teachers.split(",")) if teachers else ("",),
     )
     settings = training.settings()
-    with TeacherCache.open(cache) as opened:
-        index = place.index()
-        recipe, reasons = _recipe(student, opened, index, grid, settings.accumulate, out)
+    with ExitStack() as stack:
+        opened, index = SweepTeachers.of(taught.open(stack), taught.weights), place.index()
+        recipe, reasons = _recipe(student, opened, index, grid, settings.accumulate, out, combine=taught.combine)
         work = SweepTraining(
             recipe=recipe,
             settings=settings,
             index=index,
-            cache=opened,
+            teachers=opened,
             val_index=place.index_of(val_shards),
             shard_cache_dir=place.shard_cache,
             world=world,
@@ -90,28 +105,35 @@ def ablate(
 
 
 def _recipe(
-    student: StudentFlags, cache: "TeacherCache", index: "ShardIndex", grid: "Grid", parts: int, out: Path
+    student: StudentFlags,
+    teachers: "SweepTeachers",
+    index: "ShardIndex",
+    grid: "Grid",
+    parts: int,
+    out: Path,
+    **flags: str | None,
 ) -> "Suited":
     """The recipe that all cells share, chosen for these data or as in the sweep that is there."""
     from student.sweep.sweep_directory import recipe_of_sweep
 
     return student.chosen(
-        cache.spec.recipe,
+        teachers.first.spec.recipe,
         index,
-        num_views=[views or cache.num_views for views in grid.views_used],
+        num_views=[views or teachers.num_views for views in grid.views_used],
         parts=parts,
         before=recipe_of_sweep(out),
+        **flags,
     )
 
 
 def _run(out: Path, grid: "Grid", work: "SweepTraining", together: int, world: World, reasons: tuple[str, ...]) -> None:
     """Run the sweep and draw it; exits with 1 when cells have failed, with the trainer's code when it was stopped."""
-    from student.sweep.cell_training import cache_facts
+    from student.sweep.cell_training import sweep_facts
     from student.sweep.sweep_loop import run_sweep
 
     display, event = TrainingDisplay(quiet=world.rank > 0), None
     display.explain(reasons)
-    facts = cache_facts(work.cache, grid.temperatures, distillations=grid.distillations, recipe=work.recipe)
+    facts = sweep_facts(work.teachers, grid.temperatures, distillations=grid.distillations, recipe=work.recipe)
     for event in run_sweep(out, grid, work.train, common=work.common(), facts=facts, together=together, world=world):
         if event.kind == "progress":
             display.show(event.event)

@@ -25,6 +25,7 @@ class JobFlags:
     together: int
     gpus: int
     cores: int
+    teachers: int
 
     def job(self) -> "Job":
         """The same as the estimate's value."""
@@ -39,18 +40,27 @@ class JobFlags:
             num_gpus=self.gpus,
             num_cores=self.cores,
             together=self.together,
+            num_teachers=self.teachers,
         )
 
-    def with_cache(self, url: str) -> "JobFlags":
-        """Samples, views and bytes of a cache that is there; errors as `TeacherCache.open`."""
+    def with_caches(self, urls: tuple[str, ...]) -> "JobFlags":
+        """Samples, views and bytes of caches that are there; CacheError when they are not of one index."""
+        from shards.errors import CacheError
         from teacher_cache.inspect.status import cache_status
         from teacher_cache.store.cache import TeacherCache
 
-        with TeacherCache.open(url) as cache:
-            num_bytes = sum(cache_status(cache).bytes_per_view.values()) or self.num_bytes
-            return replace(
-                self, num_samples=int(cache.rows_S.sum()), num_views=cache.num_views, num_bytes=num_bytes
-            )
+        num_bytes, views, samples = 0.0, [], {}
+        for url in urls:
+            with TeacherCache.open(url) as cache:
+                num_bytes += sum(cache_status(cache).bytes_per_view.values()) or self.num_bytes
+                views.append(cache.num_views)
+                samples[cache.spec.index_fingerprint] = int(cache.rows_S.sum())
+        if len(samples) > 1:
+            raise CacheError(f"{', '.join(urls)}: made from {len(samples)} sets of shards; give caches of one set")
+        (num_samples,) = samples.values()
+        return replace(
+            self, num_samples=num_samples, num_views=min(views), num_bytes=num_bytes, teachers=len(urls)
+        )
 
 
 _job_options = bundled(
@@ -71,6 +81,9 @@ _job_options = bundled(
     click.option("--gpus", default=8, show_default=True, type=click.IntRange(1)),
     click.option(
         "--cores", default=96, show_default=True, type=click.IntRange(1), help="CPU cores that render, in all."
+    ),
+    click.option(
+        "--teachers", default=1, show_default=True, type=click.IntRange(1), help="That teach together, without --cache."
     ),
 )
 
@@ -151,14 +164,16 @@ _probe_options = bundled(
 
 
 @click.command("cost")
-@click.option("--cache", help="Take samples, views and bytes from a cache that is there.")
+@click.option(
+    "--cache", "caches", multiple=True, help="Take samples, views and bytes from a cache that is there; again for more."
+)
 @_job_options
 @click.option("--model", default="deit_tiny_distilled_patch16_224", show_default=True, help="The student.")
 @_rate_options
 @shard_options(required=False, help="For --measure: images to render; default: synthetic ones.")
 @_probe_options
 def cost(
-    cache: str | None, work: JobFlags, model: str, rates: RateFlags, place: ShardPlace, probe: ProbeFlags
+    caches: tuple[str, ...], work: JobFlags, model: str, rates: RateFlags, place: ShardPlace, probe: ProbeFlags
 ) -> None:
     """Storage, hours with and without the cache, and break-even, before anything is spent; every assumption printed.
 
@@ -171,8 +186,8 @@ def cost(
     entry = model_entry(model)
     if entry is None and rates.student_rate is None and not probe.measure:
         raise ValueError(unknown("model", model, MODELS) + "; for another model give --student-rate")
-    if cache:
-        work = work.with_cache(cache)
+    if caches:
+        work = work.with_caches(caches)
     if probe.measure:
         found = probe.rates(model, place)
     else:

@@ -64,6 +64,7 @@ class Job:
         num_gpus: G of the whole machine or cluster. num_cores: CPU cores that render, over all of it.
         together: students on each rendered batch.
         kept_logits_bytes: of full logits kept for the fidelity report, in the whole cache.
+        num_teachers: caches that teach together, made one after the other; bytes are those of all.
 
     Raises:
         ValueError: naming the field and its range.
@@ -78,10 +79,12 @@ class Job:
     num_cores: int
     together: int = 1
     kept_logits_bytes: int = 0
+    num_teachers: int = 1
 
     def __post_init__(self) -> None:
         """Check every count."""
-        for name in ("num_samples", "num_views", "epochs", "num_students", "num_gpus", "num_cores", "together"):
+        counts = ("num_samples", "num_views", "epochs", "num_students", "num_gpus", "num_cores", "together")
+        for name in (*counts, "num_teachers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"cost: {name} must be at least 1, got {getattr(self, name)}")
         if self.bytes_per_view <= 0:
@@ -115,26 +118,27 @@ class Cost:
 
 def cost(job: Job, rates: Rates) -> Cost:
     """Predict storage, hours and break-even; `lines` say every number and every assumption."""
-    images, forwards = job.num_samples * job.epochs, job.num_samples * job.num_views
+    images, views = job.num_samples * job.epochs, job.num_samples * job.num_views
+    teachers = job.num_teachers
     render, render_unit = job.num_cores * rates.views, job.num_cores * rates.unit_views
     gpu_cached, gpu_teacher = job.num_gpus * rates.student, job.num_gpus * rates.teacher
-    gpu_online = job.num_gpus / (1 / rates.teacher + 1 / rates.student)
-    teacher_hours = _hours(forwards, min(gpu_teacher, render_unit))
+    gpu_online = job.num_gpus / (teachers / rates.teacher + 1 / rates.student)
+    teacher_hours = _hours(teachers * views, min(gpu_teacher, render_unit))
     cached, online = _hours(images, min(gpu_cached, render)), _hours(images, min(gpu_online, render))
     passes = -(-job.num_students // job.together)
     sweep = teacher_hours + _sweep_hours(images, job.num_students, passes, gpu_cached, render)
     saved = online - cached
     bare = Cost(
-        storage_bytes=forwards * job.bytes_per_view + job.kept_logits_bytes,
+        storage_bytes=views * job.bytes_per_view + job.kept_logits_bytes,
         teacher_hours=teacher_hours,
         cached_hours=cached,
         online_hours=online,
         sweep_hours=sweep,
         sweep_online_hours=job.num_students * online,
         break_even=teacher_hours / saved if saved > 1e-12 * online else math.inf,
-        forwards_spent=forwards,
-        forwards_online=images * job.num_students,
-        forwards_break_even=forwards / images,
+        forwards_spent=teachers * views,
+        forwards_online=teachers * images * job.num_students,
+        forwards_break_even=views / images,
         decode_share=render / gpu_cached,
         stage1_decode_share=render_unit / gpu_teacher,
     )
@@ -222,6 +226,7 @@ def _lines(job: Job, rates: Rates, value: Cost) -> list[str]:
         "overlaps computing; evaluation, start-up and the join (a few per cent) are left out",
         f"assumed: {job.num_samples:,} samples × {job.epochs} epochs per student, {job.num_views} views cached, "
         f"{job.num_students} students" + (f", {job.together} on each rendered batch" if job.together > 1 else ""),
+        *_several(job.num_teachers),
         f"storage: {_bytes(value.storage_bytes)} ({job.bytes_per_view:.1f} bytes per view)",
         f"stage 1, once: {value.forwards_spent:,} forwards, {value.teacher_hours:,.1f} h; "
         + bound(value.stage1_decode_share),
@@ -231,6 +236,10 @@ def _lines(job: Job, rates: Rates, value: Cost) -> list[str]:
         "teacher in the loop",
     ]
     return [*lines, _break_even_line(value)]
+
+
+def _several(teachers: int) -> list[str]:
+    return [f"assumed: {teachers} teachers of the same cost, each with a stage 1 of its own"] if teachers > 1 else []
 
 
 def _break_even_line(value: Cost) -> str:

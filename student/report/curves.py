@@ -8,7 +8,7 @@ from typing import NamedTuple
 from student.learn.losses.table import NONE
 from student.report.charts import Level, Series, line_chart
 from student.report.page import Markup, empty, figure, grid, legend
-from student.report.stats import SeedGroup, best
+from student.report.stats import SeedGroup, beside, best
 from student.run.run_reader import Run
 
 
@@ -37,15 +37,14 @@ def sweep_curves(found: Sequence[SeedGroup], top: SeedGroup | None, teacher: Lev
             level = teacher if shown.metric == "top1" else None
             chart = line_chart(series, title=shown.title, x_label="epoch", y_label=shown.y_label, level=level)
             figures.append(figure(shown.title, chart, key=legend(series, level)))
-    here = [g for g in found if g.values("top1") and (top is None or g.cell.views_used == top.cell.views_used)]
+    here = [group for group in beside(found, top) if group.values("top1")]
     figures += [*_tau_curves(here), *_lambda_curves(here)]
     return grid(figures) if figures else empty("No finished cell yet.")
 
 
 def _chosen(found: Sequence[SeedGroup], top: SeedGroup | None) -> list[SeedGroup]:
     """The groups worth a curve: baseline, best of each loss and τ (at most four with a τ), at the best cell's views."""
-    views = top.cell.views_used if top is not None else None
-    here = [group for group in found if group.cell.views_used == views and group.runs]
+    here = [group for group in beside(found, top) if group.runs and (top is not None or group.cell.views_used is None)]
     families: dict[tuple[str, float | None], list[SeedGroup]] = {}
     for group in here:
         families.setdefault((group.cell.distill, group.cell.temperature), []).append(group)
@@ -132,10 +131,10 @@ def _range_line(name: str, line: Sequence[SeedGroup], xs: Sequence[float], colou
 
 def views_curve(found: Sequence[SeedGroup]) -> Markup:
     """Top-1 against the number of views used, for the baseline and the best settings."""
-    by_setting: dict[tuple[str, float, float | None], list[SeedGroup]] = {}
+    by_setting: dict[tuple[object, ...], list[SeedGroup]] = {}
     for group in found:
         if group.values("top1") and group.cell.views_used is not None:
-            by_setting.setdefault(group.cell.setting[:3], []).append(group)
+            by_setting.setdefault((*group.cell.setting[:3], group.cell.teachers), []).append(group)
     picked = [line for line in by_setting.values() if len(line) > 1]
     picked.sort(key=lambda line: (line[0].cell.distill != NONE, -max(group.mean("top1") for group in line)))
     series = []

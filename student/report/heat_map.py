@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from student.learn.losses.table import loss_named
+from student.learn.losses.table import NONE, loss_named
 from student.report.charts import ink_on, ramp
 from student.report.page import Markup, part
 from student.report.stats import SeedGroup, told_apart
@@ -75,12 +75,13 @@ def heat_map(
     *,
     style: MapStyle,
     views_used: int | None,
+    teachers: str = "",
     best: SeedGroup | None,
     noise: float,
     facts: Mapping[str, Any],
     caption: str,
 ) -> Markup:
-    """The map of one number of views as an HTML table with its colour scale.
+    """The map of one number of views and one set of teachers as an HTML table with its colour scale.
 
     Args:
         best: outlined; cells that `noise` cannot tell from it are marked "≈".
@@ -93,11 +94,11 @@ def heat_map(
     columns = grid.columns()
     draw = _Drawer(style, scale, best, noise)
     rows: list[tuple[str, list[_MapCell]]] = []
-    base = shown.get(("none", 0.0, None, views_used))
+    base = next((group for group in shown.values() if group.cell.distill == NONE), None)
     if base is not None:
         rows.append(("no teacher", [draw.cell(base, span=len(columns))]))
     for weight in sorted(weight for weight in grid.weights if weight > 0):
-        cells = [draw.cell(shown.get((kind, weight, tau, views_used))) for kind, tau in columns]
+        cells = [draw.cell(shown.get((kind, weight, tau, views_used, teachers))) for kind, tau in columns]
         rows.append((f"λ {weight:g}", cells))
     errors, words = _record_rows(columns, facts) if facts.get("fidelity") else ([], [])
     low, high = (style.text(value) for value in scale) if means else ("", "")

@@ -1,5 +1,6 @@
 """The same figures as PNG files, for papers and slides; matplotlib without its global state."""
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,14 +22,15 @@ _DPI = 160
 
 
 def sweep_pngs(sweep: Sweep, folder: Path) -> Iterator[Path]:
-    """Write one map of top-1 per number of views; yields the files, none for a sweep of nothing but baselines."""
+    """Write one map of top-1 per number of views and set of teachers; none for a sweep of nothing but baselines."""
     found = groups(sweep)
     if not any(group.cell.distill != NONE for group in found):
         return
-    for views in sweep.grid.views_used:
-        shown = {group.cell.setting: group for group in found if group.cell.views_used == views}
-        path = folder / ("top1-map.png" if views is None else f"top1-map-{views}-views.png")
-        save_png(_map_figure(list(shown.values()), sweep.grid, views), path)
+    for views, teachers in itertools.product(sweep.grid.views_used, sweep.grid.teachers):
+        shown = [group for group in found if group.cell.views_used == views]
+        name = "top1-map" + (f"-{views}-views" if views is not None else "") + (f"-{teachers}" if teachers else "")
+        path = folder / f"{name}.png"
+        save_png(_map_figure(shown, sweep.grid, views, teachers), path)
         yield path
 
 
@@ -51,11 +53,11 @@ def run_pngs(runs: Sequence[Run], folder: Path, teacher: Level | None = None) ->
         yield path
 
 
-def _map_figure(found: Sequence[SeedGroup], grid: Grid, views: int | None) -> Figure:
+def _map_figure(found: Sequence[SeedGroup], grid: Grid, views: int | None, teachers: str) -> Figure:
     weights = sorted(weight for weight in grid.weights if weight > 0)
     columns = grid.columns()
     by_setting = {group.cell.setting: group for group in found}
-    cells = [[by_setting.get((kind, weight, tau, views)) for kind, tau in columns] for weight in weights]
+    cells = [[by_setting.get((kind, weight, tau, views, teachers)) for kind, tau in columns] for weight in weights]
     values = [[group.mean("top1") if group else math.nan for group in row] for row in cells]
     figure = Figure(figsize=(1.6 + 1.05 * len(columns), 1.7 + 0.62 * len(weights)), layout="constrained")
     axes = figure.subplots()
@@ -72,7 +74,8 @@ def _map_figure(found: Sequence[SeedGroup], grid: Grid, views: int | None) -> Fi
                 axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
     axes.set_xticks(range(len(columns)), grid.column_names())
     axes.set_yticks(range(len(weights)), [f"λ {weight:g}" for weight in weights])
-    axes.set_title(_title(by_setting.get(("none", 0.0, None, views))), fontsize=9)
+    base = next((group for group in found if group.cell.distill == NONE), None)
+    axes.set_title(_title(base) + (f"; taught by {teachers}" if teachers else ""), fontsize=9)
     figure.colorbar(image, ax=axes, label="top-1, %")
     return figure
 

@@ -69,6 +69,7 @@ def setting_label(cell: Cell) -> str:
     else:
         text = f"{cell.distill} λ {cell.distill_weight:g}"
         text += f" τ {cell.temperature:g}" if cell.temperature is not None else ""
+        text += f" from {cell.teachers}" if cell.teachers else ""
     return text + (f", {cell.views_used} views" if cell.views_used is not None else "")
 
 
@@ -84,6 +85,16 @@ def best(found: Sequence[SeedGroup], metric: str = "top1") -> SeedGroup | None:
     """The group of the highest mean; None when no cell has finished."""
     scored = [group for group in found if math.isfinite(group.mean(metric))]
     return max(scored, key=lambda group: group.mean(metric), default=None)
+
+
+def beside(found: Sequence[SeedGroup], top: SeedGroup | None) -> list[SeedGroup]:
+    """The groups of the best one's views and teachers, and those without a teacher; all where there is no best one."""
+    if top is None:
+        return list(found)
+    views, teachers = top.cell.views_used, top.cell.teachers
+    if top.cell.distill == NONE:  # it has no teachers: show those of the first set
+        teachers = next((group.cell.teachers for group in found if group.cell.distill != NONE), teachers)
+    return [g for g in found if g.cell.views_used == views and (g.cell.distill == NONE or g.cell.teachers == teachers)]
 
 
 def baseline(found: Sequence[SeedGroup], views_used: int | None) -> SeedGroup | None:
@@ -123,7 +134,7 @@ class ForwardCount:
 
     spent: float
     online: float
-    """One teacher in the loop of every distilled student."""
+    """The teachers of every distilled student in its loop."""
 
     num_students: int
     per_student: float
@@ -141,8 +152,9 @@ class ForwardCount:
 
 def forward_count(sweep: Sweep) -> ForwardCount:
     """Teacher forwards of the sweep; `spent` is NaN when the cache's facts are not known."""
+    caches = len(sweep.facts.get("caches", ())) or 1
     seen = [
-        _images_seen(result.run)
+        _images_seen(result.run) * (len(result.cell.teachers.split("+")) if result.cell.teachers else caches)
         for result in sweep.results
         if result.cell.distill != NONE and result.run is not None and result.run.finished
     ]

@@ -1,10 +1,13 @@
 """The page of a sweep: the map, what can be believed of it, the curves, the record's share in it, and the cost."""
 
+import itertools
 import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from student.learn.losses.table import NONE
 from student.report.charts import Level, number
 from student.report.curves import sweep_curves, views_curve
 from student.report.heat_map import (
@@ -27,6 +30,7 @@ from student.report.stats import (
     groups,
     paired_gain,
     pooled_spread,
+    setting_label,
     told_apart,
 )
 from student.sweep.sweep_directory import STATES, Sweep
@@ -46,6 +50,8 @@ def sweep_page(sweep: Sweep, *, title: str = "", teacher: Level | None = None) -
     body += section(
         "Curves", sweep_curves(found, top, teacher), "Mean over seeds; the band reaches from lowest to highest."
     )
+    if len(sweep.grid.teachers) > 1:
+        body += section("Which teachers?", _teachers(sweep, found))
     if len(sweep.grid.views_used) > 1:
         body += section("How many views are enough?", views_curve(found))
     body += grid([_record(sweep), _cost(sweep)], wide=True)
@@ -120,8 +126,8 @@ def _failures(sweep: Sweep) -> Markup:
 
 def _maps(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> Markup:
     cards = []
-    for views in sweep.grid.views_used:
-        which = f", {views} views" if views is not None else ""
+    for views, teachers in itertools.product(sweep.grid.views_used, sweep.grid.teachers):
+        which = (f", {views} views" if views is not None else "") + (f", taught by {teachers}" if teachers else "")
         for style, title in ((_TOP1, "Top-1, %"), (_AGREEMENT, "Agreement with the teacher, % of training images")):
             is_top1 = style is _TOP1
             if not is_top1 and not any(group.values(style.metric) for group in found):
@@ -131,6 +137,7 @@ def _maps(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, noise
                 sweep.grid,
                 style=style,
                 views_used=views,
+                teachers=teachers,
                 best=top if is_top1 else None,
                 noise=noise if is_top1 else math.nan,
                 facts=sweep.facts if is_top1 else {},
@@ -138,6 +145,25 @@ def _maps(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, noise
             )
             cards.append(card(body, title=title + which))
     return grid(cards, wide=True)
+
+
+def _teachers(sweep: Sweep, found: Sequence[SeedGroup]) -> Markup:
+    """For each set of teachers its best cell, and what that gains over no teacher."""
+    rows = []
+    for teachers in sweep.grid.teachers:
+        top = best([group for group in found if group.cell.distill != NONE and group.cell.teachers == teachers])
+        base = baseline(found, top.cell.views_used) if top is not None else None
+        gains = paired_gain(top, base) if top is not None and base is not None else []
+        rows.append(
+            (
+                teachers or "all",
+                with_spread(top, "top1", 2) if top is not None else "–",
+                f"{statistics.fmean(gains):+.2f}" if gains else "–",
+                setting_label(replace(top.cell, teachers="")) if top is not None else "not yet",
+            )
+        )
+    body = table(("teachers", "top-1, %", "gain", "best cell"), rows, caption="Teachers", text_columns=(0, 3))
+    return card(body, note="The best of each set's cells; gain as below. A set a+b is the caches a and b together.")
 
 
 def _map_note(sweep: Sweep, noise: float) -> str:

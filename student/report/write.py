@@ -16,7 +16,7 @@ from student.run.run_reader import VALIDATION, Run, is_run, read_run
 from student.sweep.sweep_directory import Sweep, is_sweep, read_sweep
 
 _RESULTS = (*VALIDATION, "teacher_agreement", "epochs", "steps", "images", "seconds")
-_SETTINGS = ("model", "distill", "distill_weight", "temperature", "seed", "views_used")
+_SETTINGS = ("model", "distill", "distill_weight", "temperature", "seed", "views_used", "teachers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from student.run.run_reader import finite_json
 from student.run.students import StudentJob
 from student.sweep.grid import Cell, Grid
 from student.sweep.sweep_loop import CellJob, CellOutcome, CellProgress, Halted
+from student.sweep.sweep_teachers import SweepTeachers, merged_facts
 from teacher_cache.inspect.status import cache_errors, cache_status
 from teacher_cache.store.cache import TeacherCache
 
@@ -33,14 +34,14 @@ class SweepTraining:
         recipe: of every student; a cell decides its distillation, λ and τ.
         settings: of every pass; a cell decides its seed and its views.
         index, val_index: training and validation shards.
-        cache: the teacher cache.
+        teachers: the caches; a cell decides which of them teach it.
         world: of `--spread`; each of its processes has a GPU of its own and shares the machine's memory.
     """
 
     recipe: StudentRecipe
     settings: TrainSettings
     index: ShardIndex
-    cache: TeacherCache
+    teachers: SweepTeachers
     val_index: ShardIndex
     shard_cache_dir: Path | None = None
     world: World = World()  # noqa: RUF009 - a value
@@ -53,7 +54,7 @@ class SweepTraining:
             "settings": {key: value for key, value in self.settings.identity().items() if key != "seed"},
             "shards": self.index.fingerprint,
             "val_shards": self.val_index.fingerprint,
-            "cache": self.cache.spec.fingerprint,
+            **self.teachers.identity(),
         }
 
     def check(self, grid: Grid, *, together: int) -> None:
@@ -74,12 +75,12 @@ class SweepTraining:
         # GPUs are one to a process; the memory of the machine is shared by all that torchrun has started on it.
         sharing = self.world.local_size if device.type == "cpu" else 1
         require_memory(need, free_bytes(device) // sharing, str(device))
-        for views in grid.views_used:
-            first = [cell for cell in grid.cells() if cell.views_used == views and cell.seed == grid.seeds[0]]
-            # The first event comes after every check and before anything is built or written.
-            events = self._pass([CellJob(cell, Path(cell.name)) for cell in first])
-            next(events)
-            events.close()
+        for group in grid.groups(len(grid.cells())):
+            if group[0].seed == grid.seeds[0]:
+                # The first event comes after every check and before anything is built or written.
+                events = self._pass([CellJob(cell, Path(cell.name)) for cell in group])
+                next(events)
+                events.close()
 
     def train(self, jobs: Sequence[CellJob]) -> Iterator[CellOutcome | CellProgress | Halted]:
         """Train one group of cells of one seed and one number of views; a `TrainGroup`."""
@@ -101,11 +102,13 @@ class SweepTraining:
 
     def _pass(self, jobs: Sequence[CellJob]) -> Any:
         cell = jobs[0].cell
+        caches, weights = self.teachers.chosen(cell.teachers)
         return train_many(
             [StudentJob(self.cell_recipe(job.cell), job.out) for job in jobs],
             self.index,
             settings=replace(self.settings, seed=cell.seed, views_used=cell.views_used),
-            cache=self.cache,
+            cache=caches,
+            teacher_weights=weights,
             val_index=self.val_index,
             shard_cache_dir=self.shard_cache_dir,
             # Alone on its device, also where `--spread` shares the sweep among the ranks of a job.
@@ -115,6 +118,17 @@ class SweepTraining:
     def _device(self) -> torch.device:
         name = self.settings.device
         return torch.device(f"cuda:{self.world.local_rank}" if name == "cuda" else name)
+
+
+def sweep_facts(
+    teachers: SweepTeachers, temperatures: Sequence[float], *, distillations: Sequence[str], recipe: StudentRecipe
+) -> Mapping[str, Any]:
+    """What a report says of the caches of a sweep: of one as `cache_facts`, of several also each by name."""
+    found = {
+        name: cache_facts(cache, temperatures, distillations=distillations, recipe=recipe)
+        for name, cache in teachers.caches.items()
+    }
+    return next(iter(found.values())) if len(found) == 1 else merged_facts(found)
 
 
 def cache_facts(

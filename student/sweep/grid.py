@@ -1,13 +1,13 @@
-"""The cells of an ablation: a λ × τ × loss × seed × views grid without duplicates.
+"""The cells of an ablation: a λ × τ × loss × seed × views × teachers grid without duplicates.
 
 A loss that does not read τ, such as hard distillation, has one cell per λ; λ = 0 is the baseline without a teacher, the
-same for every loss and every τ, so it has one cell per seed. What remains is trained exactly once.
+same for every loss, τ and set of teachers, so it has one cell per seed. What remains is trained exactly once.
 """
 
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from student.learn.losses.table import LOSSES, NONE, loss_named
@@ -17,7 +17,8 @@ from student.learn.losses.table import LOSSES, NONE, loss_named
 class Cell:
     """One student of the grid.
 
-    `temperature` is None where it has no meaning; `views_used` is None for all views of the cache.
+    `temperature` is None where it has no meaning; `views_used` is None for all views of the cache; `teachers` is a set
+    of caches such as "a+b", empty for all of the sweep.
     """
 
     distill: str
@@ -25,10 +26,11 @@ class Cell:
     temperature: float | None
     seed: int
     views_used: int | None = None
+    teachers: str = ""
 
     @property
     def name(self) -> str:
-        """A readable directory name, unique in a grid: `soft-l0.5-t3-s0`, `hard-l0.5-s0`, `none-s0`, `…-v12`."""
+        """A readable directory name, unique in a grid: `soft-l0.5-t3-s0`, `none-s0`, `hard-l0.5-v12-a+b-s0`."""
         parts: list[str] = [self.distill]
         if self.distill != NONE:
             parts.append(f"l{self.distill_weight!r}".removesuffix(".0"))
@@ -36,22 +38,25 @@ class Cell:
             parts.append(f"t{self.temperature!r}".removesuffix(".0"))
         if self.views_used is not None:
             parts.append(f"v{self.views_used}")
+        if self.teachers:
+            parts.append(self.teachers)
         return "-".join((*parts, f"s{self.seed}"))
 
     @property
-    def setting(self) -> tuple[str, float, float | None, int | None]:
-        """What the seeds of one aggregate share: (distill, λ, τ, views)."""
-        return self.distill, self.distill_weight, self.temperature, self.views_used
+    def setting(self) -> tuple[str, float, float | None, int | None, str]:
+        """What the seeds of one aggregate share: (distill, λ, τ, views, teachers)."""
+        return self.distill, self.distill_weight, self.temperature, self.views_used, self.teachers
 
     def to_json(self) -> dict[str, Any]:
-        """The cell as plain JSON values."""
-        return {
+        """The cell as plain JSON values; the teachers where they are named."""
+        values = {
             "distill": self.distill,
             "distill_weight": self.distill_weight,
             "temperature": self.temperature,
             "seed": self.seed,
             "views_used": self.views_used,
         }
+        return values | ({"teachers": self.teachers} if self.teachers else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +69,7 @@ class Grid:
         distillations: names of losses.
         seeds: one student per cell and seed.
         views_used: how many views of the cache a student cycles through; None means all of them.
+        teachers: sets of the sweep's caches, such as "a" and "a+b"; "" is all of them.
 
     Raises:
         ValueError: naming the axis, what it may hold and what it holds.
@@ -74,6 +80,7 @@ class Grid:
     distillations: tuple[str, ...] = ("hard", "soft")
     seeds: tuple[int, ...] = (0,)
     views_used: tuple[int | None, ...] = (None,)
+    teachers: tuple[str, ...] = ("",)
 
     def __post_init__(self) -> None:
         """Check every axis."""
@@ -83,6 +90,7 @@ class Grid:
         _check(self.distillations, "distill", lambda value: value in LOSSES, " or ".join(LOSSES))
         _check(self.seeds, "seeds", lambda value: value >= 0, "integers from 0")
         _check(self.views_used, "views-used", lambda value: value is None or value >= 1, "positive integers")
+        _check(self.teachers, "teachers", lambda value: isinstance(value, str), "sets of caches")
         if self._needs_tau or self.temperatures:
             _check(self.temperatures, "tau", lambda value: 0 < value < math.inf, "positive numbers")
 
@@ -92,7 +100,7 @@ class Grid:
         return varied and any(weight > 0 for weight in self.weights)
 
     def cells(self) -> tuple[Cell, ...]:
-        """Every cell once: grouped by views and seed (what can share a pass over the data), baseline first."""
+        """Every cell once: grouped by views, seed and teachers (what can share a pass), baseline first."""
         return tuple(
             cell
             for views, seed in itertools.product(self.views_used, self.seeds)
@@ -102,11 +110,22 @@ class Grid:
     def _cells_of(self, views: int | None, seed: int) -> Iterator[Cell]:
         if any(weight == 0 for weight in self.weights):
             yield Cell(distill=NONE, distill_weight=0.0, temperature=None, seed=seed, views_used=views)
+        for teachers in self.teachers:
+            yield from self._taught_cells(views, seed, teachers)
+
+    def _taught_cells(self, views: int | None, seed: int, teachers: str) -> Iterator[Cell]:
         for distill, weight in itertools.product(self.distillations, self.weights):
             if weight == 0:
                 continue
             for tau in self.temperatures if loss_named(distill).uses_temperature else (None,):
-                yield Cell(distill=distill, distill_weight=weight, temperature=tau, seed=seed, views_used=views)
+                yield Cell(
+                    distill=distill,
+                    distill_weight=weight,
+                    temperature=tau,
+                    seed=seed,
+                    views_used=views,
+                    teachers=teachers,
+                )
 
     def columns(self) -> tuple[tuple[str, float | None], ...]:
         """Loss and τ of each column of a map, τ ascending; None where the loss does not read it."""
@@ -126,24 +145,25 @@ class Grid:
         )
 
     def groups(self, together: int) -> tuple[tuple[Cell, ...], ...]:
-        """The cells in groups of at most `together` that see the same batches (same seed, same views)."""
+        """The cells in groups of at most `together` that see the same batches and answers (seed, views, teachers)."""
         if together < 1:
             raise ValueError(f"together: expected at least 1 student per pass, got {together}")
         result: list[tuple[Cell, ...]] = []
-        for _, same in itertools.groupby(self.cells(), key=lambda cell: (cell.views_used, cell.seed)):
+        for _, same in itertools.groupby(self.cells(), key=lambda cell: (cell.views_used, cell.seed, cell.teachers)):
             cells = tuple(same)
             result += [cells[first : first + together] for first in range(0, len(cells), together)]
         return tuple(result)
 
     def to_json(self) -> dict[str, Any]:
-        """The grid as plain JSON values."""
-        return {
+        """The grid as plain JSON values; the teachers where they are named."""
+        values: dict[str, Any] = {
             "weights": list(self.weights),
             "temperatures": list(self.temperatures),
             "distillations": list(self.distillations),
             "seeds": list(self.seeds),
             "views_used": list(self.views_used),
         }
+        return values | ({"teachers": list(self.teachers)} if self.teachers != ("",) else {})
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Grid":
@@ -156,7 +176,7 @@ class Grid:
         def merged(axis: str) -> tuple[Any, ...]:
             return tuple(dict.fromkeys((*getattr(self, axis), *getattr(other, axis))))
 
-        return Grid(**{axis: merged(axis) for axis in self.to_json()})
+        return Grid(**{item.name: merged(item.name) for item in fields(self)})
 
 
 def _check(values: Sequence[Any], axis: str, allowed: Any, expected: str) -> None:
