@@ -27,6 +27,8 @@ from student.learn.losses.distill_loss import DistillLoss
 from student.learn.losses.table import LOSSES
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import MODELS, model_entry
+from student.run.loop import own_views
+from student.run.students import StudentJob
 from teacher_cache.record.kinds.record_kind import Field, RecordKind, index_field
 from teacher_cache.record.kinds.table import KINDS
 from teacher_cache.store.cache import TeacherCache
@@ -190,6 +192,26 @@ def test_values_round_trip_and_keep_numbers_as_written() -> None:
     for value in (Value(first=1), Value(first=2, second=(1, 2.5))):
         assert from_json(Value, to_json(value), "value") == value
     assert json.dumps(to_json(from_json(Value, {"first": 1, "second": [1]}, "value"))) == '{"first": 1, "second": [1]}'
+
+
+@pytest.mark.parametrize(
+    ("begun", "overrides", "versions"),
+    [
+        (None, (), ("rotate2",)),
+        ({"data": {"views": {"versions": ["rotate2"]}}}, (), ("rotate2",)),
+        ({"data": {"views": {}}}, (), ()),
+        ({"data": {"views": {}}}, (("versions", ("rotate2",)),), ("rotate2",)),
+    ],
+    ids=["new", "new resumed", "old resumed", "said otherwise"],
+)
+def test_a_run_without_a_cache_keeps_the_operations_that_it_began_with(
+    tmp_path: Path, begun: dict[str, Any] | None, overrides: tuple[Any, ...], versions: tuple[str, ...]
+) -> None:
+    """Resuming an old run must not change its views in the middle; a new run has the newest operations."""
+    if begun is not None:
+        (tmp_path / "config.json").write_text(json.dumps(begun))
+    views = own_views([StudentJob(StudentRecipe(view_overrides=overrides), tmp_path)])
+    assert views.versions == versions
 
 
 def test_recipes_of_students_grow_the_same_way() -> None:

@@ -53,6 +53,7 @@ CASES = [
     *(("translate_x", p, _timm("translate_x_abs", p), 0.08) for p in (-90.72, -0.3, 0.0, 100.8)),
     *(("translate_y", p, _timm("translate_y_abs", p), 0.08) for p in (-90.72, -0.3, 0.0, 100.8)),
     *(("rotate", degrees, _timm("rotate", degrees), 1.0) for degrees in (-27.0, -3.3, 0.0, 25.3)),
+    *(("rotate2", degrees, _timm("rotate", degrees), 0.1) for degrees in (-45.0, -27.0, -3.3, 0.0, 25.3)),
 ]
 
 
@@ -82,6 +83,7 @@ def test_every_operation_is_compared() -> None:
         ("translate_x", 33.4, "translate_x_abs"),
         ("translate_y", -33.4, "translate_y_abs"),
         ("rotate", 20.0, "rotate"),
+        ("rotate2", 20.0, "rotate"),
     ],
 )
 def test_exactly_the_pixels_without_a_source_take_the_fill_colour(name: str, value: float, function: str) -> None:
@@ -91,11 +93,12 @@ def test_exactly_the_pixels_without_a_source_take_the_fill_colour(name: str, val
     np.testing.assert_array_equal(got, np.asarray(_timm(function, value)(white)))
 
 
+@pytest.mark.parametrize("name", ["rotate", "rotate2"])
 @pytest.mark.parametrize("degrees", [0, 20, 90, 135, 180, 250, 270, 359])
-def test_rotation_fills_exactly_the_pixels_whose_source_is_outside(degrees: float) -> None:
+def test_rotation_fills_exactly_the_pixels_whose_source_is_outside(name: str, degrees: float) -> None:
     """At every angle, where the slopes of the source's coordinates are negative or zero as well."""
     size, angle = 30, math.radians(degrees)
-    got_HWC = apply_operations(np.zeros((size, size, 3), np.uint8), [Operation("rotate", degrees)], (255, 255, 255))
+    got_HWC = apply_operations(np.zeros((size, size, 3), np.uint8), [Operation(name, degrees)], (255, 255, 255))
     x_W, y_H1 = np.arange(size) + 0.5 - size / 2, np.arange(size)[:, None] + 0.5 - size / 2
     source_x_HW = math.cos(angle) * x_W - math.sin(angle) * y_H1
     source_y_HW = math.sin(angle) * x_W + math.cos(angle) * y_H1

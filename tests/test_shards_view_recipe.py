@@ -21,7 +21,7 @@ def test_every_field_but_the_name_is_in_the_fingerprint() -> None:
         "flip": 0.4, "rand_augment": "", "three_augment": True, "color_jitter": 0.3, "erase_prob": 0.1,
         "erase_scale": (0.02, 0.3), "erase_ratio": (0.3, 3.0), "mixup_alpha": 0.2, "cutmix_alpha": 0.0, "mix_prob": 0.5,
         "switch_prob": 0.4, "block_size": 8, "block_views": 3, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5),
-        "operations": ("invert",),
+        "operations": ("invert",), "versions": ("rotate2",),
     }  # fmt: skip
     assert set(other) | {"name"} == {f.name for f in fields(ViewRecipe)}
     base = replace(RECIPES["deit"], rand_augment="rand-m9-mstd0.5-inc1")
@@ -40,6 +40,7 @@ def test_every_field_but_the_name_is_in_the_fingerprint() -> None:
         ({"size": 0}, "recipe.size"),
         ({"std": (0.0, 1.0, 1.0)}, "recipe.std"),
         ({"three_augment": True}, "choose one"),
+        ({"versions": ("rotate",)}, "recipe.versions: expected newer operations out of rotate2, got 'rotate'"),
         ({"siez": 3}, "unknown field 'siez': the nearest is 'size'"),
     ],
     ids=lambda value: str(value)[:24],

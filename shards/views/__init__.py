@@ -7,6 +7,7 @@ __all__ = [
     "decode",
     "erasing",
     "mixing",
+    "operation_names",
     "operations",
     "rand_augment",
     "resample",

@@ -6,11 +6,18 @@ Zhong et al., arXiv:1708.04896. Streams are explicit (shards.rng).
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from shards.rng import Stream
+from shards.views.operation_names import (
+    COLOR_JITTER_OPERATIONS,
+    RAND_AUGMENT_OPERATIONS,
+    THREE_AUGMENT_OPERATIONS,
+    replaced,
+)
 from shards.views.operations.operation import Draw, Operation
-from shards.views.operations.table import RAND_AUGMENT_OPERATIONS, operation_named
+from shards.views.operations.table import operation_named
 from shards.views.rand_augment import FULL_MAGNITUDE, RandAugment
 
 
@@ -47,17 +54,23 @@ def operation_value(name: str, magnitude: float, settings: RandAugment, size: in
 
 def draw_three_augment(rng: Stream) -> Operation:
     """One of grey, solarize at 128, and blur with a radius in [0.1, 2) pixels, with equal chances."""
-    choice = rng.below(3)
-    if choice == 0:
-        return Operation("grey")
-    return Operation("solarize", 128.0) if choice == 1 else Operation("blur", rng.uniform(0.1, 2.0))
+    name = THREE_AUGMENT_OPERATIONS[rng.below(3)]
+    if name == "blur":
+        return Operation(name, rng.uniform(0.1, 2.0))
+    return Operation(name, 128.0 if name == "solarize" else 0.0)
 
 
 def draw_color_jitter(strength: float, rng: Stream) -> tuple[Operation, ...]:
     """Brightness, contrast and saturation in a random order, each by a factor in [1 − strength, 1 + strength)."""
-    names = ("brightness", "contrast", "color")
+    names = COLOR_JITTER_OPERATIONS
     order = rng.permutation(len(names))
     return tuple(Operation(names[i], rng.uniform(max(0.0, 1.0 - strength), 1.0 + strength)) for i in order)
+
+
+def in_versions(operations: Sequence[Operation], versions: Sequence[str]) -> tuple[Operation, ...]:
+    """The operations, each in the version that a recipe uses; their numbers stay."""
+    version = replaced(versions)
+    return tuple(operation._replace(name=version.get(operation.name, operation.name)) for operation in operations)
 
 
 class Erase(NamedTuple):

@@ -18,7 +18,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from shards.rng import stream
-from shards.views.augment import draw_color_jitter, draw_rand_augment, draw_three_augment
+from shards.views.augment import draw_color_jitter, draw_rand_augment, draw_three_augment, in_versions
 from shards.views.mixing import block_mix, block_rows
 from shards.views.operations.operation import Operation
 from shards.views.operations.table import RAND_AUGMENT_OPERATIONS, apply_operations
@@ -93,7 +93,7 @@ def behaviour_parts(recipe: ViewRecipe) -> Mapping[str, str]:
     sha["draw"].update(_mixing(recipe))
     side = min(recipe.size, _LARGEST_PROBE)
     image_HWC = fixed_image(side, side)
-    for operation in _probes(recipe):
+    for operation in in_versions(list(_probes(recipe)), recipe.versions):
         part = sha.setdefault(operation.name, hashlib.sha256())
         part.update(apply_operations(image_HWC, [operation], (124, 116, 104)).tobytes())
     return {name: part.hexdigest()[:_DIGITS] for name, part in sha.items()}

@@ -24,6 +24,7 @@ from shards.views.augment import (
     draw_erase,
     draw_rand_augment,
     draw_three_augment,
+    in_versions,
 )
 from shards.views.decode import decode_rgb, read_header, shrunk_size
 from shards.views.erasing import erase
@@ -108,6 +109,8 @@ def draw(recipe: ViewRecipe, size: tuple[int, int], rng: Stream) -> ViewParams:
         operations = (draw_three_augment(rng),)
     if recipe.color_jitter > 0:
         operations += draw_color_jitter(recipe.color_jitter, rng)
+    if recipe.versions:
+        operations = in_versions(operations, recipe.versions)
     erased = None
     if recipe.erase_prob > 0:
         hole = draw_erase(recipe.size, recipe.erase_prob, recipe.erase_scale, recipe.erase_ratio, rng)

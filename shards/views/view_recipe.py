@@ -13,6 +13,13 @@ from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from shards.values import from_json, later, to_json
+from shards.views.operation_names import (
+    COLOR_JITTER_OPERATIONS,
+    RAND_AUGMENT_OPERATIONS,
+    THREE_AUGMENT_OPERATIONS,
+    newest_versions,
+    replaced,
+)
 from shards.views.rand_augment import parse_rand_augment
 
 Crop = Literal["rrc", "src", "center", "resize"]
@@ -43,6 +50,7 @@ class ViewRecipe:
         block_views: consecutive views that share one partition of a shard into blocks; also the views of one unit.
         mean, std: normalisation after the uint8 view, in [0, 1] units.
         operations: what RandAugment chooses from, by name; () are timm's fifteen.
+        versions: newer operations that take the place of older ones, sorted ("rotate2" of "rotate"); () is as in 0.1.
     """
 
     name: str = "deit"
@@ -68,6 +76,7 @@ class ViewRecipe:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     operations: tuple[str, ...] = later(())
+    versions: tuple[str, ...] = later(())
 
     def __post_init__(self) -> None:
         """Check every field; ValueError names field, value and range."""
@@ -100,6 +109,10 @@ class ViewRecipe:
             parse_rand_augment(self.rand_augment)
         if self.operations:
             self._check_operations()
+        try:
+            replaced(self.versions)
+        except ValueError as error:
+            raise ValueError(f"recipe.versions: {error}") from None
         if self.rand_augment and self.three_augment:
             raise ValueError("recipe: rand_augment and three_augment are both on; choose one")
 
@@ -118,6 +131,14 @@ class ViewRecipe:
     def mixes(self) -> bool:
         """Whether any pair can be mixed."""
         return self.mix_prob > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0) and self.block_size > 1
+
+    @property
+    def drawn_operations(self) -> tuple[str, ...]:
+        """The operations that a view may be drawn with, by the names of their first versions."""
+        drawn = self.operations or RAND_AUGMENT_OPERATIONS if self.rand_augment else ()
+        if self.three_augment:
+            drawn += THREE_AUGMENT_OPERATIONS
+        return drawn + COLOR_JITTER_OPERATIONS if self.color_jitter else drawn
 
     @property
     def fingerprint(self) -> str:
@@ -148,6 +169,7 @@ _PLAIN: dict[str, Any] = {
     "cutmix_alpha": 0.0,
 }
 
+# As version 0.1 drew them; `recipe_named` gives them with the newest operations.
 RECIPES: dict[str, ViewRecipe] = {
     "deit": ViewRecipe(),
     "deit3": ViewRecipe(name="deit3", rand_augment="", three_augment=True, color_jitter=0.3, erase_prob=0.0),
@@ -161,7 +183,11 @@ RECIPES: dict[str, ViewRecipe] = {
 
 
 def recipe_named(name: str, **overrides: Any) -> ViewRecipe:
-    """The recipe of that name with some fields replaced; ValueError names what exists."""
+    """The recipe of that name with some fields replaced, and the newest operations unless `versions` says others.
+
+    Errors:
+        ValueError naming what exists.
+    """
     if name not in RECIPES:
         raise ValueError(f"recipe: no recipe named {name!r}; there are {', '.join(sorted(RECIPES))}")
     known = [f.name for f in fields(ViewRecipe)]
@@ -169,7 +195,8 @@ def recipe_named(name: str, **overrides: Any) -> ViewRecipe:
         if field not in known:
             near = get_close_matches(field, known, n=1, cutoff=0.0)[0]
             raise ValueError(f"recipe: unknown field {field!r}: the nearest is {near!r}; there are {', '.join(known)}")
-    return replace(RECIPES[name], **overrides)
+    recipe = replace(RECIPES[name], **overrides)
+    return recipe if "versions" in overrides else replace(recipe, versions=newest_versions(recipe.drawn_operations))
 
 
 def default_block_views(num_views: int) -> int:

@@ -20,7 +20,7 @@ import torch
 from shards.flags import WORKERS
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex, open_index
-from shards.views.view_recipe import ViewRecipe
+from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World, world_from_env
 from student.feed.batch import Batch, Origin, ready
 from student.feed.cache_check import Views, require_units, views_of_caches, views_without_cache
@@ -218,7 +218,7 @@ class Feed:
     def _checked_views(self, views: ViewRecipe | None, views_used: int | None) -> Views:
         if self.caches:
             return views_of_caches(self.caches, self.index, views_used=views_used)
-        return views_without_cache(views or ViewRecipe(), self.index, self.teachers, views_used=views_used)
+        return views_without_cache(views or recipe_named("deit"), self.index, self.teachers, views_used=views_used)
 
     def _make_source(self) -> TeacherSource:
         """Where the answers come from."""

@@ -8,6 +8,7 @@ finished one finished. A signal (SIGTERM, SIGUSR1, Ctrl-C) ends the step, saves,
 """
 
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from student.learn.process_group import ProcessGroup, process_group
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from student.run.run_events import Event, Scheduled, Stopped
+from student.run.run_files import RunFiles, read_json
 from student.run.students import StudentJob, Students, together
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.cache import TeacherCache
@@ -106,7 +108,7 @@ def train_many(
         cache=cache,
         teacher=teacher,
         teacher_weights=teacher_weights,
-        views=views if cache is not None else views or recipe.view_recipe,
+        views=views if cache is not None else views or own_views(jobs),
         batch_size=recipe.batch_size,
         repeats=recipe.repeats,
         seed=settings.seed,
@@ -133,6 +135,16 @@ def train_many(
                 run = Students([jobs[number] for number in members], data, settings, group, feed, identity)
                 if (yield from _one_pass(run, feed, group, stop)):
                     return
+
+
+def own_views(jobs: Sequence[StudentJob]) -> ViewRecipe:
+    """The views of a run without a cache: its recipe's, with the versions of operations that the run began with."""
+    recipe = jobs[0].recipe
+    config = RunFiles(jobs[0].out).config
+    if not config.is_file() or "versions" in dict(recipe.view_overrides):
+        return recipe.view_recipe
+    begun = read_json(config).get("data", {}).get("views", {})
+    return replace(recipe.view_recipe, versions=tuple(begun.get("versions", ())))
 
 
 def _one_pass(run: Students, feed: Feed, group: ProcessGroup, stop: StopRequest) -> Generator[Event, None, bool]:

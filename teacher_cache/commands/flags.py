@@ -134,10 +134,12 @@ class ViewFlags:
     views_per_unit: int | None
 
     def recipe(self, existing: "CacheSpec | None" = None) -> "ViewRecipe":
-        """The view recipe; views per unit as in a cache that is there already, unless they are given."""
+        """The view recipe; views per unit and versions of operations as in a cache that is there, unless given."""
         from shards.views.view_recipe import default_block_views, recipe_named
 
         values = view_settings(self.sets) | {"seed": self.view_seed} | ({"size": self.size} if self.size else {})
+        if existing is not None:
+            values = {"versions": existing.recipe.versions} | values
         there = existing.recipe.block_views if existing else default_block_views(self.num_views)
         return recipe_named(self.recipe_name, **(values | {"block_views": self.views_per_unit or there}))
 

@@ -60,7 +60,8 @@ class OperationKind:
     """One operation.
 
     Attributes:
-        name: as in view parameters; never reused for other pixels: a changed operation is a new one.
+        name: as in view parameters; never reused for other pixels: a changed operation is a new one
+            (shards.views.operation_names).
         unit: what its number is.
         drawn: its number in RandAugment.
         table: number → table of 256 levels; or

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from shards.views.operation_names import RAND_AUGMENT_OPERATIONS
 from shards.views.operations.blur import BLUR
 from shards.views.operations.enhance import BRIGHTNESS, COLOR, CONTRAST
 from shards.views.operations.grey import GREY
@@ -12,18 +13,20 @@ from shards.views.operations.histogram import AUTO_CONTRAST, EQUALIZE
 from shards.views.operations.invert import INVERT
 from shards.views.operations.operation import Fill, Image, Operation, OperationKind, Table
 from shards.views.operations.posterize import POSTERIZE
-from shards.views.operations.rotate import ROTATE
+from shards.views.operations.rotate import ROTATE, ROTATE2
 from shards.views.operations.sharpness import SHARPNESS
 from shards.views.operations.shear import SHEAR_X, SHEAR_Y
 from shards.views.operations.solarize import SOLARIZE, SOLARIZE_ADD
 from shards.views.operations.translate import TRANSLATE_X, TRANSLATE_Y
 
-# What timm calls AutoContrast, Equalize, … TranslateYRel, in its order: RandAugment draws a place in it.
-_RAND_AUGMENT = (
+__all__ = ["OPERATIONS", "RAND_AUGMENT_OPERATIONS", "apply_operations", "operation_named"]
+
+_KINDS = (
     AUTO_CONTRAST,
     EQUALIZE,
     INVERT,
     ROTATE,
+    ROTATE2,
     POSTERIZE,
     SOLARIZE,
     SOLARIZE_ADD,
@@ -35,10 +38,10 @@ _RAND_AUGMENT = (
     SHEAR_Y,
     TRANSLATE_X,
     TRANSLATE_Y,
+    GREY,
+    BLUR,
 )
-OPERATIONS: dict[str, OperationKind] = {kind.name: kind for kind in (*_RAND_AUGMENT, GREY, BLUR)}
-RAND_AUGMENT_OPERATIONS: tuple[str, ...] = tuple(kind.name for kind in _RAND_AUGMENT)
-"""The choice of a recipe that names no other."""
+OPERATIONS: dict[str, OperationKind] = {kind.name: kind for kind in _KINDS}
 
 
 def operation_named(name: str) -> OperationKind:

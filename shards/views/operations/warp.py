@@ -19,7 +19,7 @@ from shards.views.operations.operation import Fill, Image
 
 TAPS = 4
 WEIGHT_BITS = 7
-_FRACTIONS = 1024
+FRACTIONS = 1024
 
 
 def convolve(value_HX: Image, weight_TH: NDArray[np.int16], length: int) -> Image:
@@ -40,17 +40,20 @@ def convolve(value_HX: Image, weight_TH: NDArray[np.int16], length: int) -> Imag
 
 def cubic_weights(fraction_H: NDArray[Any]) -> NDArray[np.int16]:
     """The four weights of cubic convolution with a = −1 (Keys 1981, equation 15) in 1/128, summing to 128; (4, H)."""
-    return _weight_table()[:, np.rint(fraction_H * _FRACTIONS).astype(np.int64)]
+    return cubic_table(WEIGHT_BITS)[:, np.rint(fraction_H * FRACTIONS).astype(np.int64)]
 
 
-@lru_cache(maxsize=1)
-def _weight_table() -> NDArray[np.int16]:
-    """The weights at fractions 0, 1/1024 … 1: finer steps would move a weight by less than its own rounding."""
-    d = np.arange(_FRACTIONS + 1) / _FRACTIONS
+@lru_cache(maxsize=4)
+def cubic_table(bits: int) -> NDArray[np.int16]:
+    """The weights in 1 / 2^bits at fractions 0, 1/1024 … 1, int16 (4, 1025).
+
+    Finer steps would move a weight by less than its own rounding.
+    """
+    d = np.arange(FRACTIONS + 1) / FRACTIONS
     weight_TF = np.stack([-d * (1 - d) ** 2, 1 - 2 * d**2 + d**3, d * (1 + d - d**2), -(d**2) * (1 - d)])
-    whole_TF = np.rint(weight_TF * (1 << WEIGHT_BITS))
+    whole_TF = np.rint(weight_TF * (1 << bits))
     # What rounding lost goes to the largest weight: a flat area must keep its level.
-    lost_F = (1 << WEIGHT_BITS) - whole_TF.sum(axis=0)
+    lost_F = (1 << bits) - whole_TF.sum(axis=0)
     whole_TF[np.where(d < 0.5, 1, 2), np.arange(len(d))] += lost_F
     return np.asarray(whole_TF, np.int16)
 
@@ -69,10 +72,10 @@ def fill_outside(image_HWC: Image, spans: Sequence[tuple[NDArray[Any], NDArray[A
     """The image, but `fill` at every pixel that is outside one of the `spans` of its row."""
     height, width = image_HWC.shape[:2]
     x_W = np.arange(width, dtype=np.int16)
-    inside_HW = np.ones((height, width), np.bool_)
-    for first_H, last_H in spans:
-        inside_HW &= x_W >= first_H.clip(0, width).astype(np.int16)[:, None]
-        inside_HW &= x_W < last_H.clip(0, width).astype(np.int16)[:, None]
+    first_H = np.max([first_H for first_H, _ in spans], axis=0).clip(0, width).astype(np.int16)
+    last_H = np.min([last_H for _, last_H in spans], axis=0).clip(0, width).astype(np.int16)
+    inside_HW = x_W >= first_H[:, None]
+    inside_HW &= x_W < last_H[:, None]
     out_HWC = filled(height, width, fill).copy()
     cv2.copyTo(image_HWC, inside_HW.view(np.uint8), out_HWC)
     return out_HWC
