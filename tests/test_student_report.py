@@ -16,7 +16,7 @@ import pytest
 from shards.errors import RunError
 from shards.rng import stream
 from student.report.charts import Series, ink_on, line_chart, luminance, nice_ticks, number, ramp, thin
-from student.report.runs_page import labels
+from student.report.runs_page import distillation, labels
 from student.report.stats import baseline, best, forward_count, groups, paired_gain, pooled_spread, told_apart
 from student.report.write import read, report_csv, write_report
 from student.run.run_reader import read_run
@@ -279,6 +279,24 @@ def test_the_page_of_runs_holds_their_results_curves_and_differences(tmp_path: P
     charts = [attributes for tag, attributes in page.tags if tag == "svg" and attributes.get("role") == "img"]
     assert {"Top-1 on the validation set", "Training loss"} <= {str(chart["aria-label"]) for chart in charts}
     assert html.count("<svg") == html.count("</svg>")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({"distill": "soft", "distill_weight": 0.5, "temperature": 3.0, "reduction": "textbook"}, "soft, λ 0.5, τ 3"),
+        ({"distill": "soft", "distill_weight": 0.1, "temperature": 3.0, "reduction": "reference"},
+         "soft, λ 0.1, τ 3, reference reduction"),
+        ({"distill": "hard", "distill_weight": 0.5, "temperature": 1.0, "reduction": "per_class"},
+         "hard, λ 0.5, per_class reduction"),
+        ({"distill": "none"}, "no teacher"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_weight_is_said_with_what_it_is_measured_in(tmp_path: Path, recipe: dict[str, Any], words: str) -> None:
+    """λ = .1 of one reduction is a ten-thousandth of another's."""
+    write_run(tmp_path / "run", {"recipe": recipe}, 90.0)
+    assert distillation(read_run(tmp_path / "run")) == words
 
 
 def test_every_table_says_what_it_is_and_names_its_rows_and_columns(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cli import cli
 from shards.errors import ArtefactError
-from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
+from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD, recipe_named
 from student.feed.feed import Feed
 from teacher_cache.network.teacher import Teacher, load_teacher
 from tests.student_tiny import write_shards
@@ -212,7 +212,7 @@ def test_a_file_of_weights_never_runs_code(own: str, tmp_path: Path) -> None:
 
 
 def test_it_goes_through_every_command_that_asks_a_teacher(own: str, tmp_path: Path) -> None:
-    """Stage 1, its verification, training with the teacher in the loop; and the feed on its cache."""
+    """Stage 1, its verification, training with the teacher in the loop; the feed on its cache and with it."""
     index = write_shards(tmp_path / "train")
     teacher = ["--teacher", f"{own}:small", "--teacher-arg", "width=6", "--teacher-std", "0.229,0.224,0.225"]
     shown = ["--recipe", "plain", "--size", "16", "--set", "block_size=4", "--views", "2", "--views-per-unit", "2"]
@@ -235,4 +235,8 @@ def test_it_goes_through_every_command_that_asks_a_teacher(own: str, tmp_path: P
         "--out", "online")  # fmt: skip
     assert json.loads(Path("online/summary.json").read_text())["teacher_forwards_in_training"] > 0
     with Feed(index, cache="c.zarr", batch_size=16, repeats=1, workers=0, device="cpu") as feed:
-        assert next(iter(feed.epoch(0))).teacher.log_prob(1.0).shape == (16, 5)
+        cached = next(iter(feed.epoch(0))).teacher.log_prob(1.0)
+    shown = recipe_named("plain", size=16, block_size=4, block_views=2)
+    online = load(f"{own}:small", input_size=16, model_kwargs={"width": 6})
+    with Feed(index, teacher=online, views=shown, batch_size=16, repeats=1, workers=0, views_used=2) as feed:
+        torch.testing.assert_close(next(iter(feed.epoch(0))).teacher.log_prob(1.0), cached, rtol=0, atol=0.02)

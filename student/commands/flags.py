@@ -91,8 +91,10 @@ loss_options = bundled(
     LossFlags,
     "loss",
     click.option("--distill", metavar=f"[{'|'.join(distillations())}]", help="Default: the recipe's."),
-    click.option("--lambda", "distill_weight", type=float, help="λ, weight of the distillation loss in [0, 1]."),
-    click.option("--tau", "temperature", type=float, help="τ, temperature of the soft loss."),
+    click.option(
+        "--lambda", "distill_weight", type=float, help="λ, weight of that loss in [0, 1]; default: its paper's."
+    ),
+    click.option("--tau", "temperature", type=float, help="τ, temperature of the loss; default: its paper's."),
 )
 
 

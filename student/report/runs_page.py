@@ -97,7 +97,8 @@ def distillation(run: Run) -> str:
     loss = LOSSES.get(kind)  # a run of a newer version may name a loss that is not here
     text = f"{kind}, λ {run.setting('distill_weight', math.nan):g}"
     tau = f", τ {run.setting('temperature', math.nan):g}" if loss is not None and loss.uses_temperature else ""
-    return text + tau
+    reduction = run.setting("reduction", "textbook")  # λ means something else in each
+    return text + tau + (f", {reduction} reduction" if reduction != "textbook" else "")
 
 
 def fixed(value: float, digits: int) -> str:
