@@ -12,12 +12,22 @@ class Bar:
 
     LINE_EVERY_S = 10.0
 
-    def __init__(self, label: str, total: int, unit: str) -> None:
-        """Show it at nothing done of `total`."""
+    def __init__(self, label: str, total: int, unit: str, *, rate: bool = True) -> None:
+        """Show it at nothing done of `total`; `rate` shows units per second, unless the notes tell a better one."""
         from tqdm import tqdm
 
-        self._tty = sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=label, unit=unit, disable=not self._tty, dynamic_ncols=True, smoothing=0.1)
+        self._tty, self._rate = sys.stderr.isatty(), rate
+        speed = " {rate_fmt}," if rate else ""
+        shown = "{desc} {percentage:3.0f} %|{bar:16}| {n_fmt}/{total_fmt}" + speed + " {remaining} left{postfix}"
+        self._bar = tqdm(
+            total=total,
+            desc=label,
+            unit=f" {unit}",
+            bar_format=shown,
+            disable=not self._tty,
+            dynamic_ncols=True,
+            smoothing=0.1,
+        )
         self._label, self._unit, self._total = label, unit, total
         self._done, self._start, self._next = 0, time.monotonic(), time.monotonic() + self.LINE_EVERY_S
         self._first = 0
@@ -54,7 +64,8 @@ class Bar:
             rate = (done - self._first) / max(now - self._start, 1e-9)
             left = (self._total - done) / rate if rate > 0 else float("inf")
             tail = f", {duration(left)} left" if done < self._total else f" in {duration(now - self._start)}"
-            say(f"{self._label}: {done}/{self._total} {self._unit}, {rate:.1f}/s{tail}{', ' + note if note else ''}")
+            speed = f", {rate:.1f}/s" if self._rate else ""
+            say(f"{self._label}: {done}/{self._total} {self._unit}{speed}{tail}{', ' + note if note else ''}")
             self._next = now + self.LINE_EVERY_S
 
     def say(self, text: str) -> None:

@@ -14,6 +14,7 @@ from shards.tars.writer import write_samples
 from shards.views.behaviour import fixed_image
 from shards.views.view import render_views
 from shards.views.view_recipe import recipe_named
+from teacher_cache.inspect import sheet
 from teacher_cache.inspect.sheet import describe, draw_sheet, sheet_views, write_sheet
 
 RECIPE = recipe_named("deit", size=48, block_size=4)
@@ -84,3 +85,21 @@ def test_what_cannot_be_shown_is_an_error(reader: ShardReader, tmp_path: Path) -
         draw_sheet("title", [])
     with pytest.raises(ValueError, match=r"\.png"):
         write_sheet(tmp_path / "sheet.jpg", "title", sheet_views(reader, RECIPE, "s0", [0]))
+
+
+@pytest.mark.parametrize("width", [60, 200, 500])
+def test_no_line_of_a_caption_reaches_into_the_next_column(width):
+    """Widths are those of the letters, not a count of them; a word without spaces is cut."""
+    font = sheet._font()
+    for text in ("WWWW iiii × λ ß é", "n01440764/" + "W" * 90, "with class002/photo018, own weight 0.985", ""):
+        lines = sheet._wrapped(text, width, font)
+        assert all(font.getlength(line) <= width for line in lines)
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_the_font_has_the_letters_of_keys():
+    """A box in place of a letter is the font's way to say that it lacks it."""
+    font = sheet._font()
+    missing = font.getmask("\uffff").getbbox(), bytes(font.getmask("\uffff"))
+    for letter in "×λτßéøłжя":
+        assert (font.getmask(letter).getbbox(), bytes(font.getmask(letter))) != missing, letter

@@ -10,6 +10,7 @@ __all__ = [
     "models",
     "predict",
     "report",
+    "sweep_display",
     "train_student",
     "training_display",
 ]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.console import say
 from shards.flags import ShardPlace, shard_options, stop_with
 from shards.world import World, world_from_env
 from student.commands.flags import (
@@ -18,7 +17,6 @@ from student.commands.flags import (
     student_options,
     training_options,
 )
-from student.commands.training_display import TrainingDisplay
 from student.learn.losses.table import LOSSES
 
 if TYPE_CHECKING:
@@ -128,25 +126,15 @@ def _recipe(
 
 def _run(out: Path, grid: "Grid", work: "SweepTraining", together: int, world: World, reasons: tuple[str, ...]) -> None:
     """Run the sweep and draw it; exits with 1 when cells have failed, with the trainer's code when it was stopped."""
+    from student.commands.sweep_display import SweepDisplay
     from student.sweep.cell_training import sweep_facts
     from student.sweep.sweep_loop import run_sweep
 
-    display, event = TrainingDisplay(quiet=world.rank > 0), None
+    display = SweepDisplay(out, together=together, processes=world.size, quiet=world.rank > 0)
     display.explain(reasons)
     facts = sweep_facts(work.teachers, grid.temperatures, distillations=grid.distillations, recipe=work.recipe)
+    event = None
     for event in run_sweep(out, grid, work.train, common=work.common(), facts=facts, together=together, world=world):
-        if event.kind == "progress":
-            display.show(event.event)
-            continue
-        display.close()
-        failed = f", {event.num_failed} failed" if event.num_failed else ""
-        counts = f"{event.num_done} of {event.num_total} cells done{failed}"
-        match event.kind:
-            case "planned" | "finished":
-                say(f"{out}: {counts}")
-            case "started":
-                say(f"training {', '.join(event.names)}")
-            case "failed":
-                say(f"error: {', '.join(event.names)}: {event.message}; {counts}; run the same command to retry")
+        display.show(event)
     if event is not None and event.num_failed:
         raise stop_with(1)

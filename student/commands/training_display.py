@@ -1,7 +1,7 @@
 """How a training is drawn: one bar for the pass, one line per student and epoch."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shards.console import Bar, result, say
 from shards.flags import stop_with
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 class TrainingDisplay:
     """Draws the events of one or several students; silent on ranks other than the first."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        """Nothing is shown before the first event."""
-        self._quiet = quiet
+    def __init__(self, *, quiet: bool, beside: Callable[[], str] = lambda: "") -> None:
+        """Nothing is shown before the first event; `beside` is asked for what else stands behind the bar."""
+        self._quiet, self._beside = quiet, beside
         self._bar: Bar | None = None
+        self._epochs = 0
 
     def explain(self, reasons: Sequence[str]) -> None:
         """Say which settings were chosen for these data, and why."""
@@ -52,23 +53,24 @@ class TrainingDisplay:
                     "the labels"
                 )
             case events.Stepped() if self._bar is not None:
-                self._bar.to(event.step, _figures(event.metrics, ("loss", "images_per_s", "data_wait_share")))
+                shown = _figures(event.metrics, _STEP)
+                self._bar.to(event.step, ", ".join(part for part in (shown, self._beside()) if part))
             case events.EpochEnded():
                 if self._bar is not None:
                     self._bar.to(event.step)
-                shown = _figures(event.metrics, ("base_loss", "distill_loss", "teacher_agreement", "images_per_s"))
-                tops = _figures(event.validation or {}, ("top1", "cls_top1", "dist_top1"))
-                self._say(f"{event.student}  epoch {event.epoch + 1}  {shown}  {tops}")
+                shown = _figures({**event.metrics, **(event.validation or {})}, _EPOCH)
+                self._say(f"{event.student} epoch {event.epoch + 1}/{self._epochs}: {shown}")
             case events.StudentFailed():
                 self._say(f"error: {event.student}: {event.error}")
             case events.StudentFinished():
-                self._say(f"{event.student}: done, {event.out}")
-                result(_figures(event.summary, ("top1", "cls_top1", "dist_top1", "pixels_checked")))
+                self.close()
+                result(f"{event.out}: done, {_figures(event.summary, _END)}")
 
     def close(self) -> None:
         """End the bar."""
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
     def _begin(self, event: "Scheduled") -> None:
         steps = event.epochs * event.steps_per_epoch
@@ -82,12 +84,50 @@ class TrainingDisplay:
         )
         say(f"views: {spans}{more}; samples left out of each pass (no full block or batch): {event.num_left_out}")
         self.close()
-        self._bar = Bar("train", steps, "steps")
+        self._epochs = event.epochs
+        self._bar = Bar("train", steps, "steps", rate=False)
 
     def _say(self, text: str) -> None:
         (self._bar.say if self._bar else say)(text)
 
 
-def _figures(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    """Some numbers of a mapping, by name, those that are there."""
-    return "  ".join(f"{name} {values[name]:.4g}" for name in names if isinstance(values.get(name), (int, float)))
+class _Figure(NamedTuple):
+    """How a metric is shown: a share as percent, like everything that is one."""
+
+    metric: str
+    text: str
+    factor: float = 1.0
+
+
+_STEP = (
+    _Figure("loss", "loss {:.3f}"),
+    _Figure("images_per_s", "{:,.0f} images/s"),
+    _Figure("data_wait_share", "waiting {:.0f} %", 100.0),
+)
+_EPOCH = (
+    _Figure("base_loss", "label {:.2f}"),
+    _Figure("distill_loss", "teacher {:.2f}"),
+    _Figure("teacher_agreement", "agree {:.0f} %", 100.0),
+    _Figure("top1", "top-1 {:.1f} %"),
+    _Figure("cls_top1", "CLS {:.1f}"),
+    _Figure("dist_top1", "DIST {:.1f}"),
+)
+_END = (
+    _Figure("top1", "top-1 {:.2f} %"),
+    _Figure("cls_top1", "CLS {:.2f}"),
+    _Figure("dist_top1", "DIST {:.2f}"),
+    _Figure("pixels_checked", "{:,.0f} views compared"),
+    _Figure("pixels_mismatched", "{:,.0f} differed"),
+)
+
+
+def _figures(values: Mapping[str, Any], shown: tuple[_Figure, ...]) -> str:
+    """Metrics that are there, in words; without a teacher its loss is no figure, and digests that nobody compared."""
+    parts = []
+    for figure in shown:
+        value = values.get(figure.metric)
+        absent = figure.metric == "distill_loss" and value == 0
+        absent |= figure.metric.startswith("pixels") and not values.get("pixels_checked")
+        if isinstance(value, int | float) and not absent:
+            parts.append(figure.text.format(figure.factor * value))
+    return ", ".join(parts)

@@ -5,7 +5,6 @@ mixing partner, and, when there is a cache, the classes of the record.
 """
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +27,10 @@ from teacher_cache.store.cache import TeacherCache
 # V views; H, W of a view; C = 3; B rows of a block.
 
 _MARGIN = 8
-_LINE = 14
+_LINE = 15
 _FONT_SIZE = 11
-_LABEL_HEIGHT = 24
+_LEAST_WIDTH = 200
+"""Pixels of a column: captions of smaller views would be all line breaks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +134,9 @@ def _to_pixels(image_CHW: torch.Tensor, recipe: ViewRecipe) -> NDArray[np.uint8]
 
 def describe(column: SheetView) -> list[str]:
     """What the sheet says under a column: crop, flip, operations, erasing, mixing, classes; one fact a line."""
-    params = column.params  # "x", not "×": Pillow's built-in font has no such glyph
+    params = column.params
     box = params.box
-    lines = [f"view {column.view}", f"crop {box.width}x{box.height} at ({box.x}, {box.y}) of {_size(params.image)}"]
+    lines = [f"view {column.view}", f"crop {box.width} × {box.height} at ({box.x}, {box.y}) of {_size(params.image)}"]
     if params.resized != (params.size, params.size):
         lines.append(f"resized to {_size(params.resized)}, view at {params.window[::-1]}")
     if params.flip:
@@ -144,10 +144,10 @@ def describe(column: SheetView) -> list[str]:
     lines += [op.name + (f" {op.value:.4g}" if op.value else "") for op in params.operations]
     if params.erased is not None:
         hole = params.erased.box
-        lines.append(f"erased {hole.width}x{hole.height} at ({hole.x}, {hole.y})")
+        lines.append(f"erased {hole.width} × {hole.height} at ({hole.x}, {hole.y})")
     if column.partner:
         y0, y1, x0, x1 = column.box
-        how = f"CutMix box {x1 - x0}x{y1 - y0} at ({x0}, {y0})" if any(column.box) else "Mixup"
+        how = f"CutMix box {x1 - x0} × {y1 - y0} at ({x0}, {y0})" if any(column.box) else "Mixup"
         lines += [f"{how}, own weight {column.lam:.3f}", f"with {column.partner}"]
     else:
         lines.append("not mixed")
@@ -155,7 +155,7 @@ def describe(column: SheetView) -> list[str]:
 
 
 def _size(size: tuple[int, int]) -> str:
-    return f"{size[1]}x{size[0]}"
+    return f"{size[1]} × {size[0]}"
 
 
 def draw_sheet(title: str, columns: Sequence[SheetView]) -> Image.Image:
@@ -166,23 +166,51 @@ def draw_sheet(title: str, columns: Sequence[SheetView]) -> Image.Image:
     """
     if not columns:
         raise ValueError("sheet: expected at least one view, got none")
-    size = columns[0].params.size
-    width = max(size, 200)
-    characters = width // 6
-    texts = [[part for line in describe(c) for part in textwrap.wrap(line, characters) or [""]] for c in columns]
-    height = _LABEL_HEIGHT + 2 * (size + _MARGIN) + _LINE * max(map(len, texts)) + _MARGIN
-    sheet = Image.new("RGB", (_MARGIN + len(columns) * (width + _MARGIN), height), (255, 255, 255))
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
-    pen.text((_MARGIN, 6), title, fill=(0, 0, 0), font=font)
+    size, font = columns[0].params.size, _font()
+    width = max(size, _LEAST_WIDTH)
+    texts = [[part for line in describe(c) for part in _wrapped(line, width, font)] for c in columns]
+    across = len(columns) * (width + _MARGIN) - _MARGIN
+    head = _wrapped(title, across, font)
+    top = _MARGIN + _LINE * len(head) + _MARGIN
+    height = top + 2 * (size + _MARGIN) + _LINE * max(map(len, texts)) + _MARGIN
+    sheet = Image.new("RGB", (across + 2 * _MARGIN, height), (255, 255, 255))
+    pen = ImageDraw.Draw(sheet)
+    _write_lines(pen, _MARGIN, _MARGIN, head, font)
     for n, (column, text) in enumerate(zip(columns, texts, strict=True)):
-        x, y = _MARGIN + n * (width + _MARGIN), _LABEL_HEIGHT
+        x, y = _MARGIN + n * (width + _MARGIN), top
         for image_HWC in (column.view_HWC, column.mixed_HWC):
             sheet.paste(Image.fromarray(image_HWC), (x, y))
             y += size + _MARGIN
-        for line in text:
-            pen.text((x, y), line, fill=(0, 0, 0), font=font)
-            y += _LINE
+        _write_lines(pen, x, y, text, font)
     return sheet
+
+
+def _write_lines(pen: ImageDraw.ImageDraw, x: int, y: int, lines: Sequence[str], font: ImageFont.FreeTypeFont) -> None:
+    for number, line in enumerate(lines):
+        pen.text((x, y + number * _LINE), line, fill=(0, 0, 0), font=font)
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans as matplotlib ships it: it has the letters of most languages, and ×."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), _FONT_SIZE)
+
+
+def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    """The text in lines of at most `width` pixels, cut at spaces, and inside of a word that is longer than a line."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if font.getlength(joined) <= width:
+            lines[-1] = joined
+            continue
+        lines.append("")
+        for character in word:
+            if font.getlength(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    return [line for line in lines if line] or [""]
 
 
 def write_sheet(path: Path, title: str, columns: Sequence[SheetView]) -> None:

@@ -185,15 +185,28 @@ def status_json(status: Status, spec: CacheSpec) -> dict[str, Any]:
 
 
 def save_picture(status: Status, path: Path) -> None:
-    """Write the coverage as a PNG: one cell per unit, view blocks down, shards across."""
+    """Write the coverage as a PNG: one cell per unit, view blocks down, shards across; what is there is dark."""
+    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import MaxNLocator
 
+    missing, there = "#e3e7ed", "#00805c"
+    done, units = int(status.done_BS.sum()), status.done_BS.size
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.imshow(status.done_BS, aspect="auto", interpolation="nearest", cmap="Greens", vmin=0, vmax=1.25)
+    cmap = ListedColormap([missing, there])
+    axes.imshow(status.done_BS, aspect="auto", interpolation="nearest", cmap=cmap, vmin=0, vmax=1)
+    for axis in (axes.xaxis, axes.yaxis):  # units are counted: there is no shard 0.5
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("shard")
-    axes.set_ylabel(f"view block ({status.views_per_unit} views)")
-    axes.set_title(f"{int(status.done_BS.sum())} of {status.done_BS.size} units")
+    axes.set_ylabel(f"view block ({status.views_per_unit} views each)")
+    axes.set_title(f"{done} of {units} units")
+    patches = [
+        Patch(facecolor=there, label=f"there: {done}"),
+        Patch(facecolor=missing, edgecolor="#5a6473", label=f"missing: {units - done}"),
+    ]
+    figure.legend(handles=patches, loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, format="png", dpi=120)
 
 

@@ -1,0 +1,64 @@
+"""How a sweep is drawn: the bar of the pass with the time left of the whole, a table of results at the end."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from shards.console import duration, result, say
+from student.commands.training_display import TrainingDisplay
+from student.sweep.sweep_loop import SweepEvent
+
+
+class SweepDisplay:
+    """Draws the events of a sweep; its training events are silent on ranks other than the first.
+
+    Args:
+        out: the sweep's directory. together: students per pass. processes: that share the sweep.
+    """
+
+    def __init__(self, out: Path, *, together: int, processes: int, quiet: bool) -> None:
+        """Nothing is shown before the first event."""
+        self._out, self._together, self._processes, self._quiet = out, together, processes, quiet
+        self._training = TrainingDisplay(quiet=quiet, beside=self.left)
+        self._waiting, self._began, self._pass_left_s = 0, 0.0, float("inf")
+
+    def explain(self, reasons: Sequence[str]) -> None:
+        """Say which settings were chosen for these data, and why."""
+        self._training.explain(reasons)
+
+    def show(self, event: SweepEvent) -> None:
+        """Draw one event."""
+        if event.kind == "progress":
+            self._pass_left_s = getattr(event.event, "eta_s", self._pass_left_s)
+            self._training.show(event.event)
+            return
+        self._training.close()
+        failed = f", {event.num_failed} failed" if event.num_failed else ""
+        counts = f"{event.num_done} of {event.num_total} cells done{failed}"
+        match event.kind:
+            case "planned":
+                say(f"{self._out}: {counts}")
+            case "started":
+                self._began, self._pass_left_s = time.monotonic(), float("inf")
+                self._waiting = event.num_total - event.num_done - event.num_failed - len(event.names)
+                say(f"training {', '.join(event.names)}; {counts}")
+            case "failed":
+                say(f"error: {', '.join(event.names)}: {event.message}; {counts}; run the same command to retry")
+            case "finished":
+                say(f"{self._out}: {counts}")
+                if not self._quiet:
+                    self._table()
+
+    def left(self) -> str:
+        """Time left of the whole sweep: this pass, and as many like it as the waiting cells need."""
+        whole = time.monotonic() - self._began + self._pass_left_s
+        passes = -(-self._waiting // (self._together * self._processes))
+        left = self._pass_left_s + passes * whole
+        return "" if left == float("inf") else f"sweep {duration(left)} left"
+
+    def _table(self) -> None:
+        from student.report.text import sweep_lines
+        from student.sweep.sweep_directory import read_sweep
+
+        for line in sweep_lines(read_sweep(self._out)):
+            result(line)

@@ -1,0 +1,86 @@
+"""What a terminal shows: shares in percent, no figure without a meaning, lines that fit, the time left of a sweep."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from student.commands.sweep_display import SweepDisplay
+from student.commands.training_display import TrainingDisplay
+from student.report.text import sweep_lines
+from student.run.run_events import EpochEnded, Scheduled, Stepped, StudentFinished
+from student.sweep.sweep_loop import SweepEvent
+from tests.test_student_report import GRID, write_sweep
+
+METRICS = {
+    "loss": 1.25, "base_loss": 1.5, "distill_loss": 0.5, "teacher_agreement": 0.871, "images_per_s": 512.3,
+    "data_wait_share": 0.031,
+}  # fmt: skip
+VALIDATION = {"top1": 76.9, "cls_top1": 75.1, "dist_top1": 76.25}
+BEGIN = Scheduled(students=("soft-l0.9-t4-s0",), epochs=300, steps_per_epoch=2, batch_size=8, num_left_out=0, views=())
+
+
+def shown(capsys: Any, *events: Any, quiet: bool = False) -> str:
+    """What the display writes, to both streams."""
+    display = TrainingDisplay(quiet=quiet)
+    for event in (BEGIN, *events):
+        display.show(event)
+    display.close()
+    captured = capsys.readouterr()
+    return str(captured.err + captured.out)
+
+
+def ended(metrics: dict[str, float], validation: dict[str, float]) -> EpochEnded:
+    return EpochEnded(student="soft-l0.9-t4-s0", step=2, epoch=0, metrics=metrics, validation=validation)
+
+
+def test_an_epoch_is_one_line_of_a_hundred_columns_with_shares_in_percent(capsys: Any) -> None:
+    line = next(line for line in shown(capsys, ended(METRICS, VALIDATION)).splitlines() if "epoch 1/300" in line)
+    assert "agree 87 %" in line and "top-1 76.9 %" in line and "CLS 75.1" in line
+    assert len(line) <= 100
+
+
+def test_without_distillation_its_loss_is_not_shown(capsys: Any) -> None:
+    said = shown(capsys, ended({"base_loss": 1.5, "distill_loss": 0.0}, {}))
+    assert "label 1.50" in said and "teacher" not in said and "agree" not in said
+
+
+def test_the_end_names_the_student_and_what_was_compared(capsys: Any) -> None:
+    summary = {**VALIDATION, "pixels_checked": 24_000, "pixels_mismatched": 0}
+    said = shown(capsys, StudentFinished(student="a", out=Path("runs/a"), summary=summary))
+    assert "runs/a: done, top-1 76.90 %, CLS 75.10, DIST 76.25, 24,000 views compared, 0 differed" in said
+    alone = shown(capsys, StudentFinished(student="a", out=Path("runs/a"), summary={**VALIDATION, "pixels_checked": 0}))
+    assert "compared" not in alone and "differed" not in alone, "nobody compared"
+
+
+def test_other_ranks_are_silent(capsys: Any) -> None:
+    assert shown(capsys, ended(METRICS, VALIDATION), quiet=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("together", "processes", "running", "left"),
+    [(1, 1, 1, "16m00s"), (4, 1, 4, "4m20s"), (4, 2, 4, "2m40s")],
+)
+def test_the_time_left_counts_the_passes_to_come(
+    monkeypatch: pytest.MonkeyPatch, together: int, processes: int, running: int, left: str
+) -> None:
+    """Of 12 cells 2 are done; this pass takes 100 s, 60 of them to come; the others wait for passes like it."""
+    clock = iter([0.0, 40.0])
+    monkeypatch.setattr("student.commands.sweep_display.time.monotonic", lambda: next(clock))
+    display = SweepDisplay(Path("s"), together=together, processes=processes, quiet=True)
+    names = tuple(str(n) for n in range(running))
+    display.show(SweepEvent(kind="started", names=names, num_done=2, num_failed=0, num_total=12))
+    step = Stepped(student="0", step=1, epoch=0, num_steps=9, eta_s=60.0, metrics={})
+    display.show(SweepEvent(kind="progress", names=names, num_done=0, num_failed=0, num_total=12, event=step))
+    assert display.left() == f"sweep {left} left"
+
+
+def test_the_table_of_a_sweep_has_a_line_for_every_setting_best_first(tmp_path: Path) -> None:
+    lines = sweep_lines(write_sweep(tmp_path / "s"))
+    assert len(lines) == 1 + len({cell.setting for cell in GRID.cells()})
+    assert lines[1].startswith("soft λ 0.9 τ ") and "★" in lines[1]
+    base = next(line for line in lines if line.startswith("no teacher"))
+    assert base.split()[-3:] == ["–", "90.0", "3/3"]
+    assert len({len(line) for line in lines}) == 1, "columns stand under each other"
+    unfinished = sweep_lines(write_sweep(tmp_path / "t", left_out=tuple(cell.name for cell in GRID.cells())))
+    assert all("0/3" in line and "nan" not in line for line in unfinished[1:])
