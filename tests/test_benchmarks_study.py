@@ -78,6 +78,7 @@ weights = [0.5]
 temperatures = [2]
 views_used = [1]
 seeds = 1
+epochs = 1
 [[sweeps]]
 name = "centre"
 cache = "centre"
@@ -149,6 +150,7 @@ def test_a_study_runs_to_its_tables_and_again_for_nothing(work: Path, tmp_path: 
     ]
     summaries = {path: path.stat().st_mtime_ns for path in (work / "out" / "sweeps").glob("*/cells/*/summary.json")}
     assert len(summaries) == 7
+    assert len(read_run(work / "out/sweeps/small/cells/soft-l0.5-t2-v1-s0").epochs) == 1
     assert open_index(str(work / "out/shards/train")).num_samples == 12 * CLASSES
     _run(work)
     assert all(path.stat().st_mtime_ns == when for path, when in summaries.items()), "finished students stay"

@@ -66,7 +66,11 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class SweepSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Students of one cache: the axes of `ablate`; `online`: the teacher in the loop instead, one student a seed."""
+    """Students of one cache: the axes of `ablate`.
+
+    Attributes:
+        online: the teacher in the loop instead of the cache, one student a seed. epochs: 0 are the student's own.
+    """
 
     name: str
     cache: str
@@ -76,6 +80,7 @@ class SweepSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     seeds: int
     together: int = 1
     views_used: list[int] = []
+    epochs: int = 0
     online: bool = False
 
     @property

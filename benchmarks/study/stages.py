@@ -147,8 +147,12 @@ class Stages:
             "--config", self.work / STUDENT, "--distill", ",".join(sweep.distill),
             "--lambda", ",".join(map(str, sweep.weights)), "--tau", ",".join(map(str, sweep.temperatures)), *used,
             "--seeds", str(sweep.seeds), "--together", str(sweep.together), "--workers", "0",
-            "--eval-every", str(self.settings.eval_every), "--out", sweep_path(self.work, sweep.name),
+            *self._length(sweep), "--out", sweep_path(self.work, sweep.name),
         )  # fmt: skip
+
+    def _length(self, sweep: SweepSettings) -> list[str]:
+        epochs = ["--epochs", str(sweep.epochs)] if sweep.epochs else []
+        return ["--eval-every", str(self.settings.eval_every), *epochs]
 
     def _online(self, sweep: SweepSettings) -> None:
         """The teacher in the loop, on the views that the cache holds: the sweep's only cell, seed by seed."""
@@ -159,7 +163,7 @@ class Stages:
                 f"sweep {sweep.name}", "train-student", *self._data(), "--online", *self._teacher(),
                 "--config", self.work / f"{sweep.cache}-{STUDENT_AND_VIEWS}", "--distill", cell.distill,
                 "--lambda", str(cell.distill_weight), *tau, "--views-used", str(cell.views_used or num_views),
-                "--seed", str(cell.seed), "--workers", "0", "--eval-every", str(self.settings.eval_every),
+                "--seed", str(cell.seed), "--workers", "0", *self._length(sweep),
                 "--out", sweep_path(self.work, sweep.name) / "cells" / cell.name,
             )  # fmt: skip
 
