@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=5)
     parser.add_argument("--max-side", type=int, default=500)
     parser.add_argument("--quality", type=int, default=90)
-    parser.add_argument("--teacher", default=LITE0, help="whom compact photos may cost accuracy; \"\" for nobody")
+    parser.add_argument("--teacher", default=LITE0, help='whom compact photos may cost accuracy; "" for nobody')
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args()
     torch.set_num_threads(1)

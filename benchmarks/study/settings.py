@@ -45,7 +45,7 @@ class Views(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Cache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A cache: made by the teacher, or derived from the lossless cache named `source` without it.
+    """A cache: made by the teacher, or from the lossless cache named `source` without it.
 
     Attributes:
         views, views_per_unit: how many, and how many at once; a derived cache has its source's.
@@ -130,6 +130,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             _known(f"caches.{name}.answers", cache.answers, ["same", "next", *self.caches])
             if cache.source and self.caches[cache.source].record != "dense":
                 raise ValueError(f"caches.{name}.source: expected a cache of record dense, got {cache.source}")
+            if cache.answers != "same" and cache.record != "dense":
+                raise ValueError(
+                    f"caches.{name}.record: expected dense with answers {cache.answers}, got {cache.record}"
+                )
             if bool(cache.source) == bool(cache.views):
                 raise ValueError(
                     f"caches.{name}: expected views or a source, got views {cache.views}, {cache.source!r}"

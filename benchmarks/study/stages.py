@@ -1,6 +1,6 @@
 """The stages of a study in order: photos → shards → for each sweep its cache, then its students. Each can be repeated.
 
-Everything is a command of this project, printed before it runs, but for derived caches (`benchmarks.study.derived`).
+Everything is a command of this project, printed before it runs, but for caches of other views' answers (`derived`).
 What is finished is found finished, so the same study goes on where it was stopped, cell by cell.
 
     WORK/shards/{train,val}  WORK/caches/NAME  WORK/sweeps/NAME  WORK/times.jsonl
@@ -16,7 +16,6 @@ from timm.data.imagenet_info import ImageNetInfo
 from benchmarks.study.derived import derive
 from benchmarks.study.settings import Cache, Json, Settings, SweepSettings
 from shards.index.shard_index import open_index
-from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.store.cache import TeacherCache
 
 STUDENT, STUDENT_AND_VIEWS = "student.toml", "student-online.toml"
@@ -117,19 +116,19 @@ class Stages:
         return ["--teacher", teacher.name, *(["--teacher-weights", teacher.weights] if teacher.weights else [])]
 
     def _derived_cache(self, name: str, cache: Cache, out: Path) -> None:
-        answers = cache.answers
+        source, answers = self.work / "caches" / cache.source, cache.answers
         self._cache(cache.source)
+        if answers == "same":
+            record = ["--record", cache.record, *(["--bytes", str(cache.num_bytes)] if cache.num_bytes else [])]
+            self.commands.run(f"cache {name}", "copy-cache", source, out, *record)
+            return
         if answers in self.settings.caches:
             self._cache(answers)
             answers = str(self.work / "caches" / answers)
         self.commands.require_time()
-        print(
-            f"\nderiving cache {name} from {cache.source}: record {cache.record}, answers {cache.answers}", flush=True
-        )
-        index = open_index(str(self.work / "shards" / "train"))
-        with TeacherCache.open(self.work / "caches" / cache.source) as source:
-            record = RecordFormat.chosen(cache.record, index.num_classes, k=0, num_bytes=cache.num_bytes)
-            derive(out, index, source, record, answers)
+        print(f"\ncache {name}: the views of {cache.source} with the answers to {cache.answers}", flush=True)
+        with TeacherCache.open(source) as opened:
+            derive(out, open_index(str(self.work / "shards" / "train")), opened, answers)
 
     def _made(self, name: str) -> Cache:
         """The cache that the teacher made, from which this one may be derived."""
