@@ -1,23 +1,25 @@
 """The commands that make and check shards."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from shards.console import Bar, result
-from shards.flags import workers_option
+from shards.console import Bar, result, say
+from shards.errors import ShardError
+from shards.flags import PATH, SEED, workers_option
 
 _class_names = click.option(
-    "--class-names", type=click.Path(path_type=Path),
+    "--class-names", type=PATH,
     help="A file with one class a line, in the order of the labels; default: the folders, sorted.",
 )  # fmt: skip
 
 
 @click.command("make-shards")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("dest", type=click.Path(path_type=Path))
+@click.argument("source", type=PATH)
+@click.argument("dest", type=PATH)
 @click.option("--samples-per-shard", default=1000, show_default=True, type=click.IntRange(1))
-@click.option("--seed", default=0, show_default=True, help="Of the order of the samples.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of the order of the samples.")
 @_class_names
 @click.option("--max-side", type=int, help="Compact shards: reduce larger images to this longest side, pixels.")
 @click.option("--quality", type=int, help="Of the JPEGs of compact shards; default 90. Only with --max-side.")
@@ -73,36 +75,51 @@ def make_shards(
 @click.option("--num-classes", type=click.IntRange(2), help="Labels must lie below it; default: the largest label + 1.")
 @_class_names
 @click.option("--label-key", help="Take the label from this key of each sample's .json (img2dataset).")
+@click.option(
+    "--ignore-suffix", "ignored", multiple=True, metavar="SUFFIX", help="Pass over members NAME.SUFFIX, counted."
+)
+@click.option("--ignore-unknown", is_flag=True, help="Pass over every member that is no image and no label, counted.")
+@click.option("--key-dots", is_flag=True, help="Keys have dots: a key ends at the last dot of the name, not the first.")
 @click.option("--overwrite", is_flag=True, help="Write the index anew instead of checking against the one there.")
 @click.option("--decode", is_flag=True, help="Also decode every image.")
-@click.option("--shard-cache", type=click.Path(path_type=Path), help="Where remote shards are kept locally.")
+@click.option("--shard-cache", type=PATH, help="Where remote shards are kept locally.")
 @workers_option("Processes.")
 def check_shards(
     shards: str,
     num_classes: int | None,
     class_names: Path | None,
     label_key: str | None,
+    ignored: tuple[str, ...],
+    ignore_unknown: bool,
+    key_dots: bool,
     overwrite: bool,
     decode: bool,
     shard_cache: Path | None,
     workers: int,
 ) -> None:
-    """Scan SHARDS strictly, ours or anyone's, and write their index; with an index, check them against it."""
+    """Scan SHARDS strictly, ours or anyone's, and write their index; with an index, check them against it.
+
+    An index that is written anew keeps the class names of the one before, unless others are given.
+    """
     from shards.index.shard_index import ShardIndex, index_path
     from shards.index.sources import expand_shards
     from shards.tars.image_folder import read_class_names
     from shards.tars.scan import scan_shards
+    from shards.tars.shard_scan import Foreign
 
     path = index_path(shards, shard_cache)
     expected = ShardIndex.load(path) if path.exists() and not overwrite else None
-    names = read_class_names(class_names) if class_names else expected.class_names if expected else ()
+    kept = expected.class_names if expected else _names_before(path, num_classes) if overwrite else ()
+    names = read_class_names(class_names) if class_names else kept
     urls = expand_shards(shards)
+    foreign = Foreign(tuple(suffix.lower().lstrip(".") for suffix in ignored), ignore_unknown, key_dots)
     with Bar("check-shards", len(urls), "shards") as bar:
         for event in scan_shards(
             urls,
             num_classes=num_classes or (expected.num_classes if expected else None),
             class_names=names,
             label_key=label_key,
+            foreign=foreign,
             expected=expected,
             decode=decode,
             workers=max(1, workers),
@@ -113,6 +130,7 @@ def check_shards(
                 bar.say(f"  {event.problem}")
             if event.index is not None:
                 index = event.index
+    _say_ignored(event.ignored)
     if expected is None:
         index.save(path)
     result(
@@ -120,3 +138,27 @@ def check_shards(
         "all as they must be\n"
         f"{'index' if expected is None else 'checked against'} {path}\nfingerprint {index.fingerprint}"
     )
+
+
+def _say_ignored(ignored: Mapping[str, int]) -> None:
+    """How many members were passed over."""
+    if ignored:
+        counts = ", ".join(f"{count} × {suffix}" for suffix, count in sorted(ignored.items()))
+        say(f"passed over, as asked: {counts}")
+
+
+def _names_before(path: Path, num_classes: int | None) -> tuple[str, ...]:
+    """The class names of an index that is to be written anew; () where there are none, or they are of other classes."""
+    from shards.index.shard_index import ShardIndex
+
+    if not path.exists():
+        return ()
+    try:
+        names = ShardIndex.load(path).class_names
+    except ShardError as error:
+        say(f"warning: {error}; class names that it may have held are lost, give them with --class-names")
+        return ()
+    if num_classes not in (None, len(names)) and names:
+        say(f"warning: {path} had {len(names)} class names; they are dropped for --num-classes {num_classes}")
+        return ()
+    return names

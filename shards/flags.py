@@ -5,9 +5,11 @@ names are the value's fields, and hands the command a `ShardPlace` as its argume
 """
 
 import functools
+import math
 import os
+import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,61 @@ if TYPE_CHECKING:
 
 Decorator = Callable[[Any], Any]
 WORKERS = max(1, (os.cpu_count() or 1) - 1)
+MOST_WORKERS = max(64, 8 * (os.cpu_count() or 1))
+"""More processes than this are a slip of the finger: each one takes memory and a core."""
+
+
+class Number(click.FloatRange):
+    """A finite number in a range: nan compares with nothing, so it would pass through a range alone."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; a usage error for others."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value}.", param, ctx)
+        return number
+
+
+class LocalPath(click.Path):
+    """A path of this machine: '' would be the current folder, and `s3:…` a folder of that name."""
+
+    def __init__(self) -> None:
+        """A path that need not be there: what must be is for the command to say."""
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; a usage error for what is none."""
+        text = os.fspath(value)
+        if not text.strip():
+            self.fail("expected a path, got an empty one.", param, ctx)
+        if (scheme := _SCHEME.match(text)) is not None:
+            self.fail(f"expected a local path, got {scheme[0]}…; ./{text} is one of that name.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class CacheParam(click.ParamType[str]):
+    """Where a cache is: a folder, or a url of a known kind; '' and `pipe:x` would make a folder of that name."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text; a usage error for what is no place."""
+        text = str(value)
+        if not text.strip():
+            self.fail("expected a folder or url, got an empty one.", param, ctx)
+        scheme = _SCHEME.match(text)
+        if scheme is not None and not re.match(r"(file|s3|gs|https?)://.", text):
+            known = "a folder, s3://, gs:// or, to read, https://"
+            self.fail(f"expected {known}, got {scheme[0]}…; ./{text} is a folder of that name.", param, ctx)
+        return text
+
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+SEED = click.IntRange(0, 2**63 - 1)
+PATH = LocalPath()
+CACHE = CacheParam()
 
 
 def options(*decorators: Decorator) -> Decorator:
@@ -89,24 +146,39 @@ class ShardPlace:
 
 def shard_options(required: bool = True, help: str = "") -> Decorator:
     """--shards and --shard-cache, as `place`."""
-    where = "Shards: a folder, a tar, or a brace range such as train-{000000..001023}.tar; local, s3://, gs:// or https://."
+    where = (
+        "Shards: a folder, a tar, or a brace range such as train-{000000..001023}.tar; local, s3://, gs:// or https://."
+    )
     return bundled(
         ShardPlace,
         "place",
         click.option("--shards", required=required, help=help or where),
-        click.option("--shard-cache", type=click.Path(path_type=Path), help="Where remote shards are kept locally."),
+        click.option("--shard-cache", type=PATH, help="Where remote shards are kept locally."),
     )
 
 
 def workers_option(help: str = "Rendering processes.") -> Decorator:
     """--workers."""
-    return click.option("--workers", default=WORKERS, show_default=True, type=click.IntRange(0), help=help)
+    return click.option(
+        "--workers", default=WORKERS, show_default=True, type=click.IntRange(0, MOST_WORKERS), help=help
+    )
 
 
 def given_flag(name: str) -> bool:
     """Whether the user typed this flag of the running command, rather than leaving it at its default."""
     source = click.get_current_context().get_parameter_source(name)
     return source is not click.core.ParameterSource.DEFAULT
+
+
+def refuse_ignored(names: Iterable[str], why: str) -> None:
+    """ValueError for a flag that was typed and that this command, as it is called, would not read.
+
+    Args:
+        names: parameters of the running command. why: which flag or value leaves them without meaning.
+    """
+    for param in click.get_current_context().command.params:
+        if param.name in names and given_flag(param.name):
+            raise ValueError(f"{param.opts[0]}: would be ignored: {why}; drop it")
 
 
 def stop_with(code: int) -> click.exceptions.Exit:
@@ -118,4 +190,4 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 precision_option = click.option(
     "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True
 )
-device_option = click.option("--device", help="cpu or cuda; default: cuda where there is one.")
+device_option = click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is one.")

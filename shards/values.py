@@ -7,7 +7,7 @@ field that is not known here comes from a newer version, and is refused as such.
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
 import msgspec
 
@@ -48,6 +48,18 @@ def from_json(cls: type[T], data: Any, what: str) -> T:
     return cls(**{name: _frozen(value) for name, value in data.items()})
 
 
+def check_fields(cls: type, values: Mapping[str, Any], what: str) -> None:
+    """ValueError unless the values, of some fields of a dataclass, are of the types of those fields."""
+    hints = get_type_hints(cls)
+    for name, value in values.items():
+        if get_origin(hints[name]) is Literal:
+            continue  # the value itself says what there is
+        try:
+            msgspec.convert(value, hints[name])
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{what}.{name}: {_words(error)}: {value!r}") from None
+
+
 def require_fields(cls: type, data: Any, what: str) -> None:
     """ValueError unless `data` is an object with the fields of `cls`, of which only later ones may be absent."""
     if not isinstance(data, Mapping):
@@ -79,4 +91,5 @@ def _words(error: msgspec.ValidationError) -> str:
     """msgspec's message with the field in front instead of a path behind."""
     text, _, path = str(error).partition(" - at `$")
     name = path.strip(".`")
-    return f"{name}: {text[0].lower()}{text[1:]}" if name else text
+    text = text[0].lower() + text[1:]
+    return f"{name}: {text}" if name else text

@@ -17,30 +17,66 @@ class World(NamedTuple):
     local_size: int = 1
 
 
-# torchrun's names first, then a SLURM array (tasks are numbered from MIN), then SLURM tasks of one job.
+class _Source(NamedTuple):
+    """Variables that hold rank, size and local rank, and the rank at which counting begins.
+
+    `shared`: they say who shares a list of work, not who meets in a process group. `within`: they count only where this
+    variable is set as well.
+    """
+
+    rank: str
+    size: str
+    local_rank: str
+    first: str = ""
+    shared: bool = False
+    within: str = ""
+
+
+# In this order: torchrun; a SLURM array, whose tasks are jobs of their own and are numbered from MIN; tasks that srun
+# has started; a batch script, whose SLURM_NTASKS says how many srun would start.
 _SOURCES = (
-    ("RANK", "WORLD_SIZE", "LOCAL_RANK", ""),
-    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "", "SLURM_ARRAY_TASK_MIN"),
-    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", ""),
+    _Source("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    _Source("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "", "SLURM_ARRAY_TASK_MIN", shared=True),
+    _Source("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", within="SLURM_STEP_ID"),
+    _Source("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", shared=True),
 )
 
 
-def world_from_env(environ: Mapping[str, str] = os.environ) -> World:
+def world_from_env(environ: Mapping[str, str] = os.environ, *, shared: bool = False) -> World:
     """The first complete pair of rank and size in the environment, else a world of one.
+
+    Args:
+        shared: the processes share a list of work and never meet, as those of stage 1: tasks of a SLURM array, and
+            whatever a batch script says of its tasks, are a world as well. A run of its own in each task of an
+            array, which is what a training there is, must not take them for its ranks.
 
     Errors:
         ValueError naming the variable for values that are no integers or a rank outside the world.
     """
-    for rank_name, size_name, local_name, first_name in _SOURCES:
-        if rank_name in environ and size_name in environ:
-            size = _integer(environ, size_name)
-            rank = _integer(environ, rank_name) - (_integer(environ, first_name) if first_name in environ else 0)
-            local_rank = _integer(environ, local_name) if local_name in environ else 0
-            if not 0 <= rank < size:
-                raise ValueError(f"{rank_name}: expected a rank in [0, {size}) for {size_name}={size}, got {rank}")
-            local_size = _integer(environ, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environ else 1
-            return World(rank, size, local_rank, local_size)
-    return World()
+    source = _source(environ, shared)
+    if source is None:
+        return World()
+    size = _integer(environ, source.size)
+    rank = _integer(environ, source.rank) - (_integer(environ, source.first) if source.first in environ else 0)
+    if not 0 <= rank < size:
+        raise ValueError(f"{source.rank}: expected a rank in [0, {size}) for {source.size}={size}, got {rank}")
+    local_rank = _integer(environ, source.local_rank) if source.local_rank in environ else 0
+    local_size = _integer(environ, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environ else 1
+    return World(rank, size, local_rank, local_size)
+
+
+def world_variables(environ: Mapping[str, str] = os.environ, *, shared: bool = False) -> str:
+    """The variables that `world_from_env` reads rank and size from, for messages; "" for a world of one."""
+    source = _source(environ, shared)
+    return f"{source.rank}={environ[source.rank]}, {source.size}={environ[source.size]}" if source else ""
+
+
+def _source(environ: Mapping[str, str], shared: bool) -> _Source | None:
+    for source in _SOURCES:
+        found = source.rank in environ and source.size in environ and (not source.within or source.within in environ)
+        if found and (shared or not source.shared):
+            return source
+    return None
 
 
 def _integer(environ: Mapping[str, str], name: str) -> int:

@@ -152,7 +152,7 @@ MISTAKES = [
     ),
     (["train-student", "--shards", "{work}/train", "--out", "{tmp}", "--set", "epoch=3"], 2, "nearest is 'epochs'"),
     (["train-student", "--shards", "{work}/train", "--out", "{tmp}", "--recipe", "diet"], 2, "nearest is 'deit'"),
-    (["train-student", "--shards", "{work}/train", "--out", "{tmp}", "--lambda", "2"], 2, "distill_weight"),
+    (["train-student", "--shards", "{work}/train", "--out", "{tmp}", "--lambda", "2"], 2, "--lambda"),
     (
         ["train-student", "--shards", "{work}/train", "--out", "{tmp}", "--cache", "{work}/none.zarr"],
         1,

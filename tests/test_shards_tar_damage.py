@@ -270,7 +270,8 @@ HOSTILE = {
     "something_after_the_mark": (raw() + END + bytes(4096) + b"\1", "nothing but zeros"),
     "a_second_archive_after_the_mark": (raw() + END + raw() + END, "nothing but zeros"),
     "an_empty_file": (b"", "end-of-archive mark"),
-    "not_a_tar": (b"\x1f\x8b\x08" + bytes(range(200)) * 9, "checksum"),
+    "not_a_tar": (bytes(range(1, 200)) * 9, "checksum"),
+    "gzip": (b"\x1f\x8b\x08" + bytes(range(200)) * 9, "compressed with gzip"),
 }
 
 

@@ -14,7 +14,9 @@ from shards.tars.shard_scan import ShardScan
 def settled_classes(num_classes: int | None, class_names: Sequence[str]) -> int | None:
     """The number of classes that the user gave, in either way; ValueError when the two contradict each other."""
     if class_names and num_classes not in (None, len(class_names)):
-        raise ValueError(f"num_classes: expected {len(class_names)}, one for each class name, got {num_classes}")
+        raise ValueError(
+            f"--num-classes: expected {len(class_names)}, one for each name in --class-names, got {num_classes}"
+        )
     return len(class_names) or num_classes
 
 
@@ -35,7 +37,9 @@ def assemble(
     limit = settled_classes(num_classes, class_names) or top + 1
     if top >= limit:
         shard = int(np.searchsorted(rows, int(label_N.argmax()), "right")) - 1
-        raise ShardError(f"{urls[shard]}: expected labels in [0, {limit}), got {top}; check the number of classes")
+        raise ShardError(
+            f"{urls[shard]}: expected labels in [0, {limit}), got {top}; check --num-classes or --class-names"
+        )
     index = ShardIndex(
         urls=tuple(urls),
         names=tuple(names),

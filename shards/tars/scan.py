@@ -1,18 +1,21 @@
 """Many shards, scanned in parallel into one index: a generator of events, the last of which carries the index."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shards.errors import ShardError
 from shards.index.remote import local_shard
 from shards.index.shard_index import ShardIndex
 from shards.index.sources import base_name
+from shards.names import short
 from shards.pool.workers import in_workers
 from shards.tars.assemble import assemble, settled_classes
-from shards.tars.shard_scan import SampleRule, ShardScan, scan_shard
+from shards.tars.shard_scan import Foreign, SampleRule, ShardScan, scan_shard
 
-_PROBLEMS_SHOWN = 20
+_PROBLEMS_SHOWN = 3
+_PROBLEM_CHARS = 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,7 @@ class ScanEvent:
         url: the shard; "" in the last event.
         shards_done, num_shards; num_samples, num_bytes: so far.
         problem: what is wrong with this shard, "" when nothing is.
+        ignored: members passed over so far, by suffix.
         index: only in the last event.
     """
 
@@ -32,6 +36,7 @@ class ScanEvent:
     num_samples: int = 0
     num_bytes: int = 0
     problem: str = ""
+    ignored: Mapping[str, int] = field(default_factory=dict)
     index: ShardIndex | None = None
 
 
@@ -41,6 +46,7 @@ def scan_shards(
     num_classes: int | None = None,
     class_names: Sequence[str] = (),
     label_key: str | None = None,
+    foreign: Foreign = Foreign(),  # noqa: B008 - a value
     expected: ShardIndex | None = None,
     decode: bool = False,
     workers: int = 1,
@@ -52,6 +58,7 @@ def scan_shards(
         urls: from `expand_shards`.
         num_classes, class_names: when known, labels must lie in [0, num_classes).
         label_key: take labels from this key of each sample's .json (img2dataset) instead of .cls.
+        foreign: what shards of others may hold beside samples.
         expected: an index made before: every difference to it is a problem.
         decode: decode every image, too: finds images that are cut or corrupt inside an intact shard.
         workers: processes; the result does not depend on it.
@@ -62,7 +69,7 @@ def scan_shards(
     """
     if not urls:
         raise ValueError("scan: expected at least one shard, got none")
-    rule = SampleRule(settled_classes(num_classes, class_names), label_key, decode)
+    rule = SampleRule(settled_classes(num_classes, class_names), label_key, decode, foreign)
     scans: dict[int, ShardScan] = {}
     problems: list[str] = []
     event = ScanEvent(url="", num_shards=len(urls))
@@ -71,7 +78,8 @@ def scan_shards(
         if scan is not None:
             scans[position] = scan
             samples, size = event.num_samples + len(scan.label_N), event.num_bytes + scan.tar_bytes
-            event = replace(event, num_samples=samples, num_bytes=size)
+            ignored = Counter(event.ignored) + Counter(scan.ignored)
+            event = replace(event, num_samples=samples, num_bytes=size, ignored=dict(ignored))
             problem = difference(expected, scan, urls[position]) if expected is not None else ""
         if problem:
             problems.append(problem)
@@ -82,7 +90,8 @@ def scan_shards(
     if expected is not None and expected.fingerprint != index.fingerprint:
         raise ShardError(
             f"the shards are as indexed, but their list or classes are not: expected {expected.num_shards} shards and "
-            f"{expected.num_classes} classes, got {index.num_shards} and {index.num_classes}; write the index anew"
+            f"{expected.num_classes} classes, got {index.num_shards} and {index.num_classes}; "
+            "write the index anew: check-shards --overwrite"
         )
     yield replace(event, url="", index=index)
 
@@ -98,7 +107,8 @@ def difference(expected: ShardIndex, scan: ShardScan, url: str) -> str:
     if rows != len(scan.label_N) or expected.tar_bytes_S[shard] != scan.tar_bytes:
         return (
             f"{url}: expected {rows} samples in {int(expected.tar_bytes_S[shard])} bytes as in the index, "
-            f"got {len(scan.label_N)} in {scan.tar_bytes}; restore the shard, or write the index anew"
+            f"got {len(scan.label_N)} in {scan.tar_bytes}; restore the shard, or write the index anew: "
+            "check-shards --overwrite"
         )
     start = 0
     for row, end in enumerate(scan.key_end_N):
@@ -116,7 +126,8 @@ def difference(expected: ShardIndex, scan: ShardScan, url: str) -> str:
             if want != got:
                 return (
                     f"{url}: offset {int(expected.offset_N[n])}: sample {key!r}: {name}: expected {want} as in "
-                    f"the index, got {got}; the shard is damaged or was replaced: restore it, or write the index anew"
+                    f"the index, got {got}; the shard is damaged or was replaced: restore it, or "
+                    "write the index anew: check-shards --overwrite"
                 )
     raise AssertionError("digests differ and nothing else does")
 
@@ -124,7 +135,8 @@ def difference(expected: ShardIndex, scan: ShardScan, url: str) -> str:
 def _summary(problems: Sequence[str], num_shards: int) -> str:
     if len(problems) == 1:
         return problems[0]
-    lines = [f"{len(problems)} of {num_shards} shards are not as they must be:", *problems[:_PROBLEMS_SHOWN]]
+    first = [short(problem, _PROBLEM_CHARS) for problem in problems[:_PROBLEMS_SHOWN]]
+    lines = [f"{len(problems)} of {num_shards} shards are not as they must be:", *first]
     if len(problems) > _PROBLEMS_SHOWN:
         lines.append(f"… and {len(problems) - _PROBLEMS_SHOWN} more")
     return "\n".join(lines)

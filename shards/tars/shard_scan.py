@@ -1,15 +1,19 @@
 """One shard, read from the first byte to the last: which samples it holds, where, and with which checksums.
 
-Members group into samples by WebDataset's key rule (the name up to the first dot of its last component, folders
-included). Known suffixes: the images (`SUFFIXES`), `cls` (the label, an ASCII integer), `json` (must parse; can carry
-the label instead) and `txt` (img2dataset's caption; not read). Everything else is refused, as is everything that would
-make another reader see other samples than this one: duplicate, split or incomplete samples.
+Members group into samples by WebDataset's key rule: the name up to the first dot of its last component, folders
+included; or, when asked for, up to the last dot. Known suffixes: the images (`SUFFIXES`), `cls` (the label, an ASCII
+integer), `json` (must parse; can carry the label instead) and `txt` (img2dataset's caption; not read). Everything else
+is refused, unless it is to be ignored, and then it is counted. Refused as well is what would make another reader see
+other samples than this one: duplicate, split or incomplete samples.
 """
 
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -19,14 +23,30 @@ from numpy.typing import NDArray
 
 from shards.errors import ShardError
 from shards.index.shard_index import SUFFIXES
+from shards.names import short
 from shards.tars.tar import Member, read_members
 from shards.views.decode import decode_rgb
 
 IGNORED_SUFFIXES = ("txt",)
 _KEY_AND_SUFFIX = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")
+_DOTTED_KEY_AND_SUFFIX = re.compile(r"((?:.*/)?[^/]*[^./][^/]*)\.([^./]*)")
 _BUFFER_BYTES = 1 << 20
 
 # N samples of the shard.
+
+
+class Foreign(NamedTuple):
+    """What shards of others may hold beside samples, and how their keys are written.
+
+    Attributes:
+        ignored_suffixes: members whose names end so are passed over, counted by suffix.
+        ignore_unknown: so is every other member that is neither image nor label.
+        key_dots: keys have dots of their own: a key ends at the last dot of the file name, not at the first.
+    """
+
+    ignored_suffixes: tuple[str, ...] = ()
+    ignore_unknown: bool = False
+    key_dots: bool = False
 
 
 class SampleRule(NamedTuple):
@@ -35,6 +55,7 @@ class SampleRule(NamedTuple):
     num_classes: int | None = None
     label_key: str | None = None
     decode: bool = False  # images are decoded, too
+    foreign: Foreign = Foreign()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,6 +68,7 @@ class ShardScan:
         key_hash_N: 64-bit hashes of the keys, to find duplicates between shards.
         offset_N, size_N: the image's bytes in the tar. crc32c_N: their checksum.
         label_N, suffix_N: the label; the index into SUFFIXES.
+        ignored: how many members were passed over, by suffix; no part of the digest.
     """
 
     name: str
@@ -59,6 +81,7 @@ class ShardScan:
     crc32c_N: NDArray[np.uint32]
     label_N: NDArray[np.int32]
     suffix_N: NDArray[np.uint8]
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
     def digest(self) -> bytes:
         """sha256 over everything: the shard's share of the fingerprint of an index."""
@@ -103,35 +126,73 @@ def scan_file(file: BinaryIO, name: str, rule: SampleRule, where: str) -> ShardS
     """Scan an open tar from its first byte to its last; errors as of `scan_shard`."""
     rows: list[_Row] = []
     seen: set[str] = set()
+    ignored: Counter[str] = Counter()
     sample: _Sample | None = None
-    for member, data in read_members(file, where):
-        key, suffix = _split_name(member, where)
+    members = read_members(file, where)
+    for member, data in members:
+        split = _split_name(member, where, rule.foreign, ignored)
+        if split is None:
+            continue
+        key, suffix = split
         if sample is None or key != sample.key:
             if sample is not None:
-                rows.append(sample.row())
+                rows.append(_finished(sample, [member], members, rule, where))
             if key in seen:
-                advice = "make the shard again with sorted names"
-                raise _refused(member, where, f"the members of {key!r} side by side", advice, "others between them")
+                raise _unsorted(member, key, where)
             seen.add(key)
             sample = _Sample(key, member.offset, rule, where)
         sample.add(member, suffix, data)
     if sample is None:
         raise ShardError(f"{where}: holds no samples; expected at least one. Remove the shard or make it again")
     rows.append(sample.row())
-    return _pack(rows, name, file.seek(0, 2))
+    return _pack(rows, name, file.seek(0, 2), ignored)
 
 
-def _split_name(member: Member, where: str) -> tuple[str, str]:
-    """WebDataset's key rule: key up to the first dot of the last path component; the suffix in lower case."""
-    match = _KEY_AND_SUFFIX.fullmatch(member.name)
+def _finished(
+    sample: "_Sample", after: list[Member], rest: Iterator[tuple[Member, bytes]], rule: SampleRule, where: str
+) -> _Row:
+    """The finished sample; where a part is missing, the rest of the shard says whether it only comes later."""
+    try:
+        return sample.row()
+    except ShardError:
+        for member in chain(after, (member for member, _ in rest)):
+            split = _split_name(member, where, rule.foreign._replace(ignore_unknown=True), Counter())
+            if split is not None and split[0] == sample.key:
+                raise _unsorted(member, sample.key, where) from None
+        raise
+
+
+def _unsorted(member: Member, key: str, where: str) -> ShardError:
+    advice = "the shard is not sorted by name: make it again with sorted names (tar --sort=name)"
+    return _refused(member, where, f"the members of {key!r} side by side", advice, "others between them")
+
+
+def _split_name(member: Member, where: str, foreign: Foreign, ignored: Counter[str]) -> tuple[str, str] | None:
+    """Key, and suffix in lower case, by WebDataset's rule or up to the last dot; None for what is to be ignored."""
+    name = member.name.lower()
+    for suffix in foreign.ignored_suffixes:
+        if name.endswith(f".{suffix}"):
+            ignored[f".{suffix}"] += 1
+            return None
+    match = (_DOTTED_KEY_AND_SUFFIX if foreign.key_dots else _KEY_AND_SUFFIX).fullmatch(member.name)
+    suffix = match[2].lower() if match else ""
+    if match is not None and (suffix in SUFFIXES or suffix in IGNORED_SUFFIXES or suffix in ("cls", "json")):
+        return match[1], suffix
+    if foreign.ignore_unknown:
+        ignored[f".{suffix}" if match else "without a suffix"] += 1
+        return None
     if match is None:
-        raise _refused(member, where, "a name of the form key.suffix", "rename the file")
-    suffix = match[2].lower()
-    if suffix not in SUFFIXES and suffix not in IGNORED_SUFFIXES and suffix not in ("cls", "json"):
-        known = ", ".join((*SUFFIXES, "cls", "json", *IGNORED_SUFFIXES))
-        advice = "a key ends at the first dot of the file name: rename it or leave it out of the shard"
-        raise _refused(member, where, f"one of the suffixes {known}", advice, f"suffix {suffix!r}")
-    return match[1], suffix
+        raise _refused(member, where, "a name of the form key.suffix", "rename it, or give --ignore-unknown")
+    known = ", ".join((*SUFFIXES, "cls", "json", *IGNORED_SUFFIXES))
+    last = suffix.rpartition(".")[2]
+    if last != suffix and (last in SUFFIXES or last in ("cls", "json")):
+        advice = (
+            "a key ends at the first dot; where keys have dots give --key-dots; "
+            f"to pass over such members --ignore-suffix {suffix}"
+        )
+    else:
+        advice = f"to pass over such members give --ignore-suffix {suffix}, or --ignore-unknown"
+    raise _refused(member, where, f"one of the suffixes {known}", advice, f"suffix {short(suffix)!r}")
 
 
 def _refused(member: Member, where: str, expected: str, advice: str, got: str = "") -> ShardError:
@@ -178,7 +239,7 @@ class _Sample:
         if not self._labels:
             raise ShardError(
                 f"{start}: expected a label in .cls, got {self._found()}; "
-                "if the labels are in .json, name their key (label_key)"
+                "if the labels are in .json, name their key with --label-key"
             )
         if len(set(self._labels)) > 1:
             raise ShardError(f"{start}: .cls and .json disagree on the label: {self._labels}; make the shard again")
@@ -197,7 +258,9 @@ class _Sample:
     def _in_range(self, member: Member, label: int) -> int:
         limit = self._rule.num_classes if self._rule.num_classes is not None else 2**31
         if not 0 <= label < limit:
-            raise _refused(member, self._where, f"a label in [0, {limit})", "check the number of classes", f"{label}")
+            raise _refused(
+                member, self._where, f"a label in [0, {limit})", "check --num-classes or --class-names", f"{label}"
+            )
         return label
 
     def _add_json(self, member: Member, data: bytes) -> None:
@@ -210,7 +273,7 @@ class _Sample:
             return
         label = fields.get(name) if isinstance(fields, dict) else None
         if isinstance(label, bool) or not isinstance(label, int):
-            raise _refused(member, self._where, f"an integer label under {name!r}", "check label_key", f"{label!r}")
+            raise _refused(member, self._where, f"an integer label under {name!r}", "check --label-key", f"{label!r}")
         self._labels.append(self._in_range(member, label))
 
 
@@ -230,7 +293,7 @@ def require_image(data: bytes, where: str) -> str:
     )
 
 
-def _pack(rows: list[_Row], name: str, tar_bytes: int) -> ShardScan:
+def _pack(rows: list[_Row], name: str, tar_bytes: int, ignored: Mapping[str, int]) -> ShardScan:
     keys = [row.key.encode() for row in rows]
     hashes = b"".join(hashlib.blake2b(key, digest_size=8).digest() for key in keys)
     return ShardScan(
@@ -244,4 +307,5 @@ def _pack(rows: list[_Row], name: str, tar_bytes: int) -> ShardScan:
         crc32c_N=np.array([row.crc32c for row in rows], np.uint32),
         label_N=np.array([row.label for row in rows], np.int32),
         suffix_N=np.array([row.suffix for row in rows], np.uint8),
+        ignored=dict(ignored),
     )

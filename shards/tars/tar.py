@@ -28,6 +28,14 @@ _REFUSED = {
     b"V": "a volume label",
 }
 
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gzip -dc"),
+    b"BZh": ("bzip2", "bzip2 -dc"),
+    b"\xfd7zXZ\x00": ("xz", "xz -dc"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -dc"),
+    b"PK\x03\x04": ("zip", "unzip, then tar --sort=name -cf"),
+}
+
 
 class Member(NamedTuple):
     """A regular file in the archive: its name, the offset of its header, the offset and size of its data (bytes)."""
@@ -99,12 +107,24 @@ def read_members(file: BinaryIO, where: str) -> Iterator[tuple[Member, bytes]]:
         offset += BLOCK + _padded(size)
 
 
+def _refuse_compressed(first: bytes, where: str) -> None:
+    """A compressed archive under the name of a plain one is whole: it is only not what the name says."""
+    for magic, (what, tool) in _COMPRESSED.items():
+        if first.startswith(magic):
+            raise ShardError(
+                f"{where}: offset 0: expected a plain tar, got one compressed with {what}, which "
+                f"cannot be read by offset; decompress it ({tool}) under the same name"
+            )
+
+
 def _padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
 def _read(file: BinaryIO, size: int, where: str, offset: int, what: str) -> bytes:
     data = file.read(size)
+    if offset == 0:
+        _refuse_compressed(data, where)
     if len(data) != size:
         raise damaged(where, offset, "the file ends", f"{size} bytes of {what}", f"{len(data)}")
     return data

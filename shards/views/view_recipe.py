@@ -9,10 +9,10 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
-from shards.values import from_json, later, to_json
+from shards.names import unknown
+from shards.values import check_fields, from_json, later, to_json
 from shards.views.operation_names import (
     COLOR_JITTER_OPERATIONS,
     RAND_AUGMENT_OPERATIONS,
@@ -182,6 +182,24 @@ RECIPES: dict[str, ViewRecipe] = {
 }
 
 
+FIELD_SYNONYMS = {
+    "mixup": "mixup_alpha",
+    "cutmix": "cutmix_alpha",
+    "mixup_prob": "mix_prob",
+    "mixup_switch_prob": "switch_prob",
+    **dict.fromkeys(("aa", "auto_augment", "randaugment", "randaug"), "rand_augment"),
+    **dict.fromkeys(("three_aug", "threeaugment", "3augment"), "three_augment"),
+    **dict.fromkeys(("jitter", "colour_jitter"), "color_jitter"),
+    **dict.fromkeys(("reprob", "erase", "erasing", "random_erasing"), "erase_prob"),
+    **dict.fromkeys(("hflip", "horizontal_flip"), "flip"),
+    **dict.fromkeys(("scale", "rrc_scale"), "crop_scale"),
+    **dict.fromkeys(("ratio", "rrc_ratio"), "crop_ratio"),
+    **dict.fromkeys(("image_size", "img_size", "input_size", "resolution"), "size"),
+    "views_per_unit": "block_views",
+}
+"""What timm and others call fields of a view recipe; for messages only."""
+
+
 def recipe_named(name: str, **overrides: Any) -> ViewRecipe:
     """The recipe of that name with some fields replaced, and the newest operations unless `versions` says others.
 
@@ -189,12 +207,13 @@ def recipe_named(name: str, **overrides: Any) -> ViewRecipe:
         ValueError naming what exists.
     """
     if name not in RECIPES:
-        raise ValueError(f"recipe: no recipe named {name!r}; there are {', '.join(sorted(RECIPES))}")
+        raise ValueError(unknown("view recipe", name, RECIPES))
     known = [f.name for f in fields(ViewRecipe)]
     for field in overrides:
         if field not in known:
-            near = get_close_matches(field, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"recipe: unknown field {field!r}: the nearest is {near!r}; there are {', '.join(known)}")
+            others = "`recipes NAME` prints the fields of a recipe"
+            raise ValueError(f"recipe: {unknown('field', field, known, others=others, synonyms=FIELD_SYNONYMS)}")
+    check_fields(ViewRecipe, overrides, "recipe")
     recipe = replace(RECIPES[name], **overrides)
     return recipe if "versions" in overrides else replace(recipe, versions=newest_versions(recipe.drawn_operations))
 

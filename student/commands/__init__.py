@@ -10,6 +10,7 @@ __all__ = [
     "models",
     "predict",
     "report",
+    "run_checks",
     "sweep_display",
     "train_student",
     "training_display",

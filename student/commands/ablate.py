@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.flags import ShardPlace, shard_options, stop_with
+from shards.flags import PATH, ShardPlace, shard_options, stop_with
 from shards.world import World, world_from_env
 from student.commands.flags import (
     CacheFlags,
     StudentFlags,
     TrainingFlags,
     cache_options,
+    integers,
     numbers,
     student_options,
     training_options,
 )
+from student.commands.run_checks import check_sweep, require_spread
 from student.learn.losses.table import LOSSES
 
 if TYPE_CHECKING:
@@ -44,9 +46,7 @@ if TYPE_CHECKING:
 @click.option(
     "--spread", is_flag=True, help="Under torchrun: each process takes its own cells, each cell on one device."
 )
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Sweep directory; what is missing is trained."
-)
+@click.option("--out", required=True, type=PATH, help="Sweep directory; what is missing is trained.")
 @student_options
 @training_options
 def ablate(
@@ -70,31 +70,33 @@ def ablate(
 
     With several caches --teachers makes a map for each set of them: --cache a.zarr --cache b.zarr --teachers a,b,a+b.
     """
-    from student.sweep.cell_training import SweepTraining
     from student.sweep.grid import Grid
-    from student.sweep.sweep_teachers import SweepTeachers
 
-    world = world_from_env()
-    if world.size > 1 and not spread:
-        raise ValueError("ablate: under torchrun give --spread, which shares the cells out, each to one device")
+    world = world_from_env(shared=spread)
+    require_spread(world, spread)
     grid = Grid(
         weights=numbers("--lambda", weights),
         temperatures=numbers("--tau", temperatures),
         distillations=tuple(word.strip() for word in distillations.split(",")),
         seeds=tuple(range(first_seed, first_seed + seeds)),
-        views_used=tuple(int(v) for v in numbers("--views-used", views_used)) if views_used else (None,),
+        views_used=integers("--views-used", views_used) if views_used else (None,),
         teachers=tuple(word.strip() for word in teachers.split(",")) if teachers else ("",),
     )
+    index, val_index = place.index(), place.index_of(val_shards)
+    check_sweep(student, out, taught=taught, distillations=grid.distillations)
+    from student.sweep.cell_training import SweepTraining
+    from student.sweep.sweep_teachers import SweepTeachers
+
     settings = training.settings()
     with ExitStack() as stack:
-        opened, index = SweepTeachers.of(taught.open(stack), taught.weights), place.index()
+        opened = SweepTeachers.of(taught.open(stack), taught.weights)
         recipe, reasons = _recipe(student, opened, index, grid, settings.accumulate, out, combine=taught.combine)
         work = SweepTraining(
             recipe=recipe,
             settings=settings,
             index=index,
             teachers=opened,
-            val_index=place.index_of(val_shards),
+            val_index=val_index,
             shard_cache_dir=place.shard_cache,
             world=world,
         )

@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import result
-from shards.flags import json_option
+from shards.flags import CACHE, PATH, json_option, refuse_ignored
 
 if TYPE_CHECKING:
     from teacher_cache.record.loss_error import LossError
 
 
 @click.command("cache-status")
-@click.argument("cache")
+@click.argument("cache", type=CACHE)
 @click.option("--fidelity", "measure", is_flag=True, help="Also the error of the records, from kept full logits.")
 @click.option(
     "--max-units", default=256, show_default=True, type=click.IntRange(1), help="Units that --fidelity reads."
 )
-@click.option("--png", type=click.Path(path_type=Path), help="Write the coverage as a picture.")
+@click.option("--png", type=PATH, help="Write the coverage as a picture.")
 @json_option
 def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as_json: bool) -> None:
     """Coverage, bytes per view, speed and what is missing of CACHE; with --fidelity its true error per τ and loss."""
+    if not measure:
+        refuse_ignored(["max_units"], "only --fidelity reads units")
     from student.learn.record_errors import loss_gradients
     from teacher_cache.inspect import status as status_of
     from teacher_cache.store.cache import TeacherCache

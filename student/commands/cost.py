@@ -6,11 +6,24 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import result, say
-from shards.flags import ShardPlace, bundled, device_option, given_flag, precision_option, shard_options
+from shards.flags import (
+    CACHE,
+    Number,
+    ShardPlace,
+    bundled,
+    device_option,
+    given_flag,
+    precision_option,
+    refuse_ignored,
+    shard_options,
+)
 
 if TYPE_CHECKING:
     from student.cost.cost_estimate import Job, Rates
     from student.recipe.settings import Precision
+
+
+POSITIVE = Number(0, 1e12, min_open=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +85,9 @@ _job_options = bundled(
     click.option(
         "--views", "num_views", default=300, show_default=True, type=click.IntRange(1), help="Without --cache."
     ),
-    click.option("--bytes", "num_bytes", default=64.0, show_default=True, help="Per view, without --cache."),
+    click.option(
+        "--bytes", "num_bytes", default=64.0, show_default=True, type=POSITIVE, help="Per view, without --cache."
+    ),
     click.option("--epochs", default=300, show_default=True, type=click.IntRange(1)),
     click.option(
         "--students", default=12, show_default=True, type=click.IntRange(1), help="Runs that share the cache."
@@ -112,12 +127,28 @@ class RateFlags:
 _rate_options = bundled(
     RateFlags,
     "rates",
-    click.option("--teacher-gmacs", default=15.96, show_default=True, help="Of the teacher: RegNetY-16GF."),
-    click.option("--tflops", default=60.0, show_default=True, help="Sustained by one GPU; where no rate is given."),
-    click.option("--teacher-rate", type=float, help="Teacher forwards per second and GPU, when known."),
-    click.option("--student-rate", type=float, help="Training images per second and GPU, when known."),
-    click.option("--view-rate", default=700.0, show_default=True, help="Views per second and core, one per decode."),
-    click.option("--unit-view-rate", default=1300.0, show_default=True, help="The same with several views per decode."),
+    click.option(
+        "--teacher-gmacs", default=15.96, show_default=True, type=POSITIVE, help="Of the teacher: RegNetY-16GF."
+    ),
+    click.option(
+        "--tflops", default=60.0, show_default=True, type=POSITIVE, help="Sustained by one GPU; where no rate is given."
+    ),
+    click.option("--teacher-rate", type=POSITIVE, help="Teacher forwards per second and GPU, when known."),
+    click.option("--student-rate", type=POSITIVE, help="Training images per second and GPU, when known."),
+    click.option(
+        "--view-rate",
+        default=700.0,
+        show_default=True,
+        type=POSITIVE,
+        help="Views per second and core, one per decode.",
+    ),
+    click.option(
+        "--unit-view-rate",
+        default=1300.0,
+        show_default=True,
+        type=POSITIVE,
+        help="The same with several views per decode.",
+    ),
 )
 
 
@@ -157,7 +188,7 @@ _probe_options = bundled(
         "--teacher", default="regnety_160.deit_in1k", show_default=True, help="For --measure; needs no weights."
     ),
     click.option("--probe-batch", default=16, show_default=True, type=click.IntRange(1), help="Batch of --measure."),
-    click.option("--seconds", default=5.0, show_default=True, help="How long --measure takes per rate."),
+    click.option("--seconds", default=5.0, show_default=True, type=POSITIVE, help="How long --measure takes per rate."),
     precision_option,
     device_option,
 )
@@ -165,7 +196,11 @@ _probe_options = bundled(
 
 @click.command("cost")
 @click.option(
-    "--cache", "caches", multiple=True, help="Take samples, views and bytes from a cache that is there; again for more."
+    "--cache",
+    "caches",
+    multiple=True,
+    type=CACHE,
+    help="Take samples, views and bytes from a cache that is there; again for more.",
 )
 @_job_options
 @click.option("--model", default="deit_tiny_distilled_patch16_224", show_default=True, help="The student.")
@@ -179,10 +214,17 @@ def cost(
 
     Rates are those given, else arithmetic at --tflops, else with --measure those of this machine.
     """
+    from shards.names import unknown
     from student.cost import cost_estimate
-    from student.recipe.names import unknown
     from student.recipe.zoo import MODELS, model_entry
 
+    if caches:
+        refuse_ignored(["num_samples", "num_views", "num_bytes"], "--cache says it")
+    if probe.measure:
+        refuse_ignored(["teacher_gmacs", "tflops"], "--measure measures instead of reckoning")
+    else:
+        probing = ["teacher", "probe_batch", "seconds", "precision", "device", "shards", "shard_cache"]
+        refuse_ignored(probing, "nothing is measured without --measure")
     entry = model_entry(model)
     if entry is None and rates.student_rate is None and not probe.measure:
         raise ValueError(unknown("model", model, MODELS) + "; for another model give --student-rate")

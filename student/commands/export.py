@@ -5,11 +5,12 @@ from pathlib import Path
 import click
 
 from shards.console import result
+from shards.flags import PATH
 
 
 @click.command("export")
-@click.argument("weights", type=click.Path(path_type=Path))
-@click.argument("dest", type=click.Path(path_type=Path))
+@click.argument("weights", type=PATH)
+@click.argument("dest", type=PATH)
 @click.option("--model", help="Needed when the file does not say it.")
 def export(weights: Path, dest: Path, model: str | None) -> None:
     """Write WEIGHTS as a .safetensors DEST that plain timm loads, with a model card beside it."""

@@ -1,5 +1,6 @@
 """Flags that the training commands share, as frozen values: the student, and how a run is executed."""
 
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shards.flags import Decorator, bundled, device_option, options, precision_option, workers_option
+from shards.flags import (
+    CACHE,
+    PATH,
+    Decorator,
+    Number,
+    bundled,
+    device_option,
+    options,
+    precision_option,
+    workers_option,
+)
+from shards.names import short
 from student.learn.losses.table import distillations
 from student.recipe.combinations import COMBINATIONS
 
@@ -17,6 +29,7 @@ if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
     from shards.views.view_recipe import ViewRecipe
     from student.recipe.settings import Precision, TrainSettings
+    from student.recipe.student_recipe import StudentRecipe
     from student.recipe.suited import Suited
     from teacher_cache.store.cache import TeacherCache
 
@@ -33,6 +46,24 @@ class StudentFlags:
     config: Path | None
     sets: tuple[str, ...]
 
+    def given(self, **flags: Any) -> dict[str, Any]:
+        """What was set of the recipe: a file, then --set and flags; ValueError for both of one field."""
+        from student.recipe.overrides import parse_sets, read_toml
+
+        named = flags | {"epochs": self.epochs, "batch_size": self.batch_size}
+        typed = {name: value for name, value in named.items() if value is not None}
+        sets = parse_sets(self.sets)
+        if twice := sorted(typed.keys() & sets.keys()):
+            raise ValueError(f"--set {twice[0]}=…: would be ignored: there is a flag for it as well; drop one of them")
+        return (read_toml(self.config) if self.config else {}) | sets | typed
+
+    def recipe_for(self, cached: "ViewRecipe | None", **flags: Any) -> "StudentRecipe":
+        """The recipe with what was set of it, with the views of a cache."""
+        from student.recipe.papers import chosen_recipe
+
+        given = self.given(**flags)
+        return chosen_recipe(self.model, name=self.recipe, stage=self.stage, given=given, cached=cached)
+
     def chosen(
         self,
         cached: "ViewRecipe | None",
@@ -43,18 +74,13 @@ class StudentFlags:
         before: "Mapping[str, Any]",
         **flags: Any,
     ) -> "Suited":
-        """The recipe after file, --set and flags, each stronger than the one before; with the views of a cache.
+        """The recipe of `recipe_for`, where what is set nowhere is chosen for the data.
 
-        What is set nowhere is chosen for the data, arguments as of `TrainingData`; None among `num_views`: endless.
+        Arguments as of `TrainingData`; None among `num_views`: endless.
         """
-        from student.recipe.overrides import parse_sets, read_toml
-        from student.recipe.papers import chosen_recipe
         from student.recipe.suited import TrainingData, suited
 
-        typed = flags | {"epochs": self.epochs, "batch_size": self.batch_size}
-        given = read_toml(self.config) if self.config else {}
-        given |= parse_sets(self.sets) | {name: value for name, value in typed.items() if value is not None}
-        recipe = chosen_recipe(self.model, name=self.recipe, stage=self.stage, given=given, cached=cached)
+        recipe = self.recipe_for(cached, **flags)
         data = TrainingData(
             views=cached or recipe.view_recipe,
             num_views=tuple(number for number in num_views if number),
@@ -62,7 +88,7 @@ class StudentFlags:
             parts=parts,
             before=before,
         )
-        return suited(recipe, data, given=given)
+        return suited(recipe, data, given=self.given(**flags))
 
 
 student_options = bundled(
@@ -73,7 +99,7 @@ student_options = bundled(
     click.option("--stage", default=0, show_default=True, type=click.IntRange(0), help="0 trains, 1 fine-tunes."),
     click.option("--epochs", type=click.IntRange(1)),
     click.option("--batch-size", type=click.IntRange(1), help="Global: over all processes."),
-    click.option("--config", type=click.Path(path_type=Path), help="A TOML file of recipe fields."),
+    click.option("--config", type=PATH, help="A TOML file of recipe fields."),
     click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any recipe field; view.FIELD for views."),
 )
 
@@ -92,9 +118,11 @@ loss_options = bundled(
     "loss",
     click.option("--distill", metavar=f"[{'|'.join(distillations())}]", help="Default: the recipe's."),
     click.option(
-        "--lambda", "distill_weight", type=float, help="λ, weight of that loss in [0, 1]; default: its paper's."
+        "--lambda", "distill_weight", type=Number(0, 1), help="λ, weight of that loss in [0, 1]; default: its paper's."
     ),
-    click.option("--tau", "temperature", type=float, help="τ, temperature of the loss; default: its paper's."),
+    click.option(
+        "--tau", "temperature", type=Number(0.01, 1000), help="τ, temperature of the loss; default: its paper's."
+    ),
 )
 
 
@@ -123,7 +151,7 @@ def cache_options(*, required: bool = False, help: str) -> Decorator:
     return bundled(
         CacheFlags,
         "taught",
-        click.option("--cache", "caches", multiple=True, required=required, help=help),
+        click.option("--cache", "caches", multiple=True, required=required, type=CACHE, help=help),
         click.option("--teacher-weight", metavar="W,W", help="Of several caches, in their order; default: equal."),
         click.option(
             "--combine",
@@ -134,11 +162,22 @@ def cache_options(*, required: bool = False, help: str) -> Decorator:
 
 
 def numbers(option: str, text: str) -> tuple[float, ...]:
-    """A comma-separated list of numbers; ValueError naming the option."""
+    """A comma-separated list of finite numbers; ValueError naming the option."""
     try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
+        found = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"{option}: expected numbers separated by commas, got {text!r}") from None
+        found = ()
+    if not found or not all(map(math.isfinite, found)):
+        raise ValueError(f"{option}: expected numbers separated by commas, got {short(text)!r}")
+    return found
+
+
+def integers(option: str, text: str) -> tuple[int, ...]:
+    """A comma-separated list of integers; ValueError naming the option."""
+    found = numbers(option, text)
+    if any(value != value // 1 for value in found):
+        raise ValueError(f"{option}: expected integers separated by commas, got {short(text)!r}")
+    return tuple(map(int, found))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,11 +234,11 @@ training_options = bundled(
     workers_option("Rendering processes per rank."),
     click.option(
         "--scratch",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Local disk for the records in use, once per machine; default: TMPDIR.",
     ),
 )
 weights_options = options(
-    click.option("--weights", required=True, type=click.Path(path_type=Path), help="A student's .safetensors."),
+    click.option("--weights", required=True, type=PATH, help="A student's .safetensors."),
     click.option("--model", help="Needed when the file does not say it."),
 )

@@ -5,12 +5,12 @@ from pathlib import Path
 import click
 
 from shards.console import result
-from shards.flags import device_option
+from shards.flags import PATH, device_option
 from student.commands.flags import weights_options
 
 
 @click.command("predict")
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=PATH)
 @weights_options
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1))
 @device_option

@@ -5,15 +5,14 @@ from pathlib import Path
 import click
 
 from shards.console import result
+from shards.flags import PATH
 
 
 @click.command("report")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--html", type=click.Path(path_type=Path), help="Default: report.html in the sweep or beside the first run."
-)
-@click.option("--png", "png_dir", type=click.Path(path_type=Path), help="Also figures as PNG, in this folder.")
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also a table as CSV.")
+@click.argument("runs", nargs=-1, required=True, type=PATH)
+@click.option("--html", type=PATH, help="Default: report.html in the sweep or beside the first run.")
+@click.option("--png", "png_dir", type=PATH, help="Also figures as PNG, in this folder.")
+@click.option("--csv", "csv_path", type=PATH, help="Also a table as CSV.")
 @click.option("--teacher", default="", metavar="PERCENT|RUN", help="The teacher's top-1, drawn as a line.")
 def report(
     runs: tuple[Path, ...], html: Path | None, png_dir: Path | None, csv_path: Path | None, teacher: str

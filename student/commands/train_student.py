@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.flags import ShardPlace, shard_options
+from shards.flags import PATH, SEED, ShardPlace, shard_options
 from shards.world import World, world_from_env
 from student.commands.flags import (
     CacheFlags,
@@ -19,6 +19,7 @@ from student.commands.flags import (
     student_options,
     training_options,
 )
+from student.commands.run_checks import check_run
 from student.commands.training_display import TrainingDisplay
 from teacher_cache.commands.flags import TeacherFlags, teacher_options
 
@@ -33,13 +34,13 @@ if TYPE_CHECKING:
 @cache_options(
     help="The teacher cache; again for more teachers of the same views. Without it: --distill none, or --online."
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run directory; an unfinished run goes on.")
+@click.option("--out", required=True, type=PATH, help="Run directory; an unfinished run goes on.")
 @loss_options
 @student_options
 @click.option("--online", is_flag=True, help="Run the teacher in the loop instead of reading a cache.")
 @teacher_options
 @click.option("--views-used", type=click.IntRange(1), help="Cycle through the first so many views of the cache.")
-@click.option("--seed", default=0, show_default=True, help="Initial weights, order, drop path.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Initial weights, order, drop path.")
 @training_options
 def train_student(
     place: ShardPlace,
@@ -58,15 +59,16 @@ def train_student(
 
     Run the same command again to go on after a kill. Under torchrun every process is one rank.
     """
+    index = place.index()
+    val_index = place.index_of(val_shards) if val_shards else None
+    check_run(student, out, taught=taught, online=online, loss=asdict(loss))
     from student.run.loop import train
     from student.run.run_reader import recipe_before
 
-    if taught.caches and online:
-        raise ValueError("--online: runs the teacher in the loop; drop it, or drop --cache")
     settings = training.settings(seed=seed, views_used=views_used)
     world = world_from_env()
     with ExitStack() as stack:
-        caches, index = taught.open(stack), place.index()
+        caches = taught.open(stack)
         there = min((cache.num_views for cache in caches), default=None)
         recipe, reasons = student.chosen(
             caches[0].spec.recipe if caches else None,
@@ -88,7 +90,7 @@ def train_student(
             cache=caches or None,
             teacher_weights=taught.weights,
             teacher=network,
-            val_index=place.index_of(val_shards) if val_shards else None,
+            val_index=val_index,
             shard_cache_dir=place.shard_cache,
             world=world,
         ):

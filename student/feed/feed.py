@@ -9,7 +9,6 @@ Every view is rendered, mixed and compared with the digest of what the teacher s
 from no global random generator: a batch depends on shards, cache, seed, epoch and step alone.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,7 +36,6 @@ CachePlace = str | Path | TeacherCache
 """A cache: its place, or open."""
 
 T = TypeVar("T")
-_ARRAY = "SLURM_ARRAY_"
 
 
 class Feed:
@@ -270,7 +268,7 @@ def _world(rank: int | None, world_size: int | None) -> World:
     if (rank is None) != (world_size is None):
         raise ValueError(f"rank: give rank and world_size or neither, got rank={rank}, world_size={world_size}")
     # The tasks of a job array are runs of their own: they share no batch.
-    found = world_from_env({name: value for name, value in os.environ.items() if not name.startswith(_ARRAY)})
+    found = world_from_env()
     if rank is None or world_size is None:
         return found
     if not 0 <= rank < world_size:

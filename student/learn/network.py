@@ -21,9 +21,9 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from shards.errors import RunError
+from shards.names import unknown
 from student.learn.losses.table import NONE
 from student.learn.process_group import unwrapped
-from student.recipe.names import unknown
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
 from teacher_cache.network.weights import read_weights
@@ -91,7 +91,7 @@ def bare_model(name: str, num_classes: int, *, image_size: int, **extra: Any) ->
     timm_name = entry.timm_name if entry else name
     options: dict[str, Any] = dict(entry.timm_args) if entry else {}
     if not timm.is_model(timm_name):
-        raise ValueError(unknown("model", name, timm.list_models()))
+        raise ValueError(unknown("model", name, timm.list_models(), others="`models` lists the DeiT ones"))
     config = timm.get_pretrained_cfg(timm_name)
     if config is not None and config.fixed_input_size:
         extra["img_size"] = image_size

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from shards.world import World
+from shards.world import World, world_variables
 
 T = TypeVar("T")
 
@@ -130,9 +130,11 @@ def process_group(
         yield ProcessGroup(world, device)
         return
     if init_method == "env://" and "MASTER_ADDR" not in os.environ:
+        said = world_variables()
         raise ValueError(
-            f"world size {world.size} but MASTER_ADDR is not set: start with `torchrun --nproc-per-node N cli.py …`, "
-            "or set MASTER_ADDR and MASTER_PORT to rank 0's host and a free port"
+            f"world size {world.size}{f' ({said})' if said else ''} but MASTER_ADDR is not set: "
+            "start with `torchrun --nproc-per-node N cli.py …`, or set MASTER_ADDR and MASTER_PORT to rank 0's host "
+            "and a free port"
         )
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
-from shards.views.view_recipe import ViewRecipe
-from student.recipe.names import unknown
+from shards.names import unknown
+from shards.views.view_recipe import FIELD_SYNONYMS, ViewRecipe
 from student.recipe.student_recipe import StudentRecipe
 
 _HINTS: Mapping[str, Any] = MappingProxyType(get_type_hints(StudentRecipe))
@@ -20,6 +20,31 @@ _VIEW_HINTS: Mapping[str, Any] = MappingProxyType(get_type_hints(ViewRecipe))
 # set through other doors: the model by its flag, the view's fields as view.FIELD; name and size follow from the rest
 _NOT_SET = {"model": "--model", "view_overrides": "view.FIELD", "model_args": "model_args.NAME"}
 _VIEW_NOT_SET = {"name": "view", "size": "image_size"}
+# what timm, the authors' code and others call it
+_SYNONYMS: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("learning_rate", "base_lr", "blr", "peak_lr"), "lr"),
+        **dict.fromkeys(("opt", "optim"), "optimizer"),
+        **dict.fromkeys(("wd", "decay"), "weight_decay"),
+        **dict.fromkeys(("bs", "batch"), "batch_size"),
+        **dict.fromkeys(("sched", "lr_schedule", "scheduler"), "schedule"),
+        **dict.fromkeys(("warmup", "warm_up", "warmup_steps"), "warmup_epochs"),
+        **dict.fromkeys(("smoothing", "ls"), "label_smoothing"),
+        **dict.fromkeys(("drop_path_rate", "stochastic_depth", "dropout", "drop"), "drop_path"),
+        **dict.fromkeys(("ema", "model_ema", "model_ema_decay"), "ema_decay"),
+        **dict.fromkeys(("clip", "grad_clip", "max_norm"), "clip_grad"),
+        **dict.fromkeys(("repeated_aug", "repeated_augmentation"), "repeats"),
+        **dict.fromkeys(("img_size", "input_size", "resolution", "size"), "image_size"),
+        **dict.fromkeys(("crop_pct", "crop"), "eval_crop_pct"),
+        **dict.fromkeys(("tau", "temp", "t", "distillation_tau"), "temperature"),
+        **dict.fromkeys(("lambda", "alpha", "distillation_alpha"), "distill_weight"),
+        **dict.fromkeys(("distillation", "distillation_type", "kd"), "distill"),
+        **dict.fromkeys(("finetune_from", "pretrained", "checkpoint"), "init_weights"),
+        **dict.fromkeys(("augmentation", "recipe", "aug"), "view"),
+        **{word: f"view.{field}" for word, field in FIELD_SYNONYMS.items()},
+        **{f"view.{word}": f"view.{field}" for word, field in FIELD_SYNONYMS.items()},
+    }
+)
 _BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -93,7 +118,8 @@ def _hint(key: str) -> Any:
     if name not in hints:
         settable = [n for n in _HINTS if n not in _NOT_SET]
         settable += [f"view.{n}" for n in _VIEW_HINTS if n not in _VIEW_NOT_SET] + ["model_args.NAME"]
-        raise ValueError(unknown("key", key, settable))
+        others = "`recipes NAME` prints the fields of a recipe"
+        raise ValueError(unknown("key", key, settable, others=others, synonyms=_SYNONYMS))
     return hints[name]
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from shards.names import unknown
 from shards.views.view_recipe import ViewRecipe
 from student.learn.losses.table import LOSSES, NONE
-from student.recipe.names import unknown
 from student.recipe.overrides import override
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
@@ -79,7 +79,7 @@ STUDENT_RECIPES: dict[str, StudentRecipe] = _named()
 def student_recipe_named(name: str, *, model: str) -> StudentRecipe:
     """The recipe of that name for a model; ValueError with the nearest name."""
     if name not in STUDENT_RECIPES:
-        raise ValueError(unknown("recipe", name, STUDENT_RECIPES))
+        raise ValueError(unknown("recipe", name, STUDENT_RECIPES, others="`recipes` lists them"))
     return replace(STUDENT_RECIPES[name], model=model)
 
 

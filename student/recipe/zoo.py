@@ -6,8 +6,9 @@ This file imports no torch: the CLI prints the table from it.
 """
 
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from typing import Any, NamedTuple
+
+from shards.names import unknown
 
 TEACHER = "regnety_160.deit_in1k"
 
@@ -183,10 +184,8 @@ def explain(name: str, *, num_classes: int = 1000) -> Explanation:
     """
     entry = model_entry(name)
     if entry is None:
-        near = get_close_matches(name, sorted(MODELS), n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"model {name!r}: not in the table; the nearest is {near!r}. Any other timm model works as a student too"
-        )
+        said = unknown("DeiT model", name, MODELS, others="`models` lists them")
+        raise ValueError(f"{said}. Any other timm model works as a student too")
     return Explanation(entry, _pieces(entry, name), _stages(entry, num_classes))
 
 

@@ -1,12 +1,12 @@
 """The files of a run's directory: the only place that names them, and how JSON is read from and written to them.
 
-    config.json                 the resolved configuration
-    metrics.jsonl               {"kind": "step" | "epoch", "step", "epoch", metrics …}, one object per line
-    tensorboard/                the same numbers as events
-    checkpoints/                see student.run.checkpoint
-    weights.safetensors, weights_ema.safetensors, model_card.md
-    summary.json                what the run came to; written last, so it is there only when the run has finished
-    .lock                       held by the process that trains here
+config.json                 the resolved configuration
+metrics.jsonl               {"kind": "step" | "epoch", "step", "epoch", metrics …}, one object per line
+tensorboard/                the same numbers as events
+checkpoints/                see student.run.checkpoint
+weights.safetensors, weights_ema.safetensors, model_card.md
+summary.json                what the run came to; written last, so it is there only when the run has finished
+.lock                       held by the process that trains here
 """
 
 import json
@@ -17,6 +17,7 @@ from typing import Any
 
 from shards.atomic import atomic_file
 from shards.errors import RunError
+from shards.own_folder import FolderKind, named
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +92,17 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
             file.write(json.dumps(value, indent=1).encode() + b"\n")
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error}); make room, or choose another --out") from error
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether its configuration is one of ours: others keep a config.json as well."""
+    try:
+        return {"recipe", "train"} <= set(read_json(RunFiles(folder).config))
+    except (RunError, OSError):
+        return False
+
+
+RUN_FOLDER = FolderKind(
+    what="a run", command="train-student", is_ours=_is_run, begun=named(".lock", "checkpoints", ".config.json.*")
+)
+"""The directory of a run; what it holds before its configuration is there: `RunLog`."""

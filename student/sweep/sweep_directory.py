@@ -18,10 +18,18 @@ from typing import Any
 
 from shards.errors import RunError
 from shards.locks import locked
+from shards.own_folder import FolderKind, named
 from student.run.run_files import RunFiles, read_json, write_json
 from student.run.run_reader import Run, is_run, read_run
 from student.sweep.grid import Cell, Grid
 
+SWEEP_FOLDER = FolderKind(
+    what="a sweep",
+    command="ablate",
+    is_ours=lambda folder: (folder / "sweep.json").is_file(),
+    begun=named("cells", "status", ".sweep.json.*"),
+)
+"""The directory of a sweep; what it holds before its grid is there: `SweepDirectory.prepare`."""
 _LOOK_S = 0.1  # a reader may hold the lock for a moment, looking whether it is held
 STATES = ("done", "failed", "running", "interrupted", "waiting")
 

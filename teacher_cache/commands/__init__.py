@@ -1,3 +1,3 @@
 """The commands that make a cache and look at it: thin, typed, and the only modules of the package that know click."""
 
-__all__ = ["cache_teacher", "copy_cache", "flags", "plan_cache", "show_views", "verify_cache"]
+__all__ = ["cache_teacher", "copy_cache", "flags", "plan_cache", "show_views", "stage1_checks", "verify_cache"]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import Bar, duration, result, say
-from shards.flags import ShardPlace, shard_options, stop_with, workers_option
+from shards.flags import CACHE, ShardPlace, shard_options, stop_with, workers_option
 from shards.signals import StopRequest
 from shards.world import World, world_from_env
 from teacher_cache.commands.flags import (
@@ -19,6 +19,7 @@ from teacher_cache.commands.flags import (
     teacher_options,
     view_options,
 )
+from teacher_cache.commands.stage1_checks import check_cache
 
 if TYPE_CHECKING:
     from teacher_cache.stage1.stage1_events import BuildEvent, BuildFinished, OpenEvent, ShortCalibration
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 @click.command("cache-teacher")
 @shard_options()
-@click.option("--cache", required=True, help="The cache to make, extend or finish: a folder, s3:// or gs://.")
+@click.option(
+    "--cache", required=True, type=CACHE, help="The cache to make, extend or finish: a folder, s3:// or gs://."
+)
 @teacher_options
 @view_options
 @record_options
@@ -47,13 +50,14 @@ def cache_teacher(
     Run the same command again to go on after a kill, or with more --views to extend. Any number of processes may work
     on one cache: under torchrun, as a SLURM array, or started by hand with RANK and WORLD_SIZE.
     """
+    index = place.index()
+    check_cache(cache, index, teacher, views, record, precision=how.precision)
+    world = world_from_env(shared=True)
     from teacher_cache.stage1.build import build_cache
     from teacher_cache.stage1.opening import open_or_create
     from teacher_cache.stage1.stage1_events import CacheOpened
     from teacher_cache.store.cache import spec_at
 
-    world = world_from_env()
-    index = place.index()
     there = spec_at(cache)
     recipe = views.recipe(there)
     network = teacher.load(

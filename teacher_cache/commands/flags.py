@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shards.flags import Decorator, bundled, device_option, options, pairs, precision_option
+from shards.flags import PATH, SEED, Decorator, bundled, device_option, options, pairs, precision_option
 from teacher_cache.record.kinds.table import KINDS
 
 if TYPE_CHECKING:
@@ -29,6 +29,18 @@ class TeacherFlags:
     teacher_args: tuple[str, ...]
     teacher_mean: tuple[float, float, float] | None
     teacher_std: tuple[float, float, float] | None
+
+    def checked_name(self) -> str:
+        """The teacher as a cache's spec calls it; ValueError for a name, a file or arguments that cannot be."""
+        from teacher_cache.commands.stage1_checks import check_weights
+        from teacher_cache.network.teacher_name import DEFAULT_TEACHER, require_known, spec_name, split_name
+
+        name = self.teacher or DEFAULT_TEACHER
+        require_known("--teacher", name)
+        if self.teacher_weights is not None:
+            check_weights("--teacher-weights", self.teacher_weights)
+        base, arguments = split_name(name)
+        return spec_name(base, arguments | pairs("--teacher-arg", self.teacher_args))
 
     def load(
         self, views: "ViewRecipe", *, device: str | None, precision: str, compile: bool = False, local_rank: int = 0
@@ -69,7 +81,7 @@ def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple
 _teacher_files = options(
     click.option(
         "--teacher-weights",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="A local .safetensors or torch state dict; default: timm's hub, or what the function returns.",
     ),
     click.option(
@@ -137,7 +149,12 @@ class ViewFlags:
         """The view recipe; views per unit and versions of operations as in a cache that is there, unless given."""
         from shards.views.view_recipe import default_block_views, recipe_named
 
-        values = view_settings(self.sets) | {"seed": self.view_seed} | ({"size": self.size} if self.size else {})
+        given = view_settings(self.sets)
+        flags = {"seed": "--view-seed", "block_views": "--views-per-unit"} | ({"size": "--size"} if self.size else {})
+        for field, flag in flags.items():
+            if field in given:
+                raise ValueError(f"--set {field}=…: would be ignored: {flag} says it; drop one of them")
+        values = given | {"seed": self.view_seed} | ({"size": self.size} if self.size else {})
         if existing is not None:
             values = {"versions": existing.recipe.versions} | values
         there = existing.recipe.block_views if existing else default_block_views(self.num_views)
@@ -171,7 +188,7 @@ view_options = bundled(
     ),
     click.option("--recipe", "recipe_name", default="deit", show_default=True, help="Views: deit, deit3, plain …"),
     click.option("--size", type=click.IntRange(1), help="Side of the views, pixels; default: the recipe's."),
-    click.option("--view-seed", default=0, show_default=True, help="Seed of the views."),
+    click.option("--view-seed", default=0, show_default=True, type=SEED, help="Seed of the views."),
     click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any field of the view recipe."),
     click.option(
         "--views-per-unit",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import result, say
-from shards.flags import ShardPlace, shard_options, workers_option
+from shards.flags import Number, ShardPlace, shard_options, workers_option
 from teacher_cache.commands.flags import (
     RecordFlags,
     RunsTeacher,
@@ -17,6 +17,7 @@ from teacher_cache.commands.flags import (
     teacher_options,
     view_options,
 )
+from teacher_cache.commands.stage1_checks import check_new_cache
 
 if TYPE_CHECKING:
     from teacher_cache.inspect.cache_plan import Plan
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
 @view_options
 @record_options
 @click.option("--gpus", default=1, show_default=True, type=click.IntRange(1), help="Processes like this one.")
-@click.option("--seconds", default=20.0, show_default=True, help="How long stage 1 is timed.")
+@click.option(
+    "--seconds",
+    default=20.0,
+    show_default=True,
+    type=Number(0, 86400, min_open=True),
+    help="How long stage 1 is timed.",
+)
 @click.option("--calibration-views", default=768, show_default=True, type=click.IntRange(8))
 @runs_teacher_options
 @workers_option()
@@ -44,9 +51,12 @@ def plan_cache(
     workers: int,
 ) -> None:
     """Predict bytes, hours and error of a cache before it is made, from a short calibration on this machine."""
+    index = place.index()
+    teacher.checked_name()
+    check_new_cache(index, views, record)
+
     from teacher_cache.inspect import cache_plan
 
-    index = place.index()
     recipe = views.recipe()
     network = teacher.load(recipe, device=how.device, precision=how.precision, compile=how.compile)
     with place.reader(index) as reader:

@@ -6,19 +6,19 @@ from pathlib import Path
 import click
 
 from shards.console import result
-from shards.flags import ShardPlace, shard_options
+from shards.flags import CACHE, PATH, ShardPlace, shard_options
 from teacher_cache.commands.flags import view_settings
 
 
 @click.command("show-views")
 @shard_options()
-@click.option("--cache", help="Its recipe, and its record's top classes.")
+@click.option("--cache", type=CACHE, help="Its recipe, and its record's top classes.")
 @click.option("--recipe", "recipe_name", default="deit", show_default=True, help="View recipe, without --cache.")
 @click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any field of the view recipe.")
 @click.option("--sample", required=True, metavar="KEY", help="Key of the sample.")
 @click.option("--views", "num_views", default=8, show_default=True, type=click.IntRange(1))
 @click.option("--first-view", default=0, show_default=True, type=click.IntRange(0))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="A PNG.")
+@click.option("--out", required=True, type=PATH, help="A PNG.")
 def show_views(
     place: ShardPlace,
     cache: str | None,

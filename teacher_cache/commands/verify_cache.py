@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import Bar, result, say
-from shards.flags import ShardPlace, device_option, shard_options, stop_with
+from shards.flags import CACHE, SEED, Number, ShardPlace, device_option, refuse_ignored, shard_options, stop_with
 from teacher_cache.commands.flags import TeacherFlags, optional_teacher_options
 
 if TYPE_CHECKING:
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 
 @click.command("verify-cache")
-@click.argument("cache")
+@click.argument("cache", type=CACHE)
 @shard_options(required=False, help="With --deep: the shards it was made from.")
 @click.option("--deep", is_flag=True, help="Also render a sample of blocks anew and compare their pixel digests.")
 @click.option("--blocks", default=64, show_default=True, type=click.IntRange(1), help="Blocks that --deep checks.")
 @optional_teacher_options("Also ask this teacher again about those blocks; implies --deep.")
-@click.option("--tolerance", type=float, help="Largest total variation of a repeated answer; default by precision.")
+@click.option(
+    "--tolerance", type=Number(0, 1), help="Largest total variation of a repeated answer; default by precision."
+)
 @click.option("--repair", is_flag=True, help="Take damaged units out of the ledger; cache-teacher computes them again.")
-@click.option("--seed", default=0, show_default=True, help="Of the sample.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of the sample.")
 @device_option
 def verify_cache(
     cache: str,
@@ -36,14 +38,18 @@ def verify_cache(
     device: str | None,
 ) -> None:
     """Check every digest of CACHE; deeper: render again, ask the teacher again. Exit code 1 when anything is wrong."""
-    from teacher_cache.inspect import verify
-    from teacher_cache.store.cache import TeacherCache
-
     asked = teacher.teacher is not None
     if not asked and (teacher.teacher_weights or teacher.teacher_args or teacher.teacher_mean or teacher.teacher_std):
         raise ValueError("--teacher-weights, --teacher-arg: whose? give --teacher NAME as well")
     if (deep or asked) and place.shards is None:
         raise ValueError("--deep: renders again, so it needs --shards")
+    if not asked:
+        refuse_ignored(["tolerance", "device"], "no --teacher is asked")
+    if not asked and not deep:
+        refuse_ignored(["shards", "shard_cache", "blocks", "seed"], "only --deep and --teacher render blocks again")
+    from teacher_cache.inspect import verify
+    from teacher_cache.store.cache import TeacherCache
+
     with TeacherCache.open(cache, writable=repair) as opened:
         units = opened.num_view_blocks * opened.num_shards
         problems = _show_findings("digests", units, "units", verify.verify_digests(opened, repair=repair))

@@ -25,11 +25,6 @@ from teacher_cache.network.weights import read_weights
 _SHOWN = 3
 
 
-def is_own(name: str) -> bool:
-    """Whether a teacher's name is that of a function."""
-    return ":" in name
-
-
 def own_network(
     name: str,
     kwargs: Mapping[str, Any],

@@ -4,7 +4,6 @@ Both stages use this class: stage 1 fills the cache from it, and a student that 
 calls the same `logits` on the same tensors. The network is timm's (`timm_network`) or the user's own (`own_network`).
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -16,14 +15,14 @@ from torch import Tensor, nn
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
 from teacher_cache.network.classifier import Classifier, Rgb, run_in_float32
 from teacher_cache.network.heap import keep_freed_memory
-from teacher_cache.network.own_network import is_own, own_network
-from teacher_cache.network.timm_network import LITE0, timm_network
+from teacher_cache.network.own_network import own_network
+from teacher_cache.network.teacher_name import DEFAULT_TEACHER, LITE0, is_own, spec_name, split_name
+from teacher_cache.network.timm_network import timm_network
 from teacher_cache.network.weights import weights_sha256
 from teacher_cache.store.spec import TeacherSpec
 
 __all__ = ["DEFAULT_TEACHER", "LITE0", "Teacher", "load_teacher"]
 
-DEFAULT_TEACHER = "regnety_160.deit_in1k"
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 # B batch, C classes (image_BCHW: channels), H, W view.
@@ -130,7 +129,7 @@ def load_teacher(
     Errors:
         ValueError naming what does not exist or does not fit; ArtefactError for a weights file that cannot be read.
     """
-    base, kwargs = _split_name(name)
+    base, kwargs = split_name(name)
     kwargs |= dict(model_kwargs or {})
     if is_own(base):
         own = {"mean": model_mean, "std": model_std}
@@ -149,7 +148,7 @@ def load_teacher(
         state |= {f"view_normalisation.{name}": tensor for name, tensor in first.state_dict().items()}
         network = nn.Sequential(first, network)
     spec = TeacherSpec(
-        name=base + (json.dumps(kwargs, sort_keys=True) if kwargs else ""),
+        name=spec_name(base, kwargs),
         weights_sha256=weights_sha256(state),
         precision=precision,
         input_size=input_size,
@@ -189,14 +188,3 @@ def _keep_logits_in_float32(found: Classifier, name: str, precision: str) -> Non
             f"teacher: {name}: no layer with weights gives the logits as they are, so in {precision} they would be "
             "rounded and tie; give --precision fp32, or let the network end in its classifier"
         )
-
-
-def _split_name(name: str) -> tuple[str, dict[str, Any]]:
-    """The model's name and the JSON arguments behind it."""
-    base, brace, rest = name.partition("{")
-    if not brace:
-        return base, {}
-    try:
-        return base, dict(json.loads(brace + rest))
-    except ValueError as error:
-        raise ValueError(f"teacher: {name!r}: the arguments behind {base!r} are not a JSON object: {error}") from None

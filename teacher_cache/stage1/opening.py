@@ -26,10 +26,10 @@ from teacher_cache.record.fidelity import record_fidelity
 from teacher_cache.stage1.calibration import FEWEST, calibration_logits, calibration_sample, calibration_size
 from teacher_cache.stage1.stage1_events import CacheOpened, Calibrated, OpenEvent, ShortCalibration
 from teacher_cache.store.cache import TeacherCache, spec_at
+from teacher_cache.store.glance import LOCK_NAME
 from teacher_cache.store.header import require_views
 from teacher_cache.store.spec import CacheSpec
 
-LOCK_NAME = ".creating.lock"
 _POLL_S = 2.0
 _WANTED = 2000  # calibration views: the error of a fit on fewer is worth a word
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import CacheError
+from shards.views.view_recipe import ViewRecipe
 from teacher_cache.store.digest import IndexLike, array_digest
 from teacher_cache.store.ledger import KeyValue
 from teacher_cache.store.spec import CacheSpec, canonical_json
@@ -81,7 +82,12 @@ def make_header(
 
 def require_views(spec: CacheSpec, num_views: int) -> None:
     """ValueError unless the views are a positive number of whole view blocks."""
-    per_unit = spec.recipe.block_views
+    require_whole_units(spec.recipe, num_views)
+
+
+def require_whole_units(recipe: ViewRecipe, num_views: int) -> None:
+    """The same, where only the recipe of the views is known."""
+    per_unit = recipe.block_views
     if num_views < 1 or num_views % per_unit:
         below = num_views // per_unit * per_unit
         near = f"{below} or {below + per_unit}" if below > 0 else str(per_unit)

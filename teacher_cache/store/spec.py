@@ -12,9 +12,8 @@ from typing import Any
 
 from shards.errors import CacheError
 from shards.values import from_json, require_fields, to_json
-from shards.views.behaviour import behaviour_difference
 from shards.views.view_recipe import ViewRecipe
-from teacher_cache.record.codec import RecordFormat
+from teacher_cache.record.record_format import RecordFormat
 
 __all__ = ["FORMAT_VERSION", "CacheSpec", "RecordFormat", "TeacherSpec", "require_equal", "require_index"]
 
@@ -189,6 +188,9 @@ def require_equal(expected: CacheSpec, got: CacheSpec, where: str) -> None:
 
 def _line(name: str, want: Any, have: Any) -> str:
     if name == "behaviour":
+        # Renders, so it imports torch; a spec alone is read without.
+        from shards.views.behaviour import behaviour_difference
+
         return f"  behaviour: this machine renders differently: {', '.join(behaviour_difference(have, want))}"
     return f"  {name}: expected {want!r}, got {have!r}"
 

@@ -1,0 +1,59 @@
+"""Whose is this folder? A command writes into one that is new, empty, or of its own making, and into no other."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderKind:
+    """What a command makes of a folder.
+
+    Attributes:
+        what: "a run". command: which one makes it.
+        is_ours: whether a folder holds the mark of one.
+        begun: whether an entry of the folder is what a making leaves that was interrupted before the mark was written.
+    """
+
+    what: str
+    command: str
+    is_ours: Callable[[Path], bool]
+    begun: Callable[[Path], bool]
+
+
+def named(*patterns: str) -> Callable[[Path], bool]:
+    """Whether an entry has one of these names."""
+    return lambda entry: any(fnmatchcase(entry.name, pattern) for pattern in patterns)
+
+
+_NOBODYS = named(".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", ".nfs*")
+"""What systems leave in folders that are empty to their users."""
+
+
+def require_own(flag: str, folder: Path, kind: FolderKind) -> None:
+    """ValueError unless the folder is new, empty, or one of that kind.
+
+    Args:
+        flag: what the user typed the folder behind.
+    """
+    above = folder
+    while not os.path.lexists(above) and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        what = "a link that leads nowhere" if above.is_symlink() and not above.exists() else "a file"
+        raise ValueError(f"{flag} {folder}: expected a folder, got {what}: {above}; choose another place")
+    if above != folder:
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise ValueError(f"{flag} {folder}: cannot be made: {above} may not be written; choose another place")
+        return
+    if kind.is_ours(folder):
+        return
+    foreign = sorted(entry.name for entry in folder.iterdir() if not _NOBODYS(entry) and not kind.begun(entry))
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise ValueError(
+            f"{flag} {folder}: expected a new or empty folder, or {kind.what} made by {kind.command}; "
+            f"got one with {', '.join(foreign[:3])}{more}. Nothing was changed; choose another place"
+        )

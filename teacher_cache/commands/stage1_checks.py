@@ -1,0 +1,59 @@
+"""What stage 1 can refuse before anything heavy is imported: flags, names, paths, and a cache that is there already."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shards.errors import ArtefactError
+from shards.own_folder import require_own
+from teacher_cache.commands.flags import RecordFlags, TeacherFlags, ViewFlags
+
+if TYPE_CHECKING:
+    from shards.index.shard_index import ShardIndex
+
+
+def check_cache(
+    cache: str, index: "ShardIndex", teacher: TeacherFlags, views: ViewFlags, record: RecordFlags, *, precision: str
+) -> None:
+    """Refuse what `cache-teacher` could not do, as far as that is known without the teacher.
+
+    Errors:
+        ValueError for what was typed, CacheError for a cache that is there and is for something else.
+    """
+    from teacher_cache.store.glance import CACHE_FOLDER, header_at
+    from teacher_cache.store.place import Place
+    from teacher_cache.store.spec import require_equal
+
+    place = Place.parse(cache, writable=True)
+    if place.folder is not None:
+        require_own("--cache", place.folder, CACHE_FOLDER)
+    name = teacher.checked_name()
+    header = header_at(cache)
+    if header is None:
+        if place.folder is not None:
+            check_new_cache(index, views, record)
+        return
+    spec = header.spec
+    recipe = views.recipe(spec)
+    network = replace(
+        spec.teacher, name=name, precision=precision, input_size=recipe.size, mean=recipe.mean, std=recipe.std
+    )
+    kept = record.format(spec.teacher.num_classes, index.num_samples * recipe.block_views, spec)
+    asked = replace(spec, index_fingerprint=index.fingerprint, recipe=recipe, record=kept, teacher=network)
+    require_equal(asked, spec, place.url)
+
+
+def check_new_cache(index: "ShardIndex", views: ViewFlags, record: RecordFlags) -> None:
+    """Refuse views and a record that cannot be, for shards of so many classes; ValueError."""
+    from teacher_cache.store.header import require_whole_units
+
+    recipe = views.recipe()
+    require_whole_units(recipe, views.num_views)
+    record.format(index.num_classes, index.num_samples * recipe.block_views)
+
+
+def check_weights(flag: str, path: Path) -> None:
+    """ArtefactError unless there is a file."""
+    if not path.is_file():
+        got = "a folder, no file" if path.is_dir() else "no such file"
+        raise ArtefactError(f"{flag} {path}: {got}; give a .safetensors or torch file of weights")

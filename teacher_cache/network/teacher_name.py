@@ -1,0 +1,84 @@
+"""The names of teachers, as far as they can be checked without importing timm: its sources say which models it has."""
+
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shards.names import nearest, short
+
+DEFAULT_TEACHER = "regnety_160.deit_in1k"
+LITE0 = "efficientnet_lite0"
+"""EfficientNet-Lite0 with the real ImageNet weights that the extra `lite0` installs; no download."""
+
+
+def split_name(name: str) -> tuple[str, dict[str, Any]]:
+    """The model's name and the JSON arguments behind it; ValueError when they are no object."""
+    base, brace, rest = name.partition("{")
+    if not brace:
+        return base, {}
+    try:
+        return base, dict(json.loads(brace + rest))
+    except ValueError as error:
+        raise ValueError(f"teacher: {name!r}: the arguments behind {base!r} are not a JSON object: {error}") from None
+
+
+def spec_name(base: str, arguments: Mapping[str, Any]) -> str:
+    """Name and arguments as a cache's spec writes them."""
+    return base + (json.dumps(arguments, sort_keys=True) if arguments else "")
+
+
+def is_own(base: str) -> bool:
+    """Whether a teacher's name is that of a function of the user's."""
+    return ":" in base
+
+
+def timm_name(base: str) -> str:
+    """What timm calls a teacher."""
+    # The published TensorFlow network, "SAME" padding included; timm's efficientnet_lite0 (.ra_in1k) is another one.
+    return "tf_efficientnet_lite0" if base == LITE0 else base
+
+
+def require_known(flag: str, name: str) -> None:
+    """ValueError, naming what is near, for a name that the installed timm cannot know.
+
+    A name passes that timm's sources hold in any form, and every name once timm is imported: it may have been
+    registered there. Whatever else is wrong with it is found when the model is built.
+    """
+    base, _ = split_name(name)
+    if is_own(base) or "timm" in sys.modules or not (known := _timm_words()).models:
+        return
+    architecture, _, tag = timm_name(base).partition(".")
+    if architecture not in known.words:
+        near = nearest(architecture, known.models)
+        similar = "the nearest is " + ", then ".join(map(repr, near)) if near else "none is like it"
+        raise ValueError(f"{flag}: timm has no model {short(architecture)!r}: {similar}")
+    tags = sorted(word.partition(".")[2] for word in known.words if word.startswith(f"{architecture}."))
+    if tag and tags and tag not in tags:
+        near = nearest(tag, tags) or tags[:8]
+        raise ValueError(f"{flag}: {architecture} has no weights {short(tag)!r}: there are {', '.join(near)}")
+
+
+class _Words(NamedTuple):
+    """The models that timm registers, and every name that its sources hold: tags, and old names of models."""
+
+    models: frozenset[str]
+    words: frozenset[str]
+
+
+@cache
+def _timm_words() -> _Words:
+    """Read from the files of the package, in less than a tenth of a second; empty where they are not to be found."""
+    spec = importlib.util.find_spec("timm")
+    folders = [Path(place) / "models" for place in spec.submodule_search_locations or []] if spec else []
+    models: set[str] = set()
+    words: set[str] = set()
+    for path in (path for folder in folders for path in folder.glob("*.py")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        models.update(re.findall(r"@register_model\s+def (\w+)\(", text))
+        words.update(re.findall(r"['\"]([\w.]+)['\"]", text))
+    return _Words(frozenset(models), frozenset(models | words))

@@ -1,0 +1,145 @@
+"""What the user typed wrong is refused before torch is imported, in few words, and nothing is touched.
+
+One process imports the command line and forks for each case, so that a case sees what it imports and nothing else.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.golden.make import STUDENT, TEACHER
+from tests.test_golden import SETS
+
+SET = SETS[0]
+SHARDS = ["--shards", "{set}/train"]
+CACHE = ["cache-teacher", *SHARDS, "--cache", "{tmp}/new.zarr", *TEACHER, "--views", "2"]
+TRAIN = ["train-student", *SHARDS, "--cache", "{set}/dense.zarr", *STUDENT, "--out", "{tmp}/run"]
+ABLATE = ["ablate", *SHARDS, "--val-shards", "{set}/val", "--cache", "{set}/dense.zarr", *STUDENT, "--out", "{tmp}/s"]
+
+REFUSED: list[tuple[list[str], str]] = [
+    ([*CACHE, "--view-seed", "-1"], "--view-seed"),
+    ([*CACHE, "--workers", "100000"], "--workers"),
+    ([*CACHE, "--set", "mixup=1"], "'mixup_alpha'"),
+    ([*CACHE, "--set", "flip=nan"], "recipe.flip"),
+    ([*CACHE, "--set", "size=64.5"], "recipe.size"),
+    ([*CACHE, "--recipe", "diet"], "'deit'"),
+    ([*CACHE, "--cache", ""], "--cache"),
+    ([*CACHE, "--cache", "pipe:x"], "--cache"),
+    ([*CACHE, "--cache", "ftp://host/x"], "--cache"),
+    ([*CACHE, "--device", "gpu"], "--device"),
+    ([*TRAIN, "--lambda", "2"], "--lambda"),
+    ([*TRAIN, "--lambda", "nan"], "--lambda"),
+    ([*TRAIN, "--tau", "0"], "--tau"),
+    ([*TRAIN, "--tau", "inf"], "--tau"),
+    ([*TRAIN, "--seed", "-1"], "--seed"),
+    ([*TRAIN, "--views-used", "2.5"], "--views-used"),
+    ([*TRAIN, "--out", ""], "--out"),
+    ([*TRAIN, "--out", "s3://bucket/run"], "--out"),
+    ([*CACHE, "--teacher", "regnty_160"], "timm has no model 'regnty_160': the nearest is 'regnety_160'"),
+    ([*CACHE, "--teacher", "regnety_160.deit"], "deit_in1k"),
+    ([*CACHE, "--teacher-arg", "channels"], "KEY=VALUE"),
+    ([*CACHE, "--record", "lowrnk"], "lowrank"),
+    ([*CACHE, "--record", "hard", "--bytes", "9999"], "num_bytes"),
+    ([*CACHE, "--views", "7", "--views-per-unit", "2"], "multiple"),
+    ([*CACHE, "--set", "seed=3"], "--view-seed"),
+    ([*CACHE, "--set", "block_views=3"], "--views-per-unit"),
+    ([*CACHE, "--cache", "{set}/train"], "--cache"),
+    ([*CACHE, "--cache", "{set}/run"], "--cache"),
+    ([*CACHE, "--cache", "{set}/classes.txt"], "a file"),
+    ([*CACHE, "--cache", "{set}/classes.txt/c.zarr"], "a file"),
+    ([*TRAIN, "--model", "deit_tinny_distilled_patch16_224"], "the nearest is 'deit_tiny_distilled_patch16_224'"),
+    ([*TRAIN, "--recipe", "diet"], "'deit'"),
+    ([*TRAIN, "--set", "learning_rate=0.1"], "the nearest is 'lr'"),
+    ([*TRAIN, "--set", "lr=nan"], "lr"),
+    ([*TRAIN, "--set", "epochs=3"], "--set epochs=…: would be ignored"),
+    ([*TRAIN, "--set", "clip_grad=-1"], "clip_grad"),
+    ([*TRAIN, "--set", "view.flip=0.2"], "view.flip"),
+    ([*TRAIN, "--config", "{set}/nowhere.toml"], "no such file"),
+    ([*TRAIN, "--config", "{set}/run/summary.json"], "TOML"),
+    ([*TRAIN, "--distill", "hard", "--tau", "2"], "--tau: would be ignored"),
+    ([*TRAIN, "--distill", "none", "--lambda", "0.5"], "--lambda: would be ignored"),
+    ([*TRAIN, "--teacher", "resnet18"], "--teacher: would be ignored"),
+    ([*TRAIN, "--recipe", "deit", "--stage", "1"], "--stage: would be ignored"),
+    ([*TRAIN, "--recipe", "deit_finetune384", "--set", "image_size=32"], "init_weights"),
+    ([*TRAIN, "--online"], "--online"),
+    ([*TRAIN, "--out", "{set}/train"], "--out"),
+    ([*TRAIN, "--out", "{set}/dense.zarr"], "--out"),
+    ([*TRAIN, "--out", "{set}/sweep"], "--out"),
+    ([*TRAIN, "--shards", ""], "shards"),
+    ([*TRAIN, "--shards", "pipe:cat"], "pipe:"),
+    (["train-student", *SHARDS, *STUDENT, "--distill", "hard", "--out", "{tmp}/run"], "give --cache"),
+    ([*ABLATE, "--set", "distill=hard"], "give --distill"),
+    ([*ABLATE, "--set", "temperature=2"], "give --tau"),
+    ([*ABLATE, "--views-used", "2.5"], "integers"),
+    ([*ABLATE, "--views-used", "nan"], "--views-used"),
+    ([*ABLATE, "--lambda", "nan"], "--lambda"),
+    ([*ABLATE, "--lambda", ".5,,1"], "--lambda"),
+    ([*ABLATE, "--lambda", "1.5"], "[0, 1]"),
+    ([*ABLATE, "--tau", "-1"], "tau"),
+    ([*ABLATE, "--distill", "hard", "--tau", "2"], "--tau: would be ignored"),
+    ([*ABLATE, "--distill", "soft,sft"], "soft"),
+    ([*ABLATE, "--out", "{set}/run"], "--out"),
+    ([*ABLATE, "--model", "resnt18"], "'resnet18'"),
+    (["plan-cache", *SHARDS, *TEACHER, "--views", "2", "--teacher", "regnty_160"], "'regnety_160'"),
+    (["plan-cache", *CACHE[1:3], *TEACHER, "--views", "2", "--seconds", "-1"], "--seconds"),
+    (["plan-cache", *CACHE[1:3], *TEACHER, "--views", "2", "--seconds", "nan"], "--seconds"),
+    (["cost", "--seconds", "3"], "without --measure"),
+    (["cost", "--tflops", "nan"], "--tflops"),
+    (["cost", "--cache", "{set}/dense.zarr", "--views", "3"], "--cache says it"),
+    (["cost", "--model", "deit_tinny"], "the nearest is 'deit_tiny"),
+    (["cache-status", "{set}/dense.zarr", "--max-units", "3"], "--fidelity"),
+    (["verify-cache", "{set}/dense.zarr", "--tolerance", "0.1"], "--teacher"),
+    (["verify-cache", "{set}/dense.zarr", "--blocks", "3"], "--deep"),
+    (["verify-cache", ""], "CACHE"),
+    (["models", "deit_tinny"], "the nearest is 'deit_tiny"),
+    (["make-shards", "{set}", "{tmp}/shards", "--seed", "-1"], "--seed"),
+]
+"""Command lines and a word of the refusal."""
+
+CHILD = """
+import json, os, sys
+from click.testing import CliRunner
+from cli import cli
+for words in json.load(sys.stdin):
+    if os.fork() == 0:
+        result = CliRunner().invoke(cli, words)
+        heavy = sorted({"torch", "timm", "zarr", "cv2", "matplotlib"} & set(sys.modules))
+        os.write(1, json.dumps([result.exit_code, result.output, heavy]).encode() + b"\\n")
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, list[str]]]:
+    """Exit code, output and heavy modules imported by then, of every case in turn."""
+    tmp = tmp_path_factory.mktemp("refused")
+    cases = [[word.format(set=SET, tmp=tmp) for word in words] for words, _ in REFUSED]
+    done = subprocess.run([sys.executable, "-c", CHILD], input=json.dumps(cases), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = dict(zip(map(_id, REFUSED), map(json.loads, done.stdout.splitlines()), strict=True))
+    return found | {"made": (0, " ".join(path.name for path in tmp.iterdir()), [])}
+
+
+def test_a_refusal_makes_nothing(said: dict[str, tuple[int, str, list[str]]]) -> None:
+    assert said["made"][1] == ""
+
+
+def _id(case: tuple[list[str], str]) -> str:
+    words, message = case
+    return f"{words[0]} {' '.join(words[-2:])}".replace("{set}", "SET").replace("{tmp}", "TMP") + f": {message}"
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=_id)
+def test_a_slip_is_refused_before_torch_is_imported(
+    case: tuple[list[str], str], said: dict[str, tuple[int, str, list[str]]]
+) -> None:
+    code, output, heavy = said[_id(case)]
+    assert code == 2, output
+    assert case[1] in output
+    assert not heavy, output
+    assert "Traceback" not in output and "defect" not in output
+    message = output[output.lower().index("error:") :]
+    assert len(message) <= 600 and len(message.splitlines()) <= 6, message

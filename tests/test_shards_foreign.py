@@ -1,0 +1,112 @@
+"""Shards of others: what lies beside samples is refused by name, or passed over and counted when asked for."""
+
+import bz2
+import gzip
+import lzma
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli import cli
+from shards.errors import ShardError
+from shards.index.shard_index import ShardIndex
+from shards.tars.scan import scan_shards
+from shards.tars.shard_scan import Foreign
+from tests.test_shards_shard_index import image, put, tar_of
+
+PLAIN = {"a.png": image(1), "a.cls": b"0", "b.png": image(2), "b.cls": b"1"}
+EXTRA = {"README": b"hello", "a.png": image(1), "a.cls": b"0", "a.bbox.json": b"[]", "a.npy": b"\x93NUMPY",
+         "b.png": image(2), "b.cls": b"1", "b.bbox.json": b"[]"}  # fmt: skip
+DOTTED = {"n01.0001.png": image(1), "n01.0001.cls": b"0", "n01.0002.png": image(2), "n01.0002.cls": b"1"}
+
+
+def check(path: Path, *words: str) -> Result:
+    return CliRunner().invoke(cli, ["check-shards", str(path), "--workers", "1", *words])
+
+
+def keys(path: Path) -> list[str]:
+    index = ShardIndex.load(path.with_suffix(".index"))
+    return [index.key(0, row) for row in range(index.num_rows(0))]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (EXTRA, "--ignore-unknown"),
+        ({**PLAIN, "b.bbox.json": b"[]"}, "where keys have dots give --key-dots; to pass over such members "
+                                          "--ignore-suffix bbox.json"),
+        ({**PLAIN, "b.npy": b""}, "--ignore-suffix npy, or --ignore-unknown"),
+        (DOTTED, "--key-dots"),
+        ({"a.png": image(1), "a.json": b"{}"}, "--label-key"),
+    ],
+)  # fmt: skip
+def test_the_refusal_names_the_flag_that_would_take_it(files: dict[str, bytes], said: str, tmp_path: Path) -> None:
+    put(tmp_path / "x.tar", files)
+    result = check(tmp_path / "x.tar")
+    assert result.exit_code == 1 and said in result.output.replace("\n", " "), result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "counts"),
+    [
+        (["--ignore-unknown"], "1 × .npy, 1 × without a suffix, 2 × .bbox.json"),
+        (["--ignore-suffix", ".bbox.json", "--ignore-suffix", "npy", "--ignore-unknown"], "2 × .bbox.json"),
+    ],
+)
+def test_what_is_passed_over_is_counted_and_changes_nothing(words: list[str], counts: str, tmp_path: Path) -> None:
+    put(tmp_path / "x.tar", EXTRA)
+    result = check(tmp_path / "x.tar", *words)
+    assert result.exit_code == 0, result.output
+    said = next(line for line in result.output.splitlines() if line.startswith("passed over"))
+    assert all(count in said for count in counts.split(", "))
+    assert keys(tmp_path / "x.tar") == ["a", "b"]
+    assert check(tmp_path / "x.tar", *words).exit_code == 0, "and it can be checked again"
+
+
+def test_a_suffix_that_is_not_ignored_is_still_refused(tmp_path: Path) -> None:
+    put(tmp_path / "x.tar", EXTRA)
+    result = check(tmp_path / "x.tar", "--ignore-suffix", "bbox.json")
+    assert result.exit_code == 1 and "README" in result.output
+
+
+def test_keys_with_dots_end_at_the_last_one(tmp_path: Path) -> None:
+    put(tmp_path / "x.tar", DOTTED)
+    assert check(tmp_path / "x.tar", "--key-dots").exit_code == 0
+    assert keys(tmp_path / "x.tar") == ["n01.0001", "n01.0002"]
+
+
+@pytest.mark.parametrize("names", [("a.png", "b.png", "a.cls", "b.cls"), ("a.cls", "b.cls", "b.png", "a.png")])
+def test_an_unsorted_shard_is_called_unsorted(names: tuple[str, ...]) -> None:
+    """Not "no label": the label comes later."""
+    from shards.tars.shard_scan import SampleRule, scan_file
+
+    with pytest.raises(ShardError, match="not sorted by name"):
+        scan_file(tar_of({name: PLAIN[name] for name in names}), "x.tar", SampleRule(), "x.tar")
+
+
+@pytest.mark.parametrize(("pack", "what"), [(gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz")])
+def test_a_compressed_tar_under_a_plain_name_is_not_called_damaged(pack: object, what: str, tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(pack(tar_of(PLAIN).getvalue()))  # type: ignore[operator]
+    with pytest.raises(ShardError, match=f"compressed with {what}.*decompress it"):
+        list(scan_shards([str(tmp_path / "x.tar")]))
+
+
+def test_a_new_index_keeps_the_class_names(tmp_path: Path) -> None:
+    put(tmp_path / "x.tar", PLAIN)
+    (tmp_path / "classes.txt").write_text("cat\ndog\nemu\n")
+    assert check(tmp_path / "x.tar", "--class-names", str(tmp_path / "classes.txt")).exit_code == 0
+    put(tmp_path / "x.tar", {**PLAIN, "c.png": image(3), "c.cls": b"2"})
+    assert check(tmp_path / "x.tar", "--overwrite").exit_code == 0
+    assert ShardIndex.load(tmp_path / "x.index").class_names == ("cat", "dog", "emu")
+    result = check(tmp_path / "x.tar", "--overwrite", "--num-classes", "7")
+    assert "they are dropped for --num-classes 7" in result.output
+    assert ShardIndex.load(tmp_path / "x.index").num_classes == 7
+
+
+def test_many_broken_shards_are_few_lines(tmp_path: Path) -> None:
+    urls = [put(tmp_path / f"x{n}.tar", {**PLAIN, f"{'long' * 30}{n}.npy": b""}) for n in range(9)]
+    with pytest.raises(ShardError) as caught:
+        list(scan_shards(urls, foreign=Foreign()))
+    assert len(str(caught.value)) <= 600 and len(str(caught.value).splitlines()) <= 6
+    assert "9 of 9 shards" in str(caught.value) and "and 6 more" in str(caught.value)

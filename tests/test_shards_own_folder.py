@@ -1,0 +1,37 @@
+"""A command writes into a folder that is new, empty or of its own making; into nobody else's."""
+
+from pathlib import Path
+
+import pytest
+
+from shards.own_folder import FolderKind, named, require_own
+
+KIND = FolderKind(
+    what="a run",
+    command="train-student",
+    is_ours=lambda folder: (folder / "mark").exists(),
+    begun=named(".lock", "parts"),
+)
+
+
+@pytest.mark.parametrize("names", [(), (".lock",), (".lock", "parts"), ("mark", "notes.txt"), (".DS_Store",)])
+def test_ours_begun_and_empty_folders_are_taken(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    require_own("--out", tmp_path, KIND)
+    require_own("--out", tmp_path / "new" / "newer", KIND)
+
+
+def test_what_others_made_is_refused_and_named(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg", ".lock"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"--out .*a\.jpg, b\.jpg, c\.jpg and 1 more\. Nothing was changed"):
+        require_own("--out", tmp_path, KIND)
+
+
+def test_a_file_or_a_dead_link_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for path, what in ((tmp_path / "file", "a file"), (tmp_path / "file" / "x", "a file"), (tmp_path / "link", "link")):
+        with pytest.raises(ValueError, match=what):
+            require_own("--out", path, KIND)

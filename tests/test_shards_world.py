@@ -1,0 +1,37 @@
+"""Which variables make a world: those of ranks that meet for everyone, those of tasks that share a list for two."""
+
+import pytest
+
+from shards.world import World, world_from_env, world_variables
+
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "5"}
+BATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}
+STEP = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "3", "SLURM_STEP_ID": "0"}
+CASES = [
+    ({}, World(), World(), ""),
+    (TORCHRUN, World(1, 4, 1, 2), World(1, 4, 1, 2), "RANK=1, WORLD_SIZE=4"),
+    (ARRAY, World(), World(2, 4), ""),
+    (BATCH, World(), World(0, 8), ""),
+    (STEP, World(3, 8, 3), World(3, 8, 3), "SLURM_PROCID=3, SLURM_NTASKS=8"),
+    (ARRAY | BATCH, World(), World(2, 4), ""),
+    (ARRAY | STEP, World(3, 8, 3), World(2, 4), "SLURM_PROCID=3, SLURM_NTASKS=8"),
+    (ARRAY | TORCHRUN, World(1, 4, 1, 2), World(1, 4, 1, 2), "RANK=1, WORLD_SIZE=4"),
+]
+
+
+@pytest.mark.parametrize(("environ", "meeting", "shared", "said"), CASES)
+def test_an_array_is_a_world_only_for_those_who_share_a_list(
+    environ: dict[str, str], meeting: World, shared: World, said: str
+) -> None:
+    """A training in each task of an array is a run of its own; as ranks they would wait for each other for ever."""
+    assert world_from_env(environ) == meeting
+    assert world_from_env(environ, shared=True) == shared
+    assert world_variables(environ) == said
+    assert bool(world_variables(environ, shared=True)) == (shared.size > 1)
+
+
+@pytest.mark.parametrize(("changes", "name"), [({"RANK": "x"}, "RANK"), ({"RANK": "4"}, "RANK")])
+def test_a_wrong_variable_is_named(changes: dict[str, str], name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        world_from_env(TORCHRUN | changes)
