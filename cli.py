@@ -25,6 +25,7 @@ from shards.signals import requeue_at_once
 COMMANDS = {
     "make-shards": "shards.commands:make_shards",
     "check-shards": "shards.commands:check_shards",
+    "train-teacher": "student.commands.train_teacher:train_teacher",
     "cache-teacher": "teacher_cache.commands.cache_teacher:cache_teacher",
     "plan-cache": "teacher_cache.commands.plan_cache:plan_cache",
     "show-views": "teacher_cache.commands.show_views:show_views",
@@ -42,7 +43,7 @@ COMMANDS = {
 }
 """Every command and where it is, in the order of the job, not of the alphabet."""
 
-REQUEUED = frozenset({"cache-teacher", "train-student", "ablate"})
+REQUEUED = frozenset({"train-teacher", "cache-teacher", "train-student", "ablate"})
 """What a scheduler starts again until it is done: a signal ends these with 75 from their first moment on."""
 
 
@@ -111,6 +112,7 @@ def cli(debug: bool) -> None:
 
     \b
     make-shards     images      → WebDataset shards + index
+    train-teacher   shards      → a teacher of your own classes, from published weights
     cache-teacher   shards      → teacher cache: one small record per view      (stage 1, GPU)
     train-student   shards+cache → DeiT student, any λ, any τ, hard or soft     (stage 2, no teacher)
     ablate          cache       → a λ × τ map of students

@@ -13,5 +13,6 @@ __all__ = [
     "run_checks",
     "sweep_display",
     "train_student",
+    "train_teacher",
     "training_display",
 ]

@@ -26,7 +26,11 @@ from student.learn.losses.table import NONE
 from student.learn.process_group import unwrapped
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
+from teacher_cache.network.teacher import pretrained
 from teacher_cache.network.weights import read_weights
+
+PUBLISHED = "timm"
+"""Initial weights "timm:NAME" are the published ones of that name and tag, from the hub or an extra."""
 
 
 class Heads(NamedTuple):
@@ -77,7 +81,7 @@ def make_student(
     if recipe.layer_scale_init > 0:
         set_layer_scale(model, recipe.layer_scale_init)
     if recipe.init_weights:
-        load_weights(model, Path(recipe.init_weights), allow_new_classifier=True)
+        load_initial(model, recipe.init_weights)
     set_distilled(model, recipe.distill != NONE)
     return model.train()
 
@@ -166,6 +170,17 @@ def heads(model: nn.Module, x_BCHW: Tensor) -> Heads:
     return Heads(core.head(tokens[:, 0]), core.head_dist(tokens[:, 1]))
 
 
+def load_initial(model: nn.Module, weights: str) -> LoadReport:
+    """Load what fine-tuning begins with: a weights file, or "timm:NAME" for published ones; as `load_weights`.
+
+    A classifier of another class count stays at its fresh initialisation.
+    """
+    scheme, _, name = weights.partition(":")
+    if scheme != PUBLISHED:
+        return load_weights(model, Path(weights), allow_new_classifier=True)
+    return _load_state(model, pretrained(name).state, weights, allow_new_classifier=True)
+
+
 def load_weights(model: nn.Module, path: Path, *, allow_new_classifier: bool = False) -> LoadReport:
     """Load a weights file, resizing the position embedding when the resolution differs.
 
@@ -176,7 +191,10 @@ def load_weights(model: nn.Module, path: Path, *, allow_new_classifier: bool = F
     Args:
         allow_new_classifier: a classifier of another class count stays at its fresh initialisation; else RunError.
     """
-    state = read_weights(path)
+    return _load_state(model, read_weights(path), str(path), allow_new_classifier=allow_new_classifier)
+
+
+def _load_state(model: nn.Module, state: dict[str, Tensor], where: str, *, allow_new_classifier: bool) -> LoadReport:
     target = unwrapped(model)
     own = target.state_dict()
     before = {name: tuple(value.shape) for name, value in state.items()}
@@ -196,7 +214,7 @@ def load_weights(model: nn.Module, path: Path, *, allow_new_classifier: bool = F
     )
     if missing or foreign or wrong:
         raise RunError(
-            f"weights {path}: do not fit {type(target).__name__}: missing {missing[:4]}, unknown {foreign[:4]}, "
+            f"weights {where}: do not fit {type(target).__name__}: missing {missing[:4]}, unknown {foreign[:4]}, "
             f"other shape {wrong[:4]}; give weights of the same architecture and class count"
         )
     target.load_state_dict({name: state[name] for name in own if name not in fresh}, strict=not fresh)

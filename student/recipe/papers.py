@@ -17,6 +17,18 @@ from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
 
 _FINETUNE: dict[str, Any] = {"finetune": True, "optimizer": "adamw", "lr_scaling": "none", "batch_size": 512}
+_TEACHER = StudentRecipe(
+    epochs=10,
+    batch_size=64,
+    repeats=1,
+    lr=5e-4,
+    lr_scaling="none",
+    warmup_epochs=1,
+    schedule_unit="step",
+    drop_path=0.0,
+    ema_decay=0.0,
+    view_overrides=(("crop_scale", (0.35, 1.0)), ("erase_prob", 0.0), ("mixup_alpha", 0.2), ("cutmix_alpha", 0.0)),
+)
 _DEIT3 = StudentRecipe(
     name="deit3",
     epochs=800,
@@ -59,6 +71,7 @@ def _named() -> dict[str, StudentRecipe]:
         "deit_soft": replace(deit, distill="soft", distill_weight=0.1, temperature=3.0, reduction="reference"),
         "deit_finetune384": finetune,
         "deit_hard_finetune384": replace(finetune, distill="hard", distill_weight=0.5),
+        "teacher": _TEACHER,
         "deit3_small": replace(_DEIT3, lr=4e-3, drop_path=0.05),
         "deit3_base": replace(_DEIT3, image_size=192, drop_path=0.2),
         "deit3_large": replace(_DEIT3, image_size=192, drop_path=0.45),

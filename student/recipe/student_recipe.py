@@ -52,7 +52,7 @@ class StudentRecipe:
         name: what the recipe is called; model: a timm name or one of `student.recipe.zoo`.
         image_size: side of the training and evaluation image, pixels; with a cache it is the cache's.
         model_args: keyword arguments for timm beyond the name's own, such as embed_dim of a smaller student.
-        finetune: the run starts from `init_weights` (a .safetensors or torch file), which must then be given.
+        finetune: the run starts from `init_weights`, a .safetensors or torch file or timm:NAME, which must be given.
         epochs, batch_size (global; counts repeats), repeats (views of a sample per visit: repeated augmentation).
         optimizer, betas, eps, weight_decay: weight decay is decoupled.
         decay_groups: "matrices" spares 1-D parameters, biases and what the model lists (pos_embed, cls_token …);
