@@ -11,7 +11,8 @@ from cli import cli
 from demo.mnist import write_digits
 from student.learn.network import load_initial
 from student.run.export import load_student, read_info
-from teacher_cache.network.teacher import LITE0, load_teacher, pretrained
+from teacher_cache.network.teacher import LITE0, load_teacher
+from teacher_cache.network.timm_network import published
 
 QUICK = ["--epochs", "1", "--size", "32", "--workers", "0", "--log-every", "1"]
 
@@ -69,11 +70,11 @@ def test_fine_tuning_begins_with_the_published_weights(work: Path) -> None:
     """All but the classifier, which has other classes."""
     network, info = load_student(work / "lite0" / "weights.safetensors")
     report = load_initial(network, f"timm:{LITE0}")
-    published = pretrained(LITE0)
+    known = published(LITE0)
     assert report.fresh == ("classifier.weight", "classifier.bias")
     state = network.state_dict()
-    assert all(torch.equal(state[name], value) for name, value in published.state.items() if name not in report.fresh)
-    assert (info.mean, info.recipe.init_weights) == (published.mean, f"timm:{LITE0}")
+    assert all(torch.equal(state[name], value) for name, value in known.state.items() if name not in report.fresh)
+    assert (info.mean, info.recipe.init_weights) == (known.mean, f"timm:{LITE0}")
 
 
 def test_from_a_file_and_from_scratch(work: Path) -> None:

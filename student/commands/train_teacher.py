@@ -32,7 +32,7 @@ class TeacherTraining:
 
     def chosen(self, index: "ShardIndex", *, parts: int, before: "dict[str, Any]") -> "Suited":
         """The recipe; the views are normalised as the network's published weights want, so that stage 1 agrees."""
-        from teacher_cache.network.teacher import normalisation
+        from teacher_cache.network.timm_network import normalisation
 
         if (self.pretrained is None) == (self.model is None):
             raise ValueError(

@@ -26,7 +26,7 @@ from student.learn.losses.table import NONE
 from student.learn.process_group import unwrapped
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
-from teacher_cache.network.teacher import pretrained
+from teacher_cache.network.timm_network import published
 from teacher_cache.network.weights import read_weights
 
 PUBLISHED = "timm"
@@ -173,12 +173,18 @@ def heads(model: nn.Module, x_BCHW: Tensor) -> Heads:
 def load_initial(model: nn.Module, weights: str) -> LoadReport:
     """Load what fine-tuning begins with: a weights file, or "timm:NAME" for published ones; as `load_weights`.
 
-    A classifier of another class count stays at its fresh initialisation.
+    A classifier of another class count begins at zero, so that the first loss is log C. What timm would draw for a CNN
+    of few classes answers with logits in the tens, and unlearning them costs more than the features can bear.
     """
     scheme, _, name = weights.partition(":")
-    if scheme != PUBLISHED:
-        return load_weights(model, Path(weights), allow_new_classifier=True)
-    return _load_state(model, pretrained(name).state, weights, allow_new_classifier=True)
+    if scheme == PUBLISHED:
+        report = _load_state(model, published(name).state, weights, allow_new_classifier=True)
+    else:
+        report = load_weights(model, Path(weights), allow_new_classifier=True)
+    fresh = dict(unwrapped(model).named_parameters())
+    for name in report.fresh:
+        nn.init.zeros_(fresh[name])
+    return report
 
 
 def load_weights(model: nn.Module, path: Path, *, allow_new_classifier: bool = False) -> LoadReport:

@@ -1,5 +1,6 @@
 """`cache-teacher`: stage 1, drawn as a bar over views with lines for what stands out."""
 
+import math
 from typing import TYPE_CHECKING
 
 import click
@@ -22,7 +23,7 @@ from teacher_cache.commands.flags import (
 from teacher_cache.commands.stage1_checks import check_cache
 
 if TYPE_CHECKING:
-    from teacher_cache.stage1.stage1_events import BuildEvent, BuildFinished, OpenEvent, ShortCalibration
+    from teacher_cache.stage1.stage1_events import BuildEvent, BuildFinished, OpenEvent, ShortCalibration, UnitCommitted
     from teacher_cache.store.cache import TeacherCache
 
 
@@ -100,6 +101,7 @@ class _Display:
         self._quiet, self._world_size, self._stop = world.rank > 0, world.size, stop
         self._bar: Bar | None = None
         self._calibration: Bar | None = None
+        self._units = self._num_classes = 0
 
     def show(self, event: "BuildEvent | OpenEvent") -> None:
         """Draw one event of stage 1."""
@@ -115,6 +117,7 @@ class _Display:
                 what = "made" if event.created else "extended" if event.grown else "found"
                 say(f"{what} {event.cache.url}: {event.cache.num_views} views, record {event.cache.spec.record.kind}")
                 say(f"views: {served(event.cache.num_views, event.cache.views_per_unit)}")
+                self._num_classes = event.cache.spec.record.num_classes
                 if event.created:
                     self._say_bytes(event.cache)
             case events.Started() if not self._quiet:
@@ -125,6 +128,9 @@ class _Display:
                 say(f"warning: {event.reason}; it will be computed again")
             case events.BatchDone() if self._bar is not None:
                 self._bar.to(event.views_done)
+            case events.UnitCommitted() if not self._quiet and not self._units:
+                self._units += 1
+                self._say_first(event)
             case events.BuildFinished():
                 self._finish(event)
 
@@ -160,18 +166,31 @@ class _Display:
                 f"{fidelity_count(spec, cache.rows_S)} views in each unit, which measure the error of this cache"
             )
 
+    def _say_first(self, event: "UnitCommitted") -> None:
+        """Whether teacher and labels seem to be of the same classes, while it is cheap to stop."""
+        from teacher_cache.stage1.agreement import disagrees
+
+        if disagrees(event.label_agreement, self._num_classes):
+            say(f"warning: after the first unit {_doubt(event.label_agreement)}; Ctrl-C stops, docs/own-data.md helps")
+
     def _finish(self, event: "BuildFinished") -> None:
         if self._bar is not None:
             self._bar.close()
         if event.labels_disagree:
-            say(
-                "warning: the teacher's first class is the label for only "
-                f"{100 * event.label_agreement:.2f} % of the views: do teacher and shards number their classes alike?"
-            )
+            say(f"warning: {_doubt(event.label_agreement)}; docs/own-data.md says what to do")
+        agreed = 100 * event.label_agreement
         result(
             f"{event.num_forwards} teacher forwards, {event.views_done} views in {duration(event.seconds)}; "
             f"{event.missing_units} units missing"
+            + (f"; the teacher names the label of {agreed:.1f} % of them" if not math.isnan(agreed) else "")
         )
         if event.stopped:
             say("stopped, every finished unit is kept; run the same command again to go on")
             raise stop_with(self._stop.exit_code)
+
+
+def _doubt(agreement: float) -> str:
+    return (
+        f"the teacher's first class is the label for only {100 * agreement:.2f} % of the views: does it know these "
+        "classes, in this order?"
+    )

@@ -21,6 +21,7 @@ from shards.world import World
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
 from teacher_cache.record.fidelity import Fidelity, record_fidelity
+from teacher_cache.stage1.agreement import require_known_labels
 from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.calibration import calibration_logits, calibration_sample
 from teacher_cache.stage1.opening import cache_spec
@@ -100,6 +101,7 @@ def plan_cache(
         ValueError for settings that do not fit each other; ShardError for a sample that cannot be read.
     """
     spec = cache_spec(index, teacher, recipe, record)
+    require_known_labels(index, teacher.num_classes, teacher.spec.name)
     require_views(spec, num_views)
     yield PlanProgress(what=f"the teacher answers {calibration_views} views")
     samples = calibration_sample(spec, index, calibration_views)

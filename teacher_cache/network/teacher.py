@@ -7,7 +7,7 @@ calls the same `logits` on the same tensors. The network is timm's (`timm_networ
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from teacher_cache.network.timm_network import timm_network
 from teacher_cache.network.weights import weights_sha256
 from teacher_cache.store.spec import TeacherSpec
 
-__all__ = ["DEFAULT_TEACHER", "LITE0", "Pretrained", "Teacher", "load_teacher", "normalisation", "pretrained"]
+__all__ = ["DEFAULT_TEACHER", "LITE0", "Teacher", "load_teacher"]
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -159,36 +159,6 @@ def load_teacher(
     return Teacher(
         network, spec, device=torch.device(device), compiled=compile, channels_last=found.channels_last
     )
-
-
-class Pretrained(NamedTuple):
-    """Published weights: of which timm model, its tensors, and what its input is normalised with."""
-
-    model: str
-    state: dict[str, Tensor]
-    mean: _Mean
-    std: _Mean
-
-
-def pretrained(name: str) -> Pretrained:
-    """The published weights of a timm model with its tag, or of `efficientnet_lite0`: where fine-tuning begins.
-
-    ValueError naming what does not exist or cannot be fetched.
-    """
-    base, kwargs = _split_name(name)
-    cfg = _configuration(base)
-    network, _ = _build(base, cfg, None, None, True, cfg.input_size[-1], kwargs)
-    return Pretrained(_timm_name(base), network.state_dict(), *_normalisation(cfg))
-
-
-def normalisation(name: str) -> tuple[str, _Mean, _Mean]:
-    """The timm name of a teacher, and the mean and std that its published weights want."""
-    return _timm_name(name), *_normalisation(_configuration(name))
-
-
-def _normalisation(cfg: PretrainedCfg) -> tuple[_Mean, _Mean]:
-    (a, b, c), (d, e, f) = cfg.mean, cfg.std
-    return (a, b, c), (d, e, f)
 
 
 class _Renormalise(nn.Module):

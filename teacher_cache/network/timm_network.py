@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from shards.names import nearest, short
-from teacher_cache.network.classifier import Classifier
+from teacher_cache.network.classifier import Classifier, Rgb
 from teacher_cache.network.teacher_name import LITE0, timm_name
 from teacher_cache.network.weights import read_weights
 
@@ -32,6 +32,33 @@ def timm_network(
     network, classes = _build(base, cfg, weights, num_classes, pretrained, input_size, kwargs)
     (red, green, blue), (red_std, green_std, blue_std) = cfg.mean, cfg.std
     return Classifier(network, classes, (red, green, blue), (red_std, green_std, blue_std), _head_of(network, base))
+
+
+class Published(NamedTuple):
+    """Published weights: of which timm model, its tensors, and what its input is normalised with."""
+
+    model: str
+    state: dict[str, Tensor]
+    mean: Rgb
+    std: Rgb
+
+
+def published(name: str) -> Published:
+    """The published weights of a timm model with its tag, or of `efficientnet_lite0`: where fine-tuning begins.
+
+    ValueError naming what does not exist or cannot be fetched.
+    """
+    model, mean, std = normalisation(name)
+    cfg = _configuration(name)
+    network, _ = _build(name, cfg, None, None, True, cfg.input_size[-1], {})
+    return Published(model, network.state_dict(), mean, std)
+
+
+def normalisation(name: str) -> tuple[str, Rgb, Rgb]:
+    """The timm name of a teacher, and the mean and std that its published weights want; ValueError as `published`."""
+    cfg = _configuration(name)
+    (a, b, c), (d, e, f) = cfg.mean, cfg.std
+    return timm_name(name), (a, b, c), (d, e, f)
 
 
 def _configuration(base: str) -> PretrainedCfg:

@@ -23,6 +23,7 @@ from shards.world import World
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
 from teacher_cache.record.fidelity import record_fidelity
+from teacher_cache.stage1.agreement import require_known_labels, require_same_classes
 from teacher_cache.stage1.calibration import FEWEST, calibration_logits, calibration_sample, calibration_size
 from teacher_cache.stage1.stage1_events import CacheOpened, Calibrated, OpenEvent, ShortCalibration
 from teacher_cache.store.cache import TeacherCache, spec_at
@@ -36,11 +37,7 @@ _WANTED = 2000  # calibration views: the error of a fit on fewer is worth a word
 
 def cache_spec(index: ShardIndex, teacher: Teacher, recipe: ViewRecipe, record: RecordFormat) -> CacheSpec:
     """What a cache of these would be; ValueError where they do not fit each other, before anything runs."""
-    if index.num_classes != teacher.num_classes:
-        raise ValueError(
-            f"teacher: {teacher.spec.name} answers in {teacher.num_classes} classes, the shards have labels of "
-            f"{index.num_classes}; use a teacher of these classes, or index the shards with its number of classes"
-        )
+    require_same_classes(index, teacher.num_classes, teacher.spec.name)
     return CacheSpec(
         index_fingerprint=index.fingerprint,
         teacher=teacher.spec,
@@ -79,6 +76,7 @@ def open_or_create(
         differs, expected and got.
     """
     spec = cache_spec(index, teacher, recipe, record)
+    require_known_labels(index, teacher.num_classes, teacher.spec.name)
     require_views(spec, num_views)
     folder = None if "://" in str(url) else Path(url)
     if folder is None and world.rank > 0:
