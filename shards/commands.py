@@ -18,7 +18,9 @@ _class_names = click.option(
 @click.command("make-shards")
 @click.argument("source", type=PATH)
 @click.argument("dest", type=PATH)
-@click.option("--samples-per-shard", default=1000, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--samples-per-shard", type=click.IntRange(1), help="At most; default 1000, less for fewer than 8,000 images."
+)
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of the order of the samples.")
 @_class_names
 @click.option("--max-side", type=int, help="Compact shards: reduce larger images to this longest side, pixels.")
@@ -27,7 +29,7 @@ _class_names = click.option(
 def make_shards(
     source: Path,
     dest: Path,
-    samples_per_shard: int,
+    samples_per_shard: int | None,
     seed: int,
     class_names: Path | None,
     max_side: int | None,

@@ -10,13 +10,25 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from shards.atomic import TEMPORARY, atomic_file
 from shards.errors import ShardError
 from shards.locks import locked
 
 JOURNAL_NAME = ".make-shards.jsonl"
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The settings that the shards of a folder were begun with; empty where there is no journal that says so."""
+    path = folder / JOURNAL_NAME
+    if not path.is_file():
+        return {}
+    try:
+        settings = json.loads(path.read_bytes().split(b"\n")[0])
+    except ValueError:
+        return {}  # said by the journal itself when it is opened
+    return settings if isinstance(settings, dict) else {}
 
 
 class Journal:

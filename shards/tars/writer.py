@@ -20,7 +20,7 @@ from shards.rng import stream
 from shards.tars.assemble import assemble
 from shards.tars.compacting import compacted
 from shards.tars.image_folder import Folder, SourceImage, list_folder
-from shards.tars.journal import Journal
+from shards.tars.journal import Journal, settings_of
 from shards.tars.shard_scan import SampleRule, ShardScan, require_image, scan_file, scan_shard
 
 INDEX_NAME = "shards.index"
@@ -63,7 +63,7 @@ def write_shards(
     source: Path,
     dest: Path,
     *,
-    samples_per_shard: int,
+    samples_per_shard: int | None,
     seed: int,
     workers: int = 1,
     class_names: Sequence[str] = (),
@@ -72,7 +72,8 @@ def write_shards(
     """Write the images of `source` (class/…/image) to `dest`/shard-000000.tar … and `dest`/shards.index.
 
     Args:
-        samples_per_shard: at most; all shards hold the same number, or one less.
+        samples_per_shard: at most; all shards hold the same number, or one less. None takes what `dest` was begun with,
+            else `fitting_shards`.
         seed: of the order of the samples.
         workers: processes; the bytes do not depend on it.
         class_names: all classes in the order of their labels; default: the folders, sorted.
@@ -83,10 +84,11 @@ def write_shards(
         or WebP inside, and for a `dest` that holds other shards than these.
     """
     for name, value in (("samples_per_shard", samples_per_shard), ("workers", workers)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
     folder = list_folder(source, class_names)
     num_samples = len(folder.images)
+    samples_per_shard = samples_per_shard or settings_of(dest).get("samples_per_shard") or fitting_shards(num_samples)
     settings: dict[str, int | str] = {
         "seed": seed,
         "samples_per_shard": samples_per_shard,
@@ -116,6 +118,14 @@ def write_shards(
         index = assemble(urls, [scans[s] for s in range(len(jobs))], class_names=folder.class_names)
         replace(index, compact=compact).save(dest / INDEX_NAME)
     yield replace(event, path=dest / INDEX_NAME, kept=False, index=ShardIndex.load(dest / INDEX_NAME))
+
+
+def fitting_shards(num_samples: int) -> int:
+    """Samples of a shard where nobody says: 1,000, fewer where that would be less than eight shards, never below 64.
+
+    A shard in some views is what stage 1 commits at once and what a kill can lose, and what several processes share.
+    """
+    return min(1000, max(64, -(-num_samples // 8)))
 
 
 def _jobs(

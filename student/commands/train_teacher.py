@@ -121,7 +121,7 @@ def train_teacher(
             result(
                 f"teacher: top-1 {event.summary['top1']:.1f} % of {val_index.num_samples} images {seen}, chance is "
                 f"{100 / index.num_classes:.1f} %\n"
-                f"next: cache-teacher --shards {place.shards} --teacher {recipe.model} "
-                f"--teacher-weights {out}/{event.summary['weights']} --size {recipe.image_size} --cache DIR --views 12"
+                f"next: cache-teacher --shards {place.shards} --teacher-weights {out}/{event.summary['weights']} "
+                f"--size {recipe.image_size} --cache DIR --views 12"
             )
     display.close()

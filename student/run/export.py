@@ -27,9 +27,8 @@ from student.learn.process_group import unwrapped
 from student.recipe.papers import recipe_for
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
+from teacher_cache.network.teacher_name import METADATA_KEY
 from teacher_cache.network.weights import read_weights
-
-_KEY = "deit_teacher_cache"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +84,7 @@ def export_weights(model: nn.Module, path: Path, info: ExportInfo) -> None:
     state = {name: value.detach().cpu().clone().contiguous() for name, value in unwrapped(model).state_dict().items()}
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     with atomic_file(path) as file:
-        file.write(save(state, {"format": "pt", _KEY: json.dumps(info.to_json(), sort_keys=True)}))
+        file.write(save(state, {"format": "pt", METADATA_KEY: json.dumps(info.to_json(), sort_keys=True)}))
 
 
 def read_info(path: Path) -> ExportInfo | None:
@@ -96,7 +95,7 @@ def read_info(path: Path) -> ExportInfo | None:
         raise RunError(f"weights {path}: no such file")
     try:
         with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
+            text = (file.metadata() or {}).get(METADATA_KEY)
         return None if text is None else ExportInfo.from_json(json.loads(text))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"weights {path}: cannot be read ({error}); expected an exported .safetensors file") from error

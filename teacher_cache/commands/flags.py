@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shards.flags import PATH, SEED, Decorator, bundled, device_option, options, pairs, precision_option
+from shards.flags import PATH, SEED, Decorator, bundled, device_option, given_flag, options, pairs, precision_option
 from teacher_cache.record.kinds.table import KINDS
 
 if TYPE_CHECKING:
     from shards.views.view_recipe import ViewRecipe
     from teacher_cache.network.teacher import Teacher
+    from teacher_cache.network.teacher_name import TrainedAs
     from teacher_cache.record.record_format import RecordFormat
     from teacher_cache.store.spec import CacheSpec
 
@@ -33,25 +34,34 @@ class TeacherFlags:
     def checked_name(self) -> str:
         """The teacher as a cache's spec calls it; ValueError for a name, a file or arguments that cannot be."""
         from teacher_cache.commands.stage1_checks import check_weights
-        from teacher_cache.network.teacher_name import DEFAULT_TEACHER, require_known, spec_name, split_name
+        from teacher_cache.network.teacher_name import require_known, spec_name, split_name
 
-        name = self.teacher or DEFAULT_TEACHER
-        require_known("--teacher", name)
         if self.teacher_weights is not None:
             check_weights("--teacher-weights", self.teacher_weights)
+        name, known = self.named()
+        require_known("--teacher", name)
         base, arguments = split_name(name)
-        return spec_name(base, arguments | pairs("--teacher-arg", self.teacher_args))
+        said = known.arguments if known else {}
+        return spec_name(base, arguments | said | pairs("--teacher-arg", self.teacher_args))
+
+    def named(self) -> "tuple[str, TrainedAs | None]":
+        """The teacher's name, and what a weights file of `train-teacher` says: its model where none is typed."""
+        from teacher_cache.network.teacher_name import DEFAULT_TEACHER, is_own, trained_as
+
+        name = self.teacher or DEFAULT_TEACHER
+        known = None if is_own(name) else trained_as(self.teacher_weights)
+        return (known.model if known and not given_flag("teacher") else name), known
 
     def load(
         self, views: "ViewRecipe", *, device: str | None, precision: str, compile: bool = False, local_rank: int = 0
     ) -> "Teacher":
         """The teacher for the views of a recipe; errors as `load_teacher`."""
         from teacher_cache.network.device import chosen_device
-        from teacher_cache.network.teacher import DEFAULT_TEACHER, load_teacher
+        from teacher_cache.network.teacher import load_teacher
 
-        chosen = chosen_device(device)
+        chosen, (name, known) = chosen_device(device), self.named()
         return load_teacher(
-            self.teacher or DEFAULT_TEACHER,
+            name,
             weights=self.teacher_weights,
             precision=precision,
             device=f"cuda:{local_rank}" if chosen == "cuda" else chosen,
@@ -59,9 +69,9 @@ class TeacherFlags:
             input_size=views.size,
             view_mean=views.mean,
             view_std=views.std,
-            model_mean=self.teacher_mean,
-            model_std=self.teacher_std,
-            model_kwargs=pairs("--teacher-arg", self.teacher_args),
+            model_mean=self.teacher_mean or (known.mean if known else None),
+            model_std=self.teacher_std or (known.std if known else None),
+            model_kwargs=(known.arguments if known else {}) | pairs("--teacher-arg", self.teacher_args),
         )
 
 
