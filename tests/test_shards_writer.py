@@ -14,7 +14,7 @@ from shards.errors import ShardError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex, open_index
 from shards.tars.journal import JOURNAL_NAME
-from shards.tars.writer import WriteEvent, write_samples, write_shards
+from shards.tars.writer import WriteEvent, fitting_shards, write_samples, write_shards
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPG = b"\xff\xd8\xff"
@@ -60,6 +60,21 @@ def test_every_image_of_the_tree_is_in_the_shards_once(tmp_path: Path) -> None:
     }
     assert [event.samples_done for event in progress][-1] == 21
     assert [event.shards_done for event in progress] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "expected"), [(24, 64), (200, 64), (5_000, 625), (8_000, 1000), (1_281_167, 1000)]
+)
+def test_shards_are_as_large_as_suits_the_set(num_samples: int, expected: int) -> None:
+    """One shard of everything is one unit of stage 1: nothing to share, and all of it lost by a kill."""
+    assert fitting_shards(num_samples) == expected
+
+
+def test_a_folder_that_was_begun_keeps_its_size_of_shards(tmp_path: Path) -> None:
+    """The same command goes on where it was stopped, also when the default has changed since."""
+    write(tree(tmp_path / "in"), tmp_path / "out")
+    *_, last = write_shards(tmp_path / "in", tmp_path / "out", samples_per_shard=None, seed=1)
+    assert last.index is not None and last.index.rows_S.tolist() == [5, 5, 5, 6]
 
 
 def test_the_bytes_do_not_depend_on_processes_or_time(tmp_path: Path) -> None:
