@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from cli import cli
+from shards.index.disk import read_rate
 from shards.rng import stream
 from student.cost.cost_estimate import Job, Rates, cost, rates_from_flops, scaled_rates, with_given
+from student.cost.disk_need import disk_lines, disk_need
 from student.cost.rates import calibrate
 from student.recipe.settings import TrainSettings
 from student.recipe.zoo import MODELS
@@ -152,3 +156,37 @@ def test_calibration_measures_four_rates_and_says_of_what(tmp_path: Path, real: 
     assert min(found.teacher, found.student, found.views, found.unit_views) > 0
     assert ("images of --shards" if real else "synthetic JPEGs") in found.source and "cpu" in found.source
     assert found.teacher > found.student, "one matrix product against a training step"
+
+
+def test_the_disk_is_asked_for_what_the_hours_imply() -> None:
+    """By hand: 32,000 training images/s of 90 kB read once for three views; 8,000 forwards/s, six views per read."""
+    need = disk_need(JOB, cost(JOB, RATES), image_bytes=90_000, repeats=3, unit_views=6)
+    assert need.training_read == pytest.approx(32_000 * (30_000 + 64))
+    assert need.stage1_read == pytest.approx(8_000 * 15_000)
+    assert need.stage1_write == pytest.approx(8_000 * 64)
+    lines = disk_lines(need, image_bytes=90_000, image_source="assumed", measured=None)
+    assert "reads 962.0 MB/s" in lines[0] and "not measured" in lines[1]
+
+
+@pytest.mark.parametrize(("gives", "said"), [(1.924e9, "enough 2.0 times over"), (0.481e9, "50 % of what is needed")])
+def test_a_measured_disk_is_judged(gives: float, said: str) -> None:
+    need = disk_need(JOB, cost(JOB, RATES), image_bytes=90_000, repeats=3, unit_views=6)
+    assert said in disk_lines(need, image_bytes=90_000, image_source="assumed", measured=gives)[1]
+
+
+def test_the_read_rate_is_of_the_bytes_of_the_images(tmp_path: Path) -> None:
+    """A few shards are read to their end long before the seconds are over; remote ones are not measured."""
+    index = write_shards(tmp_path / "shards")
+    rate = read_rate(index, seconds=5.0)
+    assert rate is not None and rate > 0
+    assert read_rate(replace(index, urls=tuple(f"s3://b/{name}" for name in index.names)), seconds=1.0) is None
+
+
+def test_the_command_says_what_the_disk_must_give(tmp_path: Path) -> None:
+    """Assumed without shards; the index's mean with them."""
+    result = CliRunner().invoke(cli, ["cost"])
+    assert result.exit_code == 0 and "images of 110.0 kB, assumed" in result.output
+    assert "disk: not measured" in result.output
+    index = write_shards(tmp_path / "shards")
+    result = CliRunner().invoke(cli, ["cost", "--shards", str(tmp_path / "shards")])
+    assert f"images of {index.size_N.mean() / 1e3:,.1f} kB, of --shards" in result.output

@@ -31,6 +31,9 @@ def test_predicted_bytes_and_units_are_what_the_cache_then_takes(tmp_path: Path,
     assert (plan.num_units, plan.num_views) == (2, 800)
     assert plan.hours == pytest.approx(800 / plan.views_per_s / 3600)
     assert bool(plan.errors) == (kind == "dense8")
+    assert plan.read_bytes_per_s == pytest.approx(plan.views_per_s * index.size_N.mean() / 2)
+    assert plan.write_bytes_per_s == pytest.approx(plan.views_per_s * plan.bytes_per_view)
+    assert plan.disk_bytes_per_s is not None and plan.disk_bytes_per_s > 0
 
 
 def test_errors_are_those_of_the_definition_and_fall_with_bytes() -> None:

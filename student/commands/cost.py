@@ -19,7 +19,7 @@ from shards.flags import (
 )
 
 if TYPE_CHECKING:
-    from student.cost.cost_estimate import Job, Rates
+    from student.cost.cost_estimate import Cost, Job, Rates
     from student.recipe.settings import Precision
 
 
@@ -33,6 +33,7 @@ class JobFlags:
     num_samples: int
     num_views: int
     num_bytes: float
+    image_bytes: float
     epochs: int
     students: int
     together: int
@@ -87,6 +88,9 @@ _job_options = bundled(
     ),
     click.option(
         "--bytes", "num_bytes", default=64.0, show_default=True, type=POSITIVE, help="Per view, without --cache."
+    ),
+    click.option(
+        "--image-bytes", default=110_000.0, show_default=True, type=POSITIVE, help="Mean of an image; without --shards."
     ),
     click.option("--epochs", default=300, show_default=True, type=click.IntRange(1)),
     click.option(
@@ -241,5 +245,23 @@ def cost(
             unit_views=rates.unit_view_rate,
         )
     known = cost_estimate.with_given(found, rates.given(measure=probe.measure))
-    for line in cost_estimate.cost(work.job(), known).lines:
+    found_cost = cost_estimate.cost(work.job(), known)
+    for line in (*found_cost.lines, *_disk_lines(work, found_cost, model, place, probe)):
         result(line)
+
+
+def _disk_lines(work: JobFlags, found: "Cost", model: str, place: ShardPlace, probe: ProbeFlags) -> list[str]:
+    """What the plan asks of the disk, against what it gives where that was measured."""
+    from shards.index.disk import read_rate
+    from shards.views.view_recipe import recipe_named
+    from student.cost.disk_need import disk_lines, disk_need
+    from student.recipe.papers import recipe_for
+
+    image_bytes, source, measured = work.image_bytes, "assumed", None
+    if place.shards:
+        index = place.index()
+        image_bytes, source = float(index.size_N.mean()), "of --shards"
+        measured = read_rate(index, seconds=probe.seconds) if probe.measure else None
+    repeats, unit_views = recipe_for(model).repeats, recipe_named("deit").block_views
+    need = disk_need(work.job(), found, image_bytes=image_bytes, repeats=repeats, unit_views=unit_views)
+    return disk_lines(need, image_bytes=image_bytes, image_source=source, measured=measured)

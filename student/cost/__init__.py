@@ -1,3 +1,3 @@
 """What a cache and its students will cost, and the rates from which that follows."""
 
-__all__ = ["cost_estimate", "rates"]
+__all__ = ["cost_estimate", "disk_need", "rates"]

@@ -81,6 +81,7 @@ def plan_cache(
 
 
 def _show(plan: "Plan", *, num_samples: int, num_views: int, gpus: int) -> None:
+    from shards.index.disk import rate_in_words, verdict
 
     result(f"{num_samples} samples × {num_views} views in {plan.num_units} units")
     result(
@@ -91,6 +92,15 @@ def _show(plan: "Plan", *, num_samples: int, num_views: int, gpus: int) -> None:
         f"hours     {plan.hours:.2f} on {gpus} such process{'es' * (gpus > 1)}: "
         f"{plan.views_per_s:.1f} views/s each, timed over {plan.num_timed} views"
     )
+    result(
+        f"disk      reads {rate_in_words(plan.read_bytes_per_s)} of images, writes "
+        f"{rate_in_words(plan.write_bytes_per_s)} of records"
+    )
+    if plan.disk_bytes_per_s is None:
+        result("          the shards are remote: each is fetched once and kept, so it is the network that counts")
+    else:
+        gives, needed = plan.disk_bytes_per_s, plan.read_bytes_per_s
+        result(f"          it gives {rate_in_words(gives)} at random places, not from memory: {verdict(gives, needed)}")
     for row in plan.errors:
         result(f"τ = {row.temperature:<4g}  gradient error {row.gradient_error:.4f}  KL {row.kl:.2e}")
     if plan.errors:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.index.disk import read_rate
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
 from shards.views.view_recipe import ViewRecipe
@@ -35,6 +36,7 @@ from teacher_cache.store.spec import CacheSpec
 # N views, C classes, V views of a unit, R rows.
 
 _WARM_UP_BATCHES = 1
+_DISK_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,8 @@ class Plan:
         fidelity_bytes: of those, in the whole cache, before compression.
         views_per_s: of one process like this one.
         hours: of `num_processes` such processes, padding of last batches included.
+        read_bytes_per_s, write_bytes_per_s: of all those processes together: images, each read once for the views of a
+            unit; records. disk_bytes_per_s: what the shards' disk gives, None for remote shards.
         errors: per τ, of views the basis was not fitted on; empty where there is no error to measure.
         num_measured: views behind `errors`. num_timed: views behind `views_per_s`.
     """
@@ -64,6 +68,9 @@ class Plan:
     fidelity_bytes: int
     views_per_s: float
     hours: float
+    read_bytes_per_s: float
+    write_bytes_per_s: float
+    disk_bytes_per_s: float | None
     errors: tuple[Fidelity, ...]
     num_measured: int
     num_timed: int
@@ -129,6 +136,9 @@ def plan_cache(
         fidelity_bytes=num_units * fidelity_count(spec, index.rows_S) * record.num_classes * 2,
         views_per_s=views_per_s,
         hours=batches * batch_size / views_per_s / num_processes / 3600,
+        read_bytes_per_s=num_processes * views_per_s * float(index.size_N.mean()) / recipe.block_views,
+        write_bytes_per_s=num_processes * views_per_s * bytes_per_view,
+        disk_bytes_per_s=read_rate(index, seconds=min(seconds, _DISK_S)),
         errors=tuple(record_fidelity(codec, codec.encode(held_NC), held_NC)) if measurable else (),
         num_measured=len(held_NC),
         num_timed=num_timed,
