@@ -43,7 +43,7 @@ COMMANDS = {
 }
 """Every command and where it is, in the order of the job, not of the alphabet."""
 
-REQUEUED = frozenset({"train-teacher", "cache-teacher", "train-student", "ablate"})
+REQUEUED = frozenset({"train-teacher", "cache-teacher", "copy-cache", "train-student", "ablate"})
 """What a scheduler starts again until it is done: a signal ends these with 75 from their first moment on."""
 
 

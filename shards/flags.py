@@ -57,7 +57,7 @@ class LocalPath(click.Path):
 
 
 class CacheParam(click.ParamType[str]):
-    """Where a cache is: a folder, or a url of a known kind; '' and `pipe:x` would make a folder of that name."""
+    """Where a cache is: a folder or a url; '' and `pipe:x` would make a folder of that name."""
 
     name = "place"
 
@@ -67,8 +67,9 @@ class CacheParam(click.ParamType[str]):
         if not text.strip():
             self.fail("expected a folder or url, got an empty one.", param, ctx)
         scheme = _SCHEME.match(text)
-        if scheme is not None and not re.match(r"(file|s3|gs|https?)://.", text):
-            known = "a folder, s3://, gs:// or, to read, https://"
+        # Which urls are places of a cache is said where they are opened: object stores come as packages.
+        if scheme is not None and not re.match(r"(?!s?ftp|ssh|smb)[A-Za-z][A-Za-z0-9+.-]*://.", text):
+            known = "a folder or an object store such as s3://bucket/name"
             self.fail(f"expected {known}, got {scheme[0]}…; ./{text} is a folder of that name.", param, ctx)
         return text
 

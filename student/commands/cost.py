@@ -209,7 +209,7 @@ _probe_options = bundled(
 @_job_options
 @click.option("--model", default="deit_tiny_distilled_patch16_224", show_default=True, help="The student.")
 @_rate_options
-@shard_options(required=False, help="For --measure: images to render; default: synthetic ones.")
+@shard_options(required=False, help="Their images: mean size, and for --measure what is rendered; default: synthetic.")
 @_probe_options
 def cost(
     caches: tuple[str, ...], work: JobFlags, model: str, rates: RateFlags, place: ShardPlace, probe: ProbeFlags
@@ -227,8 +227,10 @@ def cost(
     if probe.measure:
         refuse_ignored(["teacher_gmacs", "tflops"], "--measure measures instead of reckoning")
     else:
-        probing = ["teacher", "probe_batch", "seconds", "precision", "device", "shards", "shard_cache"]
+        probing = ["teacher", "probe_batch", "seconds", "precision", "device"]
         refuse_ignored(probing, "nothing is measured without --measure")
+    if place.shards:
+        refuse_ignored(["image_bytes"], "--shards says it")
     entry = model_entry(model)
     if entry is None and rates.student_rate is None and not probe.measure:
         raise ValueError(unknown("model", model, MODELS) + "; for another model give --student-rate")

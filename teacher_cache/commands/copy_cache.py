@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import Bar, duration, result, say
-from shards.flags import stop_with
-from shards.signals import REQUEUE_EXIT_CODE, StopRequest
+from shards.flags import CACHE, stop_with
+from shards.signals import StopRequest
 from teacher_cache.commands.flags import record_kind_callback
 from teacher_cache.record.kinds.table import KINDS
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @click.command("copy-cache")
-@click.argument("source")
-@click.argument("destination")
+@click.argument("source", type=CACHE)
+@click.argument("destination", type=CACHE)
 @click.option("--views", default="", metavar="RANGES", help="Views to copy, such as 0-47; whole units; default: all.")
 @click.option(
     "--shards", default="", metavar="RANGES", help="Shards to copy, by number, such as 0-99,200; default: all."
@@ -67,7 +67,7 @@ def copy_cache(
                 display.show(event)
             if event.stopped:
                 say("stopped, every copied unit is kept; run the same command again to go on")
-                raise stop_with(REQUEUE_EXIT_CODE)
+                raise stop_with(stop.exit_code)
             if copy.spec != opened.spec:
                 _show_error(copy)
             if card:

@@ -1,0 +1,43 @@
+"""docs/slurm.md on a real SLURM cluster of one node; skipped, with the reason, where SLURM is not installed."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.slurm_campaign import SCENARIOS, Campaign, script_of_page
+from tests.slurm_cluster import Cluster, absent
+
+_ASKED = "SLURM_CAMPAIGN"
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
+    if absent():
+        pytest.skip(absent())
+    if not os.environ.get(_ASKED):
+        pytest.skip(f"takes ten minutes: set {_ASKED}=1, or run python -m tests.slurm_campaign")
+    folder = tmp_path_factory.mktemp("slurm")
+    with Cluster(folder / "cluster") as cluster:
+        yield Campaign(cluster, folder / "work")
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_scripts_of_the_page_do_what_it_says(name: str, campaign: Campaign) -> None:
+    assert SCENARIOS[name](campaign)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_page_has_a_script_of_each_name_and_its_command_can_be_exchanged(name: str, tmp_path: Path) -> None:
+    """So that the campaign runs the page and not a copy of it."""
+    campaign = object.__new__(Campaign)
+    campaign.folder = tmp_path
+    text = campaign.script(name, ["ITS-COMMAND", "--flag"]).read_text()
+    assert text.count("cli.py ITS-COMMAND --flag") == 1
+    assert "/data/" in script_of_page(name) and "/data/" not in text and "--gpus" not in text
+
+
+def test_no_batch_script_of_the_page_is_without_a_scenario() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "slurm.md").read_text()
+    assert page.count("#!/bin/bash") == page.count("--job-name=") == len(SCENARIOS)
