@@ -28,6 +28,7 @@ COMMANDS = {
     "train-teacher": "student.commands.train_teacher:train_teacher",
     "cache-teacher": "teacher_cache.commands.cache_teacher:cache_teacher",
     "plan-cache": "teacher_cache.commands.plan_cache:plan_cache",
+    "check-machine": "teacher_cache.commands.check_machine:check_machine",
     "show-views": "teacher_cache.commands.show_views:show_views",
     "train-student": "student.commands.train_student:train_student",
     "evaluate": "student.commands.evaluate:evaluate",

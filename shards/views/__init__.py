@@ -10,6 +10,7 @@ __all__ = [
     "operation_names",
     "operations",
     "rand_augment",
+    "reference",
     "resample",
     "view",
     "view_recipe",

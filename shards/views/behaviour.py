@@ -28,6 +28,8 @@ from shards.views.view_recipe import ViewRecipe
 
 _RULE = "2"
 _VIEWS = range(8)
+_DRAWS = range(256)
+"""Views whose parameters are compared: with them "the same parameters" is claimed of all others (--pixels near)."""
 _SIZES = ((375, 500), (500, 333), (240, 180))
 _VALUES = 32
 """Values per operation: a kernel that differs at a tenth of them is missed once in 29 times, one at a third never."""
@@ -46,17 +48,22 @@ def behaviour_digest(recipe: ViewRecipe) -> str:
 
 def behaviour_like(recorded: str, recipe: ViewRecipe) -> str:
     """The digest of this machine by the rule that a recorded one was made by."""
-    return behaviour_digest(recipe) if recorded.startswith(f"{_RULE} ") else _first_rule(_neutral(recipe))
+    return behaviour_digest(recipe) if has_parts(recorded) else _first_rule(_neutral(recipe))
 
 
 def behaviour_difference(recorded: str, here: str) -> tuple[str, ...]:
     """The parts in which two digests of one recipe differ, by name; ("pixels",) where the rule has no parts."""
     if recorded == here:
         return ()
-    if not (recorded.startswith(f"{_RULE} ") and here.startswith(f"{_RULE} ")):
+    if not (has_parts(recorded) and has_parts(here)):
         return ("pixels",)
     theirs, ours = _parts_of(recorded), _parts_of(here)
     return tuple(name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name))
+
+
+def has_parts(digest: str) -> bool:
+    """Whether a digest says which part differs; those of version 0.1 do not."""
+    return digest.startswith(f"{_RULE} ")
 
 
 def _parts_of(digest: str) -> dict[str, str]:
@@ -84,7 +91,7 @@ def behaviour_parts(recipe: ViewRecipe) -> Mapping[str, str]:
         sampling = ("444", "420", "422")[number]
         image_HWC = fixed_image(*size)
         data = simplejpeg.encode_jpeg(image_HWC, quality=90, colorspace="RGB", colorsubsampling=sampling)
-        for view in _VIEWS:
+        for view in _DRAWS:
             params = view_params(recipe, str(number), view, decoded_size(data, recipe, "behaviour"))
             sha["draw"].update(json.dumps(params.to_json(), sort_keys=True).encode())
         sha["decode"].update(data + render_views(data, whole, str(number), [0], "behaviour").tobytes())

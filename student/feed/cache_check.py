@@ -7,7 +7,7 @@ import numpy as np
 
 from shards.errors import CacheError
 from shards.index.shard_index import ShardIndex
-from shards.views.behaviour import behaviour_difference, behaviour_like
+from shards.views.reference import parts_differing_here
 from shards.views.view_recipe import ViewRecipe
 from student.feed.epoch_plan import needed_view_blocks
 from student.learn.losses.table import LOSSES
@@ -125,7 +125,7 @@ def _require_fit(cache: TeacherCache, index: ShardIndex) -> None:
             f"{cache.url}: its teacher knows {spec.record.num_classes} classes, the shards have {index.num_classes}; "
             "the class order of teacher and labels must be the same"
         )
-    differ = behaviour_difference(spec.behaviour, behaviour_like(spec.behaviour, spec.recipe))
+    differ = parts_differing_here(spec.behaviour, spec.recipe)
     if differ:
         raise CacheError(
             f"{cache.url}: this machine renders other pixels than the one that made it, in: {', '.join(differ)}; "

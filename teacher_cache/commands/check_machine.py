@@ -1,0 +1,43 @@
+"""`check-machine`: does this machine render the pixels that others do?"""
+
+import click
+
+from shards.console import result, say
+from shards.flags import stop_with
+
+
+@click.command("check-machine")
+@click.option("--cache", help="Compare with the machine that made this cache; default: with the built-in recipes.")
+def check_machine(cache: str | None) -> None:
+    """Render fixed images and compare digests: seconds, before a job of days. Exit code 1 names what differs."""
+    found = _with_cache(cache) if cache else _with_reference()
+    for name, parts in found.items():
+        result(f"{name}: {'renders differently: ' + ', '.join(parts) if parts else 'the same pixels'}")
+    if any(found.values()):
+        say(
+            "views that these parts make would not be those of another machine: install the library versions that the "
+            "cache was made with, or make the cache where the students are trained"
+        )
+        raise stop_with(1)
+
+
+def _with_reference() -> dict[str, tuple[str, ...]]:
+    from shards.views.reference import differing_here
+
+    return differing_here()
+
+
+def _with_cache(url: str) -> dict[str, tuple[str, ...]]:
+    from shards.views.behaviour import has_parts
+    from shards.views.reference import parts_differing_here, suspects_here
+    from teacher_cache.store.cache import TeacherCache
+
+    with TeacherCache.open(url) as cache:
+        spec = cache.spec
+        parts = parts_differing_here(spec.behaviour, spec.recipe)
+        if not parts and not has_parts(spec.behaviour):
+            # A digest of version 0.1 has one value of each operation: too few to see a rounding.
+            parts = suspects_here(spec.recipe)
+        if parts:
+            say(f"{url} was made with {', '.join(f'{name} {version}' for name, version in cache.made_with.items())}")
+        return {f"{url}, recipe {spec.recipe.name}": parts}
