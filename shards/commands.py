@@ -64,6 +64,8 @@ def make_shards(
         bar.to(event.shards_done)
         if event.index is not None:
             index = event.index
+            if samples_per_shard is None and index.num_samples < 8 * 1000:
+                say(f"at most {max(index.rows_S)} samples a shard, as the set is small: a few shards can be shared out")
             result(
                 f"{event.num_samples} samples of {index.num_classes} classes in {index.num_shards} shards, "
                 f"{event.num_bytes / 1e6:.1f} MB; index {event.path}\nfingerprint {index.fingerprint}"

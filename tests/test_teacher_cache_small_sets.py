@@ -1,0 +1,66 @@
+"""What a small set costs beside its records is bounded and said; large sets are as they were."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shards.index.reader import ShardReader
+from shards.world import World
+from teacher_cache.record.record_format import FIDELITY_FLOOR, RecordFormat
+from teacher_cache.stage1.opening import open_or_create
+from teacher_cache.stage1.stage1_events import CacheOpened, ShortCalibration
+from teacher_cache.store.digest import fidelity_bytes, fidelity_count
+from tests.cache_maker import make_spec
+from tests.stage1_tiny import make_shards, tiny_teacher, views
+
+SHARDS, VIEWS = 4, 6
+
+
+@pytest.mark.parametrize("num_classes", [8, 64, 100, 1000])
+@pytest.mark.parametrize("num_samples", [40, 200, 1_000, 5_000, 100_000])
+def test_full_logits_cost_at_most_a_quarter_of_the_budget(num_samples: int, num_classes: int) -> None:
+    """64 bytes asked must not become 140: one view a unit is the least, and that is said when the cache is made."""
+    record = RecordFormat.chosen("auto", num_classes).fitted_to(num_samples * VIEWS)
+    spec = make_spec(num_classes=num_classes, views_per_unit=VIEWS, record=record)
+    rows_S = np.full(SHARDS, num_samples // SHARDS)
+    bound = max(record.num_bytes / 4, 2 * num_classes * SHARDS / (num_samples * VIEWS))
+    rounding = 2 * num_classes * SHARDS / (num_samples * VIEWS)  # whole views in every unit
+    assert 0 < fidelity_bytes(spec, rows_S) <= bound + rounding
+
+
+@pytest.mark.parametrize("kind", ["hard", "lowrank", "dense"])
+def test_large_sets_and_exact_records_are_as_they_were(kind: str) -> None:
+    """Another value would be another fingerprint, and every cache of ImageNet another cache."""
+    record = RecordFormat(kind=kind, num_classes=1000)
+    assert record.fitted_to(1_281_167 * VIEWS) == record
+    assert "fidelity_floor" not in record.to_json()
+
+
+def test_the_floor_is_part_of_the_format() -> None:
+    """It decides which views keep their logits, so a reader must know it."""
+    record = replace(RecordFormat(kind="lowrank", num_classes=1000), fidelity_floor=8)
+    assert RecordFormat.from_json(record.to_json()) == record != replace(record, fidelity_floor=FIDELITY_FLOOR)
+    spec = make_spec(num_classes=1000, views_per_unit=VIEWS, record=record)
+    assert fidelity_count(spec, np.array([50, 50])) == 4
+    with pytest.raises(ValueError, match="fidelity_floor"):
+        replace(record, fidelity_floor=0)
+
+
+def test_a_fit_on_few_views_says_what_it_costs(tmp_path: Path) -> None:
+    """At the moment of making it, where it can still be made otherwise."""
+    index = make_shards(tmp_path / "shards", num_samples=120, per_shard=60, num_classes=80)
+    teacher = tiny_teacher(num_classes=80)
+    record = RecordFormat(kind="topk", num_classes=80, k=3, num_bytes=24)
+    with ShardReader(index) as reader:
+        events = list(
+            open_or_create(
+                tmp_path / "c.zarr", index, teacher, views(), record, num_views=2, reader=reader, world=World()
+            )
+        )
+    (short,) = [event for event in events if isinstance(event, ShortCalibration)]
+    assert short.num_views < short.wanted and 0 < short.num_measured < short.num_views
+    assert all(0 < error.gradient_error < 2 for error in short.errors)
+    assert isinstance(events[-1], CacheOpened)
+    events[-1].cache.close()
