@@ -111,10 +111,18 @@ def _check_loss(recipe: "StudentRecipe", *, taught: bool, typed: Mapping[str, An
 
 def _check_start(recipe: "StudentRecipe") -> None:
     """The weights that fine-tuning starts from."""
+    from student.recipe.student_recipe import PUBLISHED
+    from teacher_cache.network.teacher_name import require_known
+
     if recipe.finetune and not recipe.init_weights:
         raise ValueError(
             f"init_weights: recipe {recipe.name!r} fine-tunes; give the weights with --set init_weights=FILE, "
             "or train from scratch with --set finetune=false"
         )
-    if recipe.init_weights and not Path(recipe.init_weights).is_file():
-        raise ValueError(f"init_weights: {recipe.init_weights}: no such file; give a .safetensors or torch file")
+    scheme, _, name = recipe.init_weights.partition(":")
+    if scheme == PUBLISHED:
+        require_known("init_weights", name)
+    elif recipe.init_weights and not Path(recipe.init_weights).is_file():
+        raise ValueError(
+            f"init_weights: {recipe.init_weights}: no such file; give a .safetensors or torch file, or {PUBLISHED}:NAME"
+        )

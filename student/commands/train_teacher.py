@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shards.console import result, say
-from shards.flags import ShardPlace, bundled, shard_options
+from shards.flags import PATH, SEED, ShardPlace, bundled, shard_options
+from shards.own_folder import require_own
 from shards.world import world_from_env
 from student.commands.flags import StudentFlags, TrainingFlags, training_options
 from student.commands.training_display import TrainingDisplay
+from student.recipe.student_recipe import PUBLISHED
+from student.run.run_files import RUN_FOLDER
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
@@ -30,9 +33,10 @@ class TeacherTraining:
     config: Path | None
     sets: tuple[str, ...]
 
-    def chosen(self, index: "ShardIndex", *, parts: int, before: "dict[str, Any]") -> "Suited":
-        """The recipe; the views are normalised as the network's published weights want, so that stage 1 agrees."""
-        from teacher_cache.network.timm_network import normalisation
+    def check(self) -> None:
+        """Refuse names, files and combinations that cannot be; ValueError, ArtefactError for a missing file."""
+        from teacher_cache.commands.stage1_checks import check_weights
+        from teacher_cache.network.teacher_name import require_known
 
         if (self.pretrained is None) == (self.model is None):
             raise ValueError(
@@ -41,10 +45,25 @@ class TeacherTraining:
             )
         if self.pretrained and self.init_weights:
             raise ValueError("--init-weights: --pretrained brings weights of its own; give --model with a file")
+        require_known("--pretrained" if self.pretrained else "--model", self.pretrained or self.model or "")
+        if self.init_weights:
+            check_weights("--init-weights", self.init_weights)
+        _ = self._student("").recipe_for(None, image_size=self.size)
+
+    def chosen(self, index: "ShardIndex", *, parts: int, before: "dict[str, Any]") -> "Suited":
+        """The recipe; the views are normalised as the network's published weights want, so that stage 1 agrees."""
+        from teacher_cache.network.timm_network import normalisation
+
         name, mean, std = normalisation(self.pretrained or self.model or "")
-        start = f"timm:{self.pretrained}" if self.pretrained else str(self.init_weights or "")
-        flags = StudentFlags(
-            model=name,
+        start = f"{PUBLISHED}:{self.pretrained}" if self.pretrained else str(self.init_weights or "")
+        fixed: dict[str, Any] = {"view.mean": mean, "view.std": std, "image_size": self.size}
+        if start:
+            fixed |= {"finetune": True, "init_weights": start}
+        return self._student(name).chosen(None, index, num_views=[], parts=parts, before=before, **fixed)
+
+    def _student(self, name: str) -> StudentFlags:
+        return StudentFlags(
+            model=name or self.pretrained or self.model or "",
             recipe="teacher",
             stage=0,
             epochs=self.epochs,
@@ -52,10 +71,6 @@ class TeacherTraining:
             config=self.config,
             sets=self.sets,
         )
-        fixed: dict[str, Any] = {"view.mean": mean, "view.std": std, "image_size": self.size}
-        if start:
-            fixed |= {"finetune": True, "init_weights": start}
-        return flags.chosen(None, index, num_views=[], parts=parts, before=before, **fixed)
 
 
 _teacher_training = bundled(
@@ -65,11 +80,11 @@ _teacher_training = bundled(
         "--pretrained", metavar="NAME", help="Published weights: a timm name with tag, or efficientnet_lite0."
     ),
     click.option("--model", metavar="NAME", help="A timm model without published weights."),
-    click.option("--init-weights", type=click.Path(path_type=Path), help="For --model: a file to begin with."),
+    click.option("--init-weights", type=PATH, help="For --model: a file to begin with."),
     click.option("--epochs", type=click.IntRange(1), help="Default 10."),
     click.option("--batch-size", type=click.IntRange(1), help="Global: over all processes."),
     click.option("--size", type=click.IntRange(1), help="Side of the images, pixels; default 224."),
-    click.option("--config", type=click.Path(path_type=Path), help="A TOML file of recipe fields."),
+    click.option("--config", type=PATH, help="A TOML file of recipe fields."),
     click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any recipe field; view.FIELD for views."),
 )
 
@@ -78,8 +93,8 @@ _teacher_training = bundled(
 @shard_options()
 @click.option("--val-shards", help="Shards to evaluate on; default: the training images, which flatters.")
 @_teacher_training
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run directory; an unfinished run goes on.")
-@click.option("--seed", default=0, show_default=True, help="Initial classifier, order.")
+@click.option("--out", required=True, type=PATH, help="Run directory; an unfinished run goes on.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Initial classifier, order.")
 @training_options
 def train_teacher(
     place: ShardPlace,
@@ -93,18 +108,20 @@ def train_teacher(
 
     Writes OUT/weights.safetensors, which `cache-teacher --teacher-weights` takes. Run the same command again to go on.
     """
+    teacher.check()
+    require_own("--out", out, RUN_FOLDER)
+    index = place.index()
+    val_index = place.index_of(val_shards) if val_shards else index
     from student.run.loop import train
     from student.run.run_events import StudentFinished
     from student.run.run_reader import recipe_before
 
     settings, world = training.settings(seed=seed), world_from_env()
-    index = place.index()
     recipe, reasons = teacher.chosen(index, parts=world.size * settings.accumulate, before=recipe_before(out))
     if not recipe.finetune and world.rank == 0:
         say(f"{recipe.model}: from scratch; --pretrained or --init-weights gives a better teacher of few images")
     display = TrainingDisplay(quiet=world.rank > 0)
     display.explain(reasons)
-    val_index = place.index_of(val_shards) if val_shards else index
     for event in train(
         recipe,
         index,

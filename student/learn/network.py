@@ -24,13 +24,10 @@ from shards.errors import RunError
 from shards.names import unknown
 from student.learn.losses.table import NONE
 from student.learn.process_group import unwrapped
-from student.recipe.student_recipe import StudentRecipe
+from student.recipe.student_recipe import PUBLISHED, StudentRecipe
 from student.recipe.zoo import model_entry
 from teacher_cache.network.timm_network import published
 from teacher_cache.network.weights import read_weights
-
-PUBLISHED = "timm"
-"""Initial weights "timm:NAME" are the published ones of that name and tag, from the hub or an extra."""
 
 
 class Heads(NamedTuple):

@@ -41,6 +41,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "dist_gamma": (0.0, 1_000.0),
 }
 
+PUBLISHED = "timm"
+"""`init_weights` of "timm:NAME" are the published weights of that name and tag, from the hub or an extra."""
+
 _TABLES = ("model_args", "view_overrides")  # sorted (key, value) pairs in memory, objects in JSON
 
 
