@@ -151,6 +151,16 @@ def test_what_has_no_spread_gives_numbers(distill: str, z: Tensor, t: Tensor) ->
     assert np.isfinite(loss) and torch.isfinite(grad).all()
 
 
+@pytest.mark.parametrize("distill", NEW)
+def test_a_student_of_zero_logits_is_pulled_with_bounds(distill: str) -> None:
+    """Both losses are blind to scale; a classifier that begins at zero must not see a gradient of millions."""
+    z, teacher = torch.zeros(32, 1000), answer_from_logits(logits(22, (32, 1000)))
+    _, grad = loss_and_gradient(z, teacher, recipe(distill, temperature=1.0))
+    labels = torch.autograd.grad(base_loss(z.requires_grad_(), Labels.of(torch.arange(32)), kind="cross_entropy",
+                                           smoothing=0.1), z)[0]  # fmt: skip
+    assert 0 < grad.norm() < 50 * labels.norm()
+
+
 def test_columns_correlate_over_the_micro_batch() -> None:
     """DIST's intra part of a whole batch is not the mean over its halves; its inter part is."""
     z, teacher_BC = logits(11, (8, C)), logits(12, (8, C))

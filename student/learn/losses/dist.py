@@ -18,8 +18,10 @@ from student.learn.losses.distill_loss import Answer, DistillLoss, full
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ROUNDING = 1e-6
-"""Relative spread below which values count as equal: float32 cannot tell them apart, and their correlation is noise."""
+_LEAST_SPREAD = 1e-2
+"""Standard deviation over the mean, below which probabilities are divided by this instead. A correlation is blind to
+scale, so its gradient grows without bound as a student's answers become alike: one that starts at zero logits would
+fill Adam's second moments for thousands of steps."""
 
 
 def dist_loss(
@@ -37,12 +39,12 @@ def dist_loss(
 
 
 def _correlation(a_BC: "Tensor", b_BC: "Tensor", dim: int) -> "Tensor":
-    """Pearson's correlation of probabilities along a dimension; 0 where one side does not vary."""
+    """Pearson's correlation of probabilities along a dimension; nearer to 0 where one side hardly varies."""
     return (_standardised(a_BC, dim) * _standardised(b_BC, dim)).sum(dim)
 
 
 def _standardised(prob_BC: "Tensor", dim: int) -> "Tensor":
-    """Centred, and of norm 1 along the dimension."""
+    """Centred, and of norm 1 along the dimension, or less below the least spread."""
     import torch
 
     # Relative to their mean, or the squares of a class of small probability would underflow; a mean far below rounding
@@ -50,7 +52,7 @@ def _standardised(prob_BC: "Tensor", dim: int) -> "Tensor":
     mean = prob_BC.detach().mean(dim, keepdim=True).clamp_min(torch.finfo(prob_BC.dtype).eps ** 2)
     relative_BC = prob_BC / mean
     centred_BC = relative_BC - relative_BC.mean(dim, keepdim=True)
-    square = centred_BC.square().sum(dim, keepdim=True) + prob_BC.shape[dim] * _ROUNDING**2
+    square = centred_BC.square().sum(dim, keepdim=True).clamp_min(prob_BC.shape[dim] * _LEAST_SPREAD**2)
     return centred_BC / square.sqrt()
 
 

@@ -17,14 +17,16 @@ from student.learn.losses.soft import soft_loss
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LEAST_STD = 1e-7
-"""Keeps equal logits finite: their z-scores are 0."""
+_LEAST_STD = 1e-2
+"""Standard deviation below which logits are divided by this instead. A z-score is blind to scale, so the gradient of a
+student would grow without bound as its logits become alike: zero logits would fill Adam's second moments for
+thousands of steps."""
 
 
 def z_score(logit_BC: "Tensor") -> "Tensor":
-    """(z − mean) / std over the classes of each row."""
+    """(z − mean) / std over the classes of each row; std is at least .01."""
     centred_BC = logit_BC - logit_BC.mean(-1, keepdim=True)
-    return centred_BC / (centred_BC.square().mean(-1, keepdim=True) + _LEAST_STD**2).sqrt()
+    return centred_BC / centred_BC.square().mean(-1, keepdim=True).clamp_min(_LEAST_STD**2).sqrt()
 
 
 def soft_std_loss(logit_BC: "Tensor", teacher_BC: "Tensor", *, temperature: float, reduction: str) -> "Tensor":
