@@ -14,6 +14,7 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
@@ -34,6 +35,7 @@ COMMANDS = {
     "evaluate": "student.commands.evaluate:evaluate",
     "predict": "student.commands.predict:predict",
     "models": "student.commands.models:models",
+    "recipes": "student.commands.models:recipes",
     "ablate": "student.commands.ablate:ablate",
     "cache-status": "student.commands.cache_status:cache_status",
     "verify-cache": "teacher_cache.commands.verify_cache:verify_cache",
@@ -46,6 +48,57 @@ COMMANDS = {
 
 REQUEUED = frozenset({"train-teacher", "cache-teacher", "copy-cache", "train-student", "ablate"})
 """What a scheduler starts again until it is done: a signal ends these with 75 from their first moment on."""
+
+EXAMPLES = {
+    "make-shards": (
+        "make-shards photos/train shards/train",
+        "make-shards photos/val shards/val --class-names classes.txt --workers 8",
+    ),
+    "check-shards": (
+        "check-shards 'wds/train-{000000..001023}.tar'",
+        "check-shards wds --label-key label --ignore-suffix bbox.json",
+    ),
+    "cache-teacher": (
+        "cache-teacher --shards shards/train --cache teacher.zarr --views 300",
+        "cache-teacher --shards shards/train --cache t.zarr --views 60 \\\n"
+        "    --teacher regnety_002 --teacher-weights runs/t/weights.safetensors --record dense",
+    ),
+    "plan-cache": ("plan-cache --shards shards/train --views 300 --bytes 48 --gpus 8",),
+    "show-views": (
+        "show-views --shards shards/train --out some.png",
+        "show-views --shards shards/train --cache teacher.zarr --sample cat/0001 --out cat.png",
+    ),
+    "train-teacher": ("train-teacher --shards shards/train --pretrained efficientnet_lite0 --out runs/t",),
+    "train-student": (
+        "train-student --shards shards/train --cache teacher.zarr --out runs/hard",
+        "train-student --shards shards/train --val-shards shards/val --cache teacher.zarr \\\n"
+        "    --distill soft --lambda .9 --tau 2 --epochs 100 --set lr=0.001 --out runs/soft",
+        "train-student --shards shards/train --distill none --model resnet18 --out runs/alone",
+    ),
+    "evaluate": ("evaluate --shards shards/val --weights runs/soft/weights.safetensors",),
+    "predict": (
+        "predict cat.jpg photos/new --weights runs/soft/weights.safetensors",
+        "predict photos/new --weights runs/soft/weights.safetensors --json > answers.jsonl",
+    ),
+    "models": ("models", "models deit_tiny_distilled_patch16_224"),
+    "recipes": ("recipes", "recipes deit3_small"),
+    "ablate": (
+        "ablate --shards shards/train --val-shards shards/val --cache teacher.zarr \\\n"
+        "    --lambda 0,.5,.9 --tau 1,2,4 --together 4 --out sweeps/map",
+    ),
+    "cache-status": ("cache-status teacher.zarr", "cache-status teacher.zarr --fidelity --json"),
+    "verify-cache": (
+        "verify-cache teacher.zarr",
+        "verify-cache teacher.zarr --deep --shards shards/train",
+        "verify-cache teacher.zarr --repair",
+    ),
+    "check-machine": ("check-machine", "check-machine --cache teacher.zarr"),
+    "copy-cache": ("copy-cache teacher.zarr s3://bucket/teacher.zarr",),
+    "cost": ("cost --num-samples 1281167 --views 300 --gpus 8", "cost --cache teacher.zarr --measure"),
+    "export": ("export runs/soft/weights.safetensors out/student.safetensors",),
+    "report": ("report sweeps/map", "report runs/hard runs/soft --html report.html --csv report.csv"),
+}
+"""Lines at the end of the help of each command, without the program's name: one job, from photos to a report."""
 
 
 class Commands(click.Group):
@@ -77,6 +130,7 @@ class Commands(click.Group):
         module, _, name = COMMANDS[cmd_name].partition(":")
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
+        command.epilog = _examples(ctx.find_root().info_name or "deit-cache", EXAMPLES.get(cmd_name, ()))
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -96,6 +150,12 @@ class Commands(click.Group):
             ctx.exit(1)
         except Exception as error:
             _fail(ctx, f"{type(error).__name__}: {error}\nThis is a defect; run again with --debug.", 1)
+
+
+def _examples(program: str, lines: Sequence[str]) -> str:
+    """The examples as an epilog that click does not wrap (\b)."""
+    program = f"python {program}" if program.endswith(".py") else program
+    return "\b\nExamples:\n" + "\n".join(f"  {program} {line}" for line in lines) if lines else ""
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> NoReturn:

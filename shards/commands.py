@@ -8,6 +8,7 @@ import click
 from shards.console import Bar, result, say
 from shards.errors import ShardError
 from shards.flags import PATH, SEED, workers_option
+from shards.own_folder import require_own
 
 _class_names = click.option(
     "--class-names", type=PATH,
@@ -21,7 +22,9 @@ _class_names = click.option(
 @click.option(
     "--samples-per-shard", type=click.IntRange(1), help="At most; default 1000, less for fewer than 8,000 images."
 )
-@click.option("--seed", default=0, show_default=True, type=SEED, help="Of the order of the samples.")
+@click.option(
+    "--order-seed", "--seed", "seed", default=0, show_default=True, type=SEED, help="Of the order of the samples."
+)
 @_class_names
 @click.option("--max-side", type=int, help="Compact shards: reduce larger images to this longest side, pixels.")
 @click.option("--quality", type=int, help="Of the JPEGs of compact shards; default 90. Only with --max-side.")
@@ -43,8 +46,11 @@ def make_shards(
     """
     from shards.index.compact import DEFAULT_QUALITY, CompactRule
     from shards.tars.image_folder import read_class_names
+    from shards.tars.journal import SHARDS_FOLDER
     from shards.tars.writer import write_shards
 
+    _require_apart(source, dest)
+    require_own("DEST", dest, SHARDS_FOLDER)
     if quality is not None and max_side is None:
         raise ValueError("--quality: only with --max-side, which makes compact shards")
     quality = DEFAULT_QUALITY if quality is None else quality
@@ -142,6 +148,13 @@ def check_shards(
         "all as they must be\n"
         f"{'index' if expected is None else 'checked against'} {path}\nfingerprint {index.fingerprint}"
     )
+
+
+def _require_apart(source: Path, dest: Path) -> None:
+    """ValueError where one of the folders is in the other: shards are no images of a tree, and images are no shards."""
+    one, other = source.resolve(), dest.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise ValueError(f"DEST {dest}: expected a folder apart from SOURCE {source}, got one in the other")
 
 
 def _say_ignored(ignored: Mapping[str, int]) -> None:

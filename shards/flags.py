@@ -179,7 +179,7 @@ def refuse_ignored(names: Iterable[str], why: str) -> None:
     """
     for param in click.get_current_context().command.params:
         if param.name in names and given_flag(param.name):
-            raise ValueError(f"{param.opts[0]}: would be ignored: {why}; drop it")
+            raise ValueError(f"{'/'.join(param.opts)}: would be ignored: {why}; drop it")
 
 
 def stop_with(code: int) -> click.exceptions.Exit:

@@ -1,10 +1,12 @@
 """The commands as a user types them: the whole job on a few digits, and one clean line for every mistake."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from cli import COMMANDS, cli
 from demo.mnist import write_digits
@@ -200,3 +202,58 @@ def test_a_mistake_is_one_clean_message(words: list[str], code: int, message: st
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str) -> None:
     assert len(done(command, "--help").splitlines()) > 5
+
+
+def test_predict_takes_folders_and_goes_on_after_a_bad_file(work: Path, tmp_path: Path) -> None:
+    done(*student_command(work, "pupil", "--distill", "hard", "--lambda", ".5"))
+    folder = tmp_path / "new" / "deep"
+    folder.mkdir(parents=True)
+    for n, image in enumerate(sorted((work / "digits" / "val").glob("*/*.png"))[:3]):
+        (folder / f"{n}.PNG").write_bytes(image.read_bytes())
+    (tmp_path / "new" / "broken.jpg").write_bytes(b"no image")
+    weights = ["--weights", work / "pupil" / "weights.safetensors", "--top", "2"]
+    result = run("predict", tmp_path / "new", *weights)
+    assert result.exit_code == 1 and "1 of 4 files could not be answered" in result.output
+    assert result.output.count(" %  ") == 6, "the others are answered"
+    lines = [json.loads(line) for line in run("predict", tmp_path / "new", *weights, "--json").stdout.splitlines()]
+    assert [len(line.get("classes", ())) for line in lines] == [0, 2, 2, 2] and "broken.jpg" in lines[0]["problem"]
+    assert run("predict", folder, *weights).exit_code == 0
+    (tmp_path / "empty").mkdir()
+    assert "expected images" in run("predict", tmp_path / "empty", *weights).output
+
+
+def test_show_views_shows_some_samples_where_none_is_named(work: Path, tmp_path: Path) -> None:
+    done("show-views", "--shards", work / "train", "--cache", work / "c.zarr", "--out", tmp_path / "some.png")
+    with Image.open(tmp_path / "some.png") as sheet:
+        some = sheet.size
+    key = next(path for path in (work / "digits" / "train").glob("*/*.png"))
+    one = ["--sample", f"{key.parent.name}/{key.stem}", "--out", tmp_path / "one.png"]
+    done("show-views", "--shards", work / "train", "--cache", work / "c.zarr", *one)
+    with Image.open(tmp_path / "one.png") as sheet:
+        assert some[1] > 3 * sheet.size[1], "four sheets, one below the other"
+
+
+def test_no_command_writes_into_a_folder_of_photos(work: Path) -> None:
+    """Nor into one of its own source; what is there stays as it is."""
+    photos = work / "digits" / "train"
+    before = sorted(photos.rglob("*"))
+    for words in (
+        ["make-shards", photos, photos],
+        ["make-shards", photos, photos / "0" / "shards"],
+        ["make-shards", work / "digits" / "val", photos],
+        [*cache_command(work)[:3], "--cache", photos, *cache_command(work)[5:]],
+        [*student_command(work, "x")[:-1], photos],
+    ):
+        result = run(*words)
+        assert result.exit_code == 2 and ("expected a" in result.output), result.output
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_make_shards_refuses_shards_that_it_did_not_make(work: Path, tmp_path: Path) -> None:
+    """Shards without its journal may be anybody's: their names would be the same."""
+    shutil.copytree(work / "val", tmp_path / "val")
+    (tmp_path / "val" / ".make-shards.jsonl").unlink()
+    before = (tmp_path / "val" / "shard-000000.tar").read_bytes()
+    result = run("make-shards", work / "digits" / "val", tmp_path / "val")
+    assert result.exit_code == 2 and "Nothing was changed" in result.output
+    assert (tmp_path / "val" / "shard-000000.tar").read_bytes() == before

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -303,3 +304,33 @@ def test_the_documented_reader_reads_records(tmp_path: Path, kind: str) -> None:
         for view, row in ((0, 3), (1, 19)):
             got = names["log_prob"](tmp_path / "cache.zarr", view, 0, row, temperature)
             assert np.abs(got - want[20 * view + row].numpy()).max() < 2e-3
+
+
+def test_the_documented_reader_of_dense8_reads_records(tmp_path: Path) -> None:
+    """What few classes get by default; the text of the page, run."""
+    logit_NC = make_logits(14, 10)
+    logit_NC[3] = 1.0  # all tie: the hard label stays the first
+    record = RecordFormat.automatic(10)
+    codec = RecordCodec(record)
+    fields = codec.encode(logit_NC)
+    spec = make_spec(num_classes=10, views_per_unit=2, record=record)
+    arrays = {name: value.reshape(2, 7, *value.shape[1:]) for name, value in fields.items()}
+    with TeacherCache.create(tmp_path / "cache.zarr", spec, make_index(7), num_views=2) as store:
+        store.commit_unit(0, 0, {**random_unit(store, 0, 0), **arrays})
+    page = (Path(__file__).parent.parent / "docs" / "record.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    programs = [part.split("```")[0] for part in page.split("```python\n")[1:]]
+    exec(next(program for program in programs if "log_prob_dense8" in program), names)
+    for temperature in (0.5, 1.0, 3.0):
+        want = codec.log_prob(tensors(fields), temperature)
+        for view, row in ((0, 3), (1, 6), (0, 0)):
+            got = names["log_prob_dense8"](tmp_path / "cache.zarr", view, 0, row, temperature)
+            assert np.abs(got - want[7 * view + row].numpy()).max() < 1e-5
+
+
+def test_plain_zarr_opens_a_finished_cache_without_a_word(tmp_path: Path) -> None:
+    """Warnings are errors here, and zarr warns of files that are none of its own, such as a lock."""
+    _stored(tmp_path, "lowrank", 20)
+    group = zarr.open_group(tmp_path / "cache.zarr", mode="r")
+    assert {name for name, _ in group.members()} >= {"class_index", "ledger", "tail_basis"}
+    assert not [path for path in (tmp_path / "cache.zarr").rglob("*") if "lock" in path.name]

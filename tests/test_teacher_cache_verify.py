@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from shards.errors import CacheError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
+from shards.views.mixing import num_blocks
 from teacher_cache.inspect.status import cache_status, fidelity_sample, save_picture, status_lines
 from teacher_cache.inspect.verify import TOLERANCE, verify_digests, verify_pixels, verify_teacher
 from teacher_cache.network.teacher import Teacher
@@ -108,6 +109,16 @@ def test_hard_labels_are_compared_as_labels(
     monkeypatch.setattr(impostor, "spec", cache.spec.teacher)
     findings = list(verify_teacher(cache, index, reader, impostor, num_blocks_to_check=4, seed=0))
     assert any(f.problem for f in findings)
+
+
+def test_a_sample_of_blocks_has_none_of_them_twice(full: TeacherCache, index: ShardIndex, reader: ShardReader) -> None:
+    """Asking for more blocks than there are asks for each of them once."""
+    total = sum(num_blocks(full.spec.recipe, int(rows)) for rows in full.rows_S) * full.num_view_blocks
+    for count in (1, total - 1, total, 10 * total):
+        found = list(verify_pixels(full, index, reader, num_blocks_to_check=count, seed=1))
+        assert len(found) == min(count, total)
+    views = sum(finding.num_views for finding in found)
+    assert views == int(full.rows_S.sum()) * full.num_views, "every view of every sample, once"
 
 
 def test_other_shards_are_refused(tmp_path: Path, full: TeacherCache, reader: ShardReader) -> None:

@@ -15,8 +15,17 @@ from typing import Any, BinaryIO
 from shards.atomic import TEMPORARY, atomic_file
 from shards.errors import ShardError
 from shards.locks import locked
+from shards.own_folder import FolderKind, named
 
 JOURNAL_NAME = ".make-shards.jsonl"
+
+SHARDS_FOLDER = FolderKind(
+    what="shards",
+    command="make-shards",
+    is_ours=lambda folder: (folder / JOURNAL_NAME).is_file(),
+    begun=named(".make-shards.*", "..make-shards.*"),
+)
+"""A folder that make-shards writes into: its journal is the first file there, and goes wherever the folder goes."""
 
 
 def settings_of(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shards.console import say
 from shards.flags import (
     CACHE,
     PATH,
@@ -20,6 +21,7 @@ from shards.flags import (
     workers_option,
 )
 from shards.names import short
+from shards.world import world_from_env
 from student.learn.losses.table import distillations
 from student.recipe.combinations import COMBINATIONS
 
@@ -95,7 +97,7 @@ student_options = bundled(
     StudentFlags,
     "student",
     click.option("--model", default="deit_tiny_distilled_patch16_224", show_default=True, help="See `models`."),
-    click.option("--recipe", help="A student recipe by name; default: the model's own. See `models`."),
+    click.option("--recipe", help="Student recipe; default: the model's own. See `recipes`."),
     click.option("--stage", default=0, show_default=True, type=click.IntRange(0), help="0 trains, 1 fine-tunes."),
     click.option("--epochs", type=click.IntRange(1)),
     click.option("--batch-size", type=click.IntRange(1), help="Global: over all processes."),
@@ -197,8 +199,12 @@ class TrainingFlags:
     def settings(self, *, seed: int = 0, views_used: int | None = None) -> "TrainSettings":
         """The settings of a run; ValueError for a device that is not here."""
         from student.recipe.settings import TrainSettings
-        from teacher_cache.network.device import chosen_device
+        from teacher_cache.network.device import chosen_device, expectations
 
+        device = chosen_device(self.device)
+        if world_from_env().rank == 0:
+            for line in expectations(device, precision=self.precision, compile=self.compile):
+                say(line)
         return TrainSettings(
             seed=seed,
             precision=self.precision,
@@ -209,7 +215,7 @@ class TrainingFlags:
             log_every=self.log_every,
             checkpoint_every=self.checkpoint_every,
             eval_every=self.eval_every,
-            device=chosen_device(self.device),
+            device=device,
             scratch=str(self.scratch or ""),
         )
 

@@ -1,7 +1,8 @@
-"""`models`: the students, their recipes, and what their names mean."""
+"""`models` and `recipes`: the tables of students and of recipes, and what names and fields in them mean."""
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -47,3 +48,58 @@ def _explanation(explained: "Explanation") -> str:
         lines.append(f"  {name:36} {stage.shape:>18} {stage.params:12,} {stage.macs / 1e6:9.1f}")
     lines.append(f"  {'all':36} {'':>18} {explained.params:12,} {explained.macs / 1e6:9.1f}")
     return "\n".join(lines + ([f"\n  note: {explained.entry.note}"] if explained.entry.note else []))
+
+
+@click.command("recipes")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def recipes(name: str | None, as_json: bool) -> None:
+    """The recipes of students and of views; with NAME, its fields with units and meaning, what deviates marked.
+
+    A student recipe is set with --recipe and --set in train-student and ablate, a view recipe with --view-recipe and
+    --view-set where a cache is made. Some names are of both kinds: `recipes deit` prints both.
+    """
+    from shards.names import unknown
+    from shards.views.view_recipe import RECIPES, ViewRecipe, recipe_named
+    from student.recipe.field_words import STUDENT_WORDS, VIEW_WORDS
+    from student.recipe.papers import STUDENT_RECIPES
+    from student.recipe.student_recipe import StudentRecipe
+
+    views = {view: recipe_named(view) for view in RECIPES}
+    kinds: dict[str, tuple[Mapping[str, Any], Any, Mapping[str, tuple[str, str]]]] = {
+        "student": (STUDENT_RECIPES, StudentRecipe(), STUDENT_WORDS),
+        "view": (views, views[ViewRecipe().name], VIEW_WORDS),
+    }
+    if name is None:
+        names = {kind: sorted(table) for kind, (table, _, _) in kinds.items()}
+        lines = [f"{kind:8} {', '.join(found)}" for kind, found in names.items()]
+        result(json.dumps(names) if as_json else "\n".join([*lines, "`recipes NAME` prints the fields of one"]))
+        return
+    found = {kind: (table[name], base, words) for kind, (table, base, words) in kinds.items() if name in table}
+    if not found:
+        raise ValueError(unknown("recipe", name, {*STUDENT_RECIPES, *RECIPES}, others="`recipes` lists them"))
+    if as_json:
+        result(json.dumps({kind: recipe.to_json() for kind, (recipe, _, _) in found.items()}, ensure_ascii=False))
+        return
+    for kind, (recipe, base, words) in found.items():
+        result(f"{kind} recipe {name}" + ("" if recipe == base else "   (* differs from deit)"))
+        result(_table(recipe, base, words))
+
+
+def _table(recipe: Any, base: Any, words: Mapping[str, tuple[str, str]]) -> str:
+    """One line per field: its value, unit and meaning; a star where it is not that of `base`."""
+    lines = []
+    for field in recipe.__dataclass_fields__:
+        value, (unit, meaning) = getattr(recipe, field), words.get(field, ("", ""))
+        star = " " if value == getattr(base, field) or field == "name" else "*"
+        lines.append(f"{star} {field:18} {_short(value):28} {unit:18} {meaning}".rstrip())
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    """A value as one types it: lists with commas, booleans as true and false."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(f"{item[0]}={_short(item[1])}" if isinstance(item, tuple) else _short(item) for item in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,27 +1,76 @@
 """`predict`: the likeliest classes of image files."""
 
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from shards.console import result
-from shards.flags import PATH, device_option
+from shards.console import result, say
+from shards.errors import ShardError
+from shards.flags import PATH, device_option, stop_with
 from student.commands.flags import weights_options
+
+if TYPE_CHECKING:
+    from student.run.export import Prediction
 
 
 @click.command("predict")
 @click.argument("images", nargs=-1, required=True, type=PATH)
 @weights_options
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for each image.")
 @device_option
-def predict(images: tuple[Path, ...], weights: Path, model: str | None, top: int, device: str | None) -> None:
-    """The likeliest classes of image files, with their names."""
+def predict(
+    images: tuple[Path, ...], weights: Path, model: str | None, top: int, as_json: bool, device: str | None
+) -> None:
+    """The likeliest classes of image files, and of all images in folders, with their names.
+
+    A file that cannot be read or decoded is named, the others are answered, and the exit code is 1 at the end.
+    """
+    paths = list(_files(images))
+
     from student.run.export import load_student
     from student.run.export import predict as run
     from teacher_cache.network.device import chosen_device
 
     network, info = load_student(weights, model=model)
-    for answer in run(network, info, images, top=top, device=chosen_device(device)):
-        result(answer.path)
-        for number, name, probability in answer.classes:
-            result(f"  {100 * probability:6.2f} %  {name if name != str(number) else f'class {number}'}")
+    target, failed = chosen_device(device), 0
+    for path in paths:
+        try:
+            for answer in run(network, info, [path], top=top, device=target):
+                _show(answer, as_json)
+        except ShardError as error:
+            failed += 1
+            if as_json:
+                result(json.dumps({"path": str(path), "problem": str(error)}, ensure_ascii=False))
+            say(f"error: {error}")
+    if failed:
+        say(f"{failed} of {len(paths)} files could not be answered")
+        raise stop_with(1)
+
+
+def _files(images: Sequence[Path]) -> Iterator[Path]:
+    """The files, and the images below folders, sorted; ShardError for what is not there, and a folder without any."""
+    from shards.index.shard_index import SUFFIXES
+
+    for path in images:
+        if not path.is_dir():
+            yield path  # whether it can be read is said when its turn comes
+            continue
+        below = sorted(file for file in path.rglob("*") if file.suffix.lower().lstrip(".") in SUFFIXES)
+        found = [file for file in below if file.is_file() and not file.name.startswith(".")]
+        if not found:
+            raise ShardError(f"{path}: expected images ({', '.join(SUFFIXES)}) in this folder, got none")
+        yield from found
+
+
+def _show(answer: "Prediction", as_json: bool) -> None:
+    if as_json:
+        classes = [{"index": n, "name": name, "probability": p} for n, name, p in answer.classes]
+        result(json.dumps({"path": str(answer.path), "classes": classes}, ensure_ascii=False))
+        return
+    result(answer.path)
+    for number, name, probability in answer.classes:
+        result(f"  {100 * probability:6.2f} %  {name if name != str(number) else f'class {number}'}")

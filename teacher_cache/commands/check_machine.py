@@ -3,11 +3,13 @@
 import click
 
 from shards.console import result, say
-from shards.flags import stop_with
+from shards.flags import CACHE, stop_with
 
 
 @click.command("check-machine")
-@click.option("--cache", help="Compare with the machine that made this cache; default: with the built-in recipes.")
+@click.option(
+    "--cache", type=CACHE, help="Compare with the machine that made this cache; default: with the built-in recipes."
+)
 def check_machine(cache: str | None) -> None:
     """Render fixed images and compare digests: seconds, before a job of days. Exit code 1 names what differs."""
     found = _with_cache(cache) if cache else _with_reference()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shards.console import say
 from shards.flags import PATH, SEED, Decorator, bundled, device_option, given_flag, options, pairs, precision_option
 from teacher_cache.record.kinds.table import KINDS
 
@@ -56,10 +57,13 @@ class TeacherFlags:
         self, views: "ViewRecipe", *, device: str | None, precision: str, compile: bool = False, local_rank: int = 0
     ) -> "Teacher":
         """The teacher for the views of a recipe; errors as `load_teacher`."""
-        from teacher_cache.network.device import chosen_device
+        from teacher_cache.network.device import chosen_device, expectations
         from teacher_cache.network.teacher import load_teacher
 
         chosen, (name, known) = chosen_device(device), self.named()
+        if local_rank == 0:
+            for line in expectations(chosen, precision=precision, compile=compile):
+                say(line)
         return load_teacher(
             name,
             weights=self.teacher_weights,
@@ -196,10 +200,12 @@ view_options = bundled(
     click.option(
         "--views", "num_views", required=True, type=click.IntRange(1), help="Views of every sample; may be raised."
     ),
-    click.option("--recipe", "recipe_name", default="deit", show_default=True, help="Views: deit, deit3, plain …"),
+    click.option(
+        "--view-recipe", "--recipe", "recipe_name", default="deit", show_default=True, help="By name. See `recipes`."
+    ),
     click.option("--size", type=click.IntRange(1), help="Side of the views, pixels; default: the recipe's."),
     click.option("--view-seed", default=0, show_default=True, type=SEED, help="Seed of the views."),
-    click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any field of the view recipe."),
+    click.option("--view-set", "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any of its fields."),
     click.option(
         "--views-per-unit",
         type=click.IntRange(1),

@@ -2,20 +2,34 @@
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from shards.console import result
-from shards.flags import CACHE, PATH, ShardPlace, shard_options
+from shards.flags import CACHE, PATH, ShardPlace, refuse_ignored, shard_options
 from teacher_cache.commands.flags import view_settings
+
+if TYPE_CHECKING:
+    from shards.index.shard_index import ShardIndex
+
+SHOWN = 4
+"""Samples of a sheet for which none is named."""
 
 
 @click.command("show-views")
 @shard_options()
 @click.option("--cache", type=CACHE, help="Its recipe, and its record's top classes.")
-@click.option("--recipe", "recipe_name", default="deit", show_default=True, help="View recipe, without --cache.")
-@click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any field of the view recipe.")
-@click.option("--sample", required=True, metavar="KEY", help="Key of the sample.")
+@click.option(
+    "--view-recipe",
+    "--recipe",
+    "recipe_name",
+    default="deit",
+    show_default=True,
+    help="Without --cache. See `recipes`.",
+)
+@click.option("--view-set", "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any field of the view recipe.")
+@click.option("--sample", metavar="KEY", help=f"Key of the sample; default: {SHOWN} samples from all over the shards.")
 @click.option("--views", "num_views", default=8, show_default=True, type=click.IntRange(1))
 @click.option("--first-view", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--out", required=True, type=PATH, help="A PNG.")
@@ -24,29 +38,49 @@ def show_views(
     cache: str | None,
     recipe_name: str,
     sets: tuple[str, ...],
-    sample: str,
+    sample: str | None,
     num_views: int,
     first_view: int,
     out: Path,
 ) -> None:
     """A contact sheet of what the teacher saw: views with parameters, partners and, with --cache, its top classes."""
     from shards.views.view_recipe import recipe_named
-    from teacher_cache.inspect.sheet import sheet_views, top_classes, write_sheet
+
+    if cache:
+        refuse_ignored(["recipe_name", "sets"], "the views are those of --cache")
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out {out}: expected a file name ending in .png")
+    recipe = recipe_named(recipe_name, **view_settings(sets))
+    index = place.index()
+    keys = [sample] if sample is not None else _some_keys(index)
+    for key in keys:
+        index.find(key)
+
+    from teacher_cache.inspect.sheet import sheet_views, top_classes, write_sheets
     from teacher_cache.store.cache import TeacherCache
     from teacher_cache.store.spec import require_index
 
-    index = place.index()
     views = range(first_view, first_view + num_views)
     with ExitStack() as stack:
-        reader = stack.enter_context(place.reader(index))
-        top = None
+        reader, opened = stack.enter_context(place.reader(index)), None
         if cache:
             opened = stack.enter_context(TeacherCache.open(cache))
             require_index(opened.spec, index.fingerprint, opened.url)
             recipe, views = opened.spec.recipe, range(first_view, min(first_view + num_views, opened.num_views))
-            top = top_classes(opened, index, *index.find(sample), views)
-        else:
-            recipe = recipe_named(recipe_name, **view_settings(sets))
-        columns = sheet_views(reader, recipe, sample, views, top)
-    write_sheet(out, f"{sample}, recipe {recipe.name}, seed {recipe.seed}", columns)
+        sheets = []
+        for key in keys:
+            top = top_classes(opened, index, *index.find(key), views) if opened else None
+            columns = sheet_views(reader, recipe, key, views, top)
+            sheets.append((f"{key}, recipe {recipe.name}, seed {recipe.seed}", columns))
+    write_sheets(out, sheets)
     result(out)
+
+
+def _some_keys(index: "ShardIndex") -> list[str]:
+    """Keys of a few samples, as far from each other as they are."""
+    count = min(SHOWN, index.num_samples)
+    keys = []
+    for n in (index.num_samples * place // count for place in range(count)):
+        shard = next(s for s in range(index.num_shards) if n < index.first_S[s + 1])
+        keys.append(index.key(shard, n - int(index.first_S[shard])))
+    return keys

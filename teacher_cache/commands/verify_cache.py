@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "--tolerance", type=Number(0, 1), help="Largest total variation of a repeated answer; default by precision."
 )
 @click.option("--repair", is_flag=True, help="Take damaged units out of the ledger; cache-teacher computes them again.")
-@click.option("--seed", default=0, show_default=True, type=SEED, help="Of the sample.")
+@click.option("--sample-seed", "--seed", "seed", default=0, show_default=True, type=SEED, help="Of the sample.")
 @device_option
 def verify_cache(
     cache: str,

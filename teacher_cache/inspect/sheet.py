@@ -214,11 +214,24 @@ def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
 
 
 def write_sheet(path: Path, title: str, columns: Sequence[SheetView]) -> None:
-    """Write the sheet as a PNG.
+    """Write the sheet of one sample as a PNG; errors as `write_sheets`."""
+    write_sheets(path, [(title, columns)])
+
+
+def write_sheets(path: Path, samples: Sequence[tuple[str, Sequence[SheetView]]]) -> None:
+    """Write the sheets of several samples, (title, columns) each, one below the other, as a PNG.
 
     Errors:
-        ValueError for another suffix, or when there are no columns.
+        ValueError for another suffix, or when there are no samples or no columns.
     """
     if path.suffix.lower() != ".png":
         raise ValueError(f"sheet: expected a file name ending in .png, got {path.name!r}")
-    draw_sheet(title, columns).save(path, format="PNG")
+    sheets = [draw_sheet(title, columns) for title, columns in samples]
+    if not sheets:
+        raise ValueError("sheet: expected at least one sample, got none")
+    width, height = max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)
+    whole, y = Image.new("RGB", (width, height), (255, 255, 255)), 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, y))
+        y += sheet.height
+    whole.save(path, format="PNG")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from shards.errors import CacheError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
-from shards.rng import stream
+from shards.rng import Stream, stream
 from shards.views.blocks import ViewBatch, render_block
 from shards.views.mixing import num_blocks, prepare
 from teacher_cache.network.teacher import Teacher
@@ -152,18 +152,28 @@ def _unit_problem(cache: TeacherCache, unit: UnitId, entry: int | CacheError) ->
 def _sampled(
     cache: TeacherCache, index: ShardIndex, reader: ShardReader, count: int, seed: int
 ) -> Iterator[tuple[UnitId, int, ViewBatch, Arrays]]:
-    """A seeded sample of blocks of committed units: unit, block, the block rendered anew, what is stored."""
+    """A seeded sample of blocks of committed units, none of them twice: unit, block, rendered anew, what is stored."""
     require_index(cache.spec, index.fingerprint, cache.url)
     units = [UnitId(int(b), int(s)) for b, s in np.argwhere(cache.ledger() != 0)]
     if not units:
         raise CacheError(f"{cache.url}: nothing is committed yet, so nothing can be compared; run cache-teacher")
-    draws = stream(seed, "verify")
-    for unit in sorted(units[draws.below(len(units))] for _ in range(count)):
-        block = draws.below(num_blocks(cache.spec.recipe, int(cache.rows_S[unit.shard])))
+    ends = np.cumsum([num_blocks(cache.spec.recipe, int(cache.rows_S[unit.shard])) for unit in units])
+    for number in sorted(_distinct(stream(seed, "verify"), int(ends[-1]), count)):
+        place = int(np.searchsorted(ends, number, "right"))
+        unit, block = units[place], number - (int(ends[place - 1]) if place else 0)
         first = unit.view_block * cache.views_per_unit
         views = range(first, first + cache.views_per_unit)
         batch = render_block(reader, cache.spec.recipe, unit.shard, block, views)
         yield unit, block, batch, cache.read_unit(*unit)
+
+
+def _distinct(draws: Stream, total: int, count: int) -> set[int]:
+    """At most `count` different numbers below `total`, every set as likely (R. Floyd's algorithm)."""
+    chosen: set[int] = set()
+    for last in range(max(0, total - count), total):
+        number = draws.below(last + 1)
+        chosen.add(last if number in chosen else number)
+    return chosen
 
 
 def _pixel_problem(cache: TeacherCache, index: ShardIndex, unit: UnitId, batch: ViewBatch, stored: Arrays) -> str:

@@ -1,3 +1,3 @@
 """The teacher: a classifier with fixed weights, fed with normalised views."""
 
-__all__ = ["classifier", "device", "heap", "own_network", "teacher", "timm_network", "weights"]
+__all__ = ["classifier", "device", "heap", "hub", "own_network", "teacher", "teacher_name", "timm_network", "weights"]

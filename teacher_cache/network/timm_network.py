@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from shards.names import nearest, short
 from teacher_cache.network.classifier import Classifier, Rgb
+from teacher_cache.network.hub import hub_weights_without_network
 from teacher_cache.network.teacher_name import LITE0, timm_name
 from teacher_cache.network.weights import read_weights
 
@@ -91,6 +92,7 @@ def _build(
         state = _lite0_weights()
     elif pretrained:
         _require_hub_weights(base, cfg, num_classes)
+        state = hub_weights_without_network(cfg, base)
     classes = num_classes or (_classes_in(state, cfg) if state else None) or cfg.num_classes
     arguments = {"num_classes": classes, "in_chans": 3} | kwargs
     if cfg.fixed_input_size and "img_size" not in arguments:

@@ -1,0 +1,85 @@
+"""Help that can be trusted: examples that parse, recipes with every field explained, one name for one thing."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from cli import COMMANDS, EXAMPLES, REQUEUED, cli
+from shards.views.view_recipe import RECIPES, ViewRecipe
+from student.recipe.field_words import STUDENT_WORDS, VIEW_WORDS
+from student.recipe.papers import STUDENT_RECIPES
+from student.recipe.student_recipe import StudentRecipe
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_ends_its_help_in_examples_that_parse(command: str) -> None:
+    """They are parsed, not run: every flag exists and every value is one that it takes."""
+    shown = run(command, "--help").output
+    assert "Examples:" in shown
+    for line in EXAMPLES[command]:
+        first, *words = shlex.split(line.replace("\\\n", " "))
+        assert first == command and line.splitlines()[-1] in shown
+        found = cli.get_command(click.Context(cli, info_name="deit-cache"), command)
+        assert found is not None
+        found.make_context(command, words)
+        assert max(map(len, line.splitlines())) <= 85, "with the program's name it fits into 100 columns"
+
+
+def test_tables_name_commands() -> None:
+    assert set(EXAMPLES) == set(COMMANDS) and set(COMMANDS) >= REQUEUED
+
+
+def test_every_field_of_a_recipe_has_words() -> None:
+    assert set(VIEW_WORDS) == set(ViewRecipe.__dataclass_fields__)
+    assert set(STUDENT_WORDS) == set(StudentRecipe.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("name", sorted({*RECIPES, *STUDENT_RECIPES}))
+def test_recipes_prints_each_field_with_its_meaning(name: str) -> None:
+    shown = run("recipes", name).output
+    tables = ([VIEW_WORDS] if name in RECIPES else []) + ([STUDENT_WORDS] if name in STUDENT_RECIPES else [])
+    for words in tables:
+        for field, (_, meaning) in words.items():
+            assert re.search(rf"^[ *] {field} .*{re.escape(meaning)}$", shown, re.M)
+
+
+def test_recipes_lists_and_is_json() -> None:
+    assert json.loads(run("recipes", "--json").output) == {"student": sorted(STUDENT_RECIPES), "view": sorted(RECIPES)}
+    both = json.loads(run("recipes", "deit3", "--json").output)
+    assert set(both) == {"view"} and both["view"]["three_augment"] is True
+    assert "differs" in run("recipes", "deit3").output and "differs" not in run("recipes", "deit").output
+    assert "the nearest is 'deit3'" in run("recipes", "diet3").output
+
+
+OLD = {
+    "make-shards": {"--seed": "--order-seed"},
+    "cache-teacher": {"--recipe": "--view-recipe", "--set": "--view-set"},
+    "plan-cache": {"--recipe": "--view-recipe", "--set": "--view-set"},
+    "show-views": {"--recipe": "--view-recipe", "--set": "--view-set"},
+    "verify-cache": {"--seed": "--sample-seed"},
+}
+"""Spellings of version 0.1 that mean something else in train-student, and their names of today."""
+
+
+@pytest.mark.parametrize("command", OLD)
+def test_one_name_for_one_thing_and_old_spellings_stay(command: str) -> None:
+    found = cli.get_command(click.Context(cli, info_name="deit-cache"), command)
+    assert found is not None
+    spellings = [param.opts for param in found.params]
+    for old, new in OLD[command].items():
+        assert [new, old] in spellings
+
+
+@pytest.mark.parametrize(("name", "program"), [("cli.py", "python cli.py"), ("deit-cache", "deit-cache")])
+def test_examples_begin_as_the_user_began(name: str, program: str) -> None:
+    shown = CliRunner().invoke(cli, ["models", "--help"], prog_name=name).output
+    assert f"  {program} models deit_tiny" in shown
