@@ -21,6 +21,7 @@ from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
+from student.recipe.suited import TrainingData, suited
 from teacher_cache.store.cache import TeacherCache
 from tests.student_tiny import (
     BATCH,
@@ -86,7 +87,7 @@ def test_defaults_are_those_of_the_command_line():
     """Whoever leaves an argument out gets what `train-student` would have done."""
     default = {name: item.default for name, item in inspect.signature(Feed).parameters.items()}
     recipe, settings = StudentRecipe(), TrainSettings()
-    assert (default["batch_size"], default["repeats"]) == (recipe.batch_size, recipe.repeats)
+    assert default["batch_size"] == recipe.batch_size and default["repeats"] is None
     assert default["smoothing"] == recipe.label_smoothing and default["views"] is None
     for name in ("seed", "prefetch", "accumulate", "views_used"):
         assert default[name] == getattr(settings, name)
@@ -179,6 +180,15 @@ def test_epochs_go_on_for_ever_in_cycles_of_the_views(folder):
     with feed(folder) as ours:
         seen = [{int(v) for batch in ours.epoch(epoch) for v in batch.view} for epoch in range(9)]
     assert seen == [{epoch % 4} for epoch in range(9)]
+
+
+@pytest.mark.parametrize("block_views, num_views, repeats", [(3, 6, 3), (6, 6, 3), (2, 4, 2), (1, 5, 1)])
+def test_repeats_are_those_that_the_command_line_would_choose(folder, block_views, num_views, repeats):
+    """DeiT's three where they divide the views, else fewer."""
+    recipe = views(block_views=block_views)
+    data = TrainingData(views=recipe, num_views=(num_views,))
+    with feed(folder, cache=None, views=recipe, views_used=num_views, repeats=None) as ours:
+        assert ours.order.repeats == suited(StudentRecipe(), data, given=()).recipe.repeats == repeats
 
 
 def test_the_plan_says_what_the_batches_hold(folder):
@@ -276,6 +286,7 @@ REFUSED = {
     "batch of half blocks": ({"batch_size": 6}, "batch_size: must be a positive multiple of block_size 4"),
     "ranks that cut blocks": ({"rank": 0, "world_size": 3}, "cannot be cut"),
     "repeats": ({"repeats": 3}, "repeats: must divide block_views 2"),
+    "no repeats": ({"repeats": -1}, "repeats: must divide block_views 2"),
     "smoothing": ({"smoothing": 1.0}, r"smoothing: expected a number in \[0, 1\), got 1.0"),
     "workers": ({"workers": -1}, "workers: expected at least 0, got -1"),
     "prefetch": ({"prefetch": 0}, "prefetch: expected at least 1, got 0"),

@@ -89,6 +89,17 @@ def render_block(reader: ShardReader, recipe: ViewRecipe, shard: int, block: int
     )
 
 
+def render_sample(reader: ShardReader, recipe: ViewRecipe, key: str, views: Sequence[int]) -> NDArray[np.uint8]:
+    """Some views of one sample, uint8 (V, size, size, 3), as they are before mixing and normalisation.
+
+    Errors:
+        ShardError when no sample has that key, or its bytes are damaged.
+    """
+    shard, row = reader.index.find(key)
+    data = reader.image_bytes(shard, row)
+    return render_views(data, recipe, key, views, where=f"{reader.index.names[shard]}: {key}")
+
+
 def concat(batches: Sequence[ViewBatch]) -> ViewBatch:
     """One batch of several, in order; partners keep pointing at the same samples."""
     starts = np.cumsum([0] + [len(b.row_B) for b in batches[:-1]])

@@ -12,7 +12,7 @@ from no global random generator: a batch depends on shards, cache, seed, epoch a
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self
 
 import torch
 
@@ -20,22 +20,24 @@ from shards.flags import WORKERS
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex, open_index
 from shards.views.view_recipe import ViewRecipe, recipe_named
-from shards.world import World, world_from_env
 from student.feed.batch import Batch, Origin, ready
 from student.feed.cache_check import Views, require_units, views_of_caches, views_without_cache
 from student.feed.epoch_plan import EpochPlan
+from student.feed.feed_arguments import (
+    CachePlace,
+    check_numbers,
+    chosen_repeats,
+    device_named,
+    listed,
+    opened_caches,
+    this_world,
+)
 from student.feed.order import Order
 from student.feed.rendered import RenderedStream
 from student.feed.several_teachers import SeveralTeachers, settled_weights
 from student.feed.teacher_source import CachedTeacher, NoTeacher, OnlineTeacher, TeacherSource
-from teacher_cache.network.device import chosen_device
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.cache import TeacherCache
-
-CachePlace = str | Path | TeacherCache
-"""A cache: its place, or open."""
-
-T = TypeVar("T")
 
 
 class Feed:
@@ -61,7 +63,7 @@ class Feed:
         teacher_weights: Sequence[float] | None = None,
         views: ViewRecipe | None = None,
         batch_size: int = 1024,
-        repeats: int = 3,
+        repeats: int | None = None,
         seed: int = 0,
         smoothing: float = 0.1,
         views_used: int | None = None,
@@ -87,6 +89,7 @@ class Feed:
             views: the view recipe where there is no cache; None is DeiT's at 224 pixels.
             batch_size: over all ranks; a multiple of the recipe's block size (16).
             repeats: consecutive views of an image per visit: repeated augmentation; 1 shows each image once an epoch.
+                None: 3 as in DeiT, or the largest number below that divides the views (`order.repeats` says which).
             seed: of the order of the epochs. (The views have their own, in the recipe.)
             smoothing: ε of label smoothing in `batch.targets`.
             views_used: cycle through the first so many views; None: all of the cache, or without end.
@@ -109,17 +112,18 @@ class Feed:
         if cache is not None and (teacher is not None or views is not None):
             given = "a teacher in the loop" if teacher is not None else "views of your own"
             raise ValueError(f"cache: give a cache or {given}, not both")
-        _check_numbers(smoothing=smoothing, workers=workers, prefetch=prefetch, accumulate=accumulate)
-        world = _world(rank, world_size)
-        self.device = _device(device, world)
+        check_numbers(smoothing=smoothing, workers=workers, prefetch=prefetch, accumulate=accumulate)
+        world = this_world(rank, world_size)
+        self.device = device_named(device, world)
         self._smoothing, self._scratch = smoothing, scratch
         self._turn: object = None
         with ExitStack() as stack:
             self.index = shards if isinstance(shards, ShardIndex) else open_index(str(shards), shard_cache)
-            self.caches = _opened(_listed(cache, (str, Path, TeacherCache)), stack)
-            self.teachers = tuple(_listed(teacher, Teacher))
+            self.caches = opened_caches(listed(cache, (str, Path, TeacherCache)), stack)
+            self.teachers = tuple(listed(teacher, Teacher))
             self.teacher_weights = settled_weights(teacher_weights, len(self.caches or self.teachers))
             self.views = self._checked_views(views, views_used)
+            repeats = chosen_repeats(self.views) if repeats is None else repeats
             sizes = {"batch_size": batch_size, "repeats": repeats, "accumulate": accumulate}
             self.order = Order.of(self.index, self.views, world, seed=seed, epochs=epochs, **sizes)
             for opened in self.caches:
@@ -251,53 +255,3 @@ class Epoch:
     def __len__(self) -> int:
         """Batches on this rank from the first step to the end of the epoch."""
         return len(self._feed) - self._first_step * self._feed.order.accumulate
-
-
-def _check_numbers(*, smoothing: float, **least: int) -> None:
-    """ValueError for a number outside its range."""
-    if not 0.0 <= smoothing < 1.0:
-        raise ValueError(f"smoothing: expected a number in [0, 1), got {smoothing}")
-    for name, value in least.items():
-        low = 0 if name == "workers" else 1
-        if value < low:
-            raise ValueError(f"{name}: expected at least {low}, got {value}")
-
-
-def _world(rank: int | None, world_size: int | None) -> World:
-    """This process's place: as given, else as the environment says."""
-    if (rank is None) != (world_size is None):
-        raise ValueError(f"rank: give rank and world_size or neither, got rank={rank}, world_size={world_size}")
-    # The tasks of a job array are runs of their own: they share no batch.
-    found = world_from_env()
-    if rank is None or world_size is None:
-        return found
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank: expected a number in [0, {world_size}), got {rank}")
-    return found._replace(rank=rank, size=world_size)
-
-
-def _device(device: str | torch.device | None, world: World) -> torch.device:
-    """The device of a name; "cuda" is the GPU of the local rank."""
-    if isinstance(device, torch.device):
-        return device
-    name = device if device is not None and ":" in device else chosen_device(device)
-    return torch.device(f"cuda:{world.local_rank}" if name == "cuda" else name)
-
-
-def _listed(given: T | Sequence[T] | None, kind: Any) -> list[T]:
-    """One of a kind, several or none, as a list."""
-    if given is None:
-        return []
-    if isinstance(given, kind):
-        return [given]
-    several: list[T] = list(given)  # type: ignore[arg-type]
-    if not several:
-        raise ValueError("cache, teacher: give one, several, or None; got an empty list")
-    return several
-
-
-def _opened(places: Sequence[CachePlace], stack: ExitStack) -> tuple[TeacherCache, ...]:
-    """The caches; those that are opened here are closed with the feed."""
-    return tuple(
-        place if isinstance(place, TeacherCache) else stack.enter_context(TeacherCache.open(place)) for place in places
-    )

@@ -1,0 +1,75 @@
+"""What a feed is given, as what it works with: the world, the device, one of a kind or several."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from shards.views.view_recipe import fitting_repeats
+from shards.world import World, world_from_env
+from student.feed.cache_check import Views
+from teacher_cache.network.device import chosen_device
+from teacher_cache.store.cache import TeacherCache
+
+CachePlace = str | Path | TeacherCache
+"""A cache: its place, or open."""
+
+T = TypeVar("T")
+_REPEATS = 3
+
+
+def check_numbers(*, smoothing: float, **least: int) -> None:
+    """ValueError for a number outside its range."""
+    if not 0.0 <= smoothing < 1.0:
+        raise ValueError(f"smoothing: expected a number in [0, 1), got {smoothing}")
+    for name, value in least.items():
+        low = 0 if name == "workers" else 1
+        if value < low:
+            raise ValueError(f"{name}: expected at least {low}, got {value}")
+
+
+def chosen_repeats(views: Views) -> int:
+    """The repeats that the command line would choose for these views."""
+    cycle = () if views.num_views is None else (views.num_views,)
+    return fitting_repeats(_REPEATS, block_views=views.recipe.block_views, num_views=cycle)
+
+
+def this_world(rank: int | None, world_size: int | None) -> World:
+    """This process's place: as given, else as the environment says."""
+    if (rank is None) != (world_size is None):
+        raise ValueError(f"rank: give rank and world_size or neither, got rank={rank}, world_size={world_size}")
+    found = world_from_env()
+    if rank is None or world_size is None:
+        return found
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: expected a number in [0, {world_size}), got {rank}")
+    return found._replace(rank=rank, size=world_size)
+
+
+def device_named(device: str | torch.device | None, world: World) -> torch.device:
+    """The device of a name; "cuda" is the GPU of the local rank."""
+    if isinstance(device, torch.device):
+        return device
+    name = device if device is not None and ":" in device else chosen_device(device)
+    return torch.device(f"cuda:{world.local_rank}" if name == "cuda" else name)
+
+
+def listed(given: T | Sequence[T] | None, kind: Any) -> list[T]:
+    """One of a kind, several or none, as a list."""
+    if given is None:
+        return []
+    if isinstance(given, kind):
+        return [given]
+    several: list[T] = list(given)  # type: ignore[arg-type]
+    if not several:
+        raise ValueError("cache, teacher: give one, several, or None; got an empty list")
+    return several
+
+
+def opened_caches(places: Sequence[CachePlace], stack: ExitStack) -> tuple[TeacherCache, ...]:
+    """The caches; those that are opened here are closed with the feed."""
+    return tuple(
+        place if isinstance(place, TeacherCache) else stack.enter_context(TeacherCache.open(place)) for place in places
+    )
