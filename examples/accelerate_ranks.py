@@ -1,0 +1,41 @@
+"""Accelerate on two processes: torchrun --standalone --nproc-per-node 2 examples/accelerate_ranks.py [FOLDER]
+
+Each process renders and learns from its slice of every global batch, so the loader is not given to
+`accelerator.prepare`.
+"""
+
+import sys
+
+import torch
+from accelerate import Accelerator
+from digits import prepare, top1
+from torch.nn.functional import cross_entropy
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from student import Feed
+
+EPOCHS = 6
+accelerator = Accelerator(cpu=not torch.cuda.is_available())
+with accelerator.main_process_first():
+    folder = prepare(sys.argv[1] if len(sys.argv) > 1 else "digits")
+torch.manual_seed(0)
+net = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10)
+net, optimizer = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=2e-3))
+
+ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes, "device": accelerator.device}
+given = {"batch_size": 64, "epochs": EPOCHS, "workers": 1}
+with Feed(folder / "shards/train", cache=folder / "teacher.zarr", **given, **ranks) as feed:
+    accelerator.print(f"{accelerator.num_processes} processes, {feed.order.batch_size // feed.order.parts} views each")
+    for epoch in range(EPOCHS):
+        for batch in feed.epoch(epoch):
+            with accelerator.autocast():
+                logits = net(batch.images)
+            hard = cross_entropy(logits.float(), batch.teacher.hard)
+            accelerator.backward(0.5 * cross_entropy(logits.float(), batch.targets) + 0.5 * hard)
+            optimizer.step()
+            optimizer.zero_grad()
+    checked = accelerator.reduce(torch.tensor(feed.pixels_checked, device=accelerator.device))
+if accelerator.is_main_process:
+    print(f"{int(checked)} views checked over all processes")
+    print(f"student: top-1 {top1(accelerator.unwrap_model(net).cpu(), folder):.1f} %")
+accelerator.end_training()
