@@ -43,7 +43,9 @@ def from_json(cls: type[T], data: Any, what: str) -> T:
     try:
         msgspec.convert(dict(data), cls)
     except msgspec.ValidationError as error:
-        raise ValueError(f"{what}: {_words(error)}") from None
+        raise ValueError(f"{what}: {validation_words(error)}") from None
+    except OverflowError:
+        raise ValueError(f"{what}: a number is too large") from None
     # Numbers stay as they were written: 1 and 1.0 are different bytes of a fingerprint.
     return cls(**{name: _frozen(value) for name, value in data.items()})
 
@@ -87,7 +89,7 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
-def _words(error: msgspec.ValidationError) -> str:
+def validation_words(error: msgspec.ValidationError) -> str:
     """msgspec's message with the field in front instead of a path behind."""
     text, _, path = str(error).partition(" - at `$")
     name = path.strip(".`")

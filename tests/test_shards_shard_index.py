@@ -373,7 +373,9 @@ def test_opening_refuses_other_shards_sizes_and_missing_indexes(tmp_path: Path) 
 def test_an_index_saved_elsewhere_knows_where_its_shards_are(tmp_path: Path) -> None:
     index = make(tmp_path / "a")
     index.save(tmp_path / "elsewhere.index")
-    assert ShardIndex.load(tmp_path / "elsewhere.index").urls == index.urls
+    assert ShardIndex.load(tmp_path / "elsewhere.index", follow_places=True).urls == index.urls
+    beside = [str(tmp_path / name) for name in index.names]
+    assert list(ShardIndex.load(tmp_path / "elsewhere.index").urls) == beside, "a stranger's file names no other place"
 
 
 def test_contradicting_classes_are_refused(tmp_path: Path) -> None:

@@ -10,14 +10,43 @@ import json
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import google_crc32c
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.atomic import atomic_file
+from shards.documents import checked, open_regular, parse_json
 from shards.errors import ShardError
+
+_Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**50)]
+
+
+class IndexMeta(msgspec.Struct, forbid_unknown_fields=True):
+    """What the head says about all shards; `places` is where they were, [] for beside the index."""
+
+    names: list[str]
+    class_names: list[str]
+    num_classes: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    places: list[str]
+    fingerprint: str
+    compact: dict[str, Any] | None = None
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    dtype: str
+    length: _Bytes
+    crc32c: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
+class _Head(msgspec.Struct, forbid_unknown_fields=True):
+    meta: IndexMeta
+    arrays: list[_Entry]
+    bytes: _Bytes
+
 
 _MAGIC = b"shards.index 1\n\0"
 _ALIGN = 64
@@ -46,14 +75,17 @@ def write_index_file(path: Path, meta: Mapping[str, Any], arrays: Mapping[str, N
             file.write(data)
 
 
-def read_index_file(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def read_index_file(path: Path, dtypes: Mapping[str, str]) -> tuple[IndexMeta, dict[str, NDArray[Any]]]:
     """The meta and the arrays (read-only, mapped) of an index file.
+
+    Args:
+        dtypes: the arrays that an index has, with their dtypes.
 
     Errors:
         ShardError when the file is missing, cut, changed in any byte, or not an index.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise ShardError(f"{path}: no such index; run check-shards on the shards") from None
@@ -67,28 +99,38 @@ def read_index_file(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]
     head = mapped[_HEAD_START:start]
     if _HEAD_START + len(head) != start or google_crc32c.value(head) != checksum:
         raise _broken(path, "the checksum of its head does not fit")
-    described = json.loads(head)
-    if len(whole) != start + described["bytes"]:
-        raise _broken(path, f"expected {start + described['bytes']} bytes, got {len(whole)}")
+    described = checked(
+        parse_json(head, path, error=ShardError, advice=_ADVICE), _Head, path, error=ShardError, advice=_ADVICE
+    )
+    if len(whole) != start + described.bytes:
+        raise _broken(path, f"expected {start + described.bytes} bytes, got {len(whole)}")
+    listed = [(entry.name, entry.dtype) for entry in described.arrays]
+    if listed != list(dtypes.items()):
+        raise _broken(path, f"arrays: expected {list(dtypes.items())}, got {listed[:20]}")
     arrays = {}
-    for entry in described["arrays"]:
-        dtype = np.dtype(entry["dtype"])
-        stop = start + dtype.itemsize * entry["length"]
+    for entry in described.arrays:
+        dtype = np.dtype(entry.dtype)
+        stop = start + dtype.itemsize * entry.length
         padded_stop = stop + -(stop - start) % _ALIGN
+        if padded_stop > len(whole):
+            raise _broken(path, f"array {entry.name}: expected {entry.length} values, the file ends before them")
         checksum = google_crc32c.value(whole[start:padded_stop])
-        if checksum != entry["crc32c"]:
-            expected, got = f"{entry['crc32c']:08x}", f"{checksum:08x}"
-            raise _broken(path, f"array {entry['name']}: expected crc32c {expected}, got {got}")
-        arrays[entry["name"]] = whole[start:stop].view(dtype)
+        if checksum != entry.crc32c:
+            expected, got = f"{entry.crc32c:08x}", f"{checksum:08x}"
+            raise _broken(path, f"array {entry.name}: expected crc32c {expected}, got {got}")
+        arrays[entry.name] = whole[start:stop].view(dtype)
         start = padded_stop
     _release(mapped)
-    return described["meta"], arrays
+    return described.meta, arrays
 
 
 def _release(mapped: mmap.mmap) -> None:
     """Give the pages the checksums touched back to the page cache, so that an open index costs what is used of it."""
     if hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
+
+
+_ADVICE = "the index is damaged or not one: delete it and run check-shards again"
 
 
 def _broken(path: Path, problem: str) -> ShardError:

@@ -120,7 +120,7 @@ class ShardReader:
         url, expected = self.index.urls[shard], int(self.index.tar_bytes_S[shard])
         path = local_shard(url, expected, self.cache_dir)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would block
         except OSError as error:
             raise ShardError(f"{url}: cannot be opened: {error}. Check the path, or run check-shards again") from error
         size = os.fstat(descriptor).st_size

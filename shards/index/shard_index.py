@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from shards.errors import ShardError
 from shards.index.compact import CompactRule
+from shards.index.index_checks import SUFFIXES, require_sound
 from shards.index.index_file import read_index_file, write_index_file
 from shards.index.remote import cached_path, local_shard
 from shards.index.sources import base_name, expand_shards, is_remote
 
 __all__ = ["SUFFIXES", "ShardIndex", "expand_shards", "index_path", "open_index"]
-SUFFIXES = ("jpg", "jpeg", "png", "webp")
-"""The image formats that are taken; the index keeps the place in this tuple."""
-
 _ARRAYS = {
     "tar_bytes_S": "<i8",
     "first_S": "<i8",
@@ -168,23 +166,28 @@ class ShardIndex:
             ) from error
 
     @classmethod
-    def load(cls, path: Path) -> "ShardIndex":
-        """The index in a file, its arrays mapped read-only; ShardError when it is missing or damaged in any byte."""
+    def load(cls, path: Path, *, follow_places: bool = False) -> "ShardIndex":
+        """The index in a file, its arrays mapped read-only; ShardError when it is missing or damaged in any byte.
+
+        Its shards are those of its names in the folder of the file. Where else they were when it was made is followed
+        only when asked for: a file from a stranger would choose what is read or fetched. `open_index` asks the user.
+        """
         path = Path(path)
-        meta, arrays = read_index_file(path)
-        places = meta["places"] or meta["names"]
+        meta, arrays = read_index_file(path, _ARRAYS)
+        require_sound(meta, arrays, path)
+        places = (follow_places and meta.places) or meta.names
         index = cls(
             urls=tuple(place if "://" in place else str(path.parent / place) for place in places),
-            names=tuple(meta["names"]),
-            class_names=tuple(meta["class_names"]),
-            num_classes=meta["num_classes"],
-            compact=CompactRule.from_json(meta["compact"]) if "compact" in meta else None,
+            names=tuple(meta.names),
+            class_names=tuple(meta.class_names),
+            num_classes=meta.num_classes,
+            compact=_compact(meta.compact, path),
             path=path.absolute(),
             **arrays,
         )
-        if index.fingerprint != meta["fingerprint"]:
+        if index.fingerprint != meta.fingerprint:
             raise ShardError(
-                f"{path}: expected fingerprint {meta['fingerprint']}, got {index.fingerprint}; run check-shards again"
+                f"{path}: expected fingerprint {meta.fingerprint}, got {index.fingerprint}; run check-shards again"
             )
         return index
 
@@ -196,6 +199,14 @@ class ShardIndex:
         if self.path is not None:
             return _reload, (self.path, self.fingerprint, self.urls)
         return _rebuild, ({name: getattr(self, name) for name in self.__slots__},)
+
+
+def _compact(stored: dict[str, Any] | None, path: Path) -> CompactRule | None:
+    """How the images were made smaller; ShardError naming the file when it is not said as it must be."""
+    try:
+        return None if stored is None else CompactRule.from_json(stored)
+    except ValueError as error:
+        raise ShardError(f"{path}: {error}; the index is damaged: delete it and run check-shards again") from error
 
 
 def _reload(path: Path, fingerprint: str, urls: tuple[str, ...]) -> ShardIndex:

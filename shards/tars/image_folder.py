@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from shards.documents import read_regular
 from shards.errors import ShardError
 from shards.index.shard_index import SUFFIXES
 
@@ -128,7 +129,7 @@ def _require_unique_keys(source: Path, images: list[SourceImage]) -> None:
 def read_class_names(path: Path) -> tuple[str, ...]:
     """One class a line, in the order of the labels; ValueError when the file cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_regular(path).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--class-names {path}: cannot be read: {error}") from error
     return tuple(line.strip() for line in lines if line.strip())

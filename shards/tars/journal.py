@@ -12,12 +12,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+import msgspec
+
 from shards.atomic import TEMPORARY, atomic_file
+from shards.documents import checked, parse_json, read_regular
 from shards.errors import ShardError
 from shards.locks import locked
 from shards.own_folder import FolderKind, named
 
 JOURNAL_NAME = ".make-shards.jsonl"
+_ADVICE = "the journal of make-shards is damaged: remove the folder and run it again"
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    """One finished tar."""
+
+    name: str
+    digest: str
 
 SHARDS_FOLDER = FolderKind(
     what="shards",
@@ -96,12 +107,11 @@ class Journal:
     def _read(self, path: Path) -> None:
         if not path.exists():
             return
-        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was cut by a kill
-        try:
-            settings, *entries = [json.loads(line) for line in lines] or [self._settings]
-            self.recorded = {entry["name"]: entry["digest"] for entry in entries}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ShardError(f"{path}: the journal is damaged: {error!r}; remove the folder and run it again") from None
+        lines = read_regular(path).split(b"\n")[:-1]  # what follows the last newline was cut by a kill
+        parsed = [parse_json(line, path, error=ShardError, advice=_ADVICE) for line in lines] or [self._settings]
+        settings = checked(parsed[0], dict[str, int | str], path, error=ShardError, advice=_ADVICE)
+        entries = checked(parsed[1:], list[_Entry], path, error=ShardError, advice=_ADVICE)
+        self.recorded = {entry.name: entry.digest for entry in entries}
         for name in {**settings, **self._settings}:
             if self._settings.get(name) != settings.get(name):
                 raise ShardError(

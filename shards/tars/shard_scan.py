@@ -15,12 +15,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.documents import open_regular, parse_json
 from shards.errors import ShardError
 from shards.index.shard_index import SUFFIXES
 from shards.names import short
@@ -116,7 +117,7 @@ def scan_shard(path: Path, name: str, rule: SampleRule, where: str = "") -> Shar
     """
     where = where or str(path)
     try:
-        with open(path, "rb", buffering=_BUFFER_BYTES) as file:
+        with open_regular(path, buffering=_BUFFER_BYTES) as file:
             return scan_file(file, name, rule, where)
     except OSError as error:
         raise ShardError(f"{where}: cannot be read: {error}. Check the path, permissions and the disk") from error
@@ -264,10 +265,8 @@ class _Sample:
         return label
 
     def _add_json(self, member: Member, data: bytes) -> None:
-        try:
-            fields: Any = json.loads(data)
-        except ValueError as error:
-            raise _refused(member, self._where, "JSON", "make it again", f"{error}") from None
+        place = f"{self._where}: offset {member.offset}: member {member.name!r}"
+        fields = parse_json(data, place, error=ShardError, advice="make it again")
         name = self._rule.label_key
         if name is None:
             return

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
+from shards.documents import read_regular
 from shards.names import unknown
 from shards.views.view_recipe import FIELD_SYNONYMS, ViewRecipe
 from student.recipe.student_recipe import StudentRecipe
@@ -20,6 +21,7 @@ _VIEW_HINTS: Mapping[str, Any] = MappingProxyType(get_type_hints(ViewRecipe))
 # set through other doors: the model by its flag, the view's fields as view.FIELD; name and size follow from the rest
 _NOT_SET = {"model": "--model", "view_overrides": "view.FIELD", "model_args": "model_args.NAME"}
 _VIEW_NOT_SET = {"name": "view", "size": "image_size"}
+_MOST_CONFIG_BYTES = 1 << 20
 # what timm, the authors' code and others call it
 _SYNONYMS: Mapping[str, str] = MappingProxyType(
     {
@@ -63,9 +65,11 @@ def parse_sets(items: Iterable[str]) -> dict[str, Any]:
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings of a TOML file as {key: typed value}, tables flattened to TABLE.FIELD; ValueError naming file."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_regular(path, most_bytes=_MOST_CONFIG_BYTES).decode())
     except FileNotFoundError as error:
         raise ValueError(f"--config {path}: no such file") from error
+    except RecursionError:
+        raise ValueError(f"--config {path}: cannot be read as TOML: it is nested too deeply") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"--config {path}: cannot be read as TOML: {error}") from error
     flat: dict[str, Any] = {}

@@ -11,11 +11,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
+import msgspec
 import torch
 
 from shards.atomic import TEMPORARY, atomic_file
+from shards.documents import checked, open_regular, parse_json, read_regular
 from shards.errors import RunError
 
 FORMAT = 1
@@ -28,6 +30,17 @@ class Rejected:
 
     path: Path
     reason: str
+
+
+class _Stored(msgspec.Struct, forbid_unknown_fields=True):
+    """A manifest on disk."""
+
+    format: int
+    step: Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+    payload_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**50)]
+    sha256: str
+    identity: dict[str, Any]
+    world_size: Annotated[int, msgspec.Meta(ge=1, le=2**20)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +67,16 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
-        """The manifest that `to_json` wrote; ValueError or KeyError when it is not one."""
-        if data["format"] != FORMAT:
-            raise ValueError(f"checkpoint format {data['format']}, this version reads {FORMAT}")
+        """The manifest that `to_json` wrote; RunError when it is not one."""
+        stored = checked(data, _Stored, "manifest", error=RunError, advice=f"this version reads format {FORMAT}")
+        if stored.format != FORMAT:
+            raise RunError(f"checkpoint format {stored.format}, this version reads {FORMAT}")
         return cls(
-            step=int(data["step"]),
-            payload_bytes=int(data["payload_bytes"]),
-            sha256=str(data["sha256"]),
-            identity=dict(data["identity"]),
-            world_size=int(data["world_size"]),
+            step=stored.step,
+            payload_bytes=stored.payload_bytes,
+            sha256=stored.sha256,
+            identity=stored.identity,
+            world_size=stored.world_size,
         )
 
 
@@ -119,15 +133,21 @@ def load_checkpoint(
     """
     path = folder / f"step-{step:09d}.json"
     try:
-        manifest = Manifest.from_json(json.loads(path.read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        manifest = Manifest.from_json(parse_json(read_regular(path), path, error=RunError, advice="it is passed over"))
+    except (OSError, RunError) as error:
         return Rejected(path=path, reason=f"its manifest cannot be read ({error})")
     require_identity(expected=identity, got=manifest.identity, where=path)
     payload = path.with_suffix(".pt")
     reason = _damage(payload, manifest)
     if reason:
         return Rejected(path=payload, reason=reason)
-    return torch.load(payload, map_location="cpu", weights_only=True), manifest
+    try:
+        state = torch.load(payload, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a pickle that is none of ours stumbles on, in words of its own
+        return Rejected(path=payload, reason=f"it is no checkpoint of tensors and numbers ({_first_line(error)})")
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        return Rejected(path=payload, reason=f"expected named parts of a checkpoint, got {type(state).__name__}")
+    return state, manifest
 
 
 def require_identity(*, expected: Mapping[str, Any], got: Mapping[str, Any], where: Path) -> None:
@@ -148,6 +168,10 @@ def require_identity(*, expected: Mapping[str, Any], got: Mapping[str, Any], whe
 _ABSENT = object()
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -158,7 +182,7 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _manifest_paths(folder: Path) -> list[Path]:
     """Manifests, newest step first."""
-    return sorted(folder.glob("step-*.json"), reverse=True)
+    return sorted(folder.glob(f"step-{'[0-9]' * 9}.json"), reverse=True)
 
 
 def _damage(payload: Path, manifest: Manifest) -> str:
@@ -166,7 +190,7 @@ def _damage(payload: Path, manifest: Manifest) -> str:
     try:
         digest = hashlib.sha256()
         num_bytes = 0
-        with payload.open("rb") as file:
+        with open_regular(payload) as file:
             while chunk := file.read(1 << 22):
                 digest.update(chunk)
                 num_bytes += len(chunk)

@@ -8,14 +8,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
 from shards.atomic import atomic_file
+from shards.documents import checked, parse_json
 from shards.errors import RunError, ShardError
 from shards.views.mixing import prepare
 from shards.views.view import render_views
@@ -29,6 +31,18 @@ from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
 from teacher_cache.network.teacher_name import METADATA_KEY
 from teacher_cache.network.weights import read_weights
+
+
+class _Stored(msgspec.Struct, forbid_unknown_fields=True):
+    """What stands in the metadata of a weights file."""
+
+    recipe: dict[str, Any]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    num_classes: Annotated[int, msgspec.Meta(ge=1, le=10**6)]
+    class_names: list[str]
+    fingerprints: dict[str, str]
+    metrics: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +78,21 @@ class ExportInfo:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ExportInfo":
-        """The inverse of `to_json`."""
-        lists = {name: tuple(data[name]) for name in ("mean", "std", "class_names")}
-        return cls(**{**data, **lists, "recipe": StudentRecipe.from_json(data["recipe"])})
+        """The inverse of `to_json`; ValueError or RunError for anything else."""
+        stored = checked(
+            data, _Stored, "what the weights say of themselves", error=RunError, advice="export them again"
+        )
+        if stored.class_names and len(stored.class_names) != stored.num_classes:
+            raise ValueError(f"class_names: expected {stored.num_classes}, got {len(stored.class_names)}")
+        return cls(
+            recipe=StudentRecipe.from_json(stored.recipe),
+            mean=stored.mean,
+            std=stored.std,
+            num_classes=stored.num_classes,
+            class_names=tuple(stored.class_names),
+            fingerprints=stored.fingerprints,
+            metrics=stored.metrics,
+        )
 
 
 class Prediction(NamedTuple):
@@ -96,8 +122,10 @@ def read_info(path: Path) -> ExportInfo | None:
     try:
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
-        return None if text is None else ExportInfo.from_json(json.loads(text))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        if text is None:
+            return None
+        return ExportInfo.from_json(parse_json(text, path, error=RunError, advice="export them again"))
+    except (SafetensorError, ValueError, RunError) as error:
         raise RunError(f"weights {path}: cannot be read ({error}); expected an exported .safetensors file") from error
 
 

@@ -13,11 +13,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+import msgspec
 
 from shards.atomic import atomic_file
+from shards.documents import checked, parse_json, read_document
 from shards.errors import RunError
 from shards.own_folder import FolderKind, named
+
+T = TypeVar("T")
+MOST_METRICS_BYTES = 1 << 32
+_ADVICE = "restore the file or run again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +81,34 @@ class RunFiles:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; RunError naming the file if it is something else."""
+    return read_schema(path, dict[str, Any])
+
+
+def read_schema(path: Path, schema: type[T]) -> T:
+    """A JSON file that must have the types of a schema; RunError naming file and field if it is something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return read_document(path, schema, error=RunError, advice=_ADVICE)
     except FileNotFoundError:
-        raise RunError(f"{path}: expected a JSON object, found no file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: expected a JSON object, got {error}; restore the file or run again") from error
-    if not isinstance(value, dict):
-        raise RunError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
+        raise RunError(f"{path}: expected a JSON object, found no file; {_ADVICE}") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); {_ADVICE}") from error
+
+
+class MetricLine(msgspec.Struct):
+    """What every line of metrics says; the numbers beside it are named by whoever wrote them."""
+
+    kind: str
+    step: Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+    epoch: Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+    val: dict[str, Any] | None = None
+
+
+def metric_line(line: bytes, where: Path | str) -> MetricLine:
+    """What a line of metrics says of itself; RunError saying where, expected and got."""
+    advice = "remove the line to go on with the rest"
+    return checked(
+        parse_json(line, where, error=RunError, advice=advice), MetricLine, where, error=RunError, advice=advice
+    )
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -13,9 +13,10 @@ from typing import IO, Any
 from torch.utils.tensorboard import SummaryWriter
 
 from shards.atomic import atomic_file
+from shards.documents import read_regular
 from shards.errors import RunError
 from shards.locks import locked
-from student.run.run_files import RunFiles, write_json
+from student.run.run_files import MOST_METRICS_BYTES, RunFiles, metric_line, write_json
 
 
 class RunLog:
@@ -58,7 +59,7 @@ class RunLog:
         self.files.summary.unlink(missing_ok=True)
         write_json(self.files.config, config)
         path = self.files.metrics
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= step] if step else []
+        kept = [line for line in _whole_lines(path) if metric_line(line, path).step <= step] if step else []
         with atomic_file(path) as file:
             file.writelines(line + b"\n" for line in kept)
         self._lines = path.open("ab")
@@ -96,4 +97,4 @@ def _whole_lines(path: Path) -> list[bytes]:
     """The lines that were written completely: a killed run may leave the last one torn."""
     if not path.is_file():
         return []
-    return path.read_bytes().split(b"\n")[:-1]
+    return read_regular(path, most_bytes=MOST_METRICS_BYTES).split(b"\n")[:-1]

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shards.documents import read_regular
 from shards.errors import RunError
-from student.run.run_files import RunFiles, read_json
+from student.run.run_files import MOST_METRICS_BYTES, MetricLine, RunFiles, metric_line, read_json
 
 METRICS = (
     "loss",
@@ -26,6 +27,7 @@ METRICS = (
     "teacher_entropy",
     "seconds",
 )
+_LARGEST = 1e300  # an integer of JSON may be larger than any float
 VALIDATION = ("top1", "top5", "cls_top1", "dist_top1")
 
 
@@ -126,26 +128,21 @@ def _metric_lines(path: Path) -> Iterator[tuple[str, Point]]:
     if not path.is_file():
         return
     # Split on "\n" alone: str.splitlines also cuts at characters that JSON strings may hold.
-    lines = path.read_bytes().split(b"\n")
+    lines = read_regular(path, most_bytes=MOST_METRICS_BYTES).split(b"\n")
     for number, line in enumerate(lines[:-1], start=1):
         if not line.strip():
             continue
-        try:
-            yield _point(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{path}, line {number}: expected an object with kind, step and epoch, got {line[:80]!r} ({error!r}); "
-                "remove the line to report the rest"
-            ) from error
+        said = metric_line(line, f"{path}, line {number}")
+        yield said.kind, _point(said, json.loads(line))
 
 
-def _point(line: Mapping[str, Any]) -> tuple[str, Point]:
-    flat = {**line, **(line.get("val") or {})} if line["kind"] == "epoch" else line
+def _point(said: MetricLine, line: Mapping[str, Any]) -> Point:
+    flat = {**line, **(said.val or {})} if said.kind == "epoch" else line
     # The validation loss would hide the training loss under the same name.
     flat = {**flat, "loss": line.get("loss")}
     names = METRICS + VALIDATION
     values = {name: value for name in names if math.isfinite(value := _number(flat.get(name)))}
-    return str(line["kind"]), Point(step=int(line["step"]), epoch=int(line["epoch"]), values=values)
+    return Point(step=said.step, epoch=said.epoch, values=values)
 
 
 def _latest(points: Sequence[tuple[str, Point]], kind: str) -> tuple[Point, ...]:
@@ -157,4 +154,4 @@ def _latest(points: Sequence[tuple[str, Point]], kind: str) -> tuple[Point, ...]
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
-    return float(value) if math.isfinite(value) else math.nan
+    return float(value) if abs(value) < _LARGEST else math.nan

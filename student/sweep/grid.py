@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from shards.values import from_json
 from student.learn.losses.table import LOSSES, NONE, loss_named
 
 
@@ -167,8 +168,8 @@ class Grid:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Grid":
-        """The grid that `to_json` wrote."""
-        return cls(**{axis: tuple(values) for axis, values in value.items()})
+        """The grid that `to_json` wrote; ValueError for other axes and types."""
+        return from_json(cls, value, "grid")
 
     def union(self, other: "Grid") -> "Grid":
         """The grid with the values of both on every axis; how a sweep grows without losing a cell."""

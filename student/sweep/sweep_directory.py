@@ -14,12 +14,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from shards.errors import RunError
 from shards.locks import locked
 from shards.own_folder import FolderKind, named
-from student.run.run_files import RunFiles, read_json, write_json
+from student.run.run_files import RunFiles, read_schema, write_json
 from student.run.run_reader import Run, is_run, read_run
 from student.sweep.grid import Cell, Grid
 
@@ -32,6 +34,23 @@ SWEEP_FOLDER = FolderKind(
 """The directory of a sweep; what it holds before its grid is there: `SweepDirectory.prepare`."""
 _LOOK_S = 0.1  # a reader may hold the lock for a moment, looking whether it is held
 STATES = ("done", "failed", "running", "interrupted", "waiting")
+
+
+class SweepFile(msgspec.Struct):
+    """What sweep.json holds."""
+
+    grid: dict[str, Any]
+    common: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+
+
+class _Said(msgspec.Struct):
+    """What a status file holds."""
+
+    state: str
+    error: str = ""
+    attempts: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e12)] = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +92,9 @@ class SweepDirectory:
             if not got:
                 raise RunError(f"{self.file}: another process has been changing this sweep for 10 s; try again")
             if self.file.is_file():
-                found = read_json(self.file)
-                self._require_equal(found.get("common", {}), _plain(common))
-                grid = Grid.from_json(found["grid"]).union(grid)
+                found = read_schema(self.file, SweepFile)
+                self._require_equal(found.common, _plain(common))
+                grid = _grid(self.file, found).union(grid)
             write_json(self.file, {"grid": grid.to_json(), "common": _plain(common), "facts": _plain(facts)})
         return grid
 
@@ -90,19 +109,21 @@ class SweepDirectory:
 
     def grid(self) -> Grid:
         """The grid as found; RunError when there is no sweep here."""
-        return Grid.from_json(read_json(self.file)["grid"])
+        return _grid(self.file, read_schema(self.file, SweepFile))
 
     def status(self, cell: Cell) -> CellStatus:
         """Where the cell stands now."""
         file = self.path / "status" / f"{cell.name}.json"
-        said = read_json(file) if file.is_file() else {}
-        kept = {key: said[key] for key in ("error", "attempts", "seconds") if key in said}
+        said = read_schema(file, _Said) if file.is_file() else None
+        kept: dict[str, Any] = {}
+        if said is not None:
+            kept = {"error": said.error, "attempts": said.attempts, "seconds": said.seconds}
         if RunFiles(self.run_path(cell)).summary.is_file():
             return CellStatus(state="done", **(kept | {"error": ""}))
-        if said.get("state") == "failed":
-            return CellStatus(state="failed", **kept)
-        if not said:
+        if said is None:
             return CellStatus(state="waiting")
+        if said.state == "failed":
+            return CellStatus(state="failed", **kept)
         return CellStatus(state="running" if self._is_claimed(cell) else "interrupted", **kept)
 
     def set_status(self, cell: Cell, status: CellStatus) -> None:
@@ -161,17 +182,15 @@ def is_sweep(path: Path) -> bool:
 
 def recipe_of_sweep(path: Path) -> dict[str, Any]:
     """The recipe fields that all cells of a sweep share; empty where there is no sweep yet."""
-    return dict(read_json(SweepDirectory(path).file).get("common", {}).get("recipe", {})) if is_sweep(path) else {}
+    recipe = read_schema(SweepDirectory(path).file, SweepFile).common.get("recipe") if is_sweep(path) else None
+    return dict(recipe) if isinstance(recipe, dict) else {}
 
 
 def read_sweep(path: Path) -> Sweep:
     """The sweep in a directory, whatever state it is in; RunError naming the damaged file."""
     directory = SweepDirectory(path)
-    found = read_json(directory.file)
-    try:
-        grid = Grid.from_json(found["grid"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{directory.file}: expected the grid of a sweep, got {error!r}; run ablate again") from error
+    found = read_schema(directory.file, SweepFile)
+    grid = _grid(directory.file, found)
     results = tuple(
         CellResult(
             cell=cell,
@@ -180,8 +199,15 @@ def read_sweep(path: Path) -> Sweep:
         )
         for cell in grid.cells()
     )
-    common, facts = found.get("common", {}), found.get("facts", {})
-    return Sweep(path=path, grid=grid, common=common, facts=facts, results=results)
+    return Sweep(path=path, grid=grid, common=found.common, facts=found.facts, results=results)
+
+
+def _grid(path: Path, found: SweepFile) -> Grid:
+    """The grid of a sweep's file; RunError naming the file when it is none."""
+    try:
+        return Grid.from_json(found.grid)
+    except ValueError as error:
+        raise RunError(f"{path}: {error}; restore the file, or run ablate with another --out") from error
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ FIDELITY_FLOOR = 64
 
 _FIDELITY_SHARE = 0.25  # of the budget
 _FULL_BYTES = 2  # of a full logit
+_MOST_BYTES = 1 << 20
 
 DENSE_CLASSES = 64
 """Up to this many classes all logits in 8 bits cost no more than a ranked record."""
@@ -64,6 +65,8 @@ class RecordFormat:
             self._fix("k", 1, "one class is kept by name")
             self._fix("num_bytes", index_bytes + logit_bytes + DIGEST_BYTES + STORE_BYTES, "the kind decides it")
             return
+        if not 0 <= self.num_bytes <= _MOST_BYTES:
+            raise ValueError(f"record num_bytes: expected 0 to {_MOST_BYTES} bytes per view, got {self.num_bytes}")
         object.__setattr__(self, "num_bytes", self.num_bytes or kind.default_bytes)
         if self.k == 0:
             object.__setattr__(self, "k", kind.budget_k(self))

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.documents import checked, parse_json
 from shards.errors import CacheError
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.store.digest import IndexLike, array_digest
@@ -17,7 +20,38 @@ from teacher_cache.store.ledger import KeyValue
 from teacher_cache.store.spec import CacheSpec, canonical_json
 
 KIND = "deit teacher cache"
+_RESTORE = "restore the file from a copy"
+_ADVICE = f"the root of the cache is damaged or was not made by cache-teacher: {_RESTORE}"
+_MOST_UNITS = 1 << 24
+_MOST_UNIT_BYTES = 1 << 33
+_MOST_BASIS_BYTES = 1 << 30
 _LIBRARIES = ("numpy", "torch", "torchvision", "timm", "zarr", "pillow", "opencv-python-headless", "simplejpeg")
+
+
+_Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+
+
+class _Group(msgspec.Struct, forbid_unknown_fields=True):
+    """A group of Zarr v3."""
+
+    zarr_format: Literal[3]
+    node_type: Literal["group"]
+    attributes: dict[str, Any] = {}
+    consolidated_metadata: Any = None
+
+
+class _Root(msgspec.Struct, forbid_unknown_fields=True):
+    """The attributes of the root, without their digest."""
+
+    kind: str
+    spec: dict[str, Any]
+    spec_fingerprint: str
+    num_views: Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+    shard_names: Annotated[list[str], msgspec.Meta(min_length=1, max_length=10**6)]
+    shard_rows: list[Annotated[int, msgspec.Meta(ge=1, le=10**9)]]
+    tail_basis: dict[str, tuple[Literal["<f4", "<f8", "<i4", "<i8", "|u1", "|i1", "<u2"], list[_Size]]]
+    tail_basis_digest: str
+    made_with: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,19 +165,40 @@ def header_from_attributes(attributes: Mapping[str, Any], where: str) -> Header:
             f"{where}/zarr.json: the attributes are damaged: expected digest {attributes.get('attributes_digest')}, "
             f"got {got}; restore the file from a copy"
         )
+    root = checked(stored, _Root, f"{where}/zarr.json", error=CacheError, advice=_ADVICE)
     try:
-        spec = CacheSpec.from_json(stored["spec"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{where}: the spec cannot be read: {error}") from error
-    return Header(
+        spec = CacheSpec.from_json(root.spec)
+        require_views(spec, root.num_views)
+    except ValueError as error:
+        raise CacheError(f"{where}/zarr.json: {error}; {_ADVICE}") from error
+    header = Header(
         spec=spec,
-        num_views=stored["num_views"],
-        shard_names=tuple(stored["shard_names"]),
-        rows_S=np.array(stored["shard_rows"], np.int64),
-        basis_layout={name: (dtype, tuple(shape)) for name, (dtype, shape) in stored["tail_basis"].items()},
-        basis_digest=stored["tail_basis_digest"],
-        made_with=stored["made_with"],
+        num_views=root.num_views,
+        shard_names=tuple(root.shard_names),
+        rows_S=np.array(root.shard_rows, np.int64),
+        basis_layout={name: (dtype, tuple(shape)) for name, (dtype, shape) in root.tail_basis.items()},
+        basis_digest=root.tail_basis_digest,
+        made_with=root.made_with,
     )
+    _require_possible(header, f"{where}/zarr.json")
+    return header
+
+
+def _require_possible(header: Header, where: str) -> None:
+    """CacheError for sizes that no cache has: they decide what is allocated, before a byte of it is read."""
+    num_shards, rows = len(header.shard_names), int(header.rows_S.max())
+    width = sum(np.dtype(dtype).itemsize * (width or 1) for _, dtype, width, _ in header.spec.record.fields())
+    basis = sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in header.basis_layout.values())
+    for what, got, most in (
+        ("shard_rows: one for each shard", len(header.rows_S), num_shards),
+        ("units", header.num_view_blocks * num_shards, _MOST_UNITS),
+        ("bytes of a unit", header.spec.recipe.block_views * rows * width, _MOST_UNIT_BYTES),
+        ("bytes of the tail basis", basis, _MOST_BASIS_BYTES),
+    ):
+        if got > most:
+            raise CacheError(f"{where}: {what}: expected at most {most}, got {got}; {_ADVICE}")
+    if len(header.rows_S) < num_shards:
+        raise CacheError(f"{where}: shard_rows: expected {num_shards} numbers, got {len(header.rows_S)}; {_ADVICE}")
 
 
 def write_root(objects: KeyValue, header: Header) -> None:
@@ -157,18 +212,9 @@ def read_root(objects: KeyValue, url: str, key: str = "zarr.json") -> dict[str, 
     data = objects.read([key])[0]
     if data is None:
         return None
-    try:
-        root = json.loads(data)
-        if root["zarr_format"] != 3 or root["node_type"] != "group":
-            raise ValueError(f"a {root['node_type']} of Zarr format {root['zarr_format']}")
-        unknown = set(root) - {"zarr_format", "node_type", "attributes", "consolidated_metadata"}
-        if unknown:
-            raise ValueError(f"unknown names {sorted(unknown)}")
-        return dict(root.get("attributes", {}))
-    except (ValueError, KeyError, TypeError) as error:
-        raise CacheError(
-            f"{url}/{key}: expected a Zarr v3 group, got {type(error).__name__}: {error}; restore the file from a copy"
-        ) from error
+    where = f"{url}/{key}"
+    root = parse_json(data, where, error=CacheError, advice=_RESTORE)
+    return checked(root, _Group, where, error=CacheError, advice=f"expected a Zarr v3 group; {_RESTORE}").attributes
 
 
 def check_basis(header: Header, arrays: Mapping[str, NDArray[Any]], url: str) -> None:

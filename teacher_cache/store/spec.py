@@ -137,12 +137,17 @@ class CacheSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "CacheSpec":
         """The inverse of `to_json`; ValueError for missing or unknown fields and for another format version."""
+        if not isinstance(data, Mapping):
+            raise ValueError(f"spec: expected an object, got {type(data).__name__}")
         if data.get("format_version") != FORMAT_VERSION:
             raise ValueError(
                 f"format_version: expected {FORMAT_VERSION}, got {data.get('format_version')!r}; "
                 + _NEXT_STEP["format_version"]
             )
         require_fields(cls, data, "spec")
+        for name in ("index_fingerprint", "behaviour"):
+            if not isinstance(data[name], str):
+                raise ValueError(f"spec.{name}: expected a text, got {type(data[name]).__name__}")
         return cls(
             format_version=data["format_version"],
             index_fingerprint=data["index_fingerprint"],

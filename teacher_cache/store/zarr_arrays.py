@@ -4,7 +4,6 @@ With `zarr_objects` the only file that knows zarr.
 """
 
 import asyncio
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore, StorePath
 
+from shards.documents import parse_json
 from shards.errors import CacheError
 from teacher_cache.record.codec import TailBasis
 from teacher_cache.store import layout
@@ -70,7 +70,8 @@ def read_basis(objects: Objects, header: Header) -> TailBasis | None:
         with naming(f"{url}/{name}", _RESTORE):
             arrays[name.split("/")[1]] = np.asarray(array[...])
     check_basis(header, arrays, url)
-    return TailBasis.from_arrays(arrays)
+    with naming(f"{url}/{layout.BASIS}", _RESTORE):
+        return TailBasis.from_arrays(arrays)
 
 
 def write_basis(objects: Objects, header: Header, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -114,7 +115,7 @@ def open_arrays(objects: Objects, items: Sequence[ArrayLayout]) -> dict[str, zar
         where, path = f"{objects.place.url}/{item.name}/zarr.json", StorePath(objects, item.name)
         expected = zarr.open_array(blueprint, path=item.name, mode="r", zarr_format=3).metadata.to_dict()
         with naming(where, _RESTORE), zarr.config.set({"array.write_empty_chunks": True}):
-            got = json.loads(stored or b"")
+            got = parse_json(stored or b"", where, error=CacheError, advice=_RESTORE)
             parsed = zarr.Array.from_dict(path, got).metadata.to_dict()
             layout.require_same_metadata(expected, {**got, **parsed}, where)
             arrays[item.name] = zarr.Array.from_dict(path, expected)

@@ -1,0 +1,94 @@
+"""What the arrays of an index must be to each other, whoever wrote them: checked once, when it is opened.
+
+Checksums say that a file is as it was written; these checks say that what was written makes sense: places inside their
+shards, labels below the number of classes, keys that end where the next begins.
+
+S shards, N samples of all shards.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import ShardError
+from shards.index.index_file import IndexMeta
+
+SUFFIXES = ("jpg", "jpeg", "png", "webp")
+"""The image formats that are taken; the index keeps the place in this tuple."""
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def require_sound(meta: IndexMeta, arrays: Arrays, path: Path) -> None:
+    """ShardError naming file, array, expected and got, unless meta and arrays are those of an index."""
+    num_shards, num_samples = len(meta.names), len(arrays["label_N"])
+    lengths = {"S": num_shards, "S+1": num_shards + 1, "N": num_samples, "S32": 32 * num_shards}
+    shapes = {name: "N" for name in arrays if name.endswith("_N")} | {
+        "tar_bytes_S": "S", "first_S": "S+1", "key_first_S": "S+1", "shard_digest_S32": "S32"
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        _require(path, name, f"{lengths[shape]} values", lengths[shape] == len(arrays[name]), f"{len(arrays[name])}")
+    _require(path, "names", "at least one shard", num_shards > 0, "none")
+    _require_names(meta, path)
+    _require_steps(path, "first_S", arrays["first_S"], num_samples)
+    _require_steps(path, "key_first_S", arrays["key_first_S"], len(arrays["key_bytes"]))
+    _require_range(path, "label_N", arrays["label_N"], 0, meta.num_classes)
+    _require_range(path, "suffix_N", arrays["suffix_N"], 0, len(SUFFIXES))
+    _require_range(path, "tar_bytes_S", arrays["tar_bytes_S"], 1, 2**50)
+    _require_range(path, "size_N", arrays["size_N"], 1, 2**50)
+    _require_range(path, "offset_N", arrays["offset_N"], 0, 2**50)
+    _require_inside(path, arrays)
+
+
+def _require(path: Path, name: str, expected: str, holds: bool, got: str) -> None:
+    if not holds:
+        raise ShardError(
+            f"{path}: {name}: expected {expected}, got {got}; the index is damaged or was not made by check-shards: "
+            "delete it and run check-shards again"
+        )
+
+
+def _require_names(meta: IndexMeta, path: Path) -> None:
+    for name in meta.names:
+        plain = name and name not in (".", "..") and "/" not in name and "\0" not in name
+        _require(path, "names", "base names of shards", bool(plain), repr(name[:80]))
+    _require(path, "names", "each once", len(set(meta.names)) == len(meta.names), "some twice")
+    known = len(meta.class_names)
+    _require(path, "class_names", f"none or {meta.num_classes}", known in (0, meta.num_classes), f"{known}")
+    places, shards = len(meta.places), len(meta.names)
+    _require(path, "places", f"none or {shards}", places in (0, shards), f"{places}")
+
+
+def _require_steps(path: Path, name: str, values: NDArray[Any], last: int) -> None:
+    ends = bool(values[0] == 0 and values[-1] == last)
+    _require(path, name, f"from 0 to {last}", ends, f"from {values[0]} to {values[-1]}")
+    _require(path, name, "values that rise", bool((values[1:] >= values[:-1]).all()), "some that fall")
+
+
+def _require_range(path: Path, name: str, values: NDArray[Any], low: int, high: int) -> None:
+    if len(values):
+        least, most = int(values.min()), int(values.max())
+        _require(path, name, f"values in [{low}, {high})", low <= least and most < high, f"{least} to {most}")
+
+
+def _require_inside(path: Path, arrays: Arrays) -> None:
+    """Images end before their shard does; keys end in order, the last of a shard where the next shard's begin."""
+    first_S, ends_N = arrays["first_S"], arrays["offset_N"] + arrays["size_N"]
+    rows_S = np.diff(first_S)
+    full_S = np.flatnonzero(rows_S)
+    if not len(full_S):
+        return
+    starts = first_S[full_S]
+    ends = np.maximum.reduceat(ends_N, starts)
+    inside = bool((ends <= arrays["tar_bytes_S"][full_S]).all())
+    _require(path, "offset_N", "images inside their shards", inside, "one that ends behind its shard")
+    key_end_N = arrays["key_end_N"]
+    falls_N = np.flatnonzero(key_end_N[1:] <= key_end_N[:-1]) + 1
+    inner = np.setdiff1d(falls_N, starts, assume_unique=True)
+    _require(path, "key_end_N", "keys that end in order", not len(inner), f"disorder at sample {inner[:1]}")
+    lasts = key_end_N[first_S[full_S + 1] - 1]
+    lengths = np.diff(arrays["key_first_S"])[full_S]
+    _require(path, "key_end_N", "keys that fill their shard's part", bool((lasts == lengths).all()), "others")
