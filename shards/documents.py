@@ -51,10 +51,10 @@ def open_regular(path: Path | str, *, buffering: int = -1) -> BinaryIO:
 def read_regular(path: Path | str, *, most_bytes: int = MOST_BYTES) -> bytes:
     """All bytes of a regular file; OSError when it cannot be read or is larger than what is read here can be."""
     with open_regular(path) as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise NotRegularError(None, f"expected at most {most_bytes} bytes, got more", str(path))
-    return data
+        num_bytes = os.fstat(file.fileno()).st_size
+        if num_bytes > most_bytes:
+            raise NotRegularError(None, f"expected at most {most_bytes} bytes, got {num_bytes}", str(path))
+        return file.read()
 
 
 def parse_json(data: bytes | str, where: Path | str, *, error: type[ArtefactError], advice: str) -> Any:

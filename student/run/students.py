@@ -145,15 +145,26 @@ class Students:
         for entry in rejected:
             yield CheckpointRejected(path=entry.path, reason=entry.reason)
         for student, state in zip(self._students, states, strict=False):
-            student.trainer.load_state_dict(state["trainer"])
-            student.last = state["last"]
-            self._counts_before = state["counts"]
-            self.pace = Pace(lambda: self._feed.waited_s, step=step, seconds_before=state["seconds"])
+            self._load(student, state, step)
         self._group.from_main(lambda: self._begin_logs(step))
         if states:
             world_size = self._group.world.size
             yield Resumed(students=self.names, step=step, world_size=world_size, world_size_before=world_before)
         return step
+
+    def _load(self, student: _Student, state: Mapping[str, Any], step: int) -> None:
+        """Put a checkpoint into a student; RunError when it is intact and holds something else."""
+        try:
+            student.trainer.load_state_dict(state["trainer"])
+            student.last = dict(state["last"])
+            self._counts_before = torch.as_tensor(state["counts"]).reshape(self._counts_before.shape)
+            self.pace = Pace(lambda: self._feed.waited_s, step=step, seconds_before=float(state["seconds"]))
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+            folder = RunFiles(student.job.out).checkpoints
+            raise RunError(
+                f"{folder}/step-{step:09d}.pt: expected the state of this run, got other parts "
+                f"({type(error).__name__}: {str(error)[:200]}); delete the checkpoints folder to train from the beginning"
+            ) from error
 
     def after_step(self, step: int, *, stopping: bool) -> Iterator[Event]:
         """Log, evaluate and save what is due after `step` optimiser steps."""
