@@ -10,9 +10,8 @@ A command turns its flags into frozen values, calls one function of a package an
 libraries are imported inside the commands, so that --help answers at once.
 """
 
+import contextlib
 import importlib
-import os
-import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -20,7 +19,8 @@ from typing import Any, NoReturn
 import click
 
 from shards import __version__
-from shards.errors import ArtefactError
+from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_standard_streams, say
+from shards.errors import ArtefactError, system_words
 from shards.signals import requeue_at_once
 
 COMMANDS = {
@@ -133,6 +133,19 @@ class Commands(click.Group):
         command.epilog = _examples(ctx.find_root().info_name or "deit-cache", EXAMPLES.get(cmd_name, ()))
         return command
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, and bring what was said to standard output; that it cannot be written is an error like any other."""
+        try:
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                flush_output()
+        except OSError as error:
+            error = _of_output(error)
+            drop_output()
+            say(f"error: {system_words(error)}")
+            raise SystemExit(1) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; errors end in `_fail`, with the exit codes above."""
         try:
@@ -145,9 +158,12 @@ class Commands(click.Group):
             _fail(ctx, str(error), 1)
         except ValueError as error:
             _fail(ctx, str(error), 2)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(1)
+        except OSError as error:
+            _fail(ctx, system_words(_of_output(error)), 1)
+        except RecursionError:
+            _fail(ctx, "something that was read is nested too deeply; is it damaged? Run again with --debug", 1)
+        except MemoryError:
+            _fail(ctx, "not enough memory; lower the batch size or --workers, or use a machine with more", 1)
         except Exception as error:
             _fail(ctx, f"{type(error).__name__}: {error}\nThis is a defect; run again with --debug.", 1)
 
@@ -158,10 +174,20 @@ def _examples(program: str, lines: Sequence[str]) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {program} {line}" for line in lines) if lines else ""
 
 
+def _of_output(error: OSError) -> OSError:
+    """The error; it names standard output where it came from click's own printing (a text of help, say)."""
+    steps = list(traceback.walk_tb(error.__traceback__))
+    if error.filename is None and steps[-1][0].f_globals.get("__name__", "").startswith("click"):
+        error.filename = STANDARD_OUTPUT
+    return error
+
+
 def _fail(ctx: click.Context, message: str, code: int) -> NoReturn:
     if ctx.params.get("debug"):
         traceback.print_exc()
-    click.echo(f"error: {message}", err=True)
+    drop_output()
+    with contextlib.suppress(OSError):  # standard error may be what cannot be written
+        say(f"error: {message}")
     ctx.exit(code)
 
 
@@ -181,4 +207,5 @@ def cli(debug: bool) -> None:
 
 
 if __name__ == "__main__":
+    hold_standard_streams()
     cli()

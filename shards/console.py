@@ -1,10 +1,16 @@
 """The only printer: results to stdout, progress and remarks to stderr, bars with rate and time left."""
 
+import contextlib
+import errno
+import os
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
 
 import click
+
+STANDARD_OUTPUT = "standard output"
 
 
 class Bar:
@@ -76,13 +82,53 @@ class Bar:
 
 
 def say(text: str) -> None:
-    """A line for the reader: progress and remarks go to stderr, results to stdout."""
-    click.echo(text, err=True)
+    """A line for the reader: progress and remarks go to stderr, results to stdout.
+
+    Where standard error cannot be written nobody reads it: that ends no run.
+    """
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def result(text: object) -> None:
-    """A line of what was asked for, on stdout."""
-    click.echo(text)
+    """A line of what was asked for, on stdout; OSError naming it when it is closed, full or gone."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "it is closed", STANDARD_OUTPUT)
+    with _naming_output():
+        click.echo(text)
+
+
+def flush_output() -> None:
+    """Bring everything to stdout now, where it can still be said that it failed; OSError as of `result`."""
+    if sys.stdout is not None:
+        with _naming_output():
+            sys.stdout.flush()
+
+
+def drop_output() -> None:
+    """Forget what could not be written to stdout: Python would try, and complain, once more at its end."""
+    try:
+        flush_output()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def hold_standard_streams() -> None:
+    """Open what is closed of standard input, output and error: a file opened next would be one of them."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+
+
+@contextlib.contextmanager
+def _naming_output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = STANDARD_OUTPUT
+        raise
 
 
 def duration(seconds: float) -> str:

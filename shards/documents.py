@@ -34,6 +34,10 @@ _KINDS = {
 class NotRegularError(OSError):
     """Something that is no regular file stands where one is read: it could block, or never end."""
 
+    def __str__(self) -> str:
+        """Without the number of an error that the system did not have."""
+        return f"{self.filename}: {self.strerror}"
+
 
 def open_regular(path: Path | str, *, buffering: int = -1) -> BinaryIO:
     """Open a regular file to read; OSError, `NotRegularError` for a FIFO, a device, a folder or a socket."""

@@ -55,9 +55,14 @@ def problem_of(words: tuple[str, ...]) -> str:
     result = CliRunner().invoke(cli, list(words))
     if result.exit_code == 0:
         return ""
-    if result.exit_code != 1 or "defect" in result.output or "Traceback" in result.output:
+    if (
+        result.exit_code != 1
+        or "defect" in result.output
+        or "not enough memory" in result.output
+        or "Traceback" in result.output
+    ):
         return f"{' '.join(words)}: exit code {result.exit_code}: {result.output[-600:]}"
-    error = result.output[result.output.find("error:") :]
+    error = result.output[max(result.output.find("error:"), 0) :]
     return "" if any(word.split("/")[0] in error for word in words[1:]) else f"names nothing: {error[-600:]}"
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import nn
 
 from shards.atomic import atomic_file
-from shards.documents import checked, parse_json
+from shards.documents import checked, parse_json, read_regular
 from shards.errors import RunError, ShardError
 from shards.views.mixing import prepare
 from shards.views.view import render_views
@@ -200,7 +200,7 @@ def predict(
 def _image(path: Path, views: ViewRecipe) -> torch.Tensor:
     """The view of a file, uint8 (1, H, W, 3)."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise ShardError(f"image {path}: cannot be read: {error.strerror}") from error
     return torch.from_numpy(render_views(data, views, path.name, [0], str(path)))

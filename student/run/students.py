@@ -163,7 +163,7 @@ class Students:
             folder = RunFiles(student.job.out).checkpoints
             raise RunError(
                 f"{folder}/step-{step:09d}.pt: expected the state of this run, got other parts "
-                f"({type(error).__name__}: {str(error)[:200]}); delete the checkpoints folder to train from the beginning"
+                f"({type(error).__name__}: {str(error)[:200]}); delete the folder to train from the beginning"
             ) from error
 
     def after_step(self, step: int, *, stopping: bool) -> Iterator[Event]:

@@ -1,0 +1,159 @@
+"""What the operating system refuses is one clean line that names the file and the remedy, in every command."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cli import cli
+from shards.errors import system_words
+from tests.golden.make import NUM_VIEWS, cache_command
+from tests.test_golden import SETS
+
+ROOT = Path(__file__).parent.parent
+TRAIN = ("--shards", "train", "--out", "o")
+
+
+@pytest.fixture
+def golden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(SETS[-1], tmp_path / "set")
+    monkeypatch.chdir(tmp_path / "set")
+    return tmp_path / "set"
+
+
+def refused(*words: str) -> str:
+    """The message of a command that must fail in one clean line or paragraph, with exit code 1 or 2."""
+    result = CliRunner().invoke(cli, list(words))
+    assert result.exit_code in (1, 2), result.output
+    assert "defect" not in result.output and "Traceback" not in result.output, result.output
+    return result.output[result.output.index("rror: ") :]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(
+            ("report", "run", "--html", "run/config.json/x.html"), "run/config.json: file exists", id="file as folder"
+        ),
+        pytest.param(("report", "run", "--html", "run"), "run", id="folder as file"),
+        pytest.param(("report", "run", "--csv", "loop/x.csv"), "loop: ", id="symlink loop"),
+        pytest.param(("report", "run", "--png", "run/config.json"), "config.json", id="file as folder of figures"),
+        pytest.param(("cache-status", "dense.zarr", "--png", "no/where/x.png"), "no/where", id="cache-status"),
+        pytest.param(
+            ("show-views", "--shards", "train", "--sample", "KEY", "--out", "no/x.png"), "no/x.png", id="show-views"
+        ),
+        pytest.param(("make-shards", "pictures", "run/config.json/x"), "config.json", id="make-shards"),
+        pytest.param(("check-shards", "fifos"), "a FIFO", id="check-shards on a FIFO"),
+        pytest.param(("check-shards", "run/config.json/x.tar"), "config.json", id="check-shards below a file"),
+        pytest.param(("train-student", "--config", "/dev/zero", *TRAIN), "a device", id="config device"),
+        pytest.param(("train-student", "--config", "fifo", *TRAIN), "a FIFO", id="config FIFO"),
+        pytest.param(("verify-cache", "run/config.json"), "config.json", id="file as cache"),
+        pytest.param(("predict", "--weights", "fifo.safetensors", "x.png"), "fifo.safetensors", id="weights FIFO"),
+        pytest.param(("predict", "--weights", "run/weights.safetensors", "fifo"), "fifo", id="image FIFO"),
+    ],
+)
+def test_places_that_cannot_be(golden: Path, words: tuple[str, ...], said: str) -> None:
+    os.symlink("loop", golden / "loop")
+    os.mkfifo(golden / "fifo")
+    os.mkfifo(golden / "fifo.safetensors")
+    (golden / "fifos").mkdir()
+    os.mkfifo(golden / "fifos/shard-000000.tar")
+    (golden / "pictures/a").mkdir(parents=True)
+    shutil.copy(ROOT / "tests/golden/v0.1.0/train/shard-000000.tar", golden / "pictures/a/x.jpg")
+    key = _a_key()
+    assert said in refused(*(key if word == "KEY" else word for word in words))
+
+
+def _a_key() -> str:
+    from shards.index.shard_index import open_index
+
+    return open_index("train").key(0, 0)
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+from cli import cli
+cli(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report", "run", "--html", "x.html"),
+        ("check-shards", "train", "--overwrite"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_disk_that_takes_no_more_is_one_clean_line(golden: Path, words: tuple[str, ...]) -> None:
+    """A limit on the size of files stands for it: the write fails in the middle."""
+    done = _run([sys.executable, "-c", LIMITED, "1024", *words], golden)
+    assert done.returncode == 1 and _is_clean(done.stderr), done.stderr
+    assert "larger file" in done.stderr or "too large" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("command", ["models", "--help", "make-shards --help"])
+@pytest.mark.parametrize("output", ["full", "closed"])
+def test_standard_output_that_cannot_be_written(golden: Path, command: str, output: str) -> None:
+    redirect = ">/dev/full" if output == "full" else ">&-"
+    done = _run(["sh", "-c", f"{sys.executable} {ROOT / 'cli.py'} {command} {redirect}"], golden)
+    if (command, output) != ("models", "closed") and output == "closed":
+        assert done.returncode == 0  # click's own, and nobody asked to read it
+        return
+    assert done.returncode == 1 and _is_clean(done.stderr) and "standard output" in done.stderr, done.stderr
+
+
+def test_nobody_reads_standard_error(golden: Path) -> None:
+    """A log that cannot be written ends no run."""
+    done = _run(["sh", "-c", f"{sys.executable} {ROOT / 'cli.py'} cache-status dense.zarr 2>/dev/full"], golden)
+    assert done.returncode == 0 and "units" in done.stdout
+
+
+def _run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def _is_clean(said: str) -> bool:
+    return said.count("error: ") == 1 and "Traceback" not in said and "defect" not in said and "ignored" not in said
+
+
+def _read_only(folder: Path) -> Callable[[], None]:
+    """Mount a folder read-only over itself; what takes it away again. Skips where that is not allowed."""
+    mounted = subprocess.run(["mount", "--bind", folder, folder], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+    return lambda: subprocess.run(["umount", folder], check=True) and None
+
+
+def test_a_finished_cache_on_a_read_only_disk_is_read_without_a_lock(golden: Path) -> None:
+    restore = _read_only(golden / "dense.zarr")
+    try:
+        command = cache_command(Path(), "dense")
+        result = CliRunner().invoke(cli, command)
+        assert result.exit_code == 0 and "0 teacher forwards" in result.output, result.output
+        grown = cache_command(Path(), "dense", views=2 * NUM_VIEWS["dense"])
+        assert "Read-only file system" in refused(*grown)
+    finally:
+        restore()
+
+
+def test_a_read_only_folder_is_named_with_what_to_do(golden: Path) -> None:
+    (golden / "out").mkdir()
+    restore = _read_only(golden / "out")
+    try:
+        assert "choose a place that can be written" in refused("report", "run", "--html", "out/x.html")
+    finally:
+        restore()
+
+
+def test_words_for_an_error_without_a_file_or_number() -> None:
+    assert system_words(OSError("odd")) == "odd; check the path and the disk, and run the command again"
+    assert system_words(FileNotFoundError(2, "No such file or directory", "x")).startswith("x: no such file")
