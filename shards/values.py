@@ -59,7 +59,7 @@ def check_fields(cls: type, values: Mapping[str, Any], what: str) -> None:
         try:
             msgspec.convert(value, hints[name])
         except msgspec.ValidationError as error:
-            raise ValueError(f"{what}.{name}: {_words(error)}: {value!r}") from None
+            raise ValueError(f"{what}.{name}: {validation_words(error)}: {value!r}") from None
 
 
 def require_fields(cls: type, data: Any, what: str) -> None:
