@@ -45,8 +45,8 @@ def settings_of(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        settings = json.loads(path.read_bytes().split(b"\n")[0])
-    except ValueError:
+        settings = json.loads(read_regular(path).split(b"\n")[0])
+    except (OSError, ValueError, RecursionError):
         return {}  # said by the journal itself when it is opened
     return settings if isinstance(settings, dict) else {}
 

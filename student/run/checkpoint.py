@@ -9,6 +9,7 @@ file goes to a temporary name, is fsynced and renamed. Older ones are removed on
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -148,6 +149,18 @@ def load_checkpoint(
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         return Rejected(path=payload, reason=f"expected named parts of a checkpoint, got {type(state).__name__}")
     return state, manifest
+
+
+@contextmanager
+def as_state(folder: Path, step: int) -> Iterator[None]:
+    """RunError for a checkpoint that is intact and whose parts do not fit what the block puts them into."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        raise RunError(
+            f"{folder}/step-{step:09d}.pt: expected the state of this run, got other parts "
+            f"({type(error).__name__}: {str(error)[:200]}); delete the folder to train from the beginning"
+        ) from error
 
 
 def require_identity(*, expected: Mapping[str, Any], got: Mapping[str, Any], where: Path) -> None:

@@ -18,7 +18,7 @@ from student.learn.trainer import Trainer
 from student.learn.validation import validate
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
-from student.run.checkpoint import Rejected, load_checkpoint, save_checkpoint, saved_steps
+from student.run.checkpoint import Rejected, as_state, load_checkpoint, save_checkpoint, saved_steps
 from student.run.pace import Pace, Rate
 from student.run.results import write_results
 from student.run.run_events import (
@@ -145,26 +145,15 @@ class Students:
         for entry in rejected:
             yield CheckpointRejected(path=entry.path, reason=entry.reason)
         for student, state in zip(self._students, states, strict=False):
-            self._load(student, state, step)
+            with as_state(RunFiles(student.job.out).checkpoints, step):
+                student.trainer.load_state_dict(state["trainer"])
+                student.last, self._counts_before = dict(state["last"]), state["counts"]
+                self.pace = Pace(lambda: self._feed.waited_s, step=step, seconds_before=float(state["seconds"]))
         self._group.from_main(lambda: self._begin_logs(step))
         if states:
             world_size = self._group.world.size
             yield Resumed(students=self.names, step=step, world_size=world_size, world_size_before=world_before)
         return step
-
-    def _load(self, student: _Student, state: Mapping[str, Any], step: int) -> None:
-        """Put a checkpoint into a student; RunError when it is intact and holds something else."""
-        try:
-            student.trainer.load_state_dict(state["trainer"])
-            student.last = dict(state["last"])
-            self._counts_before = torch.as_tensor(state["counts"]).reshape(self._counts_before.shape)
-            self.pace = Pace(lambda: self._feed.waited_s, step=step, seconds_before=float(state["seconds"]))
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-            folder = RunFiles(student.job.out).checkpoints
-            raise RunError(
-                f"{folder}/step-{step:09d}.pt: expected the state of this run, got other parts "
-                f"({type(error).__name__}: {str(error)[:200]}); delete the folder to train from the beginning"
-            ) from error
 
     def after_step(self, step: int, *, stopping: bool) -> Iterator[Event]:
         """Log, evaluate and save what is due after `step` optimiser steps."""

@@ -59,7 +59,7 @@ def trained_as(weights: Path | None) -> TrainedAs | None:
         said = json.loads(header["__metadata__"][METADATA_KEY])
         (a, b, c), (d, e, f) = said["mean"], said["std"]
         return TrainedAs(said["recipe"]["model"], dict(said["recipe"]["model_args"]), (a, b, c), (d, e, f))
-    except (OSError, KeyError, ValueError, TypeError):
+    except (OSError, KeyError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -44,7 +44,7 @@ def _has_root(folder: Path) -> bool:
     try:
         root: Mapping[str, Any] = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
         return is_cache(root.get("attributes"))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 
