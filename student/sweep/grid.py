@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from shards.values import from_json
+from shards.values import from_json, later
 from student.learn.losses.table import LOSSES, NONE, loss_named
 
 
@@ -81,7 +81,7 @@ class Grid:
     distillations: tuple[str, ...] = ("hard", "soft")
     seeds: tuple[int, ...] = (0,)
     views_used: tuple[int | None, ...] = (None,)
-    teachers: tuple[str, ...] = ("",)
+    teachers: tuple[str, ...] = later(("",))
 
     def __post_init__(self) -> None:
         """Check every axis."""
