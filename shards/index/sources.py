@@ -1,7 +1,6 @@
 """Where shards are: a pattern of the command line becomes a list of local paths and urls."""
 
 import itertools
-import math
 import os
 import re
 from pathlib import Path
@@ -45,14 +44,42 @@ def base_name(url: str) -> str:
 
 
 def _expand_braces(text: str) -> list[str]:
-    # braceexpand builds the whole product in memory: what its ranges multiply to is counted first.
-    ranges = re.findall(r"\{(-?[0-9]+)\.\.(-?[0-9]+)", text)
-    if math.prod(abs(int(last) - int(first)) + 1 for first, last in ranges) > _MAX_SHARDS:
-        raise ValueError(f"shards: expected at most {_MAX_SHARDS} shards, got more from {text!r}")
+    # braceexpand builds the whole product in memory: how many it will be is counted first.
+    if _count(text) > _MAX_SHARDS:
+        raise ValueError(f"shards: expected at most {_MAX_SHARDS} shards, got more from {text[:200]!r}")
     try:
         return list(braceexpand.braceexpand(text))
     except ValueError:  # UnbalancedBracesError
         raise ValueError(f"shards: expected balanced braces, got {text!r}") from None
+
+
+def _count(text: str) -> int:
+    """How many texts braces expand to, at least: alternatives add, what stands side by side multiplies."""
+    sums, products = [0], [1]  # of the levels that are open, the outermost first
+    start = 0
+    for at, character in enumerate(text):
+        if character == "{":
+            sums.append(0)
+            products.append(1)
+            start = at + 1
+        elif character == "," and len(sums) > 1:
+            sums[-1] += products[-1]
+            products[-1] = 1
+        elif character == "}" and len(sums) > 1:
+            inner = (sums.pop() + products.pop()) * _range(text[start:at])
+            products[-1] *= inner
+        if max(products) > _MAX_SHARDS or max(sums) > _MAX_SHARDS:
+            return _MAX_SHARDS + 1
+    return sums[0] + products[0]
+
+
+def _range(text: str) -> int:
+    """How many `first..last` or `first..last..step` are; 1 for what is no range."""
+    match = re.fullmatch(r"(-?[0-9]{1,18}|[A-Za-z])\.\.(-?[0-9]{1,18}|[A-Za-z])(?:\.\.(-?[0-9]{1,18}))?", text)
+    if match is None:
+        return _MAX_SHARDS + 1 if re.fullmatch(r"-?[0-9]+\.\.-?[0-9]+(\.\.-?[0-9]+)?", text) else 1
+    first, last = (ord(end) if end.isalpha() else int(end) for end in match.groups()[:2])
+    return abs(last - first) // max(1, abs(int(match[3] or 1))) + 1
 
 
 def _expand_one(text: str) -> list[str]:

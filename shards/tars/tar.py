@@ -15,6 +15,8 @@ from shards.errors import ShardError
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
 _MAX_EXTENSION_BYTES = 1 << 20  # of one pax or long-name header: a path is never longer
+MOST_MEMBER_BYTES = 1 << 29
+"""Of an image: more than the largest that is decoded; a sparse tar can claim any size at no cost."""
 _CHUNK = 1 << 20
 _REFUSED = {
     b"1": "a hard link",
@@ -85,7 +87,7 @@ def read_members(file: BinaryIO, where: str) -> Iterator[tuple[Member, bytes]]:
         kind = header[156:157]
         size = _number(header[124:136], "size", where, offset)
         if kind in (b"x", b"g", b"L"):
-            data = _read_data(file, size, where, offset, _MAX_EXTENSION_BYTES)
+            data = _read_data(file, size, where, offset, _MAX_EXTENSION_BYTES, "extended header")
             extension = _extended(kind, data, extension, where, offset)
             offset += BLOCK + _padded(size)
             continue
@@ -96,7 +98,7 @@ def read_members(file: BinaryIO, where: str) -> Iterator[tuple[Member, bytes]]:
             if size:
                 raise damaged(where, offset, f"directory {name!r} has data", "size 0", f"{size}")
         elif kind in (b"0", b"\0"):
-            data = _read_data(file, size, where, offset)
+            data = _read_data(file, size, where, offset, MOST_MEMBER_BYTES, "member")
             yield Member(name, offset, offset + BLOCK, size), data
         else:
             what = _REFUSED.get(kind, f"of unknown type {kind!r}")
@@ -130,10 +132,10 @@ def _read(file: BinaryIO, size: int, where: str, offset: int, what: str) -> byte
     return data
 
 
-def _read_data(file: BinaryIO, size: int, where: str, offset: int, limit: int | None = None) -> bytes:
+def _read_data(file: BinaryIO, size: int, where: str, offset: int, limit: int, what: str) -> bytes:
     """The data of the member whose header is at `offset`; read in chunks, as a false size must not allocate memory."""
-    if limit is not None and size > limit:
-        raise damaged(where, offset, "extended header too large", f"at most {limit} bytes", f"{size}")
+    if size > limit:
+        raise damaged(where, offset, f"{what} too large", f"at most {limit} bytes", f"{size}")
     start, padded = offset + BLOCK, _padded(size)
     if padded <= _CHUNK:
         return _read(file, padded, where, start, f"data of the member at offset {offset}")[:size]

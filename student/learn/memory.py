@@ -7,10 +7,10 @@ the forward pass on the meta device, which knows shapes and allocates nothing, a
 B batch, C classes.
 """
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -99,16 +99,11 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _machine_free() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(psutil.virtual_memory().available)
 
 
 def _group_free() -> int:
-    """What a container's limit (cgroup v2) leaves; no limit is the largest integer."""
+    """What a container's limit (cgroup v2) leaves, which psutil does not know; no limit is the largest integer."""
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
         return 2**63 - 1

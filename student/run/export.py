@@ -30,7 +30,7 @@ from student.recipe.papers import recipe_for
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
 from teacher_cache.network.teacher_name import METADATA_KEY
-from teacher_cache.network.weights import read_weights
+from teacher_cache.network.weights import read_weights, require_possible
 
 
 class _Stored(msgspec.Struct, forbid_unknown_fields=True):
@@ -146,6 +146,8 @@ def load_student(path: Path, *, model: str | None = None) -> tuple[nn.Module, Ex
     if model is not None and model != info.recipe.model:
         raise ValueError(f"--model: the weights {path} are of {info.recipe.model}, got {model}")
     args = dict(info.recipe.model_args)
+    if path.suffix == ".safetensors":
+        require_possible(path, {**args, "num_classes": info.num_classes})
     network = bare_model(info.recipe.model, info.num_classes, image_size=info.recipe.image_size, **args)
     load_weights(network, path)
     return network.eval(), info

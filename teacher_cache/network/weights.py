@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -47,6 +48,41 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise ArtefactError(f"weights {path}: expected a mapping of names to tensors, got {_describe(loaded)}")
     return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
+
+
+def require_possible(path: Path, numbers: Mapping[str, Any]) -> None:
+    """Refuse what a weights file asks to be built, unless its own tensors are of such a network.
+
+    Every whole number must be one that its tensors can show: no depth above their count, no width above their largest
+    side. So a few bytes of metadata cannot ask for more memory than the file itself has a use for.
+
+    Args:
+        path: a .safetensors file. numbers: what its metadata ask for, by name; nested values are looked into.
+
+    Errors:
+        ArtefactError naming the file, the number and what it may be.
+    """
+    with safe_open(path, "pt") as file:
+        names = list(file.keys())
+        sides = [side for name in names for side in file.get_slice(name).get_shape()]
+    most = max([*sides, len(names), 16])
+    for name, value in numbers.items():
+        for number in _numbers(value):
+            if abs(number) > most:
+                raise ArtefactError(
+                    f"weights {path}: say of themselves {name} = {number:g}, their tensors are of at most {most}; the "
+                    "file is damaged or not what it says: give weights that this project exported"
+                )
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _numbers(inner)
+    elif isinstance(value, (int, float)):
+        yield value
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
