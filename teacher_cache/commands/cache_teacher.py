@@ -71,7 +71,7 @@ def cache_teacher(
             index,
             network,
             recipe,
-            record.format(network.num_classes, index.num_samples * recipe.block_views, there),
+            record.format(network.num_classes, index, recipe, there),
             num_views=views.num_views,
             reader=reader,
             world=world,

@@ -11,6 +11,7 @@ from shards.flags import PATH, SEED, Decorator, bundled, device_option, given_fl
 from teacher_cache.record.kinds.table import KINDS
 
 if TYPE_CHECKING:
+    from shards.index.shard_index import ShardIndex
     from shards.views.view_recipe import ViewRecipe
     from teacher_cache.network.teacher import Teacher
     from teacher_cache.network.teacher_name import TrainedAs
@@ -225,8 +226,10 @@ class RecordFlags:
     top_k: int
     num_bytes: int
 
-    def format(self, num_classes: int, num_views: int, existing: "CacheSpec | None" = None) -> "RecordFormat":
-        """The record format for so many classes and views in a view block; ValueError as `RecordFormat`.
+    def format(
+        self, num_classes: int, index: "ShardIndex", recipe: "ViewRecipe", existing: "CacheSpec | None" = None
+    ) -> "RecordFormat":
+        """The record format for so many classes and views of these shards; ValueError as `RecordFormat`.
 
         What a cache that is there keeps for its fidelity report stays as it is.
         """
@@ -235,7 +238,7 @@ class RecordFlags:
         chosen = RecordFormat.chosen(self.record_kind, num_classes, k=self.top_k, num_bytes=self.num_bytes)
         if existing is not None:
             return replace(chosen, fidelity_floor=existing.record.fidelity_floor)
-        return chosen.fitted_to(num_views)
+        return chosen.fitted_to(index.num_samples * recipe.block_views, index.num_shards)
 
 
 def record_kind_callback(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

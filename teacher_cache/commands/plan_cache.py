@@ -64,7 +64,7 @@ def plan_cache(
             index,
             network,
             recipe,
-            record.format(network.num_classes, index.num_samples * recipe.block_views),
+            record.format(network.num_classes, index, recipe),
             num_views=views.num_views,
             reader=reader,
             workers=workers,

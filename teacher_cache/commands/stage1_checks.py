@@ -38,7 +38,7 @@ def check_cache(
     network = replace(
         spec.teacher, name=name, precision=precision, input_size=recipe.size, mean=recipe.mean, std=recipe.std
     )
-    kept = record.format(spec.teacher.num_classes, index.num_samples * recipe.block_views, spec)
+    kept = record.format(spec.teacher.num_classes, index, recipe, spec)
     asked = replace(spec, index_fingerprint=index.fingerprint, recipe=recipe, record=kept, teacher=network)
     require_equal(asked, spec, place.url)
 
@@ -49,7 +49,7 @@ def check_new_cache(index: "ShardIndex", views: ViewFlags, record: RecordFlags) 
 
     recipe = views.recipe()
     require_whole_units(recipe, views.num_views)
-    record.format(index.num_classes, index.num_samples * recipe.block_views)
+    record.format(index.num_classes, index, recipe)
 
 
 def check_weights(flag: str, path: Path) -> None:

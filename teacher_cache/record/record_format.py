@@ -92,15 +92,17 @@ class RecordFormat:
             kind = cls.automatic(num_classes).kind
         return cls(kind=kind, num_classes=num_classes, k=k, num_bytes=num_bytes)
 
-    def fitted_to(self, num_views: int) -> "RecordFormat":
+    def fitted_to(self, num_views: int, num_shards: int) -> "RecordFormat":
         """The format for a set with so many views in a view block: full logits cost at most a quarter of the budget.
 
-        64 views at two bytes a class are nothing in a large set, and more than the records of 200 images.
+        64 views at two bytes a class are nothing in a large set, and more than the records of 200 images. Each of the
+        `num_shards` units of a view block keeps as many, one at least.
         """
         if not self.entry.measurable:
             return self
         affordable = int(num_views * self.num_bytes * _FIDELITY_SHARE / (_FULL_BYTES * self.num_classes))
-        return replace(self, fidelity_floor=max(1, min(FIDELITY_FLOOR, affordable)))
+        whole = max(1, affordable // num_shards) * num_shards
+        return self if affordable >= FIDELITY_FLOOR else replace(self, fidelity_floor=min(FIDELITY_FLOOR, whole))
 
     @property
     def entry(self) -> RecordKind:
