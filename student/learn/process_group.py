@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.world import World, world_variables
 
 T = TypeVar("T")
+_ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 
 
 class ProcessGroup:
@@ -112,6 +114,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def _meeting(world: World, init_method: str, timeout: timedelta) -> Any:
+    """Where the ranks leave their addresses, under the number of torchrun's attempt.
+
+    torchrun's store outlives the ranks that it starts anew, and with it the addresses of those that are dead: a rank
+    that reads one of them before it is replaced cannot connect, or waits for ever (seen with torch 2.14).
+    """
+    store, _, _ = next(iter(rendezvous(init_method, world.rank, world.size, timeout=timeout)))
+    return dist.PrefixStore(f"attempt {os.environ.get(_ATTEMPT, '0')}", store)  # type: ignore[attr-defined]
+
+
 @contextlib.contextmanager
 def process_group(
     world: World, device: torch.device, *, init_method: str = "env://", timeout_s: float = 1800.0
@@ -138,15 +150,16 @@ def process_group(
         )
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    timeout = timedelta(seconds=timeout_s)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        init_method=init_method,
+        store=_meeting(world, init_method, timeout),
         rank=world.rank,
         world_size=world.size,
-        timeout=timedelta(seconds=timeout_s),
+        timeout=timeout,
     )
     try:
-        group = ProcessGroup(world, device, dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)))
+        group = ProcessGroup(world, device, dist.new_group(backend="gloo", timeout=timeout))
         yield group
         group.settle()
     finally:

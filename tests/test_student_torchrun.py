@@ -1,0 +1,135 @@
+"""Under the real torchrun: a rank is lost, torchrun starts all anew, the run goes on; also with fewer ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shards.index.shard_index import open_index
+from shards.world import World
+from student.learn.trainer import Trainer
+from student.recipe.settings import TrainSettings
+from teacher_cache.store.cache import TeacherCache
+from tests.student_tiny import (
+    final_weights,
+    in_children,
+    kill_self,
+    make_cache,
+    run_to_end,
+    student_recipe,
+    views,
+    write_shards,
+)
+
+ROOT = Path(__file__).parent.parent
+RANKS = 2
+FATAL_STEP = 5
+SETTINGS = TrainSettings(log_every=1, checkpoint_every=2)
+# What each rank runs: the training of this file, in which rank 1 dies once, after a step, as a machine would.
+SCRIPT = """
+import os, sys
+from pathlib import Path
+from shards.world import world_from_env
+from student.learn.trainer import Trainer
+from tests.test_student_torchrun import FATAL_STEP, trained
+
+folder, out, die = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "die"
+feed = Trainer.feed
+
+def fatal(self, batch, *, step, micro=0):
+    feed(self, batch, step=step, micro=micro)
+    mark = folder / "died"
+    if die and step == FATAL_STEP and os.environ["RANK"] == "1" and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), 9)
+
+Trainer.feed = fatal
+trained(folder, out, world_from_env(), "env://")
+"""
+
+
+def trained(folder: Path, out: Path, world: World, init_method: str) -> None:
+    """The run that all ways must end in: no drop path, which is drawn per part of the batch."""
+    torch.set_num_threads(1)
+    index = open_index(str(folder / "shards"))
+    with TeacherCache.open(folder / "cache") as cache:
+        recipe = student_recipe(epochs=4, drop_path=0.0)
+        run_to_end(out, index, cache, recipe=recipe, settings=SETTINGS, world=world, init_method=init_method)
+
+
+def torchrun(folder: Path, out: Path, ranks: int, *, restarts: int = 0, die: bool = False) -> str:
+    """What torchrun said; it must succeed."""
+    script = folder / "rank.py"
+    script.write_text(SCRIPT)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = ["--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}", "--monitor-interval=0.1"]
+    command = [sys.executable, "-m", "torch.distributed.run", *words, script, folder, out, "die" if die else "live"]
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stderr
+
+
+def logged_steps(out: Path) -> list[int]:
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    return [line["step"] for line in lines if line["kind"] == "step"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards and their cache."""
+    folder = tmp_path_factory.mktemp("torchrun")
+    index = write_shards(folder / "shards")
+    make_cache(folder / "cache", index, views(), num_views=4).close()
+    return folder
+
+
+def calm(folder: Path) -> dict[str, tuple[list[int], bytes]]:
+    """Weights of two ranks that nothing disturbs, started by hand."""
+    out = folder / "calm"
+    if not (out / "summary.json").exists():
+        meet = f"file://{folder}/meet"
+        in_children([partial(trained, folder, out, World(rank, RANKS, rank), meet) for rank in range(RANKS)])
+    return final_weights(out)
+
+
+def test_a_lost_rank_is_restarted_and_the_run_equals_an_undisturbed_one(folder: Path) -> None:
+    """To the bit, from the last checkpoint: steps after it are done again, and logged once."""
+    said = torchrun(folder, folder / "lost", RANKS, restarts=1, die=True)
+    assert (folder / "died").exists() and "exitcode: -9" in said, said
+    assert final_weights(folder / "lost") == calm(folder)
+    assert logged_steps(folder / "lost") == logged_steps(folder / "calm")
+
+
+def dying(folder: Path, out: Path, rank: int) -> None:
+    """A rank of a job that ends after a step as a power cut ends it."""
+    feed = Trainer.feed
+
+    def fatal(self: Trainer, batch: Any, *, step: int, micro: int = 0) -> None:
+        if step == FATAL_STEP:
+            kill_self()
+        feed(self, batch, step=step, micro=micro)
+
+    Trainer.feed = fatal  # type: ignore[method-assign]
+    trained(folder, out, World(rank, RANKS, rank), f"file://{folder}/meet too")
+
+
+def test_a_run_goes_on_with_fewer_ranks_and_the_same_batches(folder: Path) -> None:
+    """Only the rounding of sums is another."""
+    out = folder / "fewer"
+    in_children([partial(dying, folder, out, rank) for rank in range(RANKS)], killed=True)
+    assert max(logged_steps(out)) == FATAL_STEP
+    trained(folder, out, World(), "env://")
+    assert logged_steps(out) == list(range(1, max(logged_steps(out)) + 1))
+    two = calm(folder)
+    for name, (shape, data) in final_weights(out).items():
+        assert shape == two[name][0]
+        np.testing.assert_allclose(np.frombuffer(data, "<f4"), np.frombuffer(two[name][1], "<f4"), atol=1e-3)
