@@ -8,6 +8,7 @@ import pytest
 
 from shards.index.reader import ShardReader
 from shards.world import World
+from teacher_cache.commands.flags import served
 from teacher_cache.record.record_format import FIDELITY_FLOOR, RecordFormat
 from teacher_cache.stage1.opening import open_or_create
 from teacher_cache.stage1.stage1_events import CacheOpened, ShortCalibration
@@ -63,3 +64,16 @@ def test_a_fit_on_few_views_says_what_it_costs(tmp_path: Path) -> None:
     assert all(0 < error.gradient_error < 2 for error in short.errors)
     assert isinstance(events[-1], CacheOpened)
     events[-1].cache.close()
+
+
+@pytest.mark.parametrize(
+    ("num_views", "per_unit", "words"),
+    [
+        (300, 6, "up to 300 epochs see each view once, longer ones start again; repeats 3, as DeiT's"),
+        (10, 10, "repeats 2, not DeiT's 3: 10 views in units of 10 cannot be cut in threes; --views 12 could"),
+        (7, 7, "repeats 1, not DeiT's 3"),
+    ],
+)
+def test_a_cache_says_which_epochs_and_repeats_it_serves(num_views: int, per_unit: int, words: str) -> None:
+    """Before it is made (`plan-cache`) and where it is opened (`cache-teacher`)."""
+    assert words in served(num_views, per_unit)
