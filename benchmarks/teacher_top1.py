@@ -1,6 +1,6 @@
 """Top-1 of a teacher through the whole of stage 1: photos → shards → plain views → cache of hard labels → accuracy.
 
-    python -m benchmarks.teacher_top1 PHOTOS [--teacher efficientnet_lite0] [--crop-pct 0.875] [--json]
+    python -m benchmarks.teacher_top1 PHOTOS [--teacher efficientnet_lite0] [--size 224] [--crop-pct 0.875] [--json]
 
 PHOTOS is an ImageFolder whose classes are named by ImageNet's wnids; a class's label is the rank of its wnid among the
 1,000, so a part of ImageNet will do. One view per photo: short side resized to size / crop-pct, centre crop.
@@ -32,21 +32,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--teacher", default="efficientnet_lite0")
+    parser.add_argument("--size", type=int, default=224, help="side of the views, pixels")
     parser.add_argument("--crop-pct", type=float, default=0.875)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        top1, count = measure(Path(folder), options.photos, options.teacher, options.crop_pct, options.workers)
-    print(f"{options.teacher}: top-1 {100 * top1:.1f} % of {count} photos")
+        top1, count = measure(
+            Path(folder), options.photos, options.teacher, options.crop_pct, options.workers, options.size
+        )
+    print(f"{options.teacher}: top-1 {100 * top1:.1f} % of {count} photos at {options.size} pixels")
     if options.json:
         print(json.dumps({"teacher": options.teacher, "top1": top1, "photos": count}))
 
 
-def measure(folder: Path, photos: Path, name: str, crop_pct: float, workers: int) -> tuple[float, int]:
+def measure(folder: Path, photos: Path, name: str, crop_pct: float, workers: int, size: int = 224) -> tuple[float, int]:
     """Share of the photos whose first class is the label, and their number."""
     index = write_samples(samples_of(photos), folder / "shards", num_classes=1000)
-    recipe = recipe_named("eval", crop_pct=crop_pct, block_views=1)
+    recipe = recipe_named("eval", size=size, crop_pct=crop_pct, block_views=1)
     teacher = load_teacher(name, input_size=recipe.size, view_mean=recipe.mean, view_std=recipe.std)
     record = RecordFormat(kind="hard", num_classes=1000)
     with ShardReader(index) as reader:
