@@ -143,11 +143,12 @@ class Stages:
 
     def _sweep(self, sweep: SweepSettings) -> None:
         caches = [word for name in sweep.caches for word in ("--cache", self.work / "caches" / name)]
+        taus = ["--tau", ",".join(map(str, sweep.temperatures))] if sweep.temperatures else []
         used = ["--views-used", ",".join(map(str, sweep.views_used))] if sweep.views_used else []
         self.commands.run(
             f"sweep {sweep.name}", "ablate", *self._data(), *caches,
             "--config", self.work / STUDENT, "--distill", ",".join(sweep.distill),
-            "--lambda", ",".join(map(str, sweep.weights)), "--tau", ",".join(map(str, sweep.temperatures)), *used,
+            "--lambda", ",".join(map(str, sweep.weights)), *taus, *used,
             "--seeds", str(sweep.seeds), "--together", str(sweep.together), "--workers", "0",
             *self._length(sweep), "--out", sweep_path(self.work, sweep.name),
         )  # fmt: skip
