@@ -49,11 +49,12 @@ class TeacherFlags:
     def named(self) -> "tuple[str, TrainedAs | None]":
         """The teacher's name, and what a weights file of `train-teacher` says: its model where none is typed."""
         from teacher_cache.network.teacher_name import DEFAULT_TEACHER, is_own, trained_as
-        from teacher_cache.network.weights import require_possible
 
         name = self.teacher or DEFAULT_TEACHER
         known = None if is_own(name) else trained_as(self.teacher_weights)
         if known is not None and self.teacher_weights is not None:
+            from teacher_cache.network.weights import require_possible  # imports torch: only for such a file
+
             require_possible(self.teacher_weights, known.arguments)
         return (known.model if known and not given_flag("teacher") else name), known
 

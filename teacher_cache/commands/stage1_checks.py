@@ -20,6 +20,7 @@ def check_cache(
     Errors:
         ValueError for what was typed, CacheError for a cache that is there and is for something else.
     """
+    from teacher_cache.stage1.agreement import require_known_labels
     from teacher_cache.store.glance import CACHE_FOLDER, header_at
     from teacher_cache.store.place import Place
     from teacher_cache.store.spec import require_equal
@@ -30,6 +31,7 @@ def check_cache(
     name = teacher.checked_name()
     header = header_at(cache)
     if header is None:
+        require_known_labels(index, index.num_classes, name)
         if place.folder is not None:
             check_new_cache(index, views, record)
         return
