@@ -74,9 +74,22 @@ class CacheParam(click.ParamType[str]):
         return text
 
 
+class Text(click.ParamType[str]):
+    """A text that says something: an empty one is what an unset variable of a shell leaves."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text; a usage error for an empty one."""
+        if not str(value).strip():
+            self.fail("expected a name or place, got an empty one.", param, ctx)
+        return str(value)
+
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 SEED = click.IntRange(0, 2**63 - 1)
 PATH = LocalPath()
+TEXT = Text()
 CACHE = CacheParam()
 
 
@@ -153,7 +166,7 @@ def shard_options(required: bool = True, help: str = "") -> Decorator:
     return bundled(
         ShardPlace,
         "place",
-        click.option("--shards", required=required, help=help or where),
+        click.option("--shards", required=required, type=TEXT, help=help or where),
         click.option("--shard-cache", type=PATH, help="Where remote shards are kept locally."),
     )
 

@@ -32,6 +32,21 @@ _NOBODYS = named(".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", ".nfs*")
 """What systems leave in folders that are empty to their users."""
 
 
+def require_file(flag: str, path: Path, suffix: str = "") -> None:
+    """ValueError unless a file can be written there: its name ends right, and it is no folder and lies in none's place.
+
+    Args:
+        flag: what the user typed the path behind. suffix: such as ".png"; "" for any.
+    """
+    if suffix and path.suffix.lower() != suffix:
+        raise ValueError(f"{flag} {path}: expected a file name ending in {suffix}")
+    if path.is_dir():
+        raise ValueError(f"{flag} {path}: expected a file, got a folder; add a file name")
+    if not path.parent.is_dir():
+        got = "a file" if path.parent.exists() else "no folder"
+        raise ValueError(f"{flag} {path}: expected a folder {path.parent} to write it in, got {got}; make it first")
+
+
 def require_own(flag: str, folder: Path, kind: FolderKind) -> None:
     """ValueError unless the folder is new, empty, or one of that kind.
 

@@ -30,12 +30,29 @@ CHANGES: dict[str, tuple[CacheSpec, str]] = {
 def test_another_spec_is_refused_naming_field_expected_and_got(name: str) -> None:
     changed, field = CHANGES[name]
     assert [f for f, _, _ in SPEC.difference(changed)][:1] == [field]
-    _, expected, got = SPEC.difference(changed)[0]
+    _, got, expected = SPEC.difference(changed)[0]
     with pytest.raises(CacheError) as caught:
         require_equal(SPEC, changed, "there.zarr")
     message = str(caught.value)
-    assert "there.zarr" in message and "next step" in message
-    assert f"{field}: expected {expected!r}, got {got!r}" in message
+    assert "there.zarr" in message and "make a new cache" in message
+    assert f"{field}: expected {_short(expected)} as there, got {_short(got)}" in message
+    assert len(message) <= 600 and len(message.splitlines()) <= 6
+
+
+def _short(value: object) -> str:
+    return repr(value) if len(repr(value)) <= 28 else f"{repr(value)[:27]}…"
+
+
+def test_a_cache_of_quite_another_kind_is_refused_in_few_lines() -> None:
+    """The first differences, and how many more there are."""
+    recipe = replace(SPEC.recipe, flip=0.3, seed=7, crop="rrc", crop_scale=(0.5, 1.0), mixup_alpha=0.3, block_size=2)
+    teacher = replace(SPEC.teacher, name="a" * 90, weights_sha256="d" * 64, precision="fp16")
+    changed = replace(SPEC, recipe=recipe, teacher=teacher, index_fingerprint="2" * 64, behaviour="c" * 64)
+    with pytest.raises(CacheError) as caught:
+        require_equal(changed, SPEC, f"/{'long/' * 15}cache.zarr")
+    message = str(caught.value)
+    assert len(message) <= 600 and len(message.splitlines()) <= 6
+    assert "and 7 more" in message and "behaviour" not in message
 
 
 def test_k_is_named_when_another_k_is_asked_for() -> None:

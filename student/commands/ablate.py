@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.flags import PATH, ShardPlace, shard_options, stop_with
+from shards.flags import PATH, TEXT, ShardPlace, shard_options, stop_with
 from shards.world import World, world_from_env
 from student.commands.flags import (
     CacheFlags,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @click.command("ablate")
 @shard_options()
-@click.option("--val-shards", required=True, help="Shards to evaluate on.")
+@click.option("--val-shards", type=TEXT, required=True, help="Shards to evaluate on.")
 @cache_options(required=True, help="The teacher cache; again for more teachers of the same views.")
 @click.option("--teachers", metavar="A,B,A+B", help="Sets of caches, named after their files; default: all of them.")
 @click.option("--lambda", "weights", default="0,.1,.5,.9", show_default=True, help="Values of λ; 0 is the baseline.")

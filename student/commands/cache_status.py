@@ -9,6 +9,7 @@ import click
 
 from shards.console import result
 from shards.flags import CACHE, PATH, json_option, refuse_ignored
+from shards.own_folder import require_file
 
 if TYPE_CHECKING:
     from teacher_cache.record.loss_error import LossError
@@ -26,6 +27,8 @@ def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as
     """Coverage, bytes per view, speed and what is missing of CACHE; with --fidelity its true error per τ and loss."""
     if not measure:
         refuse_ignored(["max_units"], "only --fidelity reads units")
+    if png is not None:
+        require_file("--png", png, ".png")
     from student.learn.record_errors import loss_gradients
     from teacher_cache.inspect import status as status_of
     from teacher_cache.store.cache import TeacherCache

@@ -8,6 +8,7 @@ import click
 from shards.console import Bar, result
 from shards.flags import ShardPlace, device_option, json_option, precision_option, shard_options, workers_option
 from student.commands.flags import weights_options
+from teacher_cache.commands.stage1_checks import check_weights
 
 
 @click.command("evaluate")
@@ -27,6 +28,8 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Top-1 and top-5 of a student on shards: every sample counted exactly once."""
+    index = place.index()
+    check_weights("--weights", weights)
     import torch
 
     from shards.views.view_recipe import ViewRecipe
@@ -36,7 +39,6 @@ def evaluate(
     from student.run.export import load_student
     from teacher_cache.network.device import chosen_device
 
-    index = place.index()
     network, info = load_student(weights, model=model)
     if info.num_classes != index.num_classes:
         raise ValueError(f"--weights: answer {info.num_classes} classes, the shards have {index.num_classes}")

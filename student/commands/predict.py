@@ -11,6 +11,7 @@ from shards.console import result, say
 from shards.errors import ShardError
 from shards.flags import PATH, device_option, stop_with
 from student.commands.flags import weights_options
+from teacher_cache.commands.stage1_checks import check_weights
 
 if TYPE_CHECKING:
     from student.run.export import Prediction
@@ -29,6 +30,7 @@ def predict(
 
     A file that cannot be read or decoded is named, the others are answered, and the exit code is 1 at the end.
     """
+    check_weights("--weights", weights)
     paths = list(_files(images))
 
     from student.run.export import load_student

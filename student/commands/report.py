@@ -6,6 +6,7 @@ import click
 
 from shards.console import result
 from shards.flags import PATH
+from shards.own_folder import require_file
 
 
 @click.command("report")
@@ -18,6 +19,9 @@ def report(
     runs: tuple[Path, ...], html: Path | None, png_dir: Path | None, csv_path: Path | None, teacher: str
 ) -> None:
     """One self-contained HTML page of several RUNS, or of one sweep."""
+    for flag, path in (("--html", html), ("--csv", csv_path)):
+        if path is not None:
+            require_file(flag, path)
     from student.report.write import write_report
 
     files = write_report(runs, html=html, png_dir=png_dir, csv_path=csv_path, teacher=teacher)

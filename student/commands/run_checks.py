@@ -18,11 +18,20 @@ if TYPE_CHECKING:
 _TEACHER = ("teacher", "teacher_weights", "teacher_args", "teacher_mean", "teacher_std")
 
 
-def check_run(student: StudentFlags, out: Path, *, taught: CacheFlags, online: bool, loss: Mapping[str, Any]) -> None:
+def check_run(
+    student: StudentFlags,
+    out: Path,
+    *,
+    taught: CacheFlags,
+    online: bool,
+    loss: Mapping[str, Any],
+    views_used: int | None,
+) -> None:
     """Refuse what `train-student` could not do or would ignore, as far as that is known without torch.
 
     Args:
         out: the run's directory. taught: the caches. loss: --distill, --lambda and --tau; None where not given.
+        views_used: --views-used.
 
     Errors:
         ValueError for what was typed, CacheError for a cache that is not there.
@@ -34,6 +43,9 @@ def check_run(student: StudentFlags, out: Path, *, taught: CacheFlags, online: b
     if not online:
         refuse_ignored(_TEACHER, "no teacher runs without --online")
     headers = _headers(taught)
+    for header, url in zip(headers, taught.caches, strict=False):
+        if views_used is not None and views_used > header.num_views:
+            raise ValueError(f"--views-used: expected at most {header.num_views}, what {url} holds, got {views_used}")
     if not taught.caches or headers:
         recipe = student.recipe_for(headers[0].spec.recipe if headers else None, combine=taught.combine, **loss)
         _check_loss(recipe, taught=bool(taught.caches) or online, typed=loss)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.flags import PATH, SEED, ShardPlace, shard_options
+from shards.flags import PATH, SEED, TEXT, ShardPlace, shard_options
 from shards.world import World, world_from_env
 from student.commands.flags import (
     CacheFlags,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @click.command("train-student")
 @shard_options()
-@click.option("--val-shards", help="Shards to evaluate on.")
+@click.option("--val-shards", type=TEXT, help="Shards to evaluate on.")
 @cache_options(
     help="The teacher cache; again for more teachers of the same views. Without it: --distill none, or --online."
 )
@@ -61,7 +61,7 @@ def train_student(
     """
     index = place.index()
     val_index = place.index_of(val_shards) if val_shards else None
-    check_run(student, out, taught=taught, online=online, loss=asdict(loss))
+    check_run(student, out, taught=taught, online=online, loss=asdict(loss), views_used=views_used)
     from student.run.loop import train
     from student.run.run_reader import recipe_before
 

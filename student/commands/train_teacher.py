@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shards.console import result, say
-from shards.flags import PATH, SEED, ShardPlace, bundled, shard_options
+from shards.flags import PATH, SEED, TEXT, ShardPlace, bundled, shard_options
 from shards.own_folder import require_own
 from shards.world import world_from_env
 from student.commands.flags import StudentFlags, TrainingFlags, training_options
@@ -91,7 +91,7 @@ _teacher_training = bundled(
 
 @click.command("train-teacher")
 @shard_options()
-@click.option("--val-shards", help="Shards to evaluate on; default: the training images, which flatters.")
+@click.option("--val-shards", type=TEXT, help="Shards to evaluate on; default: the training images, which flatters.")
 @_teacher_training
 @click.option("--out", required=True, type=PATH, help="Run directory; an unfinished run goes on.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Initial classifier, order.")

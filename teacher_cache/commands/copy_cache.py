@@ -6,9 +6,11 @@ import click
 
 from shards.console import Bar, duration, result, say
 from shards.flags import CACHE, stop_with
+from shards.own_folder import require_own
 from shards.signals import StopRequest
 from teacher_cache.commands.flags import record_kind_callback
 from teacher_cache.record.kinds.table import KINDS
+from teacher_cache.store.place import Place
 
 if TYPE_CHECKING:
     from teacher_cache.publish.copying import CopyEvent
@@ -52,6 +54,13 @@ def copy_cache(
     Places are folders or object stores: s3://, gs://, az://, memory:// …; hf:// and https:// to read. Run the same
     command again to go on after a kill. A smaller --record is made from the records of SOURCE, and its error printed.
     """
+    from teacher_cache.store.glance import CACHE_FOLDER
+
+    place = Place.parse(destination, writable=True)
+    if place.url == Place.parse(source, writable=False).url:
+        raise ValueError(f"{destination}: this is the cache to be copied; name another place")
+    if place.folder is not None:
+        require_own("DESTINATION", place.folder, CACHE_FOLDER)
     from teacher_cache.publish.card import write_card
     from teacher_cache.publish.copying import copy_units
     from teacher_cache.publish.destination import open_destination

@@ -50,6 +50,8 @@ class TeacherFlags:
         """The teacher's name, and what a weights file of `train-teacher` says: its model where none is typed."""
         from teacher_cache.network.teacher_name import DEFAULT_TEACHER, is_own, trained_as
 
+        if self.teacher is not None and not self.teacher.strip():
+            raise ValueError("--teacher: expected a name, got an empty one")
         name = self.teacher or DEFAULT_TEACHER
         known = None if is_own(name) else trained_as(self.teacher_weights)
         if known is not None and self.teacher_weights is not None:
@@ -169,7 +171,8 @@ class ViewFlags:
         from shards.views.view_recipe import default_block_views, recipe_named
 
         given = view_settings(self.sets)
-        flags = {"seed": "--view-seed", "block_views": "--views-per-unit"} | ({"size": "--size"} if self.size else {})
+        flags = {"seed": "--view-seed", "block_views": "--views-per-unit", "name": "--view-recipe"}
+        flags |= {"size": "--size"} if self.size else {}
         for field, flag in flags.items():
             if field in given:
                 raise ValueError(f"--set {field}=…: would be ignored: {flag} says it; drop one of them")

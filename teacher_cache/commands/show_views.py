@@ -8,6 +8,7 @@ import click
 
 from shards.console import result
 from shards.flags import CACHE, PATH, ShardPlace, refuse_ignored, shard_options
+from shards.own_folder import require_file
 from teacher_cache.commands.flags import view_settings
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ def show_views(
 
     if cache:
         refuse_ignored(["recipe_name", "sets"], "the views are those of --cache")
-    if out.suffix.lower() != ".png":
-        raise ValueError(f"--out {out}: expected a file name ending in .png")
+    require_file("--out", out, ".png")
     recipe = recipe_named(recipe_name, **view_settings(sets))
     index = place.index()
     keys = [sample] if sample is not None else _some_keys(index)

@@ -70,7 +70,7 @@ def _configuration(base: str) -> PretrainedCfg:
         raise ValueError(f"teacher: timm has no model {short(architecture)!r}; similar: {', '.join(near) or 'none'}")
     tags = timm.list_pretrained(f"{architecture}.*") or [architecture]
     if tag and f"{architecture}.{tag}" not in tags:
-        raise ValueError(f"teacher: {architecture} has no weights {tag!r}; there are {', '.join(tags)}")
+        raise ValueError(f"teacher: {architecture} has no weights {tag!r}; there are {short(', '.join(tags), 200)}")
     cfg = timm.get_pretrained_cfg(timm_name(base))
     return PretrainedCfg() if cfg is None else cfg  # timm knows nothing of a few architectures: its defaults then
 
@@ -111,7 +111,7 @@ def _require_hub_weights(base: str, cfg: PretrainedCfg, num_classes: int | None)
     if not (tags := timm.list_pretrained(f"{base.partition('.')[0]}.*")):
         raise ValueError(f"teacher: timm has no weights for {base}; give --teacher-weights")
     if "." not in base and len(tags) > 1:
-        raise ValueError(f"teacher: {base} has several sets of weights, name one: {', '.join(tags)}")
+        raise ValueError(f"teacher: {base} has several sets of weights, name one: {short(', '.join(tags), 300)}")
     if num_classes not in (None, cfg.num_classes):
         raise ValueError(
             f"teacher: {base} answers in {cfg.num_classes} classes, the shards have {num_classes}; "
@@ -121,7 +121,7 @@ def _require_hub_weights(base: str, cfg: PretrainedCfg, num_classes: int | None)
 
 def _why_not(base: str, weights: Path | None, kwargs: Mapping[str, Any], error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    reason = " ".join(lines[:3])[:500]
+    reason = short(" ".join(lines[:3]), 250)
     if weights is not None:
         return f"teacher: the weights in {weights} do not fit {base} {dict(kwargs) or ''}: {reason}"
     if isinstance(error, OSError):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shards.errors import CacheError
+from shards.names import short
 from shards.values import from_json, require_fields, to_json
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.record.record_format import RecordFormat
@@ -18,6 +19,7 @@ from teacher_cache.record.record_format import RecordFormat
 __all__ = ["FORMAT_VERSION", "CacheSpec", "RecordFormat", "TeacherSpec", "require_equal", "require_index"]
 
 FORMAT_VERSION = 1
+_SHOWN = 3
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 # What a reader should do about a field that differs, by the first part of its name.
@@ -168,18 +170,18 @@ class CacheSpec:
         ]
 
 
-def require_equal(expected: CacheSpec, got: CacheSpec, where: str) -> None:
+def require_equal(asked: CacheSpec, there: CacheSpec, where: str) -> None:
     """Refuse a cache of another spec.
 
     Args:
-        expected: what this reader or writer would make.
-        got: what the cache was made with.
+        asked: what this reader or writer would make.
+        there: what the cache was made with.
         where: the cache's url, for the message.
 
     Errors:
-        CacheError naming every differing field, expected and got, and what to do about each kind of field.
+        CacheError naming the fields that differ, what is there and what was asked for, and what to do.
     """
-    differences = expected.difference(got)
+    differences = there.difference(asked)
     if not differences:
         return
     parts = dict.fromkeys(name.split(".")[0] for name, _, _ in differences)
@@ -187,17 +189,23 @@ def require_equal(expected: CacheSpec, got: CacheSpec, where: str) -> None:
         # Other settings render other pixels: that says nothing about this machine.
         parts.pop("behaviour", None)
     lines = [_line(*item) for item in differences if item[0].split(".")[0] in parts]
-    steps = [f"  {part}: {_NEXT_STEP[part]}" for part in parts]
-    raise CacheError("\n".join([f"{where}: this cache was made for something else", *lines, "next step:", *steps]))
+    if len(lines) > _SHOWN:
+        names = [name for name, _, _ in differences if name.split(".")[0] in parts][_SHOWN:]
+        lines[_SHOWN:] = [f"  and {len(names)} more: {short(', '.join(names), 60)}"]
+    one = _NEXT_STEP[next(iter(parts))]
+    many = f"take {', '.join(parts)} as they are in the cache, or make a new cache with yours"
+    step = one if len(parts) == 1 else many
+    raise CacheError("\n".join([f"{where}: this cache was made for something else", *lines, step]))
 
 
-def _line(name: str, want: Any, have: Any) -> str:
+def _line(name: str, there: Any, asked: Any) -> str:
     if name == "behaviour":
         # Renders, so it imports torch; a spec alone is read without.
         from shards.views.behaviour import behaviour_difference
 
-        return f"  behaviour: this machine renders differently: {', '.join(behaviour_difference(have, want))}"
-    return f"  {name}: expected {want!r}, got {have!r}"
+        names = ", ".join(behaviour_difference(there, asked))
+        return f"  behaviour: this machine renders differently: {short(names, 90)}"
+    return f"  {name}: expected {short(repr(there), 28)} as there, got {short(repr(asked), 28)}"
 
 
 def require_index(spec: CacheSpec, index_fingerprint: str, where: str) -> None:
