@@ -10,10 +10,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import google_crc32c
-from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -56,21 +56,17 @@ def _put(value: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None], 
     return value
 
 
-@st.composite
-def damaged(draw: st.DrawFn, value: Any) -> Any:
+def damaged(value: Any, rng: Random) -> Any:
     """The value with one to three changes: another value, a missing part, a part more, a part twice."""
-    for _ in range(draw(st.integers(1, 3))):
-        path = draw(st.sampled_from(paths(value)))
-        new = draw(st.sampled_from(HOSTILE))
-        kind = draw(st.sampled_from(["replace", "replace", "replace", "remove", "add", "repeat"]))
+    for _ in range(rng.randint(1, 3)):
+        path, new = rng.choice(paths(value)), rng.choice(HOSTILE)
+        kind = rng.choice(["replace", "replace", "replace", "remove", "add", "repeat"])
 
         def change(parent: Any, key: Any, kind: str = kind, new: Any = new) -> None:
             if kind == "remove":
                 del parent[key]
-            elif kind == "add":
-                parent[key] = new
-                if isinstance(parent, dict):
-                    parent[f"{key}_of_tomorrow"] = new
+            elif kind == "add" and isinstance(parent, dict):
+                parent[f"{key}_of_tomorrow"] = new
             elif kind == "repeat":
                 parent[key] = [parent[key]] * 3
             else:

@@ -1,24 +1,20 @@
 """Remote shards on the local disk: fetched once, whole, by one process; then read like local ones.
 
-fsspec does the transfer. A thread runs it while this one watches the temporary file grow, so that a server that stalls
-is an error after `stall_s` seconds whatever the protocol.
+The transfer itself, with everything that a server can do wrong, is in `transfer`.
 """
 
+import glob
 import hashlib
 import os
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from shards.atomic import TEMPORARY
 from shards.errors import ShardError
 from shards.index.sources import base_name, is_remote
+from shards.index.transfer import Order, fetch
 from shards.locks import FOR_EVER, locked
 
 STALL_S = 60.0
-_POLL_S = 0.05
 
 
 def default_cache_dir() -> Path:
@@ -58,9 +54,11 @@ def local_shard(url: str, expected_bytes: int | None, cache_dir: Path | None = N
 def _fetched(url: str, target: Path, expected_bytes: int | None, stall_s: float) -> Path:
     # One process fetches, the others wait for it.
     with locked(target.with_name(f".{target.name}.lock"), wait_s=FOR_EVER):
-        told_bytes = expected_bytes if expected_bytes is not None else _told_bytes(url, stall_s)
-        if told_bytes is None or _size(target) != told_bytes:
-            _fetch(url, target, told_bytes, stall_s)
+        told = expected_bytes if expected_bytes is not None else fetch(Order(url, "", -1, stall_s))
+        if told < 0 or _size(target) != told:
+            for left in target.parent.glob(f".{glob.escape(target.name)}.*{TEMPORARY}"):
+                left.unlink(missing_ok=True)  # of a process that was killed: whoever fetches this holds the lock
+            _fetch(url, target, told, stall_s)
     return target
 
 
@@ -72,76 +70,12 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _told_bytes(url: str, stall_s: float) -> int | None:
-    """The size that the server tells; None when it tells none."""
-    told: list[int | None] = []
-
-    def ask() -> None:
-        filesystem, path = _open_filesystem(url)
-        told.append(filesystem.info(path).get("size"))
-
-    _guarded(url, ask, Path(os.devnull), stall_s)
-    return told[0]
-
-
-def _fetch(url: str, target: Path, expected_bytes: int | None, stall_s: float) -> None:
+def _fetch(url: str, target: Path, expected_bytes: int, stall_s: float) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY}")
-
-    def transfer() -> None:
-        filesystem, path = _open_filesystem(url)
-        filesystem.get_file(path, str(temporary))
-
     try:
-        _guarded(url, transfer, temporary, stall_s)
-        got = _size(temporary)
-        if expected_bytes is not None and got != expected_bytes:
-            raise ShardError(
-                f"{url}: expected {expected_bytes} bytes, got {got}; the transfer was cut, or the shard was replaced "
-                "after it was indexed: try again, or run check-shards again"
-            )
+        fetch(Order(url, str(temporary), expected_bytes, stall_s))
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _guarded(url: str, call: Callable[[], None], growing: Path, stall_s: float) -> None:
-    """Run `call` in a thread; ShardError when it fails, or when neither it ends nor `growing` grows for `stall_s`."""
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            call()
-        except BaseException as error:
-            failure.append(error)
-
-    # A daemon: a transfer that hangs inside a library cannot be stopped, and must not keep the process alive.
-    thread = threading.Thread(target=run, name=f"fetch {url}", daemon=True)
-    thread.start()
-    size, since = _size(growing), time.monotonic()
-    while thread.is_alive():
-        thread.join(_POLL_S)
-        now = _size(growing)
-        if now != size:
-            size, since = now, time.monotonic()
-        elif thread.is_alive() and time.monotonic() - since > stall_s:
-            raise ShardError(
-                f"{url}: nothing came for {stall_s:g} s after {max(size, 0)} bytes; "
-                "check the network and the server, then run the command again"
-            )
-    if failure:
-        kind = type(failure[0]).__name__
-        raise ShardError(
-            f"{url}: cannot be fetched: {kind}: {failure[0]}. Check the address, the credentials and the network"
-        ) from failure[0]
-
-
-def _open_filesystem(url: str) -> tuple[Any, str]:
-    try:
-        import fsspec
-
-        found: tuple[Any, str] = fsspec.core.url_to_fs(url)
-        return found
-    except ImportError as error:
-        raise ShardError(f"{url}: {error}; install the extra: pip install -e '.[remote]'") from error

@@ -29,6 +29,14 @@ _CHANNELS: "weakref.WeakSet[socket.socket]" = weakref.WeakSet()
 """The parents' ends of all sockets of this process: a worker closes those it inherits, or others would never end."""
 
 
+_inside = False
+
+
+def is_worker() -> bool:
+    """Whether this process is a worker: it shares its parent's memory and none of its threads."""
+    return _inside
+
+
 class Done(NamedTuple):
     """A task's number (`NO_TASK` for a worker that can do none) and its result; the error if it failed."""
 
@@ -90,6 +98,8 @@ def _live(
     parent: int,
 ) -> NoReturn:
     """The life of a worker; it ends in `os._exit`, so nothing that the parent has registered runs here."""
+    global _inside
+    _inside = True
     try:
         _settle_in(beats, place, parent)
         todo = start

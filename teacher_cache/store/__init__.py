@@ -11,6 +11,7 @@ __all__ = [
     "schemes",
     "spec",
     "unit",
+    "web",
     "zarr_arrays",
     "zarr_objects",
 ]

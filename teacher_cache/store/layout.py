@@ -119,6 +119,11 @@ def require_same_metadata(expected: Mapping[str, Any], got: Mapping[str, Any], w
             )
 
 
+def most_chunk_bytes(item: ArrayLayout) -> int:
+    """Bytes of a chunk at most: its numbers, and what a compressor adds to numbers that do not compress."""
+    return math.prod(item.chunks) * int(item.dtype[2:]) * 9 // 8 + (1 << 16)
+
+
 def chunk_key(item: ArrayLayout, unit: UnitId) -> str:
     """The object that holds the chunk of a unit."""
     rest = "/0" * (len(item.shape) - 2)

@@ -79,6 +79,10 @@ def open_filesystem(url: str, scheme: Scheme) -> tuple[Any, str]:
 
     # Not shared with other users of fsspec: its session is closed with the cache.
     options = {"skip_instance_cache": True, **scheme.options}
+    if scheme is _WEB:
+        from teacher_cache.store.web import WebFileSystem
+
+        return WebFileSystem(asynchronous=True, **options), url.rstrip("/")
     if fsspec.get_filesystem_class(url.partition("://")[0]).async_impl and not scheme.threads:
         fs, path = fsspec.core.url_to_fs(url, asynchronous=True, **options)
     else:

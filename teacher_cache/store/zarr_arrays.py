@@ -35,6 +35,7 @@ class UnitArrays:
     def __init__(self, objects: Objects, header: Header) -> None:
         """Open every array; CacheError when the metadata of one is not what the header says."""
         self._url, self._layouts = objects.place.url, layout.unit_layouts(header)
+        objects.expect_at_most(max(map(layout.most_chunk_bytes, self._layouts)))
         self._arrays = open_arrays(objects, [*self._layouts, *layout.ledger_layouts(header)])
 
     def read(self, unit: UnitId, num_rows: int, num_positions: int) -> Arrays:

@@ -69,6 +69,12 @@ class Objects(WrapperStore[Any]):
         """Replace an object."""
         sync(self.set(key, default_buffer_prototype().buffer.from_bytes(data)))
 
+    def expect_at_most(self, num_bytes: int) -> None:
+        """No object is larger from now on: what a server of nobody's sends beyond it is cut off while it comes."""
+        fs = getattr(self._store, "fs", None)
+        if fs is not None and hasattr(fs, "most_bytes"):
+            fs.most_bytes = max(fs.most_bytes, num_bytes)
+
     def close_session(self) -> None:
         """Close the network session of a remote place."""
         if self.place.folder is None:

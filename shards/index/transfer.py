@@ -1,0 +1,231 @@
+"""One file fetched from a server that may be slow, cut off, lie or never end: bounded in time, bytes and tries.
+
+fsspec does the transfer, in a thread that this one watches: the temporary file must grow at a least rate and not past
+the expected size. What may go away by itself (a dropped connection, a cut transfer, an answer of 5xx, a stall) is tried
+again after a pause that doubles; what will not (not found, forbidden, too many bytes) is an error at once.
+
+A worker of the pool is a fork and must not use the network client of its parent: there a fresh process fetches.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shards.errors import ShardError
+from shards.pool.worker_process import is_worker
+
+TRIES = 4
+PAUSE_S = 0.5
+"""Before the second try; it doubles."""
+LEAST_BYTES_PER_S = 4096
+"""Averaged over the time that a stall may last: below it a transfer is given up, for it would never end."""
+_POLL_S = 0.05
+_FINAL = ("FileNotFoundError", "PermissionError", "NotImplementedError", "ImportError", "ModuleNotFoundError")
+
+
+class Order(NamedTuple):
+    """What to fetch: `expected_bytes` -1 when unknown; `target` "" asks for the size alone."""
+
+    url: str
+    target: str
+    expected_bytes: int
+    stall_s: float
+
+
+class _Course:
+    """How far a transfer has come, and whether anybody still wants it; its thread and the one that watches share it."""
+
+    def __init__(self) -> None:
+        self.num_bytes = 0
+        self.unwanted = False
+
+    def took(self, num_bytes: int) -> None:
+        """Count what came; InterruptedError ends the transfer from inside when nobody wants it any more."""
+        self.num_bytes += num_bytes
+        if self.unwanted:
+            raise InterruptedError("given up")
+
+
+class _TransferError(Exception):
+    """A try that failed, and whether another may succeed."""
+
+    def __init__(self, text: str, *, again: bool) -> None:
+        super().__init__(text)
+        self.again = again
+
+
+def fetch(order: Order) -> int:
+    """Fetch the file to its target; the bytes it has, of a size alone -1 when the server does not tell.
+
+    Errors:
+        ShardError naming url, what came and what to do, after the last try.
+    """
+    pause = PAUSE_S
+    for tries in range(1, TRIES + 1):
+        try:
+            return _in_process(order) if is_worker() else _once(order)
+        except _TransferError as error:
+            if error.again and tries < TRIES:
+                time.sleep(pause)
+                pause *= 2
+                continue
+            often = f" ({tries} tries)" if tries > 1 else ""
+            raise ShardError(f"{order.url}: {error}{often}") from error
+        finally:
+            if order.target and sys.exc_info()[0] is not None:
+                Path(order.target).unlink(missing_ok=True)
+    raise AssertionError("the last try returns or raises")
+
+
+def _once(order: Order) -> int:
+    if not order.target:
+        told: list[Any] = []
+        _guarded(order, lambda course: told.append(_told(order.url)))
+        return -1 if told[0] is None else int(told[0])
+    _guarded(order, lambda course: _transfer(order, course))
+    got = os.stat(order.target).st_size
+    if order.expected_bytes >= 0 and got != order.expected_bytes:
+        raise _TransferError(
+            f"expected {order.expected_bytes} bytes, got {got}; the transfer was cut, or the shard was replaced "
+            "after it was indexed: try again, or run check-shards again",
+            again=got < order.expected_bytes,
+        )
+    return got
+
+
+def _told(url: str) -> Any:
+    filesystem, path = _open(url)
+    return filesystem.info(path).get("size")
+
+
+def _transfer(order: Order, course: _Course) -> None:
+    from fsspec.callbacks import Callback
+
+    class Counted(Callback):  # type: ignore[misc]  # fsspec has no types
+        """Tells the course of every piece."""
+
+        def relative_update(self, inc: int = 1) -> None:
+            course.took(inc)
+
+    filesystem, path = _open(order.url)
+    filesystem.get_file(path, order.target, callback=Counted())
+
+
+def _open(url: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+        return found
+    except ImportError as error:
+        raise _TransferError(f"{error}; install the extra: pip install -e '.[remote]'", again=False) from error
+
+
+def _guarded(order: Order, call: Callable[[_Course], None]) -> None:
+    """Run `call` in a thread and watch the target grow."""
+    failure: list[BaseException] = []
+    course = _Course()
+
+    def run() -> None:
+        try:
+            call(course)
+        except BaseException as error:
+            failure.append(error)
+
+    # A daemon: a transfer that hangs inside a library cannot be stopped, and must not keep the process alive.
+    thread = threading.Thread(target=run, name=f"fetch {order.url}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise _TransferError(f"no thread can be started ({error}); use fewer --workers", again=False) from error
+    try:
+        _watch(order, thread, course)
+    finally:
+        course.unwanted = True
+    if failure:
+        _raise(failure[0])
+
+
+def _watch(order: Order, thread: threading.Thread, course: _Course) -> None:
+    parent = os.getppid()
+    size, since = 0, time.monotonic()
+    while thread.is_alive():
+        thread.join(_POLL_S)
+        now, elapsed = max(course.num_bytes, _size(order.target)), time.monotonic() - since
+        if order.expected_bytes >= 0 and now > order.expected_bytes:
+            raise _TransferError(
+                f"expected {order.expected_bytes} bytes, got {now} and more; the server does not send the shard that "
+                "was indexed: check the address, or run check-shards again",
+                again=False,
+            )
+        if os.getppid() != parent:
+            os._exit(1)  # whoever wanted it has gone
+        if now - size >= LEAST_BYTES_PER_S * order.stall_s:
+            size, since = now, time.monotonic()
+        elif thread.is_alive() and elapsed > order.stall_s:
+            came = (
+                f"nothing came for {order.stall_s:g} s"
+                if now == size
+                else (f"only {now - size} bytes came in {order.stall_s:g} s")
+            )
+            raise _TransferError(
+                f"{came} after {max(size, 0)} bytes; check the network and the server, then run the command again",
+                again=True,
+            )
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size if path else 0
+    except FileNotFoundError:
+        return 0
+
+
+def _raise(error: BaseException) -> None:
+    if isinstance(error, _TransferError):
+        raise error
+    status = getattr(error, "status", 0) or 0
+    final = type(error).__name__ in _FINAL or (400 <= status < 500 and status not in (408, 429))
+    if isinstance(error, OSError) and error.errno in (28, 122, 30, 27):  # no space, quota, read-only, too large
+        raise error
+    raise _TransferError(
+        f"cannot be fetched: {type(error).__name__}: {error}. Check the address, the credentials and the network",
+        again=not final,
+    ) from error
+
+
+def _in_process(order: Order) -> int:
+    """The same in a fresh process, which ends with this one."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    words = [sys.executable, "-m", "shards.index.transfer", json.dumps(order)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    try:
+        said = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise _TransferError(f"the fetching process ended with {done.returncode}", again=True) from None
+    if "bytes" in said:
+        return int(said["bytes"])
+    raise _TransferError(str(said["error"]), again=bool(said["again"]))
+
+
+def main() -> None:
+    """Fetch one order, given as JSON, and say how it went."""
+    try:
+        said: dict[str, Any] = {"bytes": _once(Order(*json.loads(sys.argv[1])))}
+    except _TransferError as error:
+        said = {"error": str(error), "again": error.again}
+    except OSError as error:
+        said = {"error": f"cannot be kept: {error}; make room or choose another place", "again": False}
+    sys.stdout.write(json.dumps(said) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # a transfer that was given up may still hang in its thread
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""A cache over http from a server that drops, stalls, lies or never ends: tried again, bounded, then one error."""
+
+import functools
+import http.server
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from shards.errors import CacheError
+from teacher_cache.store import web
+from teacher_cache.store.cache import TeacherCache
+from tests.cache_maker import assert_unit, make_cache
+
+
+class _Moody(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; every second request for an object of units, or every one, meets its mood."""
+
+    protocol_version = "HTTP/1.1"
+    mood = "good"
+    always = False
+    asked: ClassVar[dict[str, int]] = {}
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        times = self.asked[self.path] = self.asked.get(self.path, 0) + 1
+        if "/class_index/" not in self.path or not (self.always or times % 2):
+            return super().do_GET()
+        getattr(self, f"_{self.mood}")(Path(self.translate_path(self.path)).read_bytes())
+        self.close_connection = True
+
+    def _send(self, data: bytes, length: int) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _good(self, data: bytes) -> None:
+        self._send(data, len(data))
+
+    def _error(self, _: bytes) -> None:
+        self.send_error(503)
+
+    def _drop(self, _: bytes) -> None:
+        self.connection.close()
+
+    def _cut(self, data: bytes) -> None:
+        self._send(data[: len(data) // 2], len(data))
+
+    def _lie(self, data: bytes) -> None:
+        self._send(data, len(data) + 1000)
+
+    def _stall(self, data: bytes) -> None:
+        self._send(data[:10], len(data))
+        time.sleep(3)
+
+    def _drip(self, data: bytes) -> None:
+        self._send(b"", len(data))
+        for byte in data:
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            time.sleep(0.1)
+
+    def _endless(self, _: bytes) -> None:
+        self.send_response(200)
+        self.end_headers()
+        sent = 0
+        while sent < 1 << 31:
+            sent += self.wfile.write(bytes(1 << 16))
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[_Moody]]]:
+    make_cache(tmp_path / "c")
+    handler: type[_Moody] = type("Handler", (_Moody,), {"asked": {}})
+    monkeypatch.setattr(web, "PAUSE_S", 0.01)
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path))
+    ) as running:
+        running.daemon_threads = True
+        running.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hangs up is the test
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/c", handler
+        running.shutdown()
+
+
+@pytest.mark.parametrize("mood", ["error", "drop", "cut", "lie"])
+def test_what_goes_away_by_itself_is_tried_again(server: tuple[str, type[_Moody]], mood: str) -> None:
+    url, handler = server
+    handler.mood = mood
+    with TeacherCache.open(url, timeout_s=20) as cache:
+        assert_unit(cache, 0, 0)
+        assert_unit(cache, 1, 1)
+    assert max(handler.asked.values()) == 2
+
+
+@pytest.mark.parametrize("mood", ["error", "drop", "cut", "lie", "stall", "drip", "endless"])
+def test_what_stays_is_one_error_in_bounded_time(server: tuple[str, type[_Moody]], mood: str) -> None:
+    """Also a body that never ends: it is cut off at the size of the object."""
+    url, handler = server
+    handler.mood, handler.always = mood, True
+    began = time.monotonic()
+    with pytest.raises(CacheError, match="class_index"), TeacherCache.open(url, timeout_s=1.5) as cache:
+        cache.read_unit(0, 0)
+    assert time.monotonic() - began < 10
+    assert max(handler.asked.values()) <= web.TRIES
