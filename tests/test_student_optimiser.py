@@ -10,6 +10,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from student.learn.learning_rate import lr_at
 from student.learn.network import make_student
@@ -219,3 +220,20 @@ def test_an_average_that_never_moves_or_never_remembers_is_refused(decay: float)
     """0 means off and is the caller's to see."""
     with pytest.raises(ValueError, match="ema_decay"):
         Ema(nn.Linear(1, 1), decay)
+
+
+def test_the_average_is_torchs_to_the_bit_once_both_have_begun() -> None:
+    """PyTorch's AveragedModel copies the weights at its first update where ours, as the authors', averages at once."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 5), nn.BatchNorm1d(5))
+    ours = Ema(model, 0.9)
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    theirs.n_averaged.fill_(1)
+    for _ in range(5):
+        with torch.no_grad():
+            for value in model.parameters():
+                value.add_(torch.randn_like(value))
+        ours.update(model)
+        theirs.update_parameters(model)
+    pairs = zip(ours.model.parameters(), theirs.module.parameters(), strict=True)
+    assert all(torch.equal(mine, other) for mine, other in pairs)

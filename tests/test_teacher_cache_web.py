@@ -108,4 +108,4 @@ def test_what_stays_is_one_error_in_bounded_time(server: tuple[str, type[_Moody]
     with pytest.raises(CacheError, match="class_index"), TeacherCache.open(url, timeout_s=1.5) as cache:
         cache.read_unit(0, 0)
     assert time.monotonic() - began < 10
-    assert max(handler.asked.values()) <= web.TRIES
+    assert max(handler.asked.values()) <= 2 * web.TRIES  # a dropped connection its client tries once more by itself
