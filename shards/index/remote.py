@@ -11,7 +11,7 @@ from pathlib import Path
 from shards.atomic import TEMPORARY
 from shards.errors import ShardError
 from shards.index.sources import base_name, is_remote
-from shards.index.transfer import Order, fetch
+from shards.index.transfer import TransferOrder, fetch
 from shards.locks import FOR_EVER, locked
 
 STALL_S = 60.0
@@ -54,7 +54,7 @@ def local_shard(url: str, expected_bytes: int | None, cache_dir: Path | None = N
 def _fetched(url: str, target: Path, expected_bytes: int | None, stall_s: float) -> Path:
     # One process fetches, the others wait for it.
     with locked(target.with_name(f".{target.name}.lock"), wait_s=FOR_EVER):
-        told = expected_bytes if expected_bytes is not None else fetch(Order(url, "", -1, stall_s))
+        told = expected_bytes if expected_bytes is not None else fetch(TransferOrder(url, "", -1, stall_s))
         if told < 0 or _size(target) != told:
             for left in target.parent.glob(f".{glob.escape(target.name)}.*{TEMPORARY}"):
                 left.unlink(missing_ok=True)  # of a process that was killed: whoever fetches this holds the lock
@@ -73,7 +73,7 @@ def _size(path: Path) -> int:
 def _fetch(url: str, target: Path, expected_bytes: int, stall_s: float) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY}")
     try:
-        fetch(Order(url, str(temporary), expected_bytes, stall_s))
+        fetch(TransferOrder(url, str(temporary), expected_bytes, stall_s))
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)

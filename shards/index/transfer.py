@@ -29,7 +29,7 @@ _POLL_S = 0.05
 _FINAL = ("FileNotFoundError", "PermissionError", "NotImplementedError", "ImportError", "ModuleNotFoundError")
 
 
-class Order(NamedTuple):
+class TransferOrder(NamedTuple):
     """What to fetch: `expected_bytes` -1 when unknown; `target` "" asks for the size alone."""
 
     url: str
@@ -60,7 +60,7 @@ class _TransferError(Exception):
         self.again = again
 
 
-def fetch(order: Order) -> int:
+def fetch(order: TransferOrder) -> int:
     """Fetch the file to its target; the bytes it has, of a size alone -1 when the server does not tell.
 
     Errors:
@@ -83,7 +83,7 @@ def fetch(order: Order) -> int:
     raise AssertionError("the last try returns or raises")
 
 
-def _once(order: Order) -> int:
+def _once(order: TransferOrder) -> int:
     if not order.target:
         told: list[Any] = []
         _guarded(order, lambda course: told.append(_told(order.url)))
@@ -104,7 +104,7 @@ def _told(url: str) -> Any:
     return filesystem.info(path).get("size")
 
 
-def _transfer(order: Order, course: _Course) -> None:
+def _transfer(order: TransferOrder, course: _Course) -> None:
     from fsspec.callbacks import Callback
 
     class Counted(Callback):  # type: ignore[misc]  # fsspec has no types
@@ -127,7 +127,7 @@ def _open(url: str) -> tuple[Any, str]:
         raise _TransferError(f"{error}; install the extra: pip install -e '.[remote]'", again=False) from error
 
 
-def _guarded(order: Order, call: Callable[[_Course], None]) -> None:
+def _guarded(order: TransferOrder, call: Callable[[_Course], None]) -> None:
     """Run `call` in a thread and watch the target grow."""
     failure: list[BaseException] = []
     course = _Course()
@@ -152,7 +152,7 @@ def _guarded(order: Order, call: Callable[[_Course], None]) -> None:
         _raise(failure[0])
 
 
-def _watch(order: Order, thread: threading.Thread, course: _Course) -> None:
+def _watch(order: TransferOrder, thread: threading.Thread, course: _Course) -> None:
     parent = os.getppid()
     size, since = 0, time.monotonic()
     while thread.is_alive():
@@ -200,7 +200,7 @@ def _raise(error: BaseException) -> None:
     ) from error
 
 
-def _in_process(order: Order) -> int:
+def _in_process(order: TransferOrder) -> int:
     """The same in a fresh process, which ends with this one."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     words = [sys.executable, "-m", "shards.index.transfer", json.dumps(order)]
@@ -217,7 +217,7 @@ def _in_process(order: Order) -> int:
 def main() -> None:
     """Fetch one order, given as JSON, and say how it went."""
     try:
-        said: dict[str, Any] = {"bytes": _once(Order(*json.loads(sys.argv[1])))}
+        said: dict[str, Any] = {"bytes": _once(TransferOrder(*json.loads(sys.argv[1])))}
     except _TransferError as error:
         said = {"error": str(error), "again": error.again}
     except OSError as error:

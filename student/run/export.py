@@ -139,6 +139,7 @@ def load_student(path: Path, *, model: str | None = None) -> tuple[nn.Module, Ex
     ArtefactError for a file that cannot be read or does not fit; ValueError when the name is missing or contradicts it.
     """
     info = read_info(path)
+    known_from_file = info is not None
     if info is None:
         if model is None:
             raise ValueError(f"weights {path}: do not say which model they are of; give --model NAME")
@@ -148,7 +149,12 @@ def load_student(path: Path, *, model: str | None = None) -> tuple[nn.Module, Ex
     args = dict(info.recipe.model_args)
     if path.suffix == ".safetensors":
         require_possible(path, {**args, "num_classes": info.num_classes})
-    network = bare_model(info.recipe.model, info.num_classes, image_size=info.recipe.image_size, **args)
+    try:
+        network = bare_model(info.recipe.model, info.num_classes, image_size=info.recipe.image_size, **args)
+    except ValueError as error:
+        if known_from_file:
+            raise RunError(f"weights {path}: what they say of themselves makes no network: {error}") from error
+        raise
     load_weights(network, path)
     return network.eval(), info
 

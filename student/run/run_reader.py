@@ -7,12 +7,15 @@ not finite is NaN here, so that charts leave a gap instead of drawing a lie.
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from shards.documents import read_regular
 from shards.errors import RunError
+from shards.values import check_fields
+from student.recipe.settings import TrainSettings
+from student.recipe.student_recipe import StudentRecipe
 from student.run.run_files import MOST_METRICS_BYTES, MetricLine, RunFiles, metric_line, read_json
 
 METRICS = (
@@ -27,6 +30,7 @@ METRICS = (
     "teacher_entropy",
     "seconds",
 )
+_TABLES = ("view_overrides", "model_args")  # objects in JSON
 _LARGEST = 1e300  # an integer of JSON may be larger than any float
 VALIDATION = ("top1", "top5", "cls_top1", "dist_top1")
 
@@ -67,7 +71,7 @@ class Run:
     def setting(self, key: str, default: Any = None) -> Any:
         """A configuration value, looked up at the top level and then one level deep."""
         for section in (self.config, *self.config.values()):
-            if isinstance(section, Mapping) and key in section and not isinstance(section[key], Mapping):
+            if isinstance(section, Mapping) and not isinstance(section.get(key), Mapping | None):
                 return section[key]
         return default
 
@@ -108,11 +112,28 @@ def read_run(path: Path) -> Run:
     points = list(_metric_lines(files.metrics))
     return Run(
         path=path,
-        config=read_json(files.config),
+        config=_config(files.config),
         steps=_latest(points, "step"),
         epochs=_latest(points, "epoch"),
         summary=read_json(files.summary) if files.summary.is_file() else {},
     )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """The configuration of a run; RunError naming file and field when a setting is of another type than it has."""
+    config = read_json(path)
+    for part, cls in (("recipe", StudentRecipe), ("train", TrainSettings)):
+        section = config.get(part, {})
+        if not isinstance(section, dict):
+            raise RunError(f"{path}: {part}: expected an object, got {type(section).__name__}; restore the file")
+        for values in (config, section):
+            known = {item.name for item in fields(cls) if item.name not in _TABLES}
+            said = {name: value for name, value in values.items() if name in known and value is not None}
+            try:
+                check_fields(cls, said, part)
+            except ValueError as error:
+                raise RunError(f"{path}: {error}; restore the file") from error
+    return config
 
 
 def finite_json(value: Any) -> Any:

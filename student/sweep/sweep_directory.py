@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from shards.documents import checked
 from shards.errors import RunError
 from shards.locks import locked
 from shards.own_folder import FolderKind, named
@@ -34,6 +35,49 @@ SWEEP_FOLDER = FolderKind(
 """The directory of a sweep; what it holds before its grid is there: `SweepDirectory.prepare`."""
 _LOOK_S = 0.1  # a reader may hold the lock for a moment, looking whether it is held
 STATES = ("done", "failed", "running", "interrupted", "waiting")
+
+
+_Number = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)] | None
+
+
+class _RecordFacts(msgspec.Struct):
+    """What records cost at one τ."""
+
+    temperature: Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+    gradient_error: _Number = None
+    kl: _Number = None
+    kl_p99: _Number = None
+    bias: _Number = None
+
+
+class _LossFacts(msgspec.Struct):
+    """What records cost one loss."""
+
+    loss: str
+    temperature: _Number
+    gradient_error: _Number
+
+
+class _CacheFacts(msgspec.Struct):
+    """What a report says of a cache."""
+
+    teacher: str | None = None
+    record: str | None = None
+    views_recipe: str | None = None
+    num_views: _Number = None
+    num_samples: _Number = None
+    forwards_spent: _Number = None
+    bytes_per_view: _Number = None
+    bytes: _Number = None
+
+
+class _Facts(msgspec.Struct):
+    """The facts that a report reads; others are kept as they are."""
+
+    cache: _CacheFacts = msgspec.field(default_factory=_CacheFacts)
+    caches: dict[str, Any] | list[Any] = {}
+    fidelity: list[_RecordFacts] = []
+    loss_errors: list[_LossFacts] = []
 
 
 class SweepFile(msgspec.Struct):
@@ -203,7 +247,8 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def _grid(path: Path, found: SweepFile) -> Grid:
-    """The grid of a sweep's file; RunError naming the file when it is none."""
+    """The grid of a sweep's file; RunError naming the file when it is none, or when its facts are no facts."""
+    checked(found.facts, _Facts, f"{path}: facts", error=RunError, advice="restore the file")
     try:
         return Grid.from_json(found.grid)
     except ValueError as error:
