@@ -86,6 +86,17 @@ def switches() -> dict[str, dict[str, str]]:
     return {**table, "all at once": everything | libm}
 
 
+def together() -> dict[str, dict[str, str]]:
+    """The same switches in few environments: each is read by one library, so they can be thrown together."""
+    table = switches()
+    wide = {"PyTorch avx2", "OpenCV without AVX"}
+    return {
+        "all at once": table["all at once"],
+        ", ".join(sorted(wide)): {name: value for key in wide for name, value in table[key].items()},
+        "PyTorch avx512": table["PyTorch avx512"],
+    }
+
+
 def in_environment(environment: Mapping[str, str], num_views: int) -> dict[str, list[View]]:
     """What a process with these variables renders; RuntimeError with what it said if it fails."""
     command = [sys.executable, "-m", "benchmarks.portability", "--write", "-", "--views", str(num_views)]

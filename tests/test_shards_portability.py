@@ -4,20 +4,29 @@ Whoever trains from a cache years later has another CPU than the one that made i
 that on one machine; `python -m benchmarks.portability` shows the same as a table.
 """
 
-from benchmarks.portability import FIRST, View, difference, in_environment, recipes, rendered, switches
+from benchmarks.portability import FIRST, View, difference, in_environment, recipes, rendered, switches, together
 from shards.views.view_recipe import RECIPES
 
 NUM_VIEWS = 48
 
 
 def test_every_recipe_has_the_same_pixels_without_vector_instructions() -> None:
-    """At least 2,000 views in each of the environments, byte for byte, and drawn alike to the last bit."""
+    """At least 2,000 views in each of the environments, byte for byte, and drawn alike to the last bit.
+
+    Several libraries' switches are thrown at once; the benchmark throws them one by one, and says which it was.
+    """
     expected = rendered(NUM_VIEWS)
     assert set(expected) == {*RECIPES, FIRST}
-    for name, environment in switches().items():
+    for name, environment in together().items():
         found = difference(expected, in_environment(environment, NUM_VIEWS))
         assert found["views"] >= 2000, name
         assert found["differing"] == 0 and found["drawn_differently"] == 0, f"{name}: {found}"
+
+
+def test_no_switch_is_left_out() -> None:
+    thrown = {(name, value) for environment in together().values() for name, value in environment.items()}
+    for environment in switches().values():
+        assert set(environment.items()) <= thrown
 
 
 def test_new_recipes_rotate_in_the_new_way_and_the_first_one_is_kept() -> None:

@@ -12,6 +12,7 @@ __all__ = [
     "rand_augment",
     "reference",
     "resample",
+    "sketch",
     "view",
     "view_recipe",
 ]

@@ -23,6 +23,7 @@ from shards.views.view_recipe import ViewRecipe, recipe_named
 from student.feed.batch import Batch, Origin, ready
 from student.feed.cache_check import Views, require_units, views_of_caches, views_without_cache
 from student.feed.epoch_plan import EpochPlan
+<<<<<<< HEAD
 from student.feed.feed_arguments import (
     CachePlace,
     check_numbers,
@@ -32,6 +33,9 @@ from student.feed.feed_arguments import (
     opened_caches,
     this_world,
 )
+=======
+from student.feed.near import NEAR, POLICIES, STRICT, Tolerance, tolerance_of
+>>>>>>> d5a2cf0 (--pixels near: views that differ by rendering alone are accepted, counted and bounded)
 from student.feed.order import Order
 from student.feed.rendered import RenderedStream
 from student.feed.several_teachers import SeveralTeachers, settled_weights
@@ -49,7 +53,8 @@ class Feed:
         device: where the batches are.
         caches, teachers: the caches that it reads; the teachers that it runs in the loop.
         teacher_weights: of each of them, as parts of 1.
-        pixels_checked: samples whose digest was compared with a cache's so far. A mismatch is an error.
+        pixels_checked: samples whose digest was compared with a cache's so far. A mismatch is an error …
+        pixels_near: … unless it was accepted: how many were, with pixels="near". tolerances: what may differ, by cache.
         teacher_forwards: images that a teacher in the loop has answered so far.
         waited_s: seconds spent so far waiting for rendered views.
     """
@@ -77,6 +82,7 @@ class Feed:
         pin: bool | None = None,
         shard_cache: Path | None = None,
         scratch: Path | None = None,
+        pixels: str = STRICT,
     ) -> None:
         """Open shards and cache, and check that everything fits, before anything is rendered.
 
@@ -104,6 +110,8 @@ class Feed:
             shard_cache: where remote shards are kept locally.
             scratch: a folder on a local disk for the records of the views in use (once per machine, whatever the
                 ranks); None is the system's temporary folder (TMPDIR).
+            pixels: "strict": every pixel is what the teacher saw; "near": a machine may render it otherwise, within
+                the bounds of `student.feed.near`.
 
         Raises:
             ValueError: naming the argument that does not fit. ShardError: no index, or a damaged one. CacheError: no
@@ -122,8 +130,12 @@ class Feed:
             self.caches = opened_caches(listed(cache, (str, Path, TeacherCache)), stack)
             self.teachers = tuple(listed(teacher, Teacher))
             self.teacher_weights = settled_weights(teacher_weights, len(self.caches or self.teachers))
+<<<<<<< HEAD
             self.views = self._checked_views(views, views_used)
             repeats = chosen_repeats(self.views) if repeats is None else repeats
+=======
+            self.views, self.tolerances = self._checked_views(views, views_used, pixels)
+>>>>>>> d5a2cf0 (--pixels near: views that differ by rendering alone are accepted, counted and bounded)
             sizes = {"batch_size": batch_size, "repeats": repeats, "accumulate": accumulate}
             self.order = Order.of(self.index, self.views, world, seed=seed, epochs=epochs, **sizes)
             for opened in self.caches:
@@ -162,6 +174,11 @@ class Feed:
     def pixels_checked(self) -> int:
         """Samples whose digest was compared with a cache's so far."""
         return self._source.pixels_checked
+
+    @property
+    def pixels_near(self) -> int:
+        """Samples that differed from a cache's and were accepted so far."""
+        return self._source.pixels_near
 
     @property
     def teacher_forwards(self) -> int:
@@ -217,10 +234,17 @@ class Feed:
             return self.order.epochs
         return self.views.num_views or 2**62
 
-    def _checked_views(self, views: ViewRecipe | None, views_used: int | None) -> Views:
+    def _checked_views(
+        self, views: ViewRecipe | None, views_used: int | None, pixels: str
+    ) -> tuple[Views, tuple[Tolerance | None, ...]]:
+        """The views, and what may differ of each cache's."""
+        if pixels not in POLICIES:
+            raise ValueError(f"pixels: expected one of {', '.join(POLICIES)}, got {pixels!r}")
         if self.caches:
-            return views_of_caches(self.caches, self.index, views_used=views_used)
-        return views_without_cache(views or recipe_named("deit"), self.index, self.teachers, views_used=views_used)
+            checked = views_of_caches(self.caches, self.index, views_used=views_used, strict=pixels == STRICT)
+            return checked, tuple(tolerance_of(cache) if pixels == NEAR else None for cache in self.caches)
+        checked = views_without_cache(views or recipe_named("deit"), self.index, self.teachers, views_used=views_used)
+        return checked, ()
 
     def _make_source(self) -> TeacherSource:
         """Where the answers come from."""
@@ -230,7 +254,8 @@ class Feed:
             epochs = self._cycle if self.order.epochs is not None else 2 * self._cycle
             schedule = [self.order.views(epoch) for epoch in range(epochs)]
             sources = [
-                CachedTeacher(cache, schedule, name_of=self._name_of, scratch=self._scratch) for cache in self.caches
+                CachedTeacher(cache, schedule, name_of=self._name_of, scratch=self._scratch, tolerance=tolerance)
+                for cache, tolerance in zip(self.caches, self.tolerances, strict=True)
             ]
         if len(sources) > 1:
             return SeveralTeachers(sources, self.teacher_weights)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from shards.errors import CacheError
 from student.feed.loader import LoadedBatch
+from student.feed.near import Tolerance
 
 PIXEL_DIGEST = "pixel_digest"
 
@@ -27,10 +28,44 @@ def require_same_pixels(
     Raises:
         CacheError: naming shard, key and view of the first mismatch and how many there are (law 1).
     """
-    wrong_B = np.flatnonzero(batch.pixel_digest_B != digest_B)
-    if len(wrong_B):
-        raise PixelMismatchError(batch, digest_B, wrong_B, name_of)
-    return len(digest_B)
+    check = PixelCheck(name_of)
+    check.compare(batch, digest_B)
+    return check.checked
+
+
+class PixelCheck:
+    """Compares every view with its record, and counts.
+
+    Attributes:
+        checked: views compared so far. near: of these, the ones that differed and were accepted as near.
+    """
+
+    def __init__(self, name_of: Callable[[int, int], tuple[str, str]], tolerance: Tolerance | None = None) -> None:
+        """Accept no difference, or what `tolerance` explains; `name_of` as in `require_same_pixels`."""
+        self.checked = self.near = 0
+        self._name_of, self._tolerance = name_of, tolerance
+
+    def compare(self, batch: LoadedBatch, digest_B: NDArray[np.uint32]) -> None:
+        """Compare a batch; CacheError at the first view that is neither the same nor near."""
+        wrong_B = np.flatnonzero(batch.pixel_digest_B != digest_B)
+        self.checked += len(digest_B)
+        if len(wrong_B):
+            self.near += len(wrong_B)
+            if self._tolerance is None or self.near > self._tolerance.allowed(self.checked):
+                raise PixelMismatchError(batch, digest_B, wrong_B, self._name_of, self._what_to_do())
+
+    def _what_to_do(self) -> str:
+        if self._tolerance is None:
+            return (
+                "Another image library or machine renders these views differently: install the versions the cache was "
+                "made with, make the cache here, or accept views that differ by rendering alone (--pixels near)"
+            )
+        what = ", ".join(self._tolerance.parts) or "nothing"
+        return (
+            f"{self.near} of {self.checked} views differed so far; what this machine renders otherwise ({what}) "
+            f"explains at most {self._tolerance.allowed(self.checked)}: more than rendering differs; see check-machine "
+            "and verify-cache --deep"
+        )
 
 
 class PixelMismatchError(CacheError):
@@ -42,14 +77,14 @@ class PixelMismatchError(CacheError):
         digest_B: NDArray[np.uint32],
         wrong_B: NDArray[np.int64],
         name_of: Callable[[int, int], tuple[str, str]],
+        next_step: str,
     ) -> None:
-        """Describe the first mismatch."""
+        """Describe the first mismatch, and what to do."""
         first = int(wrong_B[0])
         shard_name, key = name_of(int(batch.shard_B[first]), int(batch.row_B[first]))
         self.num_mismatched = len(wrong_B)
         super().__init__(
             f"pixels of shard {shard_name}, key {key}, view {int(batch.view_B[first])} are not those the teacher saw: "
             f"expected digest {int(digest_B[first]):08x}, got {int(batch.pixel_digest_B[first]):08x} "
-            f"({len(wrong_B)} of {len(digest_B)} samples of this batch differ). Another image library or machine "
-            "renders these views differently: install the versions the cache was made with, or make the cache here"
+            f"({len(wrong_B)} of {len(digest_B)} samples of this batch differ). {next_step}"
         )

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from student.feed.join import require_same_pixels
+from student.feed.join import PIXEL_DIGEST, PixelCheck
 from student.feed.loader import LoadedBatch
+from student.feed.near import Tolerance
 from student.feed.slab import SlabLoader
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat
@@ -120,6 +121,10 @@ class TeacherSource(Protocol):
         """Samples whose digest was compared so far."""
 
     @property
+    def pixels_near(self) -> int:
+        """Of these, the ones that differed and were accepted (`--pixels near`)."""
+
+    @property
     def teacher_forwards(self) -> int:
         """Images that a teacher in the loop has answered so far."""
 
@@ -143,7 +148,7 @@ class NoTeacher:
 
     def __init__(self) -> None:
         """Nothing to count."""
-        self.pixels_checked = 0
+        self.pixels_checked = self.pixels_near = 0
         self.teacher_forwards = 0
 
     def __enter__(self) -> "NoTeacher":
@@ -186,20 +191,31 @@ class CachedTeacher:
         *,
         name_of: Callable[[int, int], tuple[str, str]],
         scratch: Path | None = None,
+        tolerance: Tolerance | None = None,
     ) -> None:
         """Take an open cache and the views of each epoch.
 
         Args:
             name_of: (shard, row) to the names of shard and sample, for messages.
             scratch: a folder on a local disk for the epoch's records; None is the system's (TMPDIR).
+            tolerance: which views may differ; None: none.
         """
-        self.pixels_checked = 0
         self.teacher_forwards = 0
+        self._pixels = PixelCheck(name_of, tolerance)
         self._slabs = SlabLoader(cache, schedule, scratch=scratch)
         self._codec = RecordCodec(cache.spec.record, cache.basis)
         self._fields = [field.name for field in cache.spec.record.fields()]
         self._soft = cache.spec.record.entry.soft
-        self._name_of = name_of
+
+    @property
+    def pixels_checked(self) -> int:
+        """Samples whose digest was compared so far."""
+        return self._pixels.checked
+
+    @property
+    def pixels_near(self) -> int:
+        """Of these, the ones that differed and were accepted."""
+        return self._pixels.near
 
     def __enter__(self) -> "CachedTeacher":
         """Ready; records are loaded by `begin_epoch`."""
@@ -216,7 +232,7 @@ class CachedTeacher:
     def answer(self, batch: LoadedBatch, x_BCHW: Tensor) -> TeacherAnswer:
         """Gather, compare digests, and hand the records to the codec on the device; CacheError on a mismatch."""
         record = self._slab.gather(batch)
-        self.pixels_checked += require_same_pixels(batch, record["pixel_digest"], name_of=self._name_of)
+        self._pixels.compare(batch, record[PIXEL_DIGEST])
         fields = {
             name: torch.from_numpy(np.ascontiguousarray(record[name])).to(x_BCHW.device, non_blocking=True)
             for name in self._fields

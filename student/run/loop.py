@@ -25,7 +25,7 @@ from student.learn.losses.table import NONE
 from student.learn.process_group import ProcessGroup, process_group
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
-from student.run.run_events import Event, Scheduled, Stopped
+from student.run.run_events import Event, NearAccepted, Scheduled, Stopped
 from student.run.run_files import RunFiles, read_json
 from student.run.students import StudentJob, Students, together
 from teacher_cache.network.teacher import Teacher
@@ -100,8 +100,7 @@ def train_many(
             teacher saw other pixels. ShardError: from the reader. RunError: a directory of another run, a full disk.
     """
     _require_alike(jobs, cache is not None, teacher is not None)
-    world = world or World()
-    recipe = jobs[0].recipe
+    world, recipe = world or World(), jobs[0].recipe
     device = torch.device(settings.device if settings.device != "cuda" else f"cuda:{world.local_rank}")
     with Feed(
         index,
@@ -123,6 +122,7 @@ def train_many(
         prefetch=settings.prefetch,
         shard_cache=shard_cache_dir,
         scratch=Path(settings.scratch) if settings.scratch else None,
+        pixels=settings.pixels,
     ) as feed:
         for job in jobs:
             require_student(job.recipe, feed.views, feed.caches)
@@ -130,7 +130,7 @@ def train_many(
         data.check()
         identity = _teacher_identity(feed)
         with process_group(world, device, init_method=init_method) as group, StopRequest() as stop:
-            yield _scheduled(jobs, feed)
+            yield from _announced(jobs, feed)
             for members in group.from_main(lambda: together(jobs)):
                 run = Students([jobs[number] for number in members], data, settings, group, feed, identity)
                 if (yield from _one_pass(run, feed, group, stop)):
@@ -166,6 +166,12 @@ def _one_pass(run: Students, feed: Feed, group: ProcessGroup, stop: StopRequest)
                     return True
         yield from run.finish(step)
     return False
+
+
+def _announced(jobs: Sequence[StudentJob], feed: Feed) -> Iterator[Event]:
+    """What is to come, before the first step."""
+    yield _scheduled(jobs, feed)
+    yield from (NearAccepted(parts=t.parts, share=t.share) for t in feed.tolerances if t is not None)
 
 
 def _scheduled(jobs: Sequence[StudentJob], feed: Feed) -> Scheduled:
