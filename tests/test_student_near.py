@@ -17,9 +17,9 @@ from shards.views.behaviour import behaviour_parts
 from shards.views.operations.table import OPERATIONS
 from student.feed.feed import Feed
 from student.feed.join import PixelCheck
-from student.feed.near import Tolerance, share_of, tolerance_of
 from student.recipe.settings import TrainSettings
 from student.run.run_events import NearAccepted
+from teacher_cache.inspect.near import Tolerance, share_of, tolerance_of
 from teacher_cache.store.cache import TeacherCache
 from tests.student_tiny import BATCH, final_weights, make_cache, run_to_end, views, write_shards
 from tests.test_student_join import batch
@@ -223,6 +223,6 @@ def test_a_cache_of_the_first_version_is_near_where_its_digest_is_the_same(monke
         monkeypatch.setitem(OPERATIONS, "invert", other)
         behaviour_parts.cache_clear()
         with monkeypatch.context() as patch:
-            patch.setattr("student.feed.near.behaviour_like", lambda recorded, recipe: "f" * 64)
+            patch.setattr("teacher_cache.inspect.near.behaviour_like", lambda recorded, recipe: "f" * 64)
             with pytest.raises(CacheError, match="does not say what differs"):
                 tolerance_of(cache)

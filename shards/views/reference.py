@@ -14,7 +14,7 @@ FIRST = "deit of 0.1"
 REFERENCE: Mapping[str, str] = {
     "deit": (
         "2 draw=d3aa020d30ce decode=2a58a52da83b crop=21e9395afc17 flip=bd79dacabe34 erase=4f8c06c5ca4d "
-        "auto_contrast=f7fa8c0e1934 equalize=a91c5e7e555a invert=2d94232a00fa rotate2=625bc6d213d8 "
+        "auto_contrast=f7fa8c0e1934 equalize=a91c5e7e555a invert=2d94232a00fa rotate2=952b19bd3fde "
         "posterize=f4ec72b98129 solarize=57aa960bcf2a solarize_add=f00ed77225e6 color=ac464593eb70 "
         "contrast=a09bd24ce4b9 brightness=b477841535e3 sharpness=222d3bc59858 shear_x=575f13d0023d "
         "shear_y=557fd49065a5 translate_x=c1d6e74d3541 translate_y=fad6b77549cf"
@@ -31,7 +31,7 @@ REFERENCE: Mapping[str, str] = {
     ),
     "finetune384": (
         "2 draw=e1b642d269dc decode=da1e69d94aa5 crop=8c78e4bbca06 flip=90af920648d0 erase=e549e72e4515 "
-        "auto_contrast=f7fa8c0e1934 equalize=a91c5e7e555a invert=2d94232a00fa rotate2=625bc6d213d8 "
+        "auto_contrast=f7fa8c0e1934 equalize=a91c5e7e555a invert=2d94232a00fa rotate2=952b19bd3fde "
         "posterize=f4ec72b98129 solarize=57aa960bcf2a solarize_add=f00ed77225e6 color=ac464593eb70 "
         "contrast=a09bd24ce4b9 brightness=b477841535e3 sharpness=222d3bc59858 shear_x=575f13d0023d "
         "shear_y=557fd49065a5 translate_x=ff77acd3a283 translate_y=9ac4decff55e"

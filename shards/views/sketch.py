@@ -119,10 +119,10 @@ SKETCHES: Mapping[str, str] = {
         "rF?W~"
     ),
     "rotate2": (
-        "d~|3R%RnTFG%^t&Kgv&hbZ85dHyJ24CCD)|C_F*PKu*Yc4G>2f$X6#QW;Mu=LKbgOC~XeOcN{2nDafBTD3nCJi&4mv5GbM@%cm+R"
-        "ojAzBMVO~kD93zsXdlSZEGWh~-o<=$Xnb^Nd~|3D$XOKLHytQ6C&&kUbZC5ZXcHQC9Vlui$U!idUOFf(6UdkxD4{1PU@*vCIp0r2"
-        "C|w*VwI#@^Fvy}gD0@RFXHCd&B`Dl4$jdp%*+VF$Oenp4bZC5ZXnb^NLn!V{$lO)PvwU=Dd~|3aC?PJ$A3MQDNGLIUbZ8OCF&+>u"
-        "D=0QO)O1G3Q+#x256E^LC`l<OXg0`)M96|rCZG%`Wg5tFC&-*LD62sxyiTvFd~|3R$hIWNq%kPVJ}Ame$n|`5XcQ>CA}F#i$nAV|"
+        "d~|3R%0MKEF)|S%Kgv&hbZ85ZI2kB9Cde`~C_q8SKTgPb4Gu^e$W|vPZ8gY`LKbdNC~XeOb{r^nDafEUD49gMiBZUt5GbM@%BCtP"
+        "n>fh8MV6~mD8+nqXdlSYEGWe}-o<=$Xnb^Nd~|3E$X68OH6189C&&hTbZC5ZXcHTI9VK2T$UrckQ939t6Udt!D557QVKB&GIp0e}"
+        "C|VpSw<gG|FvzMoD11XGW=+UwB`Dl4$jv#(+CwO%OenZ~bZC5ZXnb^NLMZM`$lO)Py?k_Nd~|3bC>$=xBRj@HNGLUYbZ8OCF&-5+"
+        "D=0cS(r!k`RD5)356E>KC`l<OXE(@)M96|rD4z@{Y#PXRC&-*LD6K&yyiTmGd~|3R$hIWNp)n}QJ}Aaa$n<=4XcQ>AA}Fsf$nbo0"
         "Xnb^N"
     ),
     "posterize": (

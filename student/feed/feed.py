@@ -23,7 +23,6 @@ from shards.views.view_recipe import ViewRecipe, recipe_named
 from student.feed.batch import Batch, Origin, ready
 from student.feed.cache_check import Views, require_units, views_of_caches, views_without_cache
 from student.feed.epoch_plan import EpochPlan
-<<<<<<< HEAD
 from student.feed.feed_arguments import (
     CachePlace,
     check_numbers,
@@ -33,13 +32,11 @@ from student.feed.feed_arguments import (
     opened_caches,
     this_world,
 )
-=======
-from student.feed.near import NEAR, POLICIES, STRICT, Tolerance, tolerance_of
->>>>>>> d5a2cf0 (--pixels near: views that differ by rendering alone are accepted, counted and bounded)
 from student.feed.order import Order
 from student.feed.rendered import RenderedStream
 from student.feed.several_teachers import SeveralTeachers, settled_weights
 from student.feed.teacher_source import CachedTeacher, NoTeacher, OnlineTeacher, TeacherSource
+from teacher_cache.inspect.near import NEAR, POLICIES, STRICT, Tolerance, tolerance_of
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.cache import TeacherCache
 
@@ -111,7 +108,7 @@ class Feed:
             scratch: a folder on a local disk for the records of the views in use (once per machine, whatever the
                 ranks); None is the system's temporary folder (TMPDIR).
             pixels: "strict": every pixel is what the teacher saw; "near": a machine may render it otherwise, within
-                the bounds of `student.feed.near`.
+                the bounds of `teacher_cache.inspect.near`.
 
         Raises:
             ValueError: naming the argument that does not fit. ShardError: no index, or a damaged one. CacheError: no
@@ -123,19 +120,14 @@ class Feed:
         check_numbers(smoothing=smoothing, workers=workers, prefetch=prefetch, accumulate=accumulate)
         world = this_world(rank, world_size)
         self.device = device_named(device, world)
-        self._smoothing, self._scratch = smoothing, scratch
-        self._turn: object = None
+        self._smoothing, self._scratch, self._turn = smoothing, scratch, object()
         with ExitStack() as stack:
             self.index = shards if isinstance(shards, ShardIndex) else open_index(str(shards), shard_cache)
             self.caches = opened_caches(listed(cache, (str, Path, TeacherCache)), stack)
             self.teachers = tuple(listed(teacher, Teacher))
             self.teacher_weights = settled_weights(teacher_weights, len(self.caches or self.teachers))
-<<<<<<< HEAD
-            self.views = self._checked_views(views, views_used)
-            repeats = chosen_repeats(self.views) if repeats is None else repeats
-=======
             self.views, self.tolerances = self._checked_views(views, views_used, pixels)
->>>>>>> d5a2cf0 (--pixels near: views that differ by rendering alone are accepted, counted and bounded)
+            repeats = chosen_repeats(self.views) if repeats is None else repeats
             sizes = {"batch_size": batch_size, "repeats": repeats, "accumulate": accumulate}
             self.order = Order.of(self.index, self.views, world, seed=seed, epochs=epochs, **sizes)
             for opened in self.caches:

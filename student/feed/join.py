@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shards.errors import CacheError
 from student.feed.loader import LoadedBatch
-from student.feed.near import Tolerance
+from teacher_cache.inspect.near import Tolerance
 
 PIXEL_DIGEST = "pixel_digest"
 

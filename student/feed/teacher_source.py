@@ -18,8 +18,8 @@ from torch import Tensor
 
 from student.feed.join import PIXEL_DIGEST, PixelCheck
 from student.feed.loader import LoadedBatch
-from student.feed.near import Tolerance
 from student.feed.slab import SlabLoader
+from teacher_cache.inspect.near import Tolerance
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat
 from teacher_cache.store.cache import TeacherCache

@@ -25,7 +25,7 @@ class TrainSettings:
         log_every: steps between step metrics. checkpoint_every: steps between checkpoints within an epoch (0: only at
             its end). eval_every: epochs between evaluations; the last epoch is always evaluated.
         device: "cpu" or "cuda".
-        pixels: "strict", or "near": which views may differ from what the teacher saw (`student.feed.near`).
+        pixels: "strict", or "near": which views may differ from what the teacher saw (`teacher_cache.inspect.near`).
         scratch: a folder on a local disk for the records of the views in use; "" is the system's (TMPDIR).
     """
 

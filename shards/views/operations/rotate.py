@@ -1,16 +1,17 @@
-"""Rotation: exact, after Pillow (`rotate2`), and the first one, for the caches that were made with it (`rotate`).
+"""Rotation: exact (`rotate2`), and the first one, for the caches that were made with it (`rotate`).
 
 The first is OpenCV's warp: its cubic has a = −0.75, it rounds where Pillow truncates, and its float32 sums differ
 between machines.
 
-`rotate2` is Pillow's formula in float32 sums that are exact. A pixel is the sum of the sixteen around its source: down
-the columns first, then along the row. Pixels are whole numbers and weights multiples of 1/128, so every sum is a
-multiple of 1/16384 below 1024 in size. float32 holds it exactly: neither the order of the terms nor a fused
-multiplication can change a bit. The sums are PyTorch's `embedding_bag`, which looks up rows of a table and adds them
-with weights.
+`rotate2` is integer arithmetic alone, with Pillow's kernel and rules. The image is resampled down its columns, then
+along its rows (Catmull & Smith 1980, "3-D transformations of images in scanline order"): eight taps a pixel instead of
+sixteen. The three channels of a pixel move as one word of four int16, in memory that a thread keeps: fresh pages would
+cost as much as the arithmetic.
 """
 
 import math
+import threading
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,15 +20,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from shards.views.operations.operation import Draw, Fill, Image, OperationKind
-from shards.views.operations.warp import FRACTIONS, TAPS, WEIGHT_BITS, cubic_table, fill_outside, span
+from shards.views.operations.warp import FRACTIONS, WEIGHT_BITS, cubic_table, fill_outside, span, transpose
 
-# H, W of a view; N = H · W pixels of it; P pixels of the image with its edge; C = 3; T = 4 taps; X = T · C.
+# H, W of a view; C = 3; X columns of the source with its edge; N pixels as one row, words of int16; F fractions.
 
 _BITS = FRACTIONS.bit_length() - 1
 _EDGE = 2  # pixels of repeated edge: as many as the taps of a source inside the image can touch
+_ROW_BITS = WEIGHT_BITS - 1
+_MOST = 340
+"""Half levels around 128 that a column may give: times 96, the sum of the sizes of a row's weights, it fits int16."""
 _DEGREES = "degrees, counter-clockwise"
 
 
@@ -84,65 +87,100 @@ def rotate2(image_HWC: Image, degrees: float, fill: Fill) -> Image:
 
 
 def _resampled(image_HWC: Image, turned: _Rotation) -> Image:
-    """Every pixel from its source, those outside from somewhere at the edge; uint8 (H, W, C), truncated."""
-    height, width, channels = image_HWC.shape
+    """Every pixel from its source, those outside from somewhere at the edge; uint8 of the image's size."""
     cos, sin, offset_x, offset_y = turned
-    x_W, y_H = np.arange(width) + 0.5, np.arange(height) + 0.5
-    place_x_HW = _places(sin * y_H + offset_x, cos * x_W, width)
-    place_y_HW = _places(cos * y_H + offset_y, -sin * x_W, height)
-    stride = width + 2 * _EDGE
-    first_HW = (place_y_HW >> _BITS) * stride + (place_x_HW >> _BITS)
-    edged_HWC = cv2.copyMakeBorder(image_HWC, *(_EDGE,) * 4, cv2.BORDER_REPLICATE).astype(np.float32)
-    # Row p holds the pixels p … p + 3: the taps of a row.
-    num_rows = edged_HWC.size // channels - TAPS + 1
-    taps_PX = torch.as_strided(torch.from_numpy(edged_HWC), (num_rows, TAPS * channels), (channels, 1)).contiguous()
-    row_NT = _below(num_rows, stride).take(first_HW.ravel(), axis=0, mode="wrap")
-    down_NX = _weighted_sums(taps_PX, torch.from_numpy(row_NT), place_y_HW)
-    pixel_NC = _weighted_sums(down_NX.view(-1, channels), _in_turn(first_HW.size), place_x_HW)
-    return np.asarray(pixel_NC.clamp_(0, 255).to(torch.uint8).numpy().reshape(image_HWC.shape), np.uint8)
+    height, width = image_HWC.shape[:2]
+    along, down = (cos, sin, offset_x), (-sin, cos, offset_y)
+    if abs(cos) < abs(sin):
+        # The rows of the target run down the source rather than along it.
+        image_HWC, along, down = transpose(image_HWC), down, along
+    column_N = _down_columns(image_HWC, along, down, height)
+    return _along_rows(column_N, along, image_HWC.shape[1], height, width)
 
 
-def _places(of_row_H: NDArray[Any], of_column_W: NDArray[Any], size: int) -> NDArray[np.int64]:
-    """Where the first tap of each pixel is, counted from the edge, in fractions of a pixel; int64 (H, W).
+def _down_columns(image_HWC: Image, along: Sequence[float], down: Sequence[float], height: int) -> Tensor:
+    """The columns of the source where the rows of the target cross them, in half levels around 128; words (H · X)."""
+    rows, columns = image_HWC.shape[:2]
+    stride = columns + 2 * _EDGE
+    edged_HX4 = cv2.cvtColor(cv2.copyMakeBorder(image_HWC, *(_EDGE,) * 4, cv2.BORDER_REPLICATE), cv2.COLOR_RGB2RGBA)
+    around_zero = (np.asarray(edged_HX4, np.uint8) ^ np.uint8(0x80)).view(np.int8)
+    word_N = _SCRATCH.take("image", around_zero.size // 4, torch.int64)
+    np.copyto(word_N.view(torch.int16).numpy(), around_zero.ravel())
+    # Column x meets row y of the target at its x = (x − b · y − e) / a; that is put into d · x + f · y + g.
+    (a, b, e), (d, f, g) = along, down
+    x_X, y_H = np.arange(stride) - (_EDGE - 0.5), np.arange(height) + 0.5
+    place_HX = _places((f - d * b / a) * y_H + (g - d * e / a), (d / a) * x_X, rows)
+    first_HX = (place_HX >> _BITS) * stride + np.arange(stride, dtype=np.int32)
+    sum_N = _weighted("columns", word_N, first_HX, stride, place_HX, WEIGHT_BITS)
+    sum_N += 1 << (WEIGHT_BITS - 2)
+    return sum_N.bitwise_right_shift_(WEIGHT_BITS - 1).clamp_(-_MOST, _MOST).view(torch.int64)
+
+
+def _along_rows(column_N: Tensor, along: Sequence[float], columns: int, height: int, width: int) -> Image:
+    """The rows of the target from what the columns gave, truncated as Pillow does; uint8 (H, W, C)."""
+    a, b, e = along
+    place_HW = _places(b * (np.arange(height) + 0.5) + e, a * (np.arange(width) + 0.5), columns)
+    first_HW = (place_HW >> _BITS) + np.arange(height, dtype=np.int32)[:, None] * (columns + 2 * _EDGE)
+    sum_N = _weighted("rows", column_N, first_HW, 1, place_HW, _ROW_BITS).bitwise_right_shift_(_ROW_BITS + 1)
+    level_HW4 = sum_N.clamp_(-128, 127).to(torch.uint8).numpy().reshape(height, width, 4) ^ np.uint8(0x80)
+    return np.asarray(cv2.cvtColor(level_HW4, cv2.COLOR_RGBA2RGB), np.uint8)
+
+
+def _places(of_row_H: NDArray[Any], of_column_W: NDArray[Any], size: int) -> NDArray[np.int32]:
+    """Where the first tap of each pixel is, counted from the edge, in fractions of a pixel; int32 (H, W).
 
     The arguments add up to the source, pixel centres at halves. One outside is moved to where all taps exist.
     """
     # Half a pixel less, to indices; one more, since the first tap is one before and the edge two.
-    row_H, column_W = (np.rint(part * FRACTIONS).astype(np.int64) for part in (of_row_H + 0.5, of_column_W))
+    row_H, column_W = (np.rint(part * FRACTIONS).astype(np.int32) for part in (of_row_H + 0.5, of_column_W))
     place_HW = row_H[:, None] + column_W
     return np.clip(place_HW, 0, (size + 1) * FRACTIONS - 1, out=place_HW)
 
 
-def _weighted_sums(table_PX: Tensor, row_NT: Tensor, place_HW: NDArray[np.int64]) -> Tensor:
-    """Four rows of the table for each pixel, added with the cubic weights of its place; float32 (N, X)."""
-    weight_NT = torch.from_numpy(_weights().take((place_HW & (FRACTIONS - 1)).ravel(), axis=0, mode="wrap"))
-    starts_N = _starts(len(row_NT))
-    return embedding_bag(row_NT.view(-1), table_PX, starts_N, mode="sum", per_sample_weights=weight_NT.view(-1))
+def _weighted(
+    name: str, word_N: Tensor, first_HW: NDArray[np.int32], step: int, place_HW: NDArray[np.int32], bits: int
+) -> Tensor:
+    """The sums of four taps, `step` words apart, with weights in 1 / 2^bits; int16 (4 · N), kept under `name`.
+
+    The second tap counts whole, the others as differences from it: three weights do, since the four add up to one.
+    Differences and partial sums may wrap around; the whole fits int16, and so comes out right.
+    """
+    num_words = first_HW.size
+    first_N, fraction_N = (torch.from_numpy(part.ravel()) for part in (first_HW, place_HW & (FRACTIONS - 1)))
+    second_N, tap_N, weight_N = (_SCRATCH.take(use, num_words, torch.int64) for use in ("second", "tap", "weight"))
+    torch.index_select(word_N[step:], 0, first_N, out=second_N)
+    second_N, tap16_N, weight16_N = second_N.view(torch.int16), tap_N.view(torch.int16), weight_N.view(torch.int16)
+    sum_N = _SCRATCH.take(name, 4 * num_words, torch.int16)
+    torch.bitwise_left_shift(second_N, bits, out=sum_N)
+    for tap in (0, 2, 3):
+        torch.index_select(word_N[tap * step :], 0, first_N, out=tap_N)
+        torch.index_select(_weight_words(bits)[tap], 0, fraction_N, out=weight_N)
+        sum_N.addcmul_(tap16_N.sub_(second_N), weight16_N)
+    return sum_N
 
 
-@lru_cache(maxsize=1)
-def _weights() -> NDArray[np.float32]:
-    """The weights of the four taps at every fraction of a pixel, float32 (fractions, T)."""
-    weight_FT = np.ascontiguousarray(cubic_table(WEIGHT_BITS)[:, :FRACTIONS].T)
-    return weight_FT.astype(np.float32) / np.float32(1 << WEIGHT_BITS)
+@lru_cache(maxsize=2)
+def _weight_words(bits: int) -> tuple[Tensor, ...]:
+    """Of each tap, its weight at every fraction, once for each int16 of a word; words (F,)."""
+    return tuple(torch.from_numpy(np.repeat(weight_F, 4).view(np.int64)) for weight_F in cubic_table(bits))
 
 
-@lru_cache(maxsize=4)
-def _below(num_rows: int, stride: int) -> NDArray[np.int32]:
-    """The places p, p + stride, p + 2 · stride, p + 3 · stride for each p, int32 (P, T)."""
-    return np.arange(num_rows, dtype=np.int32)[:, None] + np.arange(TAPS, dtype=np.int32) * stride
+class _Scratch(threading.local):
+    """Memory that each thread keeps for its next rotation; what it holds is read before anything else takes it."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._kept: dict[str, Tensor] = {}
+
+    def take(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
+        """So many values of the memory of that name, made larger when it is too small."""
+        kept = self._kept.get(name)
+        if kept is None or len(kept) < count:
+            kept = self._kept[name] = torch.empty(count, dtype=dtype)
+        return kept[:count]
 
 
-@lru_cache(maxsize=4)
-def _in_turn(num_pixels: int) -> Tensor:
-    """0, 1, 2, 3 for the first pixel, 4, 5, 6, 7 for the next …, int32 (N, T)."""
-    return torch.arange(num_pixels * TAPS, dtype=torch.int32).view(-1, TAPS)
-
-
-@lru_cache(maxsize=4)
-def _starts(num_pixels: int) -> Tensor:
-    """Where the taps of each pixel begin in the list of all, int32 (N,)."""
-    return torch.arange(0, num_pixels * TAPS, TAPS, dtype=torch.int32)
+_SCRATCH = _Scratch()
 
 
 def _drawn(draw: Draw) -> float:
