@@ -205,7 +205,7 @@ def test_each_cache_compares_its_own_digests(folder):
         b.read_unit = one_bit
         with (
             Feed(folder / "shards", cache=[a, b], batch_size=BATCH, repeats=1, workers=0) as ours,
-            pytest.raises(CacheError, match=r"expected digest .* got"),
+            pytest.raises(CacheError, match=r"b\.zarr: pixels of shard .* expected digest .* got"),
         ):
             list(ours.epoch(0))
 
@@ -248,6 +248,7 @@ def test_two_caches_by_the_command_line(tmp_path, folder):
 
     done = run("--teacher-weight", ".7,.3", "--combine", "kl-each")
     assert done.exit_code == 0, done.output
+    assert "2 teachers (one loss a teacher, weighted)" in done.output and "b.zarr 0.3" in done.output
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["recipe"]["combine"] == "kl-each"
     assert [round(one["weight"], 6) for one in config["teacher"]["teachers"]] == [0.7, 0.3]

@@ -141,6 +141,17 @@ class CacheFlags:
         """The weights given; ValueError for what is no list of numbers."""
         return numbers("--teacher-weight", self.teacher_weight) if self.teacher_weight else None
 
+    def words(self, combine: str) -> tuple[str, ...]:
+        """How several caches teach, in a sentence; nothing for one or none."""
+        from student.feed.several_teachers import settled_weights
+        from student.recipe.combinations import combination_named
+
+        if len(self.caches) < 2:
+            return ()
+        weights = settled_weights(self.weights, len(self.caches))
+        named = ", ".join(f"{url} {weight:.3g}" for url, weight in zip(self.caches, weights, strict=True))
+        return (f"{len(self.caches)} teachers ({combination_named(combine).title}): {named}",)
+
     def open(self, stack: ExitStack) -> "tuple[TeacherCache, ...]":
         """The caches, closed with the stack; errors as `TeacherCache.open`."""
         from teacher_cache.store.cache import TeacherCache

@@ -81,7 +81,7 @@ def train_student(
         )
         network = _in_the_loop(teacher, recipe, training, world) if online else None
         display = TrainingDisplay(quiet=world.rank > 0)
-        display.explain(reasons)
+        display.explain(reasons, taught.words(recipe.combine))
         for event in train(
             recipe,
             index,

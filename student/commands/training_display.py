@@ -19,8 +19,10 @@ class TrainingDisplay:
         self._bar: Bar | None = None
         self._epochs = 0
 
-    def explain(self, reasons: Sequence[str]) -> None:
-        """Say which settings were chosen for these data, and why."""
+    def explain(self, reasons: Sequence[str], also: Sequence[str] = ()) -> None:
+        """Say which settings were chosen for these data, and why; and what else there is to say, a line each."""
+        for sentence in also if not self._quiet else ():
+            say(sentence)
         if reasons and not self._quiet:
             say("chosen for these data: " + "; ".join(reasons))
 

@@ -250,7 +250,8 @@ class Feed:
                 for cache, tolerance in zip(self.caches, self.tolerances, strict=True)
             ]
         if len(sources) > 1:
-            return SeveralTeachers(sources, self.teacher_weights)
+            names = [cache.url for cache in self.caches] or [teacher.spec.name for teacher in self.teachers]
+            return SeveralTeachers(sources, self.teacher_weights, names)
         return sources[0] if sources else NoTeacher()
 
     def _name_of(self, shard: int, row: int) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
+from shards.errors import CacheError
 from student.feed.loader import LoadedBatch
 from student.feed.teacher_source import TeacherAnswer, TeacherSource
 
@@ -41,9 +42,9 @@ def mixture(answers: Sequence[TeacherAnswer], weights: Sequence[float]) -> Teach
 class SeveralTeachers:
     """A source of answers made of several; a context manager that opens and closes them."""
 
-    def __init__(self, sources: Sequence[TeacherSource], weights: Sequence[float]) -> None:
-        """Take one source a teacher and their weights."""
-        self._sources, self._weights = sources, weights
+    def __init__(self, sources: Sequence[TeacherSource], weights: Sequence[float], names: Sequence[str]) -> None:
+        """Take one source a teacher, its weight, and what messages call it."""
+        self._sources, self._weights, self._names = sources, weights, names
         self._stack = ExitStack()
 
     @property
@@ -77,6 +78,13 @@ class SeveralTeachers:
             source.begin_epoch(epoch)
 
     def answer(self, batch: LoadedBatch, x_BCHW: Tensor) -> TeacherAnswer:
-        """The mixture; CacheError when the pixels are not those that one of them saw."""
-        answers = [answer for source in self._sources if (answer := source.answer(batch, x_BCHW)) is not None]
+        """The mixture; CacheError naming the cache when the pixels are not those that its teacher saw."""
+        answers: list[TeacherAnswer] = []
+        for source, name in zip(self._sources, self._names, strict=True):
+            try:
+                answer = source.answer(batch, x_BCHW)
+            except CacheError as error:
+                raise CacheError(f"{name}: {error}") from error
+            assert answer is not None, "every one of several is a teacher"
+            answers.append(answer)
         return mixture(answers, self._weights)
