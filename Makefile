@@ -1,9 +1,9 @@
-# make demo | test | lint | clean.  Everything runs in .venv, which these targets create.
+# make demo | demo-sweep | test | lint | clean.  Everything runs in .venv, which these targets create.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: venv demo test lint clean
+.PHONY: venv demo demo-sweep test lint clean
 venv: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml
@@ -13,6 +13,9 @@ $(VENV)/.ready: pyproject.toml
 
 demo: venv
 	$(PY) -m demo.mnist --out demo
+
+demo-sweep: venv
+	$(PY) -m demo.mnist --out demo --sweep
 
 lint: venv
 	$(VENV)/bin/ruff check .

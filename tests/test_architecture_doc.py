@@ -1,0 +1,67 @@
+"""docs/architecture.md says what is: its files exist, its rooms are the rooms, its examples run."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shards.views.operations.operation import OperationKind
+from student.learn.losses.distill_loss import DistillLoss
+from teacher_cache.record.kinds.record_kind import RecordKind
+from teacher_cache.record.record_format import RecordFormat
+from tests.test_layering import ROOMS
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docs" / "architecture.md").read_text()
+NEW_FILE = re.compile(r"^    # (\S+\.py)\n((?:    .*\n|\n)+)", re.M)
+EXAMPLES = {path: textwrap.dedent(code) for path, code in NEW_FILE.findall(TEXT)}
+
+
+def made(path: str) -> dict[str, object]:
+    names: dict[str, object] = {}
+    exec(compile(EXAMPLES[path], path, "exec"), names)
+    return names
+
+
+def test_every_file_that_is_named_exists() -> None:
+    named = set(re.findall(r"`((?:shards|teacher_cache|student|tests|examples)/[\w/.]*)`", TEXT))
+    assert len(named) > 20
+    assert not [name for name in named if not (ROOT / name).exists() and not name.endswith("prepare")]
+    for page in re.findall(r"\]\(([\w./-]+)\)", TEXT):
+        assert (ROOT / "docs" / page).exists(), page
+
+
+def test_every_room_is_in_the_list_in_the_order_of_the_imports() -> None:
+    listed = TEXT[TEXT.index("## Rooms") : TEXT.index("One door per dependency")]
+    for package, rooms in ROOMS.items():
+        part = listed[listed.index(f"    {package}/") :]
+        folders = [
+            room.replace(".", "/") for room in rooms if (ROOT / package / room.replace(".", "/")).is_dir() and room
+        ]
+        places = [part.find(f"      {folder}/ ") for folder in folders]
+        assert -1 not in places, [folder for folder, place in zip(folders, places, strict=True) if place < 0]
+        assert places == sorted(places), package
+
+
+@pytest.mark.parametrize("path", EXAMPLES)
+def test_every_example_is_one_new_file_beside_a_table(path: str) -> None:
+    assert not (ROOT / path).exists() and ((ROOT / path).parent / "table.py").exists()
+
+
+def test_the_examples_work() -> None:
+    assert len(EXAMPLES) == 3
+    half = made("teacher_cache/record/kinds/half.py")["HALF"]
+    assert isinstance(half, RecordKind)
+    logit_BC = np.random.default_rng(0).normal(size=(4, 10)).astype(np.float32)
+    codec = half.codec(RecordFormat(kind="dense", num_classes=10), None)
+    fields = {name: torch.from_numpy(values) for name, values in codec.encode(logit_BC).items() if name == "half"}
+    expected = torch.from_numpy(logit_BC).div(2).log_softmax(-1)
+    assert torch.allclose(codec.log_prob(fields, 2.0), expected, atol=1e-2)
+    mirror = made("shards/views/operations/mirror.py")["MIRROR"]
+    assert isinstance(mirror, OperationKind) and mirror.kernel is not None
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    assert (mirror.kernel(image, 0.0, (0, 0, 0)) == image[::-1]).all()
+    assert isinstance(made("student/learn/losses/squared.py")["SQUARED"], DistillLoss)
