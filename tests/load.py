@@ -3,7 +3,7 @@
     python -m tests.load [--units 2000] [--readers 20] [--faults 0.02]
 
 Every reader is a process that opens the cache and reads every unit, checked against the ledger. Prints seconds, units
-per second of all readers, requests, faults met, and the readers that failed; exits with 1 if any did.
+per second of all readers, and the readers that failed; exits with 1 if any did.
 """
 
 import argparse
