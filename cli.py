@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import click
 
 from shards import __version__
-from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_standard_streams, say
+from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_standard_streams, say, shortened
 from shards.errors import ArtefactError, system_words
 from shards.signals import requeue_at_once
 
@@ -187,7 +187,7 @@ def _fail(ctx: click.Context, message: str, code: int) -> NoReturn:
         traceback.print_exc()
     drop_output()
     with contextlib.suppress(OSError):  # standard error may be what cannot be written
-        say(f"error: {message}")
+        say(f"error: {message if ctx.params.get('debug') else shortened(message)}")
     ctx.exit(code)
 
 

@@ -90,6 +90,21 @@ def say(text: str) -> None:
         click.echo(text, err=True)
 
 
+def shortened(text: str, lines: int = 6, characters: int = 600) -> str:
+    """A message that fits: what is cut comes out of its middle, since it begins with what and where, and ends with what
+    to do next; --debug shows all of it.
+    """
+    rows = text.splitlines()
+    if len(rows) > lines:
+        rows = [*rows[: lines - 2], f"… {len(rows) - lines + 1} more lines (--debug shows them)", rows[-1]]
+    text = "\n".join(rows)
+    if len(text) > characters:
+        mark = " … (--debug shows all) … "
+        kept = characters - len(mark)
+        text = text[: kept * 2 // 3] + mark + text[-(kept - kept * 2 // 3) :]
+    return text
+
+
 def result(text: object) -> None:
     """A line of what was asked for, on stdout; OSError naming it when it is closed, full or gone."""
     if sys.stdout is None:
