@@ -244,8 +244,9 @@ def pax(records: bytes, kind: bytes = b"x") -> bytes:
 END = bytes(2 * BLOCK)
 PAX_PATH = b"16 path=b.png.x\n"
 HOSTILE = {
-    "a_size_beyond_the_file": (raw(size=b"77777777777\0") + END, "the file ends"),
-    "a_base_256_size_beyond_the_file": (raw(size=b"\x80" + (1 << 62).to_bytes(11, "big")) + END, "the file ends"),
+    "a_size_beyond_the_file": (raw(size=b"00004000000\0") + END, "the file ends"),
+    "a_size_that_no_image_has": (raw(size=b"77777777777\0") + END, "member too large"),
+    "a_base_256_size_that_no_image_has": (raw(size=b"\x80" + (1 << 62).to_bytes(11, "big")) + END, "member too large"),
     "a_size_that_is_no_number": (raw(size=b"0x000000001\0") + END, "size"),
     "a_negative_base_256_size": (raw(size=b"\xff" * 12) + END, "size"),
     "an_empty_name": (raw(name=b"") + END, "member name"),

@@ -31,7 +31,7 @@ def tiny(model: str = "deit_tiny_distilled_patch16_224", **changes: object) -> t
 @pytest.mark.parametrize("lag", [False, True])
 def test_a_run_follows_timms_scheduler_epoch_by_epoch(name: str, lag: bool) -> None:
     """All 300 or 800 epochs; with `lr_lag` stepped as the authors do: at the end of an epoch, with its index."""
-    recipe = replace(STUDENT_RECIPES[name], lr_lag=lag)
+    recipe = replace(STUDENT_RECIPES[name], schedule_unit="epoch", lr_lag=lag)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.scaled_lr)
     scheduler = CosineLRScheduler(
         optimizer,
