@@ -22,8 +22,22 @@ ROOT = Path(__file__).parent.parent
 OTHER = 2
 
 
+def _all_children() -> set[int]:
+    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+
+
+_BEFORE: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _those_of_other_tests() -> None:
+    """Servers and trackers that earlier tests of this process have started are not workers."""
+    _BEFORE.clear()
+    _BEFORE.update(_all_children())
+
+
 def _children() -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    return sorted(_all_children() - _BEFORE)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
