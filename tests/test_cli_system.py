@@ -38,10 +38,14 @@ def refused(*words: str) -> str:
     ("words", "said"),
     [
         pytest.param(
-            ("report", "run", "--html", "run/config.json/x.html"), "run/config.json to write it in, got a file", id="file as folder"
+            ("report", "run", "--html", "run/config.json/x.html"),
+            "run/config.json to write it in, got a file",
+            id="file as folder",
         ),
         pytest.param(("report", "run", "--html", "run"), "run", id="folder as file"),
-        pytest.param(("report", "run", "--csv", "loop/x.csv"), "folder loop to write it in, got no folder", id="symlink loop"),
+        pytest.param(
+            ("report", "run", "--csv", "loop/x.csv"), "folder loop to write it in, got no folder", id="symlink loop"
+        ),
         pytest.param(("report", "run", "--png", "run/config.json"), "config.json", id="file as folder of figures"),
         pytest.param(("cache-status", "dense.zarr", "--png", "no/where/x.png"), "no/where", id="cache-status"),
         pytest.param(
