@@ -329,6 +329,6 @@ def test_missing_units_and_another_machine_are_refused(tmp_path, index, monkeypa
         with pytest.raises(CacheError, match=words):
             run_to_end(tmp_path / "a", index, cache, recipe=student_recipe(epochs=3))
         run_to_end(tmp_path / "b", index, cache, settings=TrainSettings(views_used=2), recipe=student_recipe(epochs=3))
-        monkeypatch.setattr("student.feed.cache_check.behaviour_like", lambda *_: "f" * 64)
+        monkeypatch.setattr("student.feed.cache_check.parts_differing_here", lambda *_: ("rotate",))
         with pytest.raises(CacheError, match="renders other pixels"):
             run_to_end(tmp_path / "c", index, cache)
