@@ -33,7 +33,7 @@ from shards.views.behaviour import fixed_image
 from shards.views.blocks import render_block
 from shards.views.view_recipe import ViewRecipe
 from student.feed.epoch_plan import EpochPlan, epoch_plan, epoch_views
-from student.feed.join import require_same_pixels
+from student.feed.join import PixelCheck
 from student.feed.loader import batches
 from student.feed.slab import SlabLoader
 from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
@@ -102,7 +102,7 @@ def _rank(name: str, rank: int, ranks: int, pipe: Connection) -> None:
         mapped = time.perf_counter()
         batch = next(loaded)
         record = slab.gather(batch)
-        require_same_pixels(batch, record["pixel_digest"], name_of=lambda shard, row: (str(shard), str(row)))
+        PixelCheck(lambda shard, row: (str(shard), str(row))).compare(batch, record["pixel_digest"])
         stepped = time.perf_counter()
         told: dict[str, float] = {"slab_s": mapped - opened, "first_step_s": stepped - began, "file": slab.num_bytes}
         for epoch in (0, 3):

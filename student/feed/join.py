@@ -12,41 +12,25 @@ from shards.errors import CacheError
 from student.feed.loader import LoadedBatch
 from teacher_cache.inspect.near import Tolerance
 
-PIXEL_DIGEST = "pixel_digest"
-
-
-def require_same_pixels(
-    batch: LoadedBatch, digest_B: NDArray[np.uint32], *, name_of: Callable[[int, int], tuple[str, str]]
-) -> int:
-    """Compare the digest of every view with its record's; returns how many were compared (all of them).
-
-    Args:
-        batch: what the student is about to see.
-        digest_B: uint32, the digests stage 1 stored.
-        name_of: (shard, row) to the names of shard and sample, for the message.
-
-    Raises:
-        CacheError: naming shard, key and view of the first mismatch and how many there are (law 1).
-    """
-    check = PixelCheck(name_of)
-    check.compare(batch, digest_B)
-    return check.checked
-
 
 class PixelCheck:
-    """Compares every view with its record, and counts.
+    """Compares every view with its record, and counts (law 1).
 
     Attributes:
         checked: views compared so far. near: of these, the ones that differed and were accepted as near.
     """
 
     def __init__(self, name_of: Callable[[int, int], tuple[str, str]], tolerance: Tolerance | None = None) -> None:
-        """Accept no difference, or what `tolerance` explains; `name_of` as in `require_same_pixels`."""
+        """Accept no difference, or what `tolerance` explains; `name_of`: (shard, row) → names of shard and sample."""
         self.checked = self.near = 0
         self._name_of, self._tolerance = name_of, tolerance
 
     def compare(self, batch: LoadedBatch, digest_B: NDArray[np.uint32]) -> None:
-        """Compare a batch; CacheError at the first view that is neither the same nor near."""
+        """Compare a batch with the digests that stage 1 stored, uint32 (B,).
+
+        Errors:
+            CacheError at the first view that is neither the same nor near, naming shard, key and view, and how many.
+        """
         wrong_B = np.flatnonzero(batch.pixel_digest_B != digest_B)
         self.checked += len(digest_B)
         if len(wrong_B):
@@ -82,7 +66,6 @@ class PixelMismatchError(CacheError):
         """Describe the first mismatch, and what to do."""
         first = int(wrong_B[0])
         shard_name, key = name_of(int(batch.shard_B[first]), int(batch.row_B[first]))
-        self.num_mismatched = len(wrong_B)
         super().__init__(
             f"pixels of shard {shard_name}, key {key}, view {int(batch.view_B[first])} are not those the teacher saw: "
             f"expected digest {int(digest_B[first]):08x}, got {int(batch.pixel_digest_B[first]):08x} "

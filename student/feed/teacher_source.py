@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from student.feed.join import PIXEL_DIGEST, PixelCheck
+from student.feed.join import PixelCheck
 from student.feed.loader import LoadedBatch
 from student.feed.slab import SlabLoader
 from teacher_cache.inspect.near import Tolerance
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat
 from teacher_cache.store.cache import TeacherCache
+from teacher_cache.store.layout import PIXEL_DIGEST
 
 
 class Top(NamedTuple):
