@@ -15,7 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.study", description=story, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("settings", type=Path, help="a TOML file, such as benchmarks/study/quick.toml")
+    parser.add_argument("settings", type=Path, help="a TOML file, such as benchmarks/study/long.toml")
     parser.add_argument("--photos", type=Path, help="ImageFolders train/ and val/, such as Imagenette's")
     parser.add_argument("--work", type=Path, required=True, help="where shards, caches, sweeps and times go")
     parser.add_argument("--minutes", type=float, help="stop after so long; the same command goes on")
