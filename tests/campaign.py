@@ -39,8 +39,8 @@ import student.run.loop  # noqa: F401 - imported once, here, for all commands
 from cli import cli
 from shards.index.shard_index import ShardIndex
 from tests.damage import DOCUMENTS, damaged
+from tests.golden import SETS
 from tests.golden.make import cache_command, student_command
-from tests.test_golden import SETS
 
 LIMIT_S = 120.0
 _CODES = (0, 1, 2, 75, 130)

@@ -24,6 +24,7 @@ from shards.tars.writer import write_samples
 from shards.views.behaviour import behaviour_digest
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
+from student.feed.loader import LoadedBatch
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from student.run.loop import train
@@ -36,6 +37,8 @@ from teacher_cache.store.spec import CacheSpec, TeacherSpec
 SIZE = 16
 CLASSES = 5
 BATCH = 16
+SLAB_ROWS = np.array([5, 3, 7])
+"""Samples of each shard in `loaded_batch`."""
 
 
 @register_model
@@ -177,3 +180,22 @@ def _report(work: Callable[[], Any], pipe: Any) -> None:
 def kill_self() -> None:
     """End this process as a power cut would."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def loaded_batch(count: int = 50, views: range = range(4, 8), seed: int = 0) -> LoadedBatch:
+    """Samples of three shards (`SLAB_ROWS`) whose digest says which view, shard and row they are."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    shard_B = rng.integers(0, 3, count).astype(np.int32)
+    row_B = np.array([rng.integers(0, SLAB_ROWS[s]) for s in shard_B], np.int32)
+    view_B = rng.integers(views.start, views.stop, count).astype(np.int32)
+    return LoadedBatch(
+        shard_B=shard_B,
+        row_B=row_B,
+        view_B=view_B,
+        label_B=np.zeros(count, np.int64),
+        pixel_digest_B=(view_B * 100 + shard_B * 10 + row_B).astype(np.uint32),
+        partner_B=np.arange(count, dtype=np.int32),
+        lam_B=np.ones(count, np.float32),
+        box_B4=np.zeros((count, 4), np.int16),
+        view_BHWC=torch.zeros(count, 1, 1, 3, dtype=torch.uint8),
+    )

@@ -20,6 +20,7 @@ from benchmarks.study.stages import Stages
 from benchmarks.study.tables import study_tables
 from cli import cli
 from shards.index.shard_index import open_index
+from shards.locks import locked
 from student.run.run_reader import Run, read_run
 from teacher_cache.store.cache import TeacherCache
 from tests.stage1_tiny import TINY
@@ -169,6 +170,26 @@ def test_a_study_runs_to_its_tables_and_again_for_nothing(work: Path, tmp_path: 
     assert open_index(str(work / "out/shards/train")).num_samples == 12 * CLASSES
     _run(work)
     assert all(path.stat().st_mtime_ns == when for path, when in summaries.items()), "finished students stay"
+
+
+def test_a_second_process_leaves_the_online_student_to_the_first(work: Path) -> None:
+    class Listed:
+        def __init__(self) -> None:
+            self.commands: list[str] = []
+
+        def run(self, stage: str, *arguments: str | Path) -> None:
+            self.commands.append(str(arguments[0]))
+
+        def require_time(self) -> None:
+            """There is time."""
+
+    settings, alone, second = _run(work), Listed(), Listed()
+    Stages(settings, work / "photos", work / "out", alone).run()
+    with locked(work / "out/sweeps/online/cells/soft-l0.5-t2-s0.lock") as held:
+        assert held
+        Stages(settings, work / "photos", work / "out", second).run()
+    assert alone.commands.count("train-student") == 1
+    assert second.commands == [command for command in alone.commands if command != "train-student"]
 
 
 def test_derived_caches_keep_the_digests_and_say_whose_answers_they_hold(work: Path) -> None:

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
+from tests.golden import SETS
 from tests.golden.make import STUDENT, TEACHER
-from tests.test_golden import SETS
 
 SET = SETS[0]
 SHARDS = ["--shards", "{set}/train"]

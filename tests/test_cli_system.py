@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from cli import cli
 from shards.errors import system_words
+from tests.golden import SETS
 from tests.golden.make import NUM_VIEWS, cache_command
-from tests.test_golden import SETS
 
 ROOT = Path(__file__).parent.parent
 TRAIN = ("--shards", "train", "--out", "o")

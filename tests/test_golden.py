@@ -17,9 +17,8 @@ from cli import cli
 from shards.index.shard_index import open_index
 from student.run.run_reader import read_run
 from teacher_cache.store.cache import TeacherCache
+from tests.golden import SETS
 from tests.golden.make import NUM_VIEWS, TEACHER, cache_command, student_command, sweep_command
-
-SETS = sorted(path for path in (Path(__file__).parent / "golden").glob("v*") if path.is_dir())
 
 
 def done(*words: str | Path) -> str:

@@ -23,7 +23,7 @@ from shards.documents import NotRegularError, checked, open_regular, parse_json,
 from shards.errors import RunError, ShardError
 from student.run.checkpoint import Rejected, load_checkpoint
 from tests.damage import DOCUMENTS, damaged
-from tests.test_golden import SETS
+from tests.golden import SETS
 
 ROOM_BYTES = 1 << 31
 

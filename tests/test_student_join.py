@@ -4,12 +4,12 @@ import pytest
 
 from shards.errors import CacheError
 from student.feed.join import PixelCheck
-from tests.test_student_slab import batch
+from tests.student_tiny import loaded_batch
 
 
 def test_every_digest_is_compared_and_a_mismatch_names_the_sample():
     """One wrong sample among many is an error with shard, key, view and both digests."""
-    some = batch()
+    some = loaded_batch()
     check = PixelCheck(lambda shard, row: (f"shard{shard}", f"key{row}"))
     check.compare(some, some.pixel_digest_B)
     assert (check.checked, check.near) == (50, 0)

@@ -21,8 +21,7 @@ from student.recipe.settings import TrainSettings
 from student.run.run_events import NearAccepted
 from teacher_cache.inspect.near import Tolerance, share_of, tolerance_of
 from teacher_cache.store.cache import TeacherCache
-from tests.student_tiny import BATCH, final_weights, make_cache, run_to_end, views, write_shards
-from tests.test_student_join import batch
+from tests.student_tiny import BATCH, final_weights, loaded_batch, make_cache, run_to_end, views, write_shards
 
 RECIPE = views(operations=("invert", "rotate"))
 NEAR = TrainSettings(log_every=1, pixels="near")
@@ -186,7 +185,7 @@ def test_more_views_than_a_share_explains_are_refused(made: tuple[ShardIndex, Pa
 def test_one_rounding_that_no_probe_met_does_not_end_a_run() -> None:
     """One in 10,000 views, and the first; the next one does."""
     check = PixelCheck(lambda shard, row: ("shard", "key"), Tolerance(parts=(), share=0.0))
-    some = batch()
+    some = loaded_batch()
     digest_B = some.pixel_digest_B.copy()
     digest_B[17] ^= 1
     check.compare(some, digest_B)

@@ -10,14 +10,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from shards.errors import CacheError, RunError
-from student.feed.loader import LoadedBatch
 from student.feed.node_file import SEAL_BYTES, scratch_folder, shared_file
 from student.feed.slab import RecordSlab, SlabLoader
+from tests.student_tiny import SLAB_ROWS as ROWS
+from tests.student_tiny import loaded_batch
 
-ROWS = np.array([5, 3, 7])
 VIEWS = 4
 FIELDS = {"pixel_digest": (np.dtype(np.uint32), ()), "logit": (np.dtype(np.float32), (2,))}
 
@@ -36,30 +35,12 @@ class FakeCache(SimpleNamespace):
         return {"pixel_digest": code, "logit": logit, "fidelity_at": kept_beside}
 
 
-def batch(count=50, views=range(4, 8), seed=0):
-    rng = np.random.Generator(np.random.PCG64(seed))
-    shard_B = rng.integers(0, 3, count).astype(np.int32)
-    row_B = np.array([rng.integers(0, ROWS[s]) for s in shard_B], np.int32)
-    view_B = rng.integers(views.start, views.stop, count).astype(np.int32)
-    return LoadedBatch(
-        shard_B=shard_B,
-        row_B=row_B,
-        view_B=view_B,
-        label_B=np.zeros(count, np.int64),
-        pixel_digest_B=(view_B * 100 + shard_B * 10 + row_B).astype(np.uint32),
-        partner_B=np.arange(count, dtype=np.int32),
-        lam_B=np.ones(count, np.float32),
-        box_B4=np.zeros((count, 4), np.int16),
-        view_BHWC=torch.zeros(count, 1, 1, 3, dtype=torch.uint8),
-    )
-
-
 @pytest.mark.parametrize("views", [range(4, 8), range(5, 7), range(7, 8)])
 @pytest.mark.parametrize("threads", [1, 4])
 def test_every_view_gets_its_own_record(views, threads, tmp_path):
     """A gather that is off by one view, shard or row would train on another image's answer."""
     slab = RecordSlab.load(FakeCache(reads=[]), views, scratch=tmp_path, threads=threads)
-    some = batch(views=views)
+    some = loaded_batch(views=views)
     record = slab.gather(some)
     assert np.array_equal(record["pixel_digest"], some.pixel_digest_B)
     assert np.array_equal(record["logit"][:, 1], -record["logit"][:, 0])
@@ -119,7 +100,7 @@ def hold(scratch, conn):
     """A rank: maps the slab, says how many units it read and what it sees, and waits to be told to go."""
     cache = FakeCache(reads=[])
     slab = RecordSlab.load(cache, range(4, 8), scratch=Path(scratch))
-    conn.send((len(cache.reads), slab.gather(batch())["pixel_digest"].tolist()))
+    conn.send((len(cache.reads), slab.gather(loaded_batch())["pixel_digest"].tolist()))
     conn.recv()
     slab.close()
 
@@ -157,7 +138,7 @@ def held_bytes(scratch):
 
 
 def test_one_process_reads_the_others_map_late_ones_find_it_and_kills_leave_nothing(tmp_path):
-    expected = batch().pixel_digest_B.tolist()
+    expected = loaded_batch().pixel_digest_B.tolist()
     ranks = [Rank(tmp_path) for _ in range(3)]
     for rank in ranks:
         assert rank.ready().seen == expected

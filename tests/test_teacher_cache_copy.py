@@ -21,7 +21,7 @@ from teacher_cache.publish.selection import select
 from teacher_cache.record.codec import RecordCodec, RecordFormat, fit_basis
 from teacher_cache.store.cache import TeacherCache
 from tests.cache_maker import fill, make_basis, make_cache, make_index, make_spec, objects_of, random_unit
-from tests.test_golden import SETS
+from tests.golden import SETS
 
 GOLDEN = SETS[-1]
 

@@ -5,6 +5,7 @@ sweep without its seed, such as "teaching/soft-l0.9-t1".
 """
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class SweepSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Students of one cache, or of several: the axes of `ablate`.
+    """Students of one cache, or of several: the axes of `ablate`; without any, soft at λ = .5 and τ = 1, three seeds.
 
     Attributes:
         cache: its name; "a+b" learns from the mean of both teachers.
@@ -78,10 +79,10 @@ class SweepSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     name: str
     cache: str
-    distill: list[str]
-    weights: list[float]
-    temperatures: list[float]
-    seeds: int
+    distill: Sequence[str] = ("soft",)
+    weights: Sequence[float] = (0.5,)
+    temperatures: Sequence[float] = (1.0,)
+    seeds: int = 3
     together: int = 1
     views_used: list[int] = []
     epochs: int = 0

@@ -16,6 +16,8 @@ from timm.data.imagenet_info import ImageNetInfo
 from benchmarks.study.derived import derive
 from benchmarks.study.settings import Cache, Json, Settings, SweepSettings
 from shards.index.shard_index import open_index
+from shards.locks import locked
+from student.sweep.grid import Cell
 from teacher_cache.store.cache import TeacherCache
 
 STUDENT, STUDENT_AND_VIEWS = "student.toml", "student-online.toml"
@@ -159,16 +161,24 @@ class Stages:
 
     def _online(self, sweep: SweepSettings) -> None:
         """The teacher in the loop, on the views that the cache holds: the sweep's only cell, seed by seed."""
-        made = self._made(sweep.cache)
+        cells = sweep_path(self.work, sweep.name) / "cells"
+        cells.mkdir(parents=True, exist_ok=True)
         for cell in sweep.grid.cells():
-            tau = [] if cell.temperature is None else ["--tau", str(cell.temperature)]
-            self.commands.run(
-                f"sweep {sweep.name}", "train-student", *self._data(), "--online", *self._teacher(made),
-                "--config", self.work / f"{sweep.cache}-{STUDENT_AND_VIEWS}", "--distill", cell.distill,
-                "--lambda", str(cell.distill_weight), *tau, "--views-used", str(cell.views_used or made.views),
-                "--seed", str(cell.seed), "--workers", "0", *self._length(sweep),
-                "--out", sweep_path(self.work, sweep.name) / "cells" / cell.name,
-            )  # fmt: skip
+            with locked(cells / f"{cell.name}.lock") as ours:
+                if ours:
+                    self._online_cell(sweep, cell, cells / cell.name)
+                else:
+                    print(f"\nsweep {sweep.name}: {cell.name} is being trained by another process", flush=True)
+
+    def _online_cell(self, sweep: SweepSettings, cell: Cell, out: Path) -> None:
+        made = self._made(sweep.cache)
+        tau = [] if cell.temperature is None else ["--tau", str(cell.temperature)]
+        self.commands.run(
+            f"sweep {sweep.name}", "train-student", *self._data(), "--online", *self._teacher(made),
+            "--config", self.work / f"{sweep.cache}-{STUDENT_AND_VIEWS}", "--distill", cell.distill,
+            "--lambda", str(cell.distill_weight), *tau, "--views-used", str(cell.views_used or made.views),
+            "--seed", str(cell.seed), "--workers", "0", *self._length(sweep), "--out", out,
+        )  # fmt: skip
 
 
 def _toml(name: str, value: Json) -> str:
