@@ -1,8 +1,9 @@
-"""A cache that holds, on purpose, the answers to other views than those the student will see.
+"""A cache that holds, on purpose, other answers than the teacher's to the views that the student will see.
 
 A cache that pairs a view with the answer to another one is what this project refuses to train from by accident. Here it
-is made to measure what that costs, and it says so: the teacher's name in its spec carries the words. The refusal stays
-as it is: the pixel digests are those of the views that the student will see, and they are compared.
+is made to measure what that costs (or what an answer among fewer classes is worth), and it says so: the teacher's name
+in its spec carries the words. The refusal stays as it is: the pixel digests are those of the views that the student
+will see, and they are compared.
 
 Legend: V views, R rows of a shard, C classes.
 """
@@ -29,12 +30,13 @@ def derive(out: Path, index: ShardIndex, source: TeacherCache, answers: str) -> 
     """Make, or finish, the cache at `out`: the views of `source`, a lossless cache, with other answers.
 
     Args:
-        answers: "next": to the next view of the same photo (of the last: the first); else the folder of a lossless
-            cache of one view, whose answer stands for every view.
+        answers: "next": to the next view of the same photo (of the last: the first); "present": to the same view,
+            among the classes that photos have; else the folder of a lossless cache of one view, whose answer stands
+            for every view.
     """
-    words = "the next view" if answers == "next" else "one centre crop"
-    teacher = replace(source.spec.teacher, name=f"{source.spec.teacher.name}, its answers to {words}")
-    spec, logits = replace(source.spec, teacher=teacher), _answers(source, answers)
+    words = {"next": "to the next view", "present": "among the classes present"}.get(answers, "to one centre crop")
+    teacher = replace(source.spec.teacher, name=f"{source.spec.teacher.name}, its answers {words}")
+    spec, logits = replace(source.spec, teacher=teacher), _answers(source, answers, index)
     with TeacherCache.create(out, spec, index, num_views=source.num_views) as cache:
         codec = RecordCodec(spec.record)
         for view_block, shard in cache.missing():
@@ -46,14 +48,22 @@ def derive(out: Path, index: ShardIndex, source: TeacherCache, answers: str) -> 
             cache.commit_unit(view_block, shard, arrays)
 
 
-def _answers(source: TeacherCache, answers: str) -> Answers:
+def _answers(source: TeacherCache, answers: str, index: ShardIndex) -> Answers:
+    same = _reader(source)
     if answers == "next":
-        same = _reader(source)
         return lambda view, shard: same((view + 1) % source.num_views, shard)
+    if answers == "present":
+        absent_C = np.bincount(index.label_N, minlength=index.num_classes) == 0
+        return lambda view, shard: _without(same(view, shard), absent_C)
     with TeacherCache.open(answers) as one:
         centre = _reader(one)
         first = [centre(0, shard) for shard in range(one.num_shards)]
     return lambda view, shard: first[shard]
+
+
+def _without(logit_RC: Logits, absent_C: NDArray[np.bool_]) -> Logits:
+    """The logits with those of absent classes 50 below the least: a probability of no weight, and a number."""
+    return np.where(absent_C, logit_RC.min(-1, keepdims=True) - np.float32(50), logit_RC)
 
 
 def _reader(cache: TeacherCache) -> Answers:

@@ -54,8 +54,8 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         teacher: a name of `teachers`, or "" for the study's own.
         record, num_bytes: what is kept of an answer, and the bytes per view (0: the kind's own).
         source: of a derived cache.
-        answers: of a derived cache: "same" view, "next" view of the same photo, or the name of a cache of one view
-            whose answer stands for every view.
+        answers: of a derived cache: to the "same" view, to the "next" view of the same photo, to the same view among
+            the classes "present" in the photos, or the name of a cache of one view whose answer stands for every view.
         view: fields of a recipe of its own, its name among them as `recipe`; empty: the views of the study.
     """
 
@@ -139,7 +139,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         for name, cache in self.caches.items():
             _known(f"caches.{name}.teacher", cache.teacher, ["", *self.teachers])
             _known(f"caches.{name}.source", cache.source, ["", *self.caches])
-            _known(f"caches.{name}.answers", cache.answers, ["same", "next", *self.caches])
+            _known(f"caches.{name}.answers", cache.answers, ["same", "next", "present", *self.caches])
             if cache.source and self.caches[cache.source].record != "dense":
                 raise ValueError(f"caches.{name}.source: expected a cache of record dense, got {cache.source}")
             if cache.answers != "same" and cache.record != "dense":

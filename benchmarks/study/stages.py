@@ -130,7 +130,7 @@ class Stages:
             self._cache(answers)
             answers = str(self.work / "caches" / answers)
         self.commands.require_time()
-        print(f"\ncache {name}: the views of {cache.source} with the answers to {cache.answers}", flush=True)
+        print(f"\ncache {name}: the views of {cache.source}, answers: {cache.answers}", flush=True)
         with TeacherCache.open(source) as opened:
             derive(out, open_index(str(self.work / "shards" / "train")), opened, answers)
 
