@@ -156,6 +156,11 @@ def test_a_study_runs_to_its_tables_and_again_for_nothing(work: Path, tmp_path: 
     text = "\n".join(study_tables(settings, work / "out", tmp_path))
     assert re.search(r"\| soft \| 2 of 2 \| \d", text)
     assert "not run yet" not in text
+    none, soft = (re.search(rf"^\| {arm} \| 2 of 2 \| (\S+)", text, re.M) for arm in ("none", "soft"))
+    assert none and soft
+    for arm, final in (("none", none), ("soft", soft)):
+        by_epoch = re.search(rf"^\| {arm} \| (\d[^a-z]*) \|$", text, re.M)
+        assert by_epoch and by_epoch.group(1).split(" | ")[-1] == f"{float(final.group(1)):.1f}"
     equal = re.search(r"cached, seed 0: (\d+) of (\d+) logged losses equal", text)
     assert equal is not None
     assert equal.group(1) == equal.group(2) == "2", "cached = online, to the bit (law 9)"
@@ -244,10 +249,12 @@ def test_times_are_kept_of_failures_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(STUDY.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_settings_that_are_shipped_can_be_read(path: Path) -> None:
-    settings = read_settings(path)
-    asked = {question.name for question in settings.questions}
-    assert "teaching" in asked
-    assert path.stem == "mixed" or {"online", "bytes", "views", "consistency"} <= asked
+    assert read_settings(path).questions[0].name == "teaching"
+
+
+def test_every_question_is_asked_by_some_settings() -> None:
+    asked = {question.name for path in STUDY.glob("*.toml") for question in read_settings(path).questions}
+    assert {"teaching", "online", "bytes", "views", "consistency", "teachers"} <= asked
 
 
 @pytest.mark.parametrize(

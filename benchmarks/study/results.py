@@ -46,6 +46,15 @@ class ArmResult:
         values = list(self.by_seed(metric).values())
         return statistics.stdev(values) if len(values) > 1 else math.nan
 
+    def by_epoch(self) -> dict[int, float]:
+        """Mean top-1 over seeds after so many epochs, where every finished student was evaluated."""
+        seen: dict[int, list[float]] = {}
+        for run in self.runs.values():
+            for point in run.epochs:
+                if math.isfinite(point["top1"]):
+                    seen.setdefault(point.epoch + 1, []).append(point["top1"])
+        return {epoch: statistics.fmean(v) for epoch, v in sorted(seen.items()) if len(v) == len(self.runs)}
+
 
 class Paired(NamedTuple):
     """Arm minus reference over the seeds that both have: mean, standard error, half the 95 % interval, seeds.

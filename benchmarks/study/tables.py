@@ -16,6 +16,7 @@ def study_tables(settings: Settings, work: Path, png_dir: Path | None = None) ->
     for question in settings.questions:
         arms = arm_results(settings, question, work)
         yield f"### {question.title}\n\n{_table(arms)}"
+        yield f"Mean top-1 after so many epochs\n\n{_by_epoch(arms)}"
         if question.curves:
             yield from _equal_curves(arms)
         if png_dir is not None and any(arm.by_seed() for arm in arms):
@@ -39,13 +40,22 @@ def _table(arms: Sequence[ArmResult]) -> str:
     return "\n".join(lines)
 
 
+def _by_epoch(arms: Sequence[ArmResult]) -> str:
+    means = [arm.by_epoch() for arm in arms]
+    epochs = sorted({epoch for mean in means for epoch in mean})
+    lines = [f"| arm | {' | '.join(map(str, epochs))} |", "|---" * (len(epochs) + 1) + "|"]
+    for arm, mean in zip(arms, means, strict=True):
+        lines.append(f"| {arm.label} | {' | '.join(_number(mean.get(epoch, math.nan), 1) for epoch in epochs)} |")
+    return "\n".join(lines)
+
+
 def _difference(arm: ArmResult, reference: ArmResult) -> str:
     if arm is reference:
         return "| |"
     found = paired(arm, reference)
     if not math.isfinite(found.error):
         return f"{_signed(found.mean)} | – | –"
-    ratio = _number(found.mean / found.error, 1) if found.error else "no spread"
+    ratio = _number(found.mean / found.error, 1).replace("-", "−") if found.error else "no spread"
     low, high = found.mean - found.interval, found.mean + found.interval
     return f"{_signed(found.mean)} | {_signed(low)} … {_signed(high)} | {ratio}"
 
@@ -88,4 +98,4 @@ def _number(value: float, digits: int) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2f}" if math.isfinite(value) else "–"
+    return f"{value:+.2f}".replace("-", "−") if math.isfinite(value) else "–"
