@@ -8,16 +8,18 @@ gone), *silent* (damage to what is checksummed goes unnoticed), *hanging* (no en
 traceback, a "defect", an unknown exit code, a process left behind). Prints a table; exits with 1 if any did. A trial
 is repeated with the seed that its failure names.
 
-Commands run in processes forked from this one, which has everything imported: a start costs milliseconds, so kills fall
-into the work and not into the imports.
+Every command runs in a fresh Python process: what differs from process to process, such as the seeds of hash maps, must
+not show in a result. The process is started ahead and gets its command after its imports, so that kills hit the work.
 """
 
 import argparse
+import json
 import os
 import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -44,6 +46,7 @@ from tests.golden.make import cache_command, student_command
 
 LIMIT_S = 120.0
 _CODES = (0, 1, 2, 75, 130)
+_CHILD = "--child"
 
 
 class TrialError(Exception):
@@ -62,13 +65,19 @@ def command(
 ) -> Ended:
     """Run a command in `folder`, in a process group of its own; kill its main process after a while if asked to."""
     out = folder / "said.txt"
-    pid = os.fork()
-    if pid == 0:
-        _child(words, folder, out, limits or {})
+    out.touch()
+    child = _waiting.pop() if _waiting else _fresh()
+    assert child.stdin is not None and child.stdout is not None
+    child.stdout.readline()  # its imports are done
+    _waiting.append(_fresh())
+    child.stdin.write(json.dumps([[str(word) for word in words], str(folder), str(out), limits or {}]).encode())
+    child.stdin.close()
+    child.stdout.close()
+    pid = child.pid
     ends = time.monotonic() + LIMIT_S
     kill_at = time.monotonic() + kill_after_s if kill_after_s else ends
     killed = False
-    while (found := os.waitpid(pid, os.WNOHANG))[0] == 0:
+    while (code := child.poll()) is None:
         if time.monotonic() > kill_at and not killed:
             os.kill(pid, signal.SIGKILL)
             killed = True
@@ -78,7 +87,6 @@ def command(
         time.sleep(0.005)
     _require_nobody_left(pid, words)
     said = out.read_text(errors="replace")
-    code = os.waitstatus_to_exitcode(found[1])
     if killed and code == -signal.SIGKILL:
         return Ended(None, said)
     if code not in _CODES or "Traceback" in said or "defect" in said or (code and "rror: " not in said + "error: "):
@@ -86,18 +94,31 @@ def command(
     return Ended(code, said)
 
 
-def _child(words: Sequence[str], folder: Path, out: Path, limits: dict[int, int]) -> None:
-    os.setpgid(0, 0)
+_waiting: list[subprocess.Popen[bytes]] = []
+
+
+def _fresh() -> subprocess.Popen[bytes]:
+    """A process that imports everything, says so with a line, and waits for its command."""
+    words = [sys.executable, "-m", "tests.campaign", _CHILD]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
+
+
+def _child() -> None:
+    """Run the command that standard input gives."""
+    print(flush=True)
+    words, folder, out, limits = json.load(sys.stdin)
     os.chdir(folder)
-    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    for stream, path, flags in ((0, os.devnull, os.O_RDONLY), (1, out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)):
+        descriptor = os.open(path, flags, 0o600)
+        os.dup2(descriptor, stream)
+        os.close(descriptor)
+    os.dup2(1, 2)
     torch.set_num_threads(1)
     code = 1
     try:
         for kind, value in limits.items():
-            resource.setrlimit(kind, (value, value))
-        cli.main([str(word) for word in words], prog_name="cli.py")
+            resource.setrlimit(int(kind), (value, value))
+        cli.main(words, prog_name="cli.py")
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)
@@ -280,10 +301,14 @@ def main() -> None:
     parser.add_argument("--only", default="", help="kinds whose name holds this")
     parser.add_argument("--folder", type=Path, help="where copies go (default: a temporary folder)")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        sys.exit(1 if run(Path(name), minutes=options.minutes, seed=options.seed, only=options.only) else 0)
+    try:
+        with tempfile.TemporaryDirectory(dir=options.folder) as name:
+            sys.exit(1 if run(Path(name), minutes=options.minutes, seed=options.seed, only=options.only) else 0)
+    finally:
+        for child in _waiting:
+            child.kill()
+            child.wait()
 
 
 if __name__ == "__main__":
-    main()
+    _child() if sys.argv[1:] == [_CHILD] else main()

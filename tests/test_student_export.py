@@ -102,6 +102,19 @@ def test_an_export_reads_back_as_it_was(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["student.safetensors"]
 
 
+def test_an_export_has_the_same_bytes_every_time(tmp_path: Path) -> None:
+    """A cache keeps the digest of its teacher's weights; safetensors alone orders its metadata by a random hash."""
+    recipe = replace(recipe_for(TWO), image_size=32)
+    model, info = trained(recipe), info_of(recipe)
+    seen = set()
+    for number in range(12):
+        path = tmp_path / f"{number}.safetensors"
+        export_weights(model, path, info)
+        seen.add(path.read_bytes())
+    assert len(seen) == 1
+    assert read_info(path) == info  # the names of classes are not all ASCII
+
+
 def test_an_interrupted_export_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a weights file must never carry the name of a whole one."""
     recipe = replace(recipe_for(TWO), image_size=32)

@@ -13,7 +13,6 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import nn
 
 from shards.atomic import atomic_file
@@ -30,7 +29,7 @@ from student.recipe.papers import recipe_for
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
 from teacher_cache.network.teacher_name import METADATA_KEY
-from teacher_cache.network.weights import read_weights, require_possible
+from teacher_cache.network.weights import read_weights, require_possible, write_weights
 
 
 class _Stored(msgspec.Struct, forbid_unknown_fields=True):
@@ -110,7 +109,7 @@ def export_weights(model: nn.Module, path: Path, info: ExportInfo) -> None:
     state = {name: value.detach().cpu().clone().contiguous() for name, value in unwrapped(model).state_dict().items()}
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     with atomic_file(path) as file:
-        file.write(save(state, {"format": "pt", METADATA_KEY: json.dumps(info.to_json(), sort_keys=True)}))
+        write_weights(file, state, {"format": "pt", METADATA_KEY: json.dumps(info.to_json(), sort_keys=True)})
 
 
 def read_info(path: Path) -> ExportInfo | None:

@@ -4,11 +4,11 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from shards.errors import ArtefactError
@@ -48,6 +48,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise ArtefactError(f"weights {path}: expected a mapping of names to tensors, got {_describe(loaded)}")
     return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
+
+
+def write_weights(file: BinaryIO, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors as safetensors; the same tensors and metadata give the same bytes in every process.
+
+    safetensors itself writes its metadata in the order of a hash map that every process seeds anew.
+    """
+    data = save(dict(state), dict(metadata))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    file.write(memoryview(data)[end:])
 
 
 def require_possible(path: Path, numbers: Mapping[str, Any]) -> None:
