@@ -12,7 +12,7 @@ from shards.views.operations.operation import OperationKind
 from student.learn.losses.distill_loss import DistillLoss
 from teacher_cache.record.kinds.record_kind import RecordKind
 from teacher_cache.record.record_format import RecordFormat
-from tests.test_layering import ROOMS
+from tests.test_layering import ROOMS, full_folders
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "architecture.md").read_text()
@@ -49,6 +49,7 @@ def test_every_room_is_in_the_list_in_the_order_of_the_imports() -> None:
 @pytest.mark.parametrize("path", EXAMPLES)
 def test_every_example_is_one_new_file_beside_a_table(path: str) -> None:
     assert not (ROOT / path).exists() and ((ROOT / path).parent / "table.py").exists()
+    assert not full_folders([path]), "one more file must fit in the folder"
 
 
 def test_the_examples_work() -> None:

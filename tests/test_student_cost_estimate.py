@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from cli import cli
 from shards.index.disk import read_rate
 from shards.rng import stream
-from student.cost.cost_estimate import Job, Rates, cost, rates_from_flops, scaled_rates, with_given
+from student.cost.cost_estimate import Job, Rates, cost, rates_from_flops, with_given
 from student.cost.disk_need import disk_lines, disk_need
 from student.cost.rates import calibrate
 from student.recipe.settings import TrainSettings
@@ -105,15 +105,6 @@ def test_a_decode_bound_machine_is_told_so() -> None:
     lines = "\n".join(cost(replace(JOB, num_cores=2), RATES).lines)
     assert "rendering is the bound" in lines and "never in hours" in lines
     assert "rendering is the bound" not in "\n".join(cost(JOB, RATES).lines)
-
-
-def test_another_student_is_scaled_by_its_arithmetic_and_says_so() -> None:
-    scaled = scaled_rates(RATES, known_model="deit_tiny_patch16_224", model="deit_base_patch16_224")
-    assert scaled.student == pytest.approx(4000 * 1.26 / 17.58)
-    assert (scaled.teacher, scaled.views) == (RATES.teacher, RATES.views)
-    assert "scaled from deit_tiny_patch16_224" in scaled.source
-    with pytest.raises(ValueError, match="convnext_tiny: its GMACs are not in the table"):
-        scaled_rates(RATES, known_model="deit_tiny_patch16_224", model="convnext_tiny")
 
 
 def test_what_is_given_replaces_what_was_measured_and_the_rest_stays() -> None:

@@ -15,7 +15,7 @@ from shards.views.behaviour import fixed_image
 from shards.views.view import render_views
 from shards.views.view_recipe import recipe_named
 from teacher_cache.inspect import sheet
-from teacher_cache.inspect.sheet import describe, draw_sheet, sheet_views, write_sheet
+from teacher_cache.inspect.sheet import describe, draw_sheet, sheet_views, write_sheets
 
 RECIPE = recipe_named("deit", size=48, block_size=4)
 
@@ -68,7 +68,7 @@ def test_the_text_names_partner_operations_and_classes(reader: ShardReader) -> N
 
 def test_a_sheet_is_a_png_that_shows_every_view(reader: ShardReader, tmp_path: Path) -> None:
     columns = sheet_views(reader, RECIPE, "s0", range(3))
-    write_sheet(tmp_path / "sheet.png", "title", columns)
+    write_sheets(tmp_path / "sheet.png", [("title", columns)])
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.format == "PNG" and sheet.size == draw_sheet("title", columns).size
         pixels = np.asarray(sheet)
@@ -84,7 +84,7 @@ def test_what_cannot_be_shown_is_an_error(reader: ShardReader, tmp_path: Path) -
     with pytest.raises(ValueError, match="at least one view"):
         draw_sheet("title", [])
     with pytest.raises(ValueError, match=r"\.png"):
-        write_sheet(tmp_path / "sheet.jpg", "title", sheet_views(reader, RECIPE, "s0", [0]))
+        write_sheets(tmp_path / "sheet.jpg", [("title", sheet_views(reader, RECIPE, "s0", [0]))])
 
 
 @pytest.mark.parametrize("width", [60, 200, 500])

@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from student.recipe.zoo import TEACHER, model_entry
+from student.recipe.zoo import TEACHER
 
 TEACHER_GMACS = {TEACHER: 15.96}
 """Multiply-accumulates per image at 224 pixels, in 10⁹ (timm's results table)."""
@@ -161,22 +161,6 @@ def with_given(measured: Rates | None, given: Mapping[str, float | None]) -> Rat
     return replace(measured, **known, source=f"{measured.source}; given: {words}" if known else measured.source)
 
 
-def scaled_rates(known: Rates, *, known_model: str, model: str) -> Rates:
-    """The rates for another student by its arithmetic: throughput falls as GMACs rise; an estimate, and named so.
-
-    Raises:
-        ValueError: a model whose GMACs are not in the table; measure it instead.
-    """
-    ratio = _gmacs(known_model) / _gmacs(model)
-    return Rates(
-        teacher=known.teacher,
-        student=known.student * ratio,
-        views=known.views,
-        unit_views=known.unit_views,
-        source=f"{known.source}; student scaled from {known_model} by GMACs (× {ratio:.3g})",
-    )
-
-
 def rates_from_flops(
     *, teacher_gmacs: float, student_gmacs: float, tflops: float, views: float, unit_views: float
 ) -> Rates:
@@ -193,13 +177,6 @@ def rates_from_flops(
         source=f"arithmetic at {tflops:g} sustained TFLOP/s per GPU (teacher {teacher_gmacs:g}, student "
         f"{student_gmacs:g} GMACs, a step = {_STEP_FORWARDS} forwards)",
     )
-
-
-def _gmacs(model: str) -> float:
-    entry = model_entry(model)
-    if entry is None:
-        raise ValueError(f"model {model}: its GMACs are not in the table of `models`; measure it, or give its rate")
-    return entry.gmacs
 
 
 def _hours(images: float, per_second: float) -> float:

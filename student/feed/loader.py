@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterable
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,12 +35,6 @@ class LoadedBatch(NamedTuple):
     lam_B: NDArray[np.float32]
     box_B4: NDArray[np.int16]
     view_BHWC: Tensor
-
-
-def render_items(reader: ShardReader, recipe: ViewRecipe, items: Items) -> LoadedBatch:
-    """The batch of some block-views, in their order; a pure function of (shards, recipe, items)."""
-    batch = _render(reader, recipe, items)
-    return _loaded(batch, torch.from_numpy(batch.view_BHWC))
 
 
 def batches(

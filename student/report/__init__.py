@@ -4,5 +4,3 @@ write.py is the way in; runs_page.py and sweep_page.py compose the two kinds of 
 apart), curves.py, heat_map.py and charts.py (figures as inline SVG), page.py (HTML); png.py draws for papers,
 text.py for a terminal.
 """
-
-__all__ = ["charts", "curves", "heat_map", "page", "png", "runs_page", "stats", "sweep_page", "text", "write"]

@@ -213,11 +213,6 @@ def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
     return [line for line in lines if line] or [""]
 
 
-def write_sheet(path: Path, title: str, columns: Sequence[SheetView]) -> None:
-    """Write the sheet of one sample as a PNG; errors as `write_sheets`."""
-    write_sheets(path, [(title, columns)])
-
-
 def write_sheets(path: Path, samples: Sequence[tuple[str, Sequence[SheetView]]]) -> None:
     """Write the sheets of several samples, (title, columns) each, one below the other, as a PNG.
 

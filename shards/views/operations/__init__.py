@@ -4,20 +4,3 @@ A new operation is a file with an `OperationKind` and a line in `table.OPERATION
 An operation whose pixels change is a new one with a name of its own and a line in `operation_names.TAKES_PLACE_OF`;
 caches go on rendering with theirs.
 """
-
-__all__ = [
-    "blur",
-    "enhance",
-    "grey",
-    "histogram",
-    "invert",
-    "operation",
-    "posterize",
-    "rotate",
-    "sharpness",
-    "shear",
-    "solarize",
-    "table",
-    "translate",
-    "warp",
-]

@@ -3,5 +3,3 @@
 A new loss is a file with a `DistillLoss` and a line in `table.LOSSES`; command line, grid, checks, export and report
 ask the value.
 """
-
-__all__ = ["dist", "distill_loss", "hard", "soft", "soft_std", "table"]

@@ -3,5 +3,3 @@
 A new kind is a file with a `RecordKind` and a line in `table.KINDS`; command line, checks, store, status and report ask
 the value.
 """
-
-__all__ = ["dense", "dense8", "hard", "lowrank", "record_kind", "table", "topk"]
