@@ -7,54 +7,9 @@
     inspect   look before, during and after
     publish   copies, smaller ones, cards
 
-The names of `__all__` are what other code may import (docs/python.md); they are loaded when they are asked for.
+`__init__.pyi` lists the names that other code may import (docs/python.md); each is loaded when it is first used.
 """
 
-from typing import TYPE_CHECKING
+from lazy_loader import attach_stub
 
-from shards.public_names import names_from
-
-if TYPE_CHECKING:
-    from teacher_cache.inspect.sample_record import SampleRecord, read_record
-    from teacher_cache.inspect.status import cache_fidelity, cache_status
-    from teacher_cache.network.teacher import Teacher, load_teacher
-    from teacher_cache.record.codec import RecordCodec
-    from teacher_cache.record.record_format import RecordFormat
-    from teacher_cache.stage1.build import build_cache
-    from teacher_cache.stage1.opening import open_or_create
-    from teacher_cache.store.cache import TeacherCache
-    from teacher_cache.store.spec import CacheSpec, TeacherSpec
-
-__all__ = [
-    "CacheSpec",
-    "RecordCodec",
-    "RecordFormat",
-    "SampleRecord",
-    "Teacher",
-    "TeacherCache",
-    "TeacherSpec",
-    "build_cache",
-    "cache_fidelity",
-    "cache_status",
-    "load_teacher",
-    "open_or_create",
-    "read_record",
-]
-
-_MODULES = {
-    "CacheSpec": "teacher_cache.store.spec",
-    "RecordCodec": "teacher_cache.record.codec",
-    "RecordFormat": "teacher_cache.record.record_format",
-    "SampleRecord": "teacher_cache.inspect.sample_record",
-    "Teacher": "teacher_cache.network.teacher",
-    "TeacherCache": "teacher_cache.store.cache",
-    "TeacherSpec": "teacher_cache.store.spec",
-    "build_cache": "teacher_cache.stage1.build",
-    "cache_fidelity": "teacher_cache.inspect.status",
-    "cache_status": "teacher_cache.inspect.status",
-    "load_teacher": "teacher_cache.network.teacher",
-    "open_or_create": "teacher_cache.stage1.opening",
-    "read_record": "teacher_cache.inspect.sample_record",
-}
-
-__getattr__ = names_from(__name__, _MODULES)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
