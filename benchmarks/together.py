@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.synthetic_jpeg import synthetic_jpeg
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex, open_index
 from shards.rng import stream
@@ -37,7 +38,6 @@ from shards.tars.writer import write_samples
 from shards.views.behaviour import behaviour_digest
 from shards.views.view_recipe import recipe_named
 from shards.world import World
-from student.cost.rates import synthetic_jpeg
 from student.feed.batch import ready
 from student.feed.cache_check import Views, views_of_caches
 from student.feed.epoch_plan import epoch_plan

@@ -106,7 +106,6 @@ REFUSED: list[tuple[list[str], str]] = [
     (["plan-cache", *SHARDS, *TEACHER, "--views", "2", "--teacher", "regnty_160"], "'regnety_160'"),
     (["plan-cache", *CACHE[1:3], *TEACHER, "--views", "2", "--seconds", "-1"], "--seconds"),
     (["plan-cache", *CACHE[1:3], *TEACHER, "--views", "2", "--seconds", "nan"], "--seconds"),
-    (["cost", "--seconds", "3"], "without --measure"),
     (["cost", "--tflops", "nan"], "--tflops"),
     (["cost", "--cache", "{set}/dense.zarr", "--views", "3"], "--cache says it"),
     (["cost", "--model", "deit_tinny"], "the nearest is 'deit_tiny"),

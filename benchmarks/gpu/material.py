@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from benchmarks.gpu.sizes import Sizes
+from benchmarks.synthetic_jpeg import synthetic_jpeg
 from shards.index.shard_index import ShardIndex
 from shards.tars.shard_scan import require_image
 from shards.tars.writer import write_samples
-from student.cost.rates import synthetic_jpeg
 from teacher_cache.network.teacher import Teacher, load_teacher
 from teacher_cache.record.codec import RecordFormat, fit_basis
 from teacher_cache.stage1.opening import cache_spec

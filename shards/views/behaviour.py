@@ -29,7 +29,7 @@ from shards.views.view_recipe import ViewRecipe
 _RULE = "2"
 _VIEWS = range(8)
 _DRAWS = range(256)
-"""Views whose parameters are compared: with them "the same parameters" is claimed of all others (--pixels near)."""
+"""Views whose parameters are compared: with them "the same parameters" is claimed of all others."""
 _SIZES = ((375, 500), (500, 333), (240, 180))
 _VALUES = 32
 """Values per operation: a kernel that differs at a tenth of them is missed once in 29 times, one at a third never."""

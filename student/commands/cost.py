@@ -5,22 +5,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.console import result, say
+from shards.console import result
 from shards.flags import (
     CACHE,
     Number,
     ShardPlace,
     bundled,
-    device_option,
-    given_flag,
-    precision_option,
     refuse_ignored,
     shard_options,
 )
 
 if TYPE_CHECKING:
     from student.cost.cost_estimate import Cost, Job, Rates
-    from student.recipe.settings import Precision
 
 
 POSITIVE = Number(0, 1e12, min_open=True)
@@ -118,14 +114,19 @@ class RateFlags:
     view_rate: float
     unit_view_rate: float
 
-    def given(self, *, measure: bool) -> dict[str, float | None]:
-        """The rates that replace estimated ones; the defaults of view rates do not replace measured ones."""
-        rates = {"teacher": self.teacher_rate, "student": self.student_rate}
-        if measure and given_flag("view_rate"):
-            rates["views"] = self.view_rate
-        if measure and given_flag("unit_view_rate"):
-            rates["unit_views"] = self.unit_view_rate
-        return rates
+    def rates(self, student_gmacs: float) -> "Rates":
+        """Return the rates given, and arithmetic for those that are not."""
+        from student.cost.cost_estimate import rates_from_flops
+
+        return rates_from_flops(
+            teacher_gmacs=self.teacher_gmacs,
+            student_gmacs=student_gmacs,
+            tflops=self.tflops,
+            views=self.view_rate,
+            unit_views=self.unit_view_rate,
+            teacher=self.teacher_rate,
+            student=self.student_rate,
+        )
 
 
 _rate_options = bundled(
@@ -156,48 +157,6 @@ _rate_options = bundled(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeFlags:
-    """How --measure measures."""
-
-    measure: bool
-    teacher: str
-    probe_batch: int
-    seconds: float
-    precision: "Precision"
-    device: str | None
-
-    def rates(self, model: str, place: ShardPlace) -> "Rates":
-        """The rates of this machine; the speed of a teacher does not depend on its weights."""
-        from student.cost.rates import measured_rates
-        from teacher_cache.network.device import chosen_device
-
-        say(f"measuring for {4 * self.seconds:.0f} s")
-        return measured_rates(
-            model,
-            self.teacher,
-            index=place.index() if place.shards else None,
-            batch_size=self.probe_batch,
-            seconds=self.seconds,
-            precision=self.precision,
-            device=chosen_device(self.device),
-        )
-
-
-_probe_options = bundled(
-    ProbeFlags,
-    "probe",
-    click.option("--measure", is_flag=True, help="Measure every rate that is not given, here and now, instead."),
-    click.option(
-        "--teacher", default="regnety_160.deit_in1k", show_default=True, help="For --measure; needs no weights."
-    ),
-    click.option("--probe-batch", default=16, show_default=True, type=click.IntRange(1), help="Batch of --measure."),
-    click.option("--seconds", default=5.0, show_default=True, type=POSITIVE, help="How long --measure takes per rate."),
-    precision_option,
-    device_option,
-)
-
-
 @click.command("cost")
 @click.option(
     "--cache",
@@ -209,14 +168,11 @@ _probe_options = bundled(
 @_job_options
 @click.option("--model", default="deit_tiny_distilled_patch16_224", show_default=True, help="The student.")
 @_rate_options
-@shard_options(required=False, help="Their images: mean size, and for --measure what is rendered; default: synthetic.")
-@_probe_options
-def cost(
-    caches: tuple[str, ...], work: JobFlags, model: str, rates: RateFlags, place: ShardPlace, probe: ProbeFlags
-) -> None:
-    """Storage, hours with and without the cache, and break-even, before anything is spent; every assumption printed.
+@shard_options(required=False, help="Their images: mean size in bytes.")
+def cost(caches: tuple[str, ...], work: JobFlags, model: str, rates: RateFlags, place: ShardPlace) -> None:
+    """Estimate storage, hours with and without the cache, and break-even, before anything is spent.
 
-    Rates are those given, else arithmetic at --tflops, else with --measure those of this machine.
+    Rates are those given, else arithmetic at --tflops; every assumption is printed. `plan-cache` measures stage 1.
     """
     from shards.names import unknown
     from student.cost import cost_estimate
@@ -224,46 +180,27 @@ def cost(
 
     if caches:
         refuse_ignored(["num_samples", "num_views", "num_bytes"], "--cache says it")
-    if probe.measure:
-        refuse_ignored(["teacher_gmacs", "tflops"], "--measure measures instead of reckoning")
-    else:
-        probing = ["teacher", "probe_batch", "seconds", "precision", "device"]
-        refuse_ignored(probing, "nothing is measured without --measure")
     if place.shards:
         refuse_ignored(["image_bytes"], "--shards says it")
     entry = model_entry(model)
-    if entry is None and rates.student_rate is None and not probe.measure:
+    if entry is None and rates.student_rate is None:
         raise ValueError(unknown("model", model, MODELS) + "; for another model give --student-rate")
     if caches:
         work = work.with_caches(caches)
-    if probe.measure:
-        found = probe.rates(model, place)
-    else:
-        found = cost_estimate.rates_from_flops(
-            teacher_gmacs=rates.teacher_gmacs,
-            student_gmacs=entry.gmacs if entry else 1.0,
-            tflops=rates.tflops,
-            views=rates.view_rate,
-            unit_views=rates.unit_view_rate,
-        )
-    known = cost_estimate.with_given(found, rates.given(measure=probe.measure))
-    found_cost = cost_estimate.cost(work.job(), known)
-    for line in (*found_cost.lines, *_disk_lines(work, found_cost, model, place, probe)):
+    estimate = cost_estimate.cost(work.job(), rates.rates(entry.gmacs if entry else 1.0))
+    for line in (*estimate.lines, _disk_line(work, estimate, model, place)):
         result(line)
 
 
-def _disk_lines(work: JobFlags, found: "Cost", model: str, place: ShardPlace, probe: ProbeFlags) -> list[str]:
-    """What the plan asks of the disk, against what it gives where that was measured."""
-    from shards.index.disk import read_rate
+def _disk_line(work: JobFlags, estimate: "Cost", model: str, place: ShardPlace) -> str:
+    """Return the bytes per second that the plan reads and writes."""
     from shards.views.view_recipe import recipe_named
-    from student.cost.disk_need import disk_lines, disk_need
+    from student.cost.disk_need import disk_need
     from student.recipe.papers import recipe_for
 
-    image_bytes, source, measured = work.image_bytes, "assumed", None
+    image_bytes, source = work.image_bytes, "assumed"
     if place.shards:
-        index = place.index()
-        image_bytes, source = float(index.size_N.mean()), "of --shards"
-        measured = read_rate(index, seconds=probe.seconds) if probe.measure else None
+        image_bytes, source = float(place.index().size_N.mean()), "of --shards"
     repeats, unit_views = recipe_for(model).repeats, recipe_named("deit").block_views
-    need = disk_need(work.job(), found, image_bytes=image_bytes, repeats=repeats, unit_views=unit_views)
-    return disk_lines(need, image_bytes=image_bytes, image_source=source, measured=measured)
+    need = disk_need(work.job(), estimate, image_bytes=image_bytes, repeats=repeats, unit_views=unit_views)
+    return need.line(image_bytes=image_bytes, image_source=source)

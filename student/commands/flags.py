@@ -206,7 +206,6 @@ class TrainingFlags:
     device: str | None
     workers: int
     scratch: Path | None
-    pixels: str
 
     def settings(self, *, seed: int = 0, views_used: int | None = None) -> "TrainSettings":
         """The settings of a run; ValueError for a device that is not here."""
@@ -229,7 +228,6 @@ class TrainingFlags:
             eval_every=self.eval_every,
             device=device,
             scratch=str(self.scratch or ""),
-            pixels=self.pixels,
         )
 
 
@@ -255,13 +253,6 @@ training_options = bundled(
         "--scratch",
         type=PATH,
         help="Local disk for the records in use, once per machine; default: TMPDIR.",
-    ),
-    click.option(
-        "--pixels",
-        default="strict",
-        show_default=True,
-        type=click.Choice(["strict", "near"]),
-        help="near: go on where this machine renders views a little otherwise than the teacher saw them; counted.",
     ),
 )
 weights_options = options(

@@ -39,10 +39,6 @@ class TrainingDisplay:
         match event:
             case events.Scheduled():
                 self._begin(event)
-            case events.NearAccepted():
-                what = ", ".join(event.parts) or "nothing that its probes show"
-                share = f"{100 * event.share:.2g} % of the views"
-                self._say(f"pixels near: this machine renders {what} otherwise, in {share}; those may differ")
             case events.Resumed():
                 self._say(f"resumed after step {event.step}")
                 if event.world_size != event.world_size_before:

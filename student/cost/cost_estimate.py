@@ -1,6 +1,6 @@
 """What a cache and the students that use it will cost, before anything is spent; and when the cache pays off.
 
-Everything follows from four throughputs, which are measured (`student.cost.rates`) or given, and from counts. For N
+Everything follows from four throughputs, which are given or reckoned, and from counts. For N
 samples, E epochs, V views, G GPUs; t teacher forwards and s student training images per second and GPU; r views per
 second that all cores render in training, and u in stage 1, where one decode serves the views of a unit:
 
@@ -14,7 +14,6 @@ and the lines say so.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from student.recipe.zoo import TEACHER
@@ -145,37 +144,33 @@ def cost(job: Job, rates: Rates) -> Cost:
     return replace(bare, lines=tuple(_lines(job, rates, bare)))
 
 
-def with_given(measured: Rates | None, given: Mapping[str, float | None]) -> Rates:
-    """Rates where those that were given replace those that were measured; the source says which.
-
-    Raises:
-        ValueError: nothing was measured and not every rate was given.
-    """
-    known = {name: value for name, value in given.items() if value is not None}
-    if measured is None:
-        missing = [name for name in ("teacher", "student", "views", "unit_views") if name not in known]
-        if missing:
-            raise ValueError(f"cost: expected every rate or a measurement, got none of {', '.join(missing)}")
-        return Rates(**known, source="rates as given on the command line")
-    words = ", ".join(f"{name} {value:g}" for name, value in known.items())
-    return replace(measured, **known, source=f"{measured.source}; given: {words}" if known else measured.source)
-
-
 def rates_from_flops(
-    *, teacher_gmacs: float, student_gmacs: float, tflops: float, views: float, unit_views: float
+    *,
+    teacher_gmacs: float,
+    student_gmacs: float,
+    tflops: float,
+    views: float,
+    unit_views: float,
+    teacher: float | None = None,
+    student: float | None = None,
 ) -> Rates:
-    """Rates of a GPU that sustains `tflops` (10¹² floating-point operations per second): a first guess, no measurement.
+    """Return the rates given, and those of a GPU that sustains `tflops` (10¹² operations per second) for the others.
 
     A multiply-accumulate is two operations, a training step three forwards.
     """
     per_second = tflops * 1e12 / 2e9
+    source = (
+        f"arithmetic at {tflops:g} sustained TFLOP/s per GPU (teacher {teacher_gmacs:g}, student "
+        f"{student_gmacs:g} GMACs, a step = {_STEP_FORWARDS} forwards)"
+    )
+    known = {name: rate for name, rate in (("teacher", teacher), ("student", student)) if rate is not None}
+    said = ", ".join(f"{name} {rate:g}" for name, rate in known.items())
     return Rates(
-        teacher=per_second / teacher_gmacs,
-        student=per_second / (_STEP_FORWARDS * student_gmacs),
+        teacher=per_second / teacher_gmacs if teacher is None else teacher,
+        student=per_second / (_STEP_FORWARDS * student_gmacs) if student is None else student,
         views=views,
         unit_views=unit_views,
-        source=f"arithmetic at {tflops:g} sustained TFLOP/s per GPU (teacher {teacher_gmacs:g}, student "
-        f"{student_gmacs:g} GMACs, a step = {_STEP_FORWARDS} forwards)",
+        source=f"{source}; given: {said}" if known else source,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a plan asks of the disk: bytes per second read in training and stage 1, written in stage 1; and what it gives.
+"""What a plan asks of the disk: bytes per second read in training and stage 1, written in stage 1.
 
 Training decodes an image once for its `repeats` views in a batch, stage 1 once for the views of a unit, and each decode
 reads the image; records are read once per view. Hours do not follow from it: reading overlaps computing, and a disk
@@ -7,7 +7,7 @@ that is too slow is something to change before the start.
 
 from dataclasses import dataclass
 
-from shards.index.disk import rate_in_words, verdict
+from shards.index.disk import rate_in_words
 from student.cost.cost_estimate import Cost, Job
 
 
@@ -24,6 +24,14 @@ class DiskNeed:
     stage1_read: float
     stage1_write: float
 
+    def line(self, *, image_bytes: float, image_source: str) -> str:
+        """Return the need in words, with the mean size of an image and where that comes from."""
+        training, stage1, written = map(rate_in_words, (self.training_read, self.stage1_read, self.stage1_write))
+        return (
+            f"disk: training reads {training}, stage 1 reads {stage1} and writes {written} "
+            f"(images of {image_bytes / 1e3:,.1f} kB, {image_source}; records included); plan-cache measures the disk"
+        )
+
 
 def disk_need(job: Job, cost: Cost, *, image_bytes: float, repeats: int, unit_views: int) -> DiskNeed:
     """The need of an estimate.
@@ -38,17 +46,3 @@ def disk_need(job: Job, cost: Cost, *, image_bytes: float, repeats: int, unit_vi
         stage1_read=stage1 * image_bytes / unit_views,
         stage1_write=stage1 * job.bytes_per_view,
     )
-
-
-def disk_lines(need: DiskNeed, *, image_bytes: float, image_source: str, measured: float | None) -> list[str]:
-    """The need in words, with every assumption; `measured` is what the disk gives in bytes/s, None when unknown."""
-    training, stage1, written = map(rate_in_words, (need.training_read, need.stage1_read, need.stage1_write))
-    lines = [
-        f"disk: training reads {training}, stage 1 reads {stage1} and writes {written} "
-        f"(images of {image_bytes / 1e3:,.1f} kB, {image_source}; records included)"
-    ]
-    if measured is None:
-        return [*lines, "disk: not measured; --measure with local --shards does"]
-    most = max(need.training_read, need.stage1_read)
-    gives = f"{rate_in_words(measured)} at random places, not from memory"
-    return [*lines, f"disk: it gives {gives}: {verdict(measured, most)}"]

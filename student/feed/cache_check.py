@@ -14,6 +14,7 @@ from student.learn.losses.table import LOSSES
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.cache import TeacherCache
+from teacher_cache.store.header import rendering_remedy
 from teacher_cache.store.spec import require_index
 
 
@@ -24,13 +25,8 @@ class Views(NamedTuple):
     num_views: int | None
 
 
-def views_of_caches(
-    caches: Sequence[TeacherCache], index: ShardIndex, *, views_used: int | None, strict: bool = True
-) -> Views:
+def views_of_caches(caches: Sequence[TeacherCache], index: ShardIndex, *, views_used: int | None) -> Views:
     """The views of caches that fit index and machine, and each other where there are several.
-
-    Args:
-        strict: whether this machine must render what the caches' makers did; else `near.tolerance_of` is asked.
 
     Raises:
         CacheError: one was made from other shards, renders other pixels here, or has other classes; two have other
@@ -38,7 +34,7 @@ def views_of_caches(
         ValueError: `views_used` is more than one of them holds, or they hold different numbers of views.
     """
     for cache in caches:
-        _require_fit(cache, index, strict=strict)
+        _require_fit(cache, index)
     first = caches[0]
     for other in caches[1:]:
         _require_same_views(first, other)
@@ -122,7 +118,7 @@ def require_units(cache: TeacherCache, views: Views, *, repeats: int, epochs: in
         )
 
 
-def _require_fit(cache: TeacherCache, index: ShardIndex, *, strict: bool) -> None:
+def _require_fit(cache: TeacherCache, index: ShardIndex) -> None:
     spec = cache.spec
     require_index(spec, index.fingerprint, cache.url)
     if spec.record.num_classes != index.num_classes:
@@ -130,12 +126,11 @@ def _require_fit(cache: TeacherCache, index: ShardIndex, *, strict: bool) -> Non
             f"{cache.url}: its teacher knows {spec.record.num_classes} classes, the shards have {index.num_classes}; "
             "the class order of teacher and labels must be the same"
         )
-    differ = parts_differing_here(spec.behaviour, spec.recipe) if strict else ()
+    differ = parts_differing_here(spec.behaviour, spec.recipe)
     if differ:
         raise CacheError(
             f"{cache.url}: this machine renders other pixels than the one that made it, in: {', '.join(differ)}; "
-            f"install the library versions the cache was made with ({cache.made_with}), make it here, or accept views "
-            "that differ by rendering alone (--pixels near)"
+            f"{rendering_remedy(cache.made_with)}"
         )
 
 

@@ -36,7 +36,6 @@ from student.feed.order import Order
 from student.feed.rendered import RenderedStream
 from student.feed.several_teachers import SeveralTeachers, settled_weights
 from student.feed.teacher_source import CachedTeacher, NoTeacher, OnlineTeacher, TeacherSource
-from teacher_cache.inspect.near import NEAR, POLICIES, STRICT, Tolerance, tolerance_of
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.cache import TeacherCache
 
@@ -50,8 +49,7 @@ class Feed:
         device: where the batches are.
         caches, teachers: the caches that it reads; the teachers that it runs in the loop.
         teacher_weights: of each of them, as parts of 1.
-        pixels_checked: samples whose digest was compared with a cache's so far. A mismatch is an error …
-        pixels_near: … unless it was accepted: how many were, with pixels="near". tolerances: what may differ, by cache.
+        pixels_checked: samples whose digest was compared with a cache's so far; a mismatch is an error.
         teacher_forwards: images that a teacher in the loop has answered so far.
         waited_s: seconds spent so far waiting for rendered views.
     """
@@ -79,7 +77,6 @@ class Feed:
         pin: bool | None = None,
         shard_cache: Path | None = None,
         scratch: Path | None = None,
-        pixels: str = STRICT,
     ) -> None:
         """Open shards and cache, and check that everything fits, before anything is rendered.
 
@@ -107,8 +104,6 @@ class Feed:
             shard_cache: where remote shards are kept locally.
             scratch: a folder on a local disk for the records of the views in use (once per machine, whatever the
                 ranks); None is the system's temporary folder (TMPDIR).
-            pixels: "strict": every pixel is what the teacher saw; "near": a machine may render it otherwise, within
-                the bounds of `teacher_cache.inspect.near`.
 
         Raises:
             ValueError: naming the argument that does not fit. ShardError: no index, or a damaged one. CacheError: no
@@ -126,7 +121,7 @@ class Feed:
             self.caches = opened_caches(listed(cache, (str, Path, TeacherCache)), stack)
             self.teachers = tuple(listed(teacher, Teacher))
             self.teacher_weights = settled_weights(teacher_weights, len(self.caches or self.teachers))
-            self.views, self.tolerances = self._checked_views(views, views_used, pixels)
+            self.views = self._checked_views(views, views_used)
             repeats = chosen_repeats(self.views) if repeats is None else repeats
             sizes = {"batch_size": batch_size, "repeats": repeats, "accumulate": accumulate}
             self.order = Order.of(self.index, self.views, world, seed=seed, epochs=epochs, **sizes)
@@ -166,11 +161,6 @@ class Feed:
     def pixels_checked(self) -> int:
         """Samples whose digest was compared with a cache's so far."""
         return self._source.pixels_checked
-
-    @property
-    def pixels_near(self) -> int:
-        """Samples that differed from a cache's and were accepted so far."""
-        return self._source.pixels_near
 
     @property
     def teacher_forwards(self) -> int:
@@ -226,17 +216,11 @@ class Feed:
             return self.order.epochs
         return self.views.num_views or 2**62
 
-    def _checked_views(
-        self, views: ViewRecipe | None, views_used: int | None, pixels: str
-    ) -> tuple[Views, tuple[Tolerance | None, ...]]:
-        """The views, and what may differ of each cache's."""
-        if pixels not in POLICIES:
-            raise ValueError(f"pixels: expected one of {', '.join(POLICIES)}, got {pixels!r}")
+    def _checked_views(self, views: ViewRecipe | None, views_used: int | None) -> Views:
+        """Return the views of the caches, or those of a run without a cache."""
         if self.caches:
-            checked = views_of_caches(self.caches, self.index, views_used=views_used, strict=pixels == STRICT)
-            return checked, tuple(tolerance_of(cache) if pixels == NEAR else None for cache in self.caches)
-        checked = views_without_cache(views or recipe_named("deit"), self.index, self.teachers, views_used=views_used)
-        return checked, ()
+            return views_of_caches(self.caches, self.index, views_used=views_used)
+        return views_without_cache(views or recipe_named("deit"), self.index, self.teachers, views_used=views_used)
 
     def _make_source(self) -> TeacherSource:
         """Where the answers come from."""
@@ -246,8 +230,7 @@ class Feed:
             epochs = self._cycle if self.order.epochs is not None else 2 * self._cycle
             schedule = [self.order.views(epoch) for epoch in range(epochs)]
             sources = [
-                CachedTeacher(cache, schedule, name_of=self._name_of, scratch=self._scratch, tolerance=tolerance)
-                for cache, tolerance in zip(self.caches, self.tolerances, strict=True)
+                CachedTeacher(cache, schedule, name_of=self._name_of, scratch=self._scratch) for cache in self.caches
             ]
         if len(sources) > 1:
             names = [cache.url for cache in self.caches] or [teacher.spec.name for teacher in self.teachers]

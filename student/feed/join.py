@@ -10,46 +10,35 @@ from numpy.typing import NDArray
 
 from shards.errors import CacheError
 from student.feed.loader import LoadedBatch
-from teacher_cache.inspect.near import Tolerance
 
 
 class PixelCheck:
     """Compares every view with its record, and counts (law 1).
 
     Attributes:
-        checked: views compared so far. near: of these, the ones that differed and were accepted as near.
+        checked: views compared so far.
     """
 
-    def __init__(self, name_of: Callable[[int, int], tuple[str, str]], tolerance: Tolerance | None = None) -> None:
-        """Accept no difference, or what `tolerance` explains; `name_of`: (shard, row) → names of shard and sample."""
-        self.checked = self.near = 0
-        self._name_of, self._tolerance = name_of, tolerance
+    def __init__(self, name_of: Callable[[int, int], tuple[str, str]], remedy: str = "") -> None:
+        """Compare from now on.
+
+        Args:
+            name_of: (shard, row) → names of shard and sample.
+            remedy: what to do after a mismatch, for the message.
+        """
+        self.checked = 0
+        self._name_of, self._remedy = name_of, remedy
 
     def compare(self, batch: LoadedBatch, digest_B: NDArray[np.uint32]) -> None:
         """Compare a batch with the digests that stage 1 stored, uint32 (B,).
 
         Errors:
-            CacheError at the first view that is neither the same nor near, naming shard, key and view, and how many.
+            CacheError at the first view that differs, naming shard, key and view, and how many differ.
         """
         wrong_B = np.flatnonzero(batch.pixel_digest_B != digest_B)
         self.checked += len(digest_B)
         if len(wrong_B):
-            self.near += len(wrong_B)
-            if self._tolerance is None or self.near > self._tolerance.allowed(self.checked):
-                raise PixelMismatchError(batch, digest_B, wrong_B, self._name_of, self._what_to_do())
-
-    def _what_to_do(self) -> str:
-        if self._tolerance is None:
-            return (
-                "Another image library or machine renders these views differently: install the versions the cache was "
-                "made with, make the cache here, or accept views that differ by rendering alone (--pixels near)"
-            )
-        what = ", ".join(self._tolerance.parts) or "nothing"
-        return (
-            f"{self.near} of {self.checked} views differed so far; what this machine renders otherwise ({what}) "
-            f"explains at most {self._tolerance.allowed(self.checked)}: more than rendering differs; see check-machine "
-            "and verify-cache --deep"
-        )
+            raise PixelMismatchError(batch, digest_B, wrong_B, self._name_of, self._remedy)
 
 
 class PixelMismatchError(CacheError):

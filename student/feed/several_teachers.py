@@ -53,11 +53,6 @@ class SeveralTeachers:
         return min(source.pixels_checked for source in self._sources)
 
     @property
-    def pixels_near(self) -> int:
-        """Of these, the ones that differed from a cache's and were accepted."""
-        return max(source.pixels_near for source in self._sources)
-
-    @property
     def teacher_forwards(self) -> int:
         """Images answered in the loop, by each teacher."""
         return sum(source.teacher_forwards for source in self._sources)

@@ -19,10 +19,10 @@ from torch import Tensor
 from student.feed.join import PixelCheck
 from student.feed.loader import LoadedBatch
 from student.feed.slab import SlabLoader
-from teacher_cache.inspect.near import Tolerance
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat
 from teacher_cache.store.cache import TeacherCache
+from teacher_cache.store.header import rendering_remedy
 from teacher_cache.store.layout import PIXEL_DIGEST
 
 
@@ -122,10 +122,6 @@ class TeacherSource(Protocol):
         """Samples whose digest was compared so far."""
 
     @property
-    def pixels_near(self) -> int:
-        """Of these, the ones that differed and were accepted (`--pixels near`)."""
-
-    @property
     def teacher_forwards(self) -> int:
         """Images that a teacher in the loop has answered so far."""
 
@@ -149,7 +145,7 @@ class NoTeacher:
 
     def __init__(self) -> None:
         """Nothing to count."""
-        self.pixels_checked = self.pixels_near = 0
+        self.pixels_checked = 0
         self.teacher_forwards = 0
 
     def __enter__(self) -> "NoTeacher":
@@ -192,17 +188,15 @@ class CachedTeacher:
         *,
         name_of: Callable[[int, int], tuple[str, str]],
         scratch: Path | None = None,
-        tolerance: Tolerance | None = None,
     ) -> None:
         """Take an open cache and the views of each epoch.
 
         Args:
             name_of: (shard, row) to the names of shard and sample, for messages.
             scratch: a folder on a local disk for the epoch's records; None is the system's (TMPDIR).
-            tolerance: which views may differ; None: none.
         """
         self.teacher_forwards = 0
-        self._pixels = PixelCheck(name_of, tolerance)
+        self._pixels = PixelCheck(name_of, rendering_remedy(cache.made_with))
         self._slabs = SlabLoader(cache, schedule, scratch=scratch)
         self._codec = RecordCodec(cache.spec.record, cache.basis)
         self._fields = [field.name for field in cache.spec.record.fields()]
@@ -212,11 +206,6 @@ class CachedTeacher:
     def pixels_checked(self) -> int:
         """Samples whose digest was compared so far."""
         return self._pixels.checked
-
-    @property
-    def pixels_near(self) -> int:
-        """Of these, the ones that differed and were accepted."""
-        return self._pixels.near
 
     def __enter__(self) -> "CachedTeacher":
         """Ready; records are loaded by `begin_epoch`."""

@@ -6,7 +6,6 @@ from typing import Any, Literal, get_args
 from shards.values import later, to_json
 
 Precision = Literal["fp32", "bf16", "fp16"]
-PIXELS = ("strict", "near")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +24,6 @@ class TrainSettings:
         log_every: steps between step metrics. checkpoint_every: steps between checkpoints within an epoch (0: only at
             its end). eval_every: epochs between evaluations; the last epoch is always evaluated.
         device: "cpu" or "cuda".
-        pixels: "strict", or "near": which views may differ from what the teacher saw (`teacher_cache.inspect.near`).
         scratch: a folder on a local disk for the records of the views in use; "" is the system's (TMPDIR).
     """
 
@@ -42,14 +40,11 @@ class TrainSettings:
     eval_every: int = 1
     device: str = "cpu"
     scratch: str = later("")
-    pixels: str = later("strict")
 
     def __post_init__(self) -> None:
         """Check every field; ValueError names field, value and range."""
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision: expected one of {', '.join(get_args(Precision))}, got {self.precision!r}")
-        if self.pixels not in PIXELS:
-            raise ValueError(f"pixels: expected one of {', '.join(PIXELS)}, got {self.pixels!r}")
         for name, low in (
             ("accumulate", 1),
             ("workers", 0),

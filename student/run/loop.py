@@ -25,7 +25,7 @@ from student.learn.losses.table import NONE
 from student.learn.process_group import ProcessGroup, process_group
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
-from student.run.run_events import Event, NearAccepted, Scheduled, Stopped
+from student.run.run_events import Event, Scheduled, Stopped
 from student.run.run_files import RunFiles, read_json
 from student.run.students import StudentJob, Students, together
 from teacher_cache.network.teacher import Teacher
@@ -122,7 +122,6 @@ def train_many(
         prefetch=settings.prefetch,
         shard_cache=shard_cache_dir,
         scratch=Path(settings.scratch) if settings.scratch else None,
-        pixels=settings.pixels,
     ) as feed:
         for job in jobs:
             require_student(job.recipe, feed.views, feed.caches)
@@ -171,7 +170,6 @@ def _one_pass(run: Students, feed: Feed, group: ProcessGroup, stop: StopRequest)
 def _announced(jobs: Sequence[StudentJob], feed: Feed) -> Iterator[Event]:
     """What is to come, before the first step."""
     yield _scheduled(jobs, feed)
-    yield from (NearAccepted(parts=t.parts, share=t.share) for t in feed.tolerances if t is not None)
 
 
 def _scheduled(jobs: Sequence[StudentJob], feed: Feed) -> Scheduled:

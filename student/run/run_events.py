@@ -23,14 +23,6 @@ class Scheduled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NearAccepted:
-    """Views may differ from what the teacher of a cache saw: in these `parts`, which a `share` of them have."""
-
-    parts: tuple[str, ...]
-    share: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
     """The run goes on after `step` steps; with another world size it sees the same batches but rounds differently."""
 
@@ -116,7 +108,6 @@ class StudentFinished:
 
 Event = (
     Scheduled
-    | NearAccepted
     | Resumed
     | CheckpointRejected
     | BalanceMeasured

@@ -94,7 +94,7 @@ class Students:
         self._data, self._settings, self._group, self._feed = data, settings, group, feed
         self._teacher_identity = teacher_identity
         self._per_epoch = feed.order.steps
-        self._counts_before = torch.zeros(3, dtype=torch.int64)
+        self._counts_before = torch.zeros(2, dtype=torch.int64)
         self._counts_of_others = self._fed()  # one feed serves every pass
         self.pace = Pace(lambda: feed.waited_s)
         self._stack = ExitStack()
@@ -148,7 +148,7 @@ class Students:
             with as_state(RunFiles(student.job.out).checkpoints, step):
                 student.trainer.load_state_dict(state["trainer"])
                 student.last = dict(state["last"])
-                self._counts_before[: len(state["counts"])] = state["counts"]  # two of version 0.1
+                self._counts_before[:] = state["counts"][:2]
                 self.pace = Pace(lambda: self._feed.waited_s, step=step, seconds_before=float(state["seconds"]))
         self._group.from_main(lambda: self._begin_logs(step))
         if states:
@@ -303,13 +303,13 @@ class Students:
             yield Checkpointed(student=student.name, step=step, path=path)
 
     def _counts(self) -> torch.Tensor:
-        """Pixels checked, teacher forwards and near views over all ranks and resumes, int64 (3,)."""
+        """Pixels checked and teacher forwards over all ranks and resumes, int64 (2,)."""
         own = (self._fed() - self._counts_of_others).to(self._group.device)
         return self._counts_before + self._group.sum(own).cpu()
 
     def _fed(self) -> torch.Tensor:
         """The same on this rank since the feed was opened."""
-        return torch.tensor([self._feed.pixels_checked, self._feed.teacher_forwards, self._feed.pixels_near])
+        return torch.tensor([self._feed.pixels_checked, self._feed.teacher_forwards])
 
     def _write_results(self, student: _Student, step: int, counts: torch.Tensor) -> dict[str, Any]:
         """The files of a finished run, the summary last; on rank 0."""
@@ -318,7 +318,7 @@ class Students:
             **student.last,
             "world_size": self._group.world.size,
             "pixels_checked": int(counts[0]),
-            "pixels_mismatched": int(counts[2]),  # accepted as near; any other ends a run with an error
+            "pixels_mismatched": 0,  # a mismatch ends a run with an error
             "teacher_forwards_in_training": int(counts[1]),
         }
         return write_results(

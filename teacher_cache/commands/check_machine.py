@@ -16,10 +16,8 @@ def check_machine(cache: str | None) -> None:
     for name, parts in found.items():
         result(f"{name}: {'renders differently: ' + ', '.join(parts) if parts else 'the same pixels'}")
     if any(found.values()):
-        say(
-            "views that these parts make would not be those of another machine: install the library versions that the "
-            "cache was made with, or make the cache where the students are trained"
-        )
+        if not cache:
+            say("this machine renders other pixels than others do: make the cache where the students are trained")
         raise stop_with(1)
 
 
@@ -33,6 +31,7 @@ def _with_cache(url: str) -> dict[str, tuple[str, ...]]:
     from shards.views.behaviour import has_parts
     from shards.views.reference import parts_differing_here, suspects_here
     from teacher_cache.store.cache import TeacherCache
+    from teacher_cache.store.header import rendering_remedy
 
     with TeacherCache.open(url) as cache:
         spec = cache.spec
@@ -41,5 +40,5 @@ def _with_cache(url: str) -> dict[str, tuple[str, ...]]:
             # A digest of version 0.1 has one value of each operation: too few to see a rounding.
             parts = suspects_here(spec.recipe)
         if parts:
-            say(f"{url} was made with {', '.join(f'{name} {version}' for name, version in cache.made_with.items())}")
+            say(rendering_remedy(cache.made_with))
         return {f"{url}, recipe {spec.recipe.name}": parts}

@@ -20,6 +20,7 @@ from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
+from teacher_cache.store.header import rendering_remedy
 from teacher_cache.store.layout import PIXEL_DIGEST
 from teacher_cache.store.spec import require_index
 from teacher_cache.store.unit import Arrays
@@ -185,8 +186,7 @@ def _pixel_problem(cache: TeacherCache, index: ShardIndex, unit: UnitId, batch: 
     return (
         f"{cache.describe(unit)}: key {index.key(unit.shard, int(batch.row_B[at]))!r}, view {int(batch.view_B[at])}: "
         f"expected pixels with digest {int(expected_B[at]):08x}, got {int(batch.pixel_digest_B[at]):08x} "
-        f"({wrong.size} of {len(expected_B)} differ); these libraries render other pixels than those of the cache: "
-        f"{cache.made_with}"
+        f"({wrong.size} of {len(expected_B)} differ); {rendering_remedy(cache.made_with)}"
     )
 
 

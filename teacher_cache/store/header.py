@@ -26,6 +26,8 @@ _MOST_UNITS = 1 << 24
 _MOST_UNIT_BYTES = 1 << 33
 _MOST_BASIS_BYTES = 1 << 30
 _LIBRARIES = ("numpy", "torch", "torchvision", "timm", "zarr", "pillow", "opencv-python-headless", "simplejpeg")
+_RENDERING = ("numpy", "torch", "torchvision", "pillow", "opencv-python-headless", "simplejpeg")
+"""Of these, the ones that decide pixels."""
 
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
@@ -233,6 +235,20 @@ def library_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[name] = "absent"
     return versions
+
+
+def rendering_remedy(made_with: Mapping[str, str]) -> str:
+    """Return what to do where views have other pixels here than the cache's: the `pip install` line of what differs."""
+    here = library_versions()
+    # "2.8.0+cpu" names a build that pip does not find; the release has the same kernels.
+    pinned = [
+        f"{name}=={made_with[name].partition('+')[0]}"
+        for name in _RENDERING
+        if made_with.get(name, "absent") not in ("absent", here[name])
+    ]
+    if not pinned:
+        return "the library versions are the same, so the processor or the build differs: make the cache here"
+    return f"install the versions that made the cache (pip install {' '.join(pinned)}), or make the cache here"
 
 
 def _attributes_digest(attributes: Mapping[str, Any]) -> str:
