@@ -13,7 +13,7 @@ libraries are imported inside the commands, so that --help answers at once.
 import contextlib
 import importlib
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -22,6 +22,7 @@ from shards import __version__
 from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_standard_streams, say, shortened
 from shards.errors import ArtefactError, system_words
 from shards.signals import requeue_at_once
+from shards.text.escapes import visible
 
 COMMANDS = {
     "make-shards": "shards.commands:make_shards",
@@ -113,7 +114,8 @@ class Commands(click.Group):
         end = args.index("--") if "--" in args else len(args)
         words = [word for word in args[:end] if word != "--debug"]
         debug = ["--debug"] if len(words) < end else []
-        return super().parse_args(ctx, [*debug, *words, *args[end:]])
+        with _visible_errors():
+            return super().parse_args(ctx, [*debug, *words, *args[end:]])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -149,7 +151,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; errors end in `_fail`, with the exit codes above."""
         try:
-            return super().invoke(ctx)
+            with _visible_errors():
+                return super().invoke(ctx)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise
         except KeyboardInterrupt:
@@ -168,6 +171,16 @@ class Commands(click.Group):
             _fail(ctx, f"{type(error).__name__}: {error}\nThis is a defect; run again with --debug.", 1)
 
 
+@contextlib.contextmanager
+def _visible_errors() -> Iterator[None]:
+    """click prints its own errors, which quote arguments: a shell puts names of files there."""
+    try:
+        yield
+    except click.ClickException as error:
+        vars(error)["message"] = visible(error.message)  # declared final, printed by click itself
+        raise
+
+
 def _examples(program: str, lines: Sequence[str]) -> str:
     """The examples as an epilog that click does not wrap (\b)."""
     program = f"python {program}" if program.endswith(".py") else program
@@ -184,7 +197,7 @@ def _of_output(error: OSError) -> OSError:
 
 def _fail(ctx: click.Context, message: str, code: int) -> NoReturn:
     if ctx.params.get("debug"):
-        traceback.print_exc()
+        say(traceback.format_exc())
     drop_output()
     with contextlib.suppress(OSError):  # standard error may be what cannot be written
         say(f"error: {message if ctx.params.get('debug') else shortened(message)}")

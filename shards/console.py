@@ -1,4 +1,7 @@
-"""The only printer: results to stdout, progress and remarks to stderr, bars with rate and time left."""
+"""The only printer: results to stdout, progress and remarks to stderr, bars with rate and time left.
+
+Everything passes through `visible` here, so that no name from a file can command a terminal.
+"""
 
 import contextlib
 import errno
@@ -9,6 +12,8 @@ from collections.abc import Iterator
 from types import TracebackType
 
 import click
+
+from shards.text.escapes import visible
 
 STANDARD_OUTPUT = "standard output"
 
@@ -27,7 +32,7 @@ class Bar:
         shown = "{desc} {percentage:3.0f} %|{bar:16}| {n_fmt}/{total_fmt}" + speed + " {remaining} left{postfix}"
         self._bar = tqdm(
             total=total,
-            desc=label,
+            desc=visible(label),
             unit=f" {unit}",
             bar_format=shown,
             disable=not self._tty,
@@ -62,7 +67,7 @@ class Bar:
         """Now at `done` of the total, which grows when there is more; `note` stands behind the rate."""
         grown, self._total = done > self._total, max(self._total, done)
         self._bar.total = self._total
-        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.set_postfix_str(visible(note), refresh=False)
         advanced, self._done = done - self._done, done
         self._bar.update(advanced)
         now = time.monotonic()
@@ -87,7 +92,7 @@ def say(text: str) -> None:
     Where standard error cannot be written nobody reads it: that ends no run.
     """
     with contextlib.suppress(OSError):
-        click.echo(text, err=True)
+        click.echo(visible(text), err=True)
 
 
 def shortened(text: str, lines: int = 6, characters: int = 600) -> str:
@@ -110,7 +115,7 @@ def result(text: object) -> None:
     if sys.stdout is None:
         raise OSError(errno.EBADF, "it is closed", STANDARD_OUTPUT)
     with _naming_output():
-        click.echo(text)
+        click.echo(visible(str(text)))
 
 
 def flush_output() -> None:

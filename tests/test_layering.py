@@ -24,7 +24,7 @@ LAYERS = ["shards", "teacher_cache", "student", "cli"]
 SOURCES = [*sorted(p for layer in LAYERS[:3] for p in (ROOT / layer).glob("**/*.py")), ROOT / "cli.py"]
 # The rooms of each package, lowest first: a room imports from those before it, and from itself.
 ROOMS = {
-    "shards": ["", "pool", "index", "views", "tars", "flags", "commands"],
+    "shards": ["text", "", "pool", "index", "views", "tars", "flags", "commands"],
     "teacher_cache": ["record", "store", "network", "stage1", "inspect", "publish", "commands"],
     "student": ["learn.losses", "recipe", "feed", "learn", "run", "sweep", "cost", "report", "commands"],
 }

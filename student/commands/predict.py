@@ -10,6 +10,7 @@ import click
 from shards.console import result, say
 from shards.errors import ShardError
 from shards.flags import PATH, device_option, stop_with
+from shards.text.escapes import one_line
 from student.commands.flags import weights_options
 from teacher_cache.commands.stage1_checks import check_weights
 
@@ -73,6 +74,6 @@ def _show(answer: "Prediction", as_json: bool) -> None:
         classes = [{"index": n, "name": name, "probability": p} for n, name, p in answer.classes]
         result(json.dumps({"path": str(answer.path), "classes": classes}, ensure_ascii=False))
         return
-    result(answer.path)
+    result(one_line(answer.path))
     for number, name, probability in answer.classes:
-        result(f"  {100 * probability:6.2f} %  {name if name != str(number) else f'class {number}'}")
+        result(f"  {100 * probability:6.2f} %  {one_line(name) if name != str(number) else f'class {number}'}")

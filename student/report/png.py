@@ -7,8 +7,10 @@ from pathlib import Path
 
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from shards.text.escapes import visible
 from student.learn.losses.table import NONE
 from student.report.charts import Level, ink_on, ramp
 from student.report.runs_page import curve, labels
@@ -90,5 +92,9 @@ def _title(base: SeedGroup | None) -> str:
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure; the same numbers give the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for text in figure.findobj(Text):  # names of runs: neither formulas nor control characters
+        assert isinstance(text, Text)
+        text.set_parse_math(False)
+        text.set_text(visible(text.get_text()))
     # No software version or date inside: the same numbers give the same file.
     figure.savefig(path, format="png", dpi=_DPI, metadata={"Software": None})

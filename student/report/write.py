@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shards.atomic import atomic_file
 from shards.errors import RunError
+from shards.text.escapes import csv_cell, visible
 from student.report.charts import Level
 from student.report.runs_page import labels, runs_page
 from student.report.sweep_page import sweep_page
@@ -102,11 +103,11 @@ def report_csv(found: Sweep | Sequence[Run]) -> str:
         for result in found.results:
             model = result.run.setting("model", "") if result.run is not None else ""
             row = {"model": model, **result.cell.to_json()}
-            writer.writerow((result.cell.name, result.status.state, *_row(row, result.run)))
+            writer.writerow(map(csv_cell, (result.cell.name, result.status.state, *_row(row, result.run))))
     else:
         for run, name in zip(found, labels(found), strict=True):
             row = {key: run.setting(key) for key in _SETTINGS}
-            writer.writerow((name, "done" if run.finished else "unfinished", *_row(row, run)))
+            writer.writerow(map(csv_cell, (name, "done" if run.finished else "unfinished", *_row(row, run))))
     return text.getvalue()
 
 
@@ -126,4 +127,4 @@ def _pngs(found: Sweep | list[Run], folder: Path, teacher: Level | None) -> tupl
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
-        file.write(text.encode())
+        file.write(visible(text).encode())

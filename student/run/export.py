@@ -18,6 +18,7 @@ from torch import nn
 from shards.atomic import atomic_file
 from shards.documents import checked, parse_json, read_regular
 from shards.errors import RunError, ShardError
+from shards.text.escapes import markdown, markdown_code, one_line
 from shards.views.mixing import prepare
 from shards.views.view import render_views
 from shards.views.view_recipe import ViewRecipe
@@ -239,12 +240,13 @@ def _taught(recipe: StudentRecipe) -> str:
 def model_card(info: ExportInfo, weights: str) -> str:
     """A Markdown page: what the model is, how it was trained, what it was measured to do, how to load it."""
     recipe, entry = info.recipe, model_entry(info.recipe.model)
-    lines = [f"# {recipe.model}", "", f"{info.num_classes} classes, {recipe.image_size} px, {_taught(recipe)}.", ""]
+    taught = markdown(_taught(recipe))
+    lines = [f"# {markdown(recipe.model)}", "", f"{info.num_classes} classes, {recipe.image_size} px, {taught}.", ""]
     if entry:
         shape = f"width {entry.dim}, {entry.depth} blocks, {entry.heads} heads, patches of {entry.patch} px"
-        changed = ", ".join(f"{name} = {value}" for name, value in recipe.model_args)
+        changed = markdown(", ".join(f"{name} = {value}" for name, value in recipe.model_args))
         lines += [f"Transformer: {shape}{f', changed by {changed}' if changed else ''}.", ""]
-    lines += ["## Load it", "", "```python", "import timm", f"model = {timm_call(info, weights)}", "```", ""]
+    lines += ["## Load it", "", "```python", "import timm", one_line(f"model = {timm_call(info, weights)}"), "```", ""]
     lines += [
         f"Input: RGB, short side to {recipe.image_size} / {recipe.eval_crop_pct} px (bicubic), centre crop of "
         f"{recipe.image_size} px, mean {info.mean}, std {info.std}. The answer is the average of the heads' logits.",
@@ -261,5 +263,5 @@ def _table(head: tuple[str, str], rows: Mapping[str, str]) -> list[str]:
     """Two columns of Markdown; says so when there is nothing."""
     if not rows:
         return ["Nothing was recorded."]
-    cells = [f"| {name} | `{str(value).replace('|', chr(92) + '|')}` |" for name, value in rows.items()]
+    cells = [f"| {markdown(name)} | {markdown_code(value)} |" for name, value in rows.items()]
     return [f"| {head[0]} | {head[1]} |", "|---|---|", *cells]

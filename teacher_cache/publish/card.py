@@ -4,9 +4,13 @@ It begins as the cards of data sets on a hub do, with a block of YAML. The licen
 the answers of a teacher decides that, and knows under what the weights and the images came.
 """
 
+import json
+import re
+import shlex
 from collections.abc import Sequence
 
 from shards.errors import CacheError
+from shards.text.escapes import markdown, markdown_code, one_line
 from teacher_cache.inspect.status import Status, cache_fidelity, cache_status
 from teacher_cache.record.fidelity import Fidelity
 from teacher_cache.store.cache import TeacherCache
@@ -15,6 +19,8 @@ from teacher_cache.store.zarr_objects import Objects
 
 CARD_NAME = "README.md"
 _MAX_UNITS = 256
+_PLAIN = re.compile(r"[A-Za-z][\w.-]*", re.ASCII)
+"""A name that YAML takes for the text that it is."""
 
 
 def card_text(cache: TeacherCache, status: Status, errors: Sequence[Fidelity], *, name: str) -> str:
@@ -26,21 +32,27 @@ def card_text(cache: TeacherCache, status: Status, errors: Sequence[Fidelity], *
     spec, record, teacher = cache.spec, cache.spec.record, cache.spec.teacher
     done, units = int(status.done_BS.sum()), int(status.done_BS.size)
     recipe = ", ".join(f"{key} = {value}" for key, value in spec.recipe.to_json().items())
+    classes = f"{teacher.num_classes} classes"
     rows = [
-        ("teacher", f"`{teacher.name}`, {teacher.precision}, {teacher.input_size} px, {teacher.num_classes} classes"),
-        ("sha256 of its weights", f"`{teacher.weights_sha256}`"),
-        ("views", f"{cache.num_views} of each sample, recipe `{spec.recipe.name}`"),
+        ("teacher", f"{markdown_code(teacher.name)}, {teacher.precision}, {teacher.input_size} px, {classes}"),
+        ("sha256 of its weights", markdown_code(teacher.weights_sha256)),
+        ("views", f"{cache.num_views} of each sample, recipe {markdown_code(spec.recipe.name)}"),
         ("samples", f"{int(cache.rows_S.sum()):,} in {cache.num_shards} shards"),
-        ("data fingerprint", f"`{spec.index_fingerprint}` (of the shard index)"),
+        ("data fingerprint", f"{markdown_code(spec.index_fingerprint)} (of the shard index)"),
         ("record", f"{record.kind}: {record.entry.summary}; k = {record.k}"),
         ("bytes per view on disk", f"{sum(status.bytes_per_view.values()):.2f}"),
         ("units", f"{done} of {units}" + ("" if done == units else ": **a part of a cache**")),
         ("spec fingerprint", f"`{spec.fingerprint}`"),
-        ("made with", ", ".join(f"{key} {value}" for key, value in cache.made_with.items())),
+        ("made with", markdown(", ".join(f"{key} {value}" for key, value in cache.made_with.items()))),
     ]
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows)
     return _TEMPLATE.format(
-        name=name, table=table, error=_errors(errors), recipe=recipe, views=cache.num_views, mark=_mark(name)
+        name=markdown(name),
+        yaml_name=name if _PLAIN.fullmatch(name) else json.dumps(name),
+        path=shlex.quote(one_line(name)),
+        table="\n".join(f"| {key} | {value} |" for key, value in rows),
+        error=_errors(errors),
+        recipe=markdown(recipe),
+        mark=_mark(name),
     )
 
 
@@ -72,7 +84,7 @@ def write_card(cache: TeacherCache) -> str:
 
 
 def _mark(name: str) -> str:
-    return f"<!-- card of {name} -->"
+    return f"<!-- card of {one_line(name).replace('>', '&gt;')} -->"
 
 
 def _errors(errors: Sequence[Fidelity]) -> str:
@@ -86,7 +98,7 @@ _TEMPLATE = """\
 ---
 license: other
 license_name: to-be-chosen
-pretty_name: {name}
+pretty_name: {yaml_name}
 tags: [knowledge-distillation, teacher-cache, deit]
 ---
 {mark}
@@ -110,11 +122,11 @@ an untrained student's last layer, KL is in nats per view.
 
 ## Use
 
-    python cli.py verify-cache {name}
-    python cli.py train-student --shards SHARDS --cache {name} \\
+    python cli.py verify-cache {path}
+    python cli.py train-student --shards SHARDS --cache {path} \\
         --model deit_tiny_distilled_patch16_224 --distill soft --lambda .5 --tau 3 --out runs/one
 
-`python cli.py cache-status {name} --fidelity` prints the table above anew. It is a Zarr v3 group, which any Zarr
+`cache-status --fidelity` prints the table above anew. It is a Zarr v3 group, which any Zarr
 library reads.
 
 ## Recipe of the views
