@@ -75,12 +75,13 @@ def png(number):
     return buffer.getvalue()
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """What the page takes for granted: images, shards of ten classes, a teacher's weights, two caches."""
-    place = tmp_path_factory.mktemp("page")
+@pytest.fixture(scope="module", params=[10, 100], ids=["ten", "hundred"])
+def place(tmp_path_factory, request):
+    """What the page takes for granted: images, shards, a teacher's weights, two caches; records by number of classes."""
+    place, num_classes = tmp_path_factory.mktemp("page"), request.param
     for name, count in (("train", 144), ("val", 20)):
-        write_samples([(f"{name}{n:04d}", n % 10, "png", png(n)) for n in range(count)], place / "shards" / name)
+        samples = [(f"{name}{n:04d}", n % num_classes, "png", png(n)) for n in range(count)]
+        write_samples(samples, place / "shards" / name, num_classes=num_classes)
     for n in range(20):
         folder = place / "images" / f"class{n % 2}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,12 +90,12 @@ def place(tmp_path_factory):
         torch.manual_seed(0)
         import timm
 
-        save_file(timm.create_model("resnet10t", num_classes=10).state_dict(), place / "teacher.safetensors")
+        save_file(timm.create_model("resnet10t", num_classes=num_classes).state_dict(), place / "teacher.safetensors")
     index, recipe = open_index(str(place / "shards" / "train")), recipe_named("deit", size=32, block_views=3)
     teacher = load_teacher("resnet10t", weights=place / "teacher.safetensors", input_size=32)
     with ShardReader(index) as reader:
-        for name, kind in (("teacher", "dense8"), ("other", "dense")):
-            record = RecordFormat(kind=kind, num_classes=10)
+        automatic = RecordFormat.automatic(num_classes)
+        for name, record in (("teacher", automatic), ("other", RecordFormat(kind="dense", num_classes=num_classes))):
             given = {"num_views": 3, "reader": reader, "world": World()}
             *_, opened = open_or_create(place / f"{name}.zarr", index, teacher, recipe, record, **given)
             with opened.cache as cache:

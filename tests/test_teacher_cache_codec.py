@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shards.errors import CacheError
-from teacher_cache.record.codec import KINDS, RecordCodec, RecordFormat, fit_basis
+from teacher_cache.record.codec import KINDS, RecordCodec, RecordFormat, TailBasis, fit_basis
 from teacher_cache.store.cache import TeacherCache
 from tests.cache_maker import make_index, make_spec, random_unit
 from tests.logits_like import make_logits
@@ -36,10 +36,14 @@ EDGES: dict[str, NDArray[np.float32]] = {
 
 
 @cache
-def codec_of(kind: str, num_classes: int = 100, num_bytes: int = 0) -> RecordCodec:
+def fitted(kind: str, num_classes: int, num_bytes: int = 0) -> tuple[RecordFormat, TailBasis | None]:
     record = RecordFormat(kind=kind, num_classes=num_classes, num_bytes=num_bytes)
-    basis = fit_basis(make_logits(400, num_classes, seed=1), record) if record.needs_basis else None
-    return RecordCodec(record, basis)
+    return record, fit_basis(make_logits(400, num_classes, seed=1), record) if record.needs_basis else None
+
+
+@cache
+def codec_of(kind: str, num_classes: int = 100, num_bytes: int = 0) -> RecordCodec:
+    return RecordCodec(*fitted(kind, num_classes, num_bytes))
 
 
 def tensors(record: Mapping[str, NDArray[np.generic]]) -> dict[str, Tensor]:
@@ -121,6 +125,23 @@ def test_log_prob_is_normalised_and_leaves_the_record_alone(kind: str) -> None:
     assert torch.allclose(first.exp().sum(dim=1), torch.ones(33), atol=1e-5)
     assert torch.equal(first, codec.log_prob(record, 2.0))
     assert all(torch.equal(record[name], before[name]) for name in record)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("num_classes", [10, 100])
+@pytest.mark.parametrize("kind", SOFT)
+def test_records_are_the_same_inside_autocast(kind: str, num_classes: int, dtype: torch.dtype) -> None:
+    """A training loop asks inside its own autocast: fitted, encoded and decoded there, to the bit."""
+    logit_BC = make_logits(17, num_classes, seed=2)
+    plain = codec_of(kind, num_classes)
+    record = plain.encode(logit_BC)
+    with torch.autocast("cpu", dtype):
+        codec = RecordCodec(*fitted.__wrapped__(kind, num_classes))
+        encoded = codec.encode(logit_BC)
+        decoded = codec.log_prob(tensors(encoded), 2.0)
+    assert all(np.array_equal(encoded[name], record[name]) for name in record)
+    assert decoded.dtype == torch.float32
+    assert torch.equal(decoded, plain.log_prob(tensors(record), 2.0))
 
 
 @pytest.mark.parametrize("kind", SOFT)

@@ -97,6 +97,17 @@ def test_logits_come_from_a_float32_classifier_in_every_precision(precision: str
     torch.testing.assert_close(logit_BC, exact, rtol=0.1, atol=0.1)
 
 
+def test_the_precision_is_that_of_the_spec_inside_the_autocast_of_a_training_loop() -> None:
+    """A feed with the teacher in the loop may be walked inside autocast; float32 then still means float32."""
+    image_BCHW = torch.rand(2, 3, 32, 32)
+    for precision in ("fp32", "bf16"):
+        teacher = load_teacher("resnet10t", pretrained=False, num_classes=7, input_size=32, precision=precision)
+        alone = teacher.logits(image_BCHW)
+        for dtype in (torch.bfloat16, torch.float16):
+            with torch.autocast("cpu", dtype):
+                assert torch.equal(teacher.logits(image_BCHW), alone), (precision, dtype)
+
+
 def test_dropout_and_batch_statistics_are_off_and_forwards_are_counted() -> None:
     teacher = load_teacher(TINY, pretrained=False, num_classes=7, input_size=32, model_kwargs={"drop_rate": 0.5})
     assert torch.equal(teacher.logits(views()), teacher.logits(views()))

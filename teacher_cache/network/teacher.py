@@ -75,8 +75,9 @@ class Teacher:
         return logit_BC.float()
 
     def _autocast(self) -> AbstractContextManager[Any]:
+        """The precision of the spec, whatever the caller's own autocast is."""
         dtype = _AUTOCAST.get(self.spec.precision)
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         if self.device.type != "cuda":

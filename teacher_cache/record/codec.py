@@ -55,10 +55,11 @@ class RecordCodec:
         if logit_BC.ndim != 2 or logit_BC.shape[1] != self.record_format.num_classes:
             raise ValueError(f"logits: expected (B, {self.record_format.num_classes}), got {logit_BC.shape}")
         require_finite(logit_BC)
-        return self._codec.encode(logit_BC.astype(np.float32, copy=False))
+        with torch.autocast("cpu", enabled=False):
+            return self._codec.encode(logit_BC.astype(np.float32, copy=False))
 
     def log_prob(self, record: Mapping[str, Tensor], temperature: float) -> Tensor:
-        """Log softmax of the teacher at τ, (B, C) float32, on the device of the record.
+        """Log softmax of the teacher at τ, (B, C) float32, on the device of the record; the same inside any autocast.
 
         Args:
             record: the fields as tensors with B rows; integer fields in any integer dtype that holds them.
@@ -69,7 +70,9 @@ class RecordCodec:
         """
         if not temperature > 0:
             raise ValueError(f"temperature: expected τ > 0, got {temperature}")
-        return self._codec.log_prob(record, temperature)
+        # Autocast would round the matrix products of a decoder, and break those that mix its result with float32.
+        with torch.autocast(record["class_index"].device.type, enabled=False):
+            return self._codec.log_prob(record, temperature)
 
     @property
     def num_clamped(self) -> int:

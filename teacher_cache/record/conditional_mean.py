@@ -65,9 +65,10 @@ def predict(
 ) -> NDArray[np.float32]:
     """`Predictor` for arrays, in pieces of bounded memory; (N, r) float32."""
     model = [torch.from_numpy(a).to(torch.float32) for a in (mean_C, basis_Cr, variance_r, noise_C)]
-    predictor = Predictor(pull, *model)
-    parts = [
-        predictor(torch.from_numpy(class_NK[i : i + 512]), torch.from_numpy(top_NK[i : i + 512]))
-        for i in range(0, len(class_NK), 512)
-    ]
+    with torch.autocast("cpu", enabled=False):  # the caller's own would round the model
+        predictor = Predictor(pull, *model)
+        parts = [
+            predictor(torch.from_numpy(class_NK[i : i + 512]), torch.from_numpy(top_NK[i : i + 512]))
+            for i in range(0, len(class_NK), 512)
+        ]
     return np.asarray(torch.cat(parts).numpy())
