@@ -19,12 +19,12 @@ accelerator = Accelerator(cpu=not torch.cuda.is_available())
 with accelerator.main_process_first():
     folder = prepare(sys.argv[1] if len(sys.argv) > 1 else "digits")
 torch.manual_seed(0)
-net = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10)
-net, optimizer = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=2e-3))
 
 ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes, "device": accelerator.device}
 given = {"batch_size": 64, "epochs": EPOCHS, "workers": 1}
 with Feed(folder / "shards/train", cache=folder / "teacher.zarr", **given, **ranks) as feed:
+    net = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=feed.num_classes)
+    net, optimizer = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=2e-3))
     accelerator.print(f"{accelerator.num_processes} processes, {feed.order.batch_size // feed.order.parts} views each")
     for epoch in range(EPOCHS):
         for batch in feed.epoch(epoch):

@@ -40,7 +40,8 @@ def prepare(folder: str | Path) -> Path:
     index = open_index(str(folder / "shards" / "train"))
     mean_std = {"model_mean": VIEWS.mean, "model_std": VIEWS.std}
     weights = folder / "teacher.safetensors"
-    teacher = load_teacher("digits:network", weights=weights, input_size=VIEWS.size, **mean_std)
+    kwargs = {"num_classes": index.num_classes}
+    teacher = load_teacher("digits:network", weights=weights, input_size=VIEWS.size, model_kwargs=kwargs, **mean_std)
     record, alone = RecordFormat.automatic(index.num_classes), World()
     with ShardReader(index) as reader:
         given = {"num_views": NUM_VIEWS, "reader": reader, "world": alone}
@@ -67,9 +68,9 @@ def write_digits(shards: Path) -> None:
 def trained_teacher(folder: Path, epochs: int = 8) -> nn.Module:
     """The network trained on labels: a feed without a cache gives views that never repeat."""
     torch.manual_seed(0)
-    net = network()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
     with Feed(folder / "shards" / "train", views=VIEWS, batch_size=64, repeats=1, epochs=epochs, workers=0) as feed:
+        net = network(feed.num_classes)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
         for epoch in range(epochs):
             for batch in feed.epoch(epoch):
                 cross_entropy(net(batch.images), batch.targets).backward()

@@ -12,10 +12,10 @@ from student import Feed
 EPOCHS, TAU = 6, 3.0
 folder = prepare(sys.argv[1] if len(sys.argv) > 1 else "digits")
 torch.manual_seed(0)
-net = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10)
-optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
 
 with Feed(folder / "shards/train", cache=folder / "teacher.zarr", batch_size=64, epochs=EPOCHS, workers=1) as feed:
+    net = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=feed.num_classes)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.05, total_steps=EPOCHS * len(feed))
     for epoch in range(EPOCHS):
         for batch in feed.epoch(epoch):

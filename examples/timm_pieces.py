@@ -15,12 +15,12 @@ from student import Feed
 EPOCHS = 6
 folder = prepare(sys.argv[1] if len(sys.argv) > 1 else "digits")
 torch.manual_seed(0)
-net = timm.create_model("resnet10t", num_classes=10)
-optimizer = create_optimizer_v2(net, opt="adamw", lr=2e-3, weight_decay=0.05)
-average = ModelEmaV3(net, decay=0.95)
 loss_of = SoftTargetCrossEntropy()
 
 with Feed(folder / "shards/train", cache=folder / "teacher.zarr", batch_size=64, epochs=EPOCHS, workers=1) as feed:
+    net = timm.create_model("resnet10t", num_classes=feed.num_classes)
+    optimizer = create_optimizer_v2(net, opt="adamw", lr=2e-3, weight_decay=0.05)
+    average = ModelEmaV3(net, decay=0.95)
     schedule, _ = create_scheduler_v2(
         optimizer, sched="cosine", num_epochs=EPOCHS, warmup_epochs=1, updates_per_epoch=len(feed), step_on_epochs=False
     )

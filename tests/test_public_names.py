@@ -77,7 +77,7 @@ def png(number):
 
 @pytest.fixture(scope="module", params=[10, 100], ids=["ten", "hundred"])
 def place(tmp_path_factory, request):
-    """What the page takes for granted: images, shards, a teacher's weights, two caches; records by number of classes."""
+    """What the page takes for granted: images, shards, a teacher's weights, two caches."""
     place, num_classes = tmp_path_factory.mktemp("page"), request.param
     for name, count in (("train", 144), ("val", 20)):
         samples = [(f"{name}{n:04d}", n % num_classes, "png", png(n)) for n in range(count)]
