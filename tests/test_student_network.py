@@ -179,24 +179,24 @@ def test_any_other_timm_model_learns_with_one_head(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_model_takes_a_step_at_its_real_resolution(name: str) -> None:
-    """Forward, loss, backward and optimiser on one image: the tiny ones in memory, the others on the meta device.
+    """Forward, loss, backward and optimiser: the tiny ones in memory, the others on the meta device.
 
-    `python -m benchmarks.student_steps` runs all but the huge one in memory.
+    On two images, since BatchNorm refuses one. `python -m benchmarks.student_steps` has all but the huge one in memory.
     """
     entry = MODELS[name]
     stage = len(entry.recipes) - 1
     recipe = replace(recipe_for(name, stage=stage), finetune=False)
-    device = "cpu" if entry.dim == 192 else "meta"
+    device = "cpu" if entry.params_m is not None and entry.params_m < 6 else "meta"
     model = make_student(recipe, 1000, seed=0, device=device)
     with torch.device(device):
-        x, label_B = torch.zeros(1, 3, entry.image_size, entry.image_size), torch.zeros(1, dtype=torch.int64)
+        x, label_B = torch.zeros(2, 3, entry.image_size, entry.image_size), torch.zeros(2, dtype=torch.int64)
     optimizer = make_optimizer(model, recipe)
     answer = heads(model, x)
     teacher = TeacherAnswer(label_B) if recipe.distill != "none" else None
     loss = base_and_distill(answer, label_B, teacher, recipe, device)
     loss.backward()
     optimizer.step()
-    assert answer.cls_BC.shape == (1, 1000) and (answer.dist_BC is None) == (not entry.distilled)
+    assert answer.cls_BC.shape == (2, 1000) and (answer.dist_BC is None) == (not entry.distilled)
     assert all(p.grad is not None and p.grad.shape == p.shape for p in model.parameters())
 
 

@@ -1,14 +1,22 @@
 """The table of students against timm itself."""
 
 import functools
+import json
+from dataclasses import replace
 
 import pytest
 import timm
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 
-from student.learn.network import bare_model
-from student.recipe.zoo import MODELS, TEACHER, explain, model_entry
+from benchmarks import student_steps
+from cli import cli
+from shards.views.view_recipe import ViewRecipe
+from student.learn.network import bare_model, make_student
+from student.recipe.papers import recipe_for
+from student.recipe.zoo import MODELS, TEACHER, ModelEntry, explain, model_entry
+from student.run.export import ExportInfo, model_card
 
 NAMES = sorted(MODELS)
 
@@ -29,12 +37,14 @@ def test_the_table_is_every_deit_of_timm_and_one_of_ours() -> None:
 def test_architecture_is_what_timm_builds(name: str) -> None:
     """Width, depth, heads, patch, resolution, tokens and heads of the row."""
     entry, model = MODELS[name], on_meta(name)
-    assert (model.embed_dim, len(model.blocks), model.blocks[0].attn.num_heads) == (entry.dim, entry.depth, entry.heads)
-    assert model.patch_embed.patch_size == (entry.patch, entry.patch)
+    shape = entry.transformer
+    assert shape is not None
+    assert (model.embed_dim, len(model.blocks), model.blocks[0].attn.num_heads) == (shape.dim, shape.depth, shape.heads)
+    assert model.patch_embed.patch_size == (shape.patch, shape.patch)
     assert model.patch_embed.img_size == (entry.image_size, entry.image_size)
     assert model.patch_embed.num_patches + model.num_prefix_tokens == entry.num_tokens
     assert hasattr(model, "head_dist") == entry.distilled == (entry.teacher == TEACHER)
-    if entry.timm_name == name:
+    if entry.built_as == name:
         assert timm.get_pretrained_cfg(name).input_size == (3, entry.image_size, entry.image_size)
 
 
@@ -107,3 +117,25 @@ def test_what_is_not_published_is_said_so() -> None:
     row = MODELS["deit_base_distilled_patch16_384"].to_json()
     assert (row["name"], row["teacher"], row["drop_path"]) == ("deit_base_distilled_patch16_384", TEACHER, None)
     assert MODELS["deit_base_patch16_224"].to_json()["teacher"] is None
+
+
+def test_a_convolutional_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name and a recipe are enough for every reader of the table; the step runs through BatchNorm."""
+    monkeypatch.setitem(MODELS, "resnet10t", ModelEntry(name="resnet10t", recipes=("deit_hard",)))
+    recipe = replace(recipe_for("resnet10t"), drop_path=0.0, image_size=64)
+    assert (recipe.distill, recipe.model) == ("hard", "resnet10t")
+    assert make_student(recipe, 10, seed=0) is not None
+    runner = CliRunner()
+    listed = runner.invoke(cli, ["models"])
+    assert listed.exit_code == 0 and "resnet10t" in listed.output
+    explained = runner.invoke(cli, ["models", "resnet10t"])
+    assert explained.exit_code == 0 and "recipe deit_hard" in explained.output
+    row = json.loads(runner.invoke(cli, ["models", "resnet10t", "--json"]).output)
+    assert (row["name"], row["stages"], row["gmacs"]) == ("resnet10t", [], None) and "dim" not in row
+    refused = runner.invoke(cli, ["cost", "--model", "resnet10t"])
+    assert refused.exit_code == 2 and "--student-rate" in refused.output
+    views = ViewRecipe()
+    info = ExportInfo(recipe=recipe, mean=views.mean, std=views.std, num_classes=10, fingerprints={}, metrics={})
+    assert "timm.create_model('resnet10t', num_classes=10, checkpoint_path" in model_card(info, "weights.safetensors")
+    step = student_steps.step("resnet10t", "cpu")
+    assert step["gradients"] == step["parameters"] and step["loss"] > 0

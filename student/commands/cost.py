@@ -183,11 +183,13 @@ def cost(caches: tuple[str, ...], work: JobFlags, model: str, rates: RateFlags, 
     if place.shards:
         refuse_ignored(["image_bytes"], "--shards says it")
     entry = model_entry(model)
-    if entry is None and rates.student_rate is None:
-        raise ValueError(unknown("model", model, MODELS) + "; for another model give --student-rate")
+    gmacs = entry.gmacs if entry else None
+    if gmacs is None and rates.student_rate is None:
+        counted = [name for name, other in MODELS.items() if other.gmacs is not None]
+        raise ValueError(unknown("model", model, counted) + "; for another model give --student-rate")
     if caches:
         work = work.with_caches(caches)
-    estimate = cost_estimate.cost(work.job(), rates.rates(entry.gmacs if entry else 1.0))
+    estimate = cost_estimate.cost(work.job(), rates.rates(gmacs or 1.0))
     for line in (*estimate.lines, _disk_line(work, estimate, model, place)):
         result(line)
 

@@ -29,25 +29,27 @@ def models(name: str | None, as_json: bool) -> None:
         return
     result(f"{'model':34} {'dim/depth/heads':>16} {'M par.':>7} {'GMACs':>7} {'top-1':>6}  recipe")
     for row in rows:
-        shape = f"{row['dim']}/{row['depth']}/{row['heads']}"
+        shape = f"{row['dim']}/{row['depth']}/{row['heads']}" if "dim" in row else "–"
+        params, gmacs = (f"{row[name]:.2f}" if row[name] is not None else "–" for name in ("params_m", "gmacs"))
         top = f"{row['top1_published']:.1f}" if row["top1_published"] else "–"
         taught = f"  teacher {row['teacher']}" if row["teacher"] else ""
-        result(
-            f"{row['name']:34} {shape:>16} {row['params_m']:7.2f} {row['gmacs']:7.2f} {top:>6}  "
-            f"{' then '.join(row['recipes'])}{taught}"
-        )
+        result(f"{row['name']:34} {shape:>16} {params:>7} {gmacs:>7} {top:>6}  {' then '.join(row['recipes'])}{taught}")
 
 
 def _explanation(explained: "Explanation") -> str:
     """A model's name piece by piece, and its stages as a table."""
-    lines = [explained.entry.name, ""]
+    entry = explained.entry
+    lines = [entry.name, ""]
     lines += [f"  {piece:12} {meaning}" for piece, meaning in explained.pieces]
+    if not explained.stages:
+        lines.append(f"  recipe {' then '.join(entry.recipes)}; only transformers are explained stage by stage")
+        return "\n".join(lines + ([f"\n  note: {entry.note}"] if entry.note else []))
     lines += ["", f"  {'stage':36} {'output':>18} {'parameters':>12} {'MMACs':>9}"]
     for stage in explained.stages:
         name = stage.name + (f" (× {stage.times})" if stage.times > 1 else "")
         lines.append(f"  {name:36} {stage.shape:>18} {stage.params:12,} {stage.macs / 1e6:9.1f}")
     lines.append(f"  {'all':36} {'':>18} {explained.params:12,} {explained.macs / 1e6:9.1f}")
-    return "\n".join(lines + ([f"\n  note: {explained.entry.note}"] if explained.entry.note else []))
+    return "\n".join(lines + ([f"\n  note: {entry.note}"] if entry.note else []))
 
 
 @click.command("recipes")

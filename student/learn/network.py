@@ -89,7 +89,7 @@ def bare_model(name: str, num_classes: int, *, image_size: int, **extra: Any) ->
     ValueError with the nearest name when timm has none, or with timm's reason when it refuses.
     """
     entry = model_entry(name)
-    timm_name = entry.timm_name if entry else name
+    timm_name = entry.built_as if entry else name
     options: dict[str, Any] = dict(entry.timm_args) if entry else {}
     if not timm.is_model(timm_name):
         raise ValueError(unknown("model", name, timm.list_models(), others="`models` lists the DeiT ones"))

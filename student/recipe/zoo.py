@@ -1,11 +1,12 @@
-"""The table of DeiT students: what each name stands for, what its authors published, and how it is trained.
+"""The table of students by name, with the recipe that each is trained with; adding one is adding a line.
 
-Architecture and counts are checked against timm by the tests. Top-1: ImageNet-1k, as published (arXiv:2012.12877,
-arXiv:2204.07118 and the authors' model zoos) and as timm measures it. `None` is "not published", never zero.
-This file imports no torch: the CLI prints the table from it.
+A line needs a name that timm knows and nothing else. `models` prints what is known beyond that, and the tests check it
+against timm: the shape of a transformer, parameters, multiply-accumulates, and what the authors published. Top-1:
+ImageNet-1k, as published (arXiv:2012.12877, arXiv:2204.07118 and the authors' model zoos) and as timm measures it.
+`None` is "not published" or "not counted", never zero. This file imports no torch: the CLI prints the table from it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from shards.names import unknown
@@ -14,38 +15,59 @@ TEACHER = "regnety_160.deit_in1k"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelEntry:
-    """One student architecture at one resolution.
+class Transformer:
+    """The shape of a vision transformer; its MLP is four times as wide as its tokens.
 
     Attributes:
-        name: the timm name; family: "deit" or "deit3"; distilled: has a distillation token and a second head.
-        dim, depth, heads, patch (pixels), image_size (pixels of the name): the transformer; mlp ratio 4 everywhere.
+        dim, depth, heads: width of the tokens, number of blocks, heads of each. patch: side in pixels.
+        layer_scale: whether every residual branch has a LayerScale.
+        class_position: whether class and distillation tokens have position embeddings.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    patch: int = 16
+    layer_scale: bool = False
+    class_position: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEntry:
+    """One student architecture at one resolution: a name and a recipe; the other fields are what is known of it.
+
+    Attributes:
+        name: as on the command line; recipes: names of student recipes, in the order they are run.
+        timm_name, timm_args: how timm builds it, where that differs from the name alone.
+        family: the paper, a key of `PAPERS`; distilled: has a distillation token and a second head.
+        transformer: its shape; None for other networks, whose stages are not explained.
+        image_size: pixels.
         params_m: parameters in millions at 1,000 classes; gmacs: multiply-accumulates per image, in 10⁹.
-        top1_published, top1_timm: percent; None when there is none.
-        drop_path: published rate; None when not published. epochs: the published schedule in words, "?" unknown.
-        teacher: name of the teacher, or None. recipes: names of student recipes, in the order they are run.
-        timm_name, timm_args: how timm builds it.
+        top1_published, top1_timm: percent.
+        drop_path: published rate. epochs: the published schedule in words, "?" unknown.
         note: what a reader should know before quoting the row.
     """
 
     name: str
-    family: str
-    distilled: bool
-    dim: int
-    depth: int
-    heads: int
-    patch: int
-    image_size: int
-    params_m: float
-    gmacs: float
-    top1_published: float | None
-    top1_timm: float | None
-    drop_path: float | None
-    epochs: str
-    recipes: tuple[str, ...]
-    timm_name: str
+    recipes: tuple[str, ...] = ("deit",)
+    timm_name: str | None = None
     timm_args: tuple[tuple[str, bool | float], ...] = ()
+    family: str | None = None
+    distilled: bool = False
+    transformer: Transformer | None = None
+    image_size: int = 224
+    params_m: float | None = None
+    gmacs: float | None = None
+    top1_published: float | None = None
+    top1_timm: float | None = None
+    drop_path: float | None = None
+    epochs: str = "?"
     note: str = ""
+
+    @property
+    def built_as(self) -> str:
+        """The name by which timm builds it."""
+        return self.timm_name or self.name
 
     @property
     def teacher(self) -> str | None:
@@ -54,80 +76,96 @@ class ModelEntry:
 
     @property
     def num_patches(self) -> int:
-        """Patch tokens at `image_size`."""
-        return (self.image_size // self.patch) ** 2
+        """Patch tokens at `image_size`; 0 for a network without patches."""
+        return (self.image_size // self.transformer.patch) ** 2 if self.transformer else 0
 
     @property
     def num_tokens(self) -> int:
-        """Patch, class and distillation tokens."""
-        return self.num_patches + (2 if self.distilled else 1)
+        """Patch, class and distillation tokens; 0 for a network without tokens."""
+        return self.num_patches + (2 if self.distilled else 1) if self.transformer else 0
 
     def to_json(self) -> dict[str, Any]:
-        """The row as JSON types, derived columns included."""
-        row = asdict(self) | {"timm_args": dict(self.timm_args), "recipes": list(self.recipes)}
+        """The row as JSON types, derived columns included; dim, depth, heads and patch of a transformer only."""
+        row = {field: value for field, value in asdict(self).items() if field != "transformer"}
+        shape = self.transformer
+        known = {"dim": shape.dim, "depth": shape.depth, "heads": shape.heads, "patch": shape.patch} if shape else {}
+        row |= {"timm_name": self.built_as, "timm_args": dict(self.timm_args), "recipes": list(self.recipes)} | known
         return row | {"teacher": self.teacher, "recipe": self.recipes[0], "num_tokens": self.num_tokens}
 
 
-_WIDTH = {"tiny": (192, 12, 3), "small": (384, 12, 6), "medium": (512, 12, 8), "base": (768, 12, 12),
-          "large": (1024, 24, 16), "huge": (1280, 32, 16)}  # fmt: skip
-_UNRELEASED = "fine-tuning code never released; ours keeps the distillation signal with the recipe of DeiT-B at 384"
-_MEDIUM = "no recipe was published; ours is that of the small model"
-_TINY3 = "neither timm nor the authors published such weights: ViT-Ti with the DeiT-III recipe of the small model"
+PAPERS = {
+    "deit": "data-efficient image transformer, arXiv:2012.12877",
+    "deit3": "DeiT III, arXiv:2204.07118: LayerScale, no position for the class token",
+}
+"""What the first piece of a name stands for."""
 
-# name, params M, GMACs, top-1 published, top-1 timm, drop path, epochs, recipes, note
-_ROWS: tuple[tuple[str, float, float, float | None, float | None, float | None, str, str, str], ...] = (
-    ("deit_tiny_patch16_224", 5.72, 1.26, 72.2, 72.19, 0.1, "300", "deit", ""),
-    ("deit_small_patch16_224", 22.05, 4.61, 79.9, 79.86, 0.1, "300", "deit", ""),
-    ("deit_base_patch16_224", 86.57, 17.58, 81.8, 81.98, 0.1, "300", "deit", ""),
-    ("deit_base_patch16_384", 86.86, 55.54, 82.9, 83.11, 0.1, "+30", "deit_finetune384", ""),
-    ("deit_tiny_distilled_patch16_224", 5.91, 1.27, 74.5, 74.54, 0.1, "300", "deit_hard", ""),
-    ("deit_small_distilled_patch16_224", 22.44, 4.63, 81.2, 81.20, 0.1, "300", "deit_hard", ""),
-    ("deit_base_distilled_patch16_224", 87.34, 17.68, 83.4, 83.38, 0.1, "300", "deit_hard", ""),
-    ("deit_base_distilled_patch16_384", 87.63, 55.65, 85.2, 85.44, None, "1000 + ft", "deit_hard_finetune384",
-     _UNRELEASED),
-    ("deit3_tiny_patch16_224", 5.72, 1.26, None, None, None, "?", "deit3_small", _TINY3),
-    ("deit3_small_patch16_224", 22.06, 4.61, 81.4, 81.38, 0.05, "800", "deit3_small", ""),
-    ("deit3_small_patch16_384", 22.21, 15.52, 83.4, 83.43, 0.0, "+20", "deit3_small_finetune384", ""),
-    ("deit3_medium_patch16_224", 38.85, 8.00, 83.0, 83.09, None, "?", "deit3_small", _MEDIUM),
-    ("deit3_base_patch16_224", 86.59, 17.58, 83.8, 83.80, 0.2, "800 + 20", "deit3_base deit3_base_finetune224", ""),
-    ("deit3_base_patch16_384", 86.88, 55.54, 85.0, 85.09, 0.15, "+20", "deit3_base_finetune384", ""),
-    ("deit3_large_patch16_224", 304.37, 61.60, 84.9, 84.77, 0.45, "800 + 20",
-     "deit3_large deit3_large_finetune224", ""),
-    ("deit3_large_patch16_384", 304.76, 191.21, 85.8, 85.82, 0.4, "+20", "deit3_large_finetune384", ""),
-    ("deit3_huge_patch14_224", 632.13, 167.40, 85.2, 85.20, 0.6, "800 + 20",
-     "deit3_huge deit3_huge_finetune224", "drop path .55 in the 20 fine-tuning epochs"),
-)  # fmt: skip
-
-
-def _entry(row: tuple[str, float, float, float | None, float | None, float | None, str, str, str]) -> ModelEntry:
-    """A row with what its name says."""
-    name, params_m, gmacs, published, timm, drop_path, epochs, recipes, note = row
-    family, width, *middle, patch, size = name.split("_")
-    dim, depth, heads = _WIDTH[width]
-    ours = name == "deit3_tiny_patch16_224"
-    return ModelEntry(
-        name=name,
-        family=family,
-        distilled="distilled" in middle,
-        dim=dim,
-        depth=depth,
-        heads=heads,
-        patch=int(patch.removeprefix("patch")),
-        image_size=int(size),
-        params_m=params_m,
-        gmacs=gmacs,
-        top1_published=published,
-        top1_timm=timm,
-        drop_path=drop_path,
-        epochs=epochs,
-        recipes=tuple(recipes.split()),
-        timm_name="vit_tiny_patch16_224" if ours else name,
-        timm_args=(("no_embed_class", True), ("init_values", 1e-6)) if ours else (),
-        note=note,
+_TINY = Transformer(dim=192, depth=12, heads=3)
+_SMALL = Transformer(dim=384, depth=12, heads=6)
+_BASE = Transformer(dim=768, depth=12, heads=12)
+_TINY3, _SMALL3, _MEDIUM3, _BASE3, _LARGE3, _HUGE3 = (
+    replace(shape, layer_scale=True, class_position=False)
+    for shape in (
+        _TINY,
+        _SMALL,
+        Transformer(dim=512, depth=12, heads=8),
+        _BASE,
+        Transformer(dim=1024, depth=24, heads=16),
+        Transformer(dim=1280, depth=32, heads=16, patch=14),
     )
+)
+_UNRELEASED = "fine-tuning code never released; ours keeps the distillation signal with the recipe of DeiT-B at 384"
+_NO_RECIPE = "no recipe was published; ours is that of the small model"
+_NO_WEIGHTS = "neither timm nor the authors published such weights: ViT-Ti with the DeiT-III recipe of the small model"
 
-
-MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in map(_entry, _ROWS)}
+_STUDENTS = (
+    ModelEntry(name="deit_tiny_patch16_224", family="deit", transformer=_TINY, recipes=("deit",), epochs="300",
+               params_m=5.72, gmacs=1.26, top1_published=72.2, top1_timm=72.19, drop_path=0.1),
+    ModelEntry(name="deit_small_patch16_224", family="deit", transformer=_SMALL, recipes=("deit",), epochs="300",
+               params_m=22.05, gmacs=4.61, top1_published=79.9, top1_timm=79.86, drop_path=0.1),
+    ModelEntry(name="deit_base_patch16_224", family="deit", transformer=_BASE, recipes=("deit",), epochs="300",
+               params_m=86.57, gmacs=17.58, top1_published=81.8, top1_timm=81.98, drop_path=0.1),
+    ModelEntry(name="deit_base_patch16_384", family="deit", transformer=_BASE, image_size=384,
+               recipes=("deit_finetune384",), epochs="+30", params_m=86.86, gmacs=55.54, top1_published=82.9,
+               top1_timm=83.11, drop_path=0.1),
+    ModelEntry(name="deit_tiny_distilled_patch16_224", family="deit", distilled=True, transformer=_TINY,
+               recipes=("deit_hard",), epochs="300", params_m=5.91, gmacs=1.27, top1_published=74.5, top1_timm=74.54,
+               drop_path=0.1),
+    ModelEntry(name="deit_small_distilled_patch16_224", family="deit", distilled=True, transformer=_SMALL,
+               recipes=("deit_hard",), epochs="300", params_m=22.44, gmacs=4.63, top1_published=81.2, top1_timm=81.2,
+               drop_path=0.1),
+    ModelEntry(name="deit_base_distilled_patch16_224", family="deit", distilled=True, transformer=_BASE,
+               recipes=("deit_hard",), epochs="300", params_m=87.34, gmacs=17.68, top1_published=83.4, top1_timm=83.38,
+               drop_path=0.1),
+    ModelEntry(name="deit_base_distilled_patch16_384", family="deit", distilled=True, transformer=_BASE, image_size=384,
+               recipes=("deit_hard_finetune384",), epochs="1000 + ft", params_m=87.63, gmacs=55.65, top1_published=85.2,
+               top1_timm=85.44, note=_UNRELEASED),
+    ModelEntry(name="deit3_tiny_patch16_224", family="deit3", transformer=_TINY3, recipes=("deit3_small",),
+               params_m=5.72, gmacs=1.26, timm_name="vit_tiny_patch16_224",
+               timm_args=(("no_embed_class", True), ("init_values", 1e-6)), note=_NO_WEIGHTS),
+    ModelEntry(name="deit3_small_patch16_224", family="deit3", transformer=_SMALL3, recipes=("deit3_small",),
+               epochs="800", params_m=22.06, gmacs=4.61, top1_published=81.4, top1_timm=81.38, drop_path=0.05),
+    ModelEntry(name="deit3_small_patch16_384", family="deit3", transformer=_SMALL3, image_size=384,
+               recipes=("deit3_small_finetune384",), epochs="+20", params_m=22.21, gmacs=15.52, top1_published=83.4,
+               top1_timm=83.43, drop_path=0.0),
+    ModelEntry(name="deit3_medium_patch16_224", family="deit3", transformer=_MEDIUM3, recipes=("deit3_small",),
+               params_m=38.85, gmacs=8.00, top1_published=83.0, top1_timm=83.09, note=_NO_RECIPE),
+    ModelEntry(name="deit3_base_patch16_224", family="deit3", transformer=_BASE3,
+               recipes=("deit3_base", "deit3_base_finetune224"), epochs="800 + 20", params_m=86.59, gmacs=17.58,
+               top1_published=83.8, top1_timm=83.8, drop_path=0.2),
+    ModelEntry(name="deit3_base_patch16_384", family="deit3", transformer=_BASE3, image_size=384,
+               recipes=("deit3_base_finetune384",), epochs="+20", params_m=86.88, gmacs=55.54, top1_published=85.0,
+               top1_timm=85.09, drop_path=0.15),
+    ModelEntry(name="deit3_large_patch16_224", family="deit3", transformer=_LARGE3,
+               recipes=("deit3_large", "deit3_large_finetune224"), epochs="800 + 20", params_m=304.37, gmacs=61.60,
+               top1_published=84.9, top1_timm=84.77, drop_path=0.45),
+    ModelEntry(name="deit3_large_patch16_384", family="deit3", transformer=_LARGE3, image_size=384,
+               recipes=("deit3_large_finetune384",), epochs="+20", params_m=304.76, gmacs=191.21, top1_published=85.8,
+               top1_timm=85.82, drop_path=0.4),
+    ModelEntry(name="deit3_huge_patch14_224", family="deit3", transformer=_HUGE3,
+               recipes=("deit3_huge", "deit3_huge_finetune224"), epochs="800 + 20", params_m=632.13, gmacs=167.40,
+               top1_published=85.2, top1_timm=85.2, drop_path=0.6, note="drop path .55 in the 20 fine-tuning epochs")
+)  # fmt: skip
+MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in _STUDENTS}
 
 
 def model_entry(name: str) -> ModelEntry | None:
@@ -173,12 +211,13 @@ class Explanation(NamedTuple):
         }
 
 
+_WIDTHS = ("tiny", "small", "medium", "base", "large", "huge")
 _TAGS = {"fb_in1k": "weights of the authors, ImageNet-1k",
          "fb_in22k_ft_in1k": "weights of the authors, ImageNet-22k, fine-tuned on ImageNet-1k"}  # fmt: skip
 
 
 def explain(name: str, *, num_classes: int = 1000) -> Explanation:
-    """What a name of the table stands for, with the shapes of every stage at its own resolution.
+    """Explain a name of the table, with the shapes of every stage of a transformer at its own resolution.
 
     ValueError with the nearest name for a model that is not in the table.
     """
@@ -190,33 +229,35 @@ def explain(name: str, *, num_classes: int = 1000) -> Explanation:
 
 
 def _pieces(entry: ModelEntry, name: str) -> tuple[tuple[str, str], ...]:
-    """The parts of the name between underscores, and the tag after the dot."""
-    side = entry.image_size // entry.patch
-    papers = {
-        "deit": "data-efficient image transformer, arXiv:2012.12877",
-        "deit3": "DeiT III, arXiv:2204.07118: LayerScale, no position for the class token",
-    }
-    meaning = {
-        entry.family: papers[entry.family],
-        "distilled": "a second token and head that learn from the teacher; inference averages both heads' logits",
-        f"patch{entry.patch}": f"patches of {entry.patch}×{entry.patch} px: {side}×{side} = {entry.num_patches} tokens",
-        str(entry.image_size): f"images of {entry.image_size}×{entry.image_size} px",
-    }
-    width = f"width {entry.dim}, {entry.depth} blocks, {entry.heads} heads of {entry.dim // entry.heads}"
+    """The parts of a transformer's name between underscores that say something, and the tag after the dot."""
     bare, _, tag = name.partition(".")
-    pieces = tuple((piece, meaning.get(piece, width)) for piece in bare.split("_"))
-    return (*pieces, (tag, _TAGS.get(tag, "a weights tag of timm"))) if tag else pieces
+    last = ((tag, _TAGS.get(tag, "a weights tag of timm")),) if tag else ()
+    shape = entry.transformer
+    if shape is None:
+        return last
+    side = entry.image_size // shape.patch
+    meaning = {
+        entry.family: PAPERS.get(entry.family or ""),
+        "distilled": "a second token and head that learn from the teacher; inference averages both heads' logits",
+        f"patch{shape.patch}": f"patches of {shape.patch}×{shape.patch} px: {side}×{side} = {entry.num_patches} tokens",
+        str(entry.image_size): f"images of {entry.image_size}×{entry.image_size} px",
+        **dict.fromkeys(_WIDTHS, f"width {shape.dim}, {shape.depth} blocks, {shape.heads} heads of "
+                                 f"{shape.dim // shape.heads}"),
+    }  # fmt: skip
+    return (*((piece, known) for piece in bare.split("_") if (known := meaning.get(piece))), *last)
 
 
 def _stages(entry: ModelEntry, num_classes: int) -> tuple[Stage, ...]:
-    """Shapes and counts; the MLP is four times as wide as the tokens."""
-    dim, tokens, patches, heads = entry.dim, entry.num_tokens, entry.num_patches, entry.heads
-    pixels = 3 * entry.patch**2
-    deit3 = entry.family == "deit3"
+    """Shapes and counts of a transformer; none for another network."""
+    shape = entry.transformer
+    if shape is None:
+        return ()
+    dim, heads, tokens, patches = shape.dim, shape.heads, entry.num_tokens, entry.num_patches
+    pixels = 3 * shape.patch**2
     extra = 2 if entry.distilled else 1
-    positions = patches if deit3 else tokens
+    positions = tokens if shape.class_position else patches
     names = "CLS and DIST" if entry.distilled else "CLS"
-    scale = dim if deit3 else 0
+    scale = dim if shape.layer_scale else 0
     seq = f"(B, {tokens}, {dim})"
     head = Stage("head: logits", f"(B, {num_classes})", (dim + 1) * num_classes, dim * num_classes)
     blocks = (
@@ -232,7 +273,7 @@ def _stages(entry: ModelEntry, num_classes: int) -> tuple[Stage, ...]:
         Stage("image", f"(B, 3, {entry.image_size}, {entry.image_size})", 0, 0),
         Stage("patch embedding", f"(B, {patches}, {dim})", (pixels + 1) * dim, patches * pixels * dim),
         Stage(f"{names} tokens, positions", seq, (extra + positions) * dim, 0),
-        *(stage._replace(times=entry.depth) for stage in blocks),
+        *(stage._replace(times=shape.depth) for stage in blocks),
         Stage("norm", seq, 2 * dim, 0),
         head,
         *((head._replace(name="head_dist: logits"),) if entry.distilled else ()),

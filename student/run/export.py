@@ -180,9 +180,9 @@ def timm_call(info: ExportInfo, weights: str) -> str:
     options: dict[str, Any] = (dict(entry.timm_args) if entry else {}) | dict(recipe.model_args)
     if info.num_classes != 1000:
         options["num_classes"] = info.num_classes
-    if entry and recipe.image_size != entry.image_size:
+    if entry and entry.transformer and recipe.image_size != entry.image_size:
         options["img_size"] = recipe.image_size
-    name = entry.timm_name if entry else recipe.model
+    name = entry.built_as if entry else recipe.model
     extra = "".join(f", {key}={value!r}" for key, value in options.items())
     return f"timm.create_model({name!r}{extra}, checkpoint_path={weights!r})"
 
@@ -242,8 +242,8 @@ def model_card(info: ExportInfo, weights: str) -> str:
     recipe, entry = info.recipe, model_entry(info.recipe.model)
     taught = markdown(_taught(recipe))
     lines = [f"# {markdown(recipe.model)}", "", f"{info.num_classes} classes, {recipe.image_size} px, {taught}.", ""]
-    if entry:
-        shape = f"width {entry.dim}, {entry.depth} blocks, {entry.heads} heads, patches of {entry.patch} px"
+    if entry and (known := entry.transformer):
+        shape = f"width {known.dim}, {known.depth} blocks, {known.heads} heads, patches of {known.patch} px"
         changed = markdown(", ".join(f"{name} = {value}" for name, value in recipe.model_args))
         lines += [f"Transformer: {shape}{f', changed by {changed}' if changed else ''}.", ""]
     lines += ["## Load it", "", "```python", "import timm", one_line(f"model = {timm_call(info, weights)}"), "```", ""]
