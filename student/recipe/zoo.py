@@ -39,7 +39,7 @@ class ModelEntry:
     Attributes:
         name: as on the command line; recipes: names of student recipes, in the order they are run.
         timm_name, timm_args: how timm builds it, where that differs from the name alone.
-        family: the paper, a key of `PAPERS`; distilled: has a distillation token and a second head.
+        family: the paper, a key of `PAPERS`, or nothing; distilled: has a distillation token and a second head.
         transformer: its shape; None for other networks, whose stages are not explained.
         image_size: pixels.
         params_m: parameters in millions at 1,000 classes; gmacs: multiply-accumulates per image, in 10⁹.
@@ -52,7 +52,7 @@ class ModelEntry:
     recipes: tuple[str, ...] = ("deit",)
     timm_name: str | None = None
     timm_args: tuple[tuple[str, bool | float], ...] = ()
-    family: str | None = None
+    family: str = ""
     distilled: bool = False
     transformer: Transformer | None = None
     image_size: int = 224
@@ -236,14 +236,13 @@ def _pieces(entry: ModelEntry, name: str) -> tuple[tuple[str, str], ...]:
     if shape is None:
         return last
     side = entry.image_size // shape.patch
-    meaning = {
-        entry.family: PAPERS.get(entry.family or ""),
+    width = f"width {shape.dim}, {shape.depth} blocks, {shape.heads} heads of {shape.dim // shape.heads}"
+    meaning = dict.fromkeys(_WIDTHS, width) | {
+        entry.family: PAPERS.get(entry.family, ""),
         "distilled": "a second token and head that learn from the teacher; inference averages both heads' logits",
         f"patch{shape.patch}": f"patches of {shape.patch}×{shape.patch} px: {side}×{side} = {entry.num_patches} tokens",
         str(entry.image_size): f"images of {entry.image_size}×{entry.image_size} px",
-        **dict.fromkeys(_WIDTHS, f"width {shape.dim}, {shape.depth} blocks, {shape.heads} heads of "
-                                 f"{shape.dim // shape.heads}"),
-    }  # fmt: skip
+    }
     return (*((piece, known) for piece in bare.split("_") if (known := meaning.get(piece))), *last)
 
 
