@@ -137,17 +137,38 @@ def test_evaluation_is_timms() -> None:
             assert difference.max() <= 2 and difference.mean() < 0.2, (size, pct, shape)
 
 
-def test_evaluation_of_a_large_photo_shrunk_in_the_dct_is_nearly_timms() -> None:
+@pytest.mark.parametrize("size", [16, 28, 56, 80, 112, 224])
+@pytest.mark.parametrize("pct", [0.875, 0.9, 1.0])
+def test_evaluation_of_a_photo_of_any_size_is_timms(size: int, pct: float) -> None:
+    """Where a random crop would be scaled while it is decoded, too: sides that are rounded up would move the centre."""
     from timm.data import create_transform
 
-    photo = skimage.data.astronaut()
-    for size, shrink, bound in ((112, 2, 1.0), (56, 4, 1.5), (28, 8, 2.0)):
+    transform = create_transform(size, crop_pct=pct, interpolation="bicubic", use_prefetcher=True)
+    for shape in ((512, 512), (509, 511), (467, 701), (703, 481), (905, 1333)):
+        photo = np.asarray(Image.fromarray(skimage.data.astronaut()).resize(shape[::-1], Image.Resampling.BICUBIC))
         data = simplejpeg.encode_jpeg(photo, 90, "RGB", "420")
-        recipe = recipe_named("eval", size=size, crop_pct=0.875)
-        assert shrink_of(recipe, (512, 512)) == shrink
-        transform = create_transform(size, crop_pct=0.875, interpolation="bicubic", use_prefetcher=True)
         expected = transform(Image.fromarray(decode_rgb(data, "x"))).permute(1, 2, 0).numpy().astype(int)
-        assert np.abs(render_views(data, recipe, "key", [0], "x")[0] - expected).mean() < bound
+        recipe = recipe_named("eval", size=size, crop_pct=pct)
+        difference = np.abs(render_views(data, recipe, "key", [0], "x")[0] - expected)
+        assert difference.max() <= 3 and difference.mean() < 0.3, shape
+
+
+@pytest.mark.parametrize("pct", [0.5, 0.875, 0.88, 0.9, 0.95, 1.0])
+def test_the_short_side_that_is_printed_is_the_one_that_is_used(pct: float) -> None:
+    """`evaluate` says it: rounded down, as timm does."""
+    for size in (16, 32, 80, 160, 224, 288, 384):
+        recipe = recipe_named("eval", size=size, crop_pct=pct)
+        assert recipe.short_side == min(view_params(recipe, "key", 0, (701, 467)).resized) == int(size // pct)
+
+
+def test_a_centre_crop_of_version_0_1_keeps_its_pixels() -> None:
+    """A cache that was made of large photos opens as it was: its recipe names no newer crop."""
+    photo = simplejpeg.encode_jpeg(skimage.data.astronaut(), 90, "RGB", "420")
+    for size, shrink, bound in ((112, 2, 1.0), (56, 4, 1.5), (28, 8, 2.0)):
+        old, new = (recipe_named("eval", size=size, crop_pct=0.875, **v) for v in ({"versions": ()}, {}))
+        assert (shrink_of(old, (512, 512)), shrink_of(new, (512, 512))) == (shrink, 1)
+        before, after = (render_views(photo, recipe, "key", [0], "x")[0].astype(int) for recipe in (old, new))
+        assert 0 < np.abs(before - after).mean() < bound
 
 
 def test_simple_random_crop_reaches_every_offset_and_reflects() -> None:

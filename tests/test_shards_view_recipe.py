@@ -40,7 +40,7 @@ def test_every_field_but_the_name_is_in_the_fingerprint() -> None:
         ({"size": 0}, "recipe.size"),
         ({"std": (0.0, 1.0, 1.0)}, "recipe.std"),
         ({"three_augment": True}, "choose one"),
-        ({"versions": ("rotate",)}, "recipe.versions: expected newer operations out of rotate2, got 'rotate'"),
+        ({"versions": ("rotate",)}, "recipe.versions: expected newer operations out of rotate2, center2, got 'rotate'"),
         ({"siez": 3}, "unknown field 'siez': the nearest is 'size'"),
     ],
     ids=lambda value: str(value)[:24],

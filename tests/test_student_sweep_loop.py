@@ -17,7 +17,7 @@ from shards.errors import CacheError, RunError, ShardError
 from shards.rng import stream
 from shards.views.view_recipe import recipe_named
 from shards.world import World
-from student.learn.memory import MemoryNeed, free_bytes, memory_need, require_memory
+from student.learn.memory import MemoryNeed, free_bytes, group_free_bytes, memory_need, require_memory
 from student.learn.network import heads, make_student
 from student.recipe.settings import TrainSettings
 from student.sweep.cell_training import SweepTraining, cache_facts
@@ -429,6 +429,28 @@ def test_a_pass_that_does_not_fit_says_how_many_students_do() -> None:
         require_memory(need, 2**30, "cuda:0")
     with pytest.raises(ValueError, match="not even one student fits: lower the batch size"):
         require_memory(need, 2**28, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "stat", "free"),
+    [
+        ("max", 5, {}, 2**63 - 1),
+        ("100", 40, {}, 60),
+        ("100", 99, {"anon": 9, "file": 90, "active_file": 0, "inactive_file": 90}, 91),
+        ("100", 99, {"anon": 9, "file": 90, "active_file": 60, "inactive_file": 30}, 31),
+        ("100", 120, {"inactive_file": 5}, 0),
+        ("100", 20, {"inactive_file": 30}, 100),
+    ],
+)
+def test_the_page_cache_of_a_container_is_free_memory(
+    tmp_path: Path, limit: str, used: int, stat: dict[str, int], free: int
+) -> None:
+    """A run that has read its shards once fills the page cache; what the kernel gives back at once is not used."""
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text(f"{used}\n")
+    if stat:
+        (tmp_path / "memory.stat").write_text("".join(f"{name} {value}\n" for name, value in stat.items()))
+    assert group_free_bytes(tmp_path) == free
 
 
 def test_free_memory_is_a_plausible_number() -> None:

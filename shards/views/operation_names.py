@@ -1,4 +1,4 @@
-"""The names of the operations that recipes draw from, and which operation took the place of which.
+"""The names of the operations that recipes draw from, and which operation or crop took the place of which.
 
 An operation whose pixels change is a new one with a name of its own, and a line in `TAKES_PLACE_OF`. A recipe lists the
 newer ones that it uses in `versions`; new recipes use the newest. Recipes and caches made before go on with theirs.
@@ -28,12 +28,15 @@ RAND_AUGMENT_OPERATIONS = (
 THREE_AUGMENT_OPERATIONS = ("grey", "solarize", "blur")
 COLOR_JITTER_OPERATIONS = ("brightness", "contrast", "color")
 
-TAKES_PLACE_OF: dict[str, str] = {"rotate2": "rotate"}
-"""Newer operation → the one before."""
+WHOLE_CENTER = "center2"
+"""The centre crop of the whole picture; "center" of version 0.1 scales a large JPEG while it decodes it."""
+
+TAKES_PLACE_OF: dict[str, str] = {"rotate2": "rotate", WHOLE_CENTER: "center"}
+"""Newer operation or crop → the one before."""
 
 
 def newest_versions(drawn: Iterable[str]) -> tuple[str, ...]:
-    """The newest operations that take the place of those in `drawn`, sorted; what nothing replaces is left out."""
+    """The newest versions that take the place of the operations and crops in `drawn`, sorted; others are left out."""
     after = {old: new for new, old in TAKES_PLACE_OF.items()}
     newest = set()
     for name in drawn:

@@ -28,6 +28,7 @@ from shards.views.augment import (
 )
 from shards.views.decode import decode_rgb, read_header, shrunk_size
 from shards.views.erasing import erase
+from shards.views.operation_names import WHOLE_CENTER
 from shards.views.operations.operation import Operation
 from shards.views.operations.table import apply_operations
 from shards.views.rand_augment import parse_rand_augment
@@ -141,7 +142,7 @@ def _draw_crop(recipe: ViewRecipe, size: tuple[int, int], rng: Stream) -> tuple[
         resized = _short_side(size, recipe.size)
         y, x = (rng.below(side + 2 * _REFLECTED - recipe.size + 1) - _REFLECTED for side in resized)
         return whole, resized, (y, x)
-    resized = _short_side(size, math.floor(recipe.size / recipe.crop_pct))
+    resized = _short_side(size, recipe.short_side)
     y, x = (round((side - recipe.size) / 2.0) for side in resized)
     return whole, resized, (y, x)
 
@@ -208,16 +209,18 @@ def shrink_of(recipe: ViewRecipe, size: tuple[int, int]) -> int:
     The most that leaves the smallest random crop of the recipe at least as large as what it is resized to, so that
     nothing is enlarged that would have been reduced; and a crop that is always the same at least twice as large, so
     that every view has that reserve. It depends on recipe and image size alone: all views of a sample share it.
+    A centre crop is of the whole picture, as timm's evaluation is: sides that are divided and rounded up would move it.
     """
     height, width = size
+    if recipe.crop == "center" and WHOLE_CENTER in recipe.versions:
+        return 1
     if recipe.crop == "rrc":
         smallest = math.sqrt(
             height * width * recipe.crop_scale[0] * min(recipe.crop_ratio[0], 1 / recipe.crop_ratio[1])
         )
         smallest, needed = min(smallest, height, width), recipe.size
     else:
-        pct = recipe.crop_pct if recipe.crop == "center" else 1.0
-        smallest, needed = min(height, width), 2 * math.floor(recipe.size / pct)
+        smallest, needed = min(height, width), 2 * (recipe.short_side if recipe.crop == "center" else recipe.size)
     return max(f for f in (1, 2, 4, 8) if f == 1 or smallest >= f * needed)
 
 

@@ -50,7 +50,8 @@ class ViewRecipe:
         block_views: consecutive views that share one partition of a shard into blocks; also the views of one unit.
         mean, std: normalisation after the uint8 view, in [0, 1] units.
         operations: what RandAugment chooses from, by name; () are timm's fifteen.
-        versions: newer operations that take the place of older ones, sorted ("rotate2" of "rotate"); () is as in 0.1.
+        versions: newer operations and crops that take the place of older ones, sorted ("rotate2" of "rotate"); () is
+            as in 0.1.
     """
 
     name: str = "deit"
@@ -131,6 +132,11 @@ class ViewRecipe:
     def mixes(self) -> bool:
         """Whether any pair can be mixed."""
         return self.mix_prob > 0 and (self.mixup_alpha > 0 or self.cutmix_alpha > 0) and self.block_size > 1
+
+    @property
+    def short_side(self) -> int:
+        """To how many pixels the crop "center" resizes the short side of a picture: size / crop_pct, rounded down."""
+        return math.floor(self.size / self.crop_pct)
 
     @property
     def drawn_operations(self) -> tuple[str, ...]:
@@ -215,7 +221,11 @@ def recipe_named(name: str, **overrides: Any) -> ViewRecipe:
             raise ValueError(f"recipe: {unknown('field', field, known, others=others, synonyms=FIELD_SYNONYMS)}")
     check_fields(ViewRecipe, overrides, "recipe")
     recipe = replace(RECIPES[name], **overrides)
-    return recipe if "versions" in overrides else replace(recipe, versions=newest_versions(recipe.drawn_operations))
+    return recipe if "versions" in overrides else replace(recipe, versions=_newest(recipe))
+
+
+def _newest(recipe: ViewRecipe) -> tuple[str, ...]:
+    return newest_versions((*recipe.drawn_operations, recipe.crop))
 
 
 def default_block_views(num_views: int) -> int:

@@ -59,7 +59,7 @@ def evaluate(
     assert found is not None, "the last event carries the result"
     n = found.num_samples
     rows = {head: {"top1": 100 * found.top1[head] / n, "top5": 100 * found.top5[head] / n} for head in found.top1}
-    crop = f"short side {round(views.size / views.crop_pct)}, centre {views.size}"
+    crop = f"short side {views.short_side}, centre {views.size}"
     if as_json:
         result(json.dumps({"num_samples": n, "crop": crop, "num_not_finite": found.num_not_finite, **rows}))
         return

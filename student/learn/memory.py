@@ -17,6 +17,7 @@ from torch import Tensor
 from student.learn.network import heads, make_student
 from student.recipe.student_recipe import StudentRecipe
 
+_GROUP = Path("/sys/fs/cgroup")
 _FLOAT_BYTES = 4
 _PROBE = 2
 _HEADROOM = 0.9
@@ -95,19 +96,24 @@ def free_bytes(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return min(_machine_free(), _group_free())
+    return min(_machine_free(), group_free_bytes())
 
 
 def _machine_free() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _group_free() -> int:
-    """What a container's limit (cgroup v2) leaves, which psutil does not know; no limit is the largest integer."""
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+def group_free_bytes(folder: Path = _GROUP) -> int:
+    """What a container's limit (cgroup v2) leaves, which psutil does not know; no limit is the largest integer.
+
+    Cached pages of files that nobody has used lately (`inactive_file`) are free: the kernel drops them on demand.
+    """
+    limit, used, stat = (folder / f"memory.{name}" for name in ("max", "current", "stat"))
     if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
         return 2**63 - 1
-    return max(0, int(limit.read_text()) - int(used.read_text()))
+    counts = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
+    in_use = int(used.read_text()) - int(counts.get("inactive_file", 0))
+    return max(0, int(limit.read_text()) - max(0, in_use))
 
 
 def _kept_bytes(model: torch.nn.Module, recipe: StudentRecipe, batch: int) -> int:
