@@ -158,7 +158,7 @@ def test_the_short_side_that_is_printed_is_the_one_that_is_used(pct: float) -> N
     """`evaluate` says it: rounded down, as timm does."""
     for size in (16, 32, 80, 160, 224, 288, 384):
         recipe = recipe_named("eval", size=size, crop_pct=pct)
-        assert recipe.short_side == min(view_params(recipe, "key", 0, (701, 467)).resized) == int(size // pct)
+        assert recipe.short_side == min(view_params(recipe, "key", 0, (701, 467)).resized) == int(size / pct)
 
 
 def test_a_centre_crop_of_version_0_1_keeps_its_pixels() -> None:
