@@ -1,6 +1,6 @@
 """The commands that make and check shards."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -12,7 +12,8 @@ from shards.own_folder import require_own
 
 _class_names = click.option(
     "--class-names", type=PATH,
-    help="A file with one class a line, in the order of the labels; default: the folders, sorted.",
+    help="A UTF-8 file with one class a line, in the order of the labels, no comments or columns; default: the "
+    "folders, sorted.",
 )  # fmt: skip
 
 
@@ -28,6 +29,14 @@ _class_names = click.option(
 @_class_names
 @click.option("--max-side", type=int, help="Compact shards: reduce larger images to this longest side, pixels.")
 @click.option("--quality", type=int, help="Of the JPEGs of compact shards; default 90. Only with --max-side.")
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    help="Refuse larger images; default and most: 89,478,485 (up to 3 GB to decode).",
+)
+@click.option(
+    "--ignore-unknown", is_flag=True, help="Pass over every file that is no JPEG, PNG or WebP image, counted."
+)
 @workers_option("Processes; the bytes do not depend on it.")
 def make_shards(
     source: Path,
@@ -37,6 +46,8 @@ def make_shards(
     class_names: Path | None,
     max_side: int | None,
     quality: int | None,
+    max_pixels: int | None,
+    ignore_unknown: bool,
     workers: int,
 ) -> None:
     """Write an ImageFolder tree SOURCE (class/…/image) as WebDataset shards and an index in DEST.
@@ -44,10 +55,11 @@ def make_shards(
     Run it again to go on where it was stopped; finished shards are kept. The bytes of the images are kept as they are,
     unless --max-side makes them smaller, for good.
     """
+    from shards.index.class_names import read_class_names
     from shards.index.compact import DEFAULT_QUALITY, CompactRule
-    from shards.tars.image_folder import read_class_names
     from shards.tars.journal import SHARDS_FOLDER
     from shards.tars.writer import write_shards
+    from shards.views.decode import MAX_PIXELS
 
     _require_apart(source, dest)
     require_own("DEST", dest, SHARDS_FOLDER)
@@ -65,7 +77,12 @@ def make_shards(
         workers=max(1, workers),
         class_names=names,
         compact=compact,
+        max_pixels=max_pixels or MAX_PIXELS,
+        ignore_unknown=ignore_unknown,
     ):
+        if bar is None:
+            _say_ignored(event.ignored)
+            _say_without_images(event.without_images, len(names))
         bar = bar or Bar("make-shards", event.num_shards, "shards")
         bar.to(event.shards_done)
         if event.index is not None:
@@ -111,9 +128,9 @@ def check_shards(
 
     An index that is written anew keeps the class names of the one before, unless others are given.
     """
+    from shards.index.class_names import read_class_names
     from shards.index.shard_index import ShardIndex, index_path
     from shards.index.sources import expand_shards
-    from shards.tars.image_folder import read_class_names
     from shards.tars.scan import scan_shards
     from shards.tars.shard_scan import Foreign
 
@@ -162,6 +179,14 @@ def _say_ignored(ignored: Mapping[str, int]) -> None:
     if ignored:
         counts = ", ".join(f"{count} × {suffix}" for suffix, count in sorted(ignored.items()))
         say(f"passed over, as asked: {counts}")
+
+
+def _say_without_images(names: Sequence[str], num_names: int) -> None:
+    """Which class names given have no image: it may be meant, or a misspelt name."""
+    if names:
+        first = ", ".join(map(repr, names[:3]))
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        say(f"{len(names)} of {num_names} class names have no image here: {first}{more}; their labels stay unused")
 
 
 def _names_before(path: Path, num_classes: int | None) -> tuple[str, ...]:

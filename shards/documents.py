@@ -39,13 +39,18 @@ class NotRegularError(OSError):
         return f"{self.filename}: {self.strerror}"
 
 
+def kind_of_file(mode: int) -> str:
+    """What a file that is not regular is, in words: "a FIFO"; `mode` as of `os.stat`."""
+    return _KINDS.get(stat.S_IFMT(mode), "something else")
+
+
 def open_regular(path: Path | str, *, buffering: int = -1) -> BinaryIO:
     """Open a regular file to read; OSError, `NotRegularError` for a FIFO, a device, a folder or a socket."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO without a writer would block
     try:
-        kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
-        if kind != stat.S_IFREG:
-            raise NotRegularError(None, f"expected a regular file, got {_KINDS.get(kind, 'something else')}", str(path))
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise NotRegularError(None, f"expected a regular file, got {kind_of_file(mode)}", str(path))
         return open(descriptor, "rb", buffering=buffering)
     except BaseException:
         os.close(descriptor)

@@ -9,11 +9,14 @@
 
 Every message says what is wrong, where, what was expected and what was found, and what to do next. `cli.py` prints it
 as one clean message; a traceback that reaches a user is a bug. What the operating system refuses (OSError) is put into
-words at one place, `system_words`.
+words at one place, `system_words`; several things that are wrong at once are counted at one place, `problems_text`.
 """
 
 import errno
 import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
 _REMEDIES = {
     errno.ENOSPC: "make room, or choose another place",
@@ -46,6 +49,72 @@ def system_words(error: OSError) -> str:
     what = (error.strerror or str(error) or type(error).__name__).rstrip(".")
     remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk, and run the command again")
     return f"{where}{what[0].lower()}{what[1:]}; {remedy}"
+
+
+class Problem(NamedTuple):
+    """One of several things that are wrong; a message counts them by kind.
+
+    Attributes:
+        text: where and what, without an end: "cat/07.jpg: expected an image, got 0 bytes".
+        kind: what problems like it are called: "no image (.xml)"; "" where all are of one kind.
+        advice: what to do about problems of this kind.
+    """
+
+    text: str
+    kind: str = ""
+    advice: str = ""
+
+
+_EXAMPLES = 3
+_KINDS_NAMED = 5
+_ADVICES = 2
+_MESSAGE_CHARS = 600
+_LEAST_CHARS = 60
+
+
+def problems_text(where: str, problems: Sequence[Problem], *, what: str = "") -> str:
+    """Say in one message what is wrong: a single problem as it is, several counted, with three examples.
+
+    Args:
+        where: the file, folder or flag that all of them are in; "" when each says it itself.
+        what: how several are introduced; default "N problems". The number of problems of each kind follows.
+
+    The examples are of different kinds first. At most six lines and 600 characters, unless `where` is very long.
+    """
+    before = f"{where}: " if where else ""
+    if len(problems) == 1:
+        only = problems[0]
+        return f"{before}{only.text}" + (f"; {only.advice}" if only.advice else "")
+    kinds = Counter(problem.kind for problem in problems)
+    counts = [f"{count} × {kind}" for kind, count in kinds.most_common(_KINDS_NAMED) if kind]
+    if len(kinds) > _KINDS_NAMED:
+        counts.append(f"{len(kinds) - _KINDS_NAMED} kinds more")
+    head = f"{before}{what or f'{len(problems)} problems'}: {', '.join(counts)}".rstrip(": ")
+    advices = list(dict.fromkeys(problem.advice for problem in _kinds_first(problems) if problem.advice))
+    last = "; ".join(advices[:_ADVICES])
+    examples = _kinds_first(problems)[:_EXAMPLES]
+    room = (_MESSAGE_CHARS - len(head) - len(last) - 30) // len(examples) - 3
+    lines = [head, *(f"  {_cut(problem.text, max(_LEAST_CHARS, room))}" for problem in examples)]
+    if len(problems) > len(examples):
+        lines.append(f"  … and {len(problems) - len(examples)} more")
+    return "\n".join([*lines, last] if last else lines)
+
+
+def _kinds_first(problems: Sequence[Problem]) -> list[Problem]:
+    """The first problem of each kind, the most frequent kind first; then the others in their order."""
+    first = {problem.kind: n for n, problem in reversed(list(enumerate(problems)))}
+    order = [first[kind] for kind, _ in Counter(problem.kind for problem in problems).most_common()]
+    chosen = set(order)
+    return [problems[n] for n in (*order, *(n for n in range(len(problems)) if n not in chosen))]
+
+
+def _cut(text: str, chars: int) -> str:
+    """One line of at most `chars` characters: what is cut comes out of its middle."""
+    line = " ".join(text.split("\n"))
+    if len(line) <= chars:
+        return line
+    tail = (chars - 1) // 3
+    return f"{line[: chars - 1 - tail]}…{line[-tail:]}"
 
 
 class ArtefactError(Exception):

@@ -20,15 +20,18 @@ from shards.errors import ShardError
 from shards.locks import locked
 from shards.own_folder import FolderKind, named
 
+INDEX_NAME = "shards.index"
 JOURNAL_NAME = ".make-shards.jsonl"
 _ADVICE = "the journal of make-shards is damaged: remove the folder and run it again"
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
-    """One finished tar."""
+    """One finished tar; `source` is the digest of the images it was made from, "" in journals of earlier versions."""
 
     name: str
     digest: str
+    source: str = ""
+
 
 SHARDS_FOLDER = FolderKind(
     what="shards",
@@ -40,9 +43,9 @@ SHARDS_FOLDER = FolderKind(
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """The settings that the shards of a folder were begun with; empty where there is no journal that says so."""
+    """The settings that the shards of a folder were begun with; empty where no shard is finished."""
     path = folder / JOURNAL_NAME
-    if not path.is_file():
+    if not path.is_file() or not _has_shards(folder):
         return {}
     try:
         settings = json.loads(read_regular(path).split(b"\n")[0])
@@ -52,15 +55,11 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 
 class Journal:
-    """The journal of one destination folder, locked while it is open; use it in a `with`.
-
-    Attributes:
-        recorded: digest of each tar that earlier runs finished, by name.
-    """
+    """The journal of one destination folder, locked while it is open; use it in a `with`."""
 
     def __init__(self, folder: Path, settings: Mapping[str, int | str]) -> None:
         """Remember where and what; nothing is touched before the `with`."""
-        self.recorded: dict[str, str] = {}
+        self._recorded: dict[str, _Entry] = {}
         self._folder = folder
         self._settings = dict(settings)
         self._held = ExitStack()
@@ -81,21 +80,31 @@ class Journal:
             self._read(self._folder / JOURNAL_NAME)
             self._held = held.pop_all()
         path = self._folder / JOURNAL_NAME
-        lines = [self._settings, *({"name": name, "digest": digest} for name, digest in self.recorded.items())]
+        lines = [self._settings, *map(_as_json, self._recorded.values())]
         with atomic_file(path) as file:  # without a line that was cut
             file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
         self._file = open(path, "ab")
         return self
 
-    def note(self, name: str, digest: str) -> None:
+    def finished(self, name: str, source: str) -> str:
+        """The digest of a tar that an earlier run made of these images; "" for none.
+
+        Args:
+            source: digest of the images it would be made from.
+        """
+        entry = self._recorded.get(name)
+        return entry.digest if entry and entry.source in ("", source) else ""
+
+    def note(self, name: str, digest: str, source: str) -> None:
         """Note a finished tar; it is on the disk when this returns."""
         assert self._file is not None
-        if self.recorded.get(name) == digest:
+        entry = _Entry(name, digest, source)
+        if self._recorded.get(name) in (entry, _Entry(name, digest)):
             return
-        self._file.write(json.dumps({"name": name, "digest": digest}).encode() + b"\n")
+        self._file.write(json.dumps(_as_json(entry)).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.recorded[name] = digest
+        self._recorded[name] = entry
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -111,11 +120,27 @@ class Journal:
         parsed = [parse_json(line, path, error=ShardError, advice=_ADVICE) for line in lines] or [self._settings]
         settings = checked(parsed[0], dict[str, int | str], path, error=ShardError, advice=_ADVICE)
         entries = checked(parsed[1:], list[_Entry], path, error=ShardError, advice=_ADVICE)
-        self.recorded = {entry.name: entry.digest for entry in entries}
-        for name in {**settings, **self._settings}:
-            if self._settings.get(name) != settings.get(name):
-                raise ShardError(
-                    f"{self._folder}: holds shards of another source or other settings: {name}: "
-                    f"expected {settings.get(name)} as there, got {self._settings.get(name)}; "
-                    "choose another folder, or remove this one"
-                )
+        names = {**settings, **self._settings}
+        differing = [name for name in names if self._settings.get(name) != settings.get(name)]
+        if differing and not _has_shards(self._folder):
+            return  # of a run that finished no shard: nothing was made with its settings
+        self._recorded = {entry.name: entry for entry in entries}
+        if differing == ["source_digest"] and not (self._folder / INDEX_NAME).exists():
+            # An image was replaced before all shards were finished: those of other images are kept.
+            self._recorded = {entry.name: entry for entry in entries if entry.source}
+            return
+        for name in differing:
+            raise ShardError(
+                f"{self._folder}: holds shards of another source or other settings: {name}: "
+                f"expected {settings.get(name)} as there, got {self._settings.get(name)}; "
+                "choose another folder, or remove this one"
+            )
+
+
+def _has_shards(folder: Path) -> bool:
+    return any(not path.name.startswith(".") for path in folder.glob("*.tar"))
+
+
+def _as_json(entry: _Entry) -> dict[str, str]:
+    """The entry as it stands in a line: without a source where an earlier version noted none."""
+    return {"name": entry.name, "digest": entry.digest} | ({"source": entry.source} if entry.source else {})

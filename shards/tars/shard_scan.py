@@ -288,7 +288,8 @@ def require_image(data: bytes, where: str) -> str:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     raise ShardError(
-        f"{where}: expected a JPEG, PNG or WebP image, got {len(data)} bytes starting {data[:8]!r}; replace it"
+        f"{where}: expected a JPEG, PNG or WebP image, got {len(data)} bytes starting {data[:8]!r}; "
+        "replace the image or take it out of the shards"
     )
 
 

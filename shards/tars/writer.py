@@ -5,14 +5,16 @@ under a temporary name, read back by the strict scan, renamed and noted in a jou
 still is what the journal says and makes the others.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from shards.atomic import atomic_file
-from shards.errors import ShardError
+from shards.documents import read_regular
+from shards.errors import Problem, ShardError, problems_text
 from shards.index.compact import CompactRule
 from shards.index.shard_index import ShardIndex
 from shards.pool.workers import in_workers
@@ -20,10 +22,11 @@ from shards.rng import stream
 from shards.tars.assemble import assemble
 from shards.tars.compacting import compacted
 from shards.tars.image_folder import Folder, SourceImage, list_folder
-from shards.tars.journal import Journal, settings_of
+from shards.tars.journal import INDEX_NAME, Journal, settings_of
 from shards.tars.shard_scan import SampleRule, ShardScan, require_image, scan_file, scan_shard
+from shards.tars.tar import MOST_MEMBER_BYTES
+from shards.views.decode import MAX_PIXELS, read_header
 
-INDEX_NAME = "shards.index"
 Sample = tuple[str, int, str, bytes]  # key, label, suffix, encoded image
 
 
@@ -35,6 +38,8 @@ class WriteEvent:
         path: the tar; of the last event, the index.
         kept: the tar was there already and is what it must be.
         shards_done, num_shards; samples_done, num_samples; num_bytes: so far.
+        ignored: files of the tree that were passed over, by suffix.
+        without_images: class names given that have no image.
         index: only in the last event.
     """
 
@@ -42,6 +47,8 @@ class WriteEvent:
     kept: bool
     num_shards: int
     num_samples: int
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    without_images: tuple[str, ...] = ()
     shards_done: int = 0
     samples_done: int = 0
     num_bytes: int = 0
@@ -55,8 +62,30 @@ class _Job(NamedTuple):
     source: Path
     images: list[SourceImage]
     num_classes: int
-    recorded: str
+    recorded: str = ""
     compact: CompactRule | None = None
+    max_pixels: int = MAX_PIXELS
+
+    def source_digest(self) -> str:
+        """sha256 (hex) over path, label, size and time of change of its images."""
+        return hashlib.sha256(repr((self.num_classes, self.images)).encode()).hexdigest()
+
+
+class _Made(NamedTuple):
+    """What came of a job: the scan of its tar, and whether it was there already; or what is wrong with its images."""
+
+    shard: int
+    scan: ShardScan | None
+    kept: bool
+    problems: tuple[Problem, ...] = ()
+
+
+class _UnusableImagesError(Exception):
+    """Some images of a tar cannot be taken: it is not made."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__()
+        self.problems = tuple(problems)
 
 
 def write_shards(
@@ -68,6 +97,8 @@ def write_shards(
     workers: int = 1,
     class_names: Sequence[str] = (),
     compact: CompactRule | None = None,
+    max_pixels: int = MAX_PIXELS,
+    ignore_unknown: bool = False,
 ) -> Iterator[WriteEvent]:
     """Write the images of `source` (class/…/image) to `dest`/shard-000000.tar … and `dest`/shards.index.
 
@@ -78,15 +109,18 @@ def write_shards(
         workers: processes; the bytes do not depend on it.
         class_names: all classes in the order of their labels; default: the folders, sorted.
         compact: make the images smaller by this rule; None takes the bytes of the files as they are.
+        max_pixels: refuse images of more pixels; at most MAX_PIXELS, which decoding refuses in any case.
+        ignore_unknown: pass over files of the tree that are no images of an accepted format, counted.
 
     Errors:
-        ValueError for a wrong number; ShardError for a tree with anything but images, for files that are no JPEG, PNG
-        or WebP inside, and for a `dest` that holds other shards than these.
+        ValueError for a wrong number; ShardError for a tree with anything but images, for a `dest` that holds other
+        shards than these, and, after the last shard, counting all files that are no JPEG, PNG or WebP inside or have
+        too many pixels: shards without such files are finished by then.
     """
-    for name, value in (("samples_per_shard", samples_per_shard), ("workers", workers)):
+    for name, value in (("samples_per_shard", samples_per_shard), ("workers", workers), ("max_pixels", max_pixels)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
-    folder = list_folder(source, class_names)
+    folder = list_folder(source, class_names, ignore_unknown=ignore_unknown)
     num_samples = len(folder.images)
     samples_per_shard = samples_per_shard or settings_of(dest).get("samples_per_shard") or fitting_shards(num_samples)
     settings: dict[str, int | str] = {
@@ -97,14 +131,30 @@ def write_shards(
         **(compact.to_json() if compact else {}),
     }
     with Journal(dest, settings) as journal:
-        jobs = _jobs(source, dest, folder, samples_per_shard, seed, journal.recorded)
-        jobs = [job._replace(compact=compact) for job in jobs]
+        jobs = _jobs(source, dest, folder, samples_per_shard, seed)
+        jobs = [
+            job._replace(
+                recorded=journal.finished(job.path.name, job.source_digest()), compact=compact, max_pixels=max_pixels
+            )
+            for job in jobs
+        ]
         _refuse_foreign(dest, [job.path for job in jobs])
         scans: dict[int, ShardScan] = {}
-        event = WriteEvent(path=dest, kept=False, num_shards=len(jobs), num_samples=num_samples)
-        for shard, scan, kept in _run(jobs, workers):
+        problems: list[Problem] = []
+        event = WriteEvent(
+            path=dest,
+            kept=False,
+            num_shards=len(jobs),
+            num_samples=num_samples,
+            ignored=folder.ignored,
+            without_images=folder.without_images,
+        )
+        for shard, scan, kept, wrong in _run(jobs, workers):
+            problems.extend(wrong)
+            if scan is None:
+                continue
             scans[shard] = scan
-            journal.note(scan.name, scan.digest().hex())
+            journal.note(scan.name, scan.digest().hex(), jobs[shard].source_digest())
             event = replace(
                 event,
                 path=jobs[shard].path,
@@ -114,6 +164,9 @@ def write_shards(
                 num_bytes=event.num_bytes + scan.tar_bytes,
             )
             yield event
+        if problems:
+            what = f"{len(problems)} of {num_samples} images cannot be taken"
+            raise ShardError(problems_text(str(source), sorted(problems), what=what))
         urls = [str(job.path) for job in jobs]
         index = assemble(urls, [scans[s] for s in range(len(jobs))], class_names=folder.class_names)
         replace(index, compact=compact).save(dest / INDEX_NAME)
@@ -128,9 +181,7 @@ def fitting_shards(num_samples: int) -> int:
     return min(1000, max(64, -(-num_samples // 8)))
 
 
-def _jobs(
-    source: Path, dest: Path, folder: Folder, samples_per_shard: int, seed: int, recorded: Mapping[str, str]
-) -> list[_Job]:
+def _jobs(source: Path, dest: Path, folder: Folder, samples_per_shard: int, seed: int) -> list[_Job]:
     """The seeded order of the images, cut into shards as evenly as possible."""
     num_samples, num_classes = len(folder.images), len(folder.class_names)
     num_shards = -(-num_samples // samples_per_shard)
@@ -139,7 +190,7 @@ def _jobs(
     for shard in range(num_shards):
         part = order[num_samples * shard // num_shards : num_samples * (shard + 1) // num_shards]
         path = dest / f"shard-{shard:06d}.tar"
-        jobs.append(_Job(path, source, [folder.images[n] for n in part], num_classes, recorded.get(path.name, "")))
+        jobs.append(_Job(path, source, [folder.images[n] for n in part], num_classes))
     return jobs
 
 
@@ -205,7 +256,7 @@ def _write_members(file: BinaryIO, samples: Iterable[Sample]) -> None:
             tar.write({"__key__": key, suffix: data, "cls": b"%d" % label})
 
 
-def _make_shard(shard: int, job: _Job) -> tuple[int, ShardScan, bool]:
+def _make_shard(shard: int, job: _Job) -> _Made:
     rule = SampleRule(job.num_classes)
     if job.recorded and job.path.exists():
         try:
@@ -213,27 +264,50 @@ def _make_shard(shard: int, job: _Job) -> tuple[int, ShardScan, bool]:
         except ShardError:
             scan = None  # damaged after it was finished: made again below
         if scan is not None and scan.digest().hex() == job.recorded:
-            return shard, scan, True
-    return shard, _write_tar(job.path, (_load(job, image) for image in job.images), rule), False
-
-
-def _load(job: _Job, image: SourceImage) -> Sample:
-    """The sample of an image file; its suffix is what the bytes are, whatever the file is called."""
-    path = job.source / image.path
+            return _Made(shard, scan, True)
     try:
-        data = path.read_bytes()
+        return _Made(shard, _write_tar(job.path, _load_all(job), rule), False)
+    except _UnusableImagesError as error:
+        return _Made(shard, None, False, error.problems)
+
+
+def _load_all(job: _Job) -> Iterator[Sample]:
+    """The samples of a job; `_UnusableImagesError` at the end where some of its images cannot be taken."""
+    problems = []
+    for image in job.images:
+        try:
+            data = _load(job, image)
+            where = image.path
+            suffix = require_image(data, where)
+            read_header(data, where, max_pixels=job.max_pixels)
+            if job.compact is not None:
+                data = compacted(data, job.compact, where)
+                suffix = require_image(data, where)
+        except ShardError as error:
+            text, _, advice = str(error).rpartition("; ")
+            problems.append(Problem(text, "", advice))
+        else:
+            if not problems:
+                yield image.key, image.label, suffix, data
+    if problems:
+        raise _UnusableImagesError(problems)
+
+
+def _load(job: _Job, image: SourceImage) -> bytes:
+    """The bytes of an image file; ShardError when it cannot be read or is not as it was listed."""
+    try:
+        data = read_regular(job.source / image.path, most_bytes=MOST_MEMBER_BYTES)
     except OSError as error:
-        raise ShardError(f"{path}: cannot be read: {error}; check the file and run make-shards again") from error
+        words = error.strerror or str(error)
+        raise ShardError(f"{image.path}: cannot be read: {words}; check the file and run make-shards again") from error
     if len(data) != image.size:
         raise ShardError(
-            f"{path}: expected {image.size} bytes as listed, got {len(data)}; it changed meanwhile: start again"
+            f"{image.path}: expected {image.size} bytes as listed, got {len(data)}, it changed meanwhile; start again"
         )
-    if job.compact is not None:
-        data = compacted(data, job.compact, str(path))
-    return image.key, image.label, require_image(data, str(path)), data
+    return data
 
 
-def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[int, ShardScan, bool]]:
+def _run(jobs: Sequence[_Job], workers: int) -> Iterator[_Made]:
     workers = min(workers, len(jobs))
     return in_workers(
         lambda shard: _make_shard(shard, jobs[shard]),

@@ -41,11 +41,11 @@ class ImageHeader(NamedTuple):
     turbo: bool
 
 
-def read_header(data: bytes, where: str) -> ImageHeader:
+def read_header(data: bytes, where: str, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Format and size of an image, without decoding it.
 
     Errors:
-        ShardError naming `where` for another format, a broken header, no pixels, or more than MAX_PIXELS.
+        ShardError naming `where` for another format, a broken header, no pixels, or more than `max_pixels`.
     """
     if data[:2] == b"\xff\xd8":
         try:
@@ -56,9 +56,10 @@ def read_header(data: bytes, where: str) -> ImageHeader:
     else:
         with _open_pillow(data, where) as image:
             header = ImageHeader(image.format or "", image.height, image.width, False)
-    if not 0 < header.height * header.width <= MAX_PIXELS:
+    most = min(max_pixels, MAX_PIXELS)
+    if not 0 < header.height * header.width <= most:
         raise ShardError(
-            f"{where}: expected an image of 1 to {MAX_PIXELS:,} pixels, the {header.format} header says"
+            f"{where}: expected an image of 1 to {most:,} pixels, the {header.format} header says"
             f" {header.width} × {header.height}; make it smaller or take it out of the shards"
         )
     return header

@@ -1,0 +1,89 @@
+"""Class names in files: the user's list for --class-names, and the copy that lies beside an index.
+
+The user's list has one class a line, in the order of the labels: UTF-8 (a byte order mark is taken off), blanks around
+a name and empty lines do not count. A name may hold blanks and commas. A line that begins with # or has a column with a
+number is refused: as a class it would move the labels of those after it.
+
+The copy beside an index (`shards.classes.json`) brings the names back where the index is deleted or damaged.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from shards.atomic import atomic_file
+from shards.documents import read_document, read_regular
+from shards.errors import Problem, ShardError, problems_text
+
+_NUMBERED = re.compile(r"[0-9]+\s*[,;\t].*|.*[,;\t]\s*[0-9]+")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Read one class a line, in the order of the labels.
+
+    Errors:
+        ValueError for a file that cannot be read or holds no name, counting all lines that are no names.
+    """
+    where = f"--class-names {path}"
+    try:
+        data = read_regular(path)
+        if data.startswith(_UTF16):
+            raise ValueError(f"{where}: expected UTF-8, got UTF-16; save it as UTF-8")
+        text = data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{where}: cannot be read: {error}; expected a UTF-8 file with one class a line") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    problems = list(_wrong_lines(lines))
+    if problems:
+        raise ValueError(
+            problems_text(where, problems, what=f"{len(problems)} of {len(lines)} lines are no class names")
+        )
+    if not lines:
+        raise ValueError(f"{where}: expected one class a line, got no names")
+    return tuple(name for _, name in lines)
+
+
+def _wrong_lines(lines: Sequence[tuple[int, str]]) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for number, name in lines:
+        other = first.setdefault(name, number)
+        if name.startswith("#"):
+            yield Problem(f"line {number}: {name!r}: a comment", "comment", "remove comments: each line is a class")
+        elif _NUMBERED.fullmatch(name):
+            advice = "keep the column of names alone, in the order of the labels"
+            yield Problem(f"line {number}: {name!r}: a column of numbers", "line of a table", advice)
+        elif other != number:
+            yield Problem(f"line {number}: {name!r}: also line {other}", "repeated name", "name each class once")
+        elif any(ord(c) < 32 or ord(c) == 127 for c in name):
+            advice = "a name has no tabs and no other control characters: keep the names alone"
+            yield Problem(f"line {number}: {name!r}: has control characters", "control characters", advice)
+
+
+def names_path(index_path: Path) -> Path:
+    """Where the copy of the class names of an index lies."""
+    return index_path.with_suffix(".classes.json")
+
+
+def write_copy(index_path: Path, class_names: Sequence[str]) -> None:
+    """Write the class names beside an index, or remove those of the one before; OSError when that is impossible."""
+    path = names_path(index_path)
+    if not class_names:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_file(path) as file:
+        file.write(json.dumps(list(class_names), ensure_ascii=False, indent=0).encode() + b"\n")
+
+
+def read_copy(index_path: Path) -> tuple[str, ...]:
+    """Read the class names beside an index; () when there is no such file.
+
+    Errors:
+        ShardError when the file is damaged.
+    """
+    path = names_path(index_path)
+    if not path.exists():
+        return ()
+    advice = "give the names with --class-names, or remove this file"
+    return tuple(read_document(path, list[str], error=ShardError, advice=advice))

@@ -1,0 +1,243 @@
+"""Everything that is wrong is said at once: counted by kind, with three examples and what to do about it."""
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from cli import cli
+from shards.errors import Problem, ShardError, problems_text
+from shards.index.class_names import read_class_names
+from shards.index.shard_index import open_index
+from shards.tars.journal import JOURNAL_NAME
+from shards.tars.writer import write_shards
+
+
+def encoded(n: int = 0, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (9, 8), (n % 256, n // 256, 7)).save(file, kind)
+    return file.getvalue()
+
+
+def tree(root: Path, classes: tuple[str, ...] = ("ant", "bee"), each: int = 5) -> Path:
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for n in range(each):
+            (root / name / f"{n}.png").write_bytes(encoded(100 * label + n))
+    return root
+
+
+def make(source: Path, dest: Path, *words: str) -> Result:
+    return CliRunner().invoke(cli, ["make-shards", str(source), str(dest), "--workers", "1", *words])
+
+
+# The one function.
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 100, 3000])
+@pytest.mark.parametrize("chars", [5, 200, 4000])
+@pytest.mark.parametrize("num_kinds", [1, 2, 9])
+def test_any_number_of_problems_is_one_short_message(count: int, chars: int, num_kinds: int) -> None:
+    problems = [
+        Problem(f"file{n}: {'x' * chars}", f"kind {n % num_kinds}", f"advice {n % num_kinds}") for n in range(count)
+    ]
+    text = problems_text("/data", problems)
+    assert text.startswith("/data: ") and "file0: " in text and "advice 0" in text
+    if count == 1:
+        assert text == f"/data: {problems[0].text}; advice 0"
+        return
+    assert f"{count} problems" in text and len(text) <= 600 and len(text.splitlines()) <= 6
+    for kind in range(min(num_kinds, count, 5)):
+        of_kind = len([problem for problem in problems if problem.kind == f"kind {kind}"])
+        assert f"{of_kind} × kind {kind}" in text
+    shown = sum(line.startswith("  file") for line in text.splitlines())
+    assert shown == min(3, count) and (f"and {count - shown} more" in text) == (count > shown)
+
+
+def test_the_examples_are_of_different_kinds_first() -> None:
+    problems = [Problem(f"a{n}", "common") for n in range(9)] + [Problem("b", "rare"), Problem("c", "other")]
+    lines = problems_text("", problems).splitlines()
+    assert [line.strip() for line in lines[1:4]] == ["a0", "b", "c"]
+
+
+# A tree.
+
+
+def test_all_that_is_wrong_with_a_tree_is_counted_at_once(tmp_path: Path) -> None:
+    source = tree(tmp_path / "in")
+    for n in range(40):
+        (source / "ant" / f"a{n}.xml").write_bytes(b"x")
+    for name in ("ant/b.txt", "bee/notes", "bee/c.gif", "bee/d.heic", "top.txt", "bee/0.jpg", "bee/two\nlines.png"):
+        (source / name).write_bytes(b"x")
+    (source / "cow").mkdir()
+    os.mkfifo(source / "ant" / "pipe.png")
+    (source / "ant" / "gone.png").symlink_to(source / "nowhere")
+    with pytest.raises(ShardError) as caught:
+        list(write_shards(source, tmp_path / "out", samples_per_shard=6, seed=1))
+    text = str(caught.value)
+    assert "50 problems: 40 × file .xml" in text and "kinds more" in text
+    assert "ant/a0.xml: expected an image" in text and "--ignore-unknown" in text
+    assert not (tmp_path / "out").exists(), "nothing is made of it"
+
+
+def test_unknown_files_are_passed_over_and_counted_when_asked_for(tmp_path: Path) -> None:
+    source = tree(tmp_path / "in")
+    for name in ("ant/b.txt", "ant/c.txt", "bee/notes", "bee/c.gif", "top.txt", "bee/.hidden"):
+        (source / name).write_bytes(b"x")
+    assert make(source, tmp_path / "no").exit_code == 1
+    done = make(source, tmp_path / "out", "--ignore-unknown")
+    assert done.exit_code == 0, done.output
+    assert "3 × .txt" in done.output and "1 × .gif" in done.output and "2 × without a suffix" in done.output
+    assert make(tree(tmp_path / "clean"), tmp_path / "same").exit_code == 0
+    tars = [sorted((tmp_path / name).glob("*.tar"))[0].read_bytes() for name in ("out", "same")]
+    assert tars[0] == tars[1], "the shards do not depend on what was passed over"
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "pjpeg", "pjp", "JFIF"])
+def test_jpegs_by_other_names_are_taken(suffix: str, tmp_path: Path) -> None:
+    source = tree(tmp_path / "in")
+    (source / "ant" / f"more.{suffix}").write_bytes(encoded(7, "JPEG"))
+    assert make(source, tmp_path / "out").exit_code == 0
+    assert open_index(str(tmp_path / "out")).find("ant/more")
+
+
+@pytest.mark.parametrize("what", ["zero", "fifo", "folder_link"])
+def test_only_regular_files_are_read(what: str, tmp_path: Path) -> None:
+    """A link to /dev/zero never ends, a FIFO never begins."""
+    source = tree(tmp_path / "in")
+    path = source / "ant" / "x.png"
+    if what == "zero":
+        path.symlink_to("/dev/zero")
+    elif what == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev")
+    done = make(source, tmp_path / "out")
+    assert done.exit_code == 1 and "x.png" in done.output, done.output
+
+
+# Pictures.
+
+
+def _large_png(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_unusable_pictures_of_all_shards_are_named_where_shards_are_made(workers: int, tmp_path: Path) -> None:
+    source = tree(tmp_path / "in", each=20)
+    (source / "ant" / "big.png").write_bytes(_large_png(10_000, 9_000))
+    (source / "bee" / "page.jpg").write_bytes(b"<html>")
+    (source / "bee" / "cut.png").write_bytes(encoded()[:20])
+    with pytest.raises(ShardError) as caught:
+        list(write_shards(source, tmp_path / "out", samples_per_shard=6, seed=1, workers=workers))
+    text = str(caught.value)
+    assert "3 of 43 images cannot be taken" in text
+    for said in ("ant/big.png: expected at most 89,478,485 pixels", "bee/page.jpg: expected", "bee/cut.png: "):
+        assert said in text
+    assert not (tmp_path / "out" / "shards.index").exists()
+
+
+@pytest.mark.parametrize("compact", [[], ["--max-side", "32"]])
+def test_the_limit_of_pixels_can_be_lowered(compact: list[str], tmp_path: Path) -> None:
+    source = tree(tmp_path / "in")
+    assert make(source, tmp_path / "ok", "--max-pixels", "72", *compact).exit_code == 0
+    done = make(source, tmp_path / "out", "--max-pixels", "71", *compact)
+    assert done.exit_code == 1 and "10 of 10 images" in done.output and "1 to 71 pixels" in done.output
+
+
+# After the advice was followed.
+
+
+def test_the_same_command_goes_on_after_a_picture_was_replaced(tmp_path: Path) -> None:
+    source, out = tree(tmp_path / "in", each=20), tmp_path / "out"
+    options = ["--samples-per-shard", "6"]
+    bad = source / "ant" / "7.png"
+    good = bad.read_bytes()
+    bad.write_bytes(b"<html>404</html>")
+    assert make(source, out, *options).exit_code == 1
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    assert len(before) == 6, "the shards without it are finished"
+    bad.write_bytes(good)
+    (source / "bee" / "3.png").write_bytes(encoded(777))  # in a shard that was finished
+    assert make(source, out, *options).exit_code == 0
+    kept = [name for name, time in before.items() if (out / name).stat().st_mtime_ns == time]
+    assert len(kept) == 5, "all but the shard of the second picture"
+    assert make(source, tmp_path / "anew", *options).exit_code == 0
+    for path in out.glob("shard*"):
+        assert path.read_bytes() == (tmp_path / "anew" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("change", ["replace", "remove", "other_settings"])
+def test_what_a_try_left_that_finished_no_shard_is_no_obstacle(change: str, tmp_path: Path) -> None:
+    source, out = tree(tmp_path / "in"), tmp_path / "out"
+    bad = source / "ant" / "2.png"
+    bad.write_bytes(b"<html>")
+    assert make(source, out).exit_code == 1
+    assert [path.name for path in out.iterdir()] == [JOURNAL_NAME]
+    if change == "remove":
+        bad.unlink()
+    else:
+        bad.write_bytes(encoded(9))
+    assert make(source, out, *(["--order-seed", "5"] if change == "other_settings" else [])).exit_code == 0
+
+
+# Class names.
+
+
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        (b"ant\nbee\n", ("ant", "bee")),
+        (b"\xef\xbb\xbfant\r\nbee\r\n", ("ant", "bee")),
+        (b"\n  ant \n\nbee", ("ant", "bee")),
+        ("tench, Tinca tinca\nBoeing 737\nÄmse\n".encode(), ("tench, Tinca tinca", "Boeing 737", "Ämse")),
+        (b"2\n10\n", ("2", "10")),
+    ],
+)
+def test_a_list_of_class_names_is_plain(data: bytes, names: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes(data)
+    assert read_class_names(tmp_path / "names.txt") == names
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"# mine\nant\nbee\n", "line 1: '# mine': a comment"),
+        (b"ant,0\nbee,1\n", "2 of 2 lines .* line 1: 'ant,0': a column of numbers"),
+        (b"0;ant\n1;bee\n", "line 1: '0;ant': a column of numbers"),
+        (b"ant\t0\nbee\t1\n", "a column of numbers"),
+        (b"ant\nn01\ttench\n", "line 2: .* control characters"),
+        (b"ant\nbee\n\nant\n", "line 4: 'ant': also line 1"),
+        (b"#\nant,0\nbee\n", "2 of 3 lines are no class names: 1 × comment, 1 × line of a table"),
+        ("ant\nbee\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
+        (b"caf\xe9\n", "expected a UTF-8 file"),
+        (b"\n \n", "got no names"),
+    ],
+)
+def test_a_list_that_is_more_than_names_is_refused_with_its_lines(data: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes(data)
+    done = make(tree(tmp_path / "in"), tmp_path / "out", "--class-names", str(tmp_path / "names.txt"))
+    assert done.exit_code == 2, done.output
+    with pytest.raises(ValueError, match=f"(?s){said}"):
+        read_class_names(tmp_path / "names.txt")
+
+
+def test_names_and_folders_that_do_not_meet_are_all_said(tmp_path: Path) -> None:
+    source = tree(tmp_path / "in", ("ant", "bee", "cat", "dog"))
+    (tmp_path / "names.txt").write_text("Ant\nBee\nCat\nDog\n")
+    done = make(source, tmp_path / "out", "--class-names", str(tmp_path / "names.txt"))
+    assert done.exit_code == 1 and "4 problems: 4 × folder that is no class" in done.output
+    assert "ant: this folder is not among the 4 class names given; the nearest is 'Ant'" in done.output
+    (tmp_path / "names.txt").write_text("ant\nbee\nbird\ncat\ndog\nelk\n")
+    done = make(source, tmp_path / "out", "--class-names", str(tmp_path / "names.txt"))
+    assert done.exit_code == 0 and "2 of 6 class names have no image here: 'bird', 'elk'" in done.output
