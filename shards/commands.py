@@ -136,7 +136,7 @@ def check_shards(
 
     path = index_path(shards, shard_cache)
     expected = ShardIndex.load(path) if path.exists() and not overwrite else None
-    kept = expected.class_names if expected else _names_before(path, num_classes) if overwrite else ()
+    kept = () if class_names else expected.class_names if expected else _names_before(path, num_classes)
     names = read_class_names(class_names) if class_names else kept
     urls = expand_shards(shards)
     foreign = Foreign(tuple(suffix.lower().lstrip(".") for suffix in ignored), ignore_unknown, key_dots)
@@ -190,17 +190,24 @@ def _say_without_images(names: Sequence[str], num_names: int) -> None:
 
 
 def _names_before(path: Path, num_classes: int | None) -> tuple[str, ...]:
-    """The class names of an index that is to be written anew; () where there are none, or they are of other classes."""
-    from shards.index.shard_index import ShardIndex
+    """The class names of an index that is to be written anew, from it or from the copy beside it; () for none."""
+    from shards.index.class_names import names_path, read_copy
+    from shards.index.index_file import stored_class_names
 
-    if not path.exists():
-        return ()
+    names: tuple[str, ...] = ()
+    source = path
     try:
-        names = ShardIndex.load(path).class_names
+        names = stored_class_names(path) if path.exists() else ()
     except ShardError as error:
-        say(f"warning: {error}; class names that it may have held are lost, give them with --class-names")
-        return ()
+        say(f"warning: {error}")
+        if not names_path(path).exists():
+            say("warning: class names that it may have held are lost; give them with --class-names")
+    if not path.exists() or not names:
+        source = names_path(path)
+        names = read_copy(path)
     if num_classes not in (None, len(names)) and names:
-        say(f"warning: {path} had {len(names)} class names; they are dropped for --num-classes {num_classes}")
+        say(f"warning: {source} had {len(names)} class names; they are dropped for --num-classes {num_classes}")
         return ()
+    if names and source != path:
+        say(f"class names from {source}")
     return names

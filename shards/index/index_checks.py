@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
-from shards.index.index_file import IndexMeta
+from shards.index.index_file import WRITE_ANEW, IndexMeta
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 """The image formats that are taken; the index keeps the place in this tuple."""
@@ -47,7 +47,7 @@ def _require(path: Path, name: str, expected: str, holds: bool, got: str) -> Non
     if not holds:
         raise ShardError(
             f"{path}: {name}: expected {expected}, got {got}; the index is damaged or was not made by check-shards: "
-            "delete it and run check-shards again"
+            f"{WRITE_ANEW}"
         )
 
 

@@ -48,6 +48,9 @@ class _Head(msgspec.Struct, forbid_unknown_fields=True):
     bytes: _Bytes
 
 
+WRITE_ANEW = "write it anew with check-shards --overwrite, which keeps its class names where it can"
+"""What to do about a damaged index."""
+
 _MAGIC = b"shards.index 1\n\0"
 _ALIGN = 64
 _HEAD_START = len(_MAGIC) + 8
@@ -84,24 +87,9 @@ def read_index_file(path: Path, dtypes: Mapping[str, str]) -> tuple[IndexMeta, d
     Errors:
         ShardError when the file is missing, cut, changed in any byte, or not an index.
     """
-    try:
-        with open_regular(path) as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        raise ShardError(f"{path}: no such index; run check-shards on the shards") from None
-    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        raise _broken(path, f"the file cannot be mapped: {error}") from error
+    mapped = _mapped(path)
     whole = np.frombuffer(mapped, np.uint8)
-    if mapped[: len(_MAGIC)] != _MAGIC:
-        raise _broken(path, f"expected it to start with {_MAGIC!r}, got {mapped[: len(_MAGIC)]!r}")
-    start = _HEAD_START + int.from_bytes(mapped[len(_MAGIC) : len(_MAGIC) + 4], "little")
-    checksum = int.from_bytes(mapped[len(_MAGIC) + 4 : _HEAD_START], "little")
-    head = mapped[_HEAD_START:start]
-    if _HEAD_START + len(head) != start or google_crc32c.value(head) != checksum:
-        raise _broken(path, "the checksum of its head does not fit")
-    described = checked(
-        parse_json(head, path, error=ShardError, advice=_ADVICE), _Head, path, error=ShardError, advice=_ADVICE
-    )
+    described, start = _head(mapped, path)
     if len(whole) != start + described.bytes:
         raise _broken(path, f"expected {start + described.bytes} bytes, got {len(whole)}")
     listed = [(entry.name, entry.dtype) for entry in described.arrays]
@@ -124,14 +112,47 @@ def read_index_file(path: Path, dtypes: Mapping[str, str]) -> tuple[IndexMeta, d
     return described.meta, arrays
 
 
+def stored_class_names(path: Path) -> tuple[str, ...]:
+    """The class names in the head of an index file, whatever its arrays are.
+
+    Errors:
+        ShardError when the head is missing, cut or changed in any byte.
+    """
+    described, _ = _head(_mapped(path), path)
+    return tuple(described.meta.class_names)
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    try:
+        with open_regular(path) as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise ShardError(f"{path}: no such index; run check-shards on the shards") from None
+    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        raise _broken(path, f"the file cannot be mapped: {error}") from error
+
+
+def _head(mapped: mmap.mmap, path: Path) -> tuple[_Head, int]:
+    """The head of an index file, and where its arrays begin."""
+    if mapped[: len(_MAGIC)] != _MAGIC:
+        raise _broken(path, f"expected it to start with {_MAGIC!r}, got {mapped[: len(_MAGIC)]!r}")
+    start = _HEAD_START + int.from_bytes(mapped[len(_MAGIC) : len(_MAGIC) + 4], "little")
+    checksum = int.from_bytes(mapped[len(_MAGIC) + 4 : _HEAD_START], "little")
+    head = mapped[_HEAD_START:start]
+    if _HEAD_START + len(head) != start or google_crc32c.value(head) != checksum:
+        raise _broken(path, "the checksum of its head does not fit")
+    parsed = parse_json(head, path, error=ShardError, advice=_ADVICE)
+    return checked(parsed, _Head, path, error=ShardError, advice=_ADVICE), start
+
+
 def _release(mapped: mmap.mmap) -> None:
     """Give the pages the checksums touched back to the page cache, so that an open index costs what is used of it."""
     if hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-_ADVICE = "the index is damaged or not one: delete it and run check-shards again"
+_ADVICE = f"the index is damaged or not one: {WRITE_ANEW}"
 
 
 def _broken(path: Path, problem: str) -> ShardError:
-    return ShardError(f"{path}: the index is damaged: {problem}. Delete it and run check-shards again")
+    return ShardError(f"{path}: the index is damaged: {problem}; {WRITE_ANEW}")

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
+from shards.index.class_names import write_copy
 from shards.index.compact import CompactRule
 from shards.index.index_checks import SUFFIXES, require_sound
-from shards.index.index_file import read_index_file, write_index_file
+from shards.index.index_file import WRITE_ANEW, read_index_file, write_index_file
 from shards.index.remote import cached_path, local_shard
 from shards.index.sources import base_name, expand_shards, is_remote
 
@@ -150,7 +151,7 @@ class ShardIndex:
         return []
 
     def save(self, path: Path) -> None:
-        """Write the index as one file, atomically."""
+        """Write the index as one file, atomically, and a copy of its class names beside it."""
         folder = str(Path(path).absolute().parent)
         beside = [os.path.dirname(os.path.abspath(url)) == folder if "://" not in url else False for url in self.urls]
         places = [name if near else url for name, url, near in zip(self.names, self.urls, beside, strict=True)]
@@ -158,6 +159,7 @@ class ShardIndex:
         meta |= {"compact": self.compact.to_json()} if self.compact else {}
         arrays = {name: np.ascontiguousarray(getattr(self, name), dtype) for name, dtype in _ARRAYS.items()}
         try:
+            write_copy(Path(path), self.class_names)
             write_index_file(Path(path), meta, arrays)
         except OSError as error:
             raise ShardError(
@@ -206,7 +208,7 @@ def _compact(stored: dict[str, Any] | None, path: Path) -> CompactRule | None:
     try:
         return None if stored is None else CompactRule.from_json(stored)
     except ValueError as error:
-        raise ShardError(f"{path}: {error}; the index is damaged: delete it and run check-shards again") from error
+        raise ShardError(f"{path}: {error}; the index is damaged: {WRITE_ANEW}") from error
 
 
 def _reload(path: Path, fingerprint: str, urls: tuple[str, ...]) -> ShardIndex:
