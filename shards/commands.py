@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +10,9 @@ from shards.console import Bar, result, say
 from shards.errors import ShardError
 from shards.flags import PATH, SEED, workers_option
 from shards.own_folder import require_own
+
+if TYPE_CHECKING:
+    from shards.index.shard_index import ShardIndex
 
 _class_names = click.option(
     "--class-names", type=PATH,
@@ -108,7 +112,9 @@ def make_shards(
 @click.option("--ignore-unknown", is_flag=True, help="Pass over every member that is no image and no label, counted.")
 @click.option("--key-dots", is_flag=True, help="Keys have dots: a key ends at the last dot of the name, not the first.")
 @click.option("--overwrite", is_flag=True, help="Write the index anew instead of checking against the one there.")
-@click.option("--decode", is_flag=True, help="Also decode every image.")
+@click.option("--allow-fewer", is_flag=True, help="With --overwrite: also where the new index has fewer samples.")
+@click.option("--decode", is_flag=True, help="Also decode every image, and name all that cannot be decoded.")
+@click.option("--max-pixels", type=click.IntRange(1), help="With --decode: refuse larger images; default 89,478,485.")
 @click.option("--shard-cache", type=PATH, help="Where remote shards are kept locally.")
 @workers_option("Processes.")
 def check_shards(
@@ -120,7 +126,9 @@ def check_shards(
     ignore_unknown: bool,
     key_dots: bool,
     overwrite: bool,
+    allow_fewer: bool,
     decode: bool,
+    max_pixels: int | None,
     shard_cache: Path | None,
     workers: int,
 ) -> None:
@@ -134,6 +142,10 @@ def check_shards(
     from shards.tars.scan import scan_shards
     from shards.tars.shard_scan import Foreign
 
+    if allow_fewer and not overwrite:
+        raise ValueError("--allow-fewer: only with --overwrite, which writes an index anew")
+    if max_pixels is not None and not decode:
+        raise ValueError("--max-pixels: only with --decode, which looks at the pixels")
     path = index_path(shards, shard_cache)
     expected = ShardIndex.load(path) if path.exists() and not overwrite else None
     kept = () if class_names else expected.class_names if expected else _names_before(path, num_classes)
@@ -149,16 +161,18 @@ def check_shards(
             foreign=foreign,
             expected=expected,
             decode=decode,
+            max_pixels=max_pixels,
             workers=max(1, workers),
             cache_dir=shard_cache,
         ):
             bar.to(event.shards_done)
-            if event.problem:
-                bar.say(f"  {event.problem}")
+            for line in event.problem.splitlines():
+                bar.say(f"  {line}")
             if event.index is not None:
                 index = event.index
     _say_ignored(event.ignored)
     if expected is None:
+        _require_no_fewer(path, index, allow_fewer)
         index.save(path)
     result(
         f"{index.num_samples} samples of {index.num_classes} classes in {index.num_shards} shards: "
@@ -172,6 +186,27 @@ def _require_apart(source: Path, dest: Path) -> None:
     one, other = source.resolve(), dest.resolve()
     if one == other or one in other.parents or other in one.parents:
         raise ValueError(f"DEST {dest}: expected a folder apart from SOURCE {source}, got one in the other")
+
+
+def _require_no_fewer(path: Path, index: "ShardIndex", allow_fewer: bool) -> None:
+    """ShardError where the index that is to be written anew has more samples than the new one, unless that is meant."""
+    from shards.index.shard_index import ShardIndex
+
+    if not path.exists():
+        return
+    try:
+        before = ShardIndex.load(path)
+    except ShardError:
+        return  # damaged, as was said when its class names were looked for: nobody knows how many it had
+    if allow_fewer or index.num_samples >= before.num_samples:
+        return
+    missing = [name for name in before.names if name not in index.names]
+    of_shards = f"; missing: {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}" if missing else ""
+    raise ShardError(
+        f"{path}: expected at least {before.num_samples} samples in {before.num_shards} shards, as the index has now, "
+        f"got {index.num_samples} in {index.num_shards}{of_shards}. Copy the shards again; to leave samples "
+        "out, which makes caches of these shards useless, add --allow-fewer"
+    )
 
 
 def _say_ignored(ignored: Mapping[str, int]) -> None:

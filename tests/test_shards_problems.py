@@ -241,3 +241,115 @@ def test_names_and_folders_that_do_not_meet_are_all_said(tmp_path: Path) -> None
     (tmp_path / "names.txt").write_text("ant\nbee\nbird\ncat\ndog\nelk\n")
     done = make(source, tmp_path / "out", "--class-names", str(tmp_path / "names.txt"))
     assert done.exit_code == 0 and "2 of 6 class names have no image here: 'bird', 'elk'" in done.output
+
+
+# Shards and their index.
+
+
+def check(shards: Path, *words: str) -> Result:
+    return CliRunner().invoke(cli, ["check-shards", str(shards), "--workers", "1", *words])
+
+
+def made(tmp_path: Path, **options: object) -> Path:
+    """Ten samples of two named classes in shards of four."""
+    out = tmp_path / "out"
+    list(write_shards(tree(tmp_path / "in"), out, samples_per_shard=4, seed=1))
+    return out
+
+
+@pytest.mark.parametrize("damage", ["deleted", "deleted_by_copying", "head", "array", "array_without_copy"])
+def test_an_index_made_again_is_the_one_before_with_its_class_names(damage: str, tmp_path: Path) -> None:
+    out = made(tmp_path)
+    index = out / "shards.index"
+    before = index.read_bytes()
+    if damage == "deleted":
+        index.unlink()
+    elif damage == "deleted_by_copying":
+        for path in out.glob(".*"):
+            path.unlink()
+        index.unlink()
+    else:
+        at = 30 if damage == "head" else len(before) - 70
+        index.write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at + 1 :])
+        if damage == "array_without_copy":
+            (out / "shards.classes.json").unlink()
+        refused = check(out)
+        assert refused.exit_code == 1 and "--overwrite" in refused.output, "the advice"
+    done = check(out, *(["--overwrite"] if index.exists() else []))
+    assert done.exit_code == 0, done.output
+    assert index.read_bytes() == before
+    assert open_index(str(out)).class_names == ("ant", "bee")
+
+
+def test_the_copy_of_the_names_follows_the_index(tmp_path: Path) -> None:
+    out = made(tmp_path)
+    assert check(out, "--overwrite", "--num-classes", "7").exit_code == 0
+    assert not (out / "shards.classes.json").exists(), "names that were dropped do not come back"
+    (tmp_path / "names.txt").write_text("Ameise\nBiene\n")
+    assert check(out, "--overwrite", "--class-names", str(tmp_path / "names.txt")).exit_code == 0
+    (out / "shards.index").unlink()
+    assert check(out).exit_code == 0
+    assert open_index(str(out)).class_names == ("Ameise", "Biene")
+    (out / "shards.index").unlink()
+    (out / "shards.classes.json").write_text("[1, 2]")
+    refused = check(out)
+    assert refused.exit_code == 1 and "shards.classes.json" in refused.output and "--class-names" in refused.output
+
+
+def test_a_missing_shard_is_named_everywhere_and_never_dropped_by_following_advice(tmp_path: Path) -> None:
+    out = made(tmp_path)
+    num_rows = open_index(str(out)).num_rows(1)
+    (out / "shard-000001.tar").rename(tmp_path / "away.tar")
+    refused = check(out)
+    said = f"shard-000001.tar ({num_rows} samples): in the index, but missing here"
+    assert refused.exit_code == 1 and said in refused.output and "copy missing shards again" in refused.output
+    with pytest.raises(ShardError) as caught:
+        open_index(str(out))
+    assert said in str(caught.value) and "check-shards" not in str(caught.value)
+    before = (out / "shards.index").read_bytes()
+    refused = check(out, "--overwrite")
+    assert refused.exit_code == 1 and (out / "shards.index").read_bytes() == before
+    assert "at least 10 samples in 3 shards" in refused.output and "missing: shard-000001.tar" in refused.output
+    assert check(out, "--overwrite", "--allow-fewer").exit_code == 0
+    assert open_index(str(out)).num_samples == 10 - num_rows
+
+
+def test_flags_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
+    out = made(tmp_path)
+    assert check(out, "--allow-fewer").exit_code == 2
+    assert check(out, "--max-pixels", "99").exit_code == 2
+
+
+def test_all_pictures_that_do_not_decode_are_named_and_counted(tmp_path: Path) -> None:
+    source = tree(tmp_path / "in", each=20)
+    for name in ("ant/3", "ant/4", "bee/0", "bee/1", "bee/19"):
+        data = encoded(5)
+        (source / f"{name}.png").write_bytes(data[:-25])  # a header that reads, rows that are cut
+    list(write_shards(source, tmp_path / "out", samples_per_shard=40, seed=1))
+    done = check(tmp_path / "out", "--decode")
+    assert done.exit_code == 1
+    lines = [line for line in done.output.splitlines() if line.startswith("  /")]
+    for name in ("ant/3", "ant/4", "bee/0", "bee/1", "bee/19"):
+        assert any(f"{name}.png" in line for line in lines), done.output
+    assert "1 of 1 shards are not as they must be, 5 problems" in done.output
+    assert "38 of 40" not in done.output and check(tmp_path / "out").exit_code == 0
+
+
+def test_every_difference_between_index_and_shard_is_counted(tmp_path: Path) -> None:
+    out = made(tmp_path)
+    for name in ("ant/0", "ant/1", "bee/3"):
+        (tmp_path / "in" / f"{name}.png").write_bytes(encoded(900))
+    list(write_shards(tmp_path / "in", tmp_path / "new", samples_per_shard=10, seed=1))
+    list(write_shards(tree(tmp_path / "old_in"), tmp_path / "old", samples_per_shard=10, seed=1))
+    (tmp_path / "new" / "shards.index").write_bytes((tmp_path / "old" / "shards.index").read_bytes())
+    refused = check(tmp_path / "new")
+    assert refused.exit_code == 1 and "3 of 10 samples: offset" in refused.output, refused.output
+    assert out.is_dir()
+
+
+def test_all_keys_that_two_shards_share_are_counted(tmp_path: Path) -> None:
+    one, two = made(tmp_path), tmp_path / "two"
+    two.mkdir()
+    (two / "again.tar").write_bytes((one / "shard-000000.tar").read_bytes())
+    refused = check(Path(f"{one}::{two}"), "--overwrite")
+    assert refused.exit_code == 1 and "3 keys are in two shards" in refused.output, refused.output

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import ShardError
+from shards.errors import Problem, ShardError, problems_text
 from shards.index.class_names import write_copy
 from shards.index.compact import CompactRule
 from shards.index.index_checks import SUFFIXES, require_sound
@@ -259,6 +259,7 @@ def open_index(pattern: str, cache_dir: Path | None = None) -> ShardIndex:
         path = _fetch_index(f"{os.path.dirname(urls[0])}/{path.name.partition('-')[2]}", cache_dir)
     index = ShardIndex.load(path)
     if index.names != names:
+        _require_all_here(index, names, path)
         missing, extra = sorted(set(names) - set(index.names)), sorted(set(index.names) - set(names))
         raise ShardError(
             f"{path}: the index covers other shards than {pattern}: expected {len(names)}, got {len(index.names)}; "
@@ -272,6 +273,18 @@ def open_index(pattern: str, cache_dir: Path | None = None) -> ShardIndex:
                 "check-shards again if it was changed on purpose"
             )
     return replace(index, urls=tuple(urls))
+
+
+def _require_all_here(index: ShardIndex, names: tuple[str, ...], path: Path) -> None:
+    """ShardError when shards of the index are not named by a pattern because they are not there."""
+    gone = [
+        Problem(f"{name} ({index.num_rows(shard)} samples): in the index, but missing here", "missing shard")
+        for shard, name in enumerate(index.names)
+        if name not in names and not is_remote(index.urls[shard]) and not os.path.exists(index.urls[shard])
+    ]
+    if gone:
+        advice = f"copy missing shards again: all {index.num_shards} of the index belong to the set"
+        raise ShardError(problems_text(str(path), [gone[0]._replace(advice=advice), *gone[1:]]))
 
 
 def _fetch_index(url: str, cache_dir: Path | None) -> Path:

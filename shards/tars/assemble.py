@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import ShardError
+from shards.errors import Problem, ShardError, problems_text
 from shards.index.shard_index import ShardIndex
 from shards.index.sources import base_name
 from shards.tars.shard_scan import ShardScan
@@ -66,12 +66,16 @@ def _require_unique_keys(index: ShardIndex, hash_N: NDArray[np.uint64]) -> None:
     order_N = np.argsort(hash_N, kind="stable")
     same = np.flatnonzero(np.diff(hash_N[order_N]) == 0)
     seen: dict[str, int] = {}
+    problems = []
     for n in np.unique(np.concatenate([order_N[same], order_N[same + 1]])):
         shard = int(np.searchsorted(index.first_S, n, "right")) - 1
         key = index.key(shard, int(n - index.first_S[shard]))
         other = seen.setdefault(key, shard)
         if other != shard:
-            raise ShardError(
-                f"{index.urls[shard]}: key {key!r} is also in {index.urls[other]}; expected unique keys over all "
-                "shards, as a view is drawn from the key. Rename one, or check that no shard is given twice"
+            advice = (
+                "expected unique keys over all shards, as a view is drawn from the key: rename one, or check that no "
+                "shard is given twice"
             )
+            problems.append(Problem(f"{index.urls[shard]}: key {key!r} is also in {index.urls[other]}", "", advice))
+    if problems:
+        raise ShardError(problems_text("", problems, what=f"{len(problems)} keys are in two shards"))

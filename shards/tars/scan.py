@@ -4,18 +4,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from shards.errors import ShardError
+from numpy.typing import NDArray
+
+from shards.errors import Problem, ShardError, problems_text
 from shards.index.remote import local_shard
-from shards.index.shard_index import ShardIndex
+from shards.index.shard_index import SUFFIXES, ShardIndex
 from shards.index.sources import base_name
-from shards.names import short
 from shards.pool.workers import in_workers
 from shards.tars.assemble import assemble, settled_classes
 from shards.tars.shard_scan import Foreign, SampleRule, ShardScan, scan_shard
+from shards.views.decode import MAX_PIXELS
 
-_PROBLEMS_SHOWN = 3
-_PROBLEM_CHARS = 150
+_RESTORE = "restore the shard, or write the index anew: check-shards --overwrite"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +27,7 @@ class ScanEvent:
     Attributes:
         url: the shard; "" in the last event.
         shards_done, num_shards; num_samples, num_bytes: so far.
-        problem: what is wrong with this shard, "" when nothing is.
+        problem: what is wrong with this shard, "" when nothing is; several lines where several images do not decode.
         ignored: members passed over so far, by suffix.
         index: only in the last event.
     """
@@ -49,6 +51,7 @@ def scan_shards(
     foreign: Foreign = Foreign(),  # noqa: B008 - a value
     expected: ShardIndex | None = None,
     decode: bool = False,
+    max_pixels: int | None = None,
     workers: int = 1,
     cache_dir: Path | None = None,
 ) -> Iterator[ScanEvent]:
@@ -61,96 +64,152 @@ def scan_shards(
         foreign: what shards of others may hold beside samples.
         expected: an index made before: every difference to it is a problem.
         decode: decode every image, too: finds images that are cut or corrupt inside an intact shard.
+        max_pixels: of an image that is decoded; default MAX_PIXELS.
         workers: processes; the result does not depend on it.
         cache_dir: where remote shards are fetched to.
 
     Errors:
-        ShardError after the last shard when any had a problem, listing them; ValueError for contradicting classes.
+        ShardError after the last shard when any had a problem, counting them; ValueError for contradicting classes.
     """
     if not urls:
         raise ValueError("scan: expected at least one shard, got none")
-    rule = SampleRule(settled_classes(num_classes, class_names), label_key, decode, foreign)
+    most = MAX_PIXELS if max_pixels is None else max_pixels
+    rule = SampleRule(settled_classes(num_classes, class_names), label_key, decode, most, foreign)
     scans: dict[int, ShardScan] = {}
-    problems: list[str] = []
+    problems = _missing(expected, urls)
+    num_bad = len(problems)
     event = ScanEvent(url="", num_shards=len(urls))
-    for position, scan, problem in _scan_all(urls, rule, cache_dir, workers):
+    for position, scan, found in _scan_all(urls, rule, cache_dir, workers):
         event = replace(event, url=urls[position], shards_done=event.shards_done + 1)
         if scan is not None:
             scans[position] = scan
             samples, size = event.num_samples + len(scan.label_N), event.num_bytes + scan.tar_bytes
             ignored = Counter(event.ignored) + Counter(scan.ignored)
             event = replace(event, num_samples=samples, num_bytes=size, ignored=dict(ignored))
-            problem = difference(expected, scan, urls[position]) if expected is not None else ""
-        if problem:
-            problems.append(problem)
-        yield replace(event, problem=problem)
+            differs = difference(expected, scan, urls[position]) if expected is not None else None
+            found = (*found, differs) if differs else found
+        problems.extend(found)
+        num_bad += bool(found)
+        yield replace(event, problem="\n".join(_as_line(problem) for problem in found))
     if problems:
-        raise ShardError(_summary(sorted(problems), len(urls)))
+        num_shards = len(set(map(base_name, urls)) | set(expected.names if expected else ()))
+        count = f"{num_bad} of {num_shards} shards are not as they must be"
+        what = count if num_bad == len(problems) else f"{count}, {len(problems)} problems"
+        raise ShardError(problems_text("", sorted(problems), what=what))
     index = assemble(urls, [scans[n] for n in range(len(urls))], num_classes=num_classes, class_names=class_names)
     if expected is not None and expected.fingerprint != index.fingerprint:
         raise ShardError(
-            f"the shards are as indexed, but their list or classes are not: expected {expected.num_shards} shards and "
-            f"{expected.num_classes} classes, got {index.num_shards} and {index.num_classes}; "
+            f"the shards are as indexed, but their order or classes are not: expected {expected.num_shards} shards and "
+            f"{_classes(expected)}, got {index.num_shards} and {_classes(index)}; "
             "write the index anew: check-shards --overwrite"
         )
     yield replace(event, url="", index=index)
 
 
-def difference(expected: ShardIndex, scan: ShardScan, url: str) -> str:
-    """What the first difference between a scan and the index of the same shard is, with its offset; "" for none."""
+def difference(expected: ShardIndex, scan: ShardScan, url: str) -> Problem | None:
+    """Compare a scan with the index of the same shard.
+
+    Returns:
+        how many samples differ, and the first of them with its offset; None where all is as indexed.
+    """
     if scan.name not in expected.names:
-        return f"{url}: not in the index {expected.path or ''}; run check-shards for these shards"
+        return Problem(f"{url}: not in the index {expected.path or ''}", "", "write it anew: check-shards --overwrite")
     shard = expected.names.index(scan.name)
     if expected.shard_digest_S32[32 * shard : 32 * shard + 32].tobytes() == scan.digest():
-        return ""
-    rows, first = expected.num_rows(shard), int(expected.first_S[shard])
-    if rows != len(scan.label_N) or expected.tar_bytes_S[shard] != scan.tar_bytes:
-        return (
-            f"{url}: expected {rows} samples in {int(expected.tar_bytes_S[shard])} bytes as in the index, "
-            f"got {len(scan.label_N)} in {scan.tar_bytes}; restore the shard, or write the index anew: "
-            "check-shards --overwrite"
-        )
-    start = 0
-    for row, end in enumerate(scan.key_end_N):
-        n, key = first + row, expected.key(shard, row)
-        pairs = {
-            "key": (key, scan.key_bytes[start : int(end)].decode()),
-            "image offset": (int(expected.offset_N[n]), int(scan.offset_N[row])),
-            "image size": (int(expected.size_N[n]), int(scan.size_N[row])),
-            "image crc32c": (f"{int(expected.crc32c_N[n]):08x}", f"{int(scan.crc32c_N[row]):08x}"),
-            "label": (int(expected.label_N[n]), int(scan.label_N[row])),
-            "suffix": (int(expected.suffix_N[n]), int(scan.suffix_N[row])),
-        }
-        start = int(end)
-        for name, (want, got) in pairs.items():
-            if want != got:
-                return (
-                    f"{url}: offset {int(expected.offset_N[n])}: sample {key!r}: {name}: expected {want} as in "
-                    f"the index, got {got}; the shard is damaged or was replaced: restore it, or "
-                    "write the index anew: check-shards --overwrite"
-                )
-    raise AssertionError("digests differ and nothing else does")
+        return None
+    indexed, scanned = _indexed_samples(expected, shard), _scanned_samples(scan)
+    gone, more = [key for key in indexed if key not in scanned], [key for key in scanned if key not in indexed]
+    if gone or more:
+        lists = [f"{len(keys)} {word} ({keys[0]!r})" for keys, word in ((gone, "missing"), (more, "new")) if keys]
+        text = f"{url}: expected {len(indexed)} samples as in the index, got {len(scanned)}: {', '.join(lists)}"
+        return Problem(text, "", _RESTORE)
+    differing = [key for key, sample in indexed.items() if scanned[key] != sample]
+    if not differing:
+        num_bytes = int(expected.tar_bytes_S[shard])
+        text = f"{url}: the same samples, but not the same tar: expected {num_bytes} bytes, got {scan.tar_bytes}"
+        return Problem(text, "", _RESTORE)
+    key = differing[0]
+    name, want, got = next(
+        (name, want, got)
+        for name, want, got in zip(_Place._fields, indexed[key], scanned[key], strict=True)
+        if want != got
+    )
+    count = f"{len(differing)} of {len(indexed)} samples: " if len(differing) > 1 else ""
+    text = (
+        f"{url}: {count}offset {indexed[key].offset}: sample {key!r}: {_WORDS.get(name, name)}: "
+        f"expected {want} as in the index, got {got}"
+    )
+    return Problem(text, "", f"the shard is damaged or was replaced: {_RESTORE}")
 
 
-def _summary(problems: Sequence[str], num_shards: int) -> str:
-    if len(problems) == 1:
-        return problems[0]
-    first = [short(problem, _PROBLEM_CHARS) for problem in problems[:_PROBLEMS_SHOWN]]
-    lines = [f"{len(problems)} of {num_shards} shards are not as they must be:", *first]
-    if len(problems) > _PROBLEMS_SHOWN:
-        lines.append(f"… and {len(problems) - _PROBLEMS_SHOWN} more")
-    return "\n".join(lines)
+class _Place(NamedTuple):
+    """What index and scan say of one sample."""
+
+    crc32c: str
+    size: int
+    label: int
+    suffix: str
+    offset: int
 
 
-_Outcome = tuple[int, ShardScan | None, str]
+_WORDS = {"crc32c": "image crc32c", "size": "image size", "offset": "image offset"}
+
+
+def _indexed_samples(index: ShardIndex, shard: int) -> dict[str, _Place]:
+    rows = slice(int(index.first_S[shard]), int(index.first_S[shard + 1]))
+    keys = [index.key(shard, row) for row in range(index.num_rows(shard))]
+    return _places(
+        keys, index.crc32c_N[rows], index.size_N[rows], index.label_N[rows], index.suffix_N[rows], index.offset_N[rows]
+    )
+
+
+def _scanned_samples(scan: ShardScan) -> dict[str, _Place]:
+    starts = [0, *scan.key_end_N[:-1].tolist()]
+    keys = [scan.key_bytes[a:b].decode() for a, b in zip(starts, scan.key_end_N.tolist(), strict=True)]
+    return _places(keys, scan.crc32c_N, scan.size_N, scan.label_N, scan.suffix_N, scan.offset_N)
+
+
+def _places(keys: Sequence[str], *columns: NDArray[Any]) -> dict[str, _Place]:
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return {
+        key: _Place(f"{crc32c:08x}", size, label, SUFFIXES[suffix], offset)
+        for key, (crc32c, size, label, suffix, offset) in zip(keys, rows, strict=True)
+    }
+
+
+def _missing(expected: ShardIndex | None, urls: Sequence[str]) -> list[Problem]:
+    """The shards of the index that are not among those given."""
+    if expected is None:
+        return []
+    names = set(map(base_name, urls))
+    advice = "copy missing shards again; only where they are to be left out: check-shards --overwrite --allow-fewer"
+    return [
+        Problem(f"{name} ({expected.num_rows(shard)} samples): in the index, but missing here", "missing shard", advice)
+        for shard, name in enumerate(expected.names)
+        if name not in names
+    ]
+
+
+def _classes(index: ShardIndex) -> str:
+    return f"{index.num_classes} classes" + (
+        f" ({index.class_names[0]!r} …)" if index.class_names else " without names"
+    )
+
+
+def _as_line(problem: Problem) -> str:
+    return f"{problem.text}; {problem.advice}" if problem.advice else problem.text
+
+
+_Outcome = tuple[int, ShardScan | None, tuple[Problem, ...]]
 
 
 def _scan_one(position: int, url: str, rule: SampleRule, cache_dir: Path | None) -> _Outcome:
     try:
         path = local_shard(url, None, cache_dir)
-        return position, scan_shard(path, base_name(url), rule, where=url), ""
+        scan = scan_shard(path, base_name(url), rule, where=url)
+        return position, scan, scan.problems
     except ShardError as error:
-        return position, None, str(error)
+        return position, None, (Problem(str(error)),)
 
 
 def _scan_all(urls: Sequence[str], rule: SampleRule, cache_dir: Path | None, workers: int) -> Iterator[_Outcome]:

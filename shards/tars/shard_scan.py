@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.documents import open_regular, parse_json
-from shards.errors import ShardError
+from shards.errors import Problem, ShardError
 from shards.index.shard_index import SUFFIXES
 from shards.names import short
 from shards.tars.tar import Member, read_members
-from shards.views.decode import decode_rgb
+from shards.views.decode import MAX_PIXELS, decode_rgb, read_header
 
 IGNORED_SUFFIXES = ("txt",)
 _KEY_AND_SUFFIX = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")
@@ -56,6 +56,7 @@ class SampleRule(NamedTuple):
     num_classes: int | None = None
     label_key: str | None = None
     decode: bool = False  # images are decoded, too
+    max_pixels: int = MAX_PIXELS  # of an image that is decoded
     foreign: Foreign = Foreign()
 
 
@@ -70,6 +71,7 @@ class ShardScan:
         offset_N, size_N: the image's bytes in the tar. crc32c_N: their checksum.
         label_N, suffix_N: the label; the index into SUFFIXES.
         ignored: how many members were passed over, by suffix; no part of the digest.
+        problems: images that do not decode, where the rule asks for it; no part of the digest.
     """
 
     name: str
@@ -83,6 +85,7 @@ class ShardScan:
     label_N: NDArray[np.int32]
     suffix_N: NDArray[np.uint8]
     ignored: Mapping[str, int] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
 
     def digest(self) -> bytes:
         """sha256 over everything: the shard's share of the fingerprint of an index."""
@@ -128,6 +131,7 @@ def scan_file(file: BinaryIO, name: str, rule: SampleRule, where: str) -> ShardS
     rows: list[_Row] = []
     seen: set[str] = set()
     ignored: Counter[str] = Counter()
+    undecodable: list[Problem] = []
     sample: _Sample | None = None
     members = read_members(file, where)
     for member, data in members:
@@ -141,12 +145,12 @@ def scan_file(file: BinaryIO, name: str, rule: SampleRule, where: str) -> ShardS
             if key in seen:
                 raise _unsorted(member, key, where)
             seen.add(key)
-            sample = _Sample(key, member.offset, rule, where)
+            sample = _Sample(key, member.offset, rule, where, undecodable)
         sample.add(member, suffix, data)
     if sample is None:
         raise ShardError(f"{where}: holds no samples; expected at least one. Remove the shard or make it again")
     rows.append(sample.row())
-    return _pack(rows, name, file.seek(0, 2), ignored)
+    return replace(_pack(rows, name, file.seek(0, 2)), ignored=dict(ignored), problems=tuple(undecodable))
 
 
 def _finished(
@@ -204,11 +208,12 @@ def _refused(member: Member, where: str, expected: str, advice: str, got: str = 
 class _Sample:
     """The members of one key, as they come."""
 
-    def __init__(self, key: str, offset: int, rule: SampleRule, where: str) -> None:
+    def __init__(self, key: str, offset: int, rule: SampleRule, where: str, undecodable: list[Problem]) -> None:
         self.key = key
         self._offset = offset
         self._rule = rule
         self._where = where
+        self._undecodable = undecodable
         self._suffixes: set[str] = set()
         self._image: tuple[Member, int, int] | None = None
         self._labels: list[int] = []
@@ -225,12 +230,20 @@ class _Sample:
             place = f"{self._where}: offset {member.offset}: member {member.name!r}"
             require_image(data, place)
             if self._rule.decode:
-                decode_rgb(data, place)
+                self._decode(data, place)
             self._image = (member, google_crc32c.value(data), SUFFIXES.index(suffix))
         elif suffix == "cls":
             self._labels.append(self._label(member, data))
         elif suffix == "json":
             self._add_json(member, data)
+
+    def _decode(self, data: bytes, place: str) -> None:
+        """Note an image that does not decode: the scan goes on to name all of them."""
+        try:
+            decode_rgb(data, place, header=read_header(data, place, max_pixels=self._rule.max_pixels))
+        except ShardError as error:
+            text, _, advice = str(error).rpartition("; ")
+            self._undecodable.append(Problem(text, "image that does not decode", advice))
 
     def row(self) -> _Row:
         """The finished sample; ShardError when a part is missing or the labels disagree."""
@@ -293,7 +306,7 @@ def require_image(data: bytes, where: str) -> str:
     )
 
 
-def _pack(rows: list[_Row], name: str, tar_bytes: int, ignored: Mapping[str, int]) -> ShardScan:
+def _pack(rows: list[_Row], name: str, tar_bytes: int) -> ShardScan:
     keys = [row.key.encode() for row in rows]
     hashes = b"".join(hashlib.blake2b(key, digest_size=8).digest() for key in keys)
     return ShardScan(
@@ -307,5 +320,4 @@ def _pack(rows: list[_Row], name: str, tar_bytes: int, ignored: Mapping[str, int
         crc32c_N=np.array([row.crc32c for row in rows], np.uint32),
         label_N=np.array([row.label for row in rows], np.int32),
         suffix_N=np.array([row.suffix for row in rows], np.uint8),
-        ignored=dict(ignored),
     )
