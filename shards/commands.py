@@ -1,6 +1,6 @@
 """The commands that make and check shards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from shards.own_folder import require_own
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
+    from shards.tars.scan import ScanEvent
 
 _class_names = click.option(
     "--class-names", type=PATH,
@@ -89,16 +90,8 @@ def make_shards(
             _say_without_images(event.without_images, len(names))
         bar = bar or Bar("make-shards", event.num_shards, "shards")
         bar.to(event.shards_done)
-        if event.index is not None:
-            index = event.index
-            if samples_per_shard is None and index.num_samples < 8 * 1000:
-                say(f"at most {max(index.rows_S)} samples a shard, as the set is small: a few shards can be shared out")
-            result(
-                f"{event.num_samples} samples of {index.num_classes} classes in {index.num_shards} shards, "
-                f"{event.num_bytes / 1e6:.1f} MB; index {event.path}\nfingerprint {index.fingerprint}"
-            )
-            if index.compact:
-                result(f"compact: longest side {index.compact.max_side}, JPEG quality {index.compact.quality}")
+    if event.index is not None:
+        _say_made(event.index, event.num_bytes, fitted=samples_per_shard is None)
 
 
 @click.command("check-shards")
@@ -142,42 +135,33 @@ def check_shards(
     from shards.tars.scan import scan_shards
     from shards.tars.shard_scan import Foreign
 
-    if allow_fewer and not overwrite:
-        raise ValueError("--allow-fewer: only with --overwrite, which writes an index anew")
-    if max_pixels is not None and not decode:
-        raise ValueError("--max-pixels: only with --decode, which looks at the pixels")
+    _require_use(allow_fewer and not overwrite, "--allow-fewer: only with --overwrite, which writes an index anew")
+    _require_use(max_pixels is not None and not decode, "--max-pixels: only with --decode, which looks at the pixels")
     path = index_path(shards, shard_cache)
     expected = ShardIndex.load(path) if path.exists() and not overwrite else None
     kept = () if class_names else expected.class_names if expected else _names_before(path, num_classes)
     names = read_class_names(class_names) if class_names else kept
-    urls = expand_shards(shards)
     foreign = Foreign(tuple(suffix.lower().lstrip(".") for suffix in ignored), ignore_unknown, key_dots)
-    with Bar("check-shards", len(urls), "shards") as bar:
-        for event in scan_shards(
-            urls,
-            num_classes=num_classes or (expected.num_classes if expected else None),
-            class_names=names,
-            label_key=label_key,
-            foreign=foreign,
-            expected=expected,
-            decode=decode,
-            max_pixels=max_pixels,
-            workers=max(1, workers),
-            cache_dir=shard_cache,
-        ):
-            bar.to(event.shards_done)
-            for line in event.problem.splitlines():
-                bar.say(f"  {line}")
-            if event.index is not None:
-                index = event.index
-    _say_ignored(event.ignored)
+    urls = expand_shards(shards)
+    events = scan_shards(
+        urls,
+        num_classes=num_classes or (expected.num_classes if expected else None),
+        class_names=names,
+        label_key=label_key,
+        foreign=foreign,
+        expected=expected,
+        decode=decode,
+        max_pixels=max_pixels,
+        workers=max(1, workers),
+        cache_dir=shard_cache,
+    )
+    index = _show_scan(events, len(urls))
     if expected is None:
         _require_no_fewer(path, index, allow_fewer)
         index.save(path)
     result(
         f"{index.num_samples} samples of {index.num_classes} classes in {index.num_shards} shards: "
-        "all as they must be\n"
-        f"{'index' if expected is None else 'checked against'} {path}\nfingerprint {index.fingerprint}"
+        f"all as they must be\n{'checked against' if expected else 'index'} {path}\nfingerprint {index.fingerprint}"
     )
 
 
@@ -186,6 +170,24 @@ def _require_apart(source: Path, dest: Path) -> None:
     one, other = source.resolve(), dest.resolve()
     if one == other or one in other.parents or other in one.parents:
         raise ValueError(f"DEST {dest}: expected a folder apart from SOURCE {source}, got one in the other")
+
+
+def _show_scan(events: Iterable["ScanEvent"], num_shards: int) -> "ShardIndex":
+    """Show a scan as it goes, every problem in a line, and return its index."""
+    with Bar("check-shards", num_shards, "shards") as bar:
+        for event in events:
+            bar.to(event.shards_done)
+            for line in event.problem.splitlines():
+                bar.say(f"  {line}")
+    _say_ignored(event.ignored)
+    assert event.index is not None, "a scan ends with an index, or an error"
+    return event.index
+
+
+def _require_use(ignored: bool, words: str) -> None:
+    """ValueError where a flag would be ignored."""
+    if ignored:
+        raise ValueError(words)
 
 
 def _require_no_fewer(path: Path, index: "ShardIndex", allow_fewer: bool) -> None:
@@ -214,6 +216,18 @@ def _say_ignored(ignored: Mapping[str, int]) -> None:
     if ignored:
         counts = ", ".join(f"{count} × {suffix}" for suffix, count in sorted(ignored.items()))
         say(f"passed over, as asked: {counts}")
+
+
+def _say_made(index: "ShardIndex", num_bytes: int, *, fitted: bool) -> None:
+    """What make-shards has made; `fitted`: whether the size of the shards was chosen for the set."""
+    if fitted and index.num_samples < 8 * 1000:
+        say(f"at most {max(index.rows_S)} samples a shard, as the set is small: a few shards can be shared out")
+    result(
+        f"{index.num_samples} samples of {index.num_classes} classes in {index.num_shards} shards, "
+        f"{num_bytes / 1e6:.1f} MB; index {index.path}\nfingerprint {index.fingerprint}"
+    )
+    if index.compact:
+        result(f"compact: longest side {index.compact.max_side}, JPEG quality {index.compact.quality}")
 
 
 def _say_without_images(names: Sequence[str], num_names: int) -> None:

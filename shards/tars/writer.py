@@ -131,17 +131,15 @@ def write_shards(
         **(compact.to_json() if compact else {}),
     }
     with Journal(dest, settings) as journal:
-        jobs = _jobs(source, dest, folder, samples_per_shard, seed)
         jobs = [
             job._replace(
                 recorded=journal.finished(job.path.name, job.source_digest()), compact=compact, max_pixels=max_pixels
             )
-            for job in jobs
+            for job in _jobs(source, dest, folder, samples_per_shard, seed)
         ]
         _refuse_foreign(dest, [job.path for job in jobs])
         scans: dict[int, ShardScan] = {}
-        problems: list[Problem] = []
-        event = WriteEvent(
+        begun = WriteEvent(
             path=dest,
             kept=False,
             num_shards=len(jobs),
@@ -149,28 +147,37 @@ def write_shards(
             ignored=folder.ignored,
             without_images=folder.without_images,
         )
-        for shard, scan, kept, wrong in _run(jobs, workers):
-            problems.extend(wrong)
-            if scan is None:
-                continue
-            scans[shard] = scan
-            journal.note(scan.name, scan.digest().hex(), jobs[shard].source_digest())
-            event = replace(
-                event,
-                path=jobs[shard].path,
-                kept=kept,
-                shards_done=len(scans),
-                samples_done=event.samples_done + len(scan.label_N),
-                num_bytes=event.num_bytes + scan.tar_bytes,
-            )
+        for event in _made(jobs, workers, journal, scans, begun):
             yield event
-        if problems:
-            what = f"{len(problems)} of {num_samples} images cannot be taken"
-            raise ShardError(problems_text(str(source), sorted(problems), what=what))
         urls = [str(job.path) for job in jobs]
         index = assemble(urls, [scans[s] for s in range(len(jobs))], class_names=folder.class_names)
         replace(index, compact=compact).save(dest / INDEX_NAME)
     yield replace(event, path=dest / INDEX_NAME, kept=False, index=ShardIndex.load(dest / INDEX_NAME))
+
+
+def _made(
+    jobs: Sequence[_Job], workers: int, journal: Journal, scans: dict[int, ShardScan], event: WriteEvent
+) -> Iterator[WriteEvent]:
+    """Make the tars, note them and add their scans; ShardError at the end, counting all images that cannot be taken."""
+    problems: list[Problem] = []
+    for shard, scan, kept, wrong in _run(jobs, workers):
+        problems.extend(wrong)
+        if scan is None:
+            continue
+        scans[shard] = scan
+        journal.note(scan.name, scan.digest().hex(), jobs[shard].source_digest())
+        event = replace(
+            event,
+            path=jobs[shard].path,
+            kept=kept,
+            shards_done=len(scans),
+            samples_done=event.samples_done + len(scan.label_N),
+            num_bytes=event.num_bytes + scan.tar_bytes,
+        )
+        yield event
+    if problems:
+        what = f"{len(problems)} of {event.num_samples} images cannot be taken"
+        raise ShardError(problems_text(str(jobs[0].source), sorted(problems), what=what))
 
 
 def fitting_shards(num_samples: int) -> int:
