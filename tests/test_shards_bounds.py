@@ -13,7 +13,7 @@ from shards.errors import ArtefactError, ShardError
 from shards.index.sources import _count, expand_shards
 from shards.tars.shard_scan import SampleRule, scan_shard
 from student.run.export import load_student
-from teacher_cache.network.weights import require_possible
+from teacher_cache.network.weights_metadata import require_possible
 
 
 def test_a_member_of_ten_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
@@ -57,11 +57,11 @@ def test_braces_that_explode_are_refused_at_once(text: str) -> None:
     assert time.monotonic() - began < 1
 
 
-@pytest.mark.parametrize("asked", [{"depth": 10**5}, {"embed_dim": 10**5}, {"mlp_ratio": 1e9}, {"nested": [[10**6]]}])
+@pytest.mark.parametrize("asked", [{"depth": 10**4}, {"embed_dim": 10**4}, {"mlp_ratio": 1e4}, {"depths": [[10**4]]}])
 def test_weights_cannot_ask_for_a_network_that_they_are_not_of(tmp_path: Path, asked: dict[str, object]) -> None:
     path = tmp_path / "w.safetensors"
     save_file({"head.weight": torch.zeros(5, 64), "head.bias": torch.zeros(5)}, path)
-    require_possible(path, {"depth": 12, "embed_dim": 64, "num_classes": 5, "drop": 0.1, "text": "x"})
+    require_possible(path, {"depth": 12, "embed_dim": 64, "drop_rate": 0.1, "norm_layer": "x"}, num_classes=5)
     with pytest.raises(ArtefactError, match=r"say of themselves \w+ = 1\S+, their tensors are of at most 64"):
         require_possible(path, asked)
 
@@ -70,7 +70,7 @@ def test_weights_cannot_ask_for_a_network_that_they_are_not_of(tmp_path: Path, a
 def test_predict_refuses_them_before_it_builds(tmp_path: Path, field: str) -> None:
     from student.recipe.papers import recipe_for
 
-    recipe = recipe_for("deit_tiny_patch16_224").to_json() | {"model_args": {field: 10**5}}
+    recipe = recipe_for("deit_tiny_patch16_224").to_json() | {"model_args": {field: 10**4}}
     info = {"recipe": recipe, "mean": [0.5] * 3, "std": [0.5] * 3, "num_classes": 5, "class_names": []}
     said = json.dumps(info | {"fingerprints": {}, "metrics": {}})
     save_file({"head.bias": torch.zeros(5)}, tmp_path / "w.safetensors", {"deit_teacher_cache": said})

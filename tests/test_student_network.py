@@ -152,7 +152,7 @@ BAD = [
     (replace(recipe_for("deit_tiny_distilled_patch16_24")), "the nearest is 'deit_tiny_distilled_patch16_224'"),
     (small(TWO, layer_scale_init=1e-4), "has no LayerScale"),
     (replace(recipe_for("resnet10t"), drop_path_shape="uniform"), "uniform needs a vision transformer"),
-    (replace(recipe_for("vgg11")), "timm refuses .*drop_path_rate"),
+    (replace(recipe_for("vgg11")), "cannot be built .*drop_path_rate"),
     (recipe_for("deit_base_patch16_384"), "init_weights: recipe 'deit_finetune384' fine-tunes"),
 ]
 

@@ -13,6 +13,7 @@ from shards.views.view_recipe import RECIPES as VIEW_RECIPES
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from student.learn.losses.table import distillations
 from student.recipe.combinations import MEAN, combination_named
+from teacher_cache.network.weights_metadata import require_arguments
 
 Scalar = str | int | float | bool
 Value = Scalar | tuple[float, ...]
@@ -154,6 +155,7 @@ class StudentRecipe:
             )
         if self.init_weights and not self.finetune:
             raise ValueError(f"init_weights: given ({self.init_weights}) but finetune is false; set finetune=true")
+        require_arguments(dict(self.model_args), "model_args.")
         _ = self.view_recipe  # validates view_overrides
 
     @property

@@ -24,13 +24,13 @@ from shards.views.view import render_views
 from shards.views.view_recipe import ViewRecipe
 from student.learn.evaluation import eval_views
 from student.learn.losses.table import NONE, loss_named
-from student.learn.network import bare_model, heads, load_weights
+from student.learn.network import bare_model, heads, load_weights, own_arguments, timm_expression
 from student.learn.process_group import unwrapped
 from student.recipe.papers import recipe_for
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
-from teacher_cache.network.teacher_name import METADATA_KEY
-from teacher_cache.network.weights import read_weights, require_possible, write_weights
+from teacher_cache.network.weights import read_weights, write_weights
+from teacher_cache.network.weights_metadata import METADATA_KEY, require_possible
 
 
 class _Stored(msgspec.Struct, forbid_unknown_fields=True):
@@ -148,9 +148,9 @@ def load_student(path: Path, *, model: str | None = None) -> tuple[nn.Module, Ex
         raise ValueError(f"--model: the weights {path} are of {info.recipe.model}, got {model}")
     args = dict(info.recipe.model_args)
     if path.suffix == ".safetensors":
-        require_possible(path, {**args, "num_classes": info.num_classes})
+        require_possible(path, args, num_classes=info.num_classes, own=own_arguments(info.recipe.model))
     try:
-        network = bare_model(info.recipe.model, info.num_classes, image_size=info.recipe.image_size, **args)
+        network = bare_model(info.recipe.model, info.num_classes, image_size=info.recipe.image_size, arguments=args)
     except ValueError as error:
         if known_from_file:
             raise RunError(f"weights {path}: what they say of themselves makes no network: {error}") from error
@@ -176,15 +176,7 @@ def _foreign_info(model: str, path: Path) -> ExportInfo:
 def timm_call(info: ExportInfo, weights: str) -> str:
     """The Python expression by which plain timm loads an export."""
     recipe = info.recipe
-    entry = model_entry(recipe.model)
-    options: dict[str, Any] = (dict(entry.timm_args) if entry else {}) | dict(recipe.model_args)
-    if info.num_classes != 1000:
-        options["num_classes"] = info.num_classes
-    if entry and entry.transformer and recipe.image_size != entry.image_size:
-        options["img_size"] = recipe.image_size
-    name = entry.built_as if entry else recipe.model
-    extra = "".join(f", {key}={value!r}" for key, value in options.items())
-    return f"timm.create_model({name!r}{extra}, checkpoint_path={weights!r})"
+    return timm_expression(recipe.model, info.num_classes, recipe.image_size, dict(recipe.model_args), weights)
 
 
 def predict(

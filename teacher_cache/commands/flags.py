@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
     from shards.views.view_recipe import ViewRecipe
     from teacher_cache.network.teacher import Teacher
-    from teacher_cache.network.teacher_name import TrainedAs
+    from teacher_cache.network.weights_metadata import TrainedAs
     from teacher_cache.record.record_format import RecordFormat
     from teacher_cache.store.spec import CacheSpec
 
@@ -36,27 +36,29 @@ class TeacherFlags:
     def checked_name(self) -> str:
         """The teacher as a cache's spec calls it; ValueError for a name, a file or arguments that cannot be."""
         from teacher_cache.commands.stage1_checks import check_weights
-        from teacher_cache.network.teacher_name import require_known, spec_name, split_name
+        from teacher_cache.network.teacher_name import is_own, require_known, spec_name, split_name
+        from teacher_cache.network.weights_metadata import require_arguments
 
         if self.teacher_weights is not None:
             check_weights("--teacher-weights", self.teacher_weights)
         name, known = self.named()
         require_known("--teacher", name)
         base, arguments = split_name(name)
-        said = known.arguments if known else {}
-        return spec_name(base, arguments | said | pairs("--teacher-arg", self.teacher_args))
+        arguments |= (known.arguments if known else {}) | pairs("--teacher-arg", self.teacher_args)
+        if not is_own(base):
+            require_arguments(arguments, "--teacher-arg ")
+        return spec_name(base, arguments)
 
     def named(self) -> "tuple[str, TrainedAs | None]":
         """The teacher's name, and what a weights file of `train-teacher` says: its model where none is typed."""
-        from teacher_cache.network.teacher_name import DEFAULT_TEACHER, is_own, trained_as
+        from teacher_cache.network.teacher_name import DEFAULT_TEACHER, is_own
+        from teacher_cache.network.weights_metadata import require_possible, trained_as
 
         if self.teacher is not None and not self.teacher.strip():
             raise ValueError("--teacher: expected a name, got an empty one")
         name = self.teacher or DEFAULT_TEACHER
         known = None if is_own(name) else trained_as(self.teacher_weights)
         if known is not None and self.teacher_weights is not None:
-            from teacher_cache.network.weights import require_possible  # imports torch: only for such a file
-
             require_possible(self.teacher_weights, known.arguments)
         return (known.model if known and not given_flag("teacher") else name), known
 

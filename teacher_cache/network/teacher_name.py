@@ -15,11 +15,6 @@ DEFAULT_TEACHER = "regnety_160.deit_in1k"
 LITE0 = "efficientnet_lite0"
 """EfficientNet-Lite0 with the real ImageNet weights that the extra `lite0` installs; no download."""
 
-METADATA_KEY = "deit_teacher_cache"
-"""Where a weights file that this project wrote says what it is of, as JSON in the metadata of safetensors."""
-
-_LARGEST_HEADER = 100_000_000  # as safetensors itself
-
 
 def split_name(name: str) -> tuple[str, dict[str, Any]]:
     """The model's name and the JSON arguments behind it; ValueError when they are no object."""
@@ -35,32 +30,6 @@ def split_name(name: str) -> tuple[str, dict[str, Any]]:
 def spec_name(base: str, arguments: Mapping[str, Any]) -> str:
     """Name and arguments as a cache's spec writes them."""
     return base + (json.dumps(arguments, sort_keys=True) if arguments else "")
-
-
-class TrainedAs(NamedTuple):
-    """What a weights file says it is of: a timm model, its arguments, and what its input was normalised with."""
-
-    model: str
-    arguments: dict[str, Any]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-def trained_as(weights: Path | None) -> TrainedAs | None:
-    """What a file of weights that this project trained says of itself; None for all others.
-
-    A damaged file says nothing here and is refused where it is read.
-    """
-    if weights is None or weights.suffix != ".safetensors" or not weights.is_file():
-        return None
-    try:
-        with weights.open("rb") as file:  # the layout of safetensors: the length of a JSON header, and the header
-            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), _LARGEST_HEADER)))
-        said = json.loads(header["__metadata__"][METADATA_KEY])
-        (a, b, c), (d, e, f) = said["mean"], said["std"]
-        return TrainedAs(said["recipe"]["model"], dict(said["recipe"]["model_args"]), (a, b, c), (d, e, f))
-    except (OSError, KeyError, ValueError, TypeError, RecursionError):
-        return None
 
 
 def is_own(base: str) -> bool:

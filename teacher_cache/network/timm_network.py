@@ -12,7 +12,11 @@ from shards.names import nearest, short
 from teacher_cache.network.classifier import Classifier, Rgb
 from teacher_cache.network.hub import hub_weights_without_network
 from teacher_cache.network.teacher_name import LITE0, timm_name
+from teacher_cache.network.trial import tried
 from teacher_cache.network.weights import read_weights
+from teacher_cache.network.weights_metadata import require_arguments
+
+_OURS = frozenset(("num_classes", "in_chans", "pretrained_cfg_overlay"))
 
 
 def timm_network(
@@ -100,10 +104,25 @@ def _build(
     if state is not None:
         arguments["pretrained_cfg_overlay"] = {"state_dict": state, "num_classes": classes}
     try:
+        if kwargs:
+            _try(base, arguments, classes, input_size)
         network: nn.Module = timm.create_model(timm_name(base), pretrained=pretrained, **arguments)
     except (RuntimeError, TypeError, KeyError, OSError) as error:
         raise ValueError(_why_not(base, weights, kwargs, error)) from error
     return network, classes
+
+
+def _try(base: str, arguments: Mapping[str, Any], num_classes: int, input_size: int) -> None:
+    """ValueError for arguments that make no network of timm's, or one that cannot answer the views."""
+    require_arguments({key: value for key, value in arguments.items() if key not in _OURS}, "--teacher-arg ")
+    bare = {key: value for key, value in arguments.items() if key != "pretrained_cfg_overlay"}
+    try:
+        tried(lambda: timm.create_model(timm_name(base), **bare), image_size=input_size, num_classes=num_classes)
+    except ValueError as error:
+        given = short(", ".join(f"{key}={value}" for key, value in arguments.items() if key not in _OURS), 150)
+        raise ValueError(
+            f"teacher: {base} cannot be built with {given} for views of {input_size} px: {error}"
+        ) from error
 
 
 def _require_hub_weights(base: str, cfg: PretrainedCfg, num_classes: int | None) -> None:

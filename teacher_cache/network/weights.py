@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -63,41 +62,6 @@ def write_weights(file: BinaryIO, state: Mapping[str, Tensor], metadata: Mapping
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     file.write(memoryview(data)[end:])
-
-
-def require_possible(path: Path, numbers: Mapping[str, Any]) -> None:
-    """Refuse what a weights file asks to be built, unless its own tensors are of such a network.
-
-    Every whole number must be one that its tensors can show: no depth above their count, no width above their largest
-    side. So a few bytes of metadata cannot ask for more memory than the file itself has a use for.
-
-    Args:
-        path: a .safetensors file. numbers: what its metadata ask for, by name; nested values are looked into.
-
-    Errors:
-        ArtefactError naming the file, the number and what it may be.
-    """
-    with safe_open(path, "pt") as file:
-        names = list(file.keys())
-        sides = [side for name in names for side in file.get_slice(name).get_shape()]
-    most = max([*sides, len(names), 16])
-    for name, value in numbers.items():
-        for number in _numbers(value):
-            if abs(number) > most:
-                raise ArtefactError(
-                    f"weights {path}: say of themselves {name} = {number:g}, their tensors are of at most {most}; the "
-                    "file is damaged or not what it says: give weights that this project exported"
-                )
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _numbers(inner)
-    elif isinstance(value, (int, float)):
-        yield value
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
