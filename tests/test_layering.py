@@ -33,6 +33,9 @@ DOORS = {
     "zarr": {"teacher_cache/store/zarr_arrays.py", "teacher_cache/store/zarr_objects.py"},
     "timm": {"teacher_cache/network/timm_network.py", "student/learn/network.py", "student/learn/optimiser.py"},
     "torch.distributed": {"student/learn/process_group.py"},
+    "matplotlib": {
+        *("student/report/drawing.py", "teacher_cache/inspect/sheet.py", "teacher_cache/inspect/status.py"),
+    },
     "click": {"cli.py", "shards/console.py", "shards/flags.py", "shards/commands.py"},
 }
 COMMANDS = {path.relative_to(ROOT).as_posix() for path in SOURCES if path.parent.name == "commands"}

@@ -15,7 +15,10 @@ import pytest
 
 from shards.errors import RunError
 from shards.rng import stream
-from student.report.charts import Series, ink_on, line_chart, luminance, nice_ticks, number, ramp, thin
+from student.report.charts import Series, changes, number
+from student.report.colours import GRID as GRID_COLOUR
+from student.report.colours import INK, LINE, MUTED, SERIES, ink_on, luminance, ramp
+from student.report.drawing import line_chart
 from student.report.runs_page import distillation, labels
 from student.report.stats import baseline, best, forward_count, groups, paired_gain, pooled_spread, told_apart
 from student.report.write import read, report_csv, write_report
@@ -197,7 +200,7 @@ def test_the_page_of_a_sweep_holds_every_cell_and_loads_nothing(tmp_path: Path) 
     for group in groups(sweep):
         assert f"{group.mean('top1'):.2f}" in page.words
         assert f"± {group.spread('top1'):.2f}" in page.words
-    assert not re.search(r"https?:|src=|@import|url\(|<script|<link", html)
+    assert not re.search(r"https?:|src=|@import|url\((?!#)|<script|<link", html)
     assert not {name for _, attributes in page.tags for name in attributes if name.startswith("on")}
     for text in ("★", "0.400", "limiting", "faithful", "Teacher forwards saved".lower(), "regnety_160"):
         assert text in page.words, text
@@ -354,30 +357,45 @@ def test_paths_that_are_neither_runs_nor_one_sweep_are_refused(tmp_path: Path) -
 # --- charts and colours -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number_of_points", [1, 2, 10, 999, 5000])
-def test_thinning_keeps_both_ends_and_every_spike(number_of_points: int) -> None:
-    values = [float(v) for v in stream(0, "thin").uniforms(number_of_points)]
-    spike = number_of_points // 3
-    values[spike] = 50.0
-    kept = thin(values, 100)
-    assert kept == sorted(set(kept)) and len(kept) <= 100
-    assert {0, spike, number_of_points - 1} <= set(kept)
-    assert min(values) == min(values[i] for i in kept)
+def paths(chart: str, colour: int = 0) -> list[list[tuple[float, float]]]:
+    """The pieces of a line of a chart, from its SVG."""
+    drawn = re.findall(rf'<path d="([^"]*)" clip-path[^>]*stroke: var\(--s{colour}\)', chart)
+    pieces = [piece for d in drawn for piece in d.split("M")[1:]]
+    return [[(float(x), float(y)) for x, y in re.findall(r"([\d.]+) ([\d.]+)", piece)] for piece in pieces]
 
 
-@pytest.mark.parametrize("case", range(60))
-def test_ticks_are_round_inside_and_told_apart(case: int) -> None:
+def drawn(*lines: list[float], x: list[float] | None = None) -> str:
+    """A chart of lines over 0, 1, 2 …"""
+    series = [Series(name=f"line {n}", x=x or range(len(y)), y=y, colour=n) for n, y in enumerate(lines)]
+    return line_chart(series, title="t & u", x_label="<x>", y_label="y")
+
+
+def test_a_long_line_is_drawn_with_few_points_and_every_spike() -> None:
+    values = [float(v) for v in stream(0, "long").uniforms(20_000)]
+    values[7_000] = 1.5
+    ((*points,),) = paths(drawn(values))
+    heights = [y for _, y in points]
+    assert len(points) < 4_000 and (points[0][0], points[-1][0]) == (46, 388)
+    x, y = min(points, key=lambda point: point[1])
+    assert x == pytest.approx(46 + 342 * 7_000 / 19_999, abs=0.3) and y < sorted(heights)[3] - 20
+
+
+@pytest.mark.parametrize("case", range(12))
+def test_ticks_are_told_apart_and_stay_in_the_chart(case: int) -> None:
     rng = stream(case, "ticks")
     low = (rng.uniform() - 0.5) * 10 ** rng.uniform(-6, 7)
-    high = low + max(abs(low) * 1e-3, 10 ** rng.uniform(-6, 7))
-    ticks, text = nice_ticks(low, high, 5)
-    span = high - low
-    assert 2 <= len(ticks) <= 6 and len(set(text)) == len(text)
-    assert all(low - 1e-6 * span <= tick <= high + 1e-6 * span for tick in ticks)
-    assert all(
-        float(label) == pytest.approx(tick, abs=0.06 * max(map(abs, ticks)))
-        for tick, label in zip(ticks, text, strict=True)
-    )
+    chart = drawn([low, low + max(abs(low) * 1e-3, 10 ** rng.uniform(-6, 7))])
+    ticks = re.findall(r'text-anchor: end[^>]*y="([^"]*)"[^>]*>([^<]*)<', chart)
+    assert 2 <= len(ticks) <= 7 and len({text for _, text in ticks}) == len(ticks)
+    assert all(26 <= float(y) <= 210 and len(text) <= 7 for y, text in ticks)
+
+
+def test_the_colours_of_figures_are_those_of_the_light_page() -> None:
+    css = (Path(__file__).parent.parent / "student/report/templates/report.css").read_text()
+    light = dict(re.findall(r"--(\w+):(#\w+)", css[: css.index("@media")]))
+    assert [light[f"s{n}"] for n in range(8)] == list(SERIES)
+    assert [light[name] for name in ("ink", "muted", "grid", "line")] == [INK, MUTED, GRID_COLOUR, LINE]
+    assert not re.findall(r"#[0-9a-f]{6}\b", drawn([1, 2], [2, 3])), "a colour that a dark page cannot change"
 
 
 def test_the_ramp_rises_evenly_in_lightness_and_text_on_it_can_be_read() -> None:
@@ -393,21 +411,35 @@ def test_the_ramp_rises_evenly_in_lightness_and_text_on_it_can_be_read() -> None
 
 def test_a_gap_is_a_gap_and_a_lonely_point_is_seen() -> None:
     nan = math.nan
-    chart = line_chart(
-        [Series(name="x", x=[0, 1, 2, 3, 4, 5], y=[1, 2, nan, 4, nan, 5])], title="t", x_label="x", y_label="y"
-    )
-    assert chart.count('class="s"') == 1, "one piece of two points"
-    assert chart.count('r="3"') == 2, "two pieces of one point"
+    chart = drawn([1, 2, nan, 4, nan, 5])
+    assert [len(piece) for piece in paths(chart)] == [2, 1, 1]
+    assert chart.count("<use ") == 2, "a dot for each of the two lonely points"
     assert chart.count("<title>") == 4 and "nan" not in chart.lower()
 
 
-@pytest.mark.parametrize("y", [[5.0], [5.0, 5.0], [0.0, 0.0], [-1e9, 1e9], [1e-9, 2e-9], []])
-def test_a_chart_of_any_range_has_finite_coordinates(y: list[float]) -> None:
-    chart = line_chart([Series(name="<x>", x=list(range(len(y))), y=y)], title="t & u", x_label="x", y_label="y")
+@pytest.mark.parametrize("y", [[5.0], [5.0, 5.0], [0.0, 0.0], [-1e9, 1e9], [1e-9, 2e-9], [1e9, 1e9 + 1]])
+def test_a_chart_of_any_range_has_coordinates_inside(y: list[float]) -> None:
+    chart = drawn(y)
     assert "nan" not in chart and "inf" not in chart and "<x>" not in chart
     Page(chart)
-    coordinates = [float(v) for v in re.findall(r'c[xy]="([^"]*)"', chart)]
-    assert all(0 <= v <= 400 for v in coordinates)
+    coordinates = [float(v) for v in re.findall(r' c?[xy]="([^"]*)"', chart)]
+    assert coordinates and all(0 <= v <= 400 for v in coordinates)
+
+
+def test_a_page_has_no_id_twice_and_every_reference_leads_somewhere(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "s")
+    html, page = page_of(tmp_path, tmp_path / "s")
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#(\w+)', html)) <= set(ids)
+
+
+@pytest.mark.parametrize(
+    ("lines", "shown"),
+    [([], False), ([[1.0]], False), ([[1.0, 1.0], [1.0]], False), ([[1.0], [2.0]], False), ([[1.0, 2.0]], True)],
+)
+def test_a_chart_without_a_change_is_not_worth_drawing(lines: list[list[float]], shown: bool) -> None:
+    assert changes([Series(name="x", x=range(len(y)), y=y) for y in lines]) == shown
 
 
 @pytest.mark.parametrize(
@@ -442,14 +474,31 @@ def test_curves_show_every_epoch_counted_from_1(tmp_path: Path) -> None:
     """The first epochs used to lie outside of the frame, to the left and above."""
     write_run(tmp_path / "x", {}, 90.0, epochs=24)
     html, page = page_of(tmp_path, tmp_path / "x")
-    chart = html[html.index('aria-label="Top-1 on the validation set"') :].split("</svg></svg>")[0]
-    box = re.search(r'viewBox="([\d. ]+)">(?=<path class="s")', chart)
+    chart = html[html.index('aria-label="Top-1 on the validation set"') :].split("</svg>")[0]
+    box = re.search(r'<clipPath[^>]*><rect x="(\S+)" y="(\S+)" width="(\S+)" height="(\S+)"', chart)
     assert box is not None
-    left, top, width, height = map(float, box[1].split())
-    line = re.search(r'<path class="s"[^>]* d="M([^"]*)"', chart)
-    assert line is not None
-    points = [tuple(map(float, point.split())) for point in line[1].split("L")]
+    left, top, width, height = map(float, box.groups())
+    (points,) = paths(chart)
     assert len(points) == 24
     assert all(left <= x <= left + width and top <= y <= top + height for x, y in points)
-    assert 'class="m">1</text>' in chart, "the axis begins where the data do"
+    assert re.search(r'x="46" y="[^"]*">1</text>', chart), "the axis begins where the data do"
     assert "24 (90.00)" in page.words, "the best epoch is the last, the 24th"
+
+
+def test_what_never_changes_is_a_sentence_and_no_chart(tmp_path: Path) -> None:
+    write_run(tmp_path / "x", {}, 90.0, epochs=3)
+    html, page = page_of(tmp_path, tmp_path / "x")
+    assert 'aria-label="Learning rate"' not in html
+    assert "learning rate 0.001" in page.words
+
+
+def test_a_page_begins_with_its_result_in_a_sentence(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", {"recipe": {"model": "deit_tiny"}, "teacher": {"num_classes": 10}}, 91.25)
+    write_run(tmp_path / "b", {"recipe": {"model": "deit_tiny"}, "teacher": {"num_classes": 10}}, 93.5)
+    one = page_of(tmp_path, tmp_path / "a")[1].words
+    assert "a reached 91.25 % top-1 on the validation set." in one
+    assert "1 run · deit_tiny · 10 classes · 30,000 images" in one and "between best and last" not in one
+    html = write_report([tmp_path / "a", tmp_path / "b"], html=tmp_path / "p.html", teacher="95").html.read_text()
+    assert "b reached 93.50 % top-1 on the validation set, 2.25 points more than a, 1.50 points less than the" in html
+    write_sweep(tmp_path / "s")
+    assert "The best mean top-1 is" in page_of(tmp_path, tmp_path / "s")[1].words

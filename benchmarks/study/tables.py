@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.study.commands import read_times
+from benchmarks.study.figures import arms_png
 from benchmarks.study.results import ArmResult, arm_results, deviation, paired
 from benchmarks.study.settings import Question, Settings
-from student.report.arms_png import arms_png
 from student.report.png import run_pngs
 
 

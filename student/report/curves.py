@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from student.learn.losses.table import NONE
-from student.report.charts import Level, Series, line_chart
+from student.report.charts import Level, Series, changes
+from student.report.drawing import line_chart
 from student.report.page import Markup, empty, figure, grid, legend
 from student.report.stats import SeedGroup, beside, best
 from student.run.run_reader import Run
@@ -33,7 +34,7 @@ def sweep_curves(found: Sequence[SeedGroup], top: SeedGroup | None, teacher: Lev
     figures = []
     for shown in _CURVES:
         series = [line for colour, group in enumerate(chosen) if (line := _mean_curve(group, shown, colour)).x]
-        if series:
+        if changes(series):
             level = teacher if shown.metric == "top1" else None
             chart = line_chart(series, title=shown.title, x_label="epoch", y_label=shown.y_label, level=level)
             figures.append(figure(shown.title, chart, key=legend(series, level)))
@@ -90,7 +91,7 @@ def _tau_curves(found: Sequence[SeedGroup]) -> list[Markup]:
         if len(ordered) > 1:
             which = f"{name} " if len(losses) > 1 else ""
             series.append(_range_line(f"{which}λ {weight:g}", ordered, [_tau(group) for group in ordered], colour))
-    if not series:
+    if not changes(series):
         return []
     chart = line_chart(series, title="Top-1 against τ", x_label="τ", y_label="top-1, %", log_x=True)
     return [figure(f"Top-1 against τ ({', '.join(losses)})", chart, key=legend(series))]
@@ -110,7 +111,7 @@ def _lambda_curves(found: Sequence[SeedGroup]) -> list[Markup]:
         if len(ordered) > 1:
             name = distill if tau is None else f"{distill} τ {tau:g}" if several else f"τ {tau:g}"
             series.append(_range_line(name, ordered, [group.cell.distill_weight for group in ordered], colour))
-    if not series:
+    if not changes(series):
         return []
     chart = line_chart(series, title="Top-1 against λ", x_label="λ", y_label="top-1, %")
     return [figure("Top-1 against λ", chart, key=legend(series))]
@@ -143,5 +144,7 @@ def views_curve(found: Sequence[SeedGroup]) -> Markup:
         series.append(
             _range_line(line[0].teaching, line, [float(group.cell.views_used or 0) for group in line], colour)
         )
+    if not changes(series):
+        return empty("No setting has finished with two numbers of views yet.")
     chart = line_chart(series, title="Top-1 against views", x_label="views used", y_label="top-1, %", log_x=True)
     return grid([figure("Top-1 against views used", chart, key=legend(series))])

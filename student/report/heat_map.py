@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from student.learn.losses.table import NONE, loss_named
-from student.report.charts import ink_on, ramp
+from student.report.colours import ink_on, ramp
 from student.report.page import Markup, part
 from student.report.stats import SeedGroup, told_apart
 from student.sweep.grid import Grid

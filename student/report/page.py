@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from student.report.charts import DASHES, Level, Series
 
-__all__ = ["Markup", "Tile", "card", "details", "empty", "figure", "grid", "legend", "page", "part", "section", "table"]
+__all__ = ["Markup"]
 
 
 class Tile(NamedTuple):
@@ -61,6 +61,11 @@ def card(body: Markup, *, title: str = "", note: str = "") -> Markup:
 def grid(items: Iterable[Markup], *, wide: bool = False) -> Markup:
     """Parts beside each other, as many as fit; `wide` parts are twice as wide."""
     return part("grid", items=list(items), wide=wide)
+
+
+def paragraph(text: str, kind: str = "note") -> Markup:
+    """A sentence; `kind` is "note" or "lead", the one on top of a page."""
+    return part("paragraph", text=text, kind=kind)
 
 
 def empty(text: str) -> Markup:

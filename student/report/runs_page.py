@@ -5,8 +5,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from student.learn.losses.table import LOSSES, NONE
-from student.report.charts import Level, Series, line_chart, number
-from student.report.page import Markup, Tile, card, details, empty, figure, grid, legend, page, section, table, tiles
+from student.report.charts import Level, Series, changes, fixed, number
+from student.report.drawing import line_chart
+from student.report.page import (
+    Markup,
+    Tile,
+    card,
+    details,
+    empty,
+    figure,
+    grid,
+    legend,
+    page,
+    paragraph,
+    section,
+    table,
+    tiles,
+)
 from student.run.run_reader import Point, Run
 
 
@@ -41,7 +56,9 @@ def runs_page(runs: Sequence[Run], *, title: str = "Student runs", teacher: Leve
     finished = sum(run.finished for run in runs)
     items = [Tile(f"{finished} of {len(runs)}", "runs finished")]
     if best is not None:
-        items.insert(0, Tile(f"{best.result('top1'):.2f}", f"best top-1: {names[list(runs).index(best)]}", "%"))
+        label = f"best top-1: {names[list(runs).index(best)]}" if len(runs) > 1 else "top-1"
+        items.insert(0, Tile(f"{best.result('top1'):.2f}", label, "%"))
+    if best is not None and len(scored) > 1:
         spread = best.result("top1") - min(run.result("top1") for run in scored)
         items.append(Tile(f"{spread:.2f}", "between best and last", "points"))
     if teacher is not None:
@@ -49,11 +66,42 @@ def runs_page(runs: Sequence[Run], *, title: str = "Student runs", teacher: Leve
     checked = [value for run in runs if math.isfinite(value := run.result("pixels_checked"))]
     if checked:
         items.append(Tile(number(sum(checked)), "views checked by digest, none differed"))
-    body = tiles(items)
+    body = paragraph(_result_in_words(runs, names, best, teacher), "lead") + tiles(items)
     body += section("Results", _results(runs, names, best))
     body += section("Curves", _curves(runs, names, teacher), "Hover a line for its numbers.")
     body += section("What differs", _differences(runs, names), "Only settings that are not the same in all runs.")
-    return page(title, f"{len(runs)} runs", body)
+    return page(title, _subtitle(runs), body)
+
+
+def _subtitle(runs: Sequence[Run]) -> str:
+    """How many runs, and what their files say alike of model, classes and images."""
+    parts = [f"{len(runs)} run{'s' if len(runs) > 1 else ''}"]
+    settings = [dict(flat(run.config)) for run in runs]
+    counts = [{key.rpartition(".")[2]: value for key, value in sorted(known.items())} for known in settings]
+    for name, text in (("model", "{}"), ("num_classes", "{} classes"), ("epochs", "{} epochs")):
+        if len({repr(known.get(name)) for known in counts}) == 1 and counts[0].get(name) is not None:
+            parts.append(text.format(counts[0][name]))
+    seen = {run.result("images") for run in runs}
+    if len(seen) == 1 and math.isfinite(images := seen.pop()):
+        parts.append(f"{number(images)} images seen in training")
+    return " · ".join(parts)
+
+
+def _result_in_words(runs: Sequence[Run], names: Sequence[str], best: Run | None, teacher: Level | None) -> str:
+    """The result as a sentence: which run is best, by how much, and how far it is from the teacher."""
+    if best is None:
+        return "No run has been evaluated on validation images yet."
+    top1 = best.result("top1")
+    name = names[list(runs).index(best)]
+    text = f"{name} reached {top1:.2f} % top-1 on the validation set" + ("" if best.finished else " so far")
+    others = [(run.result("top1"), other) for run, other in zip(runs, names, strict=True) if run is not best]
+    if others := [(value, other) for value, other in others if math.isfinite(value)]:
+        second, other = max(others)
+        text += f", {top1 - second:.2f} points more than {other}"
+    if teacher is not None:
+        side = "more" if top1 >= teacher.y else "less"
+        text += f", {abs(top1 - teacher.y):.2f} points {side} than the teacher"
+    return text + "."
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -100,29 +148,27 @@ def distillation(run: Run) -> str:
     return text + tau + (f", {reduction} reduction" if reduction != "textbook" else "")
 
 
-def fixed(value: float, digits: int) -> str:
-    """A number with fixed decimals; an en dash if there is none."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
-
-
 def _best_epoch(run: Run) -> str:
     value, epoch = run.best("top1")
     return f"{epoch + 1} ({value:.2f})" if epoch >= 0 else "–"
 
 
 def _curves(runs: Sequence[Run], names: Sequence[str], teacher: Level | None) -> Markup:
-    figures = []
+    figures, constant = [], []
     for shown in _CURVES:
         lines = (
             curve(run, name, shown.metric, colour, factor=shown.factor)
             for colour, (run, name) in enumerate(zip(runs, names, strict=True))
         )
         series = [line for line in lines if line.y]
-        if series:
+        if changes(series):
             level = teacher if shown.metric == "top1" else None
             chart = line_chart(series, title=shown.title, x_label="epoch", y_label=shown.y_label, level=level)
             figures.append(figure(shown.title, chart, shown.caption, key=legend(series, level)))
-    return grid(figures) if figures else empty("No metrics yet.")
+        elif len(values := {y for line in series for y in line.y}) == 1:
+            constant.append(f"{shown.title.lower()} {number(values.pop())} ({shown.y_label})")
+    body = grid(figures) if figures else empty("No metrics yet.")
+    return body + (paragraph(f"Constant, and not drawn: {'; '.join(constant)}.") if constant else "")
 
 
 def curve(run: Run, name: str, metric: str, colour: int, *, factor: float = 1.0) -> Series:

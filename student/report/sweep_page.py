@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from student.learn.losses.table import NONE
-from student.report.charts import Level, number
+from student.report.charts import Level, fixed, number
 from student.report.curves import sweep_curves, views_curve
 from student.report.heat_map import (
     FAIR_ERROR,
@@ -19,8 +19,8 @@ from student.report.heat_map import (
     heat_map,
     loss_errors,
 )
-from student.report.page import Markup, Tile, card, details, empty, grid, page, section, table, tiles
-from student.report.runs_page import fixed, flat
+from student.report.page import Markup, Tile, card, details, empty, grid, page, paragraph, section, table, tiles
+from student.report.runs_page import flat
 from student.report.stats import (
     ForwardCount,
     SeedGroup,
@@ -44,7 +44,7 @@ def sweep_page(sweep: Sweep, *, title: str = "", teacher: Level | None = None) -
     found = groups(sweep)
     top = best(found)
     noise = pooled_spread(found)
-    body = _summary(sweep, found, top, teacher)
+    body = paragraph(_result_in_words(found, top), "lead") + _summary(sweep, found, top, teacher)
     body += _failures(sweep)
     body += section("Top-1 over λ and τ", _maps(sweep, found, top, noise), _map_note(sweep, noise))
     body += section(
@@ -65,8 +65,20 @@ def _subtitle(sweep: Sweep) -> str:
     model = next((str(value) for key, value in common.items() if key.split(".")[-1] == "model"), "")
     parts = [model and f"student {model}", cache.get("teacher", "") and f"teacher {cache['teacher']}"]
     parts.append(cache.get("record", "") and f"record {cache['record']}")
+    if cache.get("num_samples"):
+        parts.append(f"{number(float(cache['num_samples']))} training images")
     seeds = len(sweep.grid.seeds)
     return " · ".join([part for part in parts if part] + [f"{seeds} seed{'s' if seeds > 1 else ''}"])
+
+
+def _result_in_words(found: Sequence[SeedGroup], top: SeedGroup | None) -> str:
+    """The result as a sentence: the best cell, and what the teacher gained there."""
+    if top is None:
+        return "No cell has finished yet."
+    text = f"The best mean top-1 is {with_spread(top, 'top1', 2)} % with {top.label}"
+    base = baseline(found, top.cell.views_used)
+    gains = paired_gain(top, base) if base is not None and base is not top else []
+    return text + (f": {statistics.fmean(gains):+.2f} points over no teacher." if gains else ".")
 
 
 def _summary(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, teacher: Level | None) -> Markup:

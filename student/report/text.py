@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from student.report.runs_page import fixed
+from student.report.charts import fixed
 from student.report.stats import baseline, best, groups, paired_gain
 from student.sweep.sweep_directory import Sweep
 

@@ -11,6 +11,7 @@ from shards.atomic import atomic_file
 from shards.errors import RunError
 from shards.text.escapes import csv_cell, visible
 from student.report.charts import Level
+from student.report.png import run_pngs, sweep_pngs
 from student.report.runs_page import labels, runs_page
 from student.report.sweep_page import sweep_page
 from student.run.run_reader import VALIDATION, Run, is_run, read_run
@@ -118,9 +119,6 @@ def _row(settings: dict[str, object], run: Run | None) -> list[object]:
 
 
 def _pngs(found: Sweep | list[Run], folder: Path, teacher: Level | None) -> tuple[Path, ...]:
-    # matplotlib takes a second to import; pages and tables do not need it.
-    from student.report.png import run_pngs, sweep_pngs
-
     return tuple(sweep_pngs(found, folder) if isinstance(found, Sweep) else run_pngs(found, folder, teacher))
 
 

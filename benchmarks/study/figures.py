@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from student.report.png import save_png
+from student.report.drawing import save_png
 
 
 def arms_png(
