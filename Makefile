@@ -1,14 +1,16 @@
-# make demo | demo-sweep | test | lint | clean.  Everything runs in .venv, which these targets create.
+# make demo | demo-sweep | test | lint | constraints | clean.  Everything runs in .venv, which these targets create.
+# Another Python: `make test PYTHON=python3.12`, after `make clean`. VENV=DIR puts the environment elsewhere.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: venv demo demo-sweep test lint clean
+.PHONY: venv demo demo-sweep test lint constraints clean
 venv: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml
+# The versions of constraints.txt are those that the tests passed with; `pip install .` takes what pip finds.
+$(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[demo,lite0,test]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,lite0,test]'
 	touch $@
 
 demo: venv
@@ -24,6 +26,12 @@ lint: venv
 # One thread: the tests' tensors are small, and threads would only wait for each other.
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest
+
+# One file for Python 3.11 to 3.13. Pins stay where they fit; `make constraints UPGRADE=--upgrade` takes the newest.
+constraints: venv
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 $(UPGRADE) \
+		--no-header --no-annotate --extra demo --extra lite0 --extra test -o constraints.txt pyproject.toml
 
 clean:
 	rm -rf $(VENV) demo/work demo/report.html demo/summary.json

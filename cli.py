@@ -21,6 +21,7 @@ import click
 from shards import __version__
 from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_standard_streams, say, shortened
 from shards.errors import ArtefactError, system_words
+from shards.platforms import require_unix
 from shards.signals import requeue_at_once
 from shards.text.escapes import visible
 
@@ -120,7 +121,8 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Before the command is imported: from here on a signal to stop has its answer."""
+        """Before the command is imported: refuse other systems; from here on a signal to stop has its answer."""
+        require_unix()
         if args and args[0] in REQUEUED:
             ctx.with_resource(requeue_at_once())
         return super().resolve_command(ctx, args)

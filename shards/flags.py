@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shards.platforms import HAS_WORKERS, require_workers
+
 if TYPE_CHECKING:
     from shards.index.reader import ShardReader
     from shards.index.shard_index import ShardIndex
 
 Decorator = Callable[[Any], Any]
-WORKERS = max(1, (os.cpu_count() or 1) - 1)
+WORKERS = max(1, (os.cpu_count() or 1) - 1) if HAS_WORKERS else 0
 MOST_WORKERS = max(64, 8 * (os.cpu_count() or 1))
 """More processes than this are a slip of the finger: each one takes memory and a core."""
 
@@ -172,9 +174,19 @@ def shard_options(required: bool = True, help: str = "") -> Decorator:
 
 
 def workers_option(help: str = "Rendering processes.") -> Decorator:
-    """--workers."""
+    """--workers; ValueError where this machine has none."""
+
+    def checked(ctx: click.Context, param: click.Parameter, value: int) -> int:
+        require_workers(value)
+        return value
+
     return click.option(
-        "--workers", default=WORKERS, show_default=True, type=click.IntRange(0, MOST_WORKERS), help=help
+        "--workers",
+        default=WORKERS,
+        show_default=True,
+        type=click.IntRange(0, MOST_WORKERS),
+        callback=checked,
+        help=help,
     )
 
 

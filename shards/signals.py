@@ -14,7 +14,8 @@ REQUEUE_EXIT_CODE = 75
 INTERRUPTED_EXIT_CODE = 130
 """What shells give for Ctrl-C: a loop of commands ends with it, and nothing is requeued."""
 
-_REQUEUE = (signal.SIGTERM, signal.SIGUSR1)
+_REQUEUE = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""Windows has but one of them; there `platforms.require_unix` speaks when a command is run."""
 
 
 @contextmanager

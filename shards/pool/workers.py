@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Generic, NoReturn, TypeVar
 
 from shards.errors import ArtefactError
+from shards.platforms import require_workers
 from shards.pool import parcels
 from shards.pool.worker_process import BEAT_S, NO_TASK, Beats, Done, start_worker
 
@@ -51,8 +52,9 @@ def in_workers(
         died: the class of the error when a worker dies, falls silent or cannot be started.
 
     Errors:
-        What `work` raised for a task, when its turn comes; `died`.
+        ValueError where this machine has no workers; what `work` raised for a task, when its turn comes; `died`.
     """
+    require_workers(workers)
     if not workers:
         return (work(task) for task in tasks)
     pool = _Pool(work, start, workers, died)

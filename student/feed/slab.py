@@ -225,12 +225,22 @@ def _num_bytes(columns: Sequence[_Column], num_views: int, num_rows: int) -> int
 def _reserve(descriptor: int, num_bytes: int, folder: Path) -> None:
     """Take the room at once, so that a full disk is an error here and not a signal when a page is touched."""
     try:
-        os.posix_fallocate(descriptor, 0, num_bytes)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, num_bytes)
+        else:  # macOS
+            _fill(descriptor, num_bytes)
     except OSError as error:
         raise RunError(
             f"{folder}: {num_bytes / 1e9:.2f} GB for the records of an epoch do not fit ({error}); make room, or "
             "choose another folder by --scratch"
         ) from error
+
+
+def _fill(descriptor: int, num_bytes: int) -> None:
+    """Take the room by writing zeros."""
+    zeros = bytes(1 << 20)
+    for start in range(0, num_bytes, len(zeros)):
+        os.pwrite(descriptor, zeros[: num_bytes - start], start)
 
 
 def _each(work: Any, count: int, threads: int) -> None:
