@@ -35,10 +35,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.together import CLASSES, make_cache, make_shards
 from benchmarks.views import timm_transform, work_around_posterize
+from shards.errors import RunError
 from shards.index.reader import ShardReader
+from shards.views.rendering import render_ahead
 from student.feed.batch import ready
 from student.feed.feed import Feed
-from student.feed.loader import batches
 from student.feed.teacher_source import CachedTeacher
 from teacher_cache.network.teacher import Teacher, load_teacher
 
@@ -74,12 +75,14 @@ def loop(feed: Feed, epoch: int, step: Callable[[Tensor, Tensor, Tensor], object
 def below(feed: Feed, source: CachedTeacher, reader: ShardReader, epoch: int) -> int:
     """The trainer's batches without the door: the parts of the same epoch, put together by hand."""
     source.begin_epoch(epoch)
-    seen, items = 0, [feed.plan(epoch).items(step, 0, 1) for step in range(feed.order.steps)]
-    for loaded in batches(items, reader=reader, recipe=feed.views.recipe, workers=0):
-        batch = ready(loaded, feed.views.recipe, source, feed.device)
-        assert batch.answer is not None, "there is a cache"
-        batch.answer.log_prob(TAU)
-        seen += len(batch.images)
+    seen, recipe = 0, feed.views.recipe
+    steps = (feed.plan(epoch).items(step, 0, 1) for step in range(feed.order.steps))
+    tasks = [list(items.groups(recipe.block_views)) for items in steps]
+    for rendered in render_ahead(tasks, reader=reader, recipe=recipe, workers=0, died=RunError):
+        images, _, answer = ready(rendered, recipe, source, feed.device)
+        assert answer is not None, "there is a cache"
+        answer.log_prob(TAU)
+        seen += len(images)
     return seen
 
 

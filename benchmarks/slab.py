@@ -25,16 +25,17 @@ import google_crc32c
 import numpy as np
 import simplejpeg
 
+from shards.errors import RunError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex, open_index
 from shards.tars.assemble import assemble
 from shards.tars.shard_scan import ShardScan
 from shards.views.behaviour import fixed_image
 from shards.views.blocks import render_block
+from shards.views.rendering import render_ahead
 from shards.views.view_recipe import ViewRecipe
 from student.feed.epoch_plan import EpochPlan, epoch_plan, epoch_views
-from student.feed.join import PixelCheck
-from student.feed.loader import batches
+from student.feed.pixel_check import PixelCheck
 from student.feed.slab import SlabLoader
 from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
 from teacher_cache.store.cache import TeacherCache
@@ -96,8 +97,8 @@ def _rank(name: str, rank: int, ranks: int, pipe: Connection) -> None:
     ):
         assert not cache.missing()
         before, opened = _read_bytes(), time.perf_counter()
-        items = plan.rank_items(0, rank, ranks)
-        loaded = batches([items, items], reader=reader, recipe=RECIPE, workers=1)
+        task = list(plan.rank_items(0, rank, ranks).groups(RECIPE.block_views))
+        loaded = render_ahead([task, task], reader=reader, recipe=RECIPE, workers=1, died=RunError)
         slab = slabs.epoch(0)
         mapped = time.perf_counter()
         batch = next(loaded)

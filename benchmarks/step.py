@@ -25,11 +25,11 @@ import numpy as np
 import torch
 
 from shards.rng import stream
+from shards.views.blocks import ViewBatch
 from shards.views.mixing import block_mix
 from shards.views.view_recipe import ViewRecipe
 from shards.world import World
 from student.feed.batch import ready
-from student.feed.loader import LoadedBatch
 from student.feed.teacher_source import CachedTeacher, NoTeacher, OnlineTeacher, TeacherSource
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
@@ -69,14 +69,14 @@ def slab_cache(logit_NC: np.ndarray) -> Any:
     )
 
 
-def loaded_batch(size: int, number: int) -> LoadedBatch:
+def loaded_batch(size: int, number: int) -> ViewBatch:
     """A batch as the loader gives it: one block after the other from random places, random pixels."""
     rng = stream(number, "batch")
     shard_B = np.array([rng.below(SHARDS) for _ in range(size)], np.int32)
     row_B = np.array([rng.below(ROWS) for _ in range(size)], np.int32)
     mixes = [block_mix(VIEWS, "shard", block, 16, number) for block in range(size // 16)]
-    pixels = torch.randint(0, 256, (size, 224, 224, 3), dtype=torch.uint8)
-    return LoadedBatch(
+    pixels = torch.randint(0, 256, (size, 224, 224, 3), dtype=torch.uint8).numpy()
+    return ViewBatch(
         shard_B=shard_B,
         row_B=row_B,
         view_B=np.zeros(size, np.int32),
@@ -120,12 +120,12 @@ def measure(*, rounds: int, batch_size: int, distill: str) -> dict[str, Any]:
         n = next(clock)
 
         def one() -> None:
-            trainer.feed(ready(batches[n % len(batches)], VIEWS, source, group.device), step=n)
+            trainer.feed(*ready(batches[n % len(batches)], VIEWS, source, group.device), step=n)
 
         return seconds(one)
 
     none, online = NoTeacher(), OnlineTeacher(network)
-    x_BCHW = ready(batches[0], VIEWS, none, group.device).images
+    x_BCHW = ready(batches[0], VIEWS, none, group.device)[0]
     for trainer, source in ((untaught, none), (taught, cached), (taught_online, online)):
         step(trainer, source)
     times: dict[str, list[float]] = {"plain": [], "cached": [], "online": [], "teacher": []}

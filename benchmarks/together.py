@@ -31,17 +31,18 @@ import numpy as np
 import torch
 
 from benchmarks.synthetic_jpeg import synthetic_jpeg
+from shards.errors import RunError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex, open_index
 from shards.rng import stream
 from shards.tars.writer import write_samples
 from shards.views.behaviour import behaviour_digest
+from shards.views.rendering import render_ahead
 from shards.views.view_recipe import recipe_named
 from shards.world import World
 from student.feed.batch import ready
 from student.feed.cache_check import Views, views_of_caches
 from student.feed.epoch_plan import epoch_plan
-from student.feed.loader import batches
 from student.feed.teacher_source import CachedTeacher
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
@@ -129,14 +130,16 @@ class Bench:
     def run(self, students: Sequence[Trainer]) -> tuple[float, float]:
         """One pass over the steps for these students; seconds of data and of steps."""
         items = [self.plan.items(step, 0, 1) for step in range(self.steps)]
-        stream_ = self._timed(batches(items, reader=self.reader, recipe=self.views.recipe, workers=0))
+        recipe = self.views.recipe
+        tasks = [list(some.groups(recipe.block_views)) for some in items]
+        stream_ = self._timed(render_ahead(tasks, reader=self.reader, recipe=recipe, workers=0, died=RunError))
         data_s = step_s = 0.0
         for seconds, loaded in stream_:
             began = time.perf_counter()
-            batch = ready(loaded, self.views.recipe, self.source, self.group.device)
+            batch = ready(loaded, recipe, self.source, self.group.device)
             fed = time.perf_counter()
             for trainer in students:
-                trainer.feed(batch, step=self.clock)
+                trainer.feed(*batch, step=self.clock)
             self.clock += 1
             data_s += seconds + fed - began
             step_s += time.perf_counter() - fed

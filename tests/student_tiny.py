@@ -22,9 +22,9 @@ from shards.index.shard_index import ShardIndex
 from shards.rng import stream
 from shards.tars.writer import write_samples
 from shards.views.behaviour import behaviour_digest
+from shards.views.blocks import ViewBatch
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
-from student.feed.loader import LoadedBatch
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from student.run.loop import train
@@ -182,13 +182,13 @@ def kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def loaded_batch(count: int = 50, views: range = range(4, 8), seed: int = 0) -> LoadedBatch:
+def loaded_batch(count: int = 50, views: range = range(4, 8), seed: int = 0) -> ViewBatch:
     """Samples of three shards (`SLAB_ROWS`) whose digest says which view, shard and row they are."""
     rng = np.random.Generator(np.random.PCG64(seed))
     shard_B = rng.integers(0, 3, count).astype(np.int32)
     row_B = np.array([rng.integers(0, SLAB_ROWS[s]) for s in shard_B], np.int32)
     view_B = rng.integers(views.start, views.stop, count).astype(np.int32)
-    return LoadedBatch(
+    return ViewBatch(
         shard_B=shard_B,
         row_B=row_B,
         view_B=view_B,
@@ -197,5 +197,5 @@ def loaded_batch(count: int = 50, views: range = range(4, 8), seed: int = 0) -> 
         partner_B=np.arange(count, dtype=np.int32),
         lam_B=np.ones(count, np.float32),
         box_B4=np.zeros((count, 4), np.int16),
-        view_BHWC=torch.zeros(count, 1, 1, 3, dtype=torch.uint8),
+        view_BHWC=np.zeros((count, 1, 1, 3), np.uint8),
     )

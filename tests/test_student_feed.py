@@ -77,7 +77,7 @@ def test_a_loop_of_ones_own_learns_what_the_trainer_learns(tmp_path, folder):
         trainer = Trainer(recipe, settings, num_classes=CLASSES, steps_per_epoch=len(ours), group=group)
         for epoch in range(recipe.epochs):
             for batch in ours.epoch(epoch):
-                trainer.feed(batch, step=epoch * len(ours) + batch.step)
+                trainer.feed(batch.images, batch.labels, batch.answer, step=epoch * len(ours) + batch.step)
         assert ours.pixels_checked == recipe.epochs * len(ours) * BATCH
     state = {k: (list(v.shape), v.numpy().tobytes()) for k, v in trainer.core.state_dict().items()}
     assert state == final_weights(tmp_path / "run")

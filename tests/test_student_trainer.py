@@ -13,7 +13,7 @@ from student.feed.teacher_source import TeacherAnswer
 from student.learn.loss import Labels, student_loss
 from student.learn.network import Heads, heads
 from student.learn.process_group import ProcessGroup
-from student.learn.trainer import Batch, Trainer
+from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
 from student.run.loop import StudentJob, train_many
 from student.run.run_events import (
@@ -63,7 +63,7 @@ def batch(count=16, seed=0):
         torch.rand(count, generator=generator),
     )
     answer = TeacherAnswer(logit_BC.argmax(-1), lambda tau: torch.log_softmax(logit_BC / tau, -1))
-    return Batch(torch.randn(count, 3, SIZE, SIZE, generator=generator), labels, answer)
+    return torch.randn(count, 3, SIZE, SIZE, generator=generator), labels, answer
 
 
 def trainer(recipe=None, **settings):
@@ -82,9 +82,10 @@ def test_one_step_is_the_textbook_step():
     ours, other = trainer(recipe), trainer(recipe)
     some = batch()
     before = {name: value.clone() for name, value in ours.core.state_dict().items()}
-    ours.feed(some, step=0)
+    ours.feed(*some, step=0)
     model = other.core
-    loss = student_loss(heads(model, some.images), some.labels, some.answer, recipe)
+    images, labels, answer = some
+    loss = student_loss(heads(model, images), labels, answer, recipe)
     loss.total.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
     torch.optim.AdamW(model.parameters(), lr=ours.lr(0), weight_decay=0.0, eps=recipe.eps).step()
@@ -103,12 +104,12 @@ def test_randomness_is_a_function_of_the_step(monkeypatch):
         one = trainer(recipe)
         for step in range(3):
             torch.rand(noise)
-            one.feed(batch(seed=step), step=step)
+            one.feed(*batch(seed=step), step=step)
         results.append(one.core.state_dict())
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
     other = trainer(recipe)
     for step in range(3):
-        other.feed(batch(seed=step), step=step + 7)
+        other.feed(*batch(seed=step), step=step + 7)
     assert not all(torch.equal(results[0][name], other.core.state_dict()[name]) for name in results[0])
 
 
@@ -118,15 +119,15 @@ def test_accumulated_micro_batches_are_the_whole_batch(accumulate):
     recipe = student_recipe(drop_path=0.0)
     whole, parts = trainer(recipe), trainer(recipe, accumulate=accumulate)
     some = batch()
-    whole.feed(some, step=0)
+    whole.feed(*some, step=0)
     start = {name: value.clone() for name, value in parts.core.state_dict().items()}
     for micro in range(accumulate):
         assert all(torch.equal(start[name], value) for name, value in parts.core.state_dict().items())
         cut = slice(micro * 16 // accumulate, (micro + 1) * 16 // accumulate)
-        labels = Labels(*(values[cut] for values in some.labels))
-        log_prob = partial(lambda tau, cut: some.answer.log_prob(tau)[cut], cut=cut)
-        answer = TeacherAnswer(some.answer.hard_B[cut], log_prob)
-        parts.feed(Batch(some.images[cut], labels, answer), step=0, micro=micro)
+        labels = Labels(*(values[cut] for values in some[1]))
+        log_prob = partial(lambda tau, cut: some[2].log_prob(tau)[cut], cut=cut)
+        answer = TeacherAnswer(some[2].hard_B[cut], log_prob)
+        parts.feed(some[0][cut], labels, answer, step=0, micro=micro)
     for name, value in whole.core.state_dict().items():
         assert torch.allclose(value, parts.core.state_dict()[name], atol=1e-4), name
     assert parts.interval_metrics()["loss"] == pytest.approx(whole.interval_metrics()["loss"], rel=1e-6)
@@ -139,7 +140,7 @@ def test_low_precision_follows_fp32(precision, close):
     for name in ("fp32", precision):
         one = trainer(student_recipe(drop_path=0.0), precision=name)
         for step in range(4):
-            one.feed(batch(seed=step), step=step)
+            one.feed(*batch(seed=step), step=step)
         found[name] = one.interval_metrics()["loss"]
     assert found[precision] != found["fp32"]
     assert found[precision] == pytest.approx(found["fp32"], rel=close)
@@ -149,10 +150,10 @@ def test_state_goes_through_a_checkpoint_unchanged():
     """What `load_state_dict` forgets would be lost at every resume."""
     one, two = trainer(precision="fp16"), trainer(precision="fp16")
     for step in range(3):
-        one.feed(batch(seed=step), step=step)
+        one.feed(*batch(seed=step), step=step)
     two.load_state_dict(copy.deepcopy(one.state_dict()))
     for each in (one, two):
-        each.feed(batch(seed=9), step=3)
+        each.feed(*batch(seed=9), step=3)
     assert one.interval_metrics() == two.interval_metrics()
     assert one.scaler.state_dict() == two.scaler.state_dict()
     for name, value in one.ema.state_dict().items():

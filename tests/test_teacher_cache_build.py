@@ -18,17 +18,16 @@ from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
 from shards.signals import StopRequest
 from shards.tars.writer import write_samples
-from shards.views.blocks import render_block
+from shards.views import rendering
+from shards.views.blocks import BlockViews, render_block
 from shards.views.mixing import block_mix, block_rows, num_blocks, prepare
 from shards.views.view_recipe import recipe_named
 from shards.world import World
 from teacher_cache.network.teacher import Teacher, load_teacher
 from teacher_cache.record.codec import RecordFormat
-from teacher_cache.stage1 import rendering as pipeline
 from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.calibration import calibration_sample
 from teacher_cache.stage1.opening import cache_spec, open_or_create
-from teacher_cache.stage1.rendering import Task
 from teacher_cache.stage1.stage1_events import (
     BatchDone,
     CacheOpened,
@@ -255,9 +254,9 @@ def test_sigterm_ends_the_walk_without_a_partial_unit(tmp_path: Path, index: Sha
 def test_what_another_process_commits_meanwhile_is_neither_rendered_nor_answered(
     tmp_path: Path, index: ShardIndex, reference: TeacherCache, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    rendered: list[Task] = []
-    render = pipeline.render_task
-    monkeypatch.setattr(pipeline, "render_task", lambda *a: rendered.append(a[2]) or render(*a))
+    rendered: list[BlockViews] = []
+    render = rendering.render_blocks
+    monkeypatch.setattr(rendering, "render_blocks", lambda *a: rendered.extend(a[2]) or render(*a))
     mine, theirs = tiny_teacher(), tiny_teacher()
     slow = opened(tmp_path / "cache.zarr", index, mine)
     events: list[Any] = []
@@ -268,7 +267,7 @@ def test_what_another_process_commits_meanwhile_is_neither_rendered_nor_answered
                 del rendered[:]
                 build(opened(tmp_path / "cache.zarr", index, theirs), index, theirs)
                 del rendered[:]
-    assert {task.unit for task in rendered} <= {UnitId(0, 0)}
+    assert {(part.shard, part.views[0]) for part in rendered} <= {(0, 0)}
     assert not any(isinstance(event, UnitCommitted) for event in events)
     assert len([event for event in events if isinstance(event, UnitSkipped)]) == 6
     assert mine.num_forwards <= 6, "it ends its unit and starts no other"

@@ -15,6 +15,7 @@ from shards.index.shard_index import ShardIndex
 from shards.world import World
 from student.feed.batch import ready
 from student.feed.feed import Feed
+from student.feed.order import Position
 from student.feed.teacher_source import NoTeacher, OnlineTeacher, TeacherSource
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
@@ -29,7 +30,7 @@ def students(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, worker
     found: dict[str, Any] = {"batch": sizes.student_batch, "precision": "bf16"}
     teacher = material.teacher(sizes, sizes.teacher, "bf16", clock.device)
     with _feed(folder, index, sizes, clock, workers) as feed:
-        loaded = [feed._stream.batch(0, step, 0) for step in range(min(_BATCHES, feed.order.steps))]
+        loaded = [feed._stream.batch(Position(0, step, 0)) for step in range(min(_BATCHES, feed.order.steps))]
         feed._stream.close()
         feed._source.begin_epoch(0)
         sources: dict[str, TeacherSource] = {
@@ -42,7 +43,7 @@ def students(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, worker
                 found[name] = {"left_out": "no time left"}
                 continue
             found[name] = _steps(sizes, model, loaded, sources, clock)
-    x_BCHW = ready(loaded[0], sizes.views, NoTeacher(), clock.device).images
+    x_BCHW = ready(loaded[0], sizes.views, NoTeacher(), clock.device)[0]
     teacher_s = clock.median_s(lambda: teacher.logits(x_BCHW), sizes.seconds)
     for name, _ in sizes.students:
         if "plain_s" in found[name]:
@@ -61,8 +62,7 @@ def _steps(
 
     def step(kind: str) -> None:
         n = next(counter)
-        batch = ready(loaded[n % len(loaded)], sizes.views, sources[kind], clock.device)
-        trainers[kind].feed(batch, step=n)
+        trainers[kind].feed(*ready(loaded[n % len(loaded)], sizes.views, sources[kind], clock.device), step=n)
 
     for kind in sources:
         clock.reset_peak()
@@ -93,7 +93,8 @@ def precisions(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, work
             losses, scales = [], [trainer.scaler.get_scale()]
             began = time.perf_counter()
             for n in range(2 * sizes.compare_steps):
-                trainer.feed(batches[n % len(batches)], step=n)
+                batch = batches[n % len(batches)]
+                trainer.feed(batch.images, batch.labels, batch.answer, step=n)
                 losses.append(trainer.interval_metrics()["loss"])
                 scales.append(trainer.scaler.get_scale())
             clock.wait()
@@ -124,7 +125,7 @@ def overlap(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, workers
         for epoch in range(10**6):
             for batch in feed.epoch(epoch):
                 start = _mark(clock.device)
-                trainer.feed(batch, step=n)
+                trainer.feed(batch.images, batch.labels, batch.answer, step=n)
                 marks.append((start, _mark(clock.device)))
                 n += 1
                 if n == _BATCHES:

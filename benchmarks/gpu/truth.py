@@ -128,7 +128,7 @@ def _run(folder: Path, sizes: Sizes, index: ShardIndex, device_type: str, name: 
         while step < sizes.compare_steps:
             epoch, first = divmod(step, feed.order.steps)
             for batch in feed.epoch(epoch, first_step=first):
-                trainer.feed(batch, step=step)
+                trainer.feed(batch.images, batch.labels, batch.answer, step=step)
                 losses.append(trainer.interval_metrics()["loss"])
                 step += 1
                 if step == half and name == "killed":

@@ -5,8 +5,8 @@ teacher's by construction; the digests prove it for every sample.
 """
 
 import struct
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -32,6 +32,21 @@ class ViewBatch(NamedTuple):
     partner_B: NDArray[np.int32]  # position in this batch
     lam_B: NDArray[np.float32]
     box_B4: NDArray[np.int16]
+
+    def one_view(self, position: int, num_views: int) -> "ViewBatch":
+        """Return one view of a block in `num_views` views: slices of its arrays, partners counted within them."""
+        num_rows = len(self.row_B) // num_views
+        cut = slice(position * num_rows, (position + 1) * num_rows)
+        part: dict[str, Any] = {name: values[cut] for name, values in self._asdict().items()}
+        return ViewBatch(**part | {"partner_B": self.partner_B[cut] - np.int32(cut.start)})
+
+
+class BlockViews(NamedTuple):
+    """One block of a shard and the views of it that one decode serves: consecutive, in one view block."""
+
+    shard: int
+    block: int
+    views: Sequence[int]
 
 
 def pixel_digest(view_HWC: NDArray[np.uint8], partner_key: str, lam: np.float32, box: NDArray[np.int16]) -> int:
@@ -87,6 +102,11 @@ def render_block(reader: ShardReader, recipe: ViewRecipe, shard: int, block: int
         lam_B=np.concatenate([mix.lam_N for mix in mixes]),
         box_B4=np.concatenate([mix.box_N4 for mix in mixes]),
     )
+
+
+def render_blocks(reader: ShardReader, recipe: ViewRecipe, parts: Iterable[BlockViews]) -> ViewBatch:
+    """Render several blocks as one batch, in order; a pure function of (shards, recipe, parts)."""
+    return concat([render_block(reader, recipe, *part) for part in parts])
 
 
 def render_sample(reader: ShardReader, recipe: ViewRecipe, key: str, views: Sequence[int]) -> NDArray[np.uint8]:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shards.index.shard_index import ShardIndex
+from shards.views.blocks import ViewBatch
 from shards.views.mixing import prepare
 from shards.views.view_recipe import ViewRecipe
-from student.feed.loader import LoadedBatch
 from student.feed.teacher_source import TeacherAnswer, TeacherSource
 
 
@@ -44,20 +44,7 @@ class Labels(NamedTuple):
         return target_BC.scatter_add_(1, self.partner_label_B[:, None], on - lam_B1)
 
 
-class Origin(NamedTuple):
-    """Where the samples of a batch come from: shard, row and view, int32 (B,); and its place in the order."""
-
-    samples: ShardIndex
-    smoothing: float
-    shard_B: NDArray[np.int32]
-    row_B: NDArray[np.int32]
-    view_B: NDArray[np.int32]
-    epoch: int
-    step: int
-    micro: int
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """One batch of a `Feed`.
 
@@ -65,19 +52,28 @@ class Batch:
         images: normalised and mixed, float32 (B, 3, H, W), channels last in memory, on the feed's device.
         labels: the parts that `targets` are made of: class, partner's class and weight of each image.
         answer: what the teacher says; None where there is no teacher. `teacher` is the same, and insists.
-        origin: where the samples come from; None for a batch that no feed made.
+        shard, row, view: the number of each sample's shard, its row in the shard and its view, int32 (B,).
+        epoch, step, micro: the epoch; the optimiser step within it, from 0 (what `first_step` of a resumed epoch
+            counts); which of the `accumulate` batches of the step this is, from 0.
+        index: of the shards. smoothing: ε of label smoothing in `targets`.
     """
 
     images: Tensor
     labels: Labels
     answer: TeacherAnswer | None
-    origin: Origin | None = None
+    shard: NDArray[np.int32]
+    row: NDArray[np.int32]
+    view: NDArray[np.int32]
+    epoch: int
+    step: int
+    micro: int
+    index: ShardIndex
+    smoothing: float
 
     @property
     def targets(self) -> Tensor:
         """Soft targets with mixing and smoothing, float32 (B, C); `torch.nn.functional.cross_entropy` takes them."""
-        origin = self._origin()
-        return self.labels.soft(origin.samples.num_classes, origin.smoothing)
+        return self.labels.soft(self.index.num_classes, self.smoothing)
 
     @property
     def teacher(self) -> TeacherAnswer:
@@ -89,61 +85,26 @@ class Batch:
     @property
     def keys(self) -> list[str]:
         """The keys of the samples."""
-        index, pairs = self._origin().samples, zip(self.shard.tolist(), self.row.tolist(), strict=True)
-        return [index.key(shard, row) for shard, row in pairs]
-
-    @property
-    def shard(self) -> NDArray[np.int32]:
-        """The number of each sample's shard, int32 (B,)."""
-        return self._origin().shard_B
-
-    @property
-    def row(self) -> NDArray[np.int32]:
-        """The row of each sample in its shard, int32 (B,)."""
-        return self._origin().row_B
-
-    @property
-    def view(self) -> NDArray[np.int32]:
-        """The number of each sample's view, int32 (B,)."""
-        return self._origin().view_B
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that this batch belongs to."""
-        return self._origin().epoch
-
-    @property
-    def step(self) -> int:
-        """The optimiser step within the epoch, from 0: what `first_step` of a resumed epoch counts."""
-        return self._origin().step
-
-    @property
-    def micro(self) -> int:
-        """Which of the `accumulate` batches of its step this is, from 0."""
-        return self._origin().micro
+        return [self.index.key(*pair) for pair in zip(self.shard.tolist(), self.row.tolist(), strict=True)]
 
     def __len__(self) -> int:
         """B, the samples on this rank."""
         return len(self.images)
 
-    def _origin(self) -> Origin:
-        assert self.origin is not None, "only a feed's batches have an origin"
-        return self.origin
-
 
 def ready(
-    loaded: LoadedBatch, recipe: ViewRecipe, source: TeacherSource, device: torch.device, origin: Origin | None = None
-) -> Batch:
-    """A rendered batch on the device: normalised, mixed, labelled, and answered by the teacher."""
-    mixing = [torch.from_numpy(values) for values in (loaded.partner_B, loaded.lam_B, loaded.box_B4)]
+    rendered: ViewBatch, recipe: ViewRecipe, source: TeacherSource, device: torch.device
+) -> tuple[Tensor, Labels, TeacherAnswer | None]:
+    """Return images, labels and the teacher's answer of a rendered batch: on the device, normalised and mixed."""
+    mixing = [torch.from_numpy(values) for values in (rendered.partner_B, rendered.lam_B, rendered.box_B4)]
     partner_B, lam_B, box_B4 = (values.to(device, non_blocking=True) for values in mixing)
-    x_BCHW: Tensor = prepare(
-        loaded.view_BHWC.to(device, non_blocking=True),
+    image_BCHW = prepare(
+        torch.from_numpy(rendered.view_BHWC).to(device, non_blocking=True),
         partner_B,
         lam_B,
         box_B4,
         mean=recipe.mean,
         std=recipe.std,
     )
-    label_B = torch.from_numpy(loaded.label_B).to(device, non_blocking=True)
-    return Batch(x_BCHW, Labels.of(label_B, partner_B, lam_B), source.answer(loaded, x_BCHW), origin)
+    label_B = torch.from_numpy(rendered.label_B).to(device, non_blocking=True)
+    return image_BCHW, Labels.of(label_B, partner_B, lam_B), source.answer(rendered, image_BCHW)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.rng import stream
+from shards.views.blocks import BlockViews
 from shards.views.view_recipe import ViewRecipe
 
 
@@ -29,8 +30,8 @@ class Items(NamedTuple):
     block_P: NDArray[np.int32]
     view_P: NDArray[np.int32]
 
-    def groups(self, block_views: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-        """Yield (shard, block, views) runs that one decode serves, in order.
+    def groups(self, block_views: int) -> Iterator[BlockViews]:
+        """Yield the blocks with the runs of views that one decode serves, in order.
 
         A run is cut where the shard, the block or the view block changes or the views stop being consecutive, so the
         views of a run are always drawn over the same blocks.
@@ -46,7 +47,7 @@ class Items(NamedTuple):
         starts = np.concatenate(([0], np.flatnonzero(~same) + 1, [len(self.shard_P)]))
         for lo, hi in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
             views = tuple(int(view) for view in self.view_P[lo:hi])
-            yield int(self.shard_P[lo]), int(self.block_P[lo]), views
+            yield BlockViews(int(self.shard_P[lo]), int(self.block_P[lo]), views)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,16 +11,20 @@ from no global random generator: a batch depends on shards, cache, seed, epoch a
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 import torch
 
+from shards.errors import RunError
 from shards.flags import WORKERS
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex, open_index
+from shards.views.blocks import ViewBatch
+from shards.views.rendering import RenderedStream, render_ahead
 from shards.views.view_recipe import ViewRecipe, recipe_named
-from student.feed.batch import Batch, Origin, ready
+from student.feed.batch import Batch, ready
 from student.feed.cache_check import Views, require_units, views_of_caches, views_without_cache
 from student.feed.epoch_plan import EpochPlan
 from student.feed.feed_arguments import (
@@ -32,8 +36,7 @@ from student.feed.feed_arguments import (
     opened_caches,
     this_world,
 )
-from student.feed.order import Order
-from student.feed.rendered import RenderedStream
+from student.feed.order import Order, Position
 from student.feed.several_teachers import SeveralTeachers, settled_weights
 from student.feed.teacher_source import CachedTeacher, NoTeacher, OnlineTeacher, TeacherSource
 from teacher_cache.network.teacher import Teacher
@@ -130,7 +133,16 @@ class Feed:
             self._source = stack.enter_context(self._make_source())
             reader = stack.enter_context(ShardReader(self.index, shard_cache))
             pinned = self.device.type == "cuda" if pin is None else pin
-            self._stream = RenderedStream(self.order, reader, workers=workers, prefetch=prefetch, pin=pinned)
+            start = partial(
+                render_ahead,
+                reader=reader,
+                recipe=self.views.recipe,
+                workers=workers,
+                prefetch=prefetch,
+                pin_memory=pinned,
+                died=RunError,
+            )
+            self._stream = RenderedStream(self.order.tasks, start)
             stack.callback(self._stream.close)
             self._stack = stack.pop_all()
         self._closed = False
@@ -203,11 +215,25 @@ class Feed:
             for micro in range(self.order.accumulate):
                 if self._turn is not turn:
                     raise ValueError(f"feed: epoch {epoch} is over: another one was begun, or the feed was closed")
-                loaded = self._stream.batch(epoch, step, micro)
-                origin = Origin(
-                    self.index, self._smoothing, loaded.shard_B, loaded.row_B, loaded.view_B, epoch, step, micro
-                )
-                yield ready(loaded, self.views.recipe, self._source, self.device, origin)
+                position = Position(epoch, step, micro)
+                yield self._ready(self._stream.batch(position), position)
+
+    def _ready(self, rendered: ViewBatch, position: Position) -> Batch:
+        """Return a rendered batch as the training loop receives it."""
+        images, labels, answer = ready(rendered, self.views.recipe, self._source, self.device)
+        return Batch(
+            images=images,
+            labels=labels,
+            answer=answer,
+            shard=rendered.shard_B,
+            row=rendered.row_B,
+            view=rendered.view_B,
+            epoch=position.epoch,
+            step=position.step,
+            micro=position.micro,
+            index=self.index,
+            smoothing=self._smoothing,
+        )
 
     @property
     def _cycle(self) -> int:

@@ -3,15 +3,25 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.index.shard_index import ShardIndex
+from shards.views.blocks import BlockViews
 from shards.views.view_recipe import ViewRecipe
 from shards.world import World
 from student.feed.cache_check import Views
-from student.feed.epoch_plan import EpochPlan, Items, Span, epoch_plan, epoch_views, schedule, steps_per_epoch
+from student.feed.epoch_plan import EpochPlan, Span, epoch_plan, epoch_views, schedule, steps_per_epoch
+
+
+class Position(NamedTuple):
+    """A micro-batch of one rank: its epoch, optimiser step and number within the step, each from 0."""
+
+    epoch: int
+    step: int
+    micro: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,11 +112,14 @@ class Order:
         """The views of so many epochs, one span per pass over the cache."""
         return schedule(epochs, recipe=self.recipe, repeats=self.repeats, num_views=self.num_views)
 
-    def items(self, epoch: int, first_step: int) -> Iterator[Items]:
-        """This rank's micro-batches from a step of an epoch to the end of the run; reaching the first costs no I/O."""
+    def tasks(self, position: Position) -> Iterator[tuple[Position, list[BlockViews]]]:
+        """Yield this rank's micro-batches from a position to the end of the run; reaching the first costs no I/O."""
+        epoch, first_step, micro = position
+        assert micro == 0, "a step is entered at its first micro-batch"
         epochs = itertools.count(epoch) if self.epochs is None else range(epoch, self.epochs)
         for number in epochs:
             plan = self.plan(number)
             for step in range(first_step if number == epoch else 0, plan.steps):
                 for micro in range(self.accumulate):
-                    yield plan.items(step, self.world.rank * self.accumulate + micro, self.parts)
+                    items = plan.items(step, self.world.rank * self.accumulate + micro, self.parts)
+                    yield Position(number, step, micro), list(items.groups(self.recipe.block_views))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from shards.errors import CacheError
-from student.feed.loader import LoadedBatch
+from shards.views.blocks import ViewBatch
 from student.feed.teacher_source import TeacherAnswer, TeacherSource
 
 
@@ -72,7 +72,7 @@ class SeveralTeachers:
         for source in self._sources:
             source.begin_epoch(epoch)
 
-    def answer(self, batch: LoadedBatch, x_BCHW: Tensor) -> TeacherAnswer:
+    def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> TeacherAnswer:
         """The mixture; CacheError naming the cache when the pixels are not those that its teacher saw."""
         answers: list[TeacherAnswer] = []
         for source, name in zip(self._sources, self._names, strict=True):

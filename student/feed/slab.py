@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import RunError
-from student.feed.loader import LoadedBatch
+from shards.views.blocks import ViewBatch
 from student.feed.node_file import SEAL_BYTES, NodeFile, scratch_folder, shared_file
 
 _ALIGN = 64
@@ -124,7 +124,7 @@ class RecordSlab:
         """Size of the records."""
         return sum(values.nbytes for values in self._fields.values())
 
-    def gather(self, batch: LoadedBatch) -> dict[str, NDArray[Any]]:
+    def gather(self, batch: ViewBatch) -> dict[str, NDArray[Any]]:
         """The fields of the batch's records, B rows each, in the batch's order."""
         view_B = batch.view_B - self.views.start
         assert view_B.min() >= 0 and view_B.max() < len(self.views), "the slab of another epoch"

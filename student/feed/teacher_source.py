@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from student.feed.join import PixelCheck
-from student.feed.loader import LoadedBatch
+from shards.views.blocks import ViewBatch
+from student.feed.pixel_check import PixelCheck
 from student.feed.slab import SlabLoader
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat
@@ -136,7 +136,7 @@ class TeacherSource(Protocol):
     def begin_epoch(self, epoch: int) -> None:
         """Get ready for the views of `epoch`."""
 
-    def answer(self, batch: LoadedBatch, x_BCHW: Tensor) -> TeacherAnswer | None:
+    def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> TeacherAnswer | None:
         """The teacher's answer to a batch, on the device of `x_BCHW`; None when there is no teacher."""
 
 
@@ -158,7 +158,7 @@ class NoTeacher:
     def begin_epoch(self, epoch: int) -> None:
         """Nothing to load."""
 
-    def answer(self, batch: LoadedBatch, x_BCHW: Tensor) -> None:
+    def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> None:
         """No answer."""
         return None
 
@@ -171,7 +171,7 @@ class OnlineTeacher(NoTeacher):
         super().__init__()
         self._teacher = teacher
 
-    def answer(self, batch: LoadedBatch, x_BCHW: Tensor) -> TeacherAnswer:  # type: ignore[override]
+    def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> TeacherAnswer:  # type: ignore[override]
         """One forward pass of the teacher."""
         logit_BC = self._teacher.logits(x_BCHW)
         self.teacher_forwards += len(logit_BC)
@@ -219,7 +219,7 @@ class CachedTeacher:
         """Load the records of the epoch's views, or take over what was loaded ahead; CacheError from the store."""
         self._slab = self._slabs.epoch(epoch)
 
-    def answer(self, batch: LoadedBatch, x_BCHW: Tensor) -> TeacherAnswer:
+    def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> TeacherAnswer:
         """Gather, compare digests, and hand the records to the codec on the device; CacheError on a mismatch."""
         record = self._slab.gather(batch)
         self._pixels.compare(batch, record[PIXEL_DIGEST])

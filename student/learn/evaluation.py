@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from shards.errors import RunError
 from shards.index.reader import ShardReader
+from shards.views.blocks import BlockViews, ViewBatch
 from shards.views.mixing import num_blocks, prepare
+from shards.views.rendering import render_ahead
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
-from student.feed.epoch_plan import Items
-from student.feed.loader import LoadedBatch, batches
 from student.learn.losses.distill_loss import Answer
 from student.learn.network import Heads, heads
 from student.recipe.student_recipe import StudentRecipe
@@ -76,28 +76,29 @@ def eval_views(recipe: StudentRecipe, train_views: ViewRecipe, *, block_size: in
     )
 
 
-def eval_items(rows_S: NDArray[np.int64] | Sequence[int], views: ViewRecipe, world: World) -> list[Items]:
+def eval_tasks(
+    rows_S: NDArray[np.int64] | Sequence[int], views: ViewRecipe, world: World
+) -> list[list[BlockViews]]:
     """A rank's batches: every (shard, block) is dealt to exactly one rank, in turn; empty when there are too few."""
-    blocks = [
-        (shard, block)
+    tasks = [
+        [BlockViews(shard, block, [0])]
         for shard, num_rows in enumerate(rows_S)
         for block in range(num_blocks(views, int(num_rows), full_only=False))
     ]
-    one = np.zeros(1, np.int32)
-    return [Items(one + shard, one + block, one) for shard, block in blocks[world.rank :: world.size]]
+    return tasks[world.rank :: world.size]
 
 
 def eval_batches(
     reader: ShardReader, views: ViewRecipe, *, world: World, workers: int, pin_memory: bool = False
-) -> Iterator[LoadedBatch]:
+) -> Iterator[ViewBatch]:
     """Render a rank's share of the shards; ShardError from the reader or decoder."""
-    items = eval_items(reader.index.rows_S, views, world)
-    return batches(items, reader=reader, recipe=views, workers=workers, pin_memory=pin_memory)
+    tasks = eval_tasks(reader.index.rows_S, views, world)
+    return render_ahead(tasks, reader=reader, recipe=views, workers=workers, pin_memory=pin_memory, died=RunError)
 
 
 def evaluate(
     model: nn.Module,
-    loaded: Iterable[LoadedBatch],
+    loaded: Iterable[ViewBatch],
     *,
     views: ViewRecipe,
     num_samples: int,
@@ -134,9 +135,9 @@ def evaluate(
 
 
 @torch.no_grad()
-def _answer(model: nn.Module, batch: LoadedBatch, views: ViewRecipe, device: torch.device, precision: str) -> Heads:
+def _answer(model: nn.Module, batch: ViewBatch, views: ViewRecipe, device: torch.device, precision: str) -> Heads:
     """The student's logits for a batch, float32."""
-    view_BHWC = batch.view_BHWC.to(device, non_blocking=True)
+    view_BHWC = torch.from_numpy(batch.view_BHWC).to(device, non_blocking=True)
     mixing = (torch.from_numpy(a) for a in (batch.partner_B, batch.lam_B, batch.box_B4))
     image_BCHW = prepare(view_BHWC, *mixing, mean=views.mean, std=views.std)
     with torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32"):
@@ -202,10 +203,9 @@ def _entropy(log_prob_BC: Tensor) -> Tensor:
 
 
 def own_samples(rows_S: NDArray[np.int64] | Sequence[int], views: ViewRecipe, world: World) -> int:
-    """How many samples `eval_items` deals to a rank."""
+    """How many samples `eval_tasks` deals to a rank."""
     rows = [int(rows) for rows in rows_S]
     size = views.block_size
     return sum(
-        min(size, rows[int(items.shard_P[0])] - int(items.block_P[0]) * size)
-        for items in eval_items(rows, views, world)
+        min(size, rows[part.shard] - part.block * size) for (part,) in eval_tasks(rows, views, world)
     )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from shards.errors import RunError
 from shards.rng import stream
-from student.feed.batch import Batch
+from student.feed.batch import Labels
 from student.feed.teacher_source import TeacherAnswer
 from student.learn.evaluation import teacher_stats
 from student.learn.loss import Loss, gradient_balance, student_loss
@@ -73,7 +73,9 @@ class Trainer:
         self._epoch = torch.zeros_like(self._interval)
         self.balance: float | None = None
 
-    def feed(self, batch: Batch, *, step: int, micro: int = 0) -> None:
+    def feed(
+        self, image_BCHW: Tensor, labels: Labels, answer: TeacherAnswer | None, *, step: int, micro: int = 0
+    ) -> None:
         """Learn from a micro-batch of the step after `step` others; its last one updates the weights."""
         settings = self.settings
         last = micro == settings.accumulate - 1
@@ -85,16 +87,16 @@ class Trainer:
         )
         with contextlib.nullcontext() if last else no_sync(self._wrapped):
             with autocast:
-                answered = heads(self.model, batch.images)
-            loss = student_loss(answered, batch.labels, batch.answer, self.recipe)
-            if step == micro == 0 and batch.answer is not None and self.recipe.distill != NONE:
-                self.balance = gradient_balance(answered, batch.labels, batch.answer, self.recipe)
+                answered = heads(self.model, image_BCHW)
+            loss = student_loss(answered, labels, answer, self.recipe)
+            if step == micro == 0 and answer is not None and self.recipe.distill != NONE:
+                self.balance = gradient_balance(answered, labels, answer, self.recipe)
             self.scaler.scale(loss.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
         if last:
             self._update(step)
         due = step % min(_DIAGNOSE_EVERY, self._steps_per_epoch) == 0 or (step + 1) % settings.log_every == 0
         diagnose = last and due
-        self._count(answered, loss, batch.answer, len(batch.images), diagnose=diagnose)
+        self._count(answered, loss, answer, len(image_BCHW), diagnose=diagnose)
 
     def lr(self, step: int) -> float:
         """The learning rate of the optimiser step after `step` others."""

@@ -154,7 +154,7 @@ def _one_pass(run: Students, feed: Feed, group: ProcessGroup, stop: StopRequest)
             epoch, first_step = divmod(step, feed.order.steps)
             for batch in feed.epoch(epoch, first_step=first_step):
                 for trainer in run.trainers:
-                    trainer.feed(batch, step=step, micro=batch.micro)
+                    trainer.feed(batch.images, batch.labels, batch.answer, step=step, micro=batch.micro)
                 if batch.micro + 1 < feed.order.accumulate:
                     continue
                 step += 1

@@ -12,12 +12,14 @@ from itertools import groupby
 from shards.errors import CacheError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
+from shards.views.blocks import BlockViews, ViewBatch
 from shards.views.mixing import num_blocks
+from shards.views.rendering import render_ahead
 from shards.world import World
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.stage1.agreement import disagrees, mean_agreement
+from teacher_cache.stage1.block_group import BlockGroup
 from teacher_cache.stage1.encoding import GroupAnswer, UnitWriter
-from teacher_cache.stage1.rendering import RenderedBlock, Task, prepared_batch, rendered_blocks
 from teacher_cache.stage1.stage1_events import (
     BatchDone,
     BuildEvent,
@@ -77,9 +79,16 @@ def build_cache(
     units = cache.num_view_blocks * cache.num_shards
     yield Started(num_units=units, missing_units=len(missing), share_views=rows * cache.views_per_unit)
     tasks = run.tasks(walk_order(missing, world))
-    blocks = rendered_blocks(tasks, reader, recipe, workers=workers, pin_memory=teacher.device.type == "cuda")
+    blocks = render_ahead(
+        tasks,
+        reader=reader,
+        recipe=recipe,
+        workers=workers,
+        pin_memory=teacher.device.type == "cuda",
+        died=CacheError,
+    )
     with UnitWriter(cache, index) as writer:
-        for unit, unit_blocks in groupby(blocks, key=lambda block: block.task.unit):
+        for unit, unit_blocks in groupby(blocks, key=run.unit_of):
             yield from run.compute(unit, unit_blocks, writer)
             if should_stop():
                 break
@@ -100,18 +109,27 @@ class _Run:
         self.agreement: list[float] = []
         self.views_done, self.forwards_before, self.began = 0, teacher.num_forwards, time.monotonic()
 
-    def tasks(self, order: Sequence[UnitId]) -> Iterator[Task]:
-        """The blocks of each unit that is still missing when its turn to be rendered comes."""
+    def unit_of(self, block: ViewBatch) -> UnitId:
+        """Return the unit that a rendered block is part of."""
+        return UnitId(int(block.view_B[0]) // self.recipe.block_views, int(block.shard_B[0]))
+
+    def tasks(self, order: Sequence[UnitId]) -> Iterator[list[BlockViews]]:
+        """Yield the blocks of each unit that is still missing when its turn to be rendered comes.
+
+        A task is one block in all views of its unit, so that each image is decoded once.
+        """
         for unit in order:
             if self.should_stop():
                 return
             if self.cache.is_committed(*unit):
                 self.skipped.append(unit)
                 continue
+            first = unit.view_block * self.recipe.block_views
+            views = range(first, first + self.recipe.block_views)
             for block in range(num_blocks(self.recipe, int(self.cache.rows_S[unit.shard]))):
-                yield Task(unit, block)
+                yield [BlockViews(unit.shard, block, views)]
 
-    def compute(self, unit: UnitId, blocks: Iterator[RenderedBlock], writer: UnitWriter) -> Iterator[BuildEvent]:
+    def compute(self, unit: UnitId, blocks: Iterator[ViewBatch], writer: UnitWriter) -> Iterator[BuildEvent]:
         """Run the teacher over one unit and commit it, unless another process has by now."""
         yield from self.skips()
         if self.cache.is_committed(*unit):
@@ -122,7 +140,8 @@ class _Run:
         began = time.monotonic()
         yield UnitStarted(unit=unit, shard_name=self.index.names[unit.shard])
         writer.begin(unit)
-        for group in _groups(blocks, self.batch_size // self.recipe.block_size):
+        for together in _groups(blocks, self.batch_size // self.recipe.block_size):
+            group = BlockGroup(together, self.recipe, self.teacher.device)
             for view in range(self.recipe.block_views):
                 if self.should_stop():
                     return
@@ -140,10 +159,9 @@ class _Run:
             label_agreement=done.label_agreement,
         )
 
-    def _forward(self, unit: UnitId, group: list[RenderedBlock], view: int, writer: UnitWriter) -> BatchDone:
-        image_BCHW = prepared_batch(group, view, self.recipe, self.batch_size, self.teacher.device)
-        logit_BC = self.teacher.logits(image_BCHW)
-        answer = GroupAnswer.of(group, view, logit_BC)
+    def _forward(self, unit: UnitId, group: BlockGroup, view: int, writer: UnitWriter) -> BatchDone:
+        logit_BC = self.teacher.logits(group.prepared(view, self.batch_size))
+        answer = GroupAnswer.of(group.view(view), view, logit_BC)
         writer.put(answer)
         self.views_done += len(answer.row_G)
         seconds = time.monotonic() - self.began
@@ -168,8 +186,8 @@ class _Run:
             yield UnitSkipped(unit=unit)
 
 
-def _groups(blocks: Iterator[RenderedBlock], size: int) -> Iterator[list[RenderedBlock]]:
-    group: list[RenderedBlock] = []
+def _groups(blocks: Iterator[ViewBatch], size: int) -> Iterator[list[ViewBatch]]:
+    group: list[ViewBatch] = []
     for block in blocks:
         group.append(block)
         if len(group) == size:

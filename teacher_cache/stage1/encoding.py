@@ -13,8 +13,8 @@ from torch import Tensor
 
 from shards.errors import CacheError
 from shards.index.shard_index import ShardIndex
+from shards.views.blocks import ViewBatch
 from teacher_cache.record.codec import RecordCodec
-from teacher_cache.stage1.rendering import RenderedBlock
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
 
@@ -30,21 +30,21 @@ class GroupAnswer(NamedTuple):
     """
 
     view: int  # position in the unit
-    row_G: NDArray[np.int64]
+    row_G: NDArray[np.int32]
     label_G: NDArray[np.int64]
     lam_G: NDArray[np.float32]
     pixel_digest_G: NDArray[np.uint32]
     logit_BC: Tensor
 
     @classmethod
-    def of(cls, group: Sequence[RenderedBlock], view: int, logit_BC: Tensor) -> "GroupAnswer":
-        """The answer to one view of a group of blocks."""
+    def of(cls, blocks: Sequence[ViewBatch], view: int, logit_BC: Tensor) -> "GroupAnswer":
+        """Return the answer to one view of a group of blocks."""
         return cls(
             view=view,
-            row_G=np.concatenate([block.row_N for block in group]),
-            label_G=np.concatenate([block.label_N for block in group]),
-            lam_G=np.concatenate([block.lam_VN[view] for block in group]),
-            pixel_digest_G=np.concatenate([block.pixel_digest_VN[view] for block in group]),
+            row_G=np.concatenate([block.row_B for block in blocks]),
+            label_G=np.concatenate([block.label_B for block in blocks]),
+            lam_G=np.concatenate([block.lam_B for block in blocks]),
+            pixel_digest_G=np.concatenate([block.pixel_digest_B for block in blocks]),
             logit_BC=logit_BC,
         )
 
@@ -166,14 +166,14 @@ class _OpenUnit:
         self._fidelity_VR[positions_F2[:, 0], positions_F2[:, 1]] = np.arange(len(positions_F2))
         self._num_positions = len(positions_F2)
 
-    def place(self, name: str, view: int, row_G: NDArray[np.int64], value: NDArray[Any]) -> None:
+    def place(self, name: str, view: int, row_G: NDArray[np.int32], value: NDArray[Any]) -> None:
         """Put the values of some rows of a view into an array."""
         if name not in self._arrays:
             self._arrays[name] = np.zeros((*self._shape, *value.shape[1:]), value.dtype)
         self._arrays[name][view, row_G] = value
         self._filled_VR[view, row_G] = True
 
-    def keep_fidelity(self, view: int, row_G: NDArray[np.int64], logit_GC: NDArray[np.float32]) -> None:
+    def keep_fidelity(self, view: int, row_G: NDArray[np.int32], logit_GC: NDArray[np.float32]) -> None:
         """Keep the full logits of the rows that the cache wants to be measured by."""
         if not self._num_positions:
             return

@@ -1,9 +1,9 @@
-"""The join compares every digest."""
+"""Every digest is compared with the stored one."""
 
 import pytest
 
 from shards.errors import CacheError
-from student.feed.join import PixelCheck
+from student.feed.pixel_check import PixelCheck
 from tests.student_tiny import loaded_batch
 
 

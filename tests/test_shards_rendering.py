@@ -1,10 +1,11 @@
-"""What a batch holds depends on its items alone; errors of workers arrive as what they are."""
+"""A batch depends on its task alone; errors of workers arrive as what they are; a stream is entered anywhere."""
 
 import inspect
 import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,9 @@ import pytest
 
 from shards.errors import RunError, ShardError
 from shards.index.reader import ShardReader
-from shards.views.blocks import concat, render_block
-from student.feed import loader
-from student.feed.epoch_plan import Items, epoch_plan
-from student.feed.loader import batches
+from shards.views.blocks import BlockViews, concat, render_block, render_blocks
+from shards.views.rendering import RenderedStream, render_ahead
+from student.feed.epoch_plan import epoch_plan
 from tests.student_tiny import in_child, views, write_shards
 
 
@@ -28,12 +28,12 @@ def plan_items(index, *, repeats=1, parts=2):
     plan = epoch_plan(
         index.rows_S, recipe=views(), seed=0, epoch=0, batch_size=16, repeats=repeats, num_views=None
     )
-    return [plan.items(step, part, parts) for step in range(plan.steps) for part in range(parts)]
+    items = [plan.items(step, part, parts) for step in range(plan.steps) for part in range(parts)]
+    return [list(some.groups(views().block_views)) for some in items]
 
 
-def render_items(reader, recipe, items):
-    """The reference: the blocks of the items one after the other, in this process."""
-    return concat([render_block(reader, recipe, *group) for group in items.groups(recipe.block_views)])
+def batches(tasks, **settings):
+    return render_ahead(tasks, died=RunError, **settings)
 
 
 def same(one, other):
@@ -44,12 +44,12 @@ def same(one, other):
 def test_batches_do_not_depend_on_workers_or_on_how_a_step_is_cut(index, repeats):
     """Pixels, labels, digests and mixing are those of the items, in the plan's order."""
     with ShardReader(index) as reader:
-        expected = [render_items(reader, views(), items) for items in plan_items(index, repeats=repeats)]
+        expected = [render_blocks(reader, views(), task) for task in plan_items(index, repeats=repeats)]
         for workers in (0, 1, 3):
             items = plan_items(index, repeats=repeats)
             found = list(batches(items, reader=reader, recipe=views(), workers=workers))
             assert len(found) == len(expected) and all(map(same, found, expected)), workers
-        whole = [render_items(reader, views(), items) for items in plan_items(index, repeats=repeats, parts=1)]
+        whole = [render_blocks(reader, views(), task) for task in plan_items(index, repeats=repeats, parts=1)]
     for step, batch in enumerate(whole):
         halves = expected[2 * step : 2 * step + 2]
         assert np.array_equal(batch.view_BHWC, np.concatenate([half.view_BHWC for half in halves]))
@@ -59,7 +59,7 @@ def test_batches_do_not_depend_on_workers_or_on_how_a_step_is_cut(index, repeats
 def test_partners_stay_in_their_block_and_mixing_is_on(index):
     """A partner outside the batch would be another image than the teacher mixed in."""
     with ShardReader(index) as reader:
-        batch = render_items(reader, views(), plan_items(index, parts=1)[0])
+        batch = render_blocks(reader, views(), plan_items(index, parts=1)[0])
     partner_B = batch.partner_B
     assert (partner_B // 4 == np.arange(16) // 4).all()
     assert (partner_B[partner_B] == np.arange(16)).all() and (partner_B != np.arange(16)).any()
@@ -127,12 +127,40 @@ def test_workers_outlive_a_signal_to_the_process_group(index, number):
 
 def test_workers_are_given_the_reader_and_the_recipe_and_nothing_else(index, monkeypatch):
     """A forked worker that could reach the cache could hang on a remote store."""
-    given = []
-    monkeypatch.setattr(loader, "render_ahead", lambda render, *_, **__: given.append(render) or iter(()))
+    works = []
+    monkeypatch.setattr("shards.views.rendering.in_workers", lambda work, *_, **__: works.append(work) or iter(()))
     with ShardReader(index) as reader:
         list(batches(plan_items(index), reader=reader, recipe=views(), workers=2))
-    assert set(inspect.getclosurevars(given[0]).nonlocals) == {"reader", "recipe"}
-    assert Items._fields == ("shard_P", "block_P", "view_P")
+    assert set(inspect.getclosurevars(works[0]).nonlocals) == {"reader", "recipe"}
+    assert BlockViews._fields == ("shard", "block", "views")
+
+
+def test_one_view_of_a_block_is_the_block_in_that_view(index):
+    """What stage 1 takes of a unit's block is what stage 2 renders, partners counted within the view."""
+    with ShardReader(index) as reader:
+        block = render_block(reader, views(), 0, 0, range(4, 6))
+        for position, view in enumerate(range(4, 6)):
+            assert same(block.one_view(position, 2), render_block(reader, views(), 0, 0, [view]))
+        assert same(block, concat([block.one_view(0, 2), block.one_view(1, 2)]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_gives_the_batch_of_every_position_however_it_is_walked(index, workers):
+    """In order from one set of workers; a jump ends them and others begin there."""
+    tasks, starts = plan_items(index), []
+
+    def tasks_from(position):
+        starts.append(position)
+        yield from enumerate(tasks[position:], position)
+
+    with ShardReader(index) as reader:
+        expected = [render_blocks(reader, views(), task) for task in tasks]
+        settings = {"reader": reader, "recipe": views(), "workers": workers, "died": RunError}
+        stream = RenderedStream(tasks_from, partial(render_ahead, **settings))
+        for position in (0, 1, 2, 1, 2, 3, 0, len(tasks) - 1, 0):
+            assert same(stream.batch(position), expected[position])
+        stream.close()
+    assert starts == [0, 1, 0, len(tasks) - 1, 0]
 
 
 def test_a_process_that_forgets_its_stream_still_ends(index):
@@ -140,7 +168,7 @@ def test_a_process_that_forgets_its_stream_still_ends(index):
     script = (
         "import sys; from pathlib import Path\n"
         "from shards.index.shard_index import ShardIndex\n"
-        "from tests.test_student_loader import ShardReader, batches, plan_items, views\n"
+        "from tests.test_shards_rendering import ShardReader, batches, plan_items, views\n"
         "index = ShardIndex.load(Path(sys.argv[1]))\n"
         "stream = batches(plan_items(index) * 9, reader=ShardReader(index), recipe=views(), workers=2); next(stream)\n"
     )

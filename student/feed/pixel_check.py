@@ -1,4 +1,4 @@
-"""The proof of the join: the pixel digest of every view is compared with the one in its record (law 1).
+"""Compare the digest of every rendered view with the one in its record (law 1).
 
 Legend: B a batch.
 """
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import CacheError
-from student.feed.loader import LoadedBatch
+from shards.views.blocks import ViewBatch
 
 
 class PixelCheck:
@@ -29,7 +29,7 @@ class PixelCheck:
         self.checked = 0
         self._name_of, self._remedy = name_of, remedy
 
-    def compare(self, batch: LoadedBatch, digest_B: NDArray[np.uint32]) -> None:
+    def compare(self, batch: ViewBatch, digest_B: NDArray[np.uint32]) -> None:
         """Compare a batch with the digests that stage 1 stored, uint32 (B,).
 
         Errors:
@@ -46,7 +46,7 @@ class PixelMismatchError(CacheError):
 
     def __init__(
         self,
-        batch: LoadedBatch,
+        batch: ViewBatch,
         digest_B: NDArray[np.uint32],
         wrong_B: NDArray[np.int64],
         name_of: Callable[[int, int], tuple[str, str]],
