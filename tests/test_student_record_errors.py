@@ -102,6 +102,8 @@ def test_an_old_cache_tells_the_error_of_a_loss_that_came_later(monkeypatch: pyt
     assert said.exit_code == 0, said.output
     table = said.output[said.output.index("error of its gradient") :].splitlines()[1:]
     assert [line.split()[0] for line in table] == ["soft", "dist", "soft-std"]
-    rows = json.loads(CliRunner().invoke(cli, ["cache-status", cache, "--fidelity", "--json"]).output)["loss_errors"]
+    measured = json.loads(CliRunner().invoke(cli, ["cache-status", cache, "--fidelity", "--json"]).output)
+    rows, num_views = measured["loss_errors"], measured["fidelity_views"]
+    assert f"from the kept full logits of {num_views} views" in said.output
     assert len(rows) == 3 * len({row["temperature"] for row in rows})
     assert all(0 < row["gradient_error"] < 0.1 for row in rows)

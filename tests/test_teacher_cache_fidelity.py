@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from teacher_cache.record.fidelity import LogProb, fidelity, log_softmax
+from teacher_cache.record.fidelity import Fidelity, LogProb, fidelity, log_softmax
 from tests.logits_like import make_logits
 
 
@@ -98,3 +98,40 @@ def test_arrays_that_disagree_are_refused(arguments: dict[str, NDArray[np.float6
 def test_no_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one row"):
         fidelity(np.zeros((0, 50)), decoder(np.zeros((0, 50), np.float32)))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 8.0])
+def test_a_divergence_is_never_negative(temperature: float) -> None:
+    """Log p of float32 does not sum to 1 exactly; what is left must not pass for a negative distance."""
+    logit_BC = make_logits(40, 1000, seed=1)
+    for scale in (1e-3, 1.0, 30.0):
+        teacher = logit_BC * np.float32(scale)
+
+        def rounded(rows: slice, tau: float, teacher: NDArray[np.float32] = teacher) -> NDArray[np.float32]:
+            return log_softmax(teacher[rows], tau).astype(np.float32) + np.float32(1e-7)
+
+        for part in (slice(0, 1), slice(0, 40)):
+            (at,) = fidelity(teacher[part], rounded, temperatures=[temperature])
+            assert 0 <= at.kl < 1e-9 and 0 <= at.kl_p99 < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("num_views", "words"),
+    [
+        (6, ("0.04", "0.001", "–")),
+        (99, ("0.04", "0.001", "–")),
+        (100, ("0.043", "0.0012", "0.0099")),
+        (10_000, ("0.0432", "0.00123", "0.00988")),
+    ],
+)
+def test_errors_are_said_with_the_digits_that_their_views_carry(num_views: int, words: tuple[str, ...]) -> None:
+    """A mean over n views is known to about 1/√n of itself; a percentile of fewer than 100 is their largest."""
+    row = Fidelity(
+        temperature=1.0, kl=0.0012345, kl_p99=0.00988, gradient_error=0.04321, bias=0.0, num_views=num_views
+    )
+    assert row.words == words
+
+
+def test_the_number_of_views_is_known() -> None:
+    logit_BC = make_logits(300, 50)
+    assert {at.num_views for at in fidelity(logit_BC, decoder(logit_BC))} == {300}

@@ -42,6 +42,7 @@ def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as
     if as_json:
         said = status_of.status_json(status, spec)
         said |= {"fidelity": [row.to_json() for row in rows], "loss_errors": [row.to_json() for row in errors]}
+        said |= {"fidelity_views": rows[0].num_views} if rows else {}
         result(json.dumps(said))
         return
     for line in status_of.status_lines(status):
@@ -53,20 +54,24 @@ def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as
     if measure and not rows:
         result("fidelity: records of this kind are exact, or hold no probabilities: nothing to measure")
     if rows:
-        result(f"{'τ':>5} {'G':>8} {'KL mean':>10} {'KL p99':>10}   error of these records, from kept full logits")
+        source = f"error of these records, from the kept full logits of {rows[0].num_views} views"
+        result(f"{'τ':>5} {'G':>8} {'KL mean':>10} {'KL p99':>10}   {source}")
         for row in rows:
-            result(f"{row.temperature:5g} {row.gradient_error:8.4f} {row.kl:10.2e} {row.kl_p99:10.2e}")
-    for line in _loss_lines(errors):
-        result(line)
+            gradient, mean, p99 = row.words
+            result(f"{row.temperature:5g} {gradient:>8} {mean:>10} {p99:>10}")
+        for line in _loss_lines(errors, rows[0].num_views):
+            result(line)
 
 
-def _loss_lines(errors: "Sequence[LossError]") -> list[str]:
+def _loss_lines(errors: "Sequence[LossError]", num_views: int) -> list[str]:
     """The error of each loss's gradient, a line per loss and a column per τ."""
+    from teacher_cache.record.fidelity import in_digits
+
     if not errors:
         return []
     taus = list(dict.fromkeys(row.temperature for row in errors))
     named = ["any τ" if tau is None else f"τ = {tau:g}" for tau in taus]
-    known = {(row.loss, row.temperature): f"{row.gradient_error:9.4f}" for row in errors}
+    known = {(row.loss, row.temperature): f"{in_digits(row.gradient_error, num_views):>9}" for row in errors}
     lines = [f"{'loss':>9}" + "".join(f"{name:>9}" for name in named) + "   error of its gradient, untrained student"]
     for loss in dict.fromkeys(row.loss for row in errors):
         lines.append(f"{loss:>9}" + "".join(known.get((loss, tau), f"{'–':>9}") for tau in taus))

@@ -101,9 +101,13 @@ def _show_error(cache: "TeacherCache") -> None:
 
     rows = cache_fidelity(cache, max_units=256)
     for row in rows:
-        result(f"τ = {row.temperature:<4g}  gradient error {row.gradient_error:.4f}  KL {row.kl:.2e}")
+        gradient, mean, _ = row.words
+        result(f"τ = {row.temperature:<4g}  gradient error {gradient}  KL {mean}")
     if rows:
-        result("error of the copied records against the teacher's full logits, against an untrained student")
+        result(
+            f"error of the copied records against the teacher's full logits of {rows[0].num_views} views, against an "
+            "untrained student"
+        )
     else:
         result("error: none to state; the copied records are exact, or hold first classes only")
 

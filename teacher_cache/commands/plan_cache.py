@@ -102,6 +102,7 @@ def _show(plan: "Plan", *, num_samples: int, num_views: int, gpus: int) -> None:
         gives, needed = plan.disk_bytes_per_s, plan.read_bytes_per_s
         result(f"          it gives {rate_in_words(gives)} at random places, not from memory: {verdict(gives, needed)}")
     for row in plan.errors:
-        result(f"τ = {row.temperature:<4g}  gradient error {row.gradient_error:.4f}  KL {row.kl:.2e}")
+        gradient, mean, _ = row.words
+        result(f"τ = {row.temperature:<4g}  gradient error {gradient}  KL {mean}")
     if plan.errors:
         result(f"errors on {plan.num_measured} views the record was not fitted on, against an untrained student")

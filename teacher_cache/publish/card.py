@@ -90,8 +90,9 @@ def _mark(name: str) -> str:
 def _errors(errors: Sequence[Fidelity]) -> str:
     if not errors:
         return "Nothing is lost in records of this kind, or they hold first classes only: there is no error to state."
-    rows = [f"| {row.temperature:g} | {row.gradient_error:.4f} | {row.kl:.2e} | {row.kl_p99:.2e} |" for row in errors]
-    return "\n".join(["| τ | G | KL mean | KL p99 |", "|---|---|---|---|", *rows])
+    rows = [" | ".join((f"| {row.temperature:g}", *row.words)) + " |" for row in errors]
+    table = ["| τ | G | KL mean | KL p99 |", "|---|---|---|---|", *rows]
+    return "\n".join([f"Measured on {errors[0].num_views} views.", "", *table])
 
 
 _TEMPLATE = """\

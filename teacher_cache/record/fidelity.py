@@ -3,7 +3,7 @@
 With q the teacher's softmax at τ, q̂ the record's, s the student's and F the student's last features, in groups of 256
 rows (a batch):
 
-    KL    KL(q ‖ q̂) per row, nats
+    KL    KL(q ‖ q̂) per row, nats: Σ q·log(q/q̂) − q + q̂, which the rounding of Σ q̂ in float32 cannot make negative
     G     mean over groups of ‖(q̂ − q)ᵀ F‖ / ‖(s − q)ᵀ F‖ (Frobenius): relative error of the gradient of the last layer
     bias  (mean KL(q̂ ‖ s) − mean KL(q ‖ s)) / mean KL(q ‖ s): by how much the distillation loss reads wrong
 
@@ -13,6 +13,7 @@ orthogonal, so ‖·ᵀ F‖ is the Frobenius norm of the rows: errors that all 
 Legend: B rows, C classes, D features.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,6 +26,8 @@ from teacher_cache.record.codec import RecordCodec
 
 TEMPERATURES = (0.5, 1.0, 2.0, 3.0, 4.0, 8.0)
 GROUP_ROWS = 256
+_VIEWS_OF_P99 = 100
+"""From fewer views a 99th percentile is the largest value, and not stated."""
 
 LogProb = Callable[[slice, float], NDArray[np.floating[Any]]]
 """(rows, τ) → log softmax of the records of those rows at τ, (rows, C)."""
@@ -39,6 +42,7 @@ class Fidelity:
         kl, kl_p99: mean and 99th percentile over rows of KL(q ‖ q̂), nats; infinite where q̂ is 0 and q is not.
         gradient_error: G.
         bias: relative bias of the distillation loss; infinite for the same reason as KL; nan if the loss is 0.
+        num_views: how many views they were measured on; 0: unknown.
     """
 
     temperature: float
@@ -46,10 +50,26 @@ class Fidelity:
     kl_p99: float
     gradient_error: float
     bias: float
+    num_views: int = 0
 
     def to_json(self) -> dict[str, float]:
-        """The fields as plain numbers."""
-        return asdict(self)
+        """The errors as plain numbers; the number of views is one for all rows and stands beside them."""
+        return {name: value for name, value in asdict(self).items() if name != "num_views"}
+
+    @property
+    def words(self) -> tuple[str, str, str]:
+        """G, KL and its 99th percentile with the digits that the number of views carries."""
+        kl_p99 = in_digits(self.kl_p99, self.num_views) if self.num_views >= _VIEWS_OF_P99 else "–"
+        return in_digits(self.gradient_error, self.num_views), in_digits(self.kl, self.num_views), kl_p99
+
+
+def in_digits(value: float, num_views: int) -> str:
+    """A mean over so many views: one significant digit, two from 100 views on, three from 10,000.
+
+    Errors of views spread about as widely as they are large, so a mean of n is known to about 1/√n of itself.
+    """
+    digits = 1 + min(2, int(math.log10(max(num_views, 1)) / 2))
+    return f"{value:.{digits}g}"
 
 
 def fidelity(
@@ -144,6 +164,7 @@ def _at(
         kl_p99=float(np.quantile(kl_B, 0.99, method="higher")),
         gradient_error=float(np.mean(ratio)),
         bias=(loss - true_loss) / true_loss if true_loss else float("nan"),
+        num_views=len(teacher_BC),
     )
 
 
@@ -151,7 +172,8 @@ def _divergence(log_q_BC: NDArray[np.float64], log_r_BC: NDArray[np.float64]) ->
     """KL(q ‖ r) per row; a class with q = 0 adds nothing, one with r = 0 and q > 0 makes it infinite."""
     q_BC = np.exp(log_q_BC)
     term_BC = np.subtract(log_q_BC, log_r_BC, where=q_BC > 0, out=np.zeros_like(q_BC))
-    return np.asarray((q_BC * term_BC).sum(axis=1))
+    # Each term with − q + r is at least 0, whether or not r sums to 1; only its own rounding is cut off.
+    return np.asarray((q_BC * term_BC - q_BC + np.exp(log_r_BC)).clip(min=0.0).sum(axis=1))
 
 
 def _norm(error_BC: NDArray[np.float64], feature_BD: NDArray[np.float64] | None) -> float:
