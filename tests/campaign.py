@@ -13,7 +13,9 @@ not show in a result. The process is started ahead and gets its command after it
 """
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import random
 import resource
@@ -43,6 +45,7 @@ from shards.index.shard_index import ShardIndex
 from tests.damage import DOCUMENTS, damaged
 from tests.golden import SETS
 from tests.golden.make import cache_command, student_command
+from tests.poison import KINDS, not_finite, poisoned
 
 LIMIT_S = 120.0
 _CODES = (0, 1, 2, 75, 130)
@@ -61,16 +64,25 @@ class Ended(NamedTuple):
 
 
 def command(
-    words: Sequence[str], folder: Path, *, kill_after_s: float = 0.0, limits: dict[int, int] | None = None
+    words: Sequence[str],
+    folder: Path,
+    *,
+    kill_after_s: float = 0.0,
+    limits: dict[int, int] | None = None,
+    fault: tuple[str, int, float] | None = None,
 ) -> Ended:
-    """Run a command in `folder`, in a process group of its own; kill its main process after a while if asked to."""
+    """Run a command in `folder`, in a process group of its own; kill its main process after a while if asked to.
+
+    Args:
+        limits: of the process's resources. fault: a number that goes wrong (`poisoned`).
+    """
     out = folder / "said.txt"
     out.touch()
     child = _waiting.pop() if _waiting else _fresh()
     assert child.stdin is not None and child.stdout is not None
     child.stdout.readline()  # its imports are done
     _waiting.append(_fresh())
-    child.stdin.write(json.dumps([[str(word) for word in words], str(folder), str(out), limits or {}]).encode())
+    child.stdin.write(json.dumps([[str(word) for word in words], str(folder), str(out), limits or {}, fault]).encode())
     child.stdin.close()
     child.stdout.close()
     pid = child.pid
@@ -106,7 +118,7 @@ def _fresh() -> subprocess.Popen[bytes]:
 def _child() -> None:
     """Run the command that standard input gives."""
     print(flush=True)
-    words, folder, out, limits = json.load(sys.stdin)
+    words, folder, out, limits, fault = json.load(sys.stdin)
     os.chdir(folder)
     for stream, path, flags in ((0, os.devnull, os.O_RDONLY), (1, out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)):
         descriptor = os.open(path, flags, 0o600)
@@ -118,7 +130,8 @@ def _child() -> None:
     try:
         for kind, value in limits.items():
             resource.setrlimit(int(kind), (value, value))
-        cli.main(words, prog_name="cli.py")
+        with poisoned(*fault) if fault else contextlib.nullcontext():
+            cli.main(words, prog_name="cli.py")
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)
@@ -182,6 +195,7 @@ class Trials:
             "make-shards killed": self.make_shards_killed,
             "cache-teacher killed": self.cache_killed,
             "train-student killed": self.train_killed,
+            "numbers not finite": self.numbers,
             "documents damaged": self.documents,
             "bytes damaged": self.flips,
             "disk full": self.disk_full,
@@ -219,6 +233,25 @@ class Trials:
         """The same weights."""
         shutil.rmtree(folder / "trained")
         _finish(self.train(), folder, rng, 3.0)
+        _require_same(folder / "trained", self.calm / "trained", "weights*.safetensors", "weights")
+
+    def numbers(self, folder: Path, rng: random.Random) -> None:
+        """NaN or Inf in a weight, the loss, the teacher's answer or a state: not in a checkpoint; a rerun is calm."""
+        shutil.rmtree(folder / "trained")
+        kind, step, value = rng.choice(KINDS), rng.randrange(8), rng.choice([math.nan, math.inf, -math.inf])
+        words = [
+            *self.train(),
+            "--checkpoint-every",
+            str(rng.choice([1, 2, 3])),
+            "--log-every",
+            str(rng.choice([1, 50])),
+        ]
+        ended = command(words, folder, fault=(kind, step, value))
+        bad = not_finite(folder / "trained/checkpoints")
+        if ended.code == 0 or bad:
+            raise TrialError(f"silent: {kind} {value} at step {step}: exit code {ended.code}, checkpoints {bad}")
+        if command(words, folder).code:
+            raise TrialError(f"lost: {kind} {value} at step {step}: the same command does not go on")
         _require_same(folder / "trained", self.calm / "trained", "weights*.safetensors", "weights")
 
     def documents(self, folder: Path, rng: random.Random) -> None:

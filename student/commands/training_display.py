@@ -7,7 +7,7 @@ from shards.console import Bar, result, say
 from shards.flags import stop_with
 
 if TYPE_CHECKING:
-    from student.run.run_events import Event, Scheduled
+    from student.run.run_events import Event, Resumed, Scheduled
 
 
 class TrainingDisplay:
@@ -41,10 +41,7 @@ class TrainingDisplay:
                 self._begin(event)
             case events.Resumed():
                 self._say(f"resumed after step {event.step}")
-                if event.world_size != event.world_size_before:
-                    self._say(
-                        f"world size was {event.world_size_before}, is {event.world_size}: same batches, other rounding"
-                    )
+                self._say_cut(event)
                 if self._bar is not None:
                     self._bar.start_at(event.step)
             case events.CheckpointRejected():
@@ -88,6 +85,19 @@ class TrainingDisplay:
         self.close()
         self._epochs = event.epochs
         self._bar = Bar("train", steps, "steps", rate=False)
+
+    def _say_cut(self, event: "Resumed") -> None:
+        """What another number of ranks or micro-batches changes, and how it is kept as it was."""
+        before, now = (event.world_size_before, event.accumulate_before), (event.world_size, event.accumulate)
+        if before == now:
+            return
+        cut = "ranks × --accumulate was {} × {}, is {} × {}: same batches".format(*before, *now)
+        if event.parts == event.parts_before:
+            self._say(f"{cut} in the same parts; sums over the parts may round differently")
+            return
+        kept, rest = divmod(event.parts_before, event.world_size)
+        way = f"; --accumulate {kept} would keep them" if not rest else ""
+        self._say(f"{cut}, but drop path, dropout and BatchNorm go by parts of a batch and differ from now on{way}")
 
     def _say(self, text: str) -> None:
         (self._bar.say if self._bar else say)(text)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from shards.errors import RunError
 from shards.world import World, world_variables
 
 T = TypeVar("T")
@@ -73,6 +74,24 @@ class ProcessGroup:
             raise value
         result: T = value
         return result
+
+    def on_every_rank(self, make: Callable[[], T]) -> T:
+        """What `make` gives on this rank; if it raises on any rank, every rank raises, so that nobody waits for it."""
+        if self.world.size == 1:
+            return make()
+        failure: Exception | None = None
+        try:
+            made = make()
+        except Exception as error:
+            failure = error
+        said: list[Any] = [None] * self.world.size
+        dist.all_gather_object(said, None if failure is None else str(failure), group=self._control)
+        if failure is not None:
+            raise failure
+        for rank, words in enumerate(said):
+            if words is not None:
+                raise RunError(f"rank {rank}: {words}")
+        return made
 
     def any_was_told_to_stop(self, told: bool) -> bool:
         """Whether any rank had been told to stop when it came here one call ago; one process: `told` itself.

@@ -9,7 +9,7 @@ Legend: B batch, C classes, H, W image.
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ _MEANS = ("loss", "base_loss", "distill_loss")
 _SAMPLED = ("student_entropy", "teacher_agreement", "teacher_entropy")
 _DIAGNOSE_EVERY = 4
 """Steps between diagnoses: an epoch's agreement is over a quarter of its images, at a quarter of the cost."""
+_ADVICE = "lower lr, use bf16 instead of fp16, or set clip_grad, with another --out"
+_PARTS = {"model": "weights or statistics", "optimizer": "the optimiser's state", "ema": "averaged weights"}
 _AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -118,8 +120,12 @@ class Trainer:
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a later step depends on; call it between steps, on every rank: it sums over them."""
-        return {
+        """Everything that a later step depends on; call it between steps, on every rank: it sums over them.
+
+        Raises:
+            RunError: a loss since the last metrics, or a value of the state, is not finite. Every rank raises.
+        """
+        state = {
             "model": self.core.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -127,6 +133,8 @@ class Trainer:
             "interval": self._group.sum(self._interval),
             "epoch": self._group.sum(self._epoch),
         }
+        self._require_finite(state)
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
@@ -138,6 +146,21 @@ class Trainer:
         if self._group.is_main:  # the sums of all ranks; the others start from zero
             self._interval.copy_(state["interval"])
             self._epoch.copy_(state["epoch"])
+
+    @torch.no_grad()
+    def _require_finite(self, state: Mapping[str, Any]) -> None:
+        """RunError, on every rank, unless losses and state are finite on all of them; reads the device once."""
+        values = [("the loss", state["interval"][1]), ("the loss", state["epoch"][1])]
+        values += [
+            (f"{words}: {name}", value) for part, words in _PARTS.items() for name, value in _floats(state[part])
+        ]
+        device = self._group.device
+        wrong_V = torch.stack([(~value.isfinite().all()).to(device) for _, value in values])
+        if self._group.sum(wrong_V.sum(dtype=torch.float64)).item() == 0:
+            return
+        names = [name for (name, _), wrong in zip(values, wrong_V.tolist(), strict=True) if wrong]
+        where = names[0] if names else "a value of another rank"
+        raise RunError(f"student {self.recipe.model}: not finite any more: {where}; {_ADVICE}")
 
     def _update(self, step: int) -> None:
         set_lr(self.optimizer, self.lr(step))
@@ -169,7 +192,16 @@ class Trainer:
         means |= {name: value / diagnosed for name, value in zip(_SAMPLED, sampled, strict=True) if diagnosed}
         if images and not math.isfinite(means["loss"]):
             raise RunError(
-                f"student {self.recipe.model}: the loss is {means['loss']}, expected a finite number; lower lr, use "
-                "bf16 instead of fp16, or set clip_grad; earlier checkpoints are kept"
+                f"student {self.recipe.model}: the loss is {means['loss']}, expected a finite number; {_ADVICE}"
             )
         return {name: value for name, value in means.items() if math.isfinite(value)}
+
+
+def _floats(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The floating-point tensors of a nested state, each with its name."""
+    if isinstance(state, Tensor):
+        if state.is_floating_point():
+            yield name, state
+    elif isinstance(state, Mapping):
+        for key, value in state.items():
+            yield from _floats(value, f"{name}.{key}" if name else str(key))

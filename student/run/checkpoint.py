@@ -125,9 +125,13 @@ def saved_steps(folder: Path) -> list[int]:
 
 
 def load_checkpoint(
-    folder: Path, step: int, *, identity: Mapping[str, Any]
+    folder: Path, step: int, *, identity: Mapping[str, Any], world_size: int = 1
 ) -> tuple[dict[str, Any], Manifest] | Rejected:
     """The checkpoint of a step, tensors on the CPU, with its manifest; or why it cannot be used.
+
+    Args:
+        identity, world_size: of the run that goes on. Its `accumulate` may differ where ranks × accumulate is as
+            before: the parts of a batch are then the same ones.
 
     Raises:
         RunError: it belongs to another configuration or cache; every differing field is named.
@@ -137,7 +141,7 @@ def load_checkpoint(
         manifest = Manifest.from_json(parse_json(read_regular(path), path, error=RunError, advice="it is passed over"))
     except (OSError, RunError) as error:
         return Rejected(path=path, reason=f"its manifest cannot be read ({error})")
-    require_identity(expected=identity, got=manifest.identity, where=path)
+    require_identity(expected=identity, got=_stored_identity(manifest, identity, world_size), where=path)
     payload = path.with_suffix(".pt")
     reason = _damage(payload, manifest)
     if reason:
@@ -176,6 +180,14 @@ def require_identity(*, expected: Mapping[str, Any], got: Mapping[str, Any], whe
             f"{where} belongs to another run: {'; '.join(differing)}. "
             "Use another --out, or the settings this run was started with"
         )
+
+
+def _stored_identity(manifest: Manifest, identity: Mapping[str, Any], world_size: int) -> Mapping[str, Any]:
+    """What a checkpoint belongs to, with the micro-batches of the run that goes on where they cut the same parts."""
+    before, now = manifest.identity.get("accumulate"), identity.get("accumulate")
+    if isinstance(before, int) and isinstance(now, int) and before * manifest.world_size == now * world_size:
+        return {**manifest.identity, "accumulate": now}
+    return manifest.identity
 
 
 _ABSENT = object()

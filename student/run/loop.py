@@ -25,9 +25,10 @@ from student.learn.losses.table import NONE
 from student.learn.process_group import ProcessGroup, process_group
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
+from student.run.resume import together
 from student.run.run_events import Event, Scheduled, Stopped
 from student.run.run_files import RunFiles, read_json
-from student.run.students import StudentJob, Students, together
+from student.run.students import StudentJob, Students
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.cache import TeacherCache
 
@@ -130,8 +131,10 @@ def train_many(
         identity = _teacher_identity(feed)
         with process_group(world, device, init_method=init_method) as group, StopRequest() as stop:
             yield from _announced(jobs, feed)
-            for members in group.from_main(lambda: together(jobs)):
-                run = Students([jobs[number] for number in members], data, settings, group, feed, identity)
+            folders = [RunFiles(job.out).checkpoints for job in jobs]
+            for members in group.from_main(lambda: together(folders)):
+                members_jobs = [jobs[number] for number in members]
+                run = Students(members_jobs, data, settings, group, feed, identity, alone=len(jobs) == 1)
                 if (yield from _one_pass(run, feed, group, stop)):
                     return
 
@@ -147,7 +150,7 @@ def own_views(jobs: Sequence[StudentJob]) -> ViewRecipe:
 
 
 def _one_pass(run: Students, feed: Feed, group: ProcessGroup, stop: StopRequest) -> Generator[Event, None, bool]:
-    """Train the students of one pass to the end (False) or to a signal (True)."""
+    """Train the students of one pass to the end, or until none is left (False), or to a signal (True)."""
     with run:
         step = yield from run.resume()
         while step < run.num_steps:
@@ -163,6 +166,8 @@ def _one_pass(run: Students, feed: Feed, group: ProcessGroup, stop: StopRequest)
                 if stopping:
                     yield Stopped(students=run.names, step=step, exit_code=stop.exit_code)
                     return True
+                if not run.names:
+                    return False
         yield from run.finish(step)
     return False
 

@@ -24,12 +24,27 @@ class Scheduled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """The run goes on after `step` steps; with another world size it sees the same batches but rounds differently."""
+    """The run goes on after `step` steps, with the same batches whatever the number of ranks.
+
+    `parts`, ranks × micro-batches, decides what drop path draws and over which images BatchNorm takes its statistics.
+    """
 
     students: tuple[str, ...]
     step: int
     world_size: int
     world_size_before: int
+    accumulate: int = 1
+    accumulate_before: int = 1
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts a batch is cut."""
+        return self.world_size * self.accumulate
+
+    @property
+    def parts_before(self) -> int:
+        """Into how many it was cut before."""
+        return self.world_size_before * self.accumulate_before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +77,7 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochEnded:
-    """Metrics of a student over an epoch (from 0), and of its validation when that was due."""
+    """An epoch (from 0) is saved: a student's metrics over it, and of its validation when that was due."""
 
     student: str
     step: int

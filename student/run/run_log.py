@@ -65,6 +65,14 @@ class RunLog:
         self._lines = path.open("ab")
         self._events = SummaryWriter(str(self.files.tensorboard), purge_step=step + 1 if step else None)
 
+    def epoch_values(self, step: int) -> dict[str, float] | None:
+        """The validation in the line of the epoch that ends after `step`; None where no such line was written."""
+        for line in reversed(_whole_lines(self.files.metrics)):
+            found = metric_line(line, self.files.metrics)
+            if found.kind == "epoch" and found.step == step:
+                return found.val or {}
+        return None
+
     def write(self, kind: str, *, step: int, epoch: int, metrics: Mapping[str, float], **groups: Any) -> None:
         """One line of metrics; numbers that are not finite are left out, as JSON has none. RunError when it cannot."""
         assert self._lines is not None and self._events is not None, "write before begin"

@@ -1,12 +1,12 @@
 """The students of one pass with their directories: where they resume, what is written after a step, how they finish."""
 
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -18,23 +18,16 @@ from student.learn.trainer import Trainer
 from student.learn.validation import validate
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
-from student.run.checkpoint import Rejected, as_state, load_checkpoint, save_checkpoint, saved_steps
+from student.run import run_events as events
+from student.run.checkpoint import as_state, save_checkpoint, saved_steps
 from student.run.pace import Pace, Rate
 from student.run.results import write_results
-from student.run.run_events import (
-    BalanceMeasured,
-    Checkpointed,
-    CheckpointRejected,
-    EpochEnded,
-    Event,
-    Resumed,
-    Stepped,
-    StudentFailed,
-    StudentFinished,
-)
+from student.run.resume import newest_of_all, read_state
+from student.run.run_events import Event
 from student.run.run_files import RunFiles
 from student.run.run_log import RunLog
 
+T = TypeVar("T")
 _BALANCE = "gradient_balance"
 
 
@@ -43,24 +36,6 @@ class StudentJob(NamedTuple):
 
     recipe: StudentRecipe
     out: Path
-
-
-def together(jobs: Sequence[StudentJob]) -> list[list[int]]:
-    """Which jobs can share a pass: those that have a checkpoint of one and the same step, or none at all.
-
-    A pass that was killed while it saved leaves some students one checkpoint ahead; they still share the one before.
-    """
-    passes: list[tuple[set[int], list[int]]] = []
-    for number, job in enumerate(jobs):
-        steps = set(saved_steps(RunFiles(job.out).checkpoints))
-        for common, members in passes:
-            if common & steps or common == steps:
-                common &= steps
-                members.append(number)
-                break
-        else:
-            passes.append((steps, [number]))
-    return [members for _, members in passes]
 
 
 @dataclass(slots=True)
@@ -89,8 +64,16 @@ class Students:
         group: ProcessGroup,
         feed: Feed,
         teacher_identity: Mapping[str, Any],
+        *,
+        alone: bool,
     ) -> None:
-        """Build the students; directories are taken on entry. `teacher_identity` is what checkpoints say of it."""
+        """Build the students; directories are taken on entry.
+
+        Args:
+            teacher_identity: what checkpoints say of the teacher.
+            alone: the run has one student; an error of its numbers is raised instead of told as `StudentFailed`.
+        """
+        self._alone, self._num_steps = alone, jobs[0].recipe.epochs * feed.order.steps
         self._data, self._settings, self._group, self._feed = data, settings, group, feed
         self._teacher_identity = teacher_identity
         self._per_epoch = feed.order.steps
@@ -137,27 +120,37 @@ class Students:
     @property
     def num_steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return self._students[0].job.recipe.epochs * self._per_epoch if self._students else 0
+        return self._num_steps
 
     def resume(self) -> Generator[Event, None, int]:
         """Yield what was found and load it; returns the step to go on from."""
-        step, states, world_before, rejected = self._group.from_main(self._find)
-        for entry in rejected:
-            yield CheckpointRejected(path=entry.path, reason=entry.reason)
-        for student, state in zip(self._students, states, strict=False):
-            with as_state(RunFiles(student.job.out).checkpoints, step):
-                student.trainer.load_state_dict(state["trainer"])
-                student.last = dict(state["last"])
-                self._counts_before[:] = state["counts"][:2]
-                self.pace = Pace(lambda: self._feed.waited_s, step=step, seconds_before=float(state["seconds"]))
-        self._group.from_main(lambda: self._begin_logs(step))
-        if states:
-            world_size = self._group.world.size
-            yield Resumed(students=self.names, step=step, world_size=world_size, world_size_before=world_before)
+        jobs, world_size = [student.job for student in self._students], self._group.world.size
+        saved = [(RunFiles(job.out).checkpoints, self.identity(job.recipe)) for job in jobs]
+        found = self._group.from_main(lambda: newest_of_all(saved, world_size))
+        step = found.step
+        for entry in found.rejected:
+            yield events.CheckpointRejected(path=entry.path, reason=entry.reason)
+        for student in self._students if step else ():
+            self._group.on_every_rank(partial(self._load, student, step))
+        owed = self._group.from_main(lambda: self._begin_logs(step))
+        if step:
+            yield events.Resumed(
+                students=self.names,
+                step=step,
+                world_size=world_size,
+                world_size_before=found.world_size,
+                accumulate=self._settings.accumulate,
+                accumulate_before=found.accumulate,
+            )
+        if owed:
+            yield from self._report_epoch([self._students[number] for number in owed], step)
         return step
 
     def after_step(self, step: int, *, stopping: bool) -> Iterator[Event]:
-        """Log, evaluate and save what is due after `step` optimiser steps."""
+        """Log, save and evaluate what is due after `step` optimiser steps, in this order.
+
+        An epoch is evaluated and reported when it is saved; where a signal or kill comes between, `resume` does it.
+        """
         settings = self._settings
         epoch, ended = (step - 1) // self._per_epoch, step % self._per_epoch == 0
         if step == 1:
@@ -165,18 +158,20 @@ class Students:
         if step % settings.log_every == 0:
             yield from self._log_interval(step, epoch)
         if ended:
-            yield from self._log_epoch(step, epoch)
+            yield from self._end_epoch(step, epoch)
         due = settings.checkpoint_every and step % settings.checkpoint_every == 0
         if ended or stopping or due:
             with self.pace.paused():
                 yield from self._save(step)
+        if ended and not stopping:
+            yield from self._report_epoch(self._students, step)
 
     def finish(self, step: int) -> Iterator[Event]:
         """Write weights and summary; a run that has its summary is left as it is."""
         counts = self._counts()
         for student in self._students:
             summary = self._group.from_main(partial(self._write_results, student, step, counts))
-            yield StudentFinished(student=student.name, out=student.job.out, summary=summary)
+            yield events.StudentFinished(student=student.name, out=student.job.out, summary=summary)
 
     def identity(self, recipe: StudentRecipe) -> dict[str, Any]:
         """Everything that decides the numbers of a run: what its checkpoints belong to."""
@@ -194,31 +189,20 @@ class Students:
                     stack.enter_context(student.log)
             self._stack = stack.pop_all()
 
-    def _find(self) -> tuple[int, list[dict[str, Any]], int, list[Rejected]]:
-        """The newest step of which every student has an intact checkpoint, with their states."""
-        folders = [RunFiles(student.job.out).checkpoints for student in self._students]
-        common = set.intersection(*(set(saved_steps(folder)) for folder in folders))
-        rejected: list[Rejected] = []
-        for step in sorted(common, reverse=True):
-            loaded = [
-                load_checkpoint(folder, step, identity=self.identity(student.job.recipe))
-                for folder, student in zip(folders, self._students, strict=True)
-            ]
-            damaged = [entry for entry in loaded if isinstance(entry, Rejected)]
-            if not damaged:
-                good = [entry for entry in loaded if not isinstance(entry, Rejected)]
-                return step, [state for state, _ in good], good[0][1].world_size, rejected
-            rejected += damaged
-        if rejected:
-            raise RunError(
-                "no checkpoint is intact: "
-                + "; ".join(f"{entry.path}: {entry.reason}" for entry in rejected)
-                + ". Delete the checkpoints folder to train from the beginning, or choose another --out"
-            )
-        return 0, [], self._group.world.size, []
+    def _load(self, student: _Student, step: int) -> None:
+        """Put the checkpoint of a step into a student; every rank reads it."""
+        folder, identity = RunFiles(student.job.out).checkpoints, self.identity(student.job.recipe)
+        state = read_state(folder, step, identity, self._group.world.size)
+        with as_state(folder, step):
+            student.trainer.load_state_dict(state["trainer"])
+            student.last = dict(state["last"])
+            self._counts_before[:] = state["counts"][:2]
+            self.pace = Pace(lambda: self._feed.waited_s, step=step, seconds_before=float(state["seconds"]))
 
-    def _begin_logs(self, step: int) -> None:
-        for student in self._students:
+    def _begin_logs(self, step: int) -> list[int]:
+        """Open the logs; the students that are saved at the end of an epoch which was not reported. On rank 0."""
+        owed: list[int] = []
+        for number, student in enumerate(self._students):
             assert student.log is not None, "only rank 0 writes"
             config = {
                 "recipe": student.job.recipe.to_json(),
@@ -226,7 +210,13 @@ class Students:
                 "data": {**self._data.identity(), "world_size": self._group.world.size},
                 "teacher": dict(self._teacher_identity),
             }
-            student.log.begin(config, step=step, finished=step == self.num_steps)
+            finished = step == self.num_steps and student.log.files.summary.is_file()
+            student.log.begin(config, step=step, finished=finished)
+            if step and step % self._per_epoch == 0 and not finished:
+                reported = student.log.epoch_values(step)
+                student.last |= reported or {}
+                owed += [number] if reported is None else []
+        return owed
 
     def _say_balance(self) -> Iterator[Event]:
         """What the first step showed of teacher against labels; kept with the student, so that a resume knows it."""
@@ -234,26 +224,18 @@ class Students:
             balance = self._group.from_main(partial(getattr, student.trainer, "balance"))  # of its part of the batch
             if balance is not None and math.isfinite(balance):
                 student.last[_BALANCE] = balance
-                yield BalanceMeasured(student=student.name, balance=balance)
+                yield events.BalanceMeasured(student=student.name, balance=balance)
 
     def _log_interval(self, step: int, epoch: int) -> Iterator[Event]:
-        """Metrics over the steps since the last one logged; a student whose loss is no number leaves the others."""
+        """Metrics over the steps since the last one logged."""
         rate = self.pace.rate("interval", step)
-        for student in list(self._students):
-            try:
-                metrics = student.trainer.interval_metrics()
-            except RunError as error:
-                if len(self._students) == 1:
-                    raise
-                self._students.remove(student)
-                yield StudentFailed(student=student.name, error=str(error))
-                continue
+        for student, metrics in (yield from self._looked_at(Trainer.interval_metrics)):
             metrics |= self._measured(student, step, rate)
             if step == self._settings.log_every:
                 metrics |= student.measured_once()
             if student.log is not None:
                 student.log.write("step", step=step, epoch=epoch, metrics=metrics)
-            yield Stepped(
+            yield events.Stepped(
                 student=student.name,
                 step=step,
                 epoch=epoch,
@@ -262,21 +244,43 @@ class Students:
                 metrics=metrics,
             )
 
-    def _log_epoch(self, step: int, epoch: int) -> Iterator[Event]:
-        """Metrics over the epoch, and validation when it is due."""
+    def _end_epoch(self, step: int, epoch: int) -> Iterator[Event]:
+        """Metrics over the epoch, which go into its checkpoint."""
         rate = self.pace.rate("epoch", step)
-        validation: list[dict[str, float]] = [{} for _ in self._students]
+        for student, means in (yield from self._looked_at(Trainer.epoch_metrics)):
+            metrics = means | self._measured(student, step, rate) | {"seconds": self.pace.seconds}
+            student.last = {"epoch": epoch, **metrics, **student.measured_once()}
+
+    def _report_epoch(self, students: Sequence[_Student], step: int) -> Iterator[Event]:
+        """Validate when it is due, and tell how the epoch was that ends after `step` and is saved."""
+        epoch = (step - 1) // self._per_epoch
+        validation: list[dict[str, float]] = [{} for _ in students]
         due = step == self.num_steps or (epoch + 1) % self._settings.eval_every == 0
         if self._data.val_index is not None and due:
             with self.pace.paused():
-                validation = validate(self.trainers, self._data, self._settings, self._group)
-        for student, val in zip(self._students, validation, strict=True):
-            metrics = student.trainer.epoch_metrics() | self._measured(student, step, rate)
-            metrics["seconds"] = self.pace.seconds
-            student.last = {"epoch": epoch, **metrics, **student.measured_once(), **val}
+                trainers = [student.trainer for student in students]
+                validation = validate(trainers, self._data, self._settings, self._group)
+        for student, val in zip(students, validation, strict=True):
+            metrics = {name: value for name, value in student.last.items() if name not in ("epoch", _BALANCE)}
+            student.last |= val
             if student.log is not None:
                 student.log.write("epoch", step=step, epoch=epoch, metrics=metrics, val=val)
-            yield EpochEnded(student=student.name, step=step, epoch=epoch, metrics=metrics, validation=val)
+            yield events.EpochEnded(student=student.name, step=step, epoch=epoch, metrics=metrics, validation=val)
+
+    def _looked_at(self, look: Callable[[Trainer], T]) -> Generator[Event, None, list[tuple[_Student, T]]]:
+        """What `look` gives for each student; those whose numbers it refuses leave the pass, the others go on."""
+        found: list[tuple[_Student, T]] = []
+        for student in list(self._students):
+            try:
+                found.append((student, look(student.trainer)))
+            except RunError as error:
+                steps = saved_steps(RunFiles(student.job.out).checkpoints)
+                kept = f"the checkpoint of step {steps[0]} is kept" if steps else "no checkpoint was written"
+                if self._alone:
+                    raise RunError(f"{error}; {kept}") from error
+                self._students.remove(student)
+                yield events.StudentFailed(student=student.name, error=f"{error}; {kept}")
+        return found
 
     def _measured(self, student: _Student, step: int, rate: Rate) -> dict[str, float]:
         """What belongs to a student's metrics and is not a sum over images."""
@@ -288,8 +292,7 @@ class Students:
 
     def _save(self, step: int) -> Iterator[Event]:
         counts, seconds = self._counts(), self.pace.seconds
-        for student in self._students:
-            learned = student.trainer.state_dict()
+        for student, learned in (yield from self._looked_at(Trainer.state_dict)):
             state = {"trainer": learned, "last": student.last, "counts": counts, "seconds": seconds}
             save = partial(
                 save_checkpoint,
@@ -300,7 +303,7 @@ class Students:
                 world_size=self._group.world.size,
             )
             path = self._group.from_main(save)
-            yield Checkpointed(student=student.name, step=step, path=path)
+            yield events.Checkpointed(student=student.name, step=step, path=path)
 
     def _counts(self) -> torch.Tensor:
         """Pixels checked and teacher forwards over all ranks and resumes, int64 (2,)."""
