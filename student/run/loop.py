@@ -131,10 +131,9 @@ def train_many(
         identity = _teacher_identity(feed)
         with process_group(world, device, init_method=init_method) as group, StopRequest() as stop:
             yield from _announced(jobs, feed)
-            folders = [RunFiles(job.out).checkpoints for job in jobs]
-            for members in group.from_main(lambda: together(folders)):
-                members_jobs = [jobs[number] for number in members]
-                run = Students(members_jobs, data, settings, group, feed, identity, alone=len(jobs) == 1)
+            for members in group.from_main(lambda: together([RunFiles(job.out).checkpoints for job in jobs])):
+                mates = [jobs[number] for number in members]
+                run = Students(mates, data, settings, group, feed, identity, alone=len(jobs) == 1)
                 if (yield from _one_pass(run, feed, group, stop)):
                     return
 
