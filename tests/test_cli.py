@@ -217,9 +217,16 @@ def test_predict_takes_folders_and_goes_on_after_a_bad_file(work: Path, tmp_path
     assert result.output.count(" %  ") == 6, "the others are answered"
     lines = [json.loads(line) for line in run("predict", tmp_path / "new", *weights, "--json").stdout.splitlines()]
     assert [len(line.get("classes", ())) for line in lines] == [0, 2, 2, 2] and "broken.jpg" in lines[0]["problem"]
-    assert run("predict", folder, *weights).exit_code == 0
+    (folder / ".ipynb_checkpoints").mkdir()
+    for name in ("3.jfif", "4.bmp", "5.heic", ".hidden.png", ".ipynb_checkpoints/0.png"):
+        (folder / name).write_bytes((folder / "0.PNG").read_bytes())
+    result = run("predict", folder, *weights)
+    assert result.exit_code == 0 and result.output.count(" %  ") == 8
+    assert "4 files answered; passed over: 4 files: 2 × hidden, 1 × .bmp, 1 × .heic" in result.output
     (tmp_path / "empty").mkdir()
-    assert "expected images" in run("predict", tmp_path / "empty", *weights).output
+    (tmp_path / "empty" / "a.gif").touch()
+    result = run("predict", tmp_path / "empty", *weights)
+    assert result.exit_code == 1 and "expected images" in result.output and "a.gif" in result.output
 
 
 def test_show_views_shows_some_samples_where_none_is_named(work: Path, tmp_path: Path) -> None:

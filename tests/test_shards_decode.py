@@ -146,7 +146,48 @@ def _out_of_step() -> bytes:
     return data[:marker] + b"\x12\x34\x56\x12\x34\x56" + data[marker:]
 
 
+def _many_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan stands there again and again."""
+    data = ACCEPTED["jpeg_progressive"]
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + count * last + data[-2:]
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+TEXT = _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"x" * 2_000_000))
+METADATA = {
+    "text": TEXT,
+    "itxt": _chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"y" * 2_000_000)),
+    "many": _chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"x" * 900_000)) * 80,
+    "profile": _chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(3_000_000))),
+    "no_zlib_stream": _chunk(b"zTXt", b"Comment\0\0no zlib stream"),
+    "wrong_checksum": TEXT[:-4] + b"\0\0\0\0",
+    "exif": _chunk(b"eXIf", b"no exif"),
+}
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("kind", ["png_rgb", "png_grey", "png_palette_transparent", "png_grey_alpha"])
+@pytest.mark.parametrize("name", METADATA)
+def test_the_metadata_of_a_png_are_no_pixels(name: str, kind: str, before: bool) -> None:
+    """Pillow refuses images for them; they are left out, before the pixels and after them."""
+    data = ACCEPTED[kind]
+    at = 33 if before else len(data) - 12
+    np.testing.assert_array_equal(decode_rgb(data[:at] + METADATA[name] + data[at:], name), _pillow(data))
+
+
+def test_scans_are_counted_without_those_of_a_thumbnail() -> None:
+    """A thumbnail, or any other metadata, may hold the bytes of a scan's marker."""
+    data = ACCEPTED["jpeg_progressive"]
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 602) + 300 * b"\xff\xda"
+    np.testing.assert_array_equal(decode_rgb(data[:2] + thumbnail + data[2:], "thumbnail"), _pillow(data))
+
+
 REFUSED = {
+    "jpeg_many_scans": (_many_scans(100), "at most 100 scans: it has 1[0-9][0-9]"),
     "empty": (b"", "expected a JPEG, PNG or WebP"),
     "text": (b"not an image", "expected a JPEG, PNG or WebP"),
     "gif": (_encode(RGB, "GIF"), "expected a JPEG, PNG or WebP"),

@@ -3,9 +3,11 @@
 import io
 import os
 import struct
+import tarfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -15,7 +17,8 @@ from shards.errors import Problem, ShardError, problems_text
 from shards.index.class_names import read_class_names
 from shards.index.shard_index import open_index
 from shards.tars.journal import JOURNAL_NAME
-from shards.tars.writer import write_shards
+from shards.tars.writer import write_samples, write_shards
+from tests.test_shards_shard_index import put, tar_of
 
 
 def encoded(n: int = 0, kind: str = "PNG") -> bytes:
@@ -353,3 +356,92 @@ def test_all_keys_that_two_shards_share_are_counted(tmp_path: Path) -> None:
     (two / "again.tar").write_bytes((one / "shard-000000.tar").read_bytes())
     refused = check(Path(f"{one}::{two}"), "--overwrite")
     assert refused.exit_code == 1 and "3 keys are in two shards" in refused.output, refused.output
+
+# Shards of others.
+
+
+def test_all_members_of_no_sample_are_counted_by_suffix(tmp_path: Path) -> None:
+    files = {f"k{n}.{suffix}": b"0" for n in range(9) for suffix in ("cls", "npy")}
+    files |= {f"k{n}.png": encoded(n) for n in range(9)} | {"README": b"x", "k1.seg.map": b"x"}
+    put(tmp_path / "x.tar", dict(sorted(files.items())))
+    refused = check(tmp_path / "x.tar")
+    assert refused.exit_code == 1
+    assert "11 members are of no sample: 9 × .npy, 1 × name without a suffix, 1 × .seg.map" in refused.output
+    assert check(tmp_path / "x.tar", "--ignore-unknown").exit_code == 0
+
+
+def test_a_tar_of_tars_or_of_images_alone_is_called_what_it_is(tmp_path: Path) -> None:
+    """As ImageNet is downloaded: never an advice after which nothing is left."""
+    inner = tar_of({f"n01_{n}.JPEG": encoded(n, "JPEG") for n in range(3)}).getvalue()
+    put(tmp_path / "outer.tar", {"n01.tar": inner, "n02.tar": inner})
+    (tmp_path / "inner.tar").write_bytes(inner)
+    for name, said in (("outer", "a tar in a tar"), ("inner", "images without labels")):
+        refused = check(tmp_path / f"{name}.tar")
+        assert refused.exit_code == 1 and said in refused.output and "make-shards" in refused.output
+        assert "--ignore" not in refused.output and "--label-key" not in refused.output
+    refused = check(tmp_path / "outer.tar", "--ignore-unknown")
+    assert refused.exit_code == 1 and "holds no samples (passed over: 2 × .tar)" in refused.output
+    assert "got a tar; unpack it first" in make(tmp_path / "outer.tar", tmp_path / "out").output
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a.tar.gz", "b.tar.gz"], "got 2 compressed ones (a.tar.gz)"),
+        (["a.jpg"], "make-shards"),
+        (["ant/"], "make-shards"),
+        (["notes.txt"], "got none; check the path"),
+    ],
+)
+def test_a_folder_without_tars_is_called_what_it_is(names: list[str], said: str, tmp_path: Path) -> None:
+    for name in names:
+        if name.endswith("/"):
+            (tmp_path / name).mkdir()
+        else:
+            (tmp_path / name).write_bytes(b"x")
+    refused = check(tmp_path)
+    assert refused.exit_code == 1 and said in refused.output, refused.output
+
+
+def test_a_path_that_does_not_exist_is_called_so(tmp_path: Path) -> None:
+    refused = check(tmp_path / "nope")
+    assert refused.exit_code == 2 and "nope: no such file or folder" in refused.output
+    assert "compressed" in check(tmp_path / "nope.tar.gz").output
+
+
+def test_a_name_that_is_no_utf8_is_not_called_damage(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        tar.addfile(tarfile.TarInfo("café.png"), io.BytesIO())
+    refused = check(tmp_path / "x.tar")
+    assert refused.exit_code == 1 and "as Latin-1 it is 'café.png'" in refused.output
+    assert "damaged" not in refused.output
+
+
+# Samples from Python.
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        (("a", 1.7, "png", encoded()), "sample 'a': expected an integer label, got 1.7"),
+        (("a", float("nan"), "png", encoded()), "expected an integer label, got nan"),
+        (("a", "cat", "png", encoded()), "expected an integer label, got 'cat'"),
+        (("a", None, "png", encoded()), "expected an integer label, got None"),
+        (("a", 1, "png", encoded(1, "JPEG")), "expected a png image as its suffix says, got a jpg"),
+        (("a", 1, "webp", encoded()), "expected a webp image as its suffix says, got a png"),
+        (("a.b", 1, "png", encoded()), "write dots as %2E"),
+        (("x/", 1, "png", encoded()), "not empty"),
+    ],
+)
+def test_a_sample_that_is_not_what_it_says_is_refused_in_one_sentence(
+    sample: tuple[str, int, str, bytes], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ShardError) as caught:
+        write_samples([("ok", 0, "png", encoded()), sample], tmp_path, num_classes=2)
+    assert said in str(caught.value) and "\n" not in str(caught.value) and "--" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("label", [1, 1.0, True, np.int64(1), np.float32(1), np.uint8(1)])
+def test_a_label_that_is_an_integer_is_taken(label: int, tmp_path: Path) -> None:
+    assert write_samples([("a", label, "JPEG", encoded(0, "JPEG"))], tmp_path).label_N.tolist() == [1]

@@ -212,7 +212,7 @@ def test_layouts_of_others_are_read(tmp_path: Path) -> None:
 
 REFUSED = {
     "no_image": ({"a.cls": b"0", "b.cls": b"0", "b.png": image(1)}, {}, "sample 'a': expected an image"),
-    "no_label": ({"a.png": image(1)}, {}, r"expected a label in \.cls, got only \.png; .*--label-key"),
+    "no_label": ({"a.png": image(1)}, {}, r"expected a label in \.cls, got only \.png; .*make-shards"),
     "two_images": (BASE | {"b.jpg": image(1, "jpg")}, {}, "expected one image in the sample, got 'b.png'"),
     "a_member_twice": ({"a.cls": b"0", "a.CLS": b"0", "a.png": image(1)}, {}, r"expected one \.cls"),
     "a_sample_in_two_places": (

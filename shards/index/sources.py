@@ -12,6 +12,9 @@ from shards.errors import ShardError
 
 REMOTE_SCHEMES = ("s3", "gs", "https", "http")
 _MAX_SHARDS = 1_000_000
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst")
+_TAR_LIKE = (".tar", *_COMPRESSED)
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def expand_shards(pattern: str) -> list[str]:
@@ -98,12 +101,29 @@ def _expand_one(text: str) -> list[str]:
     if path.is_dir():
         tars = sorted(str(entry) for entry in path.glob("*.tar") if not entry.name.startswith("."))
         if not tars:
-            raise ShardError(f"{path}: expected *.tar files in this directory, got none; check the path")
+            raise ShardError(f"{path}: expected *.tar files in this directory, got {_contents(path)}")
         return tars
+    if not path.exists() and not text.endswith(_TAR_LIKE):
+        raise ValueError(f"shards: {path}: no such file or folder; check the path")
     _require_tar(text)
     if not path.is_file():
         raise ShardError(f"{path}: no such shard; check the path and the brace range")
     return [str(path)]
+
+
+def _contents(folder: Path) -> str:
+    """What a folder without tars holds instead, and what to do."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    compressed = [name for name in names if name.endswith(_COMPRESSED)]
+    images = [name for name in names if name.lower().endswith(_IMAGES)]
+    if compressed:
+        return (
+            f"{len(compressed)} compressed ones ({compressed[0]}): samples are read by their place: "
+            "decompress them (gzip -d, xz -d, zstd -d)"
+        )
+    if images or any((folder / name).is_dir() for name in names):
+        return "images or folders: make shards of one folder per class with make-shards, or check the path"
+    return "none; check the path"
 
 
 def _require_tar(url: str) -> None:

@@ -68,6 +68,8 @@ def list_folder(source: Path, class_names: Sequence[str] = (), *, ignore_unknown
         that would have one key.
     """
     if not source.is_dir():
+        if source.is_file() and ".tar" in source.suffixes:
+            raise ShardError(f"{source}: expected a folder with one folder per class, got a tar; unpack it first")
         raise ShardError(f"{source}: expected a folder with one folder per class, got no folder; check the path")
     walk = _Walk(str(source), ignore_unknown)
     classes = [entry for entry in walk.entries("") if walk.is_class(entry)]

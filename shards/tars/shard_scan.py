@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.documents import open_regular, parse_json
-from shards.errors import Problem, ShardError
+from shards.errors import Problem, ShardError, problems_text
 from shards.index.shard_index import SUFFIXES
 from shards.names import short
 from shards.tars.tar import Member, read_members
@@ -128,6 +128,19 @@ def scan_shard(path: Path, name: str, rule: SampleRule, where: str = "") -> Shar
 
 def scan_file(file: BinaryIO, name: str, rule: SampleRule, where: str) -> ShardScan:
     """Scan an open tar from its first byte to its last; errors as of `scan_shard`."""
+    strays: list[Problem] = []
+    try:
+        scan = _scan_members(file, name, rule, where, strays)
+    except ShardError:
+        if not strays:
+            raise
+    if strays:
+        raise ShardError(problems_text(where, strays, what=f"{len(strays)} members are of no sample"))
+    return scan
+
+
+def _scan_members(file: BinaryIO, name: str, rule: SampleRule, where: str, strays: list[Problem]) -> ShardScan:
+    """The scan of all members; those of no sample are added to `strays`."""
     rows: list[_Row] = []
     seen: set[str] = set()
     ignored: Counter[str] = Counter()
@@ -135,7 +148,7 @@ def scan_file(file: BinaryIO, name: str, rule: SampleRule, where: str) -> ShardS
     sample: _Sample | None = None
     members = read_members(file, where)
     for member, data in members:
-        split = _split_name(member, where, rule.foreign, ignored)
+        split = _split_name(member, rule.foreign, ignored, strays)
         if split is None:
             continue
         key, suffix = split
@@ -148,7 +161,9 @@ def scan_file(file: BinaryIO, name: str, rule: SampleRule, where: str) -> ShardS
             sample = _Sample(key, member.offset, rule, where, undecodable)
         sample.add(member, suffix, data)
     if sample is None:
-        raise ShardError(f"{where}: holds no samples; expected at least one. Remove the shard or make it again")
+        counts = ", ".join(f"{count} × {suffix}" for suffix, count in sorted(ignored.items()))
+        passed = f" (passed over: {counts})" if counts else ""
+        raise ShardError(f"{where}: holds no samples{passed}; expected at least one. Remove the shard or make it again")
     rows.append(sample.row())
     return replace(_pack(rows, name, file.seek(0, 2)), ignored=dict(ignored), problems=tuple(undecodable))
 
@@ -161,7 +176,7 @@ def _finished(
         return sample.row()
     except ShardError:
         for member in chain(after, (member for member, _ in rest)):
-            split = _split_name(member, where, rule.foreign._replace(ignore_unknown=True), Counter())
+            split = _split_name(member, rule.foreign, Counter(), [])
             if split is not None and split[0] == sample.key:
                 raise _unsorted(member, sample.key, where) from None
         raise
@@ -172,8 +187,10 @@ def _unsorted(member: Member, key: str, where: str) -> ShardError:
     return _refused(member, where, f"the members of {key!r} side by side", advice, "others between them")
 
 
-def _split_name(member: Member, where: str, foreign: Foreign, ignored: Counter[str]) -> tuple[str, str] | None:
-    """Key, and suffix in lower case, by WebDataset's rule or up to the last dot; None for what is to be ignored."""
+def _split_name(
+    member: Member, foreign: Foreign, ignored: Counter[str], strays: list[Problem]
+) -> tuple[str, str] | None:
+    """Key, and suffix in lower case, by WebDataset's rule or up to the last dot; None for a member of no sample."""
     name = member.name.lower()
     for suffix in foreign.ignored_suffixes:
         if name.endswith(f".{suffix}"):
@@ -185,19 +202,30 @@ def _split_name(member: Member, where: str, foreign: Foreign, ignored: Counter[s
         return match[1], suffix
     if foreign.ignore_unknown:
         ignored[f".{suffix}" if match else "without a suffix"] += 1
-        return None
-    if match is None:
-        raise _refused(member, where, "a name of the form key.suffix", "rename it, or give --ignore-unknown")
+    else:
+        strays.append(_stray(member, suffix if match else None))
+    return None
+
+
+def _stray(member: Member, suffix: str | None) -> Problem:
+    """What is wrong with a member of no sample; `suffix` is None where its name has no key."""
+    place = f"offset {member.offset}: member {member.name!r}"
+    if suffix is None:
+        advice = "rename it, or give --ignore-unknown"
+        return Problem(f"{place}: expected a name of the form key.suffix", "name without a suffix", advice)
+    if suffix == "tar":
+        advice = "unpack each tar into a folder of its class (as of ImageNet's download), then use make-shards"
+        return Problem(f"{place}: a tar in a tar: expected images and labels", "tar in the tar", advice)
     known = ", ".join((*SUFFIXES, "cls", "json", *IGNORED_SUFFIXES))
     last = suffix.rpartition(".")[2]
+    advice = f"to pass over such members give --ignore-suffix {suffix}, or --ignore-unknown"
     if last != suffix and (last in SUFFIXES or last in ("cls", "json")):
         advice = (
             "a key ends at the first dot; where keys have dots give --key-dots; "
             f"to pass over such members --ignore-suffix {suffix}"
         )
-    else:
-        advice = f"to pass over such members give --ignore-suffix {suffix}, or --ignore-unknown"
-    raise _refused(member, where, f"one of the suffixes {known}", advice, f"suffix {short(suffix)!r}")
+    text = f"{place}: expected one of the suffixes {known}, got suffix {short(suffix)!r}"
+    return Problem(text, f".{short(suffix, 20)}", advice)
 
 
 def _refused(member: Member, where: str, expected: str, advice: str, got: str = "") -> ShardError:
@@ -251,10 +279,12 @@ class _Sample:
         if self._image is None:
             raise ShardError(f"{start}: expected an image ({', '.join(SUFFIXES)}), got {self._found()}; make it again")
         if not self._labels:
-            raise ShardError(
-                f"{start}: expected a label in .cls, got {self._found()}; "
+            advice = (
                 "if the labels are in .json, name their key with --label-key"
+                if "json" in self._suffixes
+                else "images without labels: unpack them into one folder per class, then use make-shards"
             )
+            raise ShardError(f"{start}: expected a label in .cls, got {self._found()}; {advice}")
         if len(set(self._labels)) > 1:
             raise ShardError(f"{start}: .cls and .json disagree on the label: {self._labels}; make the shard again")
         member, checksum, suffix = self._image

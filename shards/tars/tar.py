@@ -177,7 +177,10 @@ def _text(name: bytes, where: str, offset: int) -> str:
     try:
         text = name.decode("utf-8")
     except UnicodeDecodeError:
-        raise damaged(where, offset, "member name", "UTF-8", repr(name)) from None
+        raise ShardError(
+            f"{where}: offset {offset}: member name {name[:80]!r}: expected UTF-8, got another encoding (as Latin-1 it "
+            f"is {name[:80].decode('latin-1')!r}); rename the files (convmv -t UTF-8) and make the shard again"
+        ) from None
     if not text or any(ord(c) < 32 or ord(c) == 127 for c in text):
         raise damaged(where, offset, "member name", "a name without control characters", repr(text))
     return text

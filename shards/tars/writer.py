@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -16,7 +17,7 @@ from shards.atomic import atomic_file
 from shards.documents import read_regular
 from shards.errors import Problem, ShardError, problems_text
 from shards.index.compact import CompactRule
-from shards.index.shard_index import ShardIndex
+from shards.index.shard_index import SUFFIXES, ShardIndex
 from shards.pool.workers import in_workers
 from shards.rng import stream
 from shards.tars.assemble import assemble
@@ -214,7 +215,7 @@ def write_samples(
 
     Errors:
         ValueError for a wrong number; ShardError when there are no samples, when one is not what the strict scan
-        accepts, and when `dest` holds tars already.
+        accepts, has a label that is no integer or another suffix than its bytes, and when `dest` holds tars already.
     """
     if samples_per_shard < 1:
         raise ValueError(f"samples_per_shard: expected at least 1, got {samples_per_shard}")
@@ -222,7 +223,7 @@ def write_samples(
     dest.mkdir(parents=True, exist_ok=True)
     _refuse_foreign(dest, [])
     rule = SampleRule(len(class_names) or num_classes)
-    rest = iter(samples)
+    rest = map(_checked, samples)
     scans: list[ShardScan] = []
     while part := list(islice(rest, samples_per_shard)):
         scans.append(_write_tar(dest / f"{prefix}-{len(scans):06d}.tar", part, rule))
@@ -231,6 +232,27 @@ def write_samples(
     urls = [str(dest / scan.name) for scan in scans]
     assemble(urls, scans, num_classes=num_classes, class_names=class_names).save(dest / INDEX_NAME)
     return ShardIndex.load(dest / INDEX_NAME)
+
+
+def _checked(sample: Sample) -> Sample:
+    """A sample with an integer label; ShardError naming it where key, label or suffix are not what they must be."""
+    key, label, suffix, data = sample
+    where = f"sample {key!r}"
+    name = key.rpartition("/")[2]
+    if not name or "." in name:
+        raise ShardError(
+            f"{where}: expected a key of the form key.suffix without its suffix: not empty, and no dot after the last "
+            "slash, as a key ends at the first dot; write dots as %2E, or choose another key"
+        )
+    if suffix.lower() not in SUFFIXES:
+        raise ShardError(f"{where}: expected one of the suffixes {', '.join(SUFFIXES)}, got suffix {suffix!r}")
+    whole = isinstance(label, Real) and float(label).is_integer()
+    if not whole:
+        raise ShardError(f"{where}: expected an integer label, got {label!r}; give each class its number")
+    found = require_image(data, where)
+    if found != suffix.lower().replace("jpeg", "jpg"):
+        raise ShardError(f"{where}: expected a {suffix} image as its suffix says, got a {found}; give suffix {found!r}")
+    return key, int(label), suffix, data
 
 
 def _refuse_foreign(dest: Path, expected: Sequence[Path]) -> None:

@@ -5,8 +5,9 @@ Pillow's `Image.open(…).convert("RGB")`, which DeiT was trained on: grey is re
 converted, alpha dropped (the stored colours stay), the first frame of an animation taken, EXIF orientation ignored. One
 exception: 16-bit grey, which Pillow would clip to white, is scaled to 8 bits.
 
-The bytes are hostile: the pixel count is checked in the header before anything is decoded, and a file that a decoder
-would repair by guessing pixels (truncated, corrupt) is an error.
+The bytes are hostile: pixels and the scans of a JPEG are counted before anything is decoded, the texts and the colour
+profile of a PNG are never looked at, and a file that a decoder would repair by guessing pixels (truncated, corrupt) is
+an error.
 """
 
 import io
@@ -25,6 +26,12 @@ from shards.errors import ShardError
 # H, W of an image; C = 3.
 
 MAX_PIXELS = 89_478_485  # Pillow's own threshold for suspecting a decompression bomb
+MOST_SCANS = 100
+"""Of a JPEG: usual progressive ones have about ten, and each costs a pass over all pixels, whatever its bytes."""
+_SCAN = b"\xff\xda"
+_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # not a stuffed byte, a restart or a fill byte
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _TURBO_COLORS = ("YCbCr", "Gray", "RGB")
 # What libjpeg-turbo says when the last scan ends before its data does (0xd9 is the end of the image) and nothing was
@@ -45,13 +52,16 @@ def read_header(data: bytes, where: str, *, max_pixels: int = MAX_PIXELS) -> Ima
     """Format and size of an image, without decoding it.
 
     Errors:
-        ShardError naming `where` for another format, a broken header, no pixels, or more than `max_pixels`.
+        ShardError naming `where` for another format, a broken header, no pixels, more than `max_pixels`, or a JPEG of
+        more than MOST_SCANS scans.
     """
     if data[:2] == b"\xff\xd8":
         try:
             height, width, color, _ = simplejpeg.decode_jpeg_header(data)
         except ValueError as error:
             raise _broken(where, "the JPEG header cannot be read", error) from None
+        if (num_scans := _num_scans(data)) > MOST_SCANS:
+            raise _broken(where, f"expected a JPEG of at most {MOST_SCANS} scans", f"it has {num_scans}")
         header = ImageHeader("JPEG", height, width, color in _TURBO_COLORS)
     else:
         with _open_pillow(data, where) as image:
@@ -155,7 +165,40 @@ def _baseline_frame(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def _num_scans(data: bytes) -> int:
+    """The scans of a JPEG; those of a thumbnail in its metadata do not count."""
+    bound = data.count(_SCAN)
+    if bound <= MOST_SCANS:
+        return bound
+    count, position = 0, 2
+    while data[position : position + 1] == b"\xff":
+        is_scan = data[position : position + 2] == _SCAN
+        count += is_scan
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if is_scan:
+            match = _MARKER_AFTER_SCAN.search(data, position)
+            position = match.start() if match else len(data)
+    return count
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """A PNG without its texts, colour profile and EXIF, which are no pixels; other bytes as they are.
+
+    Pillow reads them before and after the pixels and refuses an image for a text that is too long.
+    """
+    parts, kept, position = [], 0, len(_PNG_SIGNATURE)
+    while position + 8 <= len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if data[position + 4 : position + 8] in _PNG_METADATA and end <= len(data):
+            parts.append(data[kept:position])
+            kept = end
+        position = end
+    return b"".join((*parts, data[kept:])) if parts else data
+
+
 def _open_pillow(data: bytes, where: str) -> Image.Image:
+    if data.startswith(_PNG_SIGNATURE):
+        data = _without_metadata(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)

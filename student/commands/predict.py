@@ -1,14 +1,14 @@
 """`predict`: the likeliest classes of image files."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from shards.console import result, say
-from shards.errors import ShardError
+from shards.errors import Problem, ShardError, problems_text
 from shards.flags import PATH, device_option, stop_with
 from shards.text.escapes import one_line
 from student.commands.flags import weights_options
@@ -32,7 +32,7 @@ def predict(
     A file that cannot be read or decoded is named, the others are answered, and the exit code is 1 at the end.
     """
     check_weights("--weights", weights)
-    paths = list(_files(images))
+    paths, passed_over = _files(images)
 
     from student.run.export import load_student
     from student.run.export import predict as run
@@ -49,24 +49,54 @@ def predict(
             if as_json:
                 result(json.dumps({"path": str(path), "problem": str(error)}, ensure_ascii=False))
             say(f"error: {error}")
+    if passed_over:
+        say(f"{_files_of(len(paths) - failed)} answered; {_named('passed over', passed_over)}")
     if failed:
         say(f"{failed} of {len(paths)} files could not be answered")
         raise stop_with(1)
 
 
-def _files(images: Sequence[Path]) -> Iterator[Path]:
-    """The files, and the images below folders, sorted; ShardError for what is not there, and a folder without any."""
-    from shards.index.shard_index import SUFFIXES
+def _files(images: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
+    """The files, and the images below folders, sorted; and the files below folders that are passed over.
 
+    Errors:
+        ShardError for a folder without images.
+    """
+    from shards.tars.image_folder import FILE_SUFFIXES
+
+    paths: list[Path] = []
+    passed_over: list[Problem] = []
     for path in images:
         if not path.is_dir():
-            yield path  # whether it can be read is said when its turn comes
+            paths.append(path)  # whether it can be read is said when its turn comes
             continue
-        below = sorted(file for file in path.rglob("*") if file.suffix.lower().lstrip(".") in SUFFIXES)
-        found = [file for file in below if file.is_file() and not file.name.startswith(".")]
-        if not found:
-            raise ShardError(f"{path}: expected images ({', '.join(SUFFIXES)}) in this folder, got none")
-        yield from found
+        before, others = len(paths), []
+        for file in sorted(path.rglob("*")):
+            suffix = file.suffix.lower()
+            if file.is_dir():
+                continue
+            if any(part.startswith(".") for part in file.relative_to(path).parts):
+                others.append(Problem(str(file), "hidden"))
+            elif suffix.lstrip(".") not in FILE_SUFFIXES:
+                others.append(Problem(str(file), suffix or "without a suffix"))
+            elif not file.is_file():
+                others.append(Problem(str(file), "no regular file"))
+            else:
+                paths.append(file)
+        if len(paths) == before:
+            known = ", ".join(FILE_SUFFIXES)
+            got = f"; {_named('others are', others)}" if others else ""
+            raise ShardError(f"{path}: expected images ({known}) in this folder, got none{got}")
+        passed_over.extend(others)
+    return paths, passed_over
+
+
+def _named(what: str, files: Sequence[Problem]) -> str:
+    return problems_text(what, files, what=_files_of(len(files)))
+
+
+def _files_of(count: int) -> str:
+    return f"{count} file" if count == 1 else f"{count} files"
 
 
 def _show(answer: "Prediction", as_json: bool) -> None:
