@@ -121,7 +121,7 @@ def test_nobody_reads_standard_error(golden: Path) -> None:
 
 def _run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=400, check=False)
 
 
 def _is_clean(said: str) -> bool:
@@ -161,3 +161,56 @@ def test_a_read_only_folder_is_named_with_what_to_do(golden: Path) -> None:
 def test_words_for_an_error_without_a_file_or_number() -> None:
     assert system_words(OSError("odd")) == "odd; check the path and the disk, and run the command again"
     assert system_words(FileNotFoundError(2, "No such file or directory", "x")).startswith("x: no such file")
+
+
+FEW_FILES = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from click.testing import CliRunner
+from PIL import Image
+from cli import COMMANDS, cli
+
+rng = np.random.default_rng(0)
+for label in ("ant", "bee"):
+    Path("train", label).mkdir(parents=True)
+    for n in range(560):
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(f"train/{label}/{n}.png")
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+shards, cache, weights = "--shards S", "--cache C.zarr", "R/weights.safetensors"
+teacher = "--teacher-weights T/weights.safetensors --size 32 --views 3 --views-per-unit 3 --workers 1"
+student = "--model resnet10t --epochs 1 --batch-size 160 --workers 1"
+ran = set()
+for line in (
+    "make-shards train S --samples-per-shard 16 --workers 2",
+    "check-shards S --overwrite --workers 2",
+    f"train-teacher {shards} {student} --size 32 --out T",
+    f"plan-cache {shards} {teacher} --batch-size 16 --seconds 1",
+    f"cost {shards}",
+    "check-machine",
+    f"show-views {shards} --out views.png",
+    f"cache-teacher {shards} {teacher} {cache}",
+    "cache-status C.zarr",
+    f"verify-cache C.zarr --deep {shards}",
+    "copy-cache C.zarr D.zarr",
+    f"train-student {shards} {cache} {student} --distill soft --out R",
+    f"ablate {shards} --val-shards S {cache} {student} --distill soft --lambda 0.5 --tau 2 --out A",
+    f"evaluate --weights {weights} {shards} --workers 1",
+    f"export {weights} X.safetensors",
+    f"predict train/ant/0.png --weights {weights}",
+    "report A",
+    "models",
+    "recipes",
+):
+    result = CliRunner().invoke(cli, line.split())
+    if result.exit_code:
+        sys.exit(f"{line}: {result.output}")
+    ran.add(line.split()[0])
+sys.exit("not run: " + " ".join(COMMANDS.keys() - ran) if COMMANDS.keys() - ran else 0)
+"""
+
+
+def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
+    """ImageNet has as many shards as a process may usually have open files: no command opens all at once."""
+    done = _run([sys.executable, "-c", FEW_FILES], tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -2,7 +2,10 @@
 
 import http.server
 import multiprocessing
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +24,7 @@ from shards.tars.scan import scan_shards
 from shards.tars.writer import write_samples
 
 NUM_SHARDS = 3
+ROOT = Path(__file__).parent.parent
 
 
 def image(n: int) -> bytes:
@@ -78,6 +82,11 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         elif Handler.mood == "endless":
             while True:
                 self.wfile.write(bytes(1 << 16))
+        elif Handler.mood == "slow":
+            self.wfile.write(data[:1000])
+            self.wfile.flush()
+            time.sleep(1.5)
+            self.wfile.write(data[1000:])
         elif Handler.mood == "cut":
             self.wfile.write(data[:1000])
         elif Handler.mood == "stall":
@@ -263,6 +272,49 @@ def test_a_worker_fetches_in_a_process_of_its_own(server: str, tmp_path: Path) -
     ]
     with pytest.raises(ShardError, match=r"none\.tar: cannot be fetched: FileNotFoundError"):
         list(in_workers(lambda _: local_shard(f"{server}/none.tar", 7, tmp_path), [0], workers=1))
+
+
+FETCHES = """
+import json, os, sys
+from pathlib import Path
+from shards.index import transfer
+from shards.index.remote import local_shard
+
+url, folder, who = sys.argv[1:]
+if who == "helper":
+    order = json.dumps([url, folder + "/x", 10240, 60.0])
+    os.execv(sys.executable, [sys.executable, "-m", "shards.index.transfer", order, str(os.getppid())])
+size = local_shard(url, 10240, Path(folder)).stat().st_size
+Path(folder, "done").write_text(str(size))
+"""
+
+
+@pytest.mark.parametrize("who", ["command", "helper"])
+def test_only_a_helper_process_ends_with_its_parent(who: str, server: str, tmp_path: Path) -> None:
+    """A command that a shell has started goes on when the shell exits, whatever it waits for."""
+    Handler.mood = "slow"
+    script = tmp_path / "fetches.py"
+    script.write_text(FETCHES)
+    (tmp_path / "cache").mkdir()
+    command = f"{sys.executable} {script} {server}/shard-000001.tar {tmp_path}/cache {who}"
+    line = f"{command} & echo $!; while [ ! -e {tmp_path}/go ]; do sleep .05; done"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    shell = subprocess.Popen(["sh", "-c", line], env=environment, stdout=subprocess.PIPE, text=True)
+    assert shell.stdout is not None
+    pid = int(shell.stdout.readline())
+    until = time.monotonic() + 60
+    while not Handler.requests and time.monotonic() < until:
+        time.sleep(0.02)
+    (tmp_path / "go").touch()
+    shell.wait(10)
+    while (
+        Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text() and time.monotonic() < until
+    ):
+        time.sleep(0.02)
+    shell.stdout.close()
+    done = tmp_path / "cache/done"
+    assert done.exists() == (who == "command"), "the command goes on, its helper does not"
+    assert who == "helper" or done.read_text() == "10240"
 
 
 def test_what_a_killed_process_left_of_a_transfer_goes_with_the_next(server: str, tmp_path: Path) -> None:

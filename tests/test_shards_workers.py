@@ -1,6 +1,7 @@
 """The pool: results in order, bounded, and whatever happens to a worker or to its parent, nothing hangs or stays."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -178,6 +179,110 @@ def test_too_many_open_files_are_an_error_that_says_so() -> None:
     with pytest.raises(OSError, match="open files"):
         list(in_workers(work, range(3), workers=1))
     assert _children() == []
+
+
+def test_results_that_are_kept_hold_no_open_file() -> None:
+    """A scan of a thousand shards keeps a result of each."""
+
+    def open_files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = open_files()
+    kept = [(array, open_files()) for array in in_workers(lambda n: np.full(20_000, n), range(40), workers=1)]
+    assert open_files() == before and max(count for _, count in kept) <= before + 2
+    assert all((array == n).all() for n, (array, _) in enumerate(kept))
+
+
+def test_the_pool_answers_the_process_that_began_it_alone() -> None:
+    """A forked child would take what the parent waits for."""
+    stream = in_workers(lambda n: n, range(50), workers=2, died=RunError)
+    assert next(stream) == 0
+    child = os.fork()
+    if child == 0:
+        try:
+            next(stream)
+        except RunError as error:
+            os._exit(7 if "was forked from process" in str(error) else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert list(stream) == list(range(1, 50))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ShardError])
+def test_an_interrupt_while_the_pool_ends_leaves_no_process(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each worker is waited for, whatever interrupts the wait for another."""
+    calls: list[int] = []
+    wait = os.waitpid
+
+    def interrupted(pid: int, options: int) -> tuple[int, int]:
+        calls.append(pid)
+        if len(calls) == 1:
+            raise error("now")
+        return wait(pid, options)
+
+    stream = in_workers(lambda n: n, range(50), workers=3)
+    next(stream)
+    monkeypatch.setattr(os, "waitpid", interrupted)
+    with pytest.raises(error, match="now"):
+        stream.close()
+    monkeypatch.undo()
+    assert _children() == [] and len(set(calls)) == 3
+
+
+class _TwoWordsError(ShardError):
+    """Its pickle does not open: it is made of two arguments and keeps one."""
+
+    def __init__(self, shard: str, what: str) -> None:
+        super().__init__(f"{shard}: {what}")
+
+
+class _OddOSError(OSError):
+    """The same, of the operating system's kind."""
+
+    def __init__(self, path: str, *, code: int) -> None:
+        super().__init__(code, f"no room at {path}")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (ShardError("a.tar: cut"), ShardError, "a.tar: cut"),
+        (FileNotFoundError(2, "No such file", "x"), FileNotFoundError, "[Errno 2] No such file: 'x'"),
+        (_TwoWordsError("a.tar", "cut"), ShardError, "a.tar: cut"),
+        (_OddOSError("x", code=28), OSError, "[Errno 28] no room at x"),
+        (LookupError(lambda: 0), RuntimeError, "LookupError: <function"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_every_error_arrives_as_its_nearest_kind(error: Exception, kind: type[Exception], said: str) -> None:
+    """One whose pickle does not open would end the parent instead."""
+
+    def fail(_: int) -> int:
+        raise error
+
+    with pytest.raises(Exception, match=re.escape(said)) as caught:
+        list(in_workers(fail, range(3), workers=1))
+    assert type(caught.value) is kind
+    assert _children() == []
+
+
+def test_what_is_not_for_workers_is_closed_in_each(tmp_path: Path) -> None:
+    """A large file that its owner lets go would otherwise stay on the disk for as long as a worker lives."""
+
+    class Held:
+        def __init__(self) -> None:
+            self.descriptor = os.open(tmp_path / "big", os.O_CREAT | os.O_RDWR)
+
+        def close(self) -> None:
+            os.close(self.descriptor)
+
+    held = Held()
+    worker_process.close_in_workers(held)
+    assert list(in_workers(lambda fd: os.path.exists(f"/proc/self/fd/{fd}"), [held.descriptor], workers=1)) == [False]
+    assert os.fstat(held.descriptor)
+    held.close()
 
 
 def test_a_copy_of_the_pool_in_a_forked_child_does_not_end_the_workers() -> None:

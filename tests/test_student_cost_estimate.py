@@ -1,6 +1,7 @@
 """Cost before anything is spent: the arithmetic of the prediction, its bounds, and that it says what it assumed."""
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,22 @@ def test_the_read_rate_is_of_the_bytes_of_the_images(tmp_path: Path) -> None:
     rate = read_rate(index, seconds=5.0)
     assert rate is not None and rate > 0
     assert read_rate(replace(index, urls=tuple(f"s3://b/{name}" for name in index.names)), seconds=1.0) is None
+
+
+def test_the_read_rate_opens_few_of_many_shards(tmp_path: Path) -> None:
+    """ImageNet has as many shards as a process may have open files."""
+    index = write_shards(tmp_path / "shards", rows=(1,) * 60)
+    opened: list[str] = []
+    really_open = os.open
+
+    def count(path: str, flags: int) -> int:
+        opened.append(path)
+        return really_open(path, flags)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", count)
+        assert read_rate(index, seconds=0.1)
+    assert 0 < len(opened) <= 32
 
 
 def test_the_command_says_what_the_disk_must_give(tmp_path: Path) -> None:

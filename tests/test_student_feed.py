@@ -1,7 +1,9 @@
 """The door: what a loop receives is what the trainer receives, from any step on, and nothing is left behind."""
 
+import gc
 import inspect
 import os
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -242,6 +244,79 @@ def test_workers_live_from_epoch_to_epoch(folder):
 
     seen = in_child(work)
     assert len(set(seen[:12])) == 1 and len(set(seen)) == 2
+
+
+def _records_held(pid, scratch):
+    """The files of records, by inode, that a process maps or has open."""
+    maps = (line.split(maxsplit=5) for line in Path(f"/proc/{pid}/maps").read_text().splitlines())
+    found = {words[4] for words in maps if len(words) == 6 and str(scratch) in words[5]}
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile, as the folder that is being listed
+            if str(scratch) in os.readlink(link):
+                found.add(str(link.stat().st_ino))
+    return found
+
+
+def test_workers_hold_no_records(tmp_path, folder):
+    """Neither those of the first epochs, in whose time they are forked, nor those at hand when others begin."""
+
+    def work():
+        seen = []
+        with feed(folder, workers=2, scratch=tmp_path) as ours:
+            for epoch in (0, 1, 3, 0):
+                for _ in ours.epoch(epoch):
+                    seen += [(_records_held("self", tmp_path), _records_held(pid, tmp_path)) for pid in children()]
+        return seen
+
+    seen = in_child(work)
+    assert len(seen) > 16 and all(mine and not theirs for mine, theirs in seen)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_forked_child_is_refused_and_harms_nothing(folder, workers):
+    """It would take the batches that its parent waits for, and has none of its threads."""
+    with feed(folder, workers=workers) as ours:
+        batches = iter(ours.epoch(0))
+        seen = [content(next(batches))]
+        child = os.fork()
+        if child == 0:
+            try:
+                next(batches)
+            except ValueError as error:
+                refused = "was forked from process" in str(error)
+                ours.close()
+                os._exit(7 if refused else 8)
+            os._exit(9)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        seen += [content(batch) for batch in batches]
+    with feed(folder) as whole:
+        assert seen == [content(batch) for batch in whole.epoch(0)]
+
+
+def test_a_closed_feed_waits_for_no_garbage_collector(tmp_path, folder):
+    """What it opened is closed with it, the index's map with the last that refers to it."""
+
+    def ours_open():
+        links = (f"/proc/self/fd/{n}" for n in os.listdir("/proc/self/fd"))
+        targets = [os.readlink(link) for link in links if os.path.lexists(link)]
+        return sorted(name for name in targets if str(folder) in name or "parcel" in name or str(tmp_path) in name)
+
+    def work():
+        gc.collect()
+        gc.disable()
+        before = ours_open()
+        ours = feed(folder, workers=1, scratch=tmp_path)
+        with ours:
+            for _ in ours.epoch(0):
+                pass
+            del _
+        closed = ours_open()
+        del ours
+        return before, closed, ours_open()
+
+    before, closed, after = in_child(work)
+    assert after == before
+    assert closed == [*before, str(folder / "shards/shards.index")]
 
 
 def test_one_epoch_at_a_time_and_none_after_the_end(folder):

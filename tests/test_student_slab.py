@@ -70,6 +70,34 @@ def test_without_room_for_a_view_block_an_epoch_takes_its_own_views(tmp_path, mo
     assert len(cache.reads) == 6
 
 
+@pytest.mark.parametrize(
+    ("free", "views"), [((10**9, 1000), range(0, 4)), ((1000, 10**9), range(0, 2))], ids=["room at first", "room later"]
+)
+def test_one_process_decides_how_much_is_read_and_the_others_take_it(free, views, tmp_path, monkeypatch):
+    """The first takes the room away that the second would find; both must map one file."""
+    rooms = iter(free)
+    monkeypatch.setattr("student.feed.slab.shutil.disk_usage", lambda _: SimpleNamespace(free=next(rooms)))
+    caches = [FakeCache(reads=[]), FakeCache(reads=[])]
+    slabs = []
+    for cache in caches:
+        slabs.append(RecordSlab.load_most(cache, range(0, 4), range(0, 2), scratch=tmp_path))
+    assert [slab.views for slab in slabs] == [views, views]
+    assert len(caches[1].reads) == 0
+    for slab in slabs:
+        slab.close()
+
+
+def test_a_slab_that_was_prepared_for_another_epoch_is_let_go(tmp_path):
+    """A jump needs other views than were loaded ahead; nothing of those stays."""
+    cache = FakeCache(reads=[])
+    schedule = [range(0, 4), range(4, 8), range(8, 12)]
+    before = set(os.listdir("/proc/self/fd"))
+    with SlabLoader(cache, schedule, scratch=tmp_path) as slabs:
+        assert slabs.epoch(0).views == schedule[0]
+        assert slabs.epoch(2).views == schedule[2]
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_full_disk_names_the_folder_and_the_flag(tmp_path, monkeypatch):
     def full(descriptor, offset, length):
         raise OSError(28, "No space left on device")

@@ -153,7 +153,6 @@ def _guarded(order: TransferOrder, call: Callable[[_Course], None]) -> None:
 
 
 def _watch(order: TransferOrder, thread: threading.Thread, course: _Course) -> None:
-    parent = os.getppid()
     size, since = 0, time.monotonic()
     while thread.is_alive():
         thread.join(_POLL_S)
@@ -164,8 +163,6 @@ def _watch(order: TransferOrder, thread: threading.Thread, course: _Course) -> N
                 "was indexed: check the address, or run check-shards again",
                 again=False,
             )
-        if os.getppid() != parent:
-            os._exit(1)  # whoever wanted it has gone
         if now - size >= LEAST_BYTES_PER_S * order.stall_s:
             size, since = now, time.monotonic()
         elif thread.is_alive() and elapsed > order.stall_s:
@@ -203,7 +200,7 @@ def _raise(error: BaseException) -> None:
 def _in_process(order: TransferOrder) -> int:
     """The same in a fresh process, which ends with this one."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    words = [sys.executable, "-m", "shards.index.transfer", json.dumps(order)]
+    words = [sys.executable, "-m", "shards.index.transfer", json.dumps(order), str(os.getpid())]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     try:
         said = json.loads(done.stdout.splitlines()[-1])
@@ -214,8 +211,16 @@ def _in_process(order: TransferOrder) -> int:
     raise _TransferError(str(said["error"]), again=bool(said["again"]))
 
 
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent: only a helper process may do that, never a command of the user."""
+    while os.getppid() == parent:
+        time.sleep(_POLL_S)
+    os._exit(1)
+
+
 def main() -> None:
-    """Fetch one order, given as JSON, and say how it went."""
+    """Fetch one order, given as JSON and followed by the number of the process that wants it, and say how it went."""
+    threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
     try:
         said: dict[str, Any] = {"bytes": _once(TransferOrder(*json.loads(sys.argv[1])))}
     except _TransferError as error:

@@ -2,9 +2,9 @@
 
 A parcel is an anonymous file in memory: the buffers of the value's arrays, each at a multiple of 64 bytes, then its
 pickle. Its descriptor travels over a socket, so sending never waits for the receiver, however large the value; the
-receiver maps the file and its arrays are views of it, without a copy. The memory goes when the last array does, and
-with the processes, however they end: nothing lies in /dev/shm or in a folder, and the size of /dev/shm is no limit.
-What is small goes through the socket itself.
+receiver maps a large one, whose arrays are views of it, and copies a smaller one. The memory goes when the last array
+does, and with the processes, however they end: nothing lies in /dev/shm or in a folder, and the size of /dev/shm is no
+limit. What is smallest goes through the socket itself.
 
 Only for sockets between processes that were forked from each other: a parcel is a pickle.
 """
@@ -20,6 +20,8 @@ from typing import Any
 _ALIGN = 64
 _HEADER = struct.Struct("<QQ?")  # where the pickle begins, how long it is, whether it follows in the socket
 _SMALL_BYTES = 4096
+_COPIED_BYTES = 1 << 20
+"""Up to here a receiver copies: a mapping holds an open file, and some keep one result a shard."""
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 
 
@@ -60,7 +62,16 @@ def receive(channel: socket.socket) -> Any:
         raise OSError(f"no descriptor came with a parcel (flags {flags}): too many open files; raise `ulimit -n`")
     descriptor = descriptors[0]
     try:
-        mapped = mmap.mmap(descriptor, start + length, flags=mmap.MAP_SHARED | _POPULATE)
+        if start + length > _COPIED_BYTES:
+            mapped = mmap.mmap(descriptor, start + length, flags=mmap.MAP_SHARED | _POPULATE)
+        else:
+            mapped = mmap.mmap(-1, start + length)
+            done = 0
+            while done < start + length:
+                count = os.preadv(descriptor, [memoryview(mapped)[done:]], done)
+                if not count:
+                    raise EOFError(f"a parcel ended after {done} of {start + length} bytes")
+                done += count
     finally:
         os.close(descriptor)
     return _opened(memoryview(mapped), start)

@@ -16,7 +16,8 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from functools import partial
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from shards.errors import ArtefactError
 from shards.pool import parcels
@@ -25,8 +26,22 @@ BEAT_S = 1.0
 NO_TASK = -1
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # Schedulers and terminals signal the whole group; when to stop is for the main process to decide.
-_CHANNELS: "weakref.WeakSet[socket.socket]" = weakref.WeakSet()
-"""The parents' ends of all sockets of this process: a worker closes those it inherits, or others would never end."""
+
+
+class Closable(Protocol):
+    """Something that can be closed; closing it again does nothing."""
+
+    def close(self) -> None:
+        """Let it go."""
+
+
+_UNSHARED: "weakref.WeakSet[Closable]" = weakref.WeakSet()
+"""What a worker closes of what it inherits: the parents' ends of all sockets, or others would never end; big files."""
+
+
+def close_in_workers(thing: Closable) -> None:
+    """Let every worker that is forked from now on close its copy of `thing`, so that the parent's is the last one."""
+    _UNSHARED.add(thing)
 
 
 _inside = False
@@ -76,7 +91,7 @@ def start_worker(
     threads of this process hold locked, a worker does not use.
     """
     parent = os.getpid()
-    _CHANNELS.add(ours)
+    close_in_workers(ours)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
     try:
         with warnings.catch_warnings():
@@ -126,8 +141,8 @@ def _settle_in(beats: Beats, place: int, parent: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
-    for channel in list(_CHANNELS):
-        channel.close()
+    for thing in list(_UNSHARED):
+        thing.close()
     gc.freeze()  # what the parent made is shared; looking through it would copy it
 
     def beat(number: int, frame: object) -> None:
@@ -156,11 +171,16 @@ def _portable(error: BaseException) -> BaseException:
     """The error as something that pickles; that of a defect has its traceback as a note, for --debug."""
     if isinstance(error, MemoryError):
         return ArtefactError("a worker process ran out of memory; lower --workers or the batch size")
-    if isinstance(error, (ArtefactError, OSError)):
-        return error
-    error.add_note(f"in a worker process:\n{traceback.format_exc()}")
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+    if not isinstance(error, (ArtefactError, OSError)):
+        error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+    number, words = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
+    arguments = (words,) if number is None else (number, words)
+    kinds = [kind for kind in type(error).__mro__ if issubclass(kind, (ArtefactError, OSError))]
+    makers: list[Callable[[], BaseException]] = [lambda: error, *(partial(kind, *arguments) for kind in kinds)]
+    for make in makers:
+        with contextlib.suppress(Exception):  # of a kind that cannot be made of words, or whose pickle does not open
+            made = make()
+            copy = pickle.loads(pickle.dumps(made))
+            if type(copy) is type(made) and str(copy) == str(made):
+                return made
+    return RuntimeError(f"{type(error).__name__}: {error}")

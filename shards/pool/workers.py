@@ -108,6 +108,7 @@ class _Pool(Generic[T, R]):
 
     def give(self, number: int, task: T) -> None:
         """Hand a task to the worker with least to do; to a new one while there are fewer than allowed."""
+        self._require_own()
         idle = min(self._workers, key=lambda worker: worker.waiting, default=None)
         if idle is None or (idle.waiting and len(self._workers) < self._most):
             idle = self._begin()
@@ -119,6 +120,7 @@ class _Pool(Generic[T, R]):
 
     def wait(self) -> list[Done]:
         """The results that are there; waits for one when there is none."""
+        self._require_own()
         busy = {worker.channel.fileno(): worker for worker in self._workers if worker.waiting}
         poll = select.poll()
         for descriptor in busy:
@@ -137,8 +139,17 @@ class _Pool(Generic[T, R]):
                 with contextlib.suppress(OSError):  # it has closed its side
                     worker.channel.shutdown(socket.SHUT_RDWR)
             worker.channel.close()
-        for worker in workers if own else ():
-            _reap(worker.pid, _END_S)
+        with contextlib.ExitStack() as ends:  # each is waited for, whatever interrupts the wait for another
+            for worker in workers if own else ():
+                ends.callback(_reap, worker.pid, _END_S)
+
+    def _require_own(self) -> None:
+        """Refuse a child that was forked with the pool: it would take the answers that the parent waits for."""
+        if self._owner != os.getpid():
+            raise self._died(
+                f"process {os.getpid()} was forked from process {self._owner}, whose workers these are; iterate in "
+                "that process, or begin anew in this one"
+            )
 
     def _begin(self) -> _Worker:
         place = len(self._workers)
@@ -194,7 +205,7 @@ def _ending(pid: int) -> str:
 
 
 def _reap(pid: int, patience_s: float) -> None:
-    """Wait for the end of a child, and bring it about when it takes too long."""
+    """Wait for the end of a child, and bring it about when it takes too long, or when the wait is interrupted."""
     timer = select.poll()
     waited = 0.0
     try:
@@ -208,3 +219,8 @@ def _reap(pid: int, patience_s: float) -> None:
             waited += pause
     except ChildProcessError:
         return  # somebody else has waited for it
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        raise

@@ -42,8 +42,9 @@ def check_run(
         raise ValueError("--online: runs the teacher in the loop; drop it, or drop --cache")
     if not online:
         refuse_ignored(_TEACHER, "no teacher runs without --online")
-    headers = _headers(taught)
-    for header, url in zip(headers, taught.caches, strict=False):
+    local = _local_caches(taught)
+    headers = list(local.values())
+    for url, header in local.items():
         if views_used is not None and views_used > header.num_views:
             raise ValueError(f"--views-used: expected at most {header.num_views}, what {url} holds, got {views_used}")
     if not taught.caches or headers:
@@ -63,7 +64,7 @@ def check_sweep(student: StudentFlags, out: Path, *, taught: CacheFlags, distill
             raise ValueError(f"{key}: would be ignored in --set or --config: each cell has its own; give {flag}")
     if not any(LOSSES[name].uses_temperature for name in distillations if name in LOSSES):
         refuse_ignored(["temperatures"], f"--distill {','.join(distillations)} does not read τ")
-    for header in _headers(taught)[:1]:
+    for header in list(_local_caches(taught).values())[:1]:
         _check_start(student.recipe_for(header.spec.recipe, combine=taught.combine))
     check_model(student)
     require_own("--out", out, SWEEP_FOLDER)
@@ -78,12 +79,12 @@ def require_spread(world: World, spread: bool) -> None:
         )
 
 
-def _headers(taught: CacheFlags) -> "list[Header]":
-    """What the caches on local disks say; ValueError for flags that one cache has no use for."""
+def _local_caches(taught: CacheFlags) -> "dict[str, Header]":
+    """What the caches on local disks say, by place; ValueError for flags that one cache has no use for."""
     if len(taught.caches) < 2:
         refuse_ignored(["teacher_weight", "combine", "teachers"], "they are for several caches")
     _ = taught.weights  # reads the numbers
-    return [header for url in taught.caches if (header := local_header(url)) is not None]
+    return {url: header for url in taught.caches if (header := local_header(url)) is not None}
 
 
 def local_header(url: str) -> "Header | None":

@@ -9,6 +9,7 @@ Every view is rendered, mixed and compared with the digest of what the teacher s
 from no global random generator: a batch depends on shards, cache, seed, epoch and step alone.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -145,7 +146,7 @@ class Feed:
             self._stream = RenderedStream(self.order.tasks, start)
             stack.callback(self._stream.close)
             self._stack = stack.pop_all()
-        self._closed = False
+        self._closed, self._pid = False, os.getpid()
 
     def __enter__(self) -> Self:
         """The feed itself; workers start with the first epoch."""
@@ -156,9 +157,10 @@ class Feed:
         self.close()
 
     def close(self) -> None:
-        """What leaving the `with` does."""
+        """What leaving the `with` does; in a forked child the feed of its parent stays as it is."""
         self._closed, self._turn = True, None
-        self._stack.close()
+        if os.getpid() == self._pid:
+            self._stack.close()
 
     def __len__(self) -> int:
         """Batches of every epoch on this rank: optimiser steps × accumulate."""
@@ -210,13 +212,18 @@ class Feed:
         if self._closed:
             raise ValueError("feed: it is closed; iterate inside its `with`")
         self._turn = turn = object()
-        self._source.begin_epoch(epoch % self._cycle)
+        begun = False
         for step in range(first_step, self.order.steps):
             for micro in range(self.order.accumulate):
                 if self._turn is not turn:
                     raise ValueError(f"feed: epoch {epoch} is over: another one was begun, or the feed was closed")
+                self._require_own_process()
                 position = Position(epoch, step, micro)
-                yield self._ready(self._stream.batch(position), position)
+                rendered = self._stream.batch(position)
+                if not begun:  # only now: workers are forked before the records are mapped, and render meanwhile
+                    self._source.begin_epoch(epoch % self._cycle)
+                    begun = True
+                yield self._ready(rendered, position)
 
     def _ready(self, rendered: ViewBatch, position: Position) -> Batch:
         """Return a rendered batch as the training loop receives it."""
@@ -234,6 +241,14 @@ class Feed:
             index=self.index,
             smoothing=self._smoothing,
         )
+
+    def _require_own_process(self) -> None:
+        """ValueError in a forked child, which has the feed's memory and none of its workers and threads."""
+        if os.getpid() != self._pid:
+            raise ValueError(
+                f"feed: process {os.getpid()} was forked from process {self._pid}, which opened it; iterate there, or "
+                "open a Feed of its own in this process"
+            )
 
     @property
     def _cycle(self) -> int:
@@ -256,16 +271,18 @@ class Feed:
             epochs = self._cycle if self.order.epochs is not None else 2 * self._cycle
             schedule = [self.order.views(epoch) for epoch in range(epochs)]
             sources = [
-                CachedTeacher(cache, schedule, name_of=self._name_of, scratch=self._scratch) for cache in self.caches
+                CachedTeacher(cache, schedule, name_of=partial(_name_of, self.index), scratch=self._scratch)
+                for cache in self.caches
             ]
         if len(sources) > 1:
             names = [cache.url for cache in self.caches] or [teacher.spec.name for teacher in self.teachers]
             return SeveralTeachers(sources, self.teacher_weights, names)
         return sources[0] if sources else NoTeacher()
 
-    def _name_of(self, shard: int, row: int) -> tuple[str, str]:
-        """What messages call a sample."""
-        return self.index.names[shard], self.index.key(shard, row)
+
+def _name_of(index: ShardIndex, shard: int, row: int) -> tuple[str, str]:
+    """What messages call a sample."""
+    return index.names[shard], index.key(shard, row)
 
 
 class Epoch:

@@ -11,12 +11,14 @@ import os
 import platform
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from shards.errors import RunError
 from shards.locks import FOR_EVER, locked
+from shards.pool.worker_process import close_in_workers
 
 SEAL_BYTES = 64
 """At the start of the file: the seal, which says that it is complete and whose it is. Content begins behind it."""
@@ -29,7 +31,8 @@ class NodeFile:
 
     def __init__(self, descriptor: int, link: Path) -> None:
         """Use `shared_file`."""
-        self.descriptor, self._link = descriptor, link
+        self.descriptor, self._link, self._pid = descriptor, link, os.getpid()
+        close_in_workers(self)  # a worker that kept it would keep the room on the disk
 
     def __enter__(self) -> "NodeFile":
         """Itself."""
@@ -44,7 +47,8 @@ class NodeFile:
     def close(self) -> None:
         """Let it go: others keep it, and the last one frees it."""
         if self.descriptor >= 0:
-            self._link.unlink(missing_ok=True)
+            if self._pid == os.getpid():  # a forked child closes its descriptor; the link is its parent's
+                self._link.unlink(missing_ok=True)
             os.close(self.descriptor)
             self.descriptor = -1
 
@@ -78,14 +82,36 @@ def shared_file(folder: Path, key: str, make: Callable[[int], None]) -> NodeFile
     Errors:
         RunError where the folder cannot be written; whatever `make` raises.
     """
-    name, seal = hashlib.sha256(key.encode()).hexdigest()[:24], hashlib.sha256(key.encode()).digest()
-    with locked(folder / f"{name}.lock", wait_s=FOR_EVER, remove=True):
+    name, seal = _name_and_seal(key)
+    with one_at_a_time(folder, key):
         descriptor = _found(folder, name, seal)
-        if descriptor is None:
-            descriptor = _made(folder, seal, make)
-        link = folder / f"{name}.{os.getpid()}.{descriptor}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
+        return _shared(folder, name, _made(folder, seal, make) if descriptor is None else descriptor)
+
+
+def held_file(folder: Path, key: str) -> NodeFile | None:
+    """The file that `key` names if a living process of this machine holds it; None where none does."""
+    name, seal = _name_and_seal(key)
+    descriptor = _found(folder, name, seal)
+    return None if descriptor is None else _shared(folder, name, descriptor)
+
+
+@contextmanager
+def one_at_a_time(folder: Path, key: str) -> Iterator[None]:
+    """Let one process of this machine after the other do the block; RunError where the folder cannot be written."""
+    with locked(folder / f"{_name_and_seal(key)[0]}.lock", wait_s=FOR_EVER, remove=True):
+        yield
+
+
+def _name_and_seal(key: str) -> tuple[str, bytes]:
+    digest = hashlib.sha256(key.encode())
+    return digest.hexdigest()[:24], digest.digest()
+
+
+def _shared(folder: Path, name: str, descriptor: int) -> NodeFile:
+    """The file of a descriptor, with the link by which others find it."""
+    link = folder / f"{name}.{os.getpid()}.{descriptor}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
     return NodeFile(descriptor, link)
 
 
@@ -125,6 +151,7 @@ def _opened(link: Path, seal: bytes) -> int | None:
 def _made(folder: Path, seal: bytes, make: Callable[[int], None]) -> int:
     """A new nameless file, filled, then sealed."""
     with tempfile.TemporaryFile(dir=folder) as file:
+        close_in_workers(file)
         make(file.fileno())
         os.pwrite(file.fileno(), seal, 0)
         return os.dup(file.fileno())

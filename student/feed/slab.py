@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import RunError
+from shards.pool.worker_process import close_in_workers
 from shards.views.blocks import ViewBatch
-from student.feed.node_file import SEAL_BYTES, NodeFile, scratch_folder, shared_file
+from student.feed.node_file import SEAL_BYTES, NodeFile, held_file, one_at_a_time, scratch_folder, shared_file
 
 _ALIGN = 64
 _THREADS = 4
@@ -83,6 +84,7 @@ class RecordSlab:
                 self._map, column.dtype, count=int(np.prod(shape, dtype=np.int64)), offset=column.offset
             )
             self._fields[column.name] = flat.reshape(shape)
+        close_in_workers(self)
 
     @classmethod
     def load(cls, cache: Units, views: range, *, scratch: Path | None = None, threads: int = _THREADS) -> "RecordSlab":
@@ -116,8 +118,29 @@ class RecordSlab:
 
             _each(keep, len(cache.rows_S), threads)
 
-        key = f"{cache.url} {cache.identity} {view_block} {views.start} {views.stop}"
-        return cls(views, first_S, columns, shared_file(folder, key, fill))
+        return cls(views, first_S, columns, shared_file(folder, _key(cache, views), fill))
+
+    @classmethod
+    def load_most(
+        cls, cache: Units, views: range, least: range, *, scratch: Path | None = None, threads: int = _THREADS
+    ) -> "RecordSlab":
+        """The slab of `views`, or of `least` among them where `views` take more than half the room of the disk.
+
+        One process of the machine decides; the others take what it has made, whatever room that has left.
+
+        Args, errors: as `load`.
+        """
+        folder = scratch_folder(scratch)
+        with one_at_a_time(folder, f"views of {_key(cache, views)}"):
+            for held in (views, least):
+                file = held_file(folder, _key(cache, held))
+                if file is not None:
+                    first_S = np.concatenate(([0], np.cumsum(cache.rows_S)))
+                    return cls(held, first_S, _columns(cache, len(held), int(first_S[-1])), file)
+            num_rows = int(cache.rows_S.sum())
+            needed = _num_bytes(_columns(cache, len(views), num_rows), len(views), num_rows)
+            room = needed <= shutil.disk_usage(folder).free // 2
+            return cls.load(cache, views if room else least, scratch=scratch, threads=threads)
 
     @property
     def num_bytes(self) -> int:
@@ -145,7 +168,7 @@ class SlabLoader:
         """Take the views of each epoch of the run, in order; `scratch` as `RecordSlab.load`."""
         self._cache, self._schedule, self._scratch = cache, schedule, scratch
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="slab-ahead")
-        self._ahead: tuple[range, Future[RecordSlab]] | None = None
+        self._ahead: Future[RecordSlab] | None = None
         self._slab: RecordSlab | None = None
 
     def __enter__(self) -> "SlabLoader":
@@ -156,7 +179,7 @@ class SlabLoader:
         """Let go of the slab, and of the one that is being prepared."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._ahead is not None:
-            ahead, self._ahead = self._ahead[1], None
+            ahead, self._ahead = self._ahead, None
             if not ahead.cancelled() and ahead.exception() is None:
                 ahead.result().close()
         self._drop()
@@ -166,35 +189,32 @@ class SlabLoader:
         views = self._schedule[epoch]
         if self._slab is None or not _holds(self._slab.views, views):
             self._drop()
-            if self._ahead is not None and _holds(self._ahead[0], views):
-                self._slab = self._ahead[1].result()
-            else:
-                self._slab = self._load(self._span(epoch))
-            self._ahead = None
+            self._slab = self._taken_ahead(views) or self._load(epoch)
         held = self._slab.views
         following = next(
             (e for e in range(epoch + 1, len(self._schedule)) if not _holds(held, self._schedule[e])), None
         )
         if following is not None and self._ahead is None:
-            span = self._span(following)
-            self._ahead = (span, self._pool.submit(self._load, span))
+            self._ahead = self._pool.submit(self._load, following)
         return self._slab
 
-    def _span(self, epoch: int) -> range:
-        """What to read for `epoch`: all views of its view block that the run wants from then on.
+    def _taken_ahead(self, views: range) -> RecordSlab | None:
+        """The slab that was prepared, if it holds these views; one that does not is let go."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return None
+        slab = ahead.result()
+        if _holds(slab.views, views):
+            return slab
+        slab.close()
+        return None
 
-        Only the epoch's own where that would take more than half the room of the disk: units are read again then.
-        """
+    def _load(self, epoch: int) -> RecordSlab:
+        """All views of the epoch's view block that the run wants from then on; its own where there is no room."""
         per_unit, own = self._cache.views_per_unit, self._schedule[epoch]
-        block = own.start // per_unit
-        wanted = [views for views in self._schedule[epoch:] if views.start // per_unit == block]
+        wanted = [views for views in self._schedule[epoch:] if views.start // per_unit == own.start // per_unit]
         span = range(min(views.start for views in wanted), max(views.stop for views in wanted))
-        num_rows = int(self._cache.rows_S.sum())
-        needed = _num_bytes(_columns(self._cache, len(span), num_rows), len(span), num_rows)
-        return span if needed <= shutil.disk_usage(scratch_folder(self._scratch)).free // 2 else own
-
-    def _load(self, views: range) -> RecordSlab:
-        return RecordSlab.load(self._cache, views, scratch=self._scratch)
+        return RecordSlab.load_most(self._cache, span, own, scratch=self._scratch)
 
     def _drop(self) -> None:
         if self._slab is not None:
@@ -204,6 +224,11 @@ class SlabLoader:
 
 def _holds(slab: range, views: range) -> bool:
     return slab.start <= views.start and views.stop <= slab.stop
+
+
+def _key(cache: Units, views: range) -> str:
+    """What decides the content of a slab."""
+    return f"{cache.url} {cache.identity} {views.start // cache.views_per_unit} {views.start} {views.stop}"
 
 
 def _columns(cache: Units, num_views: int, num_rows: int) -> list[_Column]:
