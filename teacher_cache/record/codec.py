@@ -71,7 +71,7 @@ class RecordCodec:
         if not temperature > 0:
             raise ValueError(f"temperature: expected τ > 0, got {temperature}")
         # Autocast would round the matrix products of a decoder, and break those that mix its result with float32.
-        with torch.autocast(record["class_index"].device.type, enabled=False):
+        with torch.autocast(next(iter(record.values())).device.type, enabled=False):
             return self._codec.log_prob(record, temperature)
 
     @property
