@@ -5,13 +5,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from student.feed.batch import Batch
+from student.feed.batch import Labels
 from student.feed.teacher_source import TeacherAnswer
 from student.learn.trainer import Trainer
 
@@ -55,9 +54,8 @@ KINDS = (*AFTER, "answer")
 """What can be poisoned in every student; "statistic" needs one with BatchNorm."""
 
 
-def _answering(batch: Batch, value: float) -> Batch:
-    answer = batch.teacher
-    return replace(batch, answer=TeacherAnswer(None, lambda tau: torch.full_like(answer.log_prob(tau), value)))
+def _answering(answer: TeacherAnswer, value: float) -> TeacherAnswer:
+    return TeacherAnswer(None, lambda tau: torch.full_like(answer.log_prob(tau), value))
 
 
 @contextmanager
@@ -65,9 +63,21 @@ def poisoned(kind: str, step: int, value: float, *, lr: float | None = None) -> 
     """Inside the block `kind` becomes `value` after `step` steps, in students of this `lr` (None: all)."""
     plain = Trainer.feed
 
-    def feed(self: Trainer, batch: Batch, *, step: int, micro: int = 0, _at: int = step) -> None:
+    def feed(
+        self: Trainer,
+        image_BCHW: torch.Tensor,
+        labels: Labels,
+        answer: TeacherAnswer | None,
+        *,
+        step: int,
+        micro: int = 0,
+        _at: int = step,
+    ) -> None:
         hit = step == _at and lr in (None, self.recipe.lr)
-        plain(self, _answering(batch, value) if hit and kind == "answer" else batch, step=step, micro=micro)
+        if hit and kind == "answer":
+            assert answer is not None, "a student with a teacher"
+            answer = _answering(answer, value)
+        plain(self, image_BCHW, labels, answer, step=step, micro=micro)
         if hit and kind != "answer":
             {**AFTER, "statistic": _statistic}[kind](self, value)
 
