@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from shards.errors import RunError, ShardError
+from shards.errors import ArtefactError, RunError, ShardError
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
 from student.learn.network import heads, make_student
 from student.recipe.papers import recipe_for
@@ -27,6 +27,7 @@ from student.run.export import (
     read_info,
     timm_call,
 )
+from teacher_cache.network.weights_metadata import METADATA_KEY
 
 TWO = "deit_tiny_distilled_patch16_224"
 NAMES = ("cat", "dog", "newt", "pike|perch", "élan")
@@ -145,6 +146,59 @@ def test_weights_of_others_need_a_name_and_get_its_recipe(tmp_path: Path) -> Non
         load_student(path, model="deit_small_patch16_224")
     torch.save({"model": load_file(path)}, tmp_path / "theirs.pth")
     assert load_student(tmp_path / "theirs.pth", model="deit_tiny_patch16_224")[1] == info
+
+
+def test_weights_of_others_are_evaluated_at_the_size_they_were_trained_at(tmp_path: Path) -> None:
+    """A resize in silence would be another network; another kind is refused by the name of what the file is."""
+    for name, size in ((TWO, 32), ("deit_tiny_patch16_224", 384)):
+        path = tmp_path / f"{size}.safetensors"
+        save_file(timm.create_model(name, num_classes=7, img_size=size).state_dict(), path)
+        assert load_student(path, model=name)[1].recipe.image_size == size
+    with pytest.raises(RunError, match="weights of deit_tiny_patch16_224 at 384 px"):
+        load_student(tmp_path / "384.safetensors", model=TWO)
+    state = timm.create_model("deit_tiny_patch16_224", num_classes=7, patch_size=32).state_dict()
+    save_file(state, tmp_path / "patch.safetensors")
+    with pytest.raises(RunError, match=r"patch_embed\.proj\.weight is resized"):
+        load_student(tmp_path / "patch.safetensors", model="deit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_tensor(tmp_path: Path, value: float) -> None:
+    """Whatever reads weights: predict and evaluate would answer with nan, export would hand it on."""
+    recipe = replace(recipe_for(TWO), image_size=32)
+    model, path = trained(recipe), tmp_path / "w.safetensors"
+    with torch.no_grad():
+        model.blocks[3].mlp.fc1.weight[1, 2] = value
+    export_weights(model, path, info_of(recipe))
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    for file in (path, tmp_path / "w.pth"):
+        with pytest.raises(ArtefactError, match=r"tensor blocks\.3\.mlp\.fc1\.weight: 1 of 147456 numbers"):
+            load_student(file, model=TWO)
+
+
+def test_complex_weights_are_refused(tmp_path: Path) -> None:
+    """Loading complex numbers into real ones drops the imaginary part."""
+    state = timm.create_model("deit_tiny_patch16_224", num_classes=7).state_dict()
+    torch.save(state | {"head.weight": state["head.weight"].to(torch.complex64)}, tmp_path / "w.pth")
+    with pytest.raises(ArtefactError, match=r"tensor head\.weight: expected plain real numbers, got complex64"):
+        load_student(tmp_path / "w.pth", model="deit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("mean", [float("nan"), 0.5, 0.5]), ("std", [0.5, float("inf"), 0.5]), ("std", [0.0, 0.5, 0.5]),
+     ("metrics", {"top1": "71 %"}), ("metrics", {"top1": None}), ("fingerprints", {"cache": 3})],
+)  # fmt: skip
+def test_a_description_with_other_values_is_refused_by_file_and_field(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    recipe = replace(recipe_for(TWO), image_size=32)
+    said = info_of(recipe).to_json() | {field: value}
+    path = tmp_path / "w.safetensors"
+    save_file(trained(recipe).state_dict(), path, {"format": "pt", METADATA_KEY: json.dumps(said)})
+    with pytest.raises(RunError, match=field) as refused:
+        load_student(path)
+    assert str(path) in str(refused.value)
 
 
 def test_a_name_that_contradicts_the_file_is_refused(tmp_path: Path) -> None:

@@ -267,8 +267,50 @@ def test_foreign_weights_are_refused(tmp_path: Path) -> None:
     """One clean message each; never half a model."""
     model = make_student(small(), 5, seed=0)
     save_file(make_student(small(ONE), 5, seed=0).state_dict(), tmp_path / "one.safetensors")
-    with pytest.raises(RunError, match=r"missing \['dist_token', 'head_dist"):
-        load_weights(model, tmp_path / "one.safetensors", allow_new_classifier=True)
+    with pytest.raises(RunError, match=r"missing \['blocks.10.attn") as refused:
+        save_file(make_student(small(model_args=(("depth", 2),)), 5, seed=0).state_dict(), tmp_path / "two.safetensors")
+        load_weights(model, tmp_path / "two.safetensors", allow_new_classifier=True)
+    assert "a vision transformer of width 192, 2 blocks, patches of 16 px, with distillation token at 32 px" in str(
+        refused.value
+    )
+
+
+@pytest.mark.parametrize(("of", "into"), [(ONE, TWO), (TWO, ONE)])
+def test_weights_with_and_without_a_distillation_token_are_told_apart(tmp_path: Path, of: str, into: str) -> None:
+    """The message names the model that the file is of, its own size, and no shape that no file has."""
+    save_file(make_student(small(of), 5, seed=0).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(RunError, match=f"weights of {of} at 32 px") as refused:
+        load_weights(make_student(small(into, image_size=64), 5, seed=0), tmp_path / "w.safetensors")
+    assert f"give --model {of}" in str(refused.value) and "(1," not in str(refused.value)
+    assert len(str(refused.value)) <= 600
+
+
+def test_what_the_weights_of_other_sizes_and_kinds_become_is_said_or_refused(tmp_path: Path) -> None:
+    """Every pair of (grid, patch, kind): loaded as it is, resized and said, or one sentence."""
+    said = {}
+    for of in (ONE, TWO, LS):
+        for grid, patch in (((2, 2), 16), ((3, 3), 16), ((14, 13), 16), ((3, 2), 16), ((2, 2), 8)):
+            size = (grid[0] * patch, grid[1] * patch)
+            name = "vit_tiny_patch16_224" if of == LS else of
+            extra = {"no_embed_class": True, "init_values": 1e-6} if of == LS else {}
+            state = timm.create_model(name, num_classes=5, img_size=size, patch_size=patch, **extra).state_dict()
+            path = tmp_path / f"{of}-{grid}-{patch}.safetensors"
+            save_file(state, path)
+            for into in (ONE, TWO, LS):
+                model = make_student(small(into), 5, seed=0)
+                try:
+                    words = load_weights(model, path).words
+                except RunError as error:
+                    words = f"refused: {error}"
+                    assert len(words) <= 620 and str(path) in words
+                said[of, grid, patch, into] = words
+    for of in (ONE, TWO, LS):
+        assert said[of, (2, 2), 16, of] == ""
+        assert "pos_embed is resized from" in said[of, (3, 3), 16, of]
+        assert "no square grid" in said[of, (14, 13), 16, of] and "no square grid" in said[of, (3, 2), 16, of]
+        assert "patch_embed.proj.weight is resized from (192, 3, 8, 8) to (192, 3, 16, 16)" in said[of, (2, 2), 8, of]
+        others = [words for (a, _, _, b), words in said.items() if a == of != b]
+        assert all(words.startswith("refused") for words in others), "a file of another kind"
 
 
 def test_bf16_autocast_trains_with_float32_losses() -> None:

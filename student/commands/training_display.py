@@ -44,6 +44,9 @@ class TrainingDisplay:
                 self._say_cut(event)
                 if self._bar is not None:
                     self._bar.start_at(event.step)
+            case events.StartedFrom():
+                changes = f"{event.changes}; all others are as in the file" if event.changes else "all as in the file"
+                self._say(f"{event.student} starts from {event.weights}: {changes}")
             case events.CheckpointRejected():
                 self._say(f"warning: {event.path}: {event.reason}; going on from an earlier checkpoint")
             case events.BalanceMeasured():

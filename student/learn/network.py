@@ -26,12 +26,16 @@ from shards.errors import RunError
 from shards.names import short, unknown
 from student.learn.losses.table import NONE
 from student.learn.process_group import unwrapped
+from student.learn.transformer_file import Shapes, transformer_of
 from student.recipe.student_recipe import PUBLISHED, StudentRecipe
 from student.recipe.zoo import model_entry
 from teacher_cache.network.timm_network import published
 from teacher_cache.network.trial import reason_of, tried
 from teacher_cache.network.weights import read_weights
 from teacher_cache.network.weights_metadata import require_arguments
+
+_GRIDS = ("pos_embed", "patch_embed.proj.weight")
+"""What is resized when the image or the patch has another size."""
 
 
 class Heads(NamedTuple):
@@ -52,10 +56,22 @@ class Heads(NamedTuple):
 
 
 class LoadReport(NamedTuple):
-    """What fine-tuning took from a weights file: names resized, and names left at their fresh initialisation."""
+    """What was taken from a weights file.
 
-    resized: tuple[str, ...]
+    Attributes:
+        resized: names of tensors whose grid was resized, with both shapes.
+        fresh: names left at their fresh initialisation.
+    """
+
+    resized: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     fresh: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """What is not as in the file, in words; "" where everything is."""
+        parts = [f"{name} is resized from {before} to {after}" for name, (before, after) in self.resized.items()]
+        parts += [f"{', '.join(self.fresh)} begin at zero"] * bool(self.fresh)
+        return "; ".join(parts)
 
 
 def make_student(
@@ -70,6 +86,13 @@ def make_student(
     Fine-tuning loads `recipe.init_weights`. ValueError for what timm cannot build, RunError for weights that do not
     fit.
     """
+    return student_and_start(recipe, num_classes, seed=seed, device=device)[0]
+
+
+def student_and_start(
+    recipe: StudentRecipe, num_classes: int, *, seed: int, device: torch.device | str = "cpu"
+) -> tuple[nn.Module, LoadReport | None]:
+    """The student of `make_student`, and what it took from `recipe.init_weights`; None where it starts from scratch."""
     if recipe.finetune and not recipe.init_weights:
         raise ValueError(
             f"init_weights: recipe {recipe.name!r} fine-tunes; give the weights with --set init_weights=FILE, "
@@ -81,10 +104,9 @@ def make_student(
     set_drop_path(model, recipe.drop_path, recipe.drop_path_shape)
     if recipe.layer_scale_init > 0:
         set_layer_scale(model, recipe.layer_scale_init)
-    if recipe.init_weights:
-        load_initial(model, recipe.init_weights)
+    report = load_initial(model, recipe.init_weights) if recipe.init_weights else None
     set_distilled(model, recipe.distill != NONE)
-    return model.train()
+    return model.train(), report
 
 
 def bare_model(name: str, num_classes: int, *, image_size: int, arguments: Mapping[str, Any]) -> nn.Module:
@@ -251,8 +273,7 @@ def _load_state(model: nn.Module, state: dict[str, Tensor], where: str, *, allow
     own = target.state_dict()
     before = {name: tuple(value.shape) for name, value in state.items()}
     if isinstance(target, VisionTransformer):
-        state = checkpoint_filter_fn(state, target, adapt_layer_scale=True, antialias=False)
-    resized = tuple(k for k, v in state.items() if k in before and tuple(v.shape) != before[k])
+        state = _converted(target, state, before, where)
     classifier = [name for name in own if name.split(".")[0] in _classifier_names(target)]
     fresh = (
         tuple(n for n in classifier if n in state and state[n].shape != own[n].shape) if allow_new_classifier else ()
@@ -260,17 +281,48 @@ def _load_state(model: nn.Module, state: dict[str, Tensor], where: str, *, allow
     missing = sorted(set(own) - set(state))
     foreign = sorted(set(state) - set(own))
     wrong = sorted(
-        f"{n} (expected {tuple(own[n].shape)}, got {tuple(state[n].shape)})"
+        f"{n} (expected {tuple(own[n].shape)}, got {before.get(n, tuple(state[n].shape))})"
         for n in set(own) & set(state) - set(fresh)
         if own[n].shape != state[n].shape
     )
     if missing or foreign or wrong:
+        found = transformer_of(before)
         raise RunError(
-            f"weights {where}: do not fit {type(target).__name__}: missing {missing[:4]}, unknown {foreign[:4]}, "
-            f"other shape {wrong[:4]}; give weights of the same architecture and class count"
+            f"weights {where}: do not fit {type(target).__name__}: missing {missing[:3]}, unknown {foreign[:3]}, "
+            f"other shape {wrong[:3]}; {f'they are {found}: ' if found else ''}give weights of the same architecture "
+            "and class count"
         )
     target.load_state_dict({name: state[name] for name in own if name not in fresh}, strict=not fresh)
-    return LoadReport(resized, fresh)
+    after = {name: tuple(state[name].shape) for name in _GRIDS if name in before and name in state}
+    return LoadReport({n: (before[n], shape) for n, shape in after.items() if before[n] != shape}, fresh)
+
+
+def _converted(target: VisionTransformer, state: dict[str, Tensor], shapes: Shapes, where: str) -> dict[str, Tensor]:
+    """The tensors of a file under timm's names, their grids resized to the student's.
+
+    RunError where the file is of another kind of transformer, or its positions are no square grid.
+    """
+    found = transformer_of(shapes)
+    own = transformer_of({name: tuple(value.shape) for name, value in target.state_dict().items()})
+    if found and own and found.distilled != own.distilled:
+        has, other, wanted = ("none", "one", "with") if own.distilled else ("one", "none", "without")
+        advice = f"give --model {found.model}, or weights" if found.model else "give weights"
+        raise RunError(
+            f"weights {where}: they are {found}: of distillation tokens they have {has}, the student "
+            f"({own.model or type(target).__name__}) has {other}; {advice} of a model {wanted} one"
+        )
+    if found and own and found.side is None and found.positions != own.positions:
+        raise RunError(
+            f"weights {where}: they are {found}: expected {own.positions} positions, or a square grid that can be "
+            "resized; give weights that were trained on square images"
+        )
+    try:
+        return checkpoint_filter_fn(state, target, adapt_layer_scale=True, antialias=False)
+    except Exception as error:  # timm stumbles on whatever the file holds
+        raise RunError(
+            f"weights {where}: cannot be brought into the form of {type(target).__name__} ({reason_of(error)}); "
+            f"{f'they are {found}: ' if found else ''}give weights of the same architecture and class count"
+        ) from error
 
 
 def _classifier_names(model: nn.Module) -> tuple[str, ...]:

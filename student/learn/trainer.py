@@ -22,7 +22,7 @@ from student.feed.teacher_source import TeacherAnswer
 from student.learn.evaluation import teacher_stats
 from student.learn.loss import Loss, gradient_balance, student_loss
 from student.learn.losses.table import LOSSES, NONE
-from student.learn.network import Heads, heads, make_student
+from student.learn.network import Heads, heads, student_and_start
 from student.learn.optimiser import Ema, clip_gradients, lr_at, make_optimizer, set_lr
 from student.learn.process_group import ProcessGroup, no_sync
 from student.recipe.settings import TrainSettings
@@ -61,7 +61,8 @@ class Trainer:
         self._group = group
         self._steps_per_epoch = steps_per_epoch
         device = group.device
-        self.core = make_student(recipe, num_classes, seed=settings.seed, device="cpu").to(device)
+        core, self.start = student_and_start(recipe, num_classes, seed=settings.seed)
+        self.core = core.to(device)
         self._wrapped = group.wrap(self.core)
         self.model: nn.Module = torch.compile(self._wrapped) if settings.compile else self._wrapped  # type: ignore[assignment]
         self.optimizer = make_optimizer(self.core, recipe)

@@ -6,7 +6,7 @@ safetensors metadata, so that `predict` needs the file alone.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -26,6 +26,7 @@ from student.learn.evaluation import eval_views
 from student.learn.losses.table import NONE, loss_named
 from student.learn.network import bare_model, heads, load_weights, own_arguments, timm_expression
 from student.learn.process_group import unwrapped
+from student.learn.transformer_file import transformer_of
 from student.recipe.papers import recipe_for
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
@@ -42,7 +43,7 @@ class _Stored(msgspec.Struct, forbid_unknown_fields=True):
     num_classes: Annotated[int, msgspec.Meta(ge=1, le=10**6)]
     class_names: list[str]
     fingerprints: dict[str, str]
-    metrics: dict[str, Any]
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,7 @@ class ExportInfo:
         )
         if stored.class_names and len(stored.class_names) != stored.num_classes:
             raise ValueError(f"class_names: expected {stored.num_classes}, got {len(stored.class_names)}")
+        ViewRecipe(mean=stored.mean, std=stored.std)  # checks the numbers
         return cls(
             recipe=StudentRecipe.from_json(stored.recipe),
             mean=stored.mean,
@@ -135,7 +137,8 @@ def load_student(path: Path, *, model: str | None = None) -> tuple[nn.Module, Ex
     Args:
         model: its name; needed when the file does not say it, and must agree when it does.
 
-    Weights of others get the recipe of their model: its resolution, evaluation crop and ImageNet's normalisation.
+    Weights of others get the recipe of their model: its evaluation crop, ImageNet's normalisation, and its resolution,
+    unless the tensors show that they are a vision transformer's of another one.
     ArtefactError for a file that cannot be read or does not fit; ValueError when the name is missing or contradicts it.
     """
     info = read_info(path)
@@ -155,7 +158,11 @@ def load_student(path: Path, *, model: str | None = None) -> tuple[nn.Module, Ex
         if known_from_file:
             raise RunError(f"weights {path}: what they say of themselves makes no network: {error}") from error
         raise
-    load_weights(network, path)
+    if words := load_weights(network, path).words:
+        raise RunError(
+            f"weights {path}: do not fit {info.recipe.model} at {info.recipe.image_size} px ({words}); give the model "
+            "that they were trained as"
+        )
     return network.eval(), info
 
 
@@ -167,6 +174,9 @@ def _foreign_info(model: str, path: Path) -> ExportInfo:
         raise RunError(f"weights {path}: expected a classifier (head.bias or fc.bias), found none")
     entry = model_entry(model)
     recipe = recipe_for(model, stage=len(entry.recipes) - 1 if entry else 0)
+    trained_at = transformer_of({name: tuple(value.shape) for name, value in state.items()})
+    if trained_at is not None and trained_at.image_size:
+        recipe = replace(recipe, image_size=trained_at.image_size)
     views = recipe.view_recipe
     return ExportInfo(
         recipe=recipe, mean=views.mean, std=views.std, num_classes=len(biases[0]), fingerprints={}, metrics={}

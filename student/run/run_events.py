@@ -48,6 +48,15 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StartedFrom:
+    """A student starts from `weights`; `changes` says what is not as in that file: resized, or fresh."""
+
+    student: str
+    weights: str
+    changes: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointRejected:
     """A damaged checkpoint was passed over; the run goes on from an earlier one."""
 
@@ -124,6 +133,7 @@ class StudentFinished:
 Event = (
     Scheduled
     | Resumed
+    | StartedFrom
     | CheckpointRejected
     | BalanceMeasured
     | Stepped

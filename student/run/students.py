@@ -142,6 +142,10 @@ class Students:
                 accumulate=self._settings.accumulate,
                 accumulate_before=found.accumulate,
             )
+        for student in self._students if not step else ():
+            if (start := student.trainer.start) is not None:
+                weights = student.job.recipe.init_weights
+                yield events.StartedFrom(student=student.name, weights=weights, changes=start.words)
         if owed:
             yield from self._report_epoch([self._students[number] for number in owed], step)
         return step

@@ -23,7 +23,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "state_dict" or "model" (the layout of the published DeiT files). A "module." prefix of DDP is taken off.
 
     Errors:
-        ArtefactError when the file is missing, is neither, or holds no tensors.
+        ArtefactError when the file is missing, is neither, or holds no tensors; naming the first tensor that holds
+        NaN, infinity, or no plain real numbers.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,7 +47,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise ArtefactError(f"weights {path}: expected a mapping of names to tensors, got {_describe(loaded)}")
+    for name, tensor in loaded.items():
+        _require_numbers(path, str(name), tensor)
     return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
+
+
+def _require_numbers(path: Path, name: str, tensor: Tensor) -> None:
+    """ArtefactError, naming the tensor, unless it holds plain finite numbers."""
+    if tensor.is_complex() or tensor.is_quantized or tensor.layout is not torch.strided:
+        kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+        raise ArtefactError(
+            f"weights {path}: tensor {name}: expected plain real numbers, got {kind}; save it as float32"
+        )
+    if tensor.is_floating_point() and not (finite := torch.isfinite(tensor.float())).all():
+        count = tensor.numel() - int(finite.sum())
+        raise ArtefactError(
+            f"weights {path}: tensor {name}: {count} of {tensor.numel()} numbers are NaN or infinite; the training has "
+            "diverged or the file is damaged: give weights of an earlier checkpoint"
+        )
 
 
 def write_weights(file: BinaryIO, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
