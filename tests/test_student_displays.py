@@ -8,7 +8,7 @@ import pytest
 from student.commands.sweep_display import SweepDisplay
 from student.commands.training_display import TrainingDisplay
 from student.report.text import sweep_lines
-from student.run.run_events import EpochEnded, Scheduled, Stepped, StudentFinished
+from student.run.run_events import EpochEnded, Scheduled, StartedFrom, Stepped, StudentFinished
 from student.sweep.sweep_loop import SweepEvent
 from tests.test_student_report import GRID, write_sweep
 
@@ -51,6 +51,12 @@ def test_the_end_names_the_student_and_what_was_compared(capsys: Any) -> None:
     assert "runs/a: done, top-1 76.90 %, CLS 75.10, DIST 76.25, 24,000 views compared, 0 differed" in said
     alone = shown(capsys, StudentFinished(student="a", out=Path("runs/a"), summary={**VALIDATION, "pixels_checked": 0}))
     assert "compared" not in alone and "differed" not in alone, "nobody compared"
+
+
+def test_a_start_from_weights_says_what_is_not_as_in_the_file(capsys: Any) -> None:
+    changes = "pos_embed is resized from (1, 197, 192) to (1, 5, 192); head.weight begin at zero"
+    said = shown(capsys, StartedFrom(student="a", weights="w.pth", changes=changes))
+    assert f"a starts from w.pth: {changes}; all others are as in the file" in said
 
 
 def test_other_ranks_are_silent(capsys: Any) -> None:

@@ -85,7 +85,8 @@ def test_from_a_file_and_from_scratch(work: Path) -> None:
     before = weights.read_bytes()
     done(*command(work, "scratch"), *tiny)
     assert weights.read_bytes() == before
-    assert "from scratch" not in done(*command(work, "tuned"), *tiny, "--init-weights", weights)
+    tuned = done(*command(work, "tuned"), *tiny, "--init-weights", weights)
+    assert "from scratch" not in tuned and f"tuned starts from {weights}: all as in the file" in tuned
     info = read_info(work / "tuned" / "weights.safetensors")
     assert info is not None and info.recipe.init_weights == str(weights)
 
