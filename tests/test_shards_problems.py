@@ -180,6 +180,54 @@ def test_the_same_command_goes_on_after_a_picture_was_replaced(tmp_path: Path) -
         assert path.read_bytes() == (tmp_path / "anew" / path.name).read_bytes(), path.name
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("replace", "2 of 10 images changed: ant/0, bee/1"),
+        ("same_size", "1 of 10 images changed: ant/3"),
+        ("add", "1 of 11 images new: ant/new"),
+        ("remove", "1 of 10 images gone: bee/4"),
+        ("rename", "1 of 10 images new: bee/other, 1 of 10 images gone: bee/4"),
+        ("touch", "only the times of change of its files differ"),
+    ],
+)
+def test_a_tree_that_changed_after_its_shards_were_finished_is_refused_with_what_changed(
+    change: str, said: str, tmp_path: Path
+) -> None:
+    source, out = tree(tmp_path / "in"), tmp_path / "out"
+    assert make(source, out).exit_code == 0
+    same = source / "ant" / "3.png"
+    if change == "replace":
+        for name in ("ant/0.png", "bee/1.png"):
+            (source / name).write_bytes(encoded(3, "JPEG"))
+    elif change == "same_size":
+        data = same.read_bytes()
+        same.write_bytes(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])
+    elif change == "add":
+        (source / "ant" / "new.png").write_bytes(encoded(3))
+    elif change == "touch":
+        os.utime(same, (1, 1))
+    elif change == "remove":
+        (source / "bee" / "4.png").unlink()
+    else:
+        (source / "bee" / "4.png").rename(source / "bee" / "other.png")
+    refused = make(source, out)
+    assert refused.exit_code == 1 and said in refused.output, refused.output
+
+
+def test_a_picture_taken_out_of_an_unfinished_set_is_refused_with_what_to_remove(tmp_path: Path) -> None:
+    source, out = tree(tmp_path / "in", each=20), tmp_path / "out"
+    bad = source / "ant" / "7.png"
+    bad.write_bytes(b"<html>")
+    assert make(source, out, "--samples-per-shard", "6").exit_code == 1
+    bad.unlink()
+    refused = make(source, out, "--samples-per-shard", "6")
+    assert refused.exit_code == 1 and f"remove its *.tar and {JOURNAL_NAME}" in refused.output
+    for path in (*out.glob("*.tar"), out / JOURNAL_NAME):
+        path.unlink()
+    assert make(source, out, "--samples-per-shard", "6").exit_code == 0
+
+
 @pytest.mark.parametrize("change", ["replace", "remove", "other_settings"])
 def test_what_a_try_left_that_finished_no_shard_is_no_obstacle(change: str, tmp_path: Path) -> None:
     source, out = tree(tmp_path / "in"), tmp_path / "out"
@@ -356,6 +404,7 @@ def test_all_keys_that_two_shards_share_are_counted(tmp_path: Path) -> None:
     (two / "again.tar").write_bytes((one / "shard-000000.tar").read_bytes())
     refused = check(Path(f"{one}::{two}"), "--overwrite")
     assert refused.exit_code == 1 and "3 keys are in two shards" in refused.output, refused.output
+
 
 # Shards of others.
 

@@ -1,11 +1,13 @@
 """A cache is for exactly one spec: any field that differs is named, nothing else matters."""
 
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from shards.errors import CacheError
+from teacher_cache.store.header import require_index
 from teacher_cache.store.spec import CacheSpec, RecordFormat, TeacherSpec, require_equal
 from tests.cache_maker import make_spec
 
@@ -132,3 +134,47 @@ def test_parts_that_do_not_fit_each_other_are_refused(name: str) -> None:
     teacher, field = MISFITS[name]
     with pytest.raises(ValueError, match=field):
         replace(SPEC, teacher=teacher)
+
+
+class Shards(NamedTuple):
+    """What a refusal knows of a set of shards: names, samples of each, fingerprint; of a cache, the spec as well."""
+
+    names: tuple[str, ...]
+    rows: tuple[int, ...]
+    fingerprint: str = "2" * 64
+    spec: CacheSpec = SPEC
+
+    @property
+    def shard_names(self) -> tuple[str, ...]:
+        return self.names
+
+    @property
+    def rows_S(self) -> np.ndarray:  # noqa: N802 - the shape is part of the name
+        return np.array(self.rows, np.int64)
+
+
+CACHE = Shards(("a.tar", "b.tar", "c.tar"), (250, 250, 227))
+
+
+@pytest.mark.parametrize(
+    ("here", "said"),
+    [
+        (
+            Shards(("a.tar",), (184,)),
+            "184 samples (shards: 1), the cache has 727 (shards: 3): is this another set, such",
+        ),
+        (
+            Shards(("a.tar", "c.tar"), (250, 227)),
+            "477 samples (shards: 2), the cache has 727 (shards: 3): b.tar missing",
+        ),
+        (Shards(("x.tar", "b.tar", "c.tar"), (250, 250, 227)), "in other shards or another order: x.tar here"),
+        (Shards(("a.tar", "b.tar", "c.tar"), (249, 251, 227)), "2 of 3 shards differ: a.tar has 249 samples, 250"),
+        (Shards(("a.tar", "b.tar", "c.tar"), (250, 250, 227)), "by name and number, but other images, labels, keys or"),
+    ],
+)
+def test_a_cache_of_other_shards_is_refused_with_what_differs(here: Shards, said: str) -> None:
+    """Two fingerprints side by side tell nobody what to do."""
+    with pytest.raises(CacheError) as caught:
+        require_index(CACHE, here, "c.zarr")
+    assert said in str(caught.value) and here.fingerprint not in str(caught.value)
+    require_index(CACHE, here._replace(fingerprint=SPEC.index_fingerprint), "c.zarr")

@@ -6,7 +6,7 @@ and says nothing; every other line must parse.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -57,11 +57,16 @@ def settings_of(folder: Path) -> dict[str, Any]:
 class Journal:
     """The journal of one destination folder, locked while it is open; use it in a `with`."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, int | str]) -> None:
-        """Remember where and what; nothing is touched before the `with`."""
+    def __init__(self, folder: Path, settings: Mapping[str, int | str], changes: Callable[[], str] = str) -> None:
+        """Remember where and what; nothing is touched before the `with`.
+
+        Args:
+            changes: says how the source differs from the shards of the folder, for an error; "" where nobody knows.
+        """
         self._recorded: dict[str, _Entry] = {}
         self._folder = folder
         self._settings = dict(settings)
+        self._changes = changes
         self._held = ExitStack()
         self._file: BinaryIO | None = None
 
@@ -129,12 +134,28 @@ class Journal:
             # An image was replaced before all shards were finished: those of other images are kept.
             self._recorded = {entry.name: entry for entry in entries if entry.source}
             return
-        for name in differing:
-            raise ShardError(
-                f"{self._folder}: holds shards of another source or other settings: {name}: "
-                f"expected {settings.get(name)} as there, got {self._settings.get(name)}; "
-                "choose another folder, or remove this one"
+        if differing:
+            raise ShardError(f"{self._folder}: {self._difference(differing, settings)}")
+
+    def _difference(self, differing: Sequence[str], settings: Mapping[str, int | str]) -> str:
+        """Why these shards cannot be gone on with, and what to do."""
+        if set(differing) <= {"source_digest", "num_samples"}:
+            changes = self._changes()
+            if changes:
+                return (
+                    f"holds shards of another source: {changes}. A cache may have been made from them: choose another "
+                    "folder, or remove this one and everything made from it"
+                )
+            wanted, got = settings.get("num_samples"), self._settings.get("num_samples")
+            return (
+                f"holds unfinished shards of another source: expected {wanted} images as there, got {got}, so every "
+                f"image has another place: remove its *.tar and {JOURNAL_NAME}, or choose another folder"
             )
+        name = next(name for name in differing if name not in ("source_digest", "num_samples"))
+        return (
+            f"holds shards of another source or other settings: {name}: expected {settings.get(name)} as there, got "
+            f"{self._settings.get(name)}; choose another folder, or remove this one"
+        )
 
 
 def _has_shards(folder: Path) -> bool:

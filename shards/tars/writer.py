@@ -26,6 +26,7 @@ from shards.tars.image_folder import Folder, SourceImage, list_folder
 from shards.tars.journal import INDEX_NAME, Journal, settings_of
 from shards.tars.shard_scan import SampleRule, ShardScan, require_image, scan_file, scan_shard
 from shards.tars.tar import MOST_MEMBER_BYTES
+from shards.tars.tree_changes import tree_changes
 from shards.views.decode import MAX_PIXELS, read_header
 
 Sample = tuple[str, int, str, bytes]  # key, label, suffix, encoded image
@@ -131,7 +132,7 @@ def write_shards(
         "source_digest": folder.digest(),
         **(compact.to_json() if compact else {}),
     }
-    with Journal(dest, settings) as journal:
+    with Journal(dest, settings, lambda: tree_changes(dest / INDEX_NAME, source, folder)) as journal:
         jobs = [
             job._replace(
                 recorded=journal.finished(job.path.name, job.source_digest()), compact=compact, max_pixels=max_pixels

@@ -14,8 +14,7 @@ from student.learn.losses.table import LOSSES
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.cache import TeacherCache
-from teacher_cache.store.header import rendering_remedy
-from teacher_cache.store.spec import require_index
+from teacher_cache.store.header import rendering_remedy, require_index
 
 
 class Views(NamedTuple):
@@ -120,7 +119,7 @@ def require_units(cache: TeacherCache, views: Views, *, repeats: int, epochs: in
 
 def _require_fit(cache: TeacherCache, index: ShardIndex) -> None:
     spec = cache.spec
-    require_index(spec, index.fingerprint, cache.url)
+    require_index(cache, index, cache.url)
     if spec.record.num_classes != index.num_classes:
         raise CacheError(
             f"{cache.url}: its teacher knows {spec.record.num_classes} classes, the shards have {index.num_classes}; "

@@ -58,14 +58,14 @@ def show_views(
 
     from teacher_cache.inspect.sheet import sheet_views, top_classes, write_sheets
     from teacher_cache.store.cache import TeacherCache
-    from teacher_cache.store.spec import require_index
+    from teacher_cache.store.header import require_index
 
     views = range(first_view, first_view + num_views)
     with ExitStack() as stack:
         reader, opened = stack.enter_context(place.reader(index)), None
         if cache:
             opened = stack.enter_context(TeacherCache.open(cache))
-            require_index(opened.spec, index.fingerprint, opened.url)
+            require_index(opened, index, opened.url)
             recipe, views = opened.spec.recipe, range(first_view, min(first_view + num_views, opened.num_views))
         sheets = []
         for key in keys:

@@ -22,6 +22,7 @@ def check_cache(
     """
     from teacher_cache.stage1.agreement import require_known_labels
     from teacher_cache.store.glance import CACHE_FOLDER, header_at
+    from teacher_cache.store.header import require_index
     from teacher_cache.store.place import Place
     from teacher_cache.store.spec import require_equal
 
@@ -35,6 +36,7 @@ def check_cache(
         if place.folder is not None:
             check_new_cache(index, views, record)
         return
+    require_index(header, index, place.url)
     spec = header.spec
     recipe = views.recipe(spec)
     network = replace(

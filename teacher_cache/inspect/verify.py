@@ -20,9 +20,8 @@ from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
-from teacher_cache.store.header import rendering_remedy
+from teacher_cache.store.header import rendering_remedy, require_index
 from teacher_cache.store.layout import PIXEL_DIGEST
-from teacher_cache.store.spec import require_index
 from teacher_cache.store.unit import Arrays
 
 # B samples of a batch (views × rows of a block), C classes.
@@ -154,7 +153,7 @@ def _sampled(
     cache: TeacherCache, index: ShardIndex, reader: ShardReader, count: int, seed: int
 ) -> Iterator[tuple[UnitId, int, ViewBatch, Arrays]]:
     """A seeded sample of blocks of committed units, none of them twice: unit, block, rendered anew, what is stored."""
-    require_index(cache.spec, index.fingerprint, cache.url)
+    require_index(cache, index, cache.url)
     units = [UnitId(int(b), int(s)) for b, s in np.argwhere(cache.ledger() != 0)]
     if not units:
         raise CacheError(f"{cache.url}: nothing is committed yet, so nothing can be compared; run cache-teacher")

@@ -33,6 +33,7 @@ from teacher_cache.stage1.stage1_events import (
 from teacher_cache.stage1.walk import share, walk_order
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
+from teacher_cache.store.header import require_index
 
 __all__ = ["build_cache"]
 
@@ -198,12 +199,10 @@ def _groups(blocks: Iterator[ViewBatch], size: int) -> Iterator[list[ViewBatch]]
 
 
 def _require_same(cache: TeacherCache, index: ShardIndex, teacher: Teacher) -> None:
-    for name, expected, got in (
-        ("shards", cache.spec.index_fingerprint, index.fingerprint),
-        ("teacher", cache.spec.teacher, teacher.spec),
-    ):
-        if expected != got:
-            raise CacheError(f"{cache.url}: {name}: expected {expected}, got {got}; use those the cache was made with")
+    require_index(cache, index, cache.url)
+    expected, got = cache.spec.teacher, teacher.spec
+    if expected != got:
+        raise CacheError(f"{cache.url}: teacher: expected {expected}, got {got}; use that the cache was made with")
 
 
 def _release_damaged(cache: TeacherCache, world: World, should_stop: Callable[[], bool]) -> Iterator[UnitDamaged]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -113,6 +113,53 @@ def make_header(
         basis_layout={name: (array.dtype.str, array.shape) for name, array in sorted(basis_arrays.items())},
         basis_digest=array_digest(basis_arrays, "basis").hex() if basis_arrays else "",
         made_with=library_versions() if made_with is None else dict(made_with),
+    )
+
+
+class MadeOfShards(Protocol):
+    """What a cache, or its header, says about the shards that it was made from."""
+
+    @property
+    def spec(self) -> CacheSpec: ...
+    @property
+    def shard_names(self) -> tuple[str, ...]: ...
+    @property
+    def rows_S(self) -> NDArray[np.int64]: ...  # noqa: N802 - the shape is part of the name
+
+
+def require_index(made_of: MadeOfShards, index: IndexLike, where: str) -> None:
+    """CacheError saying what differs, unless a cache was made from the shards of that index.
+
+    Args:
+        made_of: the cache or its header. where: what the message calls the cache.
+    """
+    if made_of.spec.index_fingerprint != index.fingerprint:
+        step = "use the shards that the cache was made from, or make a new cache for these"
+        raise CacheError(f"{where}: made from other shards: {_shards_differ(made_of, index)}; {step}")
+
+
+def _shards_differ(made_of: MadeOfShards, index: IndexLike) -> str:
+    """How the shards of an index differ from those of a cache, as far as names and counts tell."""
+    rows = dict(zip(made_of.shard_names, made_of.rows_S.tolist(), strict=True))
+    rows_here = dict(zip(index.names, index.rows_S.tolist(), strict=True))
+    total, total_here = sum(rows.values()), sum(rows_here.values())
+    if total != total_here:
+        gone = [name for name in rows if name not in rows_here]
+        question = "is this another set, such as the validation set?"
+        if gone and len(gone) < len(rows) and all(rows.get(name) == count for name, count in rows_here.items()):
+            question = f"{', '.join(gone[:3])}{' …' if len(gone) > 3 else ''} missing"
+        here = f"these hold {total_here} samples (shards: {len(rows_here)})"
+        return f"{here}, the cache has {total} (shards: {len(rows)}): {question}"
+    if list(rows) != list(rows_here):
+        other = next(name for name in rows_here if name not in rows or len(rows) == len(rows_here))
+        return f"as many samples, in other shards or another order: {other} here, {next(iter(rows))} first in the cache"
+    differing = [name for name in rows if rows[name] != rows_here[name]]
+    if differing:
+        name, count = differing[0], f"{len(differing)} of {len(rows)} shards differ"
+        return f"{count}: {name} has {rows_here[name]} samples, {rows[name]} in the cache"
+    return (
+        f"the same {len(rows)} shards and {total} samples by name and number, but other images, labels, keys or class "
+        "names: an image was replaced, or the shards were written again with other class names or in another order"
     )
 
 

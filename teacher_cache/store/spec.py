@@ -16,7 +16,7 @@ from shards.values import from_json, require_fields, to_json
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.record.record_format import RecordFormat
 
-__all__ = ["FORMAT_VERSION", "CacheSpec", "RecordFormat", "TeacherSpec", "require_equal", "require_index"]
+__all__ = ["FORMAT_VERSION", "CacheSpec", "RecordFormat", "TeacherSpec", "require_equal"]
 
 FORMAT_VERSION = 1
 _SHOWN = 3
@@ -206,15 +206,6 @@ def _line(name: str, there: Any, asked: Any) -> str:
         names = ", ".join(behaviour_difference(there, asked))
         return f"  behaviour: this machine renders differently: {short(names, 90)}"
     return f"  {name}: expected {short(repr(there), 28)} as there, got {short(repr(asked), 28)}"
-
-
-def require_index(spec: CacheSpec, index_fingerprint: str, where: str) -> None:
-    """CacheError unless a cache was made from the shards of that index."""
-    if spec.index_fingerprint != index_fingerprint:
-        raise CacheError(
-            f"{where}: made from other shards: expected index fingerprint {spec.index_fingerprint}, got "
-            f"{index_fingerprint}; {_NEXT_STEP['index_fingerprint']}"
-        )
 
 
 def canonical_json(data: Any) -> bytes:
