@@ -21,6 +21,7 @@ demo-sweep: venv
 
 lint: venv
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
 # One thread: the tests' tensors are small, and threads would only wait for each other.

@@ -111,9 +111,7 @@ class Campaign:
         text = re.sub(r"^#SBATCH --(gpus|gpus-per-task|cpus-per-task|mem|time|output)=.*\n", "", text, flags=re.M)
         text = text.replace("source .venv/bin/activate", f"cd {ROOT}; export OMP_NUM_THREADS=1")
         words = " ".join(command)
-        text, count = re.subn(
-            r"cli\.py [a-z]+-?[a-z]* (?:[^&\n\\]|\\\n)*", lambda _: f"cli.py {words} ", text
-        )
+        text, count = re.subn(r"cli\.py [a-z]+-?[a-z]* (?:[^&\n\\]|\\\n)*", lambda _: f"cli.py {words} ", text)
         assert count == 1, (name, count)
         text = text.replace("python cli.py", f"{python} cli.py")
         text = text.replace("torchrun --standalone", f"{python} -m torch.distributed.run --standalone")

@@ -25,9 +25,7 @@ def index(tmp_path_factory):
 
 
 def plan_items(index, *, repeats=1, parts=2):
-    plan = epoch_plan(
-        index.rows_S, recipe=views(), seed=0, epoch=0, batch_size=16, repeats=repeats, num_views=None
-    )
+    plan = epoch_plan(index.rows_S, recipe=views(), seed=0, epoch=0, batch_size=16, repeats=repeats, num_views=None)
     items = [plan.items(step, part, parts) for step in range(plan.steps) for part in range(parts)]
     return [list(some.groups(views().block_views)) for some in items]
 

@@ -288,9 +288,7 @@ def test_pixels_are_golden() -> None:
 def changed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Another picture of one operation: no operation flips these bits."""
     old = OPERATIONS[name]
-    monkeypatch.setitem(
-        OPERATIONS, name, replace(old, table=None, kernel=lambda image, *_: image ^ np.uint8(85))
-    )
+    monkeypatch.setitem(OPERATIONS, name, replace(old, table=None, kernel=lambda image, *_: image ^ np.uint8(85)))
     behaviour_parts.cache_clear()
 
 

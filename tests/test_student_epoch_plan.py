@@ -32,9 +32,7 @@ def order(epoch_plan):
 @pytest.mark.parametrize("batch_size", [16, 32, 48, 160])
 def test_a_super_epoch_visits_every_full_block_once_with_consecutive_views(repeats, batch_size):
     """Blocks of the super-epoch's stream appear once per view; only the last partial batch may be missing."""
-    seen = Counter(
-        item for e in range(repeats) for item in order(plan(e, repeats=repeats, batch_size=batch_size))
-    )
+    seen = Counter(item for e in range(repeats) for item in order(plan(e, repeats=repeats, batch_size=batch_size)))
     assert set(seen.values()) == {1}
     full = {(s, b) for s, rows in enumerate(ROWS) for b in range(rows // 16)}
     assert {(s, b) for s, b, _ in seen} <= full

@@ -152,11 +152,7 @@ def test_counts_are_exact_for_any_world_and_batch(reader: ShardReader, index: Sh
 def test_items_are_a_partition_of_the_blocks(size: int, rows: list[int], block_size: int) -> None:
     """Every block of every shard on exactly one rank, and `own_samples` sums to the number of samples."""
     views = replace(eval_views(RECIPE, ViewRecipe()), block_size=block_size)
-    dealt = [
-        (part.shard, part.block)
-        for rank in range(size)
-        for (part,) in eval_tasks(rows, views, World(rank, size))
-    ]
+    dealt = [(part.shard, part.block) for rank in range(size) for (part,) in eval_tasks(rows, views, World(rank, size))]
     assert sorted(dealt) == [(s, b) for s, n in enumerate(rows) for b in range(num_blocks(views, n))]
     assert sum(own_samples(rows, views, World(rank, size)) for rank in range(size)) == sum(rows)
     own = [len(eval_tasks(rows, views, World(rank, size))) for rank in range(size)]

@@ -137,9 +137,7 @@ def test_cost_takes_several_caches(folder):
 
 def test_several_teachers_cost_several_times_the_forwards():
     """By hand: stage 1 and every student online pay each teacher; a student from the caches pays none."""
-    job = Job(
-        num_samples=1000, num_views=10, bytes_per_view=8, epochs=10, num_students=3, num_gpus=1, num_cores=10**6
-    )
+    job = Job(num_samples=1000, num_views=10, bytes_per_view=8, epochs=10, num_students=3, num_gpus=1, num_cores=10**6)
     rates = Rates(teacher=10, student=20, views=1, unit_views=1, source="by hand")
     one, two = cost(job, rates), cost(replace(job, num_teachers=2), rates)
     assert (two.forwards_spent, two.forwards_online) == (2 * one.forwards_spent, 2 * one.forwards_online)

@@ -126,9 +126,7 @@ def test_a_divergence_is_never_negative(temperature: float) -> None:
 )
 def test_errors_are_said_with_the_digits_that_their_views_carry(num_views: int, words: tuple[str, ...]) -> None:
     """A mean over n views is known to about 1/√n of itself; a percentile of fewer than 100 is their largest."""
-    row = Fidelity(
-        temperature=1.0, kl=0.0012345, kl_p99=0.00988, gradient_error=0.04321, bias=0.0, num_views=num_views
-    )
+    row = Fidelity(temperature=1.0, kl=0.0012345, kl_p99=0.00988, gradient_error=0.04321, bias=0.0, num_views=num_views)
     assert row.words == words
 
 

@@ -21,7 +21,7 @@ from teacher_cache.network.teacher import Teacher, load_teacher
 from tests.student_tiny import write_shards
 
 RESNET = "torchvision.models:resnet18"
-OWN = '''
+OWN = """
 import torch
 from torch import nn
 
@@ -81,7 +81,7 @@ def numbers():
     return Indices()
 
 NUMBER = 7
-'''
+"""
 
 
 @pytest.fixture

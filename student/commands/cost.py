@@ -68,9 +68,7 @@ class JobFlags:
         if len(samples) > 1:
             raise CacheError(f"{', '.join(urls)}: made from {len(samples)} sets of shards; give caches of one set")
         (num_samples,) = samples.values()
-        return replace(
-            self, num_samples=num_samples, num_views=min(views), num_bytes=num_bytes, teachers=len(urls)
-        )
+        return replace(self, num_samples=num_samples, num_views=min(views), num_bytes=num_bytes, teachers=len(urls))
 
 
 _job_options = bundled(

@@ -76,9 +76,7 @@ def eval_views(recipe: StudentRecipe, train_views: ViewRecipe, *, block_size: in
     )
 
 
-def eval_tasks(
-    rows_S: NDArray[np.int64] | Sequence[int], views: ViewRecipe, world: World
-) -> list[list[BlockViews]]:
+def eval_tasks(rows_S: NDArray[np.int64] | Sequence[int], views: ViewRecipe, world: World) -> list[list[BlockViews]]:
     """A rank's batches: every (shard, block) is dealt to exactly one rank, in turn; empty when there are too few."""
     tasks = [
         [BlockViews(shard, block, [0])]
@@ -206,6 +204,4 @@ def own_samples(rows_S: NDArray[np.int64] | Sequence[int], views: ViewRecipe, wo
     """How many samples `eval_tasks` deals to a rank."""
     rows = [int(rows) for rows in rows_S]
     size = views.block_size
-    return sum(
-        min(size, rows[part.shard] - part.block * size) for (part,) in eval_tasks(rows, views, world)
-    )
+    return sum(min(size, rows[part.shard] - part.block * size) for (part,) in eval_tasks(rows, views, world))

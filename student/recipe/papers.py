@@ -62,9 +62,7 @@ _DEIT3_FINETUNE = replace(
 def _named() -> dict[str, StudentRecipe]:
     """Every recipe by name; sizes of DeiT-III differ in lr, resolution and drop path."""
     deit = StudentRecipe()
-    finetune = replace(
-        deit, **_FINETUNE, image_size=384, epochs=30, lr=5e-6, min_lr=5e-6, weight_decay=1e-8
-    )
+    finetune = replace(deit, **_FINETUNE, image_size=384, epochs=30, lr=5e-6, min_lr=5e-6, weight_decay=1e-8)
     recipes = {
         "deit": deit,
         "deit_hard": replace(deit, distill="hard", distill_weight=0.5),

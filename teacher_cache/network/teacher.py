@@ -157,9 +157,7 @@ def load_teacher(
         mean=view_mean,
         std=view_std,
     )
-    return Teacher(
-        network, spec, device=torch.device(device), compiled=compile, channels_last=found.channels_last
-    )
+    return Teacher(network, spec, device=torch.device(device), compiled=compile, channels_last=found.channels_last)
 
 
 class _Renormalise(nn.Module):

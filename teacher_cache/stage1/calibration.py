@@ -79,9 +79,7 @@ def _in_order(chosen: dict[tuple[int, int, int], Sample]) -> list[Sample]:
     return [chosen[place] for place in sorted(chosen)]
 
 
-def _usable(
-    spec: CacheSpec, index: IndexLike, shard: int, block: int, view: int, *, strict: bool
-) -> NDArray[np.int64]:
+def _usable(spec: CacheSpec, index: IndexLike, shard: int, block: int, view: int, *, strict: bool) -> NDArray[np.int64]:
     recipe, name, num_rows = spec.recipe, index.names[shard], int(index.rows_S[shard])
     rows = block_rows(recipe, name, num_rows, view)[block * recipe.block_size : (block + 1) * recipe.block_size]
     count = fidelity_count(spec, index.rows_S)
