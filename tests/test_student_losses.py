@@ -44,11 +44,11 @@ def dist_by_hand(student: Array, teacher: Array, tau: float, beta: float, gamma:
     return float(tau**2 * (beta * inter + gamma * intra))
 
 
-def soft_std_by_hand(student: Array, teacher: Array, tau: float) -> float:
+def soft_std_by_hand(student: Array, teacher: Array, tau: float, ddof: int = 0) -> float:
     """Sun et al., algorithm 1 and their loss: z-scores over the base temperature, KL, times its square."""
 
     def z(x: Array) -> Array:
-        return np.asarray((x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True) / tau)
+        return np.asarray((x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True, ddof=ddof) / tau)
 
     q, p = softmax(z(student)), softmax(z(teacher))
     return float(tau**2 * (p * np.log(p / q)).sum(1).mean())
@@ -78,18 +78,22 @@ def test_dist_is_one_minus_pearson_of_rows_and_of_columns(tau: float, beta: floa
     np.testing.assert_allclose(torch.autograd.grad(loss, z)[0].numpy(), differences(by_hand, at), atol=1e-6)
 
 
+@pytest.mark.parametrize("ddof", [0, 1])
 @pytest.mark.parametrize("tau", TEMPERATURES)
-def test_soft_std_is_the_divergence_of_z_scores(tau: float) -> None:
+def test_soft_std_is_the_divergence_of_z_scores(tau: float, ddof: int) -> None:
     z, t = logits(3).requires_grad_(), logits(4)
-    loss = soft_std_loss(z, t, temperature=tau, reduction="textbook")
+    loss = soft_std_loss(z, t, temperature=tau, reduction="textbook", ddof=ddof)
+    answer = answer_from_logits(t)
+    recipe = StudentRecipe(distill="soft-std", temperature=tau, std_ddof=ddof)
+    assert LOSSES["soft-std"].compute(z, answer, recipe).item() == pytest.approx(loss.item(), rel=1e-5)
 
     def by_hand(at: Array) -> float:
-        return soft_std_by_hand(at, t.numpy(), tau)
+        return soft_std_by_hand(at, t.numpy(), tau, ddof)
 
     at = z.detach().numpy()
     assert loss.item() == pytest.approx(by_hand(at), rel=1e-9)
     np.testing.assert_allclose(torch.autograd.grad(loss, z)[0].numpy(), differences(by_hand, at), atol=1e-7)
-    reference = soft_std_loss(z, t, temperature=tau, reduction="reference")
+    reference = soft_std_loss(z, t, temperature=tau, reduction="reference", ddof=ddof)
     assert reference.item() == pytest.approx(loss.item() / C)
 
 

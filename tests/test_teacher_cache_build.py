@@ -194,6 +194,30 @@ def test_logits_that_are_not_finite_are_refused_by_shard_key_and_view(
     assert not cache.ledger().any()
 
 
+@pytest.mark.parametrize("value", [270_692.0, -1e9])
+def test_a_large_logit_that_cannot_be_kept_is_refused_by_shard_key_and_view(
+    tmp_path: Path, index: ShardIndex, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """Finite, but beyond the float16 of the logits by which a cache measures itself; a dense record needs none."""
+    teacher = tiny_teacher()
+    answer = teacher.logits
+    cache = opened(tmp_path / "cache.zarr", index, teacher)
+    view, row = (int(number) for number in cache.fidelity_positions(0, 0)[0])
+    rows = block_rows(cache.spec.recipe, index.names[0], index.num_rows(0), view)
+
+    def large(image_BCHW: torch.Tensor) -> torch.Tensor:
+        logit_BC = answer(image_BCHW).clone()
+        logit_BC[:, 5] = value
+        return logit_BC
+
+    monkeypatch.setattr(teacher, "logits", large)
+    assert row in rows
+    with pytest.raises(CacheError, match=r"key '.*', view \d+: a logit of the teacher is .* --record dense") as refused:
+        build(cache, index, teacher)
+    assert len(str(refused.value)) <= 600 and f"{abs(value):,.0f}" in str(refused.value)
+    assert not cache.ledger().any()
+
+
 def test_padding_is_not_mistaken_for_a_bad_row(
     tmp_path: Path, index: ShardIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:

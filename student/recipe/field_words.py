@@ -68,5 +68,6 @@ STUDENT_WORDS: dict[str, tuple[str, str]] = {
     "eval_crop_pct": ("share of the side", "what evaluation keeps of the short side"),
     "dist_beta": ("", "weight of the part of the loss dist within views"),
     "dist_gamma": ("", "weight of its part within classes"),
+    "std_ddof": ("classes", "that soft-std takes off the divisor of its variances; 1: the authors' code"),
     "combine": ("", "how several teachers teach"),
 }

@@ -40,6 +40,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "eval_crop_pct": (0.05, 1.0),
     "dist_beta": (0.0, 1_000.0),
     "dist_gamma": (0.0, 1_000.0),
+    "std_ddof": (0, 1),
 }
 
 PUBLISHED = "timm"
@@ -74,6 +75,7 @@ class StudentRecipe:
             does; "per_class" every loss by batch × classes, which is the scale of the binary base loss.
         view, view_overrides: the view recipe of a run without a cache, by name, and fields to change in it.
         dist_beta, dist_gamma: weights of the two parts of the loss "dist", within views and within classes.
+        std_ddof: the loss "soft-std" divides its variances by the classes minus this; 1 is the authors' code.
         eval_crop_pct: evaluation resizes the short side to image_size / eval_crop_pct and crops the centre.
         combine: how several teachers teach, a name of `combinations.COMBINATIONS`; of one, both are the same.
     """
@@ -119,6 +121,7 @@ class StudentRecipe:
     dist_beta: float = later(2.0)
     dist_gamma: float = later(2.0)
     combine: str = later(MEAN)
+    std_ddof: int = later(0)
 
     def __post_init__(self) -> None:
         """Check every field; ValueError names field, value and range."""

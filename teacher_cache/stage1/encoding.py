@@ -17,6 +17,7 @@ from shards.views.blocks import ViewBatch
 from teacher_cache.record.codec import RecordCodec
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
+from teacher_cache.store.unit import MAX_KEPT_LOGIT
 
 # V views of a unit, R rows of its shard, B teacher batch, G rows of it that count, C classes, F fidelity positions.
 
@@ -119,7 +120,7 @@ class UnitWriter:
     def _encode(self, unit: "_OpenUnit", answer: GroupAnswer) -> None:
         num_rows = len(answer.row_G)
         logit_GC = answer.logit_BC.to("cpu", torch.float32)[:num_rows].numpy()
-        self._require_finite(unit, answer, logit_GC)
+        self._require_storable(unit, answer, logit_GC)
         unit.place("pixel_digest", answer.view, answer.row_G, answer.pixel_digest_G)
         for name, value in self._codec.encode(logit_GC).items():
             unit.place(name, answer.view, answer.row_G, value)
@@ -128,19 +129,30 @@ class UnitWriter:
         unit.num_own += int(own_G.sum())
         unit.num_agreed += int((logit_GC.argmax(axis=1) == answer.label_G)[own_G].sum())
 
-    def _require_finite(self, unit: "_OpenUnit", answer: GroupAnswer, logit_GC: NDArray[np.float32]) -> None:
+    def _require_storable(self, unit: "_OpenUnit", answer: GroupAnswer, logit_GC: NDArray[np.float32]) -> None:
         finite_G: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(logit_GC), axis=1)
-        if finite_G.all():
-            return
-        place = int(np.flatnonzero(~finite_G)[0])
+        if not finite_G.all():
+            raise CacheError(
+                f"{self._sample(unit, answer, ~finite_G)}: the teacher's logits are not finite "
+                f"({int((~finite_G).sum())} of {len(finite_G)} rows of its batch); nothing of this unit was written. "
+                "Check the teacher's weights, or its precision (fp16 overflows at 65,504: use bf16 or fp32)"
+            )
+        wide_G = unit.is_kept(answer.view, answer.row_G) & (np.abs(logit_GC).max(axis=1) > MAX_KEPT_LOGIT)
+        if wide_G.any():
+            largest = np.abs(logit_GC[wide_G]).max()
+            raise CacheError(
+                f"{self._sample(unit, answer, wide_G)}: a logit of the teacher is {largest:,.0f} in size; the full "
+                f"logits by which a cache measures its records hold up to {MAX_KEPT_LOGIT:,.0f} (float16). Nothing of "
+                "this unit was written. Check the teacher's weights; if its logits are meant to be so large, make the "
+                "cache with --record dense, which keeps them all in float32 and needs no measurement"
+            )
+
+    def _sample(self, unit: "_OpenUnit", answer: GroupAnswer, which_G: NDArray[np.bool_]) -> str:
+        """Shard, key and view of the first of some rows, for messages."""
         shard = unit.unit.shard
-        key = self._index.key(shard, int(answer.row_G[place]))
+        key = self._index.key(shard, int(answer.row_G[np.flatnonzero(which_G)[0]]))
         view = unit.unit.view_block * self._cache.views_per_unit + answer.view
-        raise CacheError(
-            f"shard {self._index.names[shard]}: key {key!r}, view {view}: the teacher's logits are not finite "
-            f"({int((~finite_G).sum())} of {len(finite_G)} rows of its batch); nothing of this unit was written. "
-            "Check the teacher's weights, or its precision (fp16 overflows at 65,504: use bf16 or fp32)"
-        )
+        return f"shard {self._index.names[shard]}: key {key!r}, view {view}"
 
     def _commit(self, unit: "_OpenUnit") -> bool:
         try:
@@ -180,8 +192,12 @@ class _OpenUnit:
         kept_FC = self._arrays.setdefault(
             "fidelity_logit", np.full((self._num_positions, logit_GC.shape[1]), np.nan, np.float32)
         )
-        place_G = self._fidelity_VR[view, row_G]
-        kept_FC[place_G[place_G >= 0]] = logit_GC[place_G >= 0]
+        kept_G = self.is_kept(view, row_G)
+        kept_FC[self._fidelity_VR[view, row_G[kept_G]]] = logit_GC[kept_G]
+
+    def is_kept(self, view: int, row_G: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+        """Which rows of a view keep their full logits."""
+        return np.asarray(self._fidelity_VR[view, row_G] >= 0)
 
     def complete(self) -> dict[str, NDArray[Any]]:
         """The arrays, all rows of all views in place."""

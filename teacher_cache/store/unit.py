@@ -13,6 +13,8 @@ from shards.errors import CacheError
 from teacher_cache.store.layout import FIDELITY_AT, FIDELITY_LOGIT, ArrayLayout
 
 Arrays = dict[str, NDArray[Any]]
+MAX_KEPT_LOGIT = 65_504.0
+"""The largest float16: beyond it a full logit cannot be kept to measure the records by."""
 
 
 def check_arrays(
@@ -82,7 +84,7 @@ def _half(logit_FC: NDArray[Any], where: str) -> NDArray[np.float16]:
         half_FC = logit_FC.astype("<f2")
     if not np.isfinite(half_FC).all():
         raise CacheError(
-            f"{where}: {FIDELITY_LOGIT}: expected finite logits within ±65,504, got {np.abs(logit_FC).max()}; "
-            "check the teacher's weights"
+            f"{where}: {FIDELITY_LOGIT}: expected finite logits within ±{MAX_KEPT_LOGIT:,.0f}, got "
+            f"{np.abs(logit_FC).max()}; check the teacher's weights"
         )
     return half_FC
