@@ -193,7 +193,7 @@ def main() -> None:
     if args.kind is not None:
         num_classes = np.load(args.evaluation)["teacher"].shape[1]
         budget = args.bytes if args.kind in ("topk", "lowrank") else 0
-        record = RecordFormat(kind=args.kind, num_classes=num_classes, num_bytes=budget)
+        record = RecordFormat.chosen(args.kind, num_classes, num_bytes=budget)
     result = run(args.calibration, args.evaluation, record, args.bytes)
     print(table(result))
     if args.json:

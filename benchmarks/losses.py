@@ -79,7 +79,7 @@ def _summing_to_one(logit_BC: Tensor) -> Tensor:
 def record_errors(calibration_NC: NDArray[Any], known: Any, kind: str, num_bytes: int) -> list[dict[str, Any]]:
     """The error of each loss's gradient with records of a kind and so many bytes, a row per loss and τ."""
     logit_BC = known["teacher"].astype(np.float32)
-    record = RecordFormat.chosen(kind, logit_BC.shape[1], k=0, num_bytes=num_bytes)
+    record = RecordFormat.chosen(kind, logit_BC.shape[1], num_bytes=num_bytes)
     codec = RecordCodec(record, fit_basis(calibration_NC, record) if record.needs_basis else None)
     decoded = decoder_of(codec, codec.encode(logit_BC))
     student = {name: known[key] for name, key in _STUDENT if key in known.files}

@@ -67,7 +67,7 @@ def write(folder: Path, *, num_samples: int, num_shards: int) -> None:
             std=RECIPE.std,
         ),
         recipe=RECIPE,
-        record=RecordFormat(kind="hard", num_classes=CLASSES),
+        record=RecordFormat.chosen("hard", CLASSES),
         behaviour="0" * 64,
     )
     cache = TeacherCache.create(str(folder / "cache.zarr"), spec, index, num_views=VIEWS)

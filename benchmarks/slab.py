@@ -44,7 +44,7 @@ from tests.logits_like import make_logits
 
 RECIPE = ViewRecipe()
 CLASSES, BATCH, REPEATS, RANKS = 1000, 1024, 3, 8
-RECORD = RecordFormat(kind="lowrank", num_classes=CLASSES, num_bytes=64)
+RECORD = RecordFormat.chosen("lowrank", CLASSES, num_bytes=64)
 Unit = dict[str, np.ndarray[Any, Any]]
 
 

@@ -225,7 +225,7 @@ def photo_shards(folder: Path, count: int) -> ShardIndex:
 
 def new_cache(url: Path, index: ShardIndex, teacher: Teacher, recipe: ViewRecipe, num_views: int) -> TeacherCache:
     """An empty cache of 64-byte records; its basis comes from random logits, which cost the codec the same."""
-    record = RecordFormat(kind="lowrank", num_classes=CLASSES, num_bytes=64)
+    record = RecordFormat.chosen("lowrank", CLASSES, num_bytes=64)
     spec = cache_spec(index, teacher, recipe, record)
     basis = fit_basis(np.random.default_rng(0).normal(size=(600, CLASSES)).astype(np.float32), record)
     return TeacherCache.create(url, spec, index, basis, num_views=num_views)

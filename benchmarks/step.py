@@ -44,7 +44,7 @@ VIEWS = ViewRecipe()
 
 def slab_cache(logit_NC: np.ndarray) -> Any:
     """A cache of ImageNet's shape whose units repeat the records of some logits; only what the join asks for."""
-    record = RecordFormat(kind="lowrank", num_classes=CLASSES, num_bytes=64)
+    record = RecordFormat.chosen("lowrank", CLASSES, num_bytes=64)
     basis = fit_basis(logit_NC, record)
     fields = RecordCodec(record, basis).encode(logit_NC[np.arange(ROWS) % len(logit_NC)])
 

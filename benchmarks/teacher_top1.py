@@ -51,7 +51,7 @@ def measure(folder: Path, photos: Path, name: str, crop_pct: float, workers: int
     index = write_samples(samples_of(photos), folder / "shards", num_classes=1000)
     recipe = recipe_named("eval", size=size, crop_pct=crop_pct, block_views=1)
     teacher = load_teacher(name, input_size=recipe.size, view_mean=recipe.mean, view_std=recipe.std)
-    record = RecordFormat(kind="hard", num_classes=1000)
+    record = RecordFormat.chosen("hard", 1000)
     with ShardReader(index) as reader:
         *_, opened = open_or_create(
             folder / "cache.zarr", index, teacher, recipe, record, num_views=1, reader=reader, world=World()

@@ -43,7 +43,7 @@ from shards.tars.compacting import compacted
 from shards.views import view as views_module
 from shards.views.decode import decode_rgb
 from shards.views.erasing import erase
-from shards.views.operations.table import apply_operations
+from shards.views.operations.apply import apply_operations
 from shards.views.resample import flip_columns, resize_window
 from shards.views.view import ViewParams, render_views, view_params
 from shards.views.view_recipe import recipe_named

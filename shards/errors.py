@@ -2,6 +2,8 @@
 
     Exception
     ├── ValueError             something the user set: a flag, a field, a range
+    │   ├── UnknownMemberError a name that no member of an open set has
+    │   └── OtherVersionError  a stored value that a newer version made, not a damaged one
     └── ArtefactError          something on disk or over the wire is not what it must be
         ├── ShardError         shards, their index, the bytes of a sample
         ├── CacheError         the teacher cache: spec, ledger, units, records
@@ -115,6 +117,14 @@ def _cut(text: str, chars: int) -> str:
         return line
     tail = (chars - 1) // 3
     return f"{line[: chars - 1 - tail]}…{line[-tail:]}"
+
+
+class UnknownMemberError(ValueError):
+    """A name that no member of an open set has: a loss, a record kind, an operation."""
+
+
+class OtherVersionError(ValueError):
+    """A stored value of another version of this project, or of a package that adds to it; it is not damaged."""
 
 
 class ArtefactError(Exception):

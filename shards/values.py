@@ -2,17 +2,25 @@
 
 A field that a later version adds is declared with `later(default)`, where the default means "as it was before". It is
 left out of the JSON, and so of every fingerprint, at that value; a file without it was written before it existed. A
-field that is not known here comes from a newer version, and is refused as such.
+field or a member of an open set that is not known here comes from a newer version, and is refused as such.
+
+A value with a property `packages` depends on packages that add to an open set ("NAME==VERSION"). They are part of its
+JSON, and so of every fingerprint, where there are any.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
 import msgspec
 
+from shards.errors import OtherVersionError, UnknownMemberError
+
 T = TypeVar("T")
 _LATER = "later"
+PACKAGES = "packages"
+_PACKAGE = re.compile(r"[\w.-]+==[\w.+!-]+")
 
 
 def later(default: Any) -> Any:
@@ -21,8 +29,9 @@ def later(default: Any) -> Any:
 
 
 def to_json(value: Any) -> dict[str, Any]:
-    """The fields of a flat dataclass as JSON types, without later fields that are as before."""
-    return {
+    """The fields of a flat dataclass as JSON types, without later fields that are as before; with its packages."""
+    packages = getattr(value, PACKAGES, ())
+    return ({PACKAGES: list(packages)} if packages else {}) | {
         item.name: _plain(getattr(value, item.name))
         for item in fields(value)
         if not (_is_later(item) and getattr(value, item.name) == item.default)
@@ -36,18 +45,41 @@ def from_json(cls: type[T], data: Any, what: str) -> T:
         what: what messages call it.
 
     Errors:
-        ValueError for something other than an object, missing fields, fields of a newer version, a field of another
-        type, and whatever the value itself refuses.
+        ValueError for something other than an object, missing fields, a field of another type, and whatever the value
+        itself refuses; OtherVersionError for fields and members of open sets that are not known here.
     """
     require_fields(cls, data, what)
+    data = dict(data)
+    packages = _package_names(data.pop(PACKAGES, []), what)
     try:
-        msgspec.convert(dict(data), cls)
+        msgspec.convert(data, cls)
     except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, UnknownMemberError):
+            raise _unknown_here(error.__cause__, what, packages) from None
         raise ValueError(f"{what}: {validation_words(error)}") from None
     except OverflowError:
         raise ValueError(f"{what}: a number is too large") from None
     # Numbers stay as they were written: 1 and 1.0 are different bytes of a fingerprint.
     return cls(**{name: _frozen(value) for name, value in data.items()})
+
+
+def stored_packages(data: Mapping[str, Any]) -> list[str]:
+    """The packages that a stored value was made with."""
+    return list(data.get(PACKAGES, []))
+
+
+def _package_names(packages: Any, what: str) -> list[str]:
+    names = [name for name in packages if isinstance(name, str)] if isinstance(packages, list) else []
+    if names != packages or not all(map(_PACKAGE.fullmatch, names)):
+        raise ValueError(f"{what}.{PACKAGES}: expected a list of NAME==VERSION, got {packages!r:.80}")
+    return names
+
+
+def _unknown_here(error: UnknownMemberError, what: str, packages: list[str]) -> OtherVersionError:
+    """The error of a stored name that is not known here: a package is missing, or this project is older."""
+    if packages:
+        return OtherVersionError(f"{what}: {error}; it comes with a package: pip install {' '.join(packages)}")
+    return OtherVersionError(f"{what}: made by a newer version: {error}; update this project to read it")
 
 
 def check_fields(cls: type, values: Mapping[str, Any], what: str) -> None:
@@ -67,13 +99,14 @@ def require_fields(cls: type, data: Any, what: str) -> None:
     if not isinstance(data, Mapping):
         raise ValueError(f"{what}: expected an object, got {type(data).__name__}")
     known = {item.name: item for item in fields(cls)}
-    unknown = sorted(map(str, set(data) - set(known)))
+    unknown = sorted(map(str, set(data) - set(known) - ({PACKAGES} if hasattr(cls, PACKAGES) else set())))
     missing = sorted(name for name, item in known.items() if name not in data and not _is_later(item))
     if missing:
         also = f", unknown fields {unknown}" if unknown else ""
         raise ValueError(f"{what}: missing fields {missing}{also}; the file is damaged or not what it should be")
     if unknown:
-        raise ValueError(f"{what}: made by a newer version: unknown fields {unknown}; update this project to read it")
+        advice = "update this project to read it"
+        raise OtherVersionError(f"{what}: made by a newer version: unknown fields {unknown}; {advice}")
 
 
 def _is_later(item: "Field[Any]") -> bool:

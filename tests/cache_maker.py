@@ -45,7 +45,7 @@ def make_spec(kind: str = "dense8", num_classes: int = 10, views_per_unit: int =
         index_fingerprint=INDEX_FINGERPRINT,
         teacher=teacher,
         recipe=recipe,
-        record=RecordFormat(kind=kind, num_classes=num_classes),
+        record=RecordFormat.chosen(kind, num_classes),
         behaviour="b" * 64,
     )
     return replace(spec, **changes)
@@ -79,7 +79,7 @@ def fill(cache: TeacherCache, seed: int = 0) -> None:
 def make_basis(seed: int = 0) -> TailBasis:
     """A tail basis for "topk" with 100 classes."""
     logit_NC = np.random.default_rng(seed).normal(size=(300, 100)).astype("f4")
-    return fit_basis(logit_NC, RecordFormat(kind="topk", num_classes=100))
+    return fit_basis(logit_NC, RecordFormat.chosen("topk", 100))
 
 
 def make_cache(url: Path | str, *, rows: tuple[int, ...] = (7, 5), num_views: int = 6, kind: str = "dense8") -> None:

@@ -34,7 +34,7 @@ from tests.stage1_tiny import CLASSES, build, end_of, make_shards, opened, tiny_
 
 FORK = multiprocessing.get_context("fork")
 NUM_VIEWS = 8
-RECORD = RecordFormat(kind="topk", num_classes=CLASSES, k=3, num_bytes=24)
+RECORD = RecordFormat.chosen("topk", CLASSES, k=3, num_bytes=24)
 
 
 def in_child(work: Callable[..., Any], *arguments: Any) -> Any:

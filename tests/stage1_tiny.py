@@ -59,7 +59,7 @@ def opened(
     world: World = World(),  # noqa: B008 - a value
 ) -> TeacherCache:
     """The cache, made if it is not there."""
-    record = record or RecordFormat(kind="dense8", num_classes=index.num_classes)
+    record = record or RecordFormat.chosen("dense8", index.num_classes)
     with ShardReader(index) as reader:
         events = open_or_create(
             url, index, teacher, recipe or views(), record, num_views=num_views, reader=reader, world=world

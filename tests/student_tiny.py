@@ -116,7 +116,7 @@ def make_cache(
         index_fingerprint=index.fingerprint,
         teacher=teacher.spec,
         recipe=recipe,
-        record=RecordFormat(kind=kind, num_classes=CLASSES),
+        record=RecordFormat.chosen(kind, CLASSES),
         behaviour=behaviour_digest(recipe),
     )
     with TeacherCache.create(str(folder), spec, index, num_views=num_views) as cache, ShardReader(index) as reader:

@@ -57,7 +57,7 @@ def test_the_examples_work() -> None:
     half = made("teacher_cache/record/kinds/half.py")["HALF"]
     assert isinstance(half, RecordKind)
     logit_BC = np.random.default_rng(0).normal(size=(4, 10)).astype(np.float32)
-    codec = half.codec(RecordFormat(kind="dense", num_classes=10), None)
+    codec = half.codec(RecordFormat.chosen("dense", 10), None)
     fields = {name: torch.from_numpy(values) for name, values in codec.encode(logit_BC).items() if name == "half"}
     expected = torch.from_numpy(logit_BC).div(2).log_softmax(-1)
     assert torch.allclose(codec.log_prob(fields, 2.0), expected, atol=1e-2)

@@ -95,7 +95,7 @@ def place(tmp_path_factory, request):
     teacher = load_teacher("resnet10t", weights=place / "teacher.safetensors", input_size=32)
     with ShardReader(index) as reader:
         automatic = RecordFormat.automatic(num_classes)
-        for name, record in (("teacher", automatic), ("other", RecordFormat(kind="dense", num_classes=num_classes))):
+        for name, record in (("teacher", automatic), ("other", RecordFormat.chosen("dense", num_classes))):
             given = {"num_views": 3, "reader": reader, "world": World()}
             *_, opened = open_or_create(place / f"{name}.zarr", index, teacher, recipe, record, **given)
             with opened.cache as cache:

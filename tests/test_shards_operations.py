@@ -11,8 +11,9 @@ import torch
 from PIL import Image, ImageFilter
 
 from shards.views.erasing import erase, noise_table
+from shards.views.operations.apply import apply_operations
 from shards.views.operations.operation import Operation
-from shards.views.operations.table import OPERATIONS, apply_operations
+from shards.views.operations.table import OPERATIONS
 from shards.views.resample import resize_window
 
 FILL = (124, 116, 104)

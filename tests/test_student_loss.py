@@ -189,7 +189,7 @@ def test_a_record_of_all_logits_gives_the_very_bits_of_the_teacher_in_the_loop(
     teacher_BC = logits(14, classes).float()
     teacher_BC[0] = teacher_BC[0].round()
     teacher_BC[1] = 0.0
-    codec = RecordCodec(RecordFormat(kind="dense", num_classes=classes))
+    codec = RecordCodec(RecordFormat.chosen("dense", classes))
     record = {name: torch.from_numpy(array) for name, array in codec.encode(teacher_BC.numpy()).items()}
     cached = TeacherAnswer(codec.hard_label(record), lambda tau: codec.log_prob(record, tau))
     online = answer_from_logits(teacher_BC)

@@ -124,7 +124,7 @@ NEW = ["dist", "soft-std"]
 def test_a_record_of_all_logits_gives_the_very_bits_of_the_teacher_in_the_loop(distill: str, tau: float) -> None:
     """Law 9: one cache, any τ; loss and gradient are identical, not close."""
     teacher_BC = logits(6, (B, 100)).float()
-    codec = RecordCodec(RecordFormat(kind="dense", num_classes=100))
+    codec = RecordCodec(RecordFormat.chosen("dense", 100))
     record = {name: torch.from_numpy(array) for name, array in codec.encode(teacher_BC.numpy()).items()}
     cached = TeacherAnswer(codec.hard_label(record), lambda t: codec.log_prob(record, t))
     z, of = logits(7, (B, 100)).float(), recipe(distill, temperature=tau)

@@ -41,7 +41,7 @@ from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId, fidelity_count, fidelity_positions
 from tests.stage1_tiny import BATCH, CLASSES, build, end_of, make_shards, opened, tiny_teacher, views
 
-DENSE = RecordFormat(kind="dense", num_classes=CLASSES)
+DENSE = RecordFormat.chosen("dense", CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +383,7 @@ def test_the_default_teacher_caches_photos_at_its_own_size(tmp_path: Path) -> No
     torch.manual_seed(0)
     teacher = load_teacher("regnety_160", pretrained=False, precision="bf16")
     recipe = recipe_named("deit", block_size=4, block_views=1)
-    record = RecordFormat(kind="dense", num_classes=1000)
+    record = RecordFormat.chosen("dense", 1000)
     cache = opened(tmp_path / "cache.zarr", index, teacher, num_views=1, record=record, recipe=recipe)
     assert end_of(build(cache, index, teacher, batch_size=4)).num_forwards == 1
     unit = cache.read_unit(0, 0)
@@ -393,7 +393,7 @@ def test_the_default_teacher_caches_photos_at_its_own_size(tmp_path: Path) -> No
 
 
 def test_of_processes_that_start_together_one_makes_the_cache(tmp_path: Path, index: ShardIndex) -> None:
-    record = RecordFormat(kind="topk", num_classes=CLASSES, k=3, num_bytes=24)
+    record = RecordFormat.chosen("topk", CLASSES, k=3, num_bytes=24)
     events: list[CacheOpened] = []
 
     def start() -> None:
@@ -429,7 +429,7 @@ class _Teachers(dict[int, Teacher]):
 @pytest.mark.parametrize("num_samples", [20, 44, 400])
 def test_the_calibration_sample_is_keyed_and_never_measured(tmp_path: Path, num_samples: int) -> None:
     index = make_shards(tmp_path, num_samples=num_samples)
-    record = RecordFormat(kind="lowrank", num_classes=CLASSES, k=2, num_bytes=24)
+    record = RecordFormat.chosen("lowrank", CLASSES, k=2, num_bytes=24)
     spec = cache_spec(index, tiny_teacher(), views(), record)
     samples = calibration_sample(spec, index, 64)
     again = calibration_sample(spec, index, 64)

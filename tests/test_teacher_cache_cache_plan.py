@@ -18,7 +18,7 @@ CLASSES = 40
 @pytest.mark.parametrize("kind", ["hard", "dense8", "dense"])
 def test_predicted_bytes_and_units_are_what_the_cache_then_takes(tmp_path: Path, kind: str) -> None:
     index = make_shards(tmp_path / "shards", num_samples=400, per_shard=200, num_classes=CLASSES)
-    teacher, record = tiny_teacher(num_classes=CLASSES), RecordFormat(kind=kind, num_classes=CLASSES)
+    teacher, record = tiny_teacher(num_classes=CLASSES), RecordFormat.chosen(kind, CLASSES)
     options = {"num_views": 2, "workers": 0, "batch_size": BATCH, "calibration_views": 400, "seconds": 0.3}
     with ShardReader(index) as reader:
         *_, plan = plan_cache(index, teacher, views(), record, reader=reader, **options)  # type: ignore[arg-type]
@@ -41,12 +41,12 @@ def test_errors_are_those_of_the_definition_and_fall_with_bytes() -> None:
     logit_NC = (rng.normal(size=(600, 8)) @ rng.normal(size=(8, CLASSES))).astype(np.float32)
     by_bytes = {}
     for num_bytes in (24, 40):
-        record = RecordFormat(kind="lowrank", num_classes=CLASSES, k=3, num_bytes=num_bytes)
+        record = RecordFormat.chosen("lowrank", CLASSES, k=3, num_bytes=num_bytes)
         codec = RecordCodec(record, fit_basis(logit_NC[:400], record))
         by_bytes[num_bytes] = record_fidelity(codec, codec.encode(logit_NC[400:]), logit_NC[400:])
     for small, large in zip(by_bytes[24], by_bytes[40], strict=True):
         assert large.kl < small.kl
         assert large.gradient_error < small.gradient_error < 1.0
-    dense = RecordCodec(RecordFormat(kind="dense", num_classes=CLASSES))
+    dense = RecordCodec(RecordFormat.chosen("dense", CLASSES))
     exact = record_fidelity(dense, dense.encode(logit_NC), logit_NC)
     assert all(error.gradient_error < 1e-6 and abs(error.kl) < 1e-6 for error in exact)

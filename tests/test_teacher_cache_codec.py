@@ -14,6 +14,7 @@ from torch import Tensor
 
 from shards.errors import CacheError
 from teacher_cache.record.codec import KINDS, RecordCodec, RecordFormat, TailBasis, fit_basis
+from teacher_cache.record.record_shape import index_bits
 from teacher_cache.store.cache import TeacherCache
 from tests.cache_maker import make_index, make_spec, random_unit
 from tests.logits_like import make_logits
@@ -36,13 +37,13 @@ EDGES: dict[str, NDArray[np.float32]] = {
 
 
 @cache
-def fitted(kind: str, num_classes: int, num_bytes: int = 0) -> tuple[RecordFormat, TailBasis | None]:
-    record = RecordFormat(kind=kind, num_classes=num_classes, num_bytes=num_bytes)
+def fitted(kind: str, num_classes: int, num_bytes: int | None = None) -> tuple[RecordFormat, TailBasis | None]:
+    record = RecordFormat.chosen(kind, num_classes, num_bytes=num_bytes)
     return record, fit_basis(make_logits(400, num_classes, seed=1), record) if record.needs_basis else None
 
 
 @cache
-def codec_of(kind: str, num_classes: int = 100, num_bytes: int = 0) -> RecordCodec:
+def codec_of(kind: str, num_classes: int = 100, num_bytes: int | None = None) -> RecordCodec:
     return RecordCodec(*fitted(kind, num_classes, num_bytes))
 
 
@@ -191,7 +192,7 @@ def test_values_beyond_the_calibrated_range_are_counted() -> None:
 
 
 def _format() -> RecordFormat:
-    return RecordFormat(kind="lowrank", num_classes=100)
+    return RecordFormat.chosen("lowrank", 100)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -212,12 +213,12 @@ def test_float64_that_overflows_float32_is_refused() -> None:
 
 def test_many_classes_take_wide_indices_and_no_square_matrix() -> None:
     """21,841 classes, fewer rows than that: the basis comes from the rows' Gram matrix."""
-    record = RecordFormat(kind="lowrank", num_classes=21_841, num_bytes=64)
+    record = RecordFormat.chosen("lowrank", 21_841, num_bytes=64)
     codec = RecordCodec(record, fit_basis(make_logits(120, 21_841, seed=1), record))
     logit_BC = make_logits(8, 21_841, seed=2)
     fields = codec.encode(logit_BC)
     assert fields["class_index"].dtype == np.dtype("<u2")
-    assert RecordFormat(kind="lowrank", num_classes=70_000).fields()[0].dtype == "<u4"
+    assert RecordFormat.chosen("lowrank", 70_000).fields()[0].dtype == "<u4"
     got = codec.log_prob(tensors(fields), 2.0).double()
     assert torch.equal(got.argmax(dim=1), torch.from_numpy(logit_BC.argmax(axis=1)))
     want = log_softmax(logit_BC, 2.0)
@@ -256,7 +257,10 @@ BAD_FORMATS = {
 @pytest.mark.parametrize(("fields", "named"), BAD_FORMATS.values(), ids=BAD_FORMATS.keys())
 def test_formats_that_cannot_be_are_refused_by_field(fields: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        RecordFormat(**fields)  # type: ignore[arg-type]
+        RecordFormat.chosen(**fields)  # type: ignore[arg-type]
+    filled = {"k": 1, "num_bytes": 64} | fields
+    with pytest.raises(ValueError, match="record "):
+        RecordFormat(**filled)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("num_bytes", range(32, 257, 16))
@@ -264,8 +268,8 @@ def test_formats_that_cannot_be_are_refused_by_field(fields: dict[str, object], 
 @pytest.mark.parametrize("kind", ["topk", "lowrank"])
 def test_the_budget_is_spent_and_not_exceeded(kind: str, num_classes: int, num_bytes: int) -> None:
     """Information bits of the fields, digest and overheads: within the budget, and less than a class below it."""
-    record = RecordFormat(kind=kind, num_classes=num_classes, num_bytes=num_bytes)
-    bits = record.k * record.index_bits + 6 * (record.k + 1) + 8 * record.tail_bytes
+    record = RecordFormat.chosen(kind, num_classes, num_bytes=num_bytes)
+    bits = record.k * index_bits(num_classes) + 6 * (record.k + 1) + 8 * record.tail_bytes
     used = bits / 8 + 4 + 2
     assert used <= num_bytes
     if kind == "lowrank" or num_classes > 500:
@@ -279,16 +283,16 @@ def test_few_classes_are_all_kept(num_classes: int, kind: str) -> None:
 
 
 def test_a_basis_is_asked_for_and_must_fit() -> None:
-    record = RecordFormat(kind="lowrank", num_classes=100)
+    record = RecordFormat.chosen("lowrank", 100)
     basis = fit_basis(make_logits(100, 100), record)
     with pytest.raises(ValueError, match="needs a tail basis"):
         RecordCodec(record)
     with pytest.raises(ValueError, match="takes no tail basis"):
-        RecordCodec(RecordFormat(kind="dense", num_classes=100), basis)
+        RecordCodec(RecordFormat.chosen("dense", 100), basis)
     with pytest.raises(ValueError, match="expected"):
-        RecordCodec(RecordFormat(kind="lowrank", num_classes=101), basis)
+        RecordCodec(RecordFormat.chosen("lowrank", 101), basis)
     with pytest.raises(ValueError, match="expected"):
-        RecordCodec(RecordFormat(kind="lowrank", num_classes=100, num_bytes=40), basis)
+        RecordCodec(RecordFormat.chosen("lowrank", 100, num_bytes=40), basis)
 
 
 def _stored(folder: Path, kind: str, rows: int) -> tuple[RecordCodec, dict[str, NDArray[np.generic]], dict[str, int]]:

@@ -154,7 +154,7 @@ def test_a_chunk_that_arrives_damaged_is_not_committed(tmp_path: Path, monkeypat
 
 def test_from_all_logits_the_copy_holds_what_stage_1_would_have_written(tmp_path: Path) -> None:
     """The same bytes as encoding those logits against the same basis; the same pixels, the same hard labels."""
-    record = RecordFormat(kind="lowrank", num_classes=100, num_bytes=48)
+    record = RecordFormat.chosen("lowrank", 100, num_bytes=48)
     assert copied(GOLDEN / "dense.zarr", tmp_path / "b", record=record).num_damaged == 0
     with TeacherCache.open(GOLDEN / "dense.zarr") as dense, TeacherCache.open(tmp_path / "b") as copy:
         assert copy.missing() == [] and copy.spec.record == record
@@ -175,7 +175,7 @@ def test_the_basis_of_a_copy_is_of_views_that_its_error_is_not_measured_on(tmp_p
     """As in stage 1: a basis measured on what it was fitted to would flatter itself."""
     from teacher_cache.publish import recoding
 
-    record = RecordFormat(kind="topk", num_classes=100, num_bytes=32)
+    record = RecordFormat.chosen("topk", 100, num_bytes=32)
     seen: list[np.ndarray] = []
 
     def noted(logit_NC: np.ndarray, wanted: RecordFormat) -> Any:
@@ -196,10 +196,10 @@ def test_the_basis_of_a_copy_is_of_views_that_its_error_is_not_measured_on(tmp_p
 @pytest.mark.parametrize(
     ("source", "wanted"),
     [
-        ("topk", RecordFormat(kind="topk", num_classes=100, num_bytes=32)),
-        ("topk", RecordFormat(kind="hard", num_classes=100)),
-        ("dense8", RecordFormat(kind="topk", num_classes=100, num_bytes=48)),
-        ("lowrank", RecordFormat(kind="topk", num_classes=100, num_bytes=32)),
+        ("topk", RecordFormat.chosen("topk", 100, num_bytes=32)),
+        ("topk", RecordFormat.chosen("hard", 100)),
+        ("dense8", RecordFormat.chosen("topk", 100, num_bytes=48)),
+        ("lowrank", RecordFormat.chosen("topk", 100, num_bytes=32)),
     ],
     ids=["topk to less topk", "topk to hard", "dense8 to topk", "lowrank to topk"],
 )

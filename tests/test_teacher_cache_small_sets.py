@@ -33,14 +33,14 @@ def test_full_logits_cost_at_most_a_quarter_of_the_budget(num_samples: int, num_
 @pytest.mark.parametrize("kind", ["hard", "lowrank", "dense"])
 def test_large_sets_and_exact_records_are_as_they_were(kind: str) -> None:
     """Another value would be another fingerprint, and every cache of ImageNet another cache."""
-    record = RecordFormat(kind=kind, num_classes=1000)
+    record = RecordFormat.chosen(kind, 1000)
     assert record.fitted_to(1_281_167 * VIEWS, 1024) == record
     assert "fidelity_floor" not in record.to_json()
 
 
 def test_the_floor_is_part_of_the_format() -> None:
     """It decides which views keep their logits, so a reader must know it."""
-    record = replace(RecordFormat(kind="lowrank", num_classes=1000), fidelity_floor=8)
+    record = replace(RecordFormat.chosen("lowrank", 1000), fidelity_floor=8)
     assert RecordFormat.from_json(record.to_json()) == record != replace(record, fidelity_floor=FIDELITY_FLOOR)
     spec = make_spec(num_classes=1000, views_per_unit=VIEWS, record=record)
     assert fidelity_count(spec, np.array([50, 50])) == 4
@@ -52,7 +52,7 @@ def test_a_fit_on_few_views_says_what_it_costs(tmp_path: Path) -> None:
     """At the moment of making it, where it can still be made otherwise."""
     index = make_shards(tmp_path / "shards", num_samples=120, per_shard=60, num_classes=80)
     teacher = tiny_teacher(num_classes=80)
-    record = RecordFormat(kind="topk", num_classes=80, k=3, num_bytes=24)
+    record = RecordFormat.chosen("topk", 80, k=3, num_bytes=24)
     with ShardReader(index) as reader:
         events = list(
             open_or_create(

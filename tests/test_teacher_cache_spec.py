@@ -23,7 +23,7 @@ CHANGES: dict[str, tuple[CacheSpec, str]] = {
     "recipe seed": (replace(SPEC, recipe=replace(SPEC.recipe, seed=1)), "recipe.seed"),
     "recipe flip": (replace(SPEC, recipe=replace(SPEC.recipe, flip=0.25)), "recipe.flip"),
     "views of a unit": (replace(SPEC, recipe=replace(SPEC.recipe, block_views=6)), "recipe.block_views"),
-    "record kind": (replace(SPEC, record=RecordFormat(kind="hard", num_classes=10)), "record.kind"),
+    "record kind": (replace(SPEC, record=RecordFormat.chosen("hard", 10)), "record.kind"),
 }
 """The behaviour has words of its own: `test_every_difference_is_named_at_once`."""
 
@@ -59,7 +59,7 @@ def test_a_cache_of_quite_another_kind_is_refused_in_few_lines() -> None:
 
 def test_k_is_named_when_another_k_is_asked_for() -> None:
     big = make_spec("topk", 100)
-    other = replace(big, record=RecordFormat(kind="topk", num_classes=100, k=3))
+    other = replace(big, record=RecordFormat.chosen("topk", 100, k=3))
     assert "record.k" in [name for name, _, _ in big.difference(other)]
 
 

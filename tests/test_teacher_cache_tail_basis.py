@@ -14,8 +14,8 @@ from shards.errors import CacheError
 from teacher_cache.record.bits import Windows, pack
 from teacher_cache.record.codec import RecordCodec, RecordFormat
 from teacher_cache.record.conditional_mean import predict
+from teacher_cache.record.largest_logits import centred, largest_logits
 from teacher_cache.record.levels import decode_levels, encode_levels, fit_levels
-from teacher_cache.record.peaks import centred, rank
 from teacher_cache.record.tail_basis import TailBasis, allot, fit_basis
 from teacher_cache.record.trellis import MAX_BITS, WINDOW, normal_tables, quantise
 from tests.logits_like import make_logits
@@ -36,26 +36,26 @@ FIT = """
 import numpy as np
 from teacher_cache.record.codec import RecordFormat, fit_basis
 from tests.logits_like import make_logits
-print(fit_basis(make_logits(200, 80, seed=1), RecordFormat(kind="lowrank", num_classes=80)).digest)
+print(fit_basis(make_logits(200, 80, seed=1), RecordFormat.chosen("lowrank", 80)).digest)
 """
 
 
 def test_another_process_fits_the_same_bytes() -> None:
     """Many processes may start stage 1; whoever fits the basis fits this one."""
-    here = fit_basis(make_logits(200, 80, seed=1), RecordFormat(kind="lowrank", num_classes=80)).digest
+    here = fit_basis(make_logits(200, 80, seed=1), RecordFormat.chosen("lowrank", 80)).digest
     there = subprocess.run([sys.executable, "-c", FIT], capture_output=True, text=True, check=True)
     assert there.stdout.strip() == here
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_the_dtype_of_the_rows_does_not_matter(dtype: type) -> None:
-    record = RecordFormat(kind="topk", num_classes=80)
+    record = RecordFormat.chosen("topk", 80)
     rows = make_logits(100, 80, seed=1).astype(np.float16)
     assert fit_basis(rows.astype(dtype), record).digest == fit_basis(rows.astype(np.float32), record).digest
 
 
 def test_arrays_round_trip_and_the_digest_sees_each() -> None:
-    basis = fit_basis(make_logits(100, 80, seed=1), RecordFormat(kind="lowrank", num_classes=80))
+    basis = fit_basis(make_logits(100, 80, seed=1), RecordFormat.chosen("lowrank", 80))
     arrays = basis.to_arrays()
     assert TailBasis.from_arrays(arrays).digest == basis.digest
     for name, array in arrays.items():
@@ -68,7 +68,7 @@ def test_arrays_round_trip_and_the_digest_sees_each() -> None:
 def test_directions_are_orthonormal_with_fixed_signs() -> None:
     for rows, classes in ((300, 80), (60, 200)):  # both sides of the Gram matrix
         basis_Cr = fit_basis(
-            make_logits(rows, classes, seed=1), RecordFormat(kind="lowrank", num_classes=classes)
+            make_logits(rows, classes, seed=1), RecordFormat.chosen("lowrank", classes)
         ).basis_Cr
         gram = basis_Cr.T @ basis_Cr
         assert np.allclose(gram, np.eye(len(gram)), atol=1e-4)
@@ -78,8 +78,8 @@ def test_directions_are_orthonormal_with_fixed_signs() -> None:
 def test_the_tail_code_pays_for_its_bytes() -> None:
     """The same kept classes, with the code of the others and without it."""
     rows, logit_BC = make_logits(600, 300, seed=1), make_logits(200, 300, seed=2)
-    coded = RecordFormat(kind="lowrank", num_classes=300, k=8)
-    plain = RecordFormat(kind="topk", num_classes=300, k=8)
+    coded = RecordFormat.chosen("lowrank", 300, k=8)
+    plain = RecordFormat.chosen("topk", 300, k=8)
     assert kl_of(fit_basis(rows, coded), coded, logit_BC, 3.0) < 0.5 * kl_of(
         fit_basis(rows, plain), plain, logit_BC, 3.0
     )
@@ -88,7 +88,7 @@ def test_the_tail_code_pays_for_its_bytes() -> None:
 @pytest.mark.parametrize("kind", ["topk", "lowrank"])
 def test_prediction_from_the_kept_classes_lowers_the_error(kind: str) -> None:
     """Against the same basis without prediction: slope 0 leaves the mean alone."""
-    record = RecordFormat(kind=kind, num_classes=300, k=8)
+    record = RecordFormat.chosen(kind, 300, k=8)
     basis = fit_basis(make_logits(600, 300, seed=1, noise=0.1), record)
     blind = replace(basis, slope_r=np.zeros_like(basis.slope_r), offset_r=np.zeros_like(basis.offset_r))
     logit_BC = make_logits(200, 300, seed=2, noise=0.1)
@@ -97,10 +97,10 @@ def test_prediction_from_the_kept_classes_lowers_the_error(kind: str) -> None:
 
 def test_few_rows_cost_little() -> None:
     """150 rows of 1,000 classes: variances are measured on rows that the directions have not seen."""
-    record = RecordFormat(kind="lowrank", num_classes=1000)
+    record = RecordFormat.chosen("lowrank", 1000)
     logit_BC = make_logits(200, 1000, seed=2)
     few, many = (kl_of(fit_basis(make_logits(n, 1000, seed=1), record), record, logit_BC, 3.0) for n in (150, 1500))
-    nothing = RecordFormat(kind="topk", num_classes=1000, k=record.k)
+    nothing = RecordFormat.chosen("topk", 1000, k=record.k)
     none = kl_of(fit_basis(make_logits(150, 1000, seed=1), nothing), nothing, logit_BC, 3.0)
     assert few < 1.6 * many
     assert few < 0.6 * none
@@ -108,13 +108,13 @@ def test_few_rows_cost_little() -> None:
 
 def unforeseen(calibration_NC: NDArray[np.float32], logit_BC: NDArray[np.float32]) -> NDArray[np.float64]:
     """What a fit leaves of the coefficients of other rows, over the standard deviation it announces, (B, r)."""
-    record = RecordFormat(kind="lowrank", num_classes=logit_BC.shape[1])
+    record = RecordFormat.chosen("lowrank", logit_BC.shape[1])
     basis = fit_basis(calibration_NC, record)
     z_BC = centred(logit_BC)
-    ranked = rank(z_BC, record.k)
+    largest = largest_logits(z_BC, record.k)
     model = (basis.mean_C, basis.basis_Cr, basis.variance_r, basis.noise_C)
-    guess_Br = predict(ranked.class_BK, ranked.top_BK, float(basis.pull[0]), *model)
-    wanted_Br = (np.minimum(z_BC, ranked.edge_B1) - basis.mean_C) @ basis.basis_Cr
+    guess_Br = predict(largest.class_BK, largest.top_BK, float(basis.pull[0]), *model)
+    wanted_Br = (np.minimum(z_BC, largest.edge_B1) - basis.mean_C) @ basis.basis_Cr
     return np.asarray((wanted_Br - basis.slope_r * guess_Br - basis.offset_r) / basis.scale_r, np.float64)
 
 
@@ -145,7 +145,7 @@ def test_knowing_classes_because_they_are_large_brings_no_bias() -> None:
     ids=["all equal", "one row repeated", "eight rows"],
 )
 def test_degenerate_calibrations_still_decode(rows: NDArray[np.float32]) -> None:
-    record = RecordFormat(kind="lowrank", num_classes=100)
+    record = RecordFormat.chosen("lowrank", 100)
     assert np.isfinite(kl_of(fit_basis(rows, record), record, make_logits(20, 100, seed=2), 1.0))
 
 
@@ -153,13 +153,13 @@ def test_calibration_rows_that_are_not_finite_are_refused() -> None:
     rows = make_logits(20, 100)
     rows[7, 3] = np.nan
     with pytest.raises(CacheError, match="row 7 "):
-        fit_basis(rows, RecordFormat(kind="lowrank", num_classes=100))
+        fit_basis(rows, RecordFormat.chosen("lowrank", 100))
 
 
 @pytest.mark.parametrize("rows", [np.zeros((7, 100)), np.zeros((20, 99)), np.zeros(100)])
 def test_calibrations_of_another_shape_are_refused(rows: NDArray[np.float64]) -> None:
     with pytest.raises(ValueError, match=r"expected \(N ≥ 8, 100\)"):
-        fit_basis(rows, RecordFormat(kind="lowrank", num_classes=100))
+        fit_basis(rows, RecordFormat.chosen("lowrank", 100))
 
 
 def test_bits_go_where_they_remove_most() -> None:
@@ -218,7 +218,7 @@ def test_windows_of_packed_symbols_are_those_of_the_stream(seed: int) -> None:
 
 def test_level_codes_do_not_add_up_their_errors() -> None:
     """Each kept logit is within half a step relative to the first, the widest of those so far, never their sum."""
-    top_NK = rank(centred(make_logits(400, 300, seed=1)), 12).top_BK
+    top_NK = largest_logits(centred(make_logits(400, 300, seed=1)), 12).top_BK
     code = fit_levels(top_NK)
     level_NK, clamped_N = encode_levels(top_NK, code)
     assert not clamped_N.any()
@@ -237,7 +237,7 @@ def test_a_teacher_of_few_features_gets_a_finite_basis_and_good_records(scale: f
     """A head of 24 features spans 24 directions: nothing is left outside, and the prediction must not divide by it."""
     rng = np.random.default_rng(0)
     logit_NC = (scale * (rng.normal(size=(400, 24)) @ rng.normal(size=(24, 300)))).astype(np.float32)
-    record = RecordFormat(kind="lowrank", num_classes=300)
+    record = RecordFormat.chosen("lowrank", 300)
     basis = fit_basis(logit_NC[:300], record)
     assert all(np.isfinite(array).all() for array in basis.to_arrays().values())
     codec = RecordCodec(record, basis)
@@ -248,4 +248,4 @@ def test_a_teacher_of_few_features_gets_a_finite_basis_and_good_records(scale: f
 def test_logits_beyond_float32_squares_are_refused_when_the_basis_is_fitted() -> None:
     """Before: NaN in the cache, found when training died."""
     with pytest.raises(CacheError, match="check the teacher's weights"):
-        fit_basis(make_logits(200, 80, seed=1) * np.float32(1e25), RecordFormat(kind="lowrank", num_classes=80))
+        fit_basis(make_logits(200, 80, seed=1) * np.float32(1e25), RecordFormat.chosen("lowrank", 80))

@@ -102,7 +102,7 @@ def test_another_network_is_found_by_its_answers(
 def test_hard_labels_are_compared_as_labels(
     tmp_path: Path, index: ShardIndex, teacher: Teacher, reader: ShardReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = opened(tmp_path / "c", index, teacher, record=RecordFormat(kind="hard", num_classes=CLASSES))
+    cache = opened(tmp_path / "c", index, teacher, record=RecordFormat.chosen("hard", CLASSES))
     build(cache, index, teacher)
     assert not [f for f in verify_teacher(cache, index, reader, teacher, num_blocks_to_check=4, seed=0) if f.problem]
     impostor = tiny_teacher(seed=3)

@@ -79,7 +79,7 @@ def free_teacher(sizes: Sizes, device: torch.device) -> Teacher:
 
 def new_cache(url: Path, sizes: Sizes, index: ShardIndex, teacher: Teacher, kind: str, num_views: int) -> TeacherCache:
     """An empty cache; a basis comes from random logits, which cost the codec the same."""
-    record = RecordFormat(kind=kind, num_classes=sizes.num_classes)
+    record = RecordFormat.chosen(kind, sizes.num_classes)
     spec = cache_spec(index, teacher, sizes.views, record)
     noise_NC = np.random.default_rng(0).normal(size=(600, sizes.num_classes)).astype(np.float32)
     basis = fit_basis(noise_NC, record) if record.needs_basis else None

@@ -17,7 +17,7 @@ from shards.views.operation_names import (
     replaced,
 )
 from shards.views.operations.operation import Draw, Operation
-from shards.views.operations.table import operation_named
+from shards.views.operations.table import OPERATIONS
 from shards.views.rand_augment import FULL_MAGNITUDE, RandAugment
 
 
@@ -49,7 +49,7 @@ def draw_magnitude(settings: RandAugment, rng: Stream) -> float:
 
 def operation_value(name: str, magnitude: float, settings: RandAugment, size: int, rng: Stream) -> float:
     """The number of the operation at a magnitude, in the operation's own unit."""
-    return operation_named(name).drawn(Draw(magnitude / FULL_MAGNITUDE, settings.increasing, size, rng))
+    return OPERATIONS[name].drawn(Draw(magnitude / FULL_MAGNITUDE, settings.increasing, size, rng))
 
 
 def draw_three_augment(rng: Stream) -> Operation:

@@ -6,6 +6,8 @@ newer ones that it uses in `versions`; new recipes use the newest. Recipes and c
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from shards.errors import UnknownMemberError
+
 # What timm calls AutoContrast, Equalize, … TranslateYRel, in its order: RandAugment draws a place in it.
 RAND_AUGMENT_OPERATIONS = (
     "auto_contrast",
@@ -57,7 +59,7 @@ def replaced(versions: Sequence[str]) -> Mapping[str, str]:
     version: dict[str, str] = {}
     for name in versions:
         if name not in TAKES_PLACE_OF:
-            raise ValueError(f"expected newer operations out of {', '.join(TAKES_PLACE_OF)}, got {name!r}")
+            raise UnknownMemberError(f"expected newer operations out of {', '.join(TAKES_PLACE_OF)}, got {name!r}")
         first = name
         while first in TAKES_PLACE_OF:
             first = TAKES_PLACE_OF[first]

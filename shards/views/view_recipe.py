@@ -12,7 +12,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from shards.names import unknown
-from shards.values import check_fields, from_json, later, to_json
+from shards.open_set import require_packages
+from shards.values import check_fields, from_json, later, stored_packages, to_json
 from shards.views.operation_names import (
     COLOR_JITTER_OPERATIONS,
     RAND_AUGMENT_OPERATIONS,
@@ -113,20 +114,17 @@ class ViewRecipe:
         try:
             replaced(self.versions)
         except ValueError as error:
-            raise ValueError(f"recipe.versions: {error}") from None
+            raise type(error)(f"recipe.versions: {error}") from None
         if self.rand_augment and self.three_augment:
             raise ValueError("recipe: rand_augment and three_augment are both on; choose one")
 
     def _check_operations(self) -> None:
-        from shards.views.operations.table import operation_named
+        from shards.views.operations.table import OPERATIONS
 
         if not self.rand_augment:
             raise ValueError("recipe.operations: are RandAugment's, which is off; set rand_augment as well")
         for name in self.operations:
-            try:
-                operation_named(name)
-            except ValueError as error:
-                raise ValueError(f"recipe.operations: {error}") from None
+            OPERATIONS.require(name, "recipe.operations")
 
     @property
     def mixes(self) -> bool:
@@ -147,6 +145,15 @@ class ViewRecipe:
         return drawn + COLOR_JITTER_OPERATIONS if self.color_jitter else drawn
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages that add operations of this recipe, as NAME==VERSION; they are part of its fingerprint."""
+        if not self.operations:
+            return ()
+        from shards.views.operations.table import OPERATIONS
+
+        return OPERATIONS.packages(self.operations)
+
+    @property
     def fingerprint(self) -> str:
         """sha256 (hex) of the canonical JSON of every field but the name."""
         settings = {key: value for key, value in self.to_json().items() if key != "name"}
@@ -158,8 +165,10 @@ class ViewRecipe:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ViewRecipe":
-        """The inverse of `to_json`; ValueError for other fields and types."""
-        return from_json(cls, data, "recipe")
+        """The inverse of `to_json`; ValueError for other fields and types, and for packages other than those here."""
+        recipe = from_json(cls, data, "recipe")
+        require_packages(stored_packages(data), recipe.packages, "recipe")
+        return recipe
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:

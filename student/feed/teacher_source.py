@@ -103,7 +103,7 @@ class TeacherAnswer:
 def answer_from_logits(logit_BC: Tensor) -> TeacherAnswer:
     """The answer that full logits (B, C) are; of tied first classes the one with the lowest index."""
     logit_BC = logit_BC.float()
-    codec = RecordCodec(RecordFormat(kind="dense", num_classes=logit_BC.shape[1]))
+    codec = RecordCodec(RecordFormat.chosen("dense", logit_BC.shape[1]))
     return TeacherAnswer(first_class(logit_BC), lambda temperature: codec.log_prob({"logit": logit_BC}, temperature))
 
 

@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args, get_type_hints
 from shards.values import from_json, later, require_fields, to_json
 from shards.views.view_recipe import RECIPES as VIEW_RECIPES
 from shards.views.view_recipe import ViewRecipe, recipe_named
-from student.learn.losses.table import distillations
+from student.learn.losses.table import LOSSES, NONE
 from student.recipe.combinations import MEAN, combination_named
+from student.recipe.zoo import MODELS, bare_name
 from teacher_cache.network.weights_metadata import require_arguments
 
 Scalar = str | int | float | bool
@@ -133,8 +134,8 @@ class StudentRecipe:
                 raise ValueError(f"{name}: expected a number in [{low}, {high}], got {getattr(self, name)!r}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected two numbers in [0, 1), got {self.betas!r}")
-        if self.distill not in distillations():
-            raise ValueError(f"distill: expected one of {', '.join(distillations())}, got {self.distill!r}")
+        if self.distill != NONE:
+            LOSSES.require(self.distill, also=[NONE])
         combination_named(self.combine)
         if self.view not in VIEW_RECIPES:
             raise ValueError(f"view: expected one of {', '.join(sorted(VIEW_RECIPES))}, got {self.view!r}")
@@ -170,6 +171,12 @@ class StudentRecipe:
     def view_recipe(self) -> ViewRecipe:
         """The views of a run without a cache; with a cache they come from its spec (`with_cache_views`)."""
         return recipe_named(self.view, **{"size": self.image_size, **dict(self.view_overrides)})
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages that add the loss, the model and operations of the views, as NAME==VERSION."""
+        added = {*LOSSES.packages([self.distill]), *MODELS.packages([bare_name(self.model)])}
+        return tuple(sorted(added.union(self.view_recipe.packages)))
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types; `view_overrides` and `model_args` as objects."""

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from shards.names import unknown
+from shards.open_set import OpenSet
 
 TEACHER = "regnety_160.deit_in1k"
 
@@ -165,12 +166,17 @@ _STUDENTS = (
                recipes=("deit3_huge", "deit3_huge_finetune224"), epochs="800 + 20", params_m=632.13, gmacs=167.40,
                top1_published=85.2, top1_timm=85.2, drop_path=0.6, note="drop path .55 in the 20 fine-tuning epochs")
 )  # fmt: skip
-MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in _STUDENTS}
+MODELS = OpenSet("students", "model", ModelEntry, _STUDENTS)
 
 
 def model_entry(name: str) -> ModelEntry | None:
     """The row of that name, with or without a timm weights tag; None for a model that is not in the table."""
-    return MODELS.get(name.split(".")[0])
+    return MODELS.get(bare_name(name))
+
+
+def bare_name(name: str) -> str:
+    """The name without the tag of its weights."""
+    return name.split(".")[0]
 
 
 class Stage(NamedTuple):

@@ -88,7 +88,9 @@ class Grid:
         for axis in ("weights", "temperatures"):
             object.__setattr__(self, axis, tuple(float(value) + 0.0 for value in getattr(self, axis)))
         _check(self.weights, "lambda", lambda value: 0 <= value <= 1, "numbers in [0, 1]")
-        _check(self.distillations, "distill", lambda value: value in LOSSES, " or ".join(LOSSES))
+        _check(self.distillations, "distill", lambda value: isinstance(value, str), " or ".join(LOSSES))
+        for name in self.distillations:
+            LOSSES.require(name)
         _check(self.seeds, "seeds", lambda value: value >= 0, "integers from 0")
         _check(self.views_used, "views-used", lambda value: value is None or value >= 1, "positive integers")
         _check(self.teachers, "teachers", lambda value: isinstance(value, str), "sets of caches")

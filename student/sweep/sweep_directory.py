@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import msgspec
 
 from shards.documents import checked
-from shards.errors import RunError
+from shards.errors import OtherVersionError, RunError
 from shards.locks import locked
 from shards.own_folder import FolderKind, named
 from student.run.run_files import RunFiles, read_schema, write_json
@@ -251,6 +251,8 @@ def _grid(path: Path, found: SweepFile) -> Grid:
     checked(found.facts, _Facts, f"{path}: facts", error=RunError, advice="restore the file")
     try:
         return Grid.from_json(found.grid)
+    except OtherVersionError as error:
+        raise RunError(f"{path}: {error}") from error
     except ValueError as error:
         raise RunError(f"{path}: {error}; restore the file, or run ablate with another --out") from error
 

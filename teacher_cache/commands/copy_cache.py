@@ -92,7 +92,8 @@ def _record(cache: "TeacherCache", kind: str | None, top_k: int, num_bytes: int)
 
     if kind is None and not num_bytes and not top_k:
         return None
-    return RecordFormat.chosen(kind or "auto", cache.spec.record.num_classes, k=top_k, num_bytes=num_bytes)
+    num_classes = cache.spec.record.num_classes
+    return RecordFormat.chosen(kind or "auto", num_classes, k=top_k or None, num_bytes=num_bytes or None)
 
 
 def _show_error(cache: "TeacherCache") -> None:

@@ -241,7 +241,8 @@ class RecordFlags:
         """
         from teacher_cache.record.record_format import RecordFormat
 
-        chosen = RecordFormat.chosen(self.record_kind, num_classes, k=self.top_k, num_bytes=self.num_bytes)
+        k, num_bytes = self.top_k or None, self.num_bytes or None
+        chosen = RecordFormat.chosen(self.record_kind, num_classes, k=k, num_bytes=num_bytes)
         if existing is not None:
             return replace(chosen, fidelity_floor=existing.record.fidelity_floor)
         return chosen.fitted_to(index.num_samples * recipe.block_views, index.num_shards)
@@ -249,9 +250,8 @@ class RecordFlags:
 
 def record_kind_callback(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """The name of a record kind, or "auto", or None where there is no default; the table says which there are."""
-    names = ("auto", *KINDS)
-    if value is not None and value not in names:
-        raise click.BadParameter(f"{value!r} is not one of {', '.join(names)}.", ctx, param)
+    if value is not None and value != "auto" and value not in KINDS:
+        raise click.BadParameter(f"{value!r} is not one of {', '.join(('auto', *KINDS))}.", ctx, param)
     return value
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from teacher_cache.record.kinds.record_kind import Field, KindCodec
 from teacher_cache.record.kinds.table import KINDS
-from teacher_cache.record.peaks import require_finite
+from teacher_cache.record.largest_logits import require_finite
 from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.record.tail_basis import TailBasis, fit_basis
 
@@ -89,4 +89,4 @@ def _codec_of(record_format: RecordFormat, basis: TailBasis | None) -> KindCodec
         raise ValueError(f"record kind {record_format.kind!r} needs a tail basis: fit one with fit_basis")
     if not record_format.needs_basis and basis is not None:
         raise ValueError(f"record kind {record_format.kind!r} takes no tail basis")
-    return record_format.entry.codec(record_format, basis)
+    return record_format.entry.codec(record_format.shape, basis)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.record_shape import RecordShape
 
 _LEVELS = 255
 _POWER = 1.5
@@ -22,9 +22,9 @@ class HardCodec:
 
     num_clamped = 0
 
-    def __init__(self, record_format: RecordFormat) -> None:
-        """Keep the format."""
-        self._index_dtype = record_format.index_dtype
+    def __init__(self, shape: RecordShape) -> None:
+        """Keep the dtype of class indices."""
+        self._index_dtype = shape.index_dtype
 
     def encode(self, logit_BC: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
         """class_index (B, 1): the first of the largest logits."""
@@ -43,9 +43,9 @@ class DenseCodec:
 
     num_clamped = 0
 
-    def __init__(self, record_format: RecordFormat) -> None:
-        """Keep the format."""
-        self._index_dtype = record_format.index_dtype
+    def __init__(self, shape: RecordShape) -> None:
+        """Keep the dtype of class indices."""
+        self._index_dtype = shape.index_dtype
 
     def encode(self, logit_BC: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
         """class_index (B, 1) and logit (B, C) float32 as they are."""
@@ -66,9 +66,9 @@ class Dense8Codec:
 
     num_clamped = 0
 
-    def __init__(self, record_format: RecordFormat) -> None:
-        """Keep the format."""
-        self._index_dtype = record_format.index_dtype
+    def __init__(self, shape: RecordShape) -> None:
+        """Keep the dtype of class indices."""
+        self._index_dtype = shape.index_dtype
 
     def encode(self, logit_BC: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
         """class_index (B, 1), logit_range (B,) float32, logit (B, C) uint8."""

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shards.values import from_json, later, to_json
-from teacher_cache.record.kinds.record_kind import Field, RecordKind, ranked_bits
-from teacher_cache.record.kinds.table import kind_named
+from shards.open_set import require_packages
+from shards.values import from_json, later, stored_packages, to_json
+from teacher_cache.record.kinds.record_kind import Field, RecordKind
+from teacher_cache.record.kinds.table import KINDS
+from teacher_cache.record.record_shape import RecordShape
 
 DIGEST_BYTES = 4
 """The crc32c of the view's pixels, kept by the store beside every record."""
@@ -26,19 +28,18 @@ _FULL_BYTES = 2  # of a full logit
 _MOST_BYTES = 1 << 20
 
 DENSE_CLASSES = 64
-"""Up to this many classes all logits in 8 bits cost no more than a ranked record."""
+"""Up to this many classes all logits in 8 bits cost no more than the low-rank record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordFormat:
-    """How one teacher output is kept.
+    """How one teacher output is kept; `chosen` makes one from a kind and what the user says.
 
     Args:
         kind: a name of `kinds.table.KINDS`.
         num_classes: C.
-        k: classes kept by name; 0 lets the budget choose.
-        num_bytes: budget of one view on disk, digest and overheads included; 0 takes the kind's own. For kinds without
-            a budget it follows from the kind.
+        k: classes kept by name; 1 for kinds without a budget.
+        num_bytes: bytes of one view on disk, digest and overheads included.
         fidelity_floor: views of each view block at least that keep their full logits, so that a small cache can be
             measured too; see `fitted_to`.
 
@@ -48,48 +49,66 @@ class RecordFormat:
 
     kind: str
     num_classes: int
-    k: int = 0
-    num_bytes: int = 0
+    k: int
+    num_bytes: int
     fidelity_floor: int = later(FIDELITY_FLOOR)
 
     def __post_init__(self) -> None:
-        """Check the fields and fill in what the kind or the budget decides."""
-        kind = kind_named(self.kind)
-        if not 2 <= self.num_classes < 2**31:
-            raise ValueError(f"record num_classes: expected at least 2, got {self.num_classes}")
+        """Check the fields, and that the bytes hold what the kind keeps."""
+        _require_classes(self.num_classes)
         if self.fidelity_floor < 1:
             raise ValueError(f"record fidelity_floor: expected at least 1, got {self.fidelity_floor}")
-        if not kind.default_bytes:
-            index_bytes = 2 if self.num_classes < 2**16 else 4
-            logit_bytes = kind.logit_bytes(self.num_classes)
-            self._fix("k", 1, "one class is kept by name")
-            self._fix("num_bytes", index_bytes + logit_bytes + DIGEST_BYTES + STORE_BYTES, "the kind decides it")
+        budget = self.entry.budget
+        if budget is None:
+            for name, fixed, why in (
+                ("k", 1, "one class is kept by name"),
+                ("num_bytes", _fixed_bytes(self.entry, self.num_classes), "the kind decides it"),
+            ):
+                if (got := getattr(self, name)) != fixed:
+                    raise ValueError(f"record {name}: {fixed} for kind {self.kind!r} ({why}), got {got}")
             return
-        if not 0 <= self.num_bytes <= _MOST_BYTES:
-            raise ValueError(f"record num_bytes: expected 0 to {_MOST_BYTES} bytes per view, got {self.num_bytes}")
-        object.__setattr__(self, "num_bytes", self.num_bytes or kind.default_bytes)
-        if self.k == 0:
-            object.__setattr__(self, "k", kind.budget_k(self))
+        _require_bytes(self.num_bytes)
         if not 1 <= self.k < self.num_classes:
             raise ValueError(f"record k: expected 1 ≤ k < num_classes = {self.num_classes}, got {self.k}")
-        if self.record_bits < ranked_bits(self.num_classes, self.k) + kind.min_tail_bits:
+        if self.record_bits < budget.least_bits(self.num_classes, self.k):
             raise ValueError(
                 f"record num_bytes: {self.num_bytes} bytes per view on disk do not hold k = {self.k} classes of "
                 f"{self.num_classes} ({self.kind}); give more bytes, a smaller k, or kind 'hard'"
             )
 
     @classmethod
-    def automatic(cls, num_classes: int, num_bytes: int = 64) -> "RecordFormat":
+    def automatic(cls, num_classes: int, num_bytes: int | None = None) -> "RecordFormat":
         """The format for a budget: all logits in 8 bits for few classes, else the low-rank record."""
         if num_classes <= DENSE_CLASSES:
-            return cls(kind="dense8", num_classes=num_classes)
-        return cls(kind="lowrank", num_classes=num_classes, num_bytes=num_bytes)
+            return cls.chosen("dense8", num_classes)
+        return cls.chosen("lowrank", num_classes, num_bytes=num_bytes)
 
     @classmethod
-    def chosen(cls, kind: str, num_classes: int, *, k: int = 0, num_bytes: int = 0) -> "RecordFormat":
-        """The format of a kind by name, or of the one that suits the number of classes for "auto"."""
+    def chosen(
+        cls, kind: str, num_classes: int, *, k: int | None = None, num_bytes: int | None = None
+    ) -> "RecordFormat":
+        """The format of a kind by name, or of the one that suits the number of classes for "auto".
+
+        Args:
+            k: classes kept by name; None lets the budget choose.
+            num_bytes: budget of one view on disk; None takes the kind's own.
+
+        Raises:
+            ValueError: as the format itself.
+        """
         if kind == "auto":
-            kind = cls.automatic(num_classes).kind
+            kind = "dense8" if num_classes <= DENSE_CLASSES else "lowrank"
+        entry = KINDS.named(kind)
+        _require_classes(num_classes)
+        if entry.budget is None:
+            fixed = _fixed_bytes(entry, num_classes)
+            return cls(
+                kind=kind, num_classes=num_classes, k=1 if k is None else k,
+                num_bytes=fixed if num_bytes is None else num_bytes,
+            )  # fmt: skip
+        num_bytes = entry.budget.default_bytes if num_bytes is None else num_bytes
+        _require_bytes(num_bytes)
+        k = entry.budget.k(num_classes, _bits_of(num_bytes)) if k is None else k
         return cls(kind=kind, num_classes=num_classes, k=k, num_bytes=num_bytes)
 
     def fitted_to(self, num_views: int, num_shards: int) -> "RecordFormat":
@@ -107,27 +126,29 @@ class RecordFormat:
     @property
     def entry(self) -> RecordKind:
         """The kind's value in the table."""
-        return kind_named(self.kind)
+        return KINDS.named(self.kind)
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The package that adds the kind, as NAME==VERSION; it is part of the fingerprint."""
+        return KINDS.packages([self.kind])
 
     @property
     def record_bits(self) -> int:
         """Bits that the budget leaves for the record itself."""
-        return 8 * (self.num_bytes - DIGEST_BYTES - STORE_BYTES)
+        return _bits_of(self.num_bytes)
 
     @property
-    def index_bits(self) -> int:
-        """Bits of a class index that carry information: ⌈log2 C⌉."""
-        return (self.num_classes - 1).bit_length()
-
-    @property
-    def index_dtype(self) -> str:
-        """Little-endian dtype of class indices on disk; its largest value is the fill, so it is never a class."""
-        return "<u2" if self.num_classes < 2**16 else "<u4"
+    def shape(self) -> RecordShape:
+        """The sizes that fields and codec depend on."""
+        budget = self.entry.budget
+        tail_bytes = budget.tail_bytes(self.num_classes, self.k, self.record_bits) if budget else 0
+        return RecordShape(num_classes=self.num_classes, k=self.k, tail_bytes=tail_bytes)
 
     @property
     def tail_bytes(self) -> int:
         """Bytes of the code of the classes that are not kept by name; 0 for kinds without one."""
-        return (self.record_bits - ranked_bits(self.num_classes, self.k)) // 8 if self.entry.has_tail else 0
+        return self.shape.tail_bytes
 
     @property
     def needs_basis(self) -> bool:
@@ -136,7 +157,7 @@ class RecordFormat:
 
     def fields(self) -> tuple[Field, ...]:
         """The arrays that the store makes for this record, in the order in which they are written."""
-        return self.entry.fields(self)
+        return self.entry.fields(self.shape)
 
     def to_json(self) -> dict[str, Any]:
         """The format as plain JSON values."""
@@ -144,10 +165,27 @@ class RecordFormat:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "RecordFormat":
-        """The format that `to_json` wrote; ValueError for other fields and types."""
-        return from_json(cls, value, "record")
+        """The format that `to_json` wrote; ValueError for other fields and types, and for packages other than here."""
+        record_format = from_json(cls, value, "record")
+        require_packages(stored_packages(value), record_format.packages, "record")
+        return record_format
 
-    def _fix(self, name: str, fixed: int, why: str) -> None:
-        if getattr(self, name) not in (0, fixed):
-            raise ValueError(f"record {name}: {fixed} for kind {self.kind!r} ({why}), got {getattr(self, name)}")
-        object.__setattr__(self, name, fixed)
+
+def _bits_of(num_bytes: int) -> int:
+    return 8 * (num_bytes - DIGEST_BYTES - STORE_BYTES)
+
+
+def _fixed_bytes(kind: RecordKind, num_classes: int) -> int:
+    """Bytes of one view on disk of a kind without a budget."""
+    index_bytes = 2 if num_classes < 2**16 else 4
+    return index_bytes + kind.logit_bytes(num_classes) + DIGEST_BYTES + STORE_BYTES
+
+
+def _require_classes(num_classes: int) -> None:
+    if not 2 <= num_classes < 2**31:
+        raise ValueError(f"record num_classes: expected at least 2, got {num_classes}")
+
+
+def _require_bytes(num_bytes: int) -> None:
+    if not 0 <= num_bytes <= _MOST_BYTES:
+        raise ValueError(f"record num_bytes: expected 0 to {_MOST_BYTES} bytes per view, got {num_bytes}")

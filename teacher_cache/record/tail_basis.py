@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from shards.errors import CacheError
 from teacher_cache.record.conditional_mean import predict
+from teacher_cache.record.largest_logits import LargestLogits, centred, largest_logits, require_finite
 from teacher_cache.record.levels import fit_levels
-from teacher_cache.record.peaks import Ranked, centred, rank, require_finite
 from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.record.trellis import MAX_BITS, normal_tables
 
@@ -110,21 +110,21 @@ def fit_basis(logit_NC: NDArray[Any], record_format: RecordFormat) -> TailBasis:
         )
     require_finite(logit_NC)
     z_NC = centred(logit_NC.astype(np.float32, copy=False))
-    if (largest := float(np.abs(z_NC).max())) > _MAX_LOGIT:
+    if (most := float(np.abs(z_NC).max())) > _MAX_LOGIT:
         raise CacheError(
-            f"calibration logits: expected at most {_MAX_LOGIT:.0e} from their mean, got {largest:.3g}; check the "
+            f"calibration logits: expected at most {_MAX_LOGIT:.0e} from their mean, got {most:.3g}; check the "
             "teacher's weights, or keep its logits whole with --record dense"
         )
-    ranked = rank(z_NC, record_format.k)
-    tail_NC = np.minimum(z_NC, ranked.edge_B1)
+    largest = largest_logits(z_NC, record_format.k)
+    tail_NC = np.minimum(z_NC, largest.edge_B1)
     tail_bits = 8 * record_format.tail_bytes
-    held = _held_out(tail_NC, ranked, min(max(_MIN_RANK, tail_bits), _MAX_RANK))
+    held = _held_out(tail_NC, largest, min(max(_MIN_RANK, tail_bits), _MAX_RANK))
     table_RW, error_R = normal_tables()
     bits_r = allot(held.residual_r, tail_bits, error_R)
     num_used = max(int((bits_r > 0).sum()), min(_MIN_RANK, len(bits_r)))
     order_r = np.argsort(-bits_r.astype(np.int64), kind="stable")[:num_used]
     mean_C, basis_Cr = _principal(tail_NC, len(bits_r))
-    levels = fit_levels(ranked.top_BK)
+    levels = fit_levels(largest.top_BK)
     return TailBasis(
         mean_C=mean_C.astype("<f4"),
         basis_Cr=np.ascontiguousarray(basis_Cr[:, order_r], "<f4"),
@@ -166,7 +166,7 @@ class _HeldOut:
     pull: float
 
 
-def _held_out(tail_NC: NDArray[np.float32], ranked: Ranked, max_rank: int) -> _HeldOut:
+def _held_out(tail_NC: NDArray[np.float32], largest: LargestLogits, max_rank: int) -> _HeldOut:
     """Variances before and after prediction on rows that the directions were not fitted on, averaged over folds."""
     num_rows, num_classes = tail_NC.shape
     # Directions are as many as a fit without one fold has: with few rows, small folds.
@@ -181,12 +181,12 @@ def _held_out(tail_NC: NDArray[np.float32], ranked: Ranked, max_rank: int) -> _H
         code_Br = left_BC @ basis_Cr
         fold_variance_r = _mean_square(code_Br)
         fold_noise_C = _noise(left_BC - code_Br @ basis_Cr.T)
-        fold_noise_C = np.maximum(fold_noise_C, _least_noise(basis_Cr, fold_variance_r, ranked.class_BK.shape[1]))
+        fold_noise_C = np.maximum(fold_noise_C, _least_noise(basis_Cr, fold_variance_r, largest.class_BK.shape[1]))
         variance_r += fold_variance_r / num_folds
         noise_C += fold_noise_C / num_folds
         for p, pull in enumerate(_PULLS):
             model = (mean_C, basis_Cr, fold_variance_r, fold_noise_C)
-            guess_Br = predict(ranked.class_BK[low:high], ranked.top_BK[low:high], pull, *model)
+            guess_Br = predict(largest.class_BK[low:high], largest.top_BK[low:high], pull, *model)
             moment_P5r[p] += _moments(code_Br, guess_Br) / num_folds
     fits = [_line(*moment_5r) for moment_5r in moment_P5r]
     best = int(np.argmin([np.log(residual_r).sum() for _, _, residual_r in fits]))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.documents import checked, parse_json
-from shards.errors import CacheError
+from shards.errors import CacheError, OtherVersionError
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.store.digest import IndexLike, array_digest
 from teacher_cache.store.ledger import KeyValue
@@ -218,6 +218,8 @@ def header_from_attributes(attributes: Mapping[str, Any], where: str) -> Header:
     try:
         spec = CacheSpec.from_json(root.spec)
         require_views(spec, root.num_views)
+    except OtherVersionError as error:
+        raise CacheError(f"{where}/zarr.json: {error}") from error
     except ValueError as error:
         raise CacheError(f"{where}/zarr.json: {error}; {_ADVICE}") from error
     header = Header(

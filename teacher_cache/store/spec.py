@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shards.errors import CacheError
+from shards.errors import CacheError, OtherVersionError
 from shards.names import short
 from shards.values import from_json, require_fields, to_json
 from shards.views.view_recipe import ViewRecipe
@@ -141,9 +141,10 @@ class CacheSpec:
         """The inverse of `to_json`; ValueError for missing or unknown fields and for another format version."""
         if not isinstance(data, Mapping):
             raise ValueError(f"spec: expected an object, got {type(data).__name__}")
-        if data.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"format_version: expected {FORMAT_VERSION}, got {data.get('format_version')!r}; "
+        if (version := data.get("format_version")) != FORMAT_VERSION:
+            newer = isinstance(version, int) and version > FORMAT_VERSION
+            raise (OtherVersionError if newer else ValueError)(
+                f"format_version: expected {FORMAT_VERSION}, got {version!r}; "
                 + _NEXT_STEP["format_version"]
             )
         require_fields(cls, data, "spec")

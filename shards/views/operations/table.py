@@ -1,67 +1,30 @@
-"""The operations by name, and applying several in order."""
+"""The operations by name; none is imported before it is used, so that recipes can be checked without cv2."""
 
-from collections.abc import Sequence
+from shards.open_set import OpenSet
+from shards.views.operations.operation import OperationKind
 
-import cv2
-import numpy as np
-
-from shards.views.operation_names import RAND_AUGMENT_OPERATIONS
-from shards.views.operations.blur import BLUR
-from shards.views.operations.enhance import BRIGHTNESS, COLOR, CONTRAST
-from shards.views.operations.grey import GREY
-from shards.views.operations.histogram import AUTO_CONTRAST, EQUALIZE
-from shards.views.operations.invert import INVERT
-from shards.views.operations.operation import Fill, Image, Operation, OperationKind, Table
-from shards.views.operations.posterize import POSTERIZE
-from shards.views.operations.rotate import ROTATE, ROTATE2
-from shards.views.operations.sharpness import SHARPNESS
-from shards.views.operations.shear import SHEAR_X, SHEAR_Y
-from shards.views.operations.solarize import SOLARIZE, SOLARIZE_ADD
-from shards.views.operations.translate import TRANSLATE_X, TRANSLATE_Y
-
-__all__ = ["OPERATIONS", "RAND_AUGMENT_OPERATIONS", "apply_operations", "operation_named"]
-
-_KINDS = (
-    AUTO_CONTRAST,
-    EQUALIZE,
-    INVERT,
-    ROTATE,
-    ROTATE2,
-    POSTERIZE,
-    SOLARIZE,
-    SOLARIZE_ADD,
-    COLOR,
-    CONTRAST,
-    BRIGHTNESS,
-    SHARPNESS,
-    SHEAR_X,
-    SHEAR_Y,
-    TRANSLATE_X,
-    TRANSLATE_Y,
-    GREY,
-    BLUR,
+OPERATIONS: OpenSet[OperationKind] = OpenSet(
+    "operations",
+    "operation",
+    OperationKind,
+    places={
+        "auto_contrast": "shards.views.operations.histogram:AUTO_CONTRAST",
+        "equalize": "shards.views.operations.histogram:EQUALIZE",
+        "invert": "shards.views.operations.invert:INVERT",
+        "rotate": "shards.views.operations.rotate:ROTATE",
+        "rotate2": "shards.views.operations.rotate:ROTATE2",
+        "posterize": "shards.views.operations.posterize:POSTERIZE",
+        "solarize": "shards.views.operations.solarize:SOLARIZE",
+        "solarize_add": "shards.views.operations.solarize:SOLARIZE_ADD",
+        "color": "shards.views.operations.enhance:COLOR",
+        "contrast": "shards.views.operations.enhance:CONTRAST",
+        "brightness": "shards.views.operations.enhance:BRIGHTNESS",
+        "sharpness": "shards.views.operations.sharpness:SHARPNESS",
+        "shear_x": "shards.views.operations.shear:SHEAR_X",
+        "shear_y": "shards.views.operations.shear:SHEAR_Y",
+        "translate_x": "shards.views.operations.translate:TRANSLATE_X",
+        "translate_y": "shards.views.operations.translate:TRANSLATE_Y",
+        "grey": "shards.views.operations.grey:GREY",
+        "blur": "shards.views.operations.blur:BLUR",
+    },
 )
-OPERATIONS: dict[str, OperationKind] = {kind.name: kind for kind in _KINDS}
-
-
-def operation_named(name: str) -> OperationKind:
-    """The operation of that name; ValueError with what there is."""
-    if name not in OPERATIONS:
-        raise ValueError(f"operation: expected one of {', '.join(OPERATIONS)}, got {name!r}")
-    return OPERATIONS[name]
-
-
-def apply_operations(image_HWC: Image, operations: Sequence[Operation], fill: Fill) -> Image:
-    """The image after the operations in order, uint8 (H, W, 3); `fill` is the colour where there is no source pixel."""
-    pending_L: Table | None = None
-    for operation in operations:
-        kind = OPERATIONS[operation.name]
-        if kind.table is not None:
-            table_L = kind.table(operation.value)
-            pending_L = table_L if pending_L is None else table_L[pending_L]
-            continue
-        if pending_L is not None:
-            image_HWC, pending_L = np.asarray(cv2.LUT(image_HWC, pending_L), np.uint8), None
-        assert kind.kernel is not None
-        image_HWC = kind.kernel(image_HWC, operation.value, fill)
-    return image_HWC if pending_L is None else np.asarray(cv2.LUT(image_HWC, pending_L))

@@ -1,5 +1,6 @@
 """The losses by name, in the order in which they are listed; "none" is the word for training without a teacher."""
 
+from shards.open_set import OpenSet
 from student.learn.losses.dist import DIST
 from student.learn.losses.distill_loss import DistillLoss
 from student.learn.losses.hard import HARD
@@ -7,7 +8,7 @@ from student.learn.losses.soft import SOFT
 from student.learn.losses.soft_std import SOFT_STD
 
 NONE = "none"
-LOSSES: dict[str, DistillLoss] = {loss.name: loss for loss in (HARD, SOFT, DIST, SOFT_STD)}
+LOSSES = OpenSet("losses", "distill", DistillLoss, (HARD, SOFT, DIST, SOFT_STD))
 
 
 def distillations() -> tuple[str, ...]:
@@ -16,7 +17,5 @@ def distillations() -> tuple[str, ...]:
 
 
 def loss_named(name: str) -> DistillLoss:
-    """The loss of that name; ValueError with what there is."""
-    if name not in LOSSES:
-        raise ValueError(f"distill: expected one of {', '.join(LOSSES)}, got {name!r}")
-    return LOSSES[name]
+    """The loss of that name; ValueError with the supported ones."""
+    return LOSSES.named(name)

@@ -4,20 +4,20 @@ import math
 from typing import TYPE_CHECKING
 
 from teacher_cache.record.kinds.record_kind import Field, KindCodec, RecordKind, index_field
+from teacher_cache.record.record_shape import RecordShape
 
 if TYPE_CHECKING:
-    from teacher_cache.record.record_format import RecordFormat
     from teacher_cache.record.tail_basis import TailBasis
 
 
-def _fields(record_format: "RecordFormat") -> tuple[Field, ...]:
-    return (index_field(record_format), Field("logit", "<f4", record_format.num_classes, math.nan))
+def _fields(shape: RecordShape) -> tuple[Field, ...]:
+    return (index_field(shape), Field("logit", "<f4", shape.num_classes, math.nan))
 
 
-def _codec(record_format: "RecordFormat", _: "TailBasis | None") -> KindCodec:
+def _codec(shape: RecordShape, _: "TailBasis | None") -> KindCodec:
     from teacher_cache.record.dense import DenseCodec
 
-    return DenseCodec(record_format)
+    return DenseCodec(shape)
 
 
 DENSE = RecordKind(

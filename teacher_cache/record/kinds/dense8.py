@@ -4,21 +4,21 @@ import math
 from typing import TYPE_CHECKING
 
 from teacher_cache.record.kinds.record_kind import Field, KindCodec, RecordKind, index_field
+from teacher_cache.record.record_shape import RecordShape
 
 if TYPE_CHECKING:
-    from teacher_cache.record.record_format import RecordFormat
     from teacher_cache.record.tail_basis import TailBasis
 
 
-def _fields(record_format: "RecordFormat") -> tuple[Field, ...]:
+def _fields(shape: RecordShape) -> tuple[Field, ...]:
     range_field = Field("logit_range", "<f4", None, math.nan)
-    return (index_field(record_format), range_field, Field("logit", "|u1", record_format.num_classes, 255))
+    return (index_field(shape), range_field, Field("logit", "|u1", shape.num_classes, 255))
 
 
-def _codec(record_format: "RecordFormat", _: "TailBasis | None") -> KindCodec:
+def _codec(shape: RecordShape, _: "TailBasis | None") -> KindCodec:
     from teacher_cache.record.dense import Dense8Codec
 
-    return Dense8Codec(record_format)
+    return Dense8Codec(shape)
 
 
 DENSE8 = RecordKind(

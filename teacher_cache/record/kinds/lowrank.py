@@ -1,27 +1,24 @@
 """k classes by name and a low-rank code of the others: any τ from 64 bytes."""
 
-from typing import TYPE_CHECKING
-
-from teacher_cache.record.kinds.record_kind import LEVEL_BITS, RecordKind, ranked_codec, ranked_fields
-
-if TYPE_CHECKING:
-    from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.kinds.record_kind import Budget, RecordKind
+from teacher_cache.record.kinds.topk import class_bits, topk_bits, topk_codec, topk_fields
 
 
-def _budget_k(record_format: "RecordFormat") -> int:
-    # About a third of the bits for the peaks, measured best at 48 and 64 bytes; beyond 16 classes it is all tail.
-    per_class = record_format.index_bits + LEVEL_BITS
-    return max(1, min(record_format.num_classes // 4, 16, round(record_format.record_bits / (2.65 * per_class))))
+def _k(num_classes: int, bits: int) -> int:
+    # About a third of the bits for the classes by name, measured best at 48 and 64 bytes; beyond 16 it is all tail.
+    return max(1, min(num_classes // 4, 16, round(bits / (2.65 * class_bits(num_classes)))))
 
 
 LOWRANK = RecordKind(
     name="lowrank",
     summary="k classes and a low-rank code of the others",
-    fields=ranked_fields,
-    codec=ranked_codec,
+    fields=topk_fields,
+    codec=topk_codec,
     needs_basis=True,
-    default_bytes=64,
-    min_tail_bits=8,
-    has_tail=True,
-    budget_k=_budget_k,
+    budget=Budget(
+        default_bytes=64,
+        k=_k,
+        least_bits=lambda num_classes, k: topk_bits(num_classes, k) + 8,
+        tail_bytes=lambda num_classes, k, bits: (bits - topk_bits(num_classes, k)) // 8,
+    ),
 )

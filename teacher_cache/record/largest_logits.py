@@ -1,4 +1,4 @@
-"""Order statistics of logits: which classes a record keeps by name, and what the others look like without the peaks.
+"""The largest logits of each row: which classes a record keeps by name, and the edge below which the others lie.
 
 Legend: B rows, C classes, K = k kept classes.
 """
@@ -15,7 +15,7 @@ from shards.errors import CacheError
 def centred(logit_BC: NDArray[Any]) -> NDArray[np.float32]:
     """Logits with mean zero over the classes, float32; the mean is taken in float64, as logits may be huge."""
     mean_B1 = logit_BC.mean(axis=1, keepdims=True, dtype=np.float64)
-    with np.errstate(over="ignore"):  # infinity at the ends of float32 is for `tamed`
+    with np.errstate(over="ignore"):  # infinity at the ends of float32 is for `clip_wild_rows`
         return np.asarray(logit_BC - mean_B1.astype(np.float32), np.float32)
 
 
@@ -23,7 +23,7 @@ _HIGH = 1e4
 """No softmax at any τ of use tells a first class so far ahead from one further ahead."""
 
 
-class Ranked(NamedTuple):
+class LargestLogits(NamedTuple):
     """The k largest logits of each row, descending, and the edge below which the others lie.
 
     Args:
@@ -37,21 +37,21 @@ class Ranked(NamedTuple):
     edge_B1: NDArray[np.float32]
 
 
-def tamed(z_BC: NDArray[np.float32], ranked: Ranked, low: float) -> NDArray[np.bool_]:
+def clip_wild_rows(z_BC: NDArray[np.float32], largest: LargestLogits, low: float) -> NDArray[np.bool_]:
     """Bring rows with logits far beyond any calibrated range into it, in place; returns which rows (B,).
 
     A masked class at −10,000 would drag the mean, and with it every other class, and the squares of a wild row
     overflow: cut at `low` and at `_HIGH`, and centre again. The order of the classes stays as ranked.
     """
-    wild_B = np.asarray((z_BC.min(axis=1) < low) | (ranked.top_BK[:, 0] > _HIGH))
+    wild_B = np.asarray((z_BC.min(axis=1) < low) | (largest.top_BK[:, 0] > _HIGH))
     if wild_B.any():
         z_WC = np.maximum(centred(np.clip(z_BC[wild_B], low, _HIGH)), low)
-        again = rank(z_WC, ranked.top_BK.shape[1])
-        z_BC[wild_B], ranked.top_BK[wild_B], ranked.edge_B1[wild_B] = z_WC, again.top_BK, again.edge_B1
+        again = largest_logits(z_WC, largest.top_BK.shape[1])
+        z_BC[wild_B], largest.top_BK[wild_B], largest.edge_B1[wild_B] = z_WC, again.top_BK, again.edge_B1
     return wild_B
 
 
-def rank(z_BC: NDArray[np.float32], k: int) -> Ranked:
+def largest_logits(z_BC: NDArray[np.float32], k: int) -> LargestLogits:
     """The k < C largest logits and the edge.
 
     The first class is the first index of the maximum, also when `topk` prefers another of several equal ones.
@@ -64,7 +64,7 @@ def rank(z_BC: NDArray[np.float32], k: int) -> Ranked:
         known = np.flatnonzero(class_BK[row] == first_B[row])
         class_BK[row, known] = class_BK[row, 0]
         class_BK[row, 0] = first_B[row]
-    return Ranked(class_BK, np.ascontiguousarray(value_BL[:, :k]), np.ascontiguousarray(value_BL[:, k:]))
+    return LargestLogits(class_BK, np.ascontiguousarray(value_BL[:, :k]), np.ascontiguousarray(value_BL[:, k:]))
 
 
 def require_finite(logit_BC: NDArray[Any]) -> None:

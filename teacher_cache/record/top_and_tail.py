@@ -19,9 +19,9 @@ from torch import Tensor
 
 from teacher_cache.record.bits import Windows, pack
 from teacher_cache.record.conditional_mean import Predictor
+from teacher_cache.record.largest_logits import centred, clip_wild_rows, largest_logits
 from teacher_cache.record.levels import LevelCode, decode_levels, encode_levels
-from teacher_cache.record.peaks import centred, rank, tamed
-from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.record_shape import RecordShape
 from teacher_cache.record.tail_basis import TailBasis
 from teacher_cache.record.trellis import WINDOW, quantise
 
@@ -32,24 +32,24 @@ _ROWS = 2048
 """Rows encoded at once: enough to hide the overhead of a call per coefficient, few enough to bound the memory."""
 
 
-class RankedCodec:
+class TopAndTailCodec:
     """Encodes and decodes against a basis.
 
     Attributes:
         num_clamped: rows encoded so far with a value beyond the calibrated ranges.
     """
 
-    def __init__(self, record_format: RecordFormat, basis: TailBasis) -> None:
+    def __init__(self, shape: RecordShape, basis: TailBasis) -> None:
         """Check that the basis was fitted for this format."""
         bits = int(basis.bits_r.sum(dtype=np.int64))
-        expected = (record_format.num_classes, record_format.k)
+        expected = (shape.num_classes, shape.k)
         got = (len(basis.mean_C), len(basis.level_limit_K))
-        if expected != got or bits > 8 * record_format.tail_bytes:
+        if expected != got or bits > 8 * shape.tail_bytes:
             raise ValueError(
-                f"tail basis: expected (classes, k) = {expected} and at most {8 * record_format.tail_bytes} tail bits, "
+                f"tail basis: expected (classes, k) = {expected} and at most {8 * shape.tail_bytes} tail bits, "
                 f"got {got} and {bits}; fit the basis with this record format"
             )
-        self._format = record_format
+        self._shape = shape
         self._basis = basis
         self._levels = LevelCode(basis.level_limit_K, basis.level_count_K)
         self._coded = int((basis.bits_r > 0).sum())
@@ -64,26 +64,27 @@ class RankedCodec:
     def _encode(self, logit_BC: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
         model = self._model(torch.device("cpu"))
         z_BC = centred(logit_BC)
-        ranked = rank(z_BC, self._format.k)
-        wild_B = tamed(z_BC, ranked, float(self._basis.low[0]))
-        level_BK, clamped_B = encode_levels(ranked.top_BK, self._levels)
-        kept_BK = torch.from_numpy(ranked.class_BK)
+        largest = largest_logits(z_BC, self._shape.k)
+        wild_B = clip_wild_rows(z_BC, largest, float(self._basis.low[0]))
+        level_BK, clamped_B = encode_levels(largest.top_BK, self._levels)
+        kept_BK = torch.from_numpy(largest.class_BK)
         decoded_BK = model.top(torch.from_numpy(level_BK))
         code_Br = model.expect(kept_BK, decoded_BK)
-        true_BC = torch.from_numpy(np.minimum(z_BC, ranked.edge_B1, out=z_BC))
-        record: dict[str, NDArray[np.generic]] = {"class_index": ranked.class_BK.astype(self._format.index_dtype)}
+        true_BC = torch.from_numpy(np.minimum(z_BC, largest.edge_B1, out=z_BC))
+        record: dict[str, NDArray[np.generic]] = {"class_index": largest.class_BK.astype(self._shape.index_dtype)}
         if self._coded:
             bits_n = self._basis.bits_r[: self._coded]
             unit_Bn = (model.project(true_BC) - code_Br[:, : self._coded]).div_(model.scale_n)
             window_Bn = quantise(unit_Bn.numpy(), bits_n, self._basis.table_RW)
-            record["tail"] = pack(window_Bn & ((1 << bits_n) - 1).astype(np.uint8), bits_n, self._format.tail_bytes)
+            record["tail"] = pack(window_Bn & ((1 << bits_n) - 1).astype(np.uint8), bits_n, self._shape.tail_bytes)
             code_Br[:, : self._coded] += model.values(torch.from_numpy(window_Bn.astype(np.int32)))
         tail_BC = model.tail(kept_BK, decoded_BK, code_Br)
-        true_B = _odds(true_BC, torch.from_numpy(ranked.edge_B1), kept_BK, torch.from_numpy(ranked.top_BK))
-        mass_B, off_B = _mass_code(true_B - _odds(tail_BC, decoded_BK[:, -1:], kept_BK, decoded_BK))
+        true_B = _tail_log_odds(true_BC, torch.from_numpy(largest.edge_B1), kept_BK, torch.from_numpy(largest.top_BK))
+        mass_B, off_B = _mass_code(true_B - _tail_log_odds(tail_BC, decoded_BK[:, -1:], kept_BK, decoded_BK))
         record["logit"] = np.concatenate([level_BK, mass_B[:, None]], axis=1)
         self.num_clamped += int((wild_B | clamped_B | off_B).sum())
-        return {field.name: record[field.name] for field in self._format.fields()}
+        names = ("class_index", "logit", "tail") if self._shape.tail_bytes else ("class_index", "logit")
+        return {name: record[name] for name in names}
 
     def log_prob(self, record: Mapping[str, Tensor], temperature: float) -> Tensor:
         """Log softmax at τ, (B, C) float32, on the record's device."""
@@ -163,7 +164,7 @@ def _mass_code(delta_B: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     return (code_B + 128).to(torch.uint8).numpy(), (code_B != step_B).numpy()
 
 
-def _odds(tail_BC: Tensor, edge_B1: Tensor, class_BK: Tensor, top_BK: Tensor) -> Tensor:
+def _tail_log_odds(tail_BC: Tensor, edge_B1: Tensor, class_BK: Tensor, top_BK: Tensor) -> Tensor:
     """Log of the ratio of the tail's mass to the kept classes' at τ = 1, (B,); no tail logit is above the edge."""
     share_BC = (tail_BC - edge_B1).exp_()
     share_BC.scatter_(1, class_BK, 0.0)
