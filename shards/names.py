@@ -1,11 +1,148 @@
-"""Names that do not exist, and those near them that do."""
+"""Look up names: in tables that other packages may add to, and with suggestions for misspelt ones.
 
-from collections.abc import Iterable, Mapping
+A package adds a member to an `OpenSet` by an entry point, in its pyproject.toml:
+
+    [project.entry-points."deit_teacher_cache.losses"]
+    squared = "my_package.losses:SQUARED"
+
+The name of the entry point is the name of the member. Built-in members win; nothing is imported before it is named.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from difflib import SequenceMatcher
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, TypeVar
 
+from shards.errors import OtherVersionError, UnknownMemberError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+T = TypeVar("T")
+_PREFIX = "deit_teacher_cache"
 _NEAR = 0.6
 _SHOWN = 3
 _LIST_CHARS = 160
+
+
+class OpenSet(MutableMapping[str, T]):
+    """The members of one kind by name: built-in ones in their order, then those of other packages that were named.
+
+    Args:
+        group: of the entry points, "losses" for `deit_teacher_cache.losses`.
+        what: what messages call a member.
+        member_type: the class of a member.
+        members: built-in members, each with its `name`.
+        places: name → "module:ATTRIBUTE" of built-in members that are imported when they are used.
+    """
+
+    def __init__(
+        self, group: str, what: str, member_type: type[T], members: Iterable[T] = (), *, places: Mapping[str, str] = {}
+    ) -> None:
+        """Keep the members; look for nothing yet."""
+        self._group, self._what, self._type = f"{_PREFIX}.{group}", what, member_type
+        self._places: dict[str, str] = dict(places)
+        self._members: dict[str, T | None] = dict.fromkeys(places)
+        self._members |= {_name_of(member): member for member in members}
+        self._packages: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> T:
+        """The member, imported now if it was not; KeyError for an unknown name, ValueError if it cannot be loaded."""
+        if name not in self:
+            raise KeyError(name)
+        member = self._members[name]
+        if member is None:
+            member = self._members[name] = self._load(name)
+        return member
+
+    def __setitem__(self, name: str, member: T) -> None:
+        """Add a member by hand."""
+        self._members[name] = member
+
+    def __delitem__(self, name: str) -> None:
+        """Take a member away."""
+        del self._members[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """The built-in names, then those of other packages that were asked for."""
+        return iter(tuple(self._members))
+
+    def __len__(self) -> int:
+        """How many names `iter` gives."""
+        return len(self._members)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is such a member, here or in an installed package; imports nothing."""
+        if name in self._members or not isinstance(name, str):
+            return name in self._members
+        found = [point for point in _installed(self._group) if point.name == name]
+        if len({point.value for point in found}) > 1:
+            places = ", ".join(f"{point.value} of {_package(point)}" for point in found)
+            raise ValueError(f"{self._what} {name!r}: two packages add it: {places}; uninstall one of them")
+        if found:
+            self._members[name], self._places[name] = None, found[0].value
+            self._packages[name] = _package(found[0])
+        return bool(found)
+
+    def named(self, name: str, field: str = "") -> T:
+        """The member of that name; UnknownMemberError (a ValueError) that lists all names.
+
+        Args:
+            field: what the message calls the setting; default: what a member is called.
+        """
+        self.require(name, field)
+        return self[name]
+
+    def require(self, name: str, field: str = "", *, also: Iterable[str] = ()) -> None:
+        """UnknownMemberError (a ValueError) that lists all names, unless there is such a member; imports nothing.
+
+        Args:
+            field: what the message calls the setting. also: other values of the setting, for the message.
+        """
+        if name not in self:
+            installed = sorted({point.name for point in _installed(self._group)} - set(self._members))
+            names = ", ".join([*also, *self, *installed])
+            raise UnknownMemberError(f"{field or self._what}: expected one of {names}, got {name!r}")
+
+    def packages(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The packages that add these members, as "NAME==VERSION", sorted; none for built-in ones."""
+        return tuple(sorted({self._packages[name] for name in names if name in self and name in self._packages}))
+
+    def _load(self, name: str) -> T:
+        module, _, attribute = self._places[name].partition(":")
+        origin = f"{self._what} {name!r}: {self._places[name]} of {self._packages.get(name, 'this project')}"
+        try:
+            member = getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{origin} cannot be loaded: {error}; reinstall that package") from error
+        if not isinstance(member, self._type) or _name_of(member) != name:
+            raise ValueError(f"{origin}: expected a {self._type.__name__} named {name!r}, got {member!r:.200}")
+        return member
+
+
+def require_packages(stored: Iterable[str], installed: tuple[str, ...], what: str) -> None:
+    """OtherVersionError unless the packages that an artefact was made with are those installed here."""
+    made_with = tuple(stored)
+    if made_with != installed:
+        command = f"pip install {' '.join(made_with)}" if made_with else f"pip uninstall {' '.join(installed)}"
+        expected, found = (", ".join(names) or "none" for names in (made_with, installed))
+        raise OtherVersionError(f"{what}: made with other packages: expected {expected}, found {found}; {command}")
+
+
+def _name_of(member: object) -> str:
+    return str(getattr(member, "name", ""))
+
+
+@cache
+def _installed(group: str) -> "tuple[EntryPoint, ...]":
+    from importlib.metadata import entry_points  # 20 ms to import, and only names that are not built in need it
+
+    return tuple(entry_points(group=group))
+
+
+def _package(point: "EntryPoint") -> str:
+    return f"{point.dist.name}=={point.dist.version}" if point.dist else "an unknown package"
 
 
 def unknown(what: str, got: str, known: Iterable[str], *, others: str = "", synonyms: Mapping[str, str] = {}) -> str:

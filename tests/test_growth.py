@@ -18,6 +18,7 @@ import torch
 from click.testing import CliRunner
 
 from cli import cli
+from shards.errors import CacheError
 from shards.values import from_json, later, to_json
 from shards.views.behaviour import behaviour_digest
 from shards.views.operations.operation import OperationKind
@@ -32,6 +33,7 @@ from student.run.students import StudentJob
 from teacher_cache.record.kinds.record_kind import Field, RecordKind, index_field
 from teacher_cache.record.kinds.table import KINDS
 from teacher_cache.store.cache import TeacherCache
+from teacher_cache.store.header import _attributes_digest
 from tests.golden.make import STUDENT, TEACHER, cache_command, sweep_command
 from tests.test_golden import SETS
 
@@ -139,6 +141,30 @@ def test_a_hard_cache_refuses_the_new_loss(grown: Path) -> None:
     words = ["train-student", "--shards", "train", "--cache", "hard.zarr", *STUDENT, "--out", "new", "--distill", "mse"]
     result = CliRunner().invoke(cli, words)
     assert result.exit_code == 2 and "holds hard labels only, got mse" in result.output
+
+
+NEWER = {
+    "record kind": ("record", "kind", "quarter"),
+    "operation": ("recipe", "operations", ["sepia"]),
+    "version of an operation": ("recipe", "versions", ["rotate9"]),
+    "field": ("recipe", "sepia", 0.5),
+}
+
+
+@pytest.mark.parametrize(("part", "field", "value"), NEWER.values(), ids=NEWER.keys())
+def test_a_cache_of_a_newer_version_is_called_that(grown: Path, part: str, field: str, value: object) -> None:
+    """Its digest holds, so nothing is damaged and no copy would help."""
+    path = Path("dense.zarr/zarr.json")
+    root = json.loads(path.read_text())
+    attributes = root["attributes"]
+    attributes["spec"]["recipe"]["rand_augment"] = "rand-m9-mstd0.5-inc1"
+    attributes["spec"][part][field] = value
+    del attributes["attributes_digest"]
+    attributes["attributes_digest"] = _attributes_digest(attributes)
+    path.write_text(json.dumps(root))
+    with pytest.raises(CacheError, match=f"made by a newer version: .*{field}.*update this project") as refused:
+        TeacherCache.open("dense.zarr")
+    assert "damaged" not in str(refused.value) and "copy" not in str(refused.value)
 
 
 def later_recipe() -> type:

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from cli import cli
-from shards import open_set
+from shards import names
 from shards.errors import CacheError, OtherVersionError, UnknownMemberError
-from shards.open_set import OpenSet
+from shards.names import OpenSet
 from shards.views.operations.table import OPERATIONS
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from student.learn.losses.table import LOSSES
@@ -82,7 +82,7 @@ TABLES: tuple[tuple[OpenSet, str], ...] = (  # type: ignore[type-arg]
 
 def forget() -> None:
     """As in a new process: nothing of other packages was named."""
-    open_set._installed.cache_clear()
+    names._installed.cache_clear()
     for table, _ in TABLES:
         for name in list(table._packages):
             for known in (table._packages, table._places, table._members):

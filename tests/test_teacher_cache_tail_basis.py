@@ -67,9 +67,7 @@ def test_arrays_round_trip_and_the_digest_sees_each() -> None:
 
 def test_directions_are_orthonormal_with_fixed_signs() -> None:
     for rows, classes in ((300, 80), (60, 200)):  # both sides of the Gram matrix
-        basis_Cr = fit_basis(
-            make_logits(rows, classes, seed=1), RecordFormat.chosen("lowrank", classes)
-        ).basis_Cr
+        basis_Cr = fit_basis(make_logits(rows, classes, seed=1), RecordFormat.chosen("lowrank", classes)).basis_Cr
         gram = basis_Cr.T @ basis_Cr
         assert np.allclose(gram, np.eye(len(gram)), atol=1e-4)
         assert (basis_Cr[np.abs(basis_Cr).argmax(axis=0), np.arange(basis_Cr.shape[1])] > 0).all()

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from shards.names import unknown
-from shards.open_set import require_packages
+from shards.names import require_packages, unknown
 from shards.values import check_fields, from_json, later, stored_packages, to_json
 from shards.views.operation_names import (
     COLOR_JITTER_OPERATIONS,

@@ -9,8 +9,7 @@ ImageNet-1k, as published (arXiv:2012.12877, arXiv:2204.07118 and the authors' m
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from shards.names import unknown
-from shards.open_set import OpenSet
+from shards.names import OpenSet, unknown
 
 TEACHER = "regnety_160.deit_in1k"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shards.open_set import require_packages
+from shards.names import require_packages
 from shards.values import from_json, later, stored_packages, to_json
 from teacher_cache.record.kinds.record_kind import Field, RecordKind
 from teacher_cache.record.kinds.table import KINDS

@@ -144,8 +144,7 @@ class CacheSpec:
         if (version := data.get("format_version")) != FORMAT_VERSION:
             newer = isinstance(version, int) and version > FORMAT_VERSION
             raise (OtherVersionError if newer else ValueError)(
-                f"format_version: expected {FORMAT_VERSION}, got {version!r}; "
-                + _NEXT_STEP["format_version"]
+                f"format_version: expected {FORMAT_VERSION}, got {version!r}; " + _NEXT_STEP["format_version"]
             )
         require_fields(cls, data, "spec")
         for name in ("index_fingerprint", "behaviour"):

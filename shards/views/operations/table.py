@@ -1,6 +1,6 @@
 """The operations by name; none is imported before it is used, so that recipes can be checked without cv2."""
 
-from shards.open_set import OpenSet
+from shards.names import OpenSet
 from shards.views.operations.operation import OperationKind
 
 OPERATIONS: OpenSet[OperationKind] = OpenSet(

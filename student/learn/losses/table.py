@@ -1,6 +1,6 @@
 """The losses by name, in the order in which they are listed; "none" is the word for training without a teacher."""
 
-from shards.open_set import OpenSet
+from shards.names import OpenSet
 from student.learn.losses.dist import DIST
 from student.learn.losses.distill_loss import DistillLoss
 from student.learn.losses.hard import HARD

@@ -1,6 +1,6 @@
 """The kinds by name, from the smallest record to the largest."""
 
-from shards.open_set import OpenSet
+from shards.names import OpenSet
 from teacher_cache.record.kinds.dense import DENSE
 from teacher_cache.record.kinds.dense8 import DENSE8
 from teacher_cache.record.kinds.hard import HARD
