@@ -7,6 +7,7 @@ import pytest
 
 from student.commands.sweep_display import SweepDisplay
 from student.commands.training_display import TrainingDisplay
+from student.feed.coverage import Coverage
 from student.report.text import sweep_lines
 from student.run.run_events import EpochEnded, Scheduled, StartedFrom, Stepped, StudentFinished
 from student.sweep.sweep_loop import SweepEvent
@@ -17,7 +18,15 @@ METRICS = {
     "data_wait_share": 0.031,
 }  # fmt: skip
 VALIDATION = {"top1": 76.9, "cls_top1": 75.1, "dist_top1": 76.25}
-BEGIN = Scheduled(students=("soft-l0.9-t4-s0",), epochs=300, steps_per_epoch=2, batch_size=8, num_left_out=0, views=())
+BEGIN = Scheduled(
+    students=("soft-l0.9-t4-s0",),
+    epochs=300,
+    steps_per_epoch=2,
+    batch_size=8,
+    num_left_out=0,
+    coverage=Coverage(16, 0, (), 0, (300, 300), 4, 0),
+    views=(),
+)
 
 
 def shown(capsys: Any, *events: Any, quiet: bool = False) -> str:

@@ -84,7 +84,12 @@ class TrainingDisplay:
         say(
             f"{', '.join(event.students)}: {event.epochs} epochs of {event.steps_per_epoch} steps of {event.batch_size}"
         )
-        say(f"views: {spans}{more}; samples left out of each pass (no full block or batch): {event.num_left_out}")
+        evenly = event.coverage.seen
+        counts = f"; each sample is trained on in {evenly[0]} to {evenly[1]} views" if evenly else ""
+        left_out = f"samples left out of each pass (no full block or batch): {event.num_left_out}"
+        say(f"views: {spans}{more}; {left_out}{counts}")
+        if event.coverage.warning:
+            say(f"warning: {event.coverage.warning}")
         self.close()
         self._epochs = event.epochs
         self._bar = Bar("train", steps, "steps", rate=False)

@@ -19,6 +19,7 @@ from shards.signals import StopRequest
 from shards.views.view_recipe import ViewRecipe
 from shards.world import World
 from student.feed.cache_check import require_student
+from student.feed.coverage import coverage
 from student.feed.feed import Feed
 from student.feed.pass_data import Data
 from student.learn.losses.table import NONE
@@ -185,6 +186,7 @@ def _scheduled(jobs: Sequence[StudentJob], feed: Feed) -> Scheduled:
         steps_per_epoch=plan.steps,
         batch_size=recipe.batch_size,
         num_left_out=plan.num_left_out,
+        coverage=coverage(feed.index, feed.order, recipe.epochs),
         views=tuple(feed.order.schedule(recipe.epochs)),
     )
 

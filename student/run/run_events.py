@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from student.feed.coverage import Coverage
 from student.feed.epoch_plan import Span
 
 
@@ -11,7 +12,8 @@ from student.feed.epoch_plan import Span
 class Scheduled:
     """Before the first step: how long the run is, and which views its epochs use.
 
-    `num_left_out` samples per super-epoch are in no full block or full batch; they are others in the next.
+    `num_left_out` samples per super-epoch are in no full block or full batch. They take turns from one view block to
+    the next; `coverage` says how evenly, and which samples no epoch reaches.
     """
 
     students: tuple[str, ...]
@@ -19,6 +21,7 @@ class Scheduled:
     steps_per_epoch: int
     batch_size: int
     num_left_out: int
+    coverage: Coverage
     views: tuple[Span, ...]
 
 
