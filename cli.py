@@ -20,7 +20,7 @@ import click
 
 from shards import __version__
 from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_standard_streams, say, shortened
-from shards.errors import ArtefactError, system_words
+from shards.errors import ArtefactError, device_words, system_words
 from shards.platforms import require_unix
 from shards.signals import requeue_at_once
 from shards.text.escapes import visible
@@ -96,7 +96,7 @@ EXAMPLES = {
     ),
     "check-machine": ("check-machine", "check-machine --cache teacher.zarr"),
     "copy-cache": ("copy-cache teacher.zarr s3://bucket/teacher.zarr",),
-    "cost": ("cost --num-samples 1281167 --views 300 --gpus 8", "cost --cache teacher.zarr --measure"),
+    "cost": ("cost --num-samples 1281167 --views 300 --gpus 8", "cost --cache teacher.zarr"),
     "export": ("export runs/soft/weights.safetensors out/student.safetensors",),
     "report": ("report sweeps/map", "report runs/hard runs/soft --html report.html --csv report.csv"),
 }
@@ -170,7 +170,8 @@ class Commands(click.Group):
         except MemoryError:
             _fail(ctx, "not enough memory; lower the batch size or --workers, or use a machine with more", 1)
         except Exception as error:
-            _fail(ctx, f"{type(error).__name__}: {error}\nThis is a defect; run again with --debug.", 1)
+            defect = f"{type(error).__name__}: {error}\nThis is a defect; run again with --debug."
+            _fail(ctx, device_words(error) or defect, 1)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ words at one place, `system_words`; several things that are wrong at once are co
 
 import errno
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -51,6 +52,39 @@ def system_words(error: OSError) -> str:
     what = (error.strerror or str(error) or type(error).__name__).rstrip(".")
     remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk, and run the command again")
     return f"{where}{what[0].lower()}{what[1:]}; {remedy}"
+
+
+_OUT_OF_MEMORY = re.compile(
+    r"Tried to allocate (?P<asked>[\d.]+ \w+).*?GPU (?P<gpu>\d+) has a total capacity of (?P<total>[\d.]+ \w+) "
+    r"of which (?P<free>[\d.]+ \w+) is free",
+    re.DOTALL,
+)
+_LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL")
+
+
+def device_words(error: Exception) -> str | None:
+    """Say in one line what torch reports of a full device or a lost rank, and what to do; None for other errors.
+
+    Errors of torch are told by their names, so that torch is not imported for this.
+    """
+    kind, text = type(error), str(error)
+    if not kind.__module__.startswith("torch") and kind is not RuntimeError:
+        return None
+    if kind.__name__ == "OutOfMemoryError":
+        found = _OUT_OF_MEMORY.search(text)
+        where = (
+            f"cuda:{found['gpu']}: {found['asked']} more do not fit, {found['free']} of {found['total']} are free"
+            if found
+            else "the GPU's memory is full"
+        )
+        return f"{where}; lower --batch-size, or give --accumulate N, or --precision bf16"
+    if (kind.__name__.startswith("Dist") and kind.__name__.endswith("Error")) or any(w in text for w in _LOST_RANK):
+        first = text.strip().splitlines()[0] if text.strip() else kind.__name__
+        return (
+            f"another rank, or the network between the ranks, is gone ({first[:200]}); look at the output of the other "
+            "ranks for the first error, then run the same command again: it goes on from the last checkpoint"
+        )
+    return None
 
 
 class Problem(NamedTuple):

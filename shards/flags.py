@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shards.platforms import HAS_WORKERS, require_workers
+from shards.platforms import require_workers
+from shards.pool.cpus import default_workers
+from shards.world import world_from_env
 
 if TYPE_CHECKING:
     from shards.index.reader import ShardReader
     from shards.index.shard_index import ShardIndex
 
 Decorator = Callable[[Any], Any]
-WORKERS = max(1, (os.cpu_count() or 1) - 1) if HAS_WORKERS else 0
 MOST_WORKERS = max(64, 8 * (os.cpu_count() or 1))
 """More processes than this are a slip of the finger: each one takes memory and a core."""
 
@@ -176,14 +177,15 @@ def shard_options(required: bool = True, help: str = "") -> Decorator:
 def workers_option(help: str = "Rendering processes.") -> Decorator:
     """--workers; ValueError where this machine has none."""
 
-    def checked(ctx: click.Context, param: click.Parameter, value: int) -> int:
+    def checked(ctx: click.Context, param: click.Parameter, value: int | None) -> int:
+        if value is None:
+            return default_workers(world_from_env(shared=True))
         require_workers(value)
         return value
 
     return click.option(
         "--workers",
-        default=WORKERS,
-        show_default=True,
+        show_default="the CPUs of the rank less one",
         type=click.IntRange(0, MOST_WORKERS),
         callback=checked,
         help=help,

@@ -1,6 +1,7 @@
 """Rank and world size of this process, from the environment; no process group."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -8,13 +9,17 @@ from typing import NamedTuple
 class World(NamedTuple):
     """Rank in [0, size) of this process, its rank on this machine (which GPU it takes), and how many share the machine.
 
-    `local_size` is known under torchrun alone; elsewhere it is 1.
+    `local_size` is known under torchrun and srun; elsewhere it is 1.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+
+
+ALONE = World()
+"""One process, which is all there is."""
 
 
 class _Source(NamedTuple):
@@ -61,8 +66,20 @@ def world_from_env(environ: Mapping[str, str] = os.environ, *, shared: bool = Fa
     if not 0 <= rank < size:
         raise ValueError(f"{source.rank}: expected a rank in [0, {size}) for {source.size}={size}, got {rank}")
     local_rank = _integer(environ, source.local_rank) if source.local_rank in environ else 0
-    local_size = _integer(environ, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environ else 1
-    return World(rank, size, local_rank, local_size)
+    return World(rank, size, local_rank, _local_size(environ, source))
+
+
+def _local_size(environ: Mapping[str, str], source: _Source) -> int:
+    """Return how many of these processes share the machine; 1 where nobody says."""
+    if source.local_rank == "LOCAL_RANK":
+        return _integer(environ, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environ else 1
+    # "2(x3),1": three nodes with two tasks each, then one with a single task.
+    tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", "") if source.within else ""
+    counts: list[int] = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", tasks):
+        counts += [int(count)] * int(times or 1)
+    node = environ.get("SLURM_NODEID", "")
+    return counts[int(node)] if node.isdecimal() and int(node) < len(counts) else 1
 
 
 def world_variables(environ: Mapping[str, str] = os.environ, *, shared: bool = False) -> str:

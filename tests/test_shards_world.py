@@ -8,12 +8,16 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
 ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "5"}
 BATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}
 STEP = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "3", "SLURM_STEP_ID": "0"}
+SPREAD = {"SLURM_STEP_TASKS_PER_NODE": "2(x3),1", "SLURM_NODEID": "1"}
 CASES = [
     ({}, World(), World(), ""),
     (TORCHRUN, World(1, 4, 1, 2), World(1, 4, 1, 2), "RANK=1, WORLD_SIZE=4"),
     (ARRAY, World(), World(2, 4), ""),
     (BATCH, World(), World(0, 8), ""),
     (STEP, World(3, 8, 3), World(3, 8, 3), "SLURM_PROCID=3, SLURM_NTASKS=8"),
+    (STEP | SPREAD, World(3, 8, 3, 2), World(3, 8, 3, 2), "SLURM_PROCID=3, SLURM_NTASKS=8"),
+    (STEP | SPREAD | {"SLURM_NODEID": "3"}, World(3, 8, 3, 1), World(3, 8, 3, 1), "SLURM_PROCID=3, SLURM_NTASKS=8"),
+    (BATCH | SPREAD, World(), World(0, 8), ""),
     (ARRAY | BATCH, World(), World(2, 4), ""),
     (ARRAY | STEP, World(3, 8, 3), World(2, 4), "SLURM_PROCID=3, SLURM_NTASKS=8"),
     (ARRAY | TORCHRUN, World(1, 4, 1, 2), World(1, 4, 1, 2), "RANK=1, WORLD_SIZE=4"),

@@ -19,9 +19,9 @@ from typing import Self
 import torch
 
 from shards.errors import RunError
-from shards.flags import WORKERS
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex, open_index
+from shards.pool.cpus import default_workers
 from shards.views.blocks import ViewBatch
 from shards.views.rendering import RenderedStream, render_ahead
 from shards.views.view_recipe import ViewRecipe, recipe_named
@@ -32,7 +32,6 @@ from student.feed.feed_arguments import (
     CachePlace,
     check_numbers,
     chosen_repeats,
-    device_named,
     listed,
     opened_caches,
     this_world,
@@ -40,6 +39,7 @@ from student.feed.feed_arguments import (
 from student.feed.order import Order, Position
 from student.feed.several_teachers import SeveralTeachers, settled_weights
 from student.feed.teacher_source import CachedTeacher, NoTeacher, OnlineTeacher, TeacherSource
+from teacher_cache.network.device import rank_device
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.cache import TeacherCache
 
@@ -76,7 +76,7 @@ class Feed:
         rank: int | None = None,
         world_size: int | None = None,
         device: str | torch.device | None = None,
-        workers: int = WORKERS,
+        workers: int | None = None,
         prefetch: int = 2,
         pin: bool | None = None,
         shard_cache: Path | None = None,
@@ -102,7 +102,7 @@ class Feed:
             rank, world_size: which part of each batch is this process's; None: from the environment, as torchrun and
                 SLURM set it, else 0 of 1. Every rank sees its slice of the same global batches.
             device: None takes a GPU where there is one ("cuda" is that of the local rank).
-            workers: rendering processes of this rank; 0 renders in this one.
+            workers: rendering processes of this rank; 0 renders in this one. None: the CPUs of the rank less one.
             prefetch: batches that each worker prepares ahead.
             pin: pinned memory for the copy to the device; None: where the device is a GPU.
             shard_cache: where remote shards are kept locally.
@@ -116,9 +116,10 @@ class Feed:
         if cache is not None and (teacher is not None or views is not None):
             given = "a teacher in the loop" if teacher is not None else "views of your own"
             raise ValueError(f"cache: give a cache or {given}, not both")
-        check_numbers(smoothing=smoothing, workers=workers, prefetch=prefetch, accumulate=accumulate)
         world = this_world(rank, world_size)
-        self.device = device_named(device, world)
+        workers = default_workers(world) if workers is None else workers
+        check_numbers(smoothing=smoothing, workers=workers, prefetch=prefetch, accumulate=accumulate)
+        self.device = rank_device(device, world)
         self._smoothing, self._scratch, self._turn = smoothing, scratch, object()
         with ExitStack() as stack:
             self.index = shards if isinstance(shards, ShardIndex) else open_index(str(shards), shard_cache)

@@ -5,12 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from shards.views.view_recipe import fitting_repeats
 from shards.world import World, world_from_env
 from student.feed.cache_check import Views
-from teacher_cache.network.device import chosen_device
 from teacher_cache.store.cache import TeacherCache
 
 CachePlace = str | Path | TeacherCache
@@ -46,14 +43,6 @@ def this_world(rank: int | None, world_size: int | None) -> World:
     if not 0 <= rank < world_size:
         raise ValueError(f"rank: expected a number in [0, {world_size}), got {rank}")
     return found._replace(rank=rank, size=world_size)
-
-
-def device_named(device: str | torch.device | None, world: World) -> torch.device:
-    """The device of a name; "cuda" is the GPU of the local rank."""
-    if isinstance(device, torch.device):
-        return device
-    name = device if device is not None and ":" in device else chosen_device(device)
-    return torch.device(f"cuda:{world.local_rank}" if name == "cuda" else name)
 
 
 def listed(given: T | Sequence[T] | None, kind: Any) -> list[T]:

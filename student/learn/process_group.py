@@ -157,6 +157,8 @@ def process_group(
     Raises:
         ValueError: several ranks and no address to meet at.
     """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # alone too: what names no device must not open a context on the first GPU
     if world.size == 1:
         yield ProcessGroup(world, device)
         return
@@ -167,8 +169,6 @@ def process_group(
             "start with `torchrun --nproc-per-node N cli.py …`, or set MASTER_ADDR and MASTER_PORT to rank 0's host "
             "and a free port"
         )
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     timeout = timedelta(seconds=timeout_s)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",

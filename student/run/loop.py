@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from shards.index.shard_index import ShardIndex
 from shards.signals import StopRequest
 from shards.views.view_recipe import ViewRecipe
@@ -30,6 +28,7 @@ from student.run.resume import together
 from student.run.run_events import Event, Scheduled, Stopped
 from student.run.run_files import RunFiles, read_json
 from student.run.students import StudentJob, Students
+from teacher_cache.network.device import rank_device
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.cache import TeacherCache
 
@@ -103,7 +102,7 @@ def train_many(
     """
     _require_alike(jobs, cache is not None, teacher is not None)
     world, recipe = world or World(), jobs[0].recipe
-    device = torch.device(settings.device if settings.device != "cuda" else f"cuda:{world.local_rank}")
+    device = rank_device(settings.device, world)
     with Feed(
         index,
         cache=cache,

@@ -21,6 +21,7 @@ from student.sweep.grid import Cell, Grid
 from student.sweep.sweep_loop import CellJob, CellOutcome, CellProgress, Halted
 from student.sweep.sweep_teachers import SweepTeachers, merged_facts
 from teacher_cache.inspect.status import cache_errors, cache_status
+from teacher_cache.network.device import rank_device
 from teacher_cache.store.cache import TeacherCache
 
 _FIDELITY_UNITS = 256
@@ -116,8 +117,7 @@ class SweepTraining:
         )
 
     def _device(self) -> torch.device:
-        name = self.settings.device
-        return torch.device(f"cuda:{self.world.local_rank}" if name == "cuda" else name)
+        return rank_device(self.settings.device, World(local_rank=self.world.local_rank))
 
 
 def sweep_facts(

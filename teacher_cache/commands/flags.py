@@ -8,6 +8,7 @@ import click
 
 from shards.console import say
 from shards.flags import PATH, SEED, Decorator, bundled, device_option, given_flag, options, pairs, precision_option
+from shards.world import ALONE, World
 from teacher_cache.record.kinds.table import KINDS
 
 if TYPE_CHECKING:
@@ -63,21 +64,21 @@ class TeacherFlags:
         return (known.model if known and not given_flag("teacher") else name), known
 
     def load(
-        self, views: "ViewRecipe", *, device: str | None, precision: str, compile: bool = False, local_rank: int = 0
+        self, views: "ViewRecipe", *, device: str | None, precision: str, compile: bool = False, world: World = ALONE
     ) -> "Teacher":
         """The teacher for the views of a recipe; errors as `load_teacher`."""
-        from teacher_cache.network.device import chosen_device, expectations
+        from teacher_cache.network.device import expectations, rank_device
         from teacher_cache.network.teacher import load_teacher
 
-        chosen, (name, known) = chosen_device(device), self.named()
-        if local_rank == 0:
-            for line in expectations(chosen, precision=precision, compile=compile):
+        chosen, (name, known) = rank_device(device, world), self.named()
+        if world.rank == 0:
+            for line in expectations(chosen.type, precision=precision, compile=compile):
                 say(line)
         return load_teacher(
             name,
             weights=self.teacher_weights,
             precision=precision,
-            device=f"cuda:{local_rank}" if chosen == "cuda" else chosen,
+            device=chosen,
             compile=compile,
             input_size=views.size,
             view_mean=views.mean,

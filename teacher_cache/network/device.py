@@ -1,10 +1,14 @@
-"""Which device a network runs on."""
+"""Choose the device of a rank."""
 
 import torch
 
+from shards.world import World
+
+_UNTRIED = ("mps", "xpu")
+
 
 def expectations(device: str, *, precision: str, compile: bool) -> list[str]:
-    """What somebody who waits should know of these settings on this device, one line each."""
+    """Warn about slow settings of this device, one line each."""
     lines = []
     if compile:
         lines.append("--compile: the first batch is compiled before it runs, which takes up to minutes without a sign")
@@ -16,11 +20,39 @@ def expectations(device: str, *, precision: str, compile: bool) -> list[str]:
 
 
 def chosen_device(device: str | None) -> str:
-    """ "cpu" or "cuda": the one asked for, else cuda where there is one; ValueError for others and for absent ones."""
+    """Return the name of the device: the one given, else "cuda" where there is a GPU, else "cpu".
+
+    Raises:
+        ValueError: a device that is missing here or not supported. "cuda:N" is the GPU of that number.
+    """
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f"--device: expected cpu or cuda, got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
+    kind, _, number = device.partition(":")
+    if kind in _UNTRIED:
+        raise ValueError(f"--device: {kind} is not supported yet (nobody has run it); give cpu or cuda")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise ValueError(f"--device: expected cpu, cuda or cuda:N, got {device!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device: cuda is not available here; give --device cpu")
+    if number and int(number) >= torch.cuda.device_count():
+        raise ValueError(f"--device: this machine shows {torch.cuda.device_count()} GPUs (from cuda:0), got {device}")
     return device
+
+
+def rank_device(device: str | torch.device | None, world: World) -> torch.device:
+    """Return the device of this rank; "cuda" is the GPU of its local rank.
+
+    Where a scheduler shows each process fewer GPUs than the machine has ranks (`srun --gpus-per-task=1` shows each its
+    own as number 0), the local rank counts around those that are visible.
+
+    Raises:
+        ValueError: as `chosen_device`; "cuda:N" for one of several ranks, which would share one GPU.
+    """
+    if isinstance(device, torch.device):
+        return device
+    name = chosen_device(device)
+    if ":" in name and world.size > 1:
+        raise ValueError(f"--device {name}: {world.size} ranks would share one GPU; give --device cuda")
+    if name == "cuda":
+        return torch.device("cuda", world.local_rank % torch.cuda.device_count())
+    return torch.device(name)

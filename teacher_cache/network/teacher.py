@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
+from teacher_cache.network.arithmetic import gpu_arithmetic
 from teacher_cache.network.classifier import Classifier, Rgb, run_in_float32
 from teacher_cache.network.heap import keep_freed_memory
 from teacher_cache.network.own_network import own_network
@@ -80,13 +81,8 @@ class Teacher:
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
-        if self.device.type != "cuda":
-            return nullcontext()
-        # PyTorch lets convolutions round float32 to TF32 by default; "fp32" in the spec means float32.
-        flags: AbstractContextManager[Any] = torch.backends.cudnn.flags(
-            enabled=True, benchmark=True, deterministic=False, allow_tf32=self.spec.precision != "fp32"
-        )
-        return flags
+        # torch lets convolutions round float32 to TF32 by default; "fp32" in the spec means float32.
+        return gpu_arithmetic(tf32=self.spec.precision != "fp32") if self.device.type == "cuda" else nullcontext()
 
 
 def load_teacher(
