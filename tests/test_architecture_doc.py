@@ -12,11 +12,12 @@ from shards.views.operations.operation import OperationKind
 from student.learn.losses.distill_loss import DistillLoss
 from teacher_cache.record.kinds.record_kind import RecordKind
 from teacher_cache.record.record_format import RecordFormat
-from tests.test_layering import ROOMS, full_folders
+from tests.test_layering import LAYERS, ROOMS, full_folders
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "architecture.md").read_text()
 NEW_FILE = re.compile(r"^    # (\S+\.py)\n((?:    .*\n|\n)+)", re.M)
+CITED = re.compile(r"\blaws? (\d+)", re.I)
 EXAMPLES = {path: textwrap.dedent(code) for path, code in NEW_FILE.findall(TEXT)}
 
 
@@ -32,6 +33,16 @@ def test_every_file_that_is_named_exists() -> None:
     assert not [name for name in named if not (ROOT / name).exists() and not name.endswith("prepare")]
     for page in re.findall(r"\]\(([\w./-]+)\)", TEXT):
         assert (ROOT / "docs" / page).exists(), page
+
+
+def test_every_law_that_is_cited_is_on_the_page_and_its_tests_exist() -> None:
+    page = (ROOT / "docs" / "laws.md").read_text()
+    numbers = [int(number) for number in re.findall(r"^(\d+)\. \*\*", page, re.M)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert not [path for path in re.findall(r"`(tests/\w+\.py)`", page) if not (ROOT / path).is_file()]
+    files = [path for layer in (*LAYERS[:3], "tests", "docs") for path in (ROOT / layer).rglob("*.[pm][yd]")]
+    cited = {(path.name, int(number)) for path in files for number in CITED.findall(path.read_text())}
+    assert len(cited) > 20 and not [citation for citation in cited if citation[1] not in numbers]
 
 
 def test_every_room_is_in_the_list_in_the_order_of_the_imports() -> None:

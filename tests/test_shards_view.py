@@ -1,11 +1,8 @@
 """Views: drawn, then rendered; pure, keyed, independent of everything else, and the same for ever."""
 
 import concurrent.futures
-import hashlib
 import json
 from dataclasses import replace
-from importlib.metadata import version
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,23 +17,17 @@ from shards.rng import stream
 from shards.views.behaviour import (
     behaviour_difference,
     behaviour_digest,
-    behaviour_like,
     behaviour_parts,
     fixed_image,
 )
 from shards.views.decode import decode_rgb
 from shards.views.operations.table import OPERATIONS
 from shards.views.rand_augment import parse_rand_augment
+from shards.views.reference import REFERENCE, differing_here
 from shards.views.view import ViewParams, decoded_size, draw, render, render_views, shrink_of, view_params
 from shards.views.view_recipe import RECIPES, ViewRecipe, recipe_named
+from tests.golden.values import SIZES, TABLE, VIEWS, as_text, grown, views_here, with_rows
 
-GOLDEN = Path(__file__).parent / "golden" / "views.json"
-# What decides pixels besides this code.
-LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "simplejpeg", "torch")
-SIZES = ((375, 500), (500, 333), (64, 48), (1, 1), (8, 10000), (10000, 8), (2300, 2100))
-NEWEST = {name: recipe_named(name) for name in RECIPES}
-GOLDEN_RECIPES = RECIPES | {f"{name} {'+'.join(r.versions)}": r for name, r in NEWEST.items() if r.versions}
-"""As the first version drew them, and with the newest operations."""
 SMALL = {name: replace(recipe, size=64) for name, recipe in RECIPES.items()}
 
 
@@ -254,35 +245,40 @@ def test_strings_of_the_family_mean_what_timm_reads_in_them() -> None:
     assert parse_rand_augment(texts[4]).magnitude_std == float("inf")
 
 
-def golden() -> dict[str, object]:
-    """What `golden/views.json` holds; `python -m tests.test_shards_view` writes it anew."""
-    params = {
-        f"{name} {size[0]}×{size[1]}": [view_params(recipe, "n01440764/7", view, size).to_json() for view in range(6)]
-        for name, recipe in GOLDEN_RECIPES.items()
-        for size in SIZES
-    }
-    pixels = {
-        name: hashlib.sha256(
-            render_views(_jpeg((375, 500)), recipe, "n01440764/7", range(12), "golden").tobytes()
-        ).hexdigest()
-        for name, recipe in GOLDEN_RECIPES.items()
-    }
-    behaviour = {name: behaviour_like("by the first rule", recipe) for name, recipe in GOLDEN_RECIPES.items()}
-    libraries = {name: version(name) for name in LIBRARIES}
-    return {"params": params, "pixels": pixels, "behaviour": behaviour, "libraries": libraries}
-
-
 def test_params_are_golden() -> None:
     """No release may draw other views than the caches in the world were made with."""
-    assert json.loads(json.dumps(golden()["params"])) == json.loads(GOLDEN.read_text())["params"]
+    assert views_here()["params"] == json.loads(VIEWS.read_text())["params"]
 
 
 def test_pixels_are_golden() -> None:
     """With the libraries they were written with; with others, the behavioural digest is there to tell."""
-    recorded, now = json.loads(GOLDEN.read_text()), golden()
+    recorded, now = json.loads(VIEWS.read_text()), views_here()
     if recorded["libraries"] != now["libraries"]:
         pytest.skip(f"the golden pixels were made with {recorded['libraries']}")
     assert now["pixels"] == recorded["pixels"] and now["behaviour"] == recorded["behaviour"]
+
+
+def test_golden_values_are_one_entry_a_line_and_never_altered() -> None:
+    """The command adds what is new and refuses the rest; the file is what the command writes."""
+    stored = json.loads(VIEWS.read_text())
+    assert as_text(stored) == VIEWS.read_text()
+    added = {**stored, "pixels": {**stored["pixels"], "new": "0"}}
+    text = as_text(grown(stored, added))
+    assert len(set(text.splitlines()) - set(VIEWS.read_text().splitlines())) == 2, "the new line, and a comma"
+    with pytest.raises(ValueError, match="existing golden values would change: pixels: deit; nothing is written"):
+        grown(stored, {**stored, "pixels": {**stored["pixels"], "deit": "0"}})
+
+
+def test_a_new_recipe_gets_a_row_in_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one it is a message with the command that adds it, not a KeyError."""
+    assert set(RECIPES) <= set(REFERENCE)
+    rows: dict[str, dict[str, str]] = {}
+    text = with_rows(TABLE.read_text(), {"new": REFERENCE["plain"]})
+    exec(compile(text, "reference.py", "exec"), rows)
+    assert rows["REFERENCE"]["new"] == REFERENCE["plain"] and rows["REFERENCE"]["deit"] == REFERENCE["deit"]
+    monkeypatch.setitem(RECIPES, "new", RECIPES["plain"])
+    with pytest.raises(ValueError, match=r"found none for new; add it .*`python -m tests\.golden\.values`"):
+        differing_here()
 
 
 def changed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -355,7 +351,3 @@ def test_the_behavioural_digest_ignores_seed_and_name_and_sees_settings() -> Non
     recipe = recipe_named("deit", size=32)
     assert behaviour_digest(recipe) == behaviour_digest(replace(recipe, seed=5, name="mine"))
     assert behaviour_digest(recipe) != behaviour_digest(replace(recipe, flip=0.4))
-
-
-if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(golden(), ensure_ascii=False) + "\n")

@@ -31,7 +31,7 @@ _RULE = "2"
 _VIEWS = range(8)
 _DRAWS = range(256)
 """Views whose parameters are compared: with them "the same parameters" is claimed of all others."""
-_SIZES = ((375, 500), (500, 333), (240, 180))
+SIZES = ((375, 500), (500, 333), (240, 180))
 _VALUES = 32
 """Values per operation: a kernel that differs at a tenth of them is missed once in 29 times, one at a third never."""
 _LARGEST_PROBE = 224
@@ -39,17 +39,12 @@ _DIGITS = 12
 
 
 def behaviour_digest(recipe: ViewRecipe) -> str:
-    """The digest by today's rule: "2 draw=… decode=… rotate=…", 12 hexadecimal digits of a sha256 per part.
+    """The digest by the rule of today: "2 draw=… decode=… rotate=…", 12 hexadecimal digits of a sha256 per part.
 
     The recipe's seed and name are left out: two caches that differ by them alone have the same digest.
     """
     parts = behaviour_parts(replace(recipe, seed=0, name="behaviour"))
     return " ".join([_RULE, *(f"{name}={digest}" for name, digest in parts.items())])
-
-
-def behaviour_like(recorded: str, recipe: ViewRecipe) -> str:
-    """The digest of this machine by the rule that a recorded one was made by."""
-    return behaviour_digest(recipe) if has_parts(recorded) else _first_rule(_neutral(recipe))
 
 
 def behaviour_difference(recorded: str, here: str) -> tuple[str, ...]:
@@ -88,7 +83,7 @@ def behaviour_parts(recipe: ViewRecipe) -> Mapping[str, str]:
     if recipe.erase_prob:
         variants["erase"] = replace(plain, erase_prob=1.0)
     sha |= {name: hashlib.sha256() for name in variants}
-    for number, size in enumerate(_SIZES):
+    for number, size in enumerate(SIZES):
         sampling = ("444", "420", "422")[number]
         image_HWC = fixed_image(*size)
         data = simplejpeg.encode_jpeg(image_HWC, quality=90, colorspace="RGB", colorsubsampling=sampling)
@@ -138,38 +133,3 @@ def fixed_image(height: int, width: int) -> NDArray[np.uint8]:
     noise_HW = (stream(0, "behaviour", height, width).words(height * width) >> np.uint64(58)).reshape(height, width)
     blue_HW = (y_H1 * 2 + noise_HW.astype(np.int64)) % 256
     return np.stack([red_HW, green_HW, blue_HW], axis=2).astype(np.uint8)
-
-
-# The rule of 0.1, for the caches it made: one digest over eighteen views and every operation that there was, at one
-# value each. Nothing here may change.
-
-_FIRST_OPERATIONS = (
-    *("brightness", "invert", "posterize", "solarize", "solarize_add"),
-    *("auto_contrast", "blur", "color", "contrast", "equalize", "grey", "rotate", "sharpness"),
-    *("shear_x", "shear_y", "translate_x", "translate_y"),
-)
-_FIRST_VALUES = {"posterize": 2.0, "solarize": 128.0, "solarize_add": 60.0, "rotate": 17.3, "translate_x": 20.7}
-
-
-def _neutral(recipe: ViewRecipe) -> ViewRecipe:
-    return replace(recipe, seed=0, name="behaviour")
-
-
-@lru_cache(maxsize=8)
-def _first_rule(recipe: ViewRecipe) -> str:
-    digest = hashlib.sha256()
-    for number, size in enumerate(_SIZES):
-        image_HWC = fixed_image(*size)
-        sampling = ("444", "420", "422")[number]
-        data = simplejpeg.encode_jpeg(image_HWC, quality=90, colorspace="RGB", colorsubsampling=sampling)
-        digest.update(data)
-        decoded = decoded_size(data, recipe, "behaviour")
-        for view in range(6):
-            params = view_params(recipe, str(number), view, decoded)
-            digest.update(json.dumps(params.to_json(), sort_keys=True).encode())
-        digest.update(render_views(data, recipe, str(number), range(6), "behaviour").tobytes())
-    image_HWC = fixed_image(96, 96)
-    for name in _FIRST_OPERATIONS:
-        operation = Operation(name, _FIRST_VALUES.get(name, 0.7))
-        digest.update(apply_operations(image_HWC, [operation], (124, 116, 104)).tobytes())
-    return digest.hexdigest()

@@ -6,7 +6,8 @@ docs/portability.md says which machines and versions gave these.
 
 from collections.abc import Mapping
 
-from shards.views.behaviour import behaviour_difference, behaviour_digest, behaviour_like, has_parts
+from shards.views.behaviour import behaviour_difference, behaviour_digest, has_parts
+from shards.views.first_behaviour import behaviour_like
 from shards.views.operation_names import replaced
 from shards.views.view_recipe import RECIPES, ViewRecipe, recipe_named
 
@@ -46,7 +47,7 @@ REFERENCE: Mapping[str, str] = {
         "shear_y=557fd49065a5 translate_x=c1d6e74d3541 translate_y=fad6b77549cf"
     ),
 }
-"""Recipe → `behaviour_digest`."""
+"""Recipe → `behaviour_digest`; `python -m tests.golden.values` adds the row of a new recipe."""
 
 
 def reference_recipe(name: str) -> ViewRecipe:
@@ -56,6 +57,12 @@ def reference_recipe(name: str) -> ViewRecipe:
 
 def differing_here() -> dict[str, tuple[str, ...]]:
     """Of each built-in recipe, the parts that this machine renders differently; () where none."""
+    missing = [name for name in RECIPES if name not in REFERENCE]
+    if missing:
+        raise ValueError(
+            f"REFERENCE: expected a row for each view recipe, found none for {', '.join(missing)}; add it to "
+            "shards/views/reference.py with `python -m tests.golden.values`"
+        )
     return {name: behaviour_difference(REFERENCE[name], behaviour_digest(reference_recipe(name))) for name in RECIPES}
 
 

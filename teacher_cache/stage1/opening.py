@@ -17,7 +17,8 @@ from shards.errors import CacheError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
 from shards.locks import locked
-from shards.views.behaviour import behaviour_digest, behaviour_like
+from shards.views.behaviour import behaviour_digest
+from shards.views.first_behaviour import behaviour_like
 from shards.views.view_recipe import ViewRecipe
 from shards.world import World
 from teacher_cache.network.teacher import Teacher
