@@ -37,7 +37,7 @@ _class_names = click.option(
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
-    help="Refuse larger images; default and most: 89,478,485 (up to 3 GB to decode).",
+    help="Refuse larger images; default and most: 89,478,485 (2 GB to decode).",
 )
 @click.option(
     "--ignore-unknown", is_flag=True, help="Pass over every file that is no JPEG, PNG or WebP image, counted."

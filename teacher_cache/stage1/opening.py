@@ -29,7 +29,7 @@ from teacher_cache.stage1.calibration import FEWEST, calibration_logits, calibra
 from teacher_cache.stage1.stage1_events import CacheOpened, Calibrated, OpenEvent, ShortCalibration
 from teacher_cache.store.cache import TeacherCache, spec_at
 from teacher_cache.store.glance import LOCK_NAME
-from teacher_cache.store.header import require_views
+from teacher_cache.store.header import require_index, require_views
 from teacher_cache.store.spec import CacheSpec
 
 _POLL_S = 2.0
@@ -81,15 +81,15 @@ def open_or_create(
     require_views(spec, num_views)
     folder = None if "://" in str(url) else Path(url)
     if folder is None and world.rank > 0:
-        cache = _wait_for(url, spec, wait_s)
+        cache = _wait_for(url, spec, index, wait_s)
         yield CacheOpened(cache=cache, created=False, grown=_grow(cache, num_views))
         return
-    there = _open_if_there(url, spec)
+    there = _open_if_there(url, spec, index)
     if there is not None and num_views <= there.num_views:  # nothing to write: it may lie where nobody can
         yield CacheOpened(cache=there, created=False, grown=False)
         return
     with _alone(folder, wait_s):
-        there = _open_if_there(url, spec)
+        there = _open_if_there(url, spec, index)
         if there is not None:
             yield CacheOpened(cache=there, created=False, grown=_grow(there, num_views))
             return
@@ -153,17 +153,20 @@ def _cost_of(logit_NC: NDArray[np.float32], record: RecordFormat) -> ShortCalibr
     return ShortCalibration(num_views=len(logit_NC), wanted=_WANTED, errors=errors, num_measured=len(held_NC))
 
 
-def _open_if_there(url: str | Path, spec: CacheSpec) -> TeacherCache | None:
+def _open_if_there(url: str | Path, spec: CacheSpec, index: ShardIndex) -> TeacherCache | None:
     there = spec_at(url)
     if there is None:
         return None
-    same_rule = replace(spec, behaviour=behaviour_like(there.behaviour, spec.recipe))
-    return TeacherCache.open(url, writable=True, expect=same_rule)
+    behaviour = behaviour_like(there.behaviour, spec.recipe)
+    same_rule = replace(spec, behaviour=behaviour, index_fingerprint=there.index_fingerprint)
+    cache = TeacherCache.open(url, writable=True, expect=same_rule)
+    require_index(cache, index, cache.url)
+    return cache
 
 
-def _wait_for(url: str | Path, spec: CacheSpec, wait_s: float) -> TeacherCache:
+def _wait_for(url: str | Path, spec: CacheSpec, index: ShardIndex, wait_s: float) -> TeacherCache:
     until = time.monotonic() + wait_s
-    while (cache := _open_if_there(url, spec)) is None:
+    while (cache := _open_if_there(url, spec, index)) is None:
         if time.monotonic() > until:
             raise CacheError(
                 f"{url}: no cache after {wait_s:.0f} s; rank 0 makes it: see what keeps it, then start again"
