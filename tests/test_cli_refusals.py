@@ -56,6 +56,7 @@ REFUSED: list[tuple[list[str], str]] = [
     ([*TRAIN, "--set", "epochs=3"], "--set epochs=…: would be ignored"),
     ([*TRAIN, "--set", "clip_grad=-1"], "clip_grad"),
     ([*TRAIN, "--set", "view.flip=0.2"], "view.flip"),
+    ([*TRAIN, "--cache", "{set}/../{set.name}/dense.zarr"], "is the same cache as"),
     ([*TRAIN, "--set", "model_args.checkpoint_path=/etc/passwd"], "model_args.checkpoint_path"),
     ([*TRAIN, "--set", "model_args.depth=1000000"], "at most 65536"),
     ([*ABLATE, "--set", "model_args.pretrained=true"], "model_args.pretrained"),

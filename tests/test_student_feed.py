@@ -360,12 +360,14 @@ REFUSED = {
     "batch of half blocks": ({"batch_size": 6}, "batch_size: must be a positive multiple of block_size 4"),
     "ranks that cut blocks": ({"rank": 0, "world_size": 3}, "cannot be cut"),
     "repeats": ({"repeats": 3}, "repeats: must divide block_views 2"),
-    "no repeats": ({"repeats": -1}, "repeats: must divide block_views 2"),
+    "no repeats": ({"repeats": -1}, "repeats: expected a whole number of at least 1, got -1"),
     "smoothing": ({"smoothing": 1.0}, r"smoothing: expected a number in \[0, 1\), got 1.0"),
-    "workers": ({"workers": -1}, "workers: expected at least 0, got -1"),
-    "prefetch": ({"prefetch": 0}, "prefetch: expected at least 1, got 0"),
-    "epochs": ({"epochs": 0}, "epochs: expected at least 1, got 0"),
+    "workers": ({"workers": -1}, "workers: expected a whole number of at least 0, got -1"),
+    "prefetch": ({"prefetch": 0}, "prefetch: expected a whole number of at least 1, got 0"),
+    "epochs": ({"epochs": 0}, "epochs: expected a whole number of at least 1, got 0"),
     "views_used": ({"views_used": 5}, "holds 4 views, got 5"),
+    "pin": ({"pin": "x"}, "pin: expected True, False or None, got 'x'"),
+    "smoothing of words": ({"smoothing": "0.1"}, r"smoothing: expected a number in \[0, 1\), got '0.1'"),
     "device": ({"device": "tpu"}, "expected cpu, cuda or cuda:N, got 'tpu'"),
 }
 
@@ -374,6 +376,28 @@ REFUSED = {
 def test_what_does_not_fit_is_refused_when_the_feed_is_made(folder, changes, message):
     with pytest.raises(ValueError, match=message):
         feed(folder, **changes)
+
+
+WHOLE = ("batch_size", "repeats", "seed", "views_used", "epochs", "accumulate", "world_size", "workers", "prefetch")
+
+
+@pytest.mark.parametrize("value", ["64", 1.5, True, -1, 2**63, float("nan"), [1]], ids=str)
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_number_that_is_none_is_refused_by_its_argument(folder, name, value):
+    """Whatever is counted: texts, halves, truth values and negative numbers are no counts."""
+    with pytest.raises(ValueError, match=rf"{name}: expected a whole number"):
+        feed(folder, **{"rank": 0, "world_size": 1, name: value})
+    assert set(WHOLE) < set(inspect.signature(Feed).parameters)
+
+
+def test_one_cache_in_two_spellings_is_no_two_teachers(folder, monkeypatch):
+    """By another path, a link, a relative path or the open cache."""
+    monkeypatch.chdir(folder)
+    Path("link").symlink_to(folder / "cache")
+    with TeacherCache.open(folder / "cache") as opened:
+        for other in ("cache", "./cache", folder / "link", folder / "shards" / ".." / "cache", opened):
+            with pytest.raises(ValueError, match="is the same cache as"):
+                feed(folder, cache=[folder / "cache", other])
 
 
 def test_an_epoch_or_step_that_is_not_there_is_refused_at_once(folder):

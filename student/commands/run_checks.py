@@ -10,6 +10,7 @@ from shards.own_folder import require_own
 from shards.world import World, world_variables
 from student.commands.flags import CacheFlags, StudentFlags
 from student.learn.losses.table import LOSSES, NONE
+from teacher_cache.store.place import require_distinct
 
 if TYPE_CHECKING:
     from student.recipe.student_recipe import StudentRecipe
@@ -83,6 +84,7 @@ def _local_caches(taught: CacheFlags) -> "dict[str, Header]":
     """What the caches on local disks say, by place; ValueError for flags that one cache has no use for."""
     if len(taught.caches) < 2:
         refuse_ignored(["teacher_weight", "combine", "teachers"], "they are for several caches")
+    require_distinct(taught.caches)
     _ = taught.weights  # reads the numbers
     return {url: header for url in taught.caches if (header := local_header(url)) is not None}
 

@@ -30,7 +30,7 @@ from student.feed.cache_check import Views, require_units, views_of_caches, view
 from student.feed.epoch_plan import EpochPlan
 from student.feed.feed_arguments import (
     CachePlace,
-    check_numbers,
+    check_arguments,
     chosen_repeats,
     listed,
     opened_caches,
@@ -116,9 +116,22 @@ class Feed:
         if cache is not None and (teacher is not None or views is not None):
             given = "a teacher in the loop" if teacher is not None else "views of your own"
             raise ValueError(f"cache: give a cache or {given}, not both")
+        check_arguments(
+            smoothing=smoothing,
+            pin=pin,
+            batch_size=batch_size,
+            repeats=repeats,
+            seed=seed,
+            views_used=views_used,
+            epochs=epochs,
+            accumulate=accumulate,
+            rank=rank,
+            world_size=world_size,
+            workers=workers,
+            prefetch=prefetch,
+        )
         world = this_world(rank, world_size)
         workers = default_workers(world) if workers is None else workers
-        check_numbers(smoothing=smoothing, workers=workers, prefetch=prefetch, accumulate=accumulate)
         self.device = rank_device(device, world)
         self._smoothing, self._scratch, self._turn = smoothing, scratch, object()
         with ExitStack() as stack:

@@ -5,10 +5,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from shards.views.view_recipe import fitting_repeats
 from shards.world import World, world_from_env
 from student.feed.cache_check import Views
 from teacher_cache.store.cache import TeacherCache
+from teacher_cache.store.place import require_distinct
 
 CachePlace = str | Path | TeacherCache
 """A cache: its place, or open."""
@@ -17,14 +20,26 @@ T = TypeVar("T")
 _REPEATS = 3
 
 
-def check_numbers(*, smoothing: float, **least: int) -> None:
-    """ValueError for a number outside its range."""
-    if not 0.0 <= smoothing < 1.0:
-        raise ValueError(f"smoothing: expected a number in [0, 1), got {smoothing}")
-    for name, value in least.items():
-        low = 0 if name == "workers" else 1
-        if value < low:
-            raise ValueError(f"{name}: expected at least {low}, got {value}")
+_LEAST = {"seed": 0, "workers": 0, "rank": 0}  # of all others 1
+_MOST = 2**63 - 1
+
+
+def check_arguments(*, smoothing: float, pin: bool | None, **whole: int | None) -> None:
+    """ValueError, naming the argument, for one of another type or outside its range.
+
+    Args:
+        whole: whole numbers by the name of their argument; None: the argument was not given.
+    """
+    if not isinstance(smoothing, (int, float)) or isinstance(smoothing, bool) or not 0.0 <= smoothing < 1.0:
+        raise ValueError(f"smoothing: expected a number in [0, 1), got {smoothing!r}")
+    if pin is not None and not isinstance(pin, bool):
+        raise ValueError(f"pin: expected True, False or None, got {pin!r}")
+    for name, value in whole.items():
+        if value is None:
+            continue
+        low = _LEAST.get(name, 1)
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not low <= value <= _MOST:
+            raise ValueError(f"{name}: expected a whole number of at least {low}, got {value!r}")
 
 
 def chosen_repeats(views: Views) -> int:
@@ -58,7 +73,8 @@ def listed(given: T | Sequence[T] | None, kind: Any) -> list[T]:
 
 
 def opened_caches(places: Sequence[CachePlace], stack: ExitStack) -> tuple[TeacherCache, ...]:
-    """The caches; those that are opened here are closed with the feed."""
+    """The caches; those that are opened here are closed with the feed. ValueError where two are the same."""
+    require_distinct([place.url if isinstance(place, TeacherCache) else place for place in places])
     return tuple(
         place if isinstance(place, TeacherCache) else stack.enter_context(TeacherCache.open(place)) for place in places
     )

@@ -5,7 +5,7 @@ Everything here works on fsspec filesystems and names of objects; the array libr
 
 import asyncio
 import os
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,3 +148,17 @@ def read_file(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise CacheError(f"{path}: {error}; check the disk, then run the same command again") from error
+
+
+def require_distinct(caches: Iterable[str | Path]) -> None:
+    """ValueError where two spellings are of one cache, which would teach as two teachers."""
+    seen: dict[str, str | Path] = {}
+    for cache in caches:
+        place = Place.parse(cache, writable=False)
+        name = place.url if place.folder is None else os.path.realpath(place.folder)
+        if name in seen:
+            raise ValueError(
+                f"cache: {cache} is the same cache as {seen[name]}; give each cache once (--teacher-weight says how "
+                "much each of several teachers counts)"
+            )
+        seen[name] = cache
