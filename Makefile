@@ -1,10 +1,10 @@
-# make demo | demo-sweep | test | lint | constraints | clean.  Everything runs in .venv, which these targets create.
+# make demo | demo-sweep | test | test-fast | lint | constraints | clean.  Everything runs in .venv, which these targets create.
 # Another Python: `make test PYTHON=python3.12`, after `make clean`. VENV=DIR puts the environment elsewhere.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: venv demo demo-sweep test lint constraints clean
+.PHONY: venv demo demo-sweep test test-fast lint constraints clean
 venv: $(VENV)/.ready
 
 # The versions of constraints.txt are those that the tests passed with; `pip install .` takes what pip finds.
@@ -27,6 +27,10 @@ lint: venv
 # One thread: the tests' tensors are small, and threads would only wait for each other.
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest
+
+# Without the tests marked slow.
+test-fast: lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow"
 
 # One file for Python 3.11 to 3.13. Pins stay where they fit; `make constraints UPGRADE=--upgrade` takes the newest.
 constraints: venv

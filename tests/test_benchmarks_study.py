@@ -151,6 +151,7 @@ def _run(work: Path) -> Settings:
     return settings
 
 
+@pytest.mark.slow
 def test_a_study_runs_to_its_tables_and_again_for_nothing(work: Path, tmp_path: Path) -> None:
     settings = _run(work)
     text = "\n".join(study_tables(settings, work / "out", tmp_path))

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_short_campaign_finds_nothing(tmp_path: Path) -> None:
     """Nothing lost, silent, hanging or unclean; `python -m tests.campaign --minutes 60` looks longer."""
     done = subprocess.run(

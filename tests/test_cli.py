@@ -60,6 +60,7 @@ def student_command(work: Path, out: str, *more: str) -> list[str | Path]:
             "--out", work / out, *more]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_main_job_from_folders_to_a_student_and_a_second_run_does_nothing(work: Path) -> None:
     assert "0 teacher forwards, 0 views" in done(*cache_command(work)), "a finished cache costs nothing"
     done(*student_command(work, "soft", "--distill", "soft", "--lambda", ".9", "--tau", "2"))
@@ -133,6 +134,7 @@ def test_a_cache_made_with_default_flags_is_trained_on_with_default_flags(work: 
     assert again.exit_code == 0 and "instead of" not in again.output, "a run that is there keeps what was chosen"
 
 
+@pytest.mark.slow
 def test_a_map_and_its_report(work: Path) -> None:
     words = ["ablate", *student_command(work, "sweep")[1:], "--lambda", "0,.5", "--tau", "2", "--together", "5"]
     words += ["--distill", "hard,soft,dist,soft-std"]

@@ -148,6 +148,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, 
     return found | {"made": (0, " ".join(path.name for path in tmp.iterdir()), [])}
 
 
+@pytest.mark.slow
 def test_a_refusal_makes_nothing(said: dict[str, tuple[int, str, list[str]]]) -> None:
     assert said["made"][1] == ""
 

@@ -11,6 +11,7 @@ from shards.signals import INTERRUPTED_EXIT_CODE, REQUEUE_EXIT_CODE, StopRequest
 from tests.term_at_start import commands, moments, save_teacher, start_and_term
 
 
+@pytest.mark.slow
 def test_term_at_random_moments_of_the_start_ends_with_75(tmp_path: Path) -> None:
     """`python -m tests.term_at_start` is the same with 50 moments that reach into the run."""
     save_teacher(tmp_path)

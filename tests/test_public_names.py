@@ -125,6 +125,7 @@ def test_there_are_snippets_in_every_section():
 
 
 @pytest.mark.parametrize("title", sections())
+@pytest.mark.slow
 def test_the_snippets_of_the_page_run(title, place, monkeypatch, capsys):
     """As they stand."""
     monkeypatch.chdir(place)

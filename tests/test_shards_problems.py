@@ -88,6 +88,7 @@ def test_all_that_is_wrong_with_a_tree_is_counted_at_once(tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists(), "nothing is made of it"
 
 
+@pytest.mark.slow
 def test_unknown_files_are_passed_over_and_counted_when_asked_for(tmp_path: Path) -> None:
     source = tree(tmp_path / "in")
     for name in ("ant/b.txt", "ant/c.txt", "bee/notes", "bee/c.gif", "top.txt", "bee/.hidden"):

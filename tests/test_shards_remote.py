@@ -148,6 +148,7 @@ def read_all(index: ShardIndex, cache: Path) -> bool:
 
 
 @pytest.mark.parametrize("mood", ["good", "ranges", "no_length"])
+@pytest.mark.slow
 def test_http_shards_are_the_local_ones(mood: str, server: str, shards: Path, tmp_path: Path) -> None:
     Handler.mood = mood
     index = scan(pattern_of(server), tmp_path / "cache")

@@ -54,6 +54,7 @@ def scan(urls: list[str], **options: object) -> ShardIndex:
 # What it holds.
 
 
+@pytest.mark.slow
 def test_the_index_says_where_each_image_is(tmp_path: Path) -> None:
     index = make(tmp_path)
     assert (index.num_shards, index.num_samples, index.rows_S.tolist()) == (3, 10, [4, 4, 2])

@@ -89,6 +89,7 @@ CROP_MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @pytest.mark.parametrize("name", CROP_MEASURES)
+@pytest.mark.slow
 def test_crops_are_distributed_as_in_timm(name: str, timm_crops: np.ndarray) -> None:
     measure = CROP_MEASURES[name]
     assert continuous(measure(_crops()), measure(timm_crops)) > SAME
@@ -135,6 +136,7 @@ def _our_values(name: str, text: str = DEIT) -> np.ndarray:
 
 
 @pytest.mark.parametrize("timm_name", TIMM_NAMES)
+@pytest.mark.slow
 def test_magnitudes_of_each_operation_are_distributed_as_in_timm(timm_name: str) -> None:
     """… and those of a mean magnitude of 8.8, or a spread of 0.6, are not."""
     name = TIMM_NAMES[timm_name]

@@ -74,6 +74,7 @@ def damage(kind: str, path: Path) -> int:
 
 
 @pytest.mark.parametrize("kind", FOUND_WITHOUT_INDEX)
+@pytest.mark.slow
 def test_a_scan_refuses_damage_and_names_shard_and_offset(kind: str, index: ShardIndex) -> None:
     path = Path(index.urls[1])
     offset = damage(kind, path)

@@ -114,6 +114,7 @@ def test_params_of_another_image_are_refused() -> None:
             render(np.zeros((*shape, 3), np.uint8), params)
 
 
+@pytest.mark.slow
 def test_evaluation_is_timms() -> None:
     """Resize to size / crop_pct, centre crop: within two levels of torchvision on Pillow images."""
     from timm.data import create_transform
@@ -130,6 +131,7 @@ def test_evaluation_is_timms() -> None:
 
 @pytest.mark.parametrize("size", [16, 28, 56, 80, 112, 224])
 @pytest.mark.parametrize("pct", [0.875, 0.9, 1.0])
+@pytest.mark.slow
 def test_evaluation_of_a_photo_of_any_size_is_timms(size: int, pct: float) -> None:
     """Where a random crop would be scaled while it is decoded, too: sides that are rounded up would move the centre."""
     from timm.data import create_transform
@@ -289,6 +291,7 @@ def changed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["deit", "deit3", "deit3_src", "plain"])
+@pytest.mark.slow
 def test_the_behavioural_digest_covers_what_the_recipe_can_draw_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -49,6 +49,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 def test_every_image_of_the_tree_is_in_the_shards_once(tmp_path: Path) -> None:
     source = tree(tmp_path / "in")
     *progress, last = write(source, tmp_path / "out")
@@ -169,6 +170,7 @@ for event in write_shards(Path(sys.argv[1]), Path(sys.argv[2]), samples_per_shar
 """
 
 
+@pytest.mark.slow
 def test_killed_equals_uninterrupted(tmp_path: Path) -> None:
     source = tree(tmp_path / "in")
     write(source, tmp_path / "whole")

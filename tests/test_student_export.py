@@ -74,6 +74,7 @@ def test_a_smaller_student_is_exported_with_its_arguments(tmp_path: Path) -> Non
     [(TWO, 224, 1000), (TWO, 32, 5), ("deit_tiny_patch16_224", 48, 5), ("deit3_tiny_patch16_224", 224, 1000),
      ("deit3_tiny_patch16_224", 64, 5), ("convnext_atto", 64, 5)],
 )  # fmt: skip
+@pytest.mark.slow
 def test_plain_timm_loads_an_export_with_equal_logits(tmp_path: Path, name: str, size: int, classes: int) -> None:
     """The very expression of the model card, evaluated; the bits of the answers are the same."""
     recipe = replace(recipe_for(name), image_size=size)
@@ -103,6 +104,7 @@ def test_an_export_reads_back_as_it_was(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["student.safetensors"]
 
 
+@pytest.mark.slow
 def test_an_export_has_the_same_bytes_every_time(tmp_path: Path) -> None:
     """A cache keeps the digest of its teacher's weights; safetensors alone orders its metadata by a random hash."""
     recipe = replace(recipe_for(TWO), image_size=32)

@@ -68,6 +68,7 @@ def content(batch):
     )
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_learns_what_the_trainer_learns(tmp_path, folder):
     """The main promise: `train` and a loop over the feed end with the same weights to the bit."""
     torch.set_num_threads(1)

@@ -87,6 +87,7 @@ TEACHERS = {"linear": lambda: linear_teacher(views()), "cnn": convolutional_teac
         ("linear", "soft-std", 2.0),
     ],
 )
+@pytest.mark.slow
 def test_cached_equals_online_to_the_bit(tmp_path, index, teacher, distill, tau):
     """Law 9: with all logits in float32 the cache *is* the teacher, over 52 steps with Mixup and CutMix on."""
     recipe = student_recipe(distill=distill, temperature=tau, epochs=13)
@@ -117,6 +118,7 @@ def train_killed_at(out, index, cache, step, **options):
 
 
 @pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.slow
 def test_killed_at_every_step_and_resumed_equals_uninterrupted(tmp_path, index, val_index, cache, every):
     """Law 10, with kill -9: same weights to the bit, same metrics, same counts of pixels checked."""
     settings = TrainSettings(log_every=1, checkpoint_every=every)
@@ -148,6 +150,7 @@ def assert_same_run(first, second):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_workers(tmp_path, index, cache, workers):
     """Workers only decide when a batch is ready."""
     run_to_end(tmp_path / "none", index, cache)
@@ -171,6 +174,7 @@ def record_batches(out, index, cache, world, init_method, settings):
     return seen, losses(events)
 
 
+@pytest.mark.slow
 def test_every_world_sees_the_same_global_batches(tmp_path, index, cache):
     """Law 8 through DDP on gloo: W ∈ {1, 2, 4}, accumulation in place of ranks; workers or not, to the bit."""
     results = {}
@@ -202,6 +206,7 @@ def test_every_world_sees_the_same_global_batches(tmp_path, index, cache):
     assert final_weights(tmp_path / "2") == final_weights(tmp_path / "2 with workers")
 
 
+@pytest.mark.slow
 def test_gradients_do_not_depend_on_how_a_batch_is_cut(tmp_path, index, cache):
     """Without drop path, W ranks, A micro-batches and one whole batch learn the same up to rounding."""
     recipe = student_recipe(drop_path=0.0)
@@ -246,6 +251,7 @@ def test_no_parameter_is_unused_in_any_mode(tmp_path, index, cache, distill):
     assert isinstance(in_children(works)[0][-1], StudentFinished)
 
 
+@pytest.mark.slow
 def test_ddp_killed_and_resumed_equals_uninterrupted(tmp_path, index, cache):
     """Law 10 for two ranks: checkpoint sums are reduced over ranks and the state reaches both."""
 
@@ -277,6 +283,7 @@ def jobs(folder):
     return [StudentJob(student_recipe(**changes), folder / name) for name, changes in GRID.items()]
 
 
+@pytest.mark.slow
 def test_students_of_one_pass_end_as_if_alone(tmp_path, index, val_index, cache):
     """Sharing decode, augmentation, join and evaluation must not be seen in any bit of the result."""
     events = list(train_many(jobs(tmp_path / "many"), index, settings=SETTINGS, cache=cache, val_index=val_index))
@@ -286,6 +293,7 @@ def test_students_of_one_pass_end_as_if_alone(tmp_path, index, val_index, cache)
         assert_same_run(tmp_path / "many" / job.out.name, job.out)
 
 
+@pytest.mark.slow
 def test_a_pass_killed_between_its_checkpoints_is_finished_by_the_same_call(tmp_path, index, cache):
     """One student may be a checkpoint ahead of another; they go on together from the one they share."""
 
@@ -317,6 +325,7 @@ def test_a_student_that_diverges_leaves_the_others_alone(tmp_path, index, cache)
 @pytest.mark.parametrize(
     "number, workers, code", [(signal.SIGUSR1, 0, 75), (signal.SIGTERM, 2, 75), (signal.SIGINT, 2, 130)]
 )
+@pytest.mark.slow
 def test_a_signal_to_the_process_group_saves_and_the_run_can_go_on(tmp_path, index, cache, number, workers, code):
     """Schedulers and terminals signal every process; loader workers must not die of it before the step is saved."""
     import os

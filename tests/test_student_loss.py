@@ -181,6 +181,7 @@ def test_distillation_without_what_it_needs_is_an_error(
 
 @pytest.mark.parametrize("temperature", [*TEMPERATURES, 6.789])
 @pytest.mark.parametrize("classes", [2, 10, 1000])
+@pytest.mark.slow
 def test_a_record_of_all_logits_gives_the_very_bits_of_the_teacher_in_the_loop(
     temperature: float, classes: int
 ) -> None:

@@ -75,6 +75,7 @@ def test_without_a_teacher_the_average_of_the_heads_is_trained() -> None:
 @pytest.mark.parametrize("distill", ["none", "hard", "soft"])
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 @pytest.mark.parametrize("name", [TWO, LS])
+@pytest.mark.slow
 def test_every_trained_parameter_has_a_gradient_in_every_mode(name: str, distill: str, weight: float) -> None:
     """DistributedDataParallel fails on parameters without one; at λ = 0 and 1 the gradient is zero, not absent."""
     recipe = small(name, distill=distill, distill_weight=weight)
@@ -94,6 +95,7 @@ def lone_group(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("distill", ["none", "hard"])
+@pytest.mark.slow
 def test_ddp_runs_without_looking_for_unused_parameters(lone_group: None, distill: str) -> None:
     """The second step is where DDP notices; the wrapped step equals the bare one, and evaluation unwraps."""
     recipe = small(distill=distill, distill_weight=1.0 if distill == "hard" else 0.5, drop_path=0.0)
@@ -167,6 +169,7 @@ def test_what_cannot_be_built_is_refused(recipe: StudentRecipe, message: str) ->
 @pytest.mark.parametrize(
     "name", ["resnet10t", "convnext_atto", "swin_tiny_patch4_window7_224", "mobilenetv3_small_050"]
 )
+@pytest.mark.slow
 def test_any_other_timm_model_learns_with_one_head(name: str) -> None:
     """Convolutional and hierarchical students take a step; those with a fixed input get the recipe's resolution."""
     recipe = replace(recipe_for(name, with_cache=True), image_size=64)
@@ -178,6 +181,7 @@ def test_any_other_timm_model_learns_with_one_head(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.slow
 def test_every_model_takes_a_step_at_its_real_resolution(name: str) -> None:
     """Forward, loss, backward and optimiser: the tiny ones in memory, the others on the meta device.
 
@@ -211,6 +215,7 @@ def base_and_distill(
 
 
 @pytest.mark.parametrize("name", [ONE, TWO, LS])
+@pytest.mark.slow
 def test_a_finer_grid_is_the_bicubic_resize_of_the_old_one(tmp_path: Path, name: str) -> None:
     """Class and distillation positions are kept; the grid is resized as the authors do: bicubic, no antialiasing."""
     old = make_student(small(name), 5, seed=1)

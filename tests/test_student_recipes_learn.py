@@ -98,6 +98,7 @@ def mean_loss(model: nn.Module, recipe: StudentRecipe, batches: list[Seen]) -> f
 
 
 @pytest.mark.parametrize("name", sorted(STUDENT_RECIPES))
+@pytest.mark.slow
 def test_the_loss_of_every_recipe_falls_on_real_digits(reader: ShardReader, name: str) -> None:
     """A sign, a scale or a target that is wrong makes it rise or stand still."""
     recipe = STUDENT_RECIPES[name]

@@ -252,6 +252,7 @@ STATES = {
 
 @pytest.mark.parametrize("facts", [{}, FACTS], ids=["no facts", "facts"])
 @pytest.mark.parametrize("state", STATES)
+@pytest.mark.slow
 def test_every_state_of_a_sweep_has_a_page_and_figures(tmp_path: Path, state: str, facts: Any) -> None:
     grid, left_out = STATES[state]
     write_sweep(tmp_path / "s", grid, facts=facts, left_out=left_out)

@@ -77,6 +77,7 @@ def feed(folder, *names, **changes):
     ],
     ids=["soft of the mean", "hard of the mean", "soft of each", "hard of each"],
 )
+@pytest.mark.slow
 def test_an_ensemble_from_caches_equals_the_same_ensemble_online_to_the_bit(tmp_path, folder, changes):
     """Law 9, extended: lossless records of two teachers are the two teachers, Mixup and CutMix on."""
     given = {"teacher_weights": WEIGHTS, "recipe": student_recipe(epochs=5, **changes)}

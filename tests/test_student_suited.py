@@ -18,6 +18,7 @@ def cached_views(num_views: int):
 
 
 @pytest.mark.parametrize("name", sorted(STUDENT_RECIPES))
+@pytest.mark.slow
 def test_every_number_of_views_can_be_trained_on_with_every_recipe(name):
     """The law: 1 … 1,000 views with default units, and the recipe as it stands, give a schedule without an error."""
     for num_views in range(1, 1001):

@@ -327,6 +327,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SweepTraining
         )
 
 
+@pytest.mark.slow
 def test_students_of_one_pass_end_bit_identical_to_students_alone(tmp_path: Path, training: SweepTraining) -> None:
     """The promise of --together, through the whole sweep: weights and every logged number."""
     grid = Grid(weights=(0, 0.5), temperatures=(2,), seeds=(0, 1), views_used=(1, None))

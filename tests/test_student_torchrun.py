@@ -101,6 +101,7 @@ def calm(folder: Path) -> dict[str, tuple[list[int], bytes]]:
     return final_weights(out)
 
 
+@pytest.mark.slow
 def test_a_lost_rank_is_restarted_and_the_run_equals_an_undisturbed_one(folder: Path) -> None:
     """To the bit, from the last checkpoint: steps after it are done again, and logged once."""
     said = torchrun(folder, folder / "lost", RANKS, restarts=1, die=True)

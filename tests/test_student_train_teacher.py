@@ -48,6 +48,7 @@ def command(work: Path, out: str) -> list[str | Path]:
     return ["train-teacher", "--shards", work / "train", "--val-shards", work / "val", *QUICK, "--out", work / out]
 
 
+@pytest.mark.slow
 def test_stage_1_asks_the_network_that_was_trained(work: Path) -> None:
     """The views of stage 1 are normalised otherwise than this network's input: forgotten once, every answer is off."""
     weights = work / "lite0" / "weights.safetensors"

@@ -234,6 +234,7 @@ def test_padding_is_not_mistaken_for_a_bad_row(
 
 
 @pytest.mark.parametrize("forwards", [0, 1, 7, 13])
+@pytest.mark.slow
 def test_stopped_and_resumed_equals_uninterrupted(
     tmp_path: Path, index: ShardIndex, reference: TeacherCache, forwards: int
 ) -> None:
@@ -374,6 +375,7 @@ def test_other_weights_shards_or_precision_are_refused_by_name(
         opened(tmp_path / "new.zarr", index, tiny_teacher(num_classes=9))
 
 
+@pytest.mark.slow
 def test_the_default_teacher_caches_photos_at_its_own_size(tmp_path: Path) -> None:
     """The real network, with random weights: nothing else has its size, its grouped convolutions and 1,000 classes."""
     pictures = (photos.astronaut(), photos.coffee(), photos.chelsea(), photos.rocket())

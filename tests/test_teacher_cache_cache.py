@@ -32,6 +32,7 @@ def _stop_at(patch: pytest.MonkeyPatch, step: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hard", "topk", "dense8", "dense"])
+@pytest.mark.slow
 def test_what_is_committed_is_read_back(tmp_path: Path, kind: str) -> None:
     """Whatever the record, the lengths of the shards and the order of the commits."""
     draws = np.random.default_rng(5)
@@ -152,6 +153,7 @@ def test_creating_again_opens_and_grows(tmp_path: Path) -> None:
         assert cache.num_views == 9
 
 
+@pytest.mark.slow
 def test_interrupted_growth_leaves_the_old_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every write of a growth: killed there, the cache reads as before, and growing again works."""
     for step in itertools.count():

@@ -57,6 +57,7 @@ def log_softmax(logit_BC: NDArray[np.float32], temperature: float) -> Tensor:
 
 @pytest.mark.parametrize("num_classes", [10, 100, 1000])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_encode_gives_exactly_the_announced_fields(kind: str, num_classes: int) -> None:
     """The store makes its arrays from `fields()` before it sees a record."""
     codec = codec_of(kind, num_classes)
@@ -171,6 +172,7 @@ def test_kept_classes_and_tail_mass_are_right_at_temperature_one(kind: str) -> N
 
 
 @pytest.mark.parametrize("temperature", (1.0, 3.0))
+@pytest.mark.slow
 def test_more_bytes_bring_less_error(temperature: float) -> None:
     """The dial turns one way; from few bytes up to all logits in 8 bits."""
     logit_BC = make_logits(300, 1000, seed=2)
@@ -211,6 +213,7 @@ def test_float64_that_overflows_float32_is_refused() -> None:
         codec_of("dense").encode(logit_BC)
 
 
+@pytest.mark.slow
 def test_many_classes_take_wide_indices_and_no_square_matrix() -> None:
     """21,841 classes, fewer rows than that: the basis comes from the rows' Gram matrix."""
     record = RecordFormat.chosen("lowrank", 21_841, num_bytes=64)
@@ -310,6 +313,7 @@ def _stored(folder: Path, kind: str, rows: int) -> tuple[RecordCodec, dict[str, 
 
 
 @pytest.mark.parametrize("rows", [250, 251])
+@pytest.mark.slow
 def test_bytes_on_disk_are_within_the_budget(tmp_path: Path, rows: int) -> None:
     """In the real store, whatever the number of rows: the compressor skips bits it cannot shuffle."""
     codec, _, size = _stored(tmp_path, "lowrank", rows)
@@ -318,6 +322,7 @@ def test_bytes_on_disk_are_within_the_budget(tmp_path: Path, rows: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["topk", "lowrank"])
+@pytest.mark.slow
 def test_the_documented_reader_reads_records(tmp_path: Path, kind: str) -> None:
     """The page promises that plain zarr and NumPy are enough; this runs its code."""
     codec, fields, _ = _stored(tmp_path, kind, 20)
@@ -353,6 +358,7 @@ def test_the_documented_reader_of_dense8_reads_records(tmp_path: Path) -> None:
             assert np.abs(got - want[7 * view + row].numpy()).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_plain_zarr_opens_a_finished_cache_without_a_word(tmp_path: Path) -> None:
     """Warnings are errors here, and zarr warns of files that are none of its own, such as a lock."""
     _stored(tmp_path, "lowrank", 20)

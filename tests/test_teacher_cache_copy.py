@@ -46,6 +46,7 @@ def run(*words: str | Path) -> Result:
 
 
 @pytest.mark.parametrize("kind", ["hard", "topk", "dense8", "dense"])
+@pytest.mark.slow
 def test_a_copy_has_the_same_bytes(tmp_path: Path, kind: str) -> None:
     """Chunks, ledger, basis, root: nothing of a copy tells it from the original."""
     make_cache(tmp_path / "a", kind=kind)
@@ -97,6 +98,7 @@ def _killed_after(source: Path, destination: Path, units: int) -> None:
 
 
 @pytest.mark.parametrize("units", [0, 1, 3])
+@pytest.mark.slow
 def test_killed_and_repeated_equals_uninterrupted(tmp_path: Path, units: int) -> None:
     """kill -9 loses at most the units in flight."""
     make_cache(tmp_path / "a", rows=(7, 5, 6))
@@ -203,6 +205,7 @@ def test_the_basis_of_a_copy_is_of_views_that_its_error_is_not_measured_on(tmp_p
     ],
     ids=["topk to less topk", "topk to hard", "dense8 to topk", "lowrank to topk"],
 )
+@pytest.mark.slow
 def test_hard_labels_and_kept_logits_survive_any_encoding(tmp_path: Path, source: str, wanted: RecordFormat) -> None:
     """Records of records: the first class stays exact, the error is stated against the teacher itself."""
     spec = make_spec(source, num_classes=100)
@@ -292,6 +295,7 @@ def test_copies_go_through_memory_and_back(tmp_path: Path) -> None:
         (["{a}", "gopher://there/c"], "expected a path or one of s3://"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_copied_is_a_wrong_argument(tmp_path: Path, words: list[str], said: str) -> None:
     """Exit code 2, and nothing is written."""
     make_cache(tmp_path / "a")

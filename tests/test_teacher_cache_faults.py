@@ -67,6 +67,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("kind", ["dense8", "topk"])
+@pytest.mark.slow
 def test_damage_to_any_object_is_a_named_error(tmp_path: Path, damage: str, kind: str) -> None:
     """In training and in verify, for every object of the cache; undone, all is well again."""
     folder = tmp_path / "c"
@@ -99,6 +100,7 @@ def test_a_missing_entry_is_an_error_when_its_unit_is_read(tmp_path: Path) -> No
         assert ["its ledger entry is gone" in f.problem for f in verify_digests(cache) if f.problem] == [True]
 
 
+@pytest.mark.slow
 def test_any_flipped_bit_is_noticed(tmp_path: Path) -> None:
     """Seeded flips all over the cache: an error, or not one value differs."""
     folder = tmp_path / "c"
@@ -191,6 +193,7 @@ class _Killed(BaseException):
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("damaged", [False, True], ids=["new unit", "over a damaged unit"])
+@pytest.mark.slow
 def test_a_kill_at_any_write_leaves_a_whole_or_a_missing_unit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, damaged: bool
 ) -> None:
@@ -383,6 +386,7 @@ def _race(folder: Path, seed: int, barrier: Any) -> None:
             cache.commit_unit(*unit, arrays)
 
 
+@pytest.mark.slow
 def test_two_writers_on_one_unit_200_times_leave_one_valid_unit(tmp_path: Path) -> None:
     """Two processes with different records for the same unit at the same moment."""
     folder = tmp_path / "c"
@@ -459,6 +463,7 @@ except CacheError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_that_names_the_unit_and_resume_completes(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

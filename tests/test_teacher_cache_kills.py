@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 def test_a_cache_killed_again_and_again_equals_an_undisturbed_one(tmp_path: Path) -> None:
     root = Path(__file__).parent.parent
     done = subprocess.run(
@@ -39,6 +40,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads the process table of Linux")
+@pytest.mark.slow
 def test_rendering_workers_end_with_a_killed_process(tmp_path: Path) -> None:
     """What outlives its parent holds files, memory and cores until somebody notices."""
     script, mark = tmp_path / "main.py", f"stage1-test-{os.getpid()}-{time.time_ns()}"

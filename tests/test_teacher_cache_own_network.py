@@ -109,6 +109,7 @@ def imagenet(**options: Any) -> dict[str, Any]:
     return {"model_mean": IMAGENET_MEAN, "model_std": IMAGENET_STD, **options}
 
 
+@pytest.mark.slow
 def test_a_network_of_torchvision_answers_as_itself(tmp_path: Path) -> None:
     """Weights from a local file; the spec names the function, its arguments and the digest of the weights."""
     torch.manual_seed(5)

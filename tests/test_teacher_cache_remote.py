@@ -161,6 +161,7 @@ def test_no_cache_there_is_said(files: tuple[str, list[str]]) -> None:
         TeacherCache.open(f"{files[0]}/nothing")
 
 
+@pytest.mark.slow
 def test_s3_keeps_the_same_laws(s3: list[tuple[str, str]]) -> None:
     """Create, commit, resume, grow, repair, read; and never list."""
     url = f"s3://{BUCKET}/one/c"
@@ -181,6 +182,7 @@ def test_s3_keeps_the_same_laws(s3: list[tuple[str, str]]) -> None:
     assert listings == []
 
 
+@pytest.mark.slow
 def test_stage_1_fills_a_bucket_as_it_fills_a_folder(s3: list[tuple[str, str]], tmp_path: Path) -> None:
     """Rank 0 makes the cache, the other waits for it; then both work, and a third run finds nothing to do."""
     url = f"s3://{BUCKET}/four/c"
@@ -212,6 +214,7 @@ def test_a_cache_copied_between_places_stays_valid(s3: list[tuple[str, str]], tm
     _read_all(f"s3://{BUCKET}/two/c")
 
 
+@pytest.mark.slow
 def test_damage_in_a_bucket_is_a_named_error(s3: list[tuple[str, str]]) -> None:
     import boto3
 

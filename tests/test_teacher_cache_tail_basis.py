@@ -40,6 +40,7 @@ print(fit_basis(make_logits(200, 80, seed=1), RecordFormat.chosen("lowrank", 80)
 """
 
 
+@pytest.mark.slow
 def test_another_process_fits_the_same_bytes() -> None:
     """Many processes may start stage 1; whoever fits the basis fits this one."""
     here = fit_basis(make_logits(200, 80, seed=1), RecordFormat.chosen("lowrank", 80)).digest
@@ -93,6 +94,7 @@ def test_prediction_from_the_kept_classes_lowers_the_error(kind: str) -> None:
     assert kl_of(basis, record, logit_BC, 3.0) < 0.97 * kl_of(blind, record, logit_BC, 3.0)
 
 
+@pytest.mark.slow
 def test_few_rows_cost_little() -> None:
     """150 rows of 1,000 classes: variances are measured on rows that the directions have not seen."""
     record = RecordFormat.chosen("lowrank", 1000)

@@ -100,6 +100,4 @@ def train_student(
 
 def _in_the_loop(teacher: TeacherFlags, recipe: "StudentRecipe", training: TrainingFlags, world: World) -> "Teacher":
     """The teacher of --online, for the views of a run without a cache."""
-    return teacher.load(
-        recipe.view_recipe, device=training.device, precision=training.precision, world=world
-    )
+    return teacher.load(recipe.view_recipe, device=training.device, precision=training.precision, world=world)

@@ -61,9 +61,7 @@ def cache_teacher(
 
     there = spec_at(cache)
     recipe = views.recipe(there)
-    network = teacher.load(
-        recipe, device=how.device, precision=how.precision, compile=how.compile, world=world
-    )
+    network = teacher.load(recipe, device=how.device, precision=how.precision, compile=how.compile, world=world)
     with StopRequest() as stop, place.reader(index) as reader:
         display, opened = _Display(world, stop), None
         for event in open_or_create(
