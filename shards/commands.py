@@ -10,6 +10,7 @@ from shards.console import Bar, result, say
 from shards.errors import ShardError
 from shards.flags import PATH, SEED, workers_option
 from shards.own_folder import require_own
+from shards.text.figures import byte_size, count
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
@@ -88,7 +89,7 @@ def make_shards(
         if bar is None:
             _say_ignored(event.ignored)
             _say_without_images(event.without_images, len(names))
-        bar = bar or Bar("make-shards", event.num_shards, "shards")
+        bar = bar or Bar("make-shards", event.num_shards, "shard")
         bar.to(event.shards_done)
     if event.index is not None:
         _say_made(event.index, event.num_bytes, fitted=samples_per_shard is None)
@@ -160,7 +161,8 @@ def check_shards(
         _require_no_fewer(path, index, allow_fewer)
         index.save(path)
     result(
-        f"{index.num_samples} samples of {index.num_classes} classes in {index.num_shards} shards: "
+        f"{count(index.num_samples, 'sample')} of {count(index.num_classes, 'class')} in "
+        f"{count(index.num_shards, 'shard')}: "
         f"all as they must be\n{'checked against' if expected else 'index'} {path}\nfingerprint {index.fingerprint}"
     )
 
@@ -174,7 +176,7 @@ def _require_apart(source: Path, dest: Path) -> None:
 
 def _show_scan(events: Iterable["ScanEvent"], num_shards: int) -> "ShardIndex":
     """Show a scan as it goes, every problem in a line, and return its index."""
-    with Bar("check-shards", num_shards, "shards") as bar:
+    with Bar("check-shards", num_shards, "shard") as bar:
         for event in events:
             bar.to(event.shards_done)
             for line in event.problem.splitlines():
@@ -205,7 +207,8 @@ def _require_no_fewer(path: Path, index: "ShardIndex", allow_fewer: bool) -> Non
     missing = [name for name in before.names if name not in index.names]
     of_shards = f"; missing: {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}" if missing else ""
     raise ShardError(
-        f"{path}: expected at least {before.num_samples} samples in {before.num_shards} shards, as the index has now, "
+        f"{path}: expected at least {count(before.num_samples, 'sample')} in "
+        f"{count(before.num_shards, 'shard')}, as the index has now, "
         f"got {index.num_samples} in {index.num_shards}{of_shards}. Copy the shards again; to leave samples "
         "out, which makes caches of these shards useless, add --allow-fewer"
     )
@@ -221,10 +224,13 @@ def _say_ignored(ignored: Mapping[str, int]) -> None:
 def _say_made(index: "ShardIndex", num_bytes: int, *, fitted: bool) -> None:
     """What make-shards has made; `fitted`: whether the size of the shards was chosen for the set."""
     if fitted and index.num_samples < 8 * 1000:
-        say(f"at most {max(index.rows_S)} samples a shard, as the set is small: a few shards can be shared out")
+        say(
+            f"at most {count(max(index.rows_S), 'sample')} a shard, as the set is small: a few shards can be shared out"
+        )
     result(
-        f"{index.num_samples} samples of {index.num_classes} classes in {index.num_shards} shards, "
-        f"{num_bytes / 1e6:.1f} MB; index {index.path}\nfingerprint {index.fingerprint}"
+        f"{count(index.num_samples, 'sample')} of {count(index.num_classes, 'class')} in "
+        f"{count(index.num_shards, 'shard')}, "
+        f"{byte_size(num_bytes)}; index {index.path}\nfingerprint {index.fingerprint}"
     )
     if index.compact:
         result(f"compact: longest side {index.compact.max_side}, JPEG quality {index.compact.quality}")

@@ -5,6 +5,7 @@ Everything passes through `visible` here, so that no name from a file can comman
 
 import contextlib
 import errno
+import math
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ from types import TracebackType
 import click
 
 from shards.text.escapes import visible
+from shards.text.figures import duration, plural
 
 STANDARD_OUTPUT = "standard output"
 
@@ -22,26 +24,28 @@ class Bar:
     """Progress: a bar with rate and time left on a terminal, a plain line every few seconds otherwise."""
 
     LINE_EVERY_S = 10.0
+    LEAST_TIMED_S = 0.5
 
     def __init__(self, label: str, total: int, unit: str, *, rate: bool = True) -> None:
-        """Show it at nothing done of `total`; `rate` shows units per second, unless the notes tell a better one."""
+        """Show it at nothing done of `total`.
+
+        Args:
+            unit: in the singular. rate: show units per second, unless the notes tell a better one.
+        """
         from tqdm import tqdm
 
         self._tty, self._rate = sys.stderr.isatty(), rate
-        speed = " {rate_fmt}," if rate else ""
-        shown = "{desc} {percentage:3.0f} %|{bar:16}| {n_fmt}/{total_fmt}" + speed + " {remaining} left{postfix}"
+        shown = "{desc} {percentage:3.0f} %|{bar:16}| {n_fmt}/{total_fmt}{postfix}"
         self._bar = tqdm(
             total=total,
             desc=visible(label),
-            unit=f" {unit}",
             bar_format=shown,
             disable=not self._tty,
             dynamic_ncols=True,
-            smoothing=0.1,
         )
         self._label, self._unit, self._total = label, unit, total
         self._done, self._start, self._next = 0, time.monotonic(), time.monotonic() + self.LINE_EVERY_S
-        self._first = 0
+        self._timed: tuple[float, int] | None = None
 
     def __enter__(self) -> "Bar":
         """Itself."""
@@ -59,25 +63,37 @@ class Bar:
 
     def start_at(self, done: int) -> None:
         """What was done before this run: it does not count into the rate."""
-        self._first = self._done = done
+        self._done = done
         self._bar.initial = self._bar.n = done
         self._bar.refresh()
 
     def to(self, done: int, note: str = "") -> None:
         """Now at `done` of the total, which grows when there is more; `note` stands behind the rate."""
         grown, self._total = done > self._total, max(self._total, done)
-        self._bar.total = self._total
-        self._bar.set_postfix_str(visible(note), refresh=False)
         advanced, self._done = done - self._done, done
-        self._bar.update(advanced)
         now = time.monotonic()
+        shown = [*self._pace(now), *([note] if note else [])]
+        if advanced and self._timed is None:
+            self._timed = now, done  # what came before was also start-up and compilation: it is no rate
+        self._bar.total = self._total
+        self._bar.set_postfix_str(visible(", ".join(shown)), refresh=False)
+        self._bar.update(advanced)
         if not self._tty and advanced and (now >= self._next or (done == self._total and not grown)):
-            rate = (done - self._first) / max(now - self._start, 1e-9)
-            left = (self._total - done) / rate if rate > 0 else float("inf")
-            tail = f", {duration(left)} left" if done < self._total else f" in {duration(now - self._start)}"
-            speed = f", {rate:.1f}/s" if self._rate else ""
-            say(f"{self._label}: {done}/{self._total} {self._unit}{speed}{tail}{', ' + note if note else ''}")
+            unit = plural(self._total, self._unit)
+            say(", ".join([f"{self._label}: {done:,}/{self._total:,} {unit}", *shown]))
             self._next = now + self.LINE_EVERY_S
+
+    def _pace(self, now: float) -> Iterator[str]:
+        """Units per second and the time left, as far as they are known; at the end the time that all took."""
+        rate = math.nan
+        if self._timed is not None and now - self._timed[0] >= self.LEAST_TIMED_S:
+            rate = (self._done - self._timed[1]) / (now - self._timed[0])
+        if self._rate and rate > 0:
+            yield f"{rate:,.1f}/s"
+        if self._done >= self._total:
+            yield f"in {duration(now - self._start)}"
+        elif rate > 0:
+            yield f"{duration((self._total - self._done) / rate)} left"
 
     def say(self, text: str) -> None:
         """A line that stays, above the bar."""
@@ -149,12 +165,3 @@ def _naming_output() -> Iterator[None]:
     except OSError as error:
         error.filename = STANDARD_OUTPUT
         raise
-
-
-def duration(seconds: float) -> str:
-    """Hours and minutes, minutes and seconds, or seconds; "?" when nobody knows."""
-    if seconds == float("inf"):
-        return "?"
-    minutes, secs = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{secs:02}s" if minutes else f"{seconds:.1f}s"

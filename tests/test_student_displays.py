@@ -74,7 +74,7 @@ def test_other_ranks_are_silent(capsys: Any) -> None:
 
 @pytest.mark.parametrize(
     ("together", "processes", "running", "left"),
-    [(1, 1, 1, "16m00s"), (4, 1, 4, "4m20s"), (4, 2, 4, "2m40s")],
+    [(1, 1, 1, "16 min 00 s"), (4, 1, 4, "4 min 20 s"), (4, 2, 4, "2 min 40 s")],
 )
 def test_the_time_left_counts_the_passes_to_come(
     monkeypatch: pytest.MonkeyPatch, together: int, processes: int, running: int, left: str

@@ -285,7 +285,8 @@ def test_the_card_says_what_was_measured_and_from_what() -> None:
     card = model_card(info, "student.safetensors")
     assert card.startswith(f"# {TWO}\n") and "soft distillation" in card and "τ = 3.0" in card
     assert "| top1 | `71.25` |" in card and r"| cache | `c0f\|fee` |" in card
+    assert "| name of the recipe that was changed |" in card, "the paper's recipe is another one"
     for name, value in recipe.to_json().items():
-        assert f"| {name} | `{json.dumps(value)}` |" in card
+        assert f"| {name} | `{json.dumps(value)}` |" in card or name == "name"
     assert "Nothing was recorded." in model_card(replace(info, metrics={}), "w")
     assert card.count("|---|---|") == 3

@@ -113,7 +113,11 @@ def difference(expected: ShardIndex, scan: ShardScan, url: str) -> Problem | Non
         how many samples differ, and the first of them with its offset; None where all is as indexed.
     """
     if scan.name not in expected.names:
-        return Problem(f"{url}: not in the index {expected.path or ''}", "", "write it anew: check-shards --overwrite")
+        return Problem(
+            f"{url}: not in the index{f' {expected.path}' if expected.path else ''}",
+            "",
+            "write it anew: check-shards --overwrite",
+        )
     shard = expected.names.index(scan.name)
     if expected.shard_digest_S32[32 * shard : 32 * shard + 32].tobytes() == scan.digest():
         return None

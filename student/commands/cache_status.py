@@ -10,6 +10,7 @@ import click
 from shards.console import result
 from shards.flags import CACHE, PATH, json_option, refuse_ignored
 from shards.own_folder import require_file
+from shards.text.figures import count
 
 if TYPE_CHECKING:
     from teacher_cache.record.loss_error import LossError
@@ -49,7 +50,7 @@ def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as
         result(line)
     teacher, record = spec.teacher, spec.record
     result(f"teacher {teacher.name} ({teacher.precision}), weights sha256 {teacher.weights_sha256[:16]}…")
-    result(f"record {record.kind}, k = {record.k}, {record.num_classes} classes; recipe {spec.recipe.name}")
+    result(f"record {record.kind}, k = {record.k}, {count(record.num_classes, 'class')}; recipe {spec.recipe.name}")
     result(f"spec fingerprint {spec.fingerprint}")
     if measure and not rows:
         result("fidelity: records of this kind are exact, or hold no probabilities: nothing to measure")

@@ -7,6 +7,7 @@ import click
 
 from shards.console import Bar, result
 from shards.flags import ShardPlace, device_option, json_option, precision_option, shard_options, workers_option
+from shards.text.figures import count
 from student.commands.flags import weights_options
 from teacher_cache.commands.stage1_checks import check_weights
 
@@ -41,10 +42,10 @@ def evaluate(
 
     network, info = load_student(weights, model=model)
     if info.num_classes != index.num_classes:
-        raise ValueError(f"--weights: answer {info.num_classes} classes, the shards have {index.num_classes}")
+        raise ValueError(f"--weights: answer {count(info.num_classes, 'class')}, the shards have {index.num_classes}")
     target = torch.device(chosen_device(device))
     views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std))
-    with place.reader(index) as reader, Bar("evaluate", index.num_samples, "samples") as bar:
+    with place.reader(index) as reader, Bar("evaluate", index.num_samples, "sample") as bar:
         for event in run(
             network.to(target),
             eval_batches(reader, views, world=World(), workers=workers),
@@ -63,6 +64,7 @@ def evaluate(
     if as_json:
         result(json.dumps({"num_samples": n, "crop": crop, "num_not_finite": found.num_not_finite, **rows}))
         return
-    result(f"{n} samples, {crop}")
+    result(f"{count(n, 'sample')}, {crop}")
     for head, row in rows.items():
-        result(f"  {head:8} top-1 {row['top1']:6.2f} %   top-5 {row['top5']:6.2f} %")
+        top5 = f"   top-5 {row['top5']:6.2f} %" if index.num_classes > 5 else ""  # of five classes it says nothing
+        result(f"  {head:8} top-1 {row['top1']:6.2f} %{top5}")

@@ -21,6 +21,7 @@ from shards.flags import (
     workers_option,
 )
 from shards.names import short
+from shards.text.figures import count
 from shards.world import world_from_env
 from student.learn.losses.table import distillations
 from student.recipe.combinations import COMBINATIONS
@@ -150,7 +151,7 @@ class CacheFlags:
             return ()
         weights = settled_weights(self.weights, len(self.caches))
         named = ", ".join(f"{url} {weight:.3g}" for url, weight in zip(self.caches, weights, strict=True))
-        return (f"{len(self.caches)} teachers ({combination_named(combine).title}): {named}",)
+        return (f"{count(len(self.caches), 'teacher')} ({combination_named(combine).title}): {named}",)
 
     def open(self, stack: ExitStack) -> "tuple[TeacherCache, ...]":
         """The caches, closed with the stack; errors as `TeacherCache.open`."""

@@ -11,6 +11,7 @@ from shards.console import result, say
 from shards.errors import Problem, ShardError, problems_text
 from shards.flags import PATH, device_option, stop_with
 from shards.text.escapes import one_line
+from shards.text.figures import count
 from student.commands.flags import weights_options
 from teacher_cache.commands.stage1_checks import check_weights
 
@@ -52,7 +53,7 @@ def predict(
     if passed_over:
         say(f"{_files_of(len(paths) - failed)} answered; {_named('passed over', passed_over)}")
     if failed:
-        say(f"{failed} of {len(paths)} files could not be answered")
+        say(f"{failed} of {count(len(paths), 'file')} could not be answered")
         raise stop_with(1)
 
 

@@ -4,7 +4,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from shards.console import duration, result, say
+from shards.console import result, say
+from shards.text.figures import count, duration
 from student.commands.training_display import TrainingDisplay
 from student.sweep.sweep_loop import SweepEvent
 
@@ -34,7 +35,7 @@ class SweepDisplay:
             return
         self._training.close()
         failed = f", {event.num_failed} failed" if event.num_failed else ""
-        counts = f"{event.num_done} of {event.num_total} cells done{failed}"
+        counts = f"{event.num_done} of {count(event.num_total, 'cell')} done{failed}"
         match event.kind:
             case "planned":
                 say(f"{self._out}: {counts}")

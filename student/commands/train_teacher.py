@@ -9,6 +9,7 @@ import click
 from shards.console import result, say
 from shards.flags import PATH, SEED, TEXT, ShardPlace, bundled, shard_options
 from shards.own_folder import require_own
+from shards.text.figures import count
 from shards.world import world_from_env
 from student.commands.flags import StudentFlags, TrainingFlags, training_options
 from student.commands.training_display import TrainingDisplay
@@ -134,9 +135,10 @@ def train_teacher(
         display.show(event)
         if isinstance(event, StudentFinished) and world.rank == 0:
             display.close()
-            seen = "validation" if val_shards else "of its own training"
+            images = count(val_index.num_samples, "validation image" if val_shards else "image")
+            of = images if val_shards else f"{images} of its own training"
             result(
-                f"teacher: top-1 {event.summary['top1']:.1f} % of {val_index.num_samples} images {seen}, chance is "
+                f"teacher: top-1 {event.summary['top1']:.1f} % of {of}, chance is "
                 f"{100 / index.num_classes:.1f} %\n"
                 f"next: cache-teacher --shards {place.shards} --teacher-weights {out}/{event.summary['weights']} "
                 f"--size {recipe.image_size} --cache DIR --views 12"

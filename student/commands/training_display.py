@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shards.console import Bar, result, say
 from shards.flags import stop_with
+from shards.text.figures import count
 
 if TYPE_CHECKING:
     from student.run.run_events import Event, Resumed, Scheduled
@@ -66,7 +67,7 @@ class TrainingDisplay:
                 self._say(f"error: {event.student}: {event.error}")
             case events.StudentFinished():
                 self.close()
-                result(f"{event.out}: done, {_figures(event.summary, _END)}")
+                result(", ".join(part for part in (f"{event.out}: done", _figures(event.summary, _END)) if part))
 
     def close(self) -> None:
         """End the bar."""
@@ -82,7 +83,8 @@ class TrainingDisplay:
         )
         more = f" … {len(event.views) - 4} more passes" if len(event.views) > 4 else ""
         say(
-            f"{', '.join(event.students)}: {event.epochs} epochs of {event.steps_per_epoch} steps of {event.batch_size}"
+            f"{', '.join(event.students)}: {count(event.epochs, 'epoch')} of "
+            f"{count(event.steps_per_epoch, 'step')} of {event.batch_size}"
         )
         evenly = event.coverage.seen
         counts = f"; each sample is trained on in {evenly[0]} to {evenly[1]} views" if evenly else ""
@@ -92,7 +94,7 @@ class TrainingDisplay:
             say(f"warning: {event.coverage.warning}")
         self.close()
         self._epochs = event.epochs
-        self._bar = Bar("train", steps, "steps", rate=False)
+        self._bar = Bar("train", steps, "step", rate=False)
 
     def _say_cut(self, event: "Resumed") -> None:
         """What another number of ranks or micro-batches changes, and how it is kept as it was."""

@@ -16,6 +16,7 @@ and the lines say so.
 import math
 from dataclasses import dataclass, replace
 
+from shards.text.figures import byte_size, count
 from student.recipe.zoo import TEACHER
 
 TEACHER_GMACS = {TEACHER: 15.96}
@@ -194,12 +195,13 @@ def _lines(job: Job, rates: Rates, value: Cost) -> list[str]:
         f"assumed: one GPU: {rates.teacher:,.1f} teacher forwards/s, {rates.student:,.1f} student training images/s",
         f"assumed: one core: {rates.views:,.0f} views/s in training, {rates.unit_views:,.0f} in stage 1: a decode "
         "serves the views of a unit",
-        f"assumed: {_count(job.num_gpus, 'GPU')} and {_count(job.num_cores, 'core')} scale without loss; rendering "
+        f"assumed: {count(job.num_gpus, 'GPU')} and {count(job.num_cores, 'core')} scale without loss; rendering "
         "overlaps computing; evaluation, start-up and the join (a few per cent) are left out",
-        f"assumed: {job.num_samples:,} samples × {job.epochs} epochs per student, {job.num_views} views cached, "
-        f"{job.num_students} students" + (f", {job.together} on each rendered batch" if job.together > 1 else ""),
+        f"assumed: {count(job.num_samples, 'sample')} × {count(job.epochs, 'epoch')} per student, "
+        f"{count(job.num_views, 'view')} cached, {count(job.num_students, 'student')}"
+        + (f", {job.together} on each rendered batch" if job.together > 1 else ""),
         *_several(job.num_teachers),
-        f"storage: {_bytes(value.storage_bytes)} ({job.bytes_per_view:.1f} bytes per view)",
+        f"storage: {byte_size(value.storage_bytes)} ({job.bytes_per_view:.1f} bytes per view)",
         f"stage 1, once: {value.forwards_spent:,} forwards, {value.teacher_hours:,.1f} h; "
         + bound(value.stage1_decode_share),
         f"one student: {value.cached_hours:,.1f} h from the cache, {value.online_hours:,.1f} h with the teacher in the "
@@ -211,7 +213,8 @@ def _lines(job: Job, rates: Rates, value: Cost) -> list[str]:
 
 
 def _several(teachers: int) -> list[str]:
-    return [f"assumed: {teachers} teachers of the same cost, each with a stage 1 of its own"] if teachers > 1 else []
+    said = f"assumed: {count(teachers, 'teacher')} of the same cost, each with a stage 1 of its own"
+    return [said] if teachers > 1 else []
 
 
 def _break_even_line(value: Cost) -> str:
@@ -219,14 +222,3 @@ def _break_even_line(value: Cost) -> str:
     if math.isinf(value.break_even):
         return f"break-even: {forwards}; never in hours, as rendering bounds both: the cache saves GPU work, not time"
     return f"break-even: {forwards}, {value.break_even:.2f} in hours"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s'[: number != 1]}"
-
-
-def _bytes(value: float) -> str:
-    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if value >= unit:
-            return f"{value / unit:.1f} {name}"
-    return f"{value:,.0f} bytes"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from shards.errors import RunError
 from shards.pool.worker_process import close_in_workers
+from shards.text.figures import byte_size
 from shards.views.blocks import ViewBatch
 from student.feed.node_file import SEAL_BYTES, NodeFile, held_file, one_at_a_time, scratch_folder, shared_file
 
@@ -256,7 +257,7 @@ def _reserve(descriptor: int, num_bytes: int, folder: Path) -> None:
             _fill(descriptor, num_bytes)
     except OSError as error:
         raise RunError(
-            f"{folder}: {num_bytes / 1e9:.2f} GB for the records of an epoch do not fit ({error}); make room, or "
+            f"{folder}: {byte_size(num_bytes)} for the records of an epoch do not fit ({error}); make room, or "
             "choose another folder by --scratch"
         ) from error
 

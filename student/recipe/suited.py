@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from shards.text.figures import count
 from shards.views.view_recipe import ViewRecipe, fitting_repeats
 from student.recipe.student_recipe import StudentRecipe
 
@@ -99,7 +100,10 @@ def _batch(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -> 
         return {}, ""
     changes: dict[str, Any] = {"batch_size": batch}
     steps = _steps(batch, data)
-    says = f"batch {batch} instead of {recipe.batch_size}: {steps} steps an epoch of {data.num_images} images"
+    says = (
+        f"batch {batch} instead of {recipe.batch_size}: {count(steps, 'step')} an epoch of "
+        f"{count(data.num_images, 'image')}"
+    )
     if "lr" in free and "lr_scaling" in free and recipe.scaled_lr > recipe.min_lr:
         # Adaptive steps are scaled with the root of the batch; DeiT's linear rule would end near min_lr here.
         lr = max(float(f"{recipe.scaled_lr * math.sqrt(batch / recipe.batch_size):.2g}"), recipe.min_lr)
@@ -129,7 +133,7 @@ def _warm_up(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -
     if epochs <= recipe.warmup_epochs:
         return {}, ""
     return {"warmup_epochs": epochs}, (
-        f"warm-up {epochs} epochs instead of {recipe.warmup_epochs:g}: {epochs * steps} steps"
+        f"warm-up {count(epochs, 'epoch')} instead of {recipe.warmup_epochs:g}: {epochs * steps} steps"
     )
 
 
@@ -142,5 +146,6 @@ def _average(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -
         return {}, ""
     decay = round(1 - 1 / wanted, 6)
     return {"ema_decay": decay}, (
-        f"weight average {decay:g} (over {wanted} steps) instead of {recipe.ema_decay:g} ({span:.0f} of {steps} steps)"
+        f"weight average {decay:g} (over {count(wanted, 'step')}) instead of {recipe.ema_decay:g} "
+        f"({span:.0f} of {count(steps, 'step')})"
     )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from shards.text.figures import count
 from student.learn.losses.table import LOSSES, NONE
 from student.report.charts import Level, Series, changes, fixed, number
 from student.report.drawing import line_chart
@@ -75,12 +76,12 @@ def runs_page(runs: Sequence[Run], *, title: str = "Student runs", teacher: Leve
 
 def _subtitle(runs: Sequence[Run]) -> str:
     """How many runs, and what their files say alike of model, classes and images."""
-    parts = [f"{len(runs)} run{'s' if len(runs) > 1 else ''}"]
+    parts = [count(len(runs), "run")]
     settings = [dict(flat(run.config)) for run in runs]
     counts = [{key.rpartition(".")[2]: value for key, value in sorted(known.items())} for known in settings]
-    for name, text in (("model", "{}"), ("num_classes", "{} classes"), ("epochs", "{} epochs")):
+    for name, noun in (("model", ""), ("num_classes", "class"), ("epochs", "epoch")):
         if len({repr(known.get(name)) for known in counts}) == 1 and counts[0].get(name) is not None:
-            parts.append(text.format(counts[0][name]))
+            parts.append(count(counts[0][name], noun) if noun else str(counts[0][name]))
     seen = {run.result("images") for run in runs}
     if len(seen) == 1 and math.isfinite(images := seen.pop()):
         parts.append(f"{number(images)} images seen in training")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from shards.text.figures import byte_size, count
 from student.learn.losses.table import NONE
 from student.report.charts import Level, fixed, number
 from student.report.curves import sweep_curves, views_curve
@@ -139,7 +140,9 @@ def _failures(sweep: Sweep) -> Markup:
 def _maps(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> Markup:
     cards = []
     for views, teachers in itertools.product(sweep.grid.views_used, sweep.grid.teachers):
-        which = (f", {views} views" if views is not None else "") + (f", taught by {teachers}" if teachers else "")
+        which = (f", {count(views, 'view')}" if views is not None else "") + (
+            f", taught by {teachers}" if teachers else ""
+        )
         for style, title in ((_TOP1, "Top-1, %"), (_AGREEMENT, "Agreement with the teacher, % of training images")):
             is_top1 = style is _TOP1
             if not is_top1 and not any(group.values(style.metric) for group in found):
@@ -256,7 +259,7 @@ def _online_text(forwards: ForwardCount) -> str:
 def _bytes(value: object) -> str:
     if not isinstance(value, int | float):
         return "–"
-    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.2f} MB"
+    return byte_size(value)
 
 
 def _per_view(cache: object) -> str:

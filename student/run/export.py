@@ -19,6 +19,7 @@ from shards.atomic import atomic_file
 from shards.documents import checked, parse_json, read_regular
 from shards.errors import RunError, ShardError
 from shards.text.escapes import markdown, markdown_code, one_line
+from shards.text.figures import count
 from shards.views.mixing import prepare
 from shards.views.view import render_views
 from shards.views.view_recipe import ViewRecipe
@@ -27,7 +28,7 @@ from student.learn.losses.table import NONE, loss_named
 from student.learn.network import bare_model, heads, load_weights, own_arguments, timm_expression
 from student.learn.process_group import unwrapped
 from student.learn.transformer_file import transformer_of
-from student.recipe.papers import recipe_for
+from student.recipe.papers import STUDENT_RECIPES, recipe_for
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
 from teacher_cache.network.weights import read_weights, write_weights
@@ -243,9 +244,14 @@ def model_card(info: ExportInfo, weights: str) -> str:
     """A Markdown page: what the model is, how it was trained, what it was measured to do, how to load it."""
     recipe, entry = info.recipe, model_entry(info.recipe.model)
     taught = markdown(_taught(recipe))
-    lines = [f"# {markdown(recipe.model)}", "", f"{info.num_classes} classes, {recipe.image_size} px, {taught}.", ""]
+    lines = [
+        f"# {markdown(recipe.model)}",
+        "",
+        f"{count(info.num_classes, 'class')}, {recipe.image_size} px, {taught}.",
+        "",
+    ]
     if entry and (known := entry.transformer):
-        shape = f"width {known.dim}, {known.depth} blocks, {known.heads} heads, patches of {known.patch} px"
+        shape = f"width {known.dim}, {count(known.depth, 'block')}, {known.heads} heads, patches of {known.patch} px"
         changed = markdown(", ".join(f"{name} = {value}" for name, value in recipe.model_args))
         lines += [f"Transformer: {shape}{f', changed by {changed}' if changed else ''}.", ""]
     lines += ["## Load it", "", "```python", "import timm", one_line(f"model = {timm_call(info, weights)}"), "```", ""]
@@ -256,9 +262,15 @@ def model_card(info: ExportInfo, weights: str) -> str:
     ]
     lines += ["## Measured", "", *_table(("what", "value"), {k: f"{v:.4g}" for k, v in info.metrics.items()}), ""]
     lines += ["## Made from", "", *_table(("what", "fingerprint"), info.fingerprints), ""]
-    settings = {k: json.dumps(v) for k, v in recipe.to_json().items()}
+    settings = {_card_name(k, recipe): json.dumps(v) for k, v in recipe.to_json().items()}
     lines += ["## Recipe", "", *_table(("setting", "value"), settings), ""]
     return "\n".join(lines)
+
+
+def _card_name(field: str, recipe: StudentRecipe) -> str:
+    """The field as the card names it: a recipe that was changed is no longer the one whose name it has."""
+    changed = recipe != STUDENT_RECIPES.get(recipe.name)
+    return "name of the recipe that was changed" if field == "name" and changed else field
 
 
 def _table(head: tuple[str, str], rows: Mapping[str, str]) -> list[str]:

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.console import Bar, duration, result, say
+from shards.console import Bar, result, say
 from shards.flags import CACHE, ShardPlace, shard_options, stop_with, workers_option
 from shards.signals import StopRequest
+from shards.text.figures import count, duration
 from shards.world import World, world_from_env
 from teacher_cache.commands.flags import (
     RecordFlags,
@@ -107,21 +108,24 @@ class _Display:
 
         match event:
             case events.Calibrated() if not self._quiet:
-                self._calibration = self._calibration or Bar("calibrate", event.num_views, "views")
+                self._calibration = self._calibration or Bar("calibrate", event.num_views, "view")
                 self._calibration.to(event.views_done)
             case events.ShortCalibration() if not self._quiet:
                 self._say_cost(event)
             case events.CacheOpened() if not self._quiet:
                 what = "made" if event.created else "extended" if event.grown else "found"
-                say(f"{what} {event.cache.url}: {event.cache.num_views} views, record {event.cache.spec.record.kind}")
+                say(
+                    f"{what} {event.cache.url}: {count(event.cache.num_views, 'view')}, record "
+                    f"{event.cache.spec.record.kind}"
+                )
                 say(f"views: {served(event.cache.num_views, event.cache.views_per_unit)}")
                 self._num_classes = event.cache.spec.record.num_classes
                 if event.created:
                     self._say_bytes(event.cache)
             case events.Started() if not self._quiet:
-                say(f"{event.num_units - event.missing_units} of {event.num_units} units are there")
+                say(f"{event.num_units - event.missing_units} of {count(event.num_units, 'unit')} done")
                 of = f" (rank 0 of {self._world_size})" if self._world_size > 1 else ""
-                self._bar = Bar(f"cache-teacher{of}", event.share_views, "views")
+                self._bar = Bar(f"cache-teacher{of}", event.share_views, "view")
             case events.UnitDamaged():
                 say(f"warning: {event.reason}; it will be computed again")
             case events.BatchDone() if self._bar is not None:
@@ -146,8 +150,10 @@ class _Display:
         taus = " / ".join(f"{row.temperature:g}" for row in rows)
         errors = " / ".join(f"{row.gradient_error:.2f}" for row in rows)
         say(
-            f"calibrated on {event.num_views} views, fewer than {event.wanted}: gradient error G about {errors} at τ = "
-            f"{taus}, measured on {event.num_measured} views after a fit to the others; --bytes 128 or --record dense8 "
+            f"calibrated on {count(event.num_views, 'view')}, fewer than {event.wanted}: gradient "
+            f"error G about {errors} at τ = "
+            f"{taus}, measured on {count(event.num_measured, 'view')} after a fit to the others; "
+            "--bytes 128 or --record dense8 "
             "keep more"
         )
 
@@ -161,7 +167,8 @@ class _Display:
         if kept > STORE_BYTES:
             say(
                 f"bytes: {spec.record.num_bytes} per view, and {kept:.0f} more as the set is small: full logits of "
-                f"{fidelity_count(spec, cache.rows_S)} views in each unit, which measure the error of this cache"
+                f"{count(fidelity_count(spec, cache.rows_S), 'view')} in each unit, which measure "
+                "the error of this cache"
             )
 
     def _say_first(self, event: "UnitCommitted") -> None:
@@ -178,8 +185,9 @@ class _Display:
             say(f"warning: {_doubt(event.label_agreement)}; docs/own-data.md says what to do")
         agreed = 100 * event.label_agreement
         result(
-            f"{event.num_forwards} teacher forwards, {event.views_done} views in {duration(event.seconds)}; "
-            f"{event.missing_units} units missing"
+            f"{count(event.num_forwards, 'teacher forward')}, {count(event.views_done, 'view')} in "
+            f"{duration(event.seconds)}; "
+            f"{count(event.missing_units, 'unit')} missing"
             + (f"; the teacher names the label of {agreed:.1f} % of them" if not math.isnan(agreed) else "")
         )
         if event.stopped:

@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.console import Bar, duration, result, say
+from shards.console import Bar, result, say
 from shards.flags import CACHE, stop_with
 from shards.own_folder import require_own
 from shards.signals import StopRequest
+from shards.text.figures import count, duration
 from teacher_cache.commands.flags import record_kind_callback
 from teacher_cache.record.kinds.table import KINDS
 from teacher_cache.store.place import Place
@@ -82,7 +83,8 @@ def copy_cache(
             if card:
                 result(f"card {write_card(copy)}")
     if event.num_damaged:
-        say(f"{event.num_damaged} units of {source} are damaged and were not copied; verify-cache --repair, then again")
+        damaged = count(event.num_damaged, "unit")
+        say(f"{source}: {damaged} damaged and not copied; run verify-cache --repair on it, then this command again")
         raise stop_with(1)
 
 
@@ -123,7 +125,7 @@ class _Display:
     def show(self, event: "CopyEvent") -> None:
         """Draw one event."""
         if self._bar is None:
-            self._bar = Bar("copy-cache", event.num_units - event.num_absent, "units")
+            self._bar = Bar("copy-cache", event.num_units - event.num_absent, "unit")
             self._bar.start_at(event.num_kept)
         if event.problem:
             self._bar.say(f"  {event.problem}")
@@ -132,6 +134,6 @@ class _Display:
             self._bar.close()
             absent = f"; {event.num_absent} selected units are not in the source" if event.num_absent else ""
             result(
-                f"{self._url}: {event.num_copied} units ({event.num_views} views) copied in "
+                f"{self._url}: {count(event.num_copied, 'unit')} ({count(event.num_views, 'view')}) copied in "
                 f"{duration(event.seconds)}, {event.num_kept} were there{absent}"
             )

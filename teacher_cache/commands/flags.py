@@ -8,6 +8,7 @@ import click
 
 from shards.console import say
 from shards.flags import PATH, SEED, Decorator, bundled, device_option, given_flag, options, pairs, precision_option
+from shards.text.figures import count
 from shards.world import ALONE, World
 from teacher_cache.record.kinds.table import KINDS
 
@@ -191,11 +192,12 @@ def served(num_views: int, per_unit: int) -> str:
     from shards.views.view_recipe import fitting_repeats
 
     best = fitting_repeats(DEIT_REPEATS, block_views=per_unit, num_views=(num_views,))
-    says = f"runs of up to {num_views} epochs see each view once, longer ones start again; repeats {best}"
+    says = f"runs of up to {count(num_views, 'epoch')} see each view once, longer ones start again; repeats {best}"
     if best == DEIT_REPEATS:
         return f"{says}, as DeiT's"
     return (
-        f"{says}, not DeiT's {DEIT_REPEATS}: {num_views} views in units of {per_unit} cannot be cut in threes; "
+        f"{says}, not DeiT's {DEIT_REPEATS}: {count(num_views, 'view')} in units of {per_unit} "
+        "cannot be cut in threes; "
         f"--views {-(-num_views // 6) * 6} could"
     )
 

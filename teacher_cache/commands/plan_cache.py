@@ -6,6 +6,7 @@ import click
 
 from shards.console import result, say
 from shards.flags import Number, ShardPlace, shard_options, workers_option
+from shards.text.figures import byte_size, count
 from teacher_cache.commands.flags import (
     RecordFlags,
     RunsTeacher,
@@ -83,14 +84,14 @@ def plan_cache(
 def _show(plan: "Plan", *, num_samples: int, num_views: int, gpus: int) -> None:
     from shards.index.disk import rate_in_words, verdict
 
-    result(f"{num_samples} samples × {num_views} views in {plan.num_units} units")
+    result(f"{count(num_samples, 'sample')} × {count(num_views, 'view')} in {count(plan.num_units, 'unit')}")
     result(
-        f"bytes     {plan.bytes_per_view:.1f} per view; {plan.total_bytes / 1e9:.3f} GB, of these "
-        f"{plan.fidelity_bytes / 1e9:.3f} GB full logits that measure its error"
+        f"bytes     {plan.bytes_per_view:.1f} per view; {byte_size(plan.total_bytes)}, of these "
+        f"{byte_size(plan.fidelity_bytes)} of full logits that measure its error"
     )
     result(
-        f"hours     {plan.hours:.2f} on {gpus} such process{'es' * (gpus > 1)}: "
-        f"{plan.views_per_s:.1f} views/s each, timed over {plan.num_timed} views"
+        f"hours     {plan.hours:.2f} on {count(gpus, 'such process')}: "
+        f"{plan.views_per_s:.1f} views/s each, timed over {count(plan.num_timed, 'view')}"
     )
     result(
         f"disk      reads {rate_in_words(plan.read_bytes_per_s)} of images, writes "
@@ -105,4 +106,6 @@ def _show(plan: "Plan", *, num_samples: int, num_views: int, gpus: int) -> None:
         gradient, mean, _ = row.words
         result(f"τ = {row.temperature:<4g}  gradient error {gradient}  KL {mean}")
     if plan.errors:
-        result(f"errors on {plan.num_measured} views the record was not fitted on, against an untrained student")
+        result(
+            f"errors on {count(plan.num_measured, 'view')} the record was not fitted on, against an untrained student"
+        )

@@ -7,6 +7,7 @@ import click
 
 from shards.console import Bar, result, say
 from shards.flags import CACHE, SEED, Number, ShardPlace, device_option, refuse_ignored, shard_options, stop_with
+from shards.text.figures import count, plural
 from teacher_cache.commands.flags import TeacherFlags, optional_teacher_options
 
 if TYPE_CHECKING:
@@ -52,11 +53,11 @@ def verify_cache(
 
     with TeacherCache.open(cache, writable=repair) as opened:
         units = opened.num_view_blocks * opened.num_shards
-        problems = _show_findings("digests", units, "units", verify.verify_digests(opened, repair=repair))
+        problems = _show_findings("digests", units, "unit", verify.verify_digests(opened, repair=repair))
         if deep or asked:
             problems += _verify_deep(opened, place, teacher, device, blocks=blocks, seed=seed, tolerance=tolerance)
     if problems:
-        say(f"{problems} problems" + (": taken out of the ledger; run cache-teacher again" if repair else ""))
+        say(count(problems, "problem") + (": taken out of the ledger; run cache-teacher again" if repair else ""))
         raise stop_with(1)
 
 
@@ -76,12 +77,12 @@ def _verify_deep(
     with place.reader(index) as reader:
         if teacher.teacher is None:
             found = verify.verify_pixels(cache, index, reader, num_blocks_to_check=blocks, seed=seed)
-            return _show_findings("pixels", blocks, "blocks", found)
+            return _show_findings("pixels", blocks, "block", found)
         network = teacher.load(spec.recipe, device=device, precision=spec.teacher.precision)
         asked = verify.verify_teacher(
             cache, index, reader, network, num_blocks_to_check=blocks, seed=seed, tolerance=tolerance
         )
-        return _show_findings("teacher", blocks, "blocks", asked)
+        return _show_findings("teacher", blocks, "block", asked)
 
 
 def _show_findings(what: str, total: int, unit: str, findings: "Iterable[Finding]") -> int:
@@ -95,5 +96,7 @@ def _show_findings(what: str, total: int, unit: str, findings: "Iterable[Finding
                 bar.say(f"  {finding.problem}")
             bar.to(min(checked, total))
     worst = f", largest total variation {distance:.4f}" if what == "teacher" else ""
-    result(f"{what}: {checked} checked, {views} views{worst}, {problems or 'no'} problem{'s'[: problems != 1]}")
+    result(
+        f"{what}: {checked} checked, {count(views, 'view')}{worst}, {problems or 'no'} {plural(problems, 'problem')}"
+    )
     return problems

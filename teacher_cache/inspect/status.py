@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.rng import stream
+from shards.text.figures import count, duration, percent
 from teacher_cache.record.codec import RecordCodec
 from teacher_cache.record.fidelity import TEMPERATURES, Fidelity, decoder_of, fidelity
 from teacher_cache.record.loss_error import LossError, LossGradient, loss_errors
@@ -153,20 +154,23 @@ def status_lines(status: Status, width: int = 64, height: int = 16) -> list[str]
     num_blocks, num_shards = status.done_BS.shape
     lines = [
         f"{status.url}",
-        f"{num_blocks * status.views_per_unit} views × {int(status.rows_S.sum())} samples in {units} units "
-        f"({num_blocks} view blocks × {num_shards} shards)",
-        f"done: {done} units ({100 * done / units:.1f} %); views that every sample has: {status.num_whole_views}",
+        f"{count(num_blocks * status.views_per_unit, 'view')} × "
+        f"{count(int(status.rows_S.sum()), 'sample')} in {count(units, 'unit')} "
+        f"({count(num_blocks, 'view block')} × {count(num_shards, 'shard')})",
+        f"done: {count(done, 'unit')} ({percent(done, units)}); views that every sample has: {status.num_whole_views}",
         *_picture(status.done_BS, width, height),
     ]
     if status.bytes_per_view:
         parts = ", ".join(f"{name} {size:.2f}" for name, size in status.bytes_per_view.items())
         total = sum(status.bytes_per_view.values())
-        lines.append(f"bytes per view on disk: {total:.2f} ({parts}; measured on {status.num_measured} units)")
+        lines.append(f"bytes per view on disk: {total:.2f} ({parts}; measured on {count(status.num_measured, 'unit')})")
     if status.num_views_missing:
-        lines.append(f"missing: {units - done} units, {status.num_views_missing} views{_first_missing(status)}")
+        lines.append(
+            f"missing: {count(units - done, 'unit')}, {count(status.num_views_missing, 'view')}{_first_missing(status)}"
+        )
         if np.isfinite(status.views_per_s):
             lines.append(
-                f"speed of the last commits: {status.views_per_s:.1f} views/s; {_duration(status.seconds_left)} left"
+                f"speed of the last commits: {status.views_per_s:.1f} views/s; {duration(status.seconds_left)} left"
             )
     return lines
 
@@ -200,8 +204,8 @@ def save_picture(status: Status, path: Path) -> None:
     for axis in (axes.xaxis, axes.yaxis):  # units are counted: there is no shard 0.5
         axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("shard")
-    axes.set_ylabel(f"view block ({status.views_per_unit} views each)")
-    axes.set_title(f"{done} of {units} units")
+    axes.set_ylabel(f"view block ({count(status.views_per_unit, 'view')} each)")
+    axes.set_title(f"{done} of {count(units, 'unit')}")
     patches = [
         Patch(facecolor=there, label=f"there: {done}"),
         Patch(facecolor=missing, edgecolor="#5a6473", label=f"missing: {units - done}"),
@@ -240,9 +244,3 @@ def _recent_speed(cache: TeacherCache, units: list[tuple[int, int]]) -> float:
     # The first of them started before the interval began.
     num_views = sum(cache.views_per_unit * int(cache.rows_S[units[i][1]]) for i in order[1:])
     return num_views / elapsed if elapsed > 0 else float("nan")
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, left = divmod(rest, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {left:02d} s"

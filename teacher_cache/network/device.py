@@ -1,5 +1,8 @@
 """Choose the device of a rank."""
 
+import os
+import shutil
+
 import torch
 
 from shards.world import World
@@ -12,8 +15,10 @@ def expectations(device: str, *, precision: str, compile: bool) -> list[str]:
     lines = []
     if compile:
         lines.append("--compile: the first batch is compiled before it runs, which takes up to minutes without a sign")
-    if compile and device == "cpu":
-        lines.append("--compile on the CPU needs a C++ compiler")
+    if compile and device == "cpu" and not _has_compiler():
+        lines.append(
+            "--compile on the CPU needs a C++ compiler, and none is installed: expected g++ or clang++, or CXX"
+        )
     if precision == "fp16" and device == "cpu":
         lines.append("--precision fp16 on the CPU: for tests; bf16 is the half precision that CPUs are made for")
     return lines
@@ -56,3 +61,8 @@ def rank_device(device: str | torch.device | None, world: World) -> torch.device
     if name == "cuda":
         return torch.device("cuda", world.local_rank % torch.cuda.device_count())
     return torch.device(name)
+
+
+def _has_compiler() -> bool:
+    """Whether torch.compile finds a C++ compiler for code of the CPU."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "c++", "clang++") if name)

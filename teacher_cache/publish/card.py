@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from shards.errors import CacheError
 from shards.text.escapes import markdown, markdown_code, one_line
+from shards.text.figures import count
 from teacher_cache.inspect.status import Status, cache_fidelity, cache_status
 from teacher_cache.record.fidelity import Fidelity
 from teacher_cache.store.cache import TeacherCache
@@ -32,12 +33,12 @@ def card_text(cache: TeacherCache, status: Status, errors: Sequence[Fidelity], *
     spec, record, teacher = cache.spec, cache.spec.record, cache.spec.teacher
     done, units = int(status.done_BS.sum()), int(status.done_BS.size)
     recipe = ", ".join(f"{key} = {value}" for key, value in spec.recipe.to_json().items())
-    classes = f"{teacher.num_classes} classes"
+    classes = count(teacher.num_classes, "class")
     rows = [
         ("teacher", f"{markdown_code(teacher.name)}, {teacher.precision}, {teacher.input_size} px, {classes}"),
         ("sha256 of its weights", markdown_code(teacher.weights_sha256)),
         ("views", f"{cache.num_views} of each sample, recipe {markdown_code(spec.recipe.name)}"),
-        ("samples", f"{int(cache.rows_S.sum()):,} in {cache.num_shards} shards"),
+        ("samples", f"{int(cache.rows_S.sum()):,} in {count(cache.num_shards, 'shard')}"),
         ("data fingerprint", f"{markdown_code(spec.index_fingerprint)} (of the shard index)"),
         ("record", f"{record.kind}: {record.entry.summary}; k = {record.k}"),
         ("bytes per view on disk", f"{sum(status.bytes_per_view.values()):.2f}"),

@@ -1,0 +1,49 @@
+"""Write counts, shares, durations and sizes in one way, wherever people read them."""
+
+import math
+
+_ENDINGS = ("s", "x", "z", "tch", "sh")
+
+
+def plural(number: float, noun: str) -> str:
+    """The noun for so many: 1 class, 2 classes, 0 views. It is given in the singular; its last word changes."""
+    if number == 1:
+        return noun
+    return f"{noun}es" if noun.endswith(_ENDINGS) else f"{noun}s"
+
+
+def count(number: int, noun: str) -> str:
+    """A number and its noun: "1 shard", "1,024 shards"."""
+    return f"{number:,} {plural(number, noun)}"
+
+
+def percent(part: float, whole: float, digits: int = 1) -> str:
+    """A share in percent; 100 and 0 are said of all and of none only: 9,999 of 10,000 are 99.9 %."""
+    if not whole or not math.isfinite(part / whole):
+        return "– %"
+    step = 10.0**-digits
+    value = round(100 * part / whole, digits)
+    if 0 < part < whole:
+        value = min(max(value, step), 100 - step)
+    return f"{value:.{digits}f} %"
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes, minutes and seconds, or seconds: "2 h 05 min", "4 min 00 s", "12.3 s"; "?" when unknown."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def byte_size(num_bytes: float) -> str:
+    """A size on disk or in memory in decimal units: "64 bytes", "1.5 MB", "2.3 TB"."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if num_bytes >= 0.9995 * unit:
+            return f"{num_bytes / unit:,.1f} {name}"
+    return f"{num_bytes:,.0f} {plural(num_bytes, 'byte')}"
