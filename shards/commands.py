@@ -175,11 +175,12 @@ def _require_apart(source: Path, dest: Path) -> None:
 
 
 def _show_scan(events: Iterable["ScanEvent"], num_shards: int) -> "ShardIndex":
-    """Show a scan as it goes, every problem in a line, and return its index."""
+    """Show a scan as it goes, every problem in a line, and return its index; the only one is what the error says."""
     with Bar("check-shards", num_shards, "shard") as bar:
         for event in events:
             bar.to(event.shards_done)
-            for line in event.problem.splitlines():
+            lines = event.problem.splitlines()
+            for line in lines if num_shards > 1 or len(lines) > 1 else ():
                 bar.say(f"  {line}")
     _say_ignored(event.ignored)
     assert event.index is not None, "a scan ends with an index, or an error"

@@ -383,7 +383,7 @@ def test_all_pictures_that_do_not_decode_are_named_and_counted(tmp_path: Path) -
     lines = [line for line in done.output.splitlines() if line.startswith("  /")]
     for name in ("ant/3", "ant/4", "bee/0", "bee/1", "bee/19"):
         assert any(f"{name}.png" in line for line in lines), done.output
-    assert "1 of 1 shards are not as they must be, 5 problems" in done.output
+    assert "1 of 1 shard not as expected, 5 problems" in done.output
     assert "38 of 40" not in done.output and check(tmp_path / "out").exit_code == 0
 
 
@@ -495,3 +495,12 @@ def test_a_sample_that_is_not_what_it_says_is_refused_in_one_sentence(
 @pytest.mark.parametrize("label", [1, 1.0, True, np.int64(1), np.float32(1), np.uint8(1)])
 def test_a_label_that_is_an_integer_is_taken(label: int, tmp_path: Path) -> None:
     assert write_samples([("a", label, "JPEG", encoded(0, "JPEG"))], tmp_path).label_N.tolist() == [1]
+
+
+@pytest.mark.parametrize(("per_shard", "times"), [(1000, 1), (5, 2)])
+def test_the_only_problem_of_the_only_shard_is_said_once(tmp_path: Path, per_shard: int, times: int) -> None:
+    """Of several shards the line stands where the bar is, and again in the error at the end."""
+    source = tree(tmp_path / "in", each=4)
+    (source / "ant/1.png").write_bytes(encoded(5)[:-25])
+    list(write_shards(source, tmp_path / "out", samples_per_shard=per_shard, seed=1))
+    assert check(tmp_path / "out", "--decode").output.count("ant/1") == times

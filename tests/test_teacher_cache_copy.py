@@ -130,7 +130,7 @@ def test_a_damaged_unit_is_named_and_stays_out_of_the_copy(tmp_path: Path) -> No
     (tmp_path / "a/logit/c/1/0/0/0").write_bytes(b"\0" * 40)
     result = run("copy-cache", tmp_path / "a", tmp_path / "b")
     assert result.exit_code == 1
-    assert "view block 1" in result.output and "1 units" in result.output and "3 units" in result.output
+    assert "view block 1" in result.output and "1 unit damaged" in result.output and "3 units" in result.output
     with TeacherCache.open(tmp_path / "b") as copy:
         assert copy.missing() == [(1, 0)]
 

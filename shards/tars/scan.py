@@ -15,6 +15,7 @@ from shards.index.sources import base_name
 from shards.pool.workers import in_workers
 from shards.tars.assemble import assemble, settled_classes
 from shards.tars.shard_scan import Foreign, SampleRule, ShardScan, scan_shard
+from shards.text.figures import count
 from shards.views.decode import MAX_PIXELS
 
 _RESTORE = "restore the shard, or write the index anew: check-shards --overwrite"
@@ -93,8 +94,8 @@ def scan_shards(
         yield replace(event, problem="\n".join(_as_line(problem) for problem in found))
     if problems:
         num_shards = len(set(map(base_name, urls)) | set(expected.names if expected else ()))
-        count = f"{num_bad} of {num_shards} shards are not as they must be"
-        what = count if num_bad == len(problems) else f"{count}, {len(problems)} problems"
+        bad = f"{num_bad} of {count(num_shards, 'shard')} not as expected"
+        what = bad if num_bad == len(problems) else f"{bad}, {count(len(problems), 'problem')}"
         raise ShardError(problems_text("", sorted(problems), what=what))
     index = assemble(urls, [scans[n] for n in range(len(urls))], num_classes=num_classes, class_names=class_names)
     if expected is not None and expected.fingerprint != index.fingerprint:
@@ -138,9 +139,9 @@ def difference(expected: ShardIndex, scan: ShardScan, url: str) -> Problem | Non
         for name, want, got in zip(_Place._fields, indexed[key], scanned[key], strict=True)
         if want != got
     )
-    count = f"{len(differing)} of {len(indexed)} samples: " if len(differing) > 1 else ""
+    many = f"{len(differing)} of {len(indexed)} samples: " if len(differing) > 1 else ""
     text = (
-        f"{url}: {count}offset {indexed[key].offset}: sample {key!r}: {_WORDS.get(name, name)}: "
+        f"{url}: {many}offset {indexed[key].offset}: sample {key!r}: {_WORDS.get(name, name)}: "
         f"expected {want} as in the index, got {got}"
     )
     return Problem(text, "", f"the shard is damaged or was replaced: {_RESTORE}")
