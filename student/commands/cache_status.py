@@ -55,7 +55,7 @@ def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as
     if measure and not rows:
         result("fidelity: records of this kind are exact, or hold no probabilities: nothing to measure")
     if rows:
-        source = f"error of these records, from the kept full logits of {rows[0].num_views} views"
+        source = f"error of these records, from the kept full logits of {count(rows[0].num_views, 'view')}"
         result(f"{'τ':>5} {'G':>8} {'KL mean':>10} {'KL p99':>10}   {source}")
         for row in rows:
             gradient, mean, p99 = row.words

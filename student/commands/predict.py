@@ -51,7 +51,7 @@ def predict(
                 result(json.dumps({"path": str(path), "problem": str(error)}, ensure_ascii=False))
             say(f"error: {error}")
     if passed_over:
-        say(f"{_files_of(len(paths) - failed)} answered; {_named('passed over', passed_over)}")
+        say(f"{count(len(paths) - failed, 'file')} answered; {_named('passed over', passed_over)}")
     if failed:
         say(f"{failed} of {count(len(paths), 'file')} could not be answered")
         raise stop_with(1)
@@ -93,11 +93,7 @@ def _files(images: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
 
 
 def _named(what: str, files: Sequence[Problem]) -> str:
-    return problems_text(what, files, what=_files_of(len(files)))
-
-
-def _files_of(count: int) -> str:
-    return f"{count} file" if count == 1 else f"{count} files"
+    return problems_text(what, files, what=count(len(files), "file"))
 
 
 def _show(answer: "Prediction", as_json: bool) -> None:

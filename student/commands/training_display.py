@@ -87,7 +87,7 @@ class TrainingDisplay:
             f"{count(event.steps_per_epoch, 'step')} of {event.batch_size}"
         )
         evenly = event.coverage.seen
-        counts = f"; each sample is trained on in {evenly[0]} to {evenly[1]} views" if evenly else ""
+        counts = f"; each sample is trained on in {evenly[0]} to {count(evenly[1], 'view')}" if evenly else ""
         left_out = f"samples left out of each pass (no full block or batch): {event.num_left_out}"
         say(f"views: {spans}{more}; {left_out}{counts}")
         if event.coverage.warning:

@@ -108,8 +108,8 @@ def _show_error(cache: "TeacherCache") -> None:
         result(f"τ = {row.temperature:<4g}  gradient error {gradient}  KL {mean}")
     if rows:
         result(
-            f"error of the copied records against the teacher's full logits of {rows[0].num_views} views, against an "
-            "untrained student"
+            f"error of the copied records against the teacher's full logits of {count(rows[0].num_views, 'view')}, "
+            "against an untrained student"
         )
     else:
         result("error: none to state; the copied records are exact, or hold first classes only")

@@ -93,7 +93,7 @@ def _errors(errors: Sequence[Fidelity]) -> str:
         return "Nothing is lost in records of this kind, or they hold first classes only: there is no error to state."
     rows = [" | ".join((f"| {row.temperature:g}", *row.words)) + " |" for row in errors]
     table = ["| τ | G | KL mean | KL p99 |", "|---|---|---|---|", *rows]
-    return "\n".join([f"Measured on {errors[0].num_views} views.", "", *table])
+    return "\n".join([f"Measured on {count(errors[0].num_views, 'view')}.", "", *table])
 
 
 _TEMPLATE = """\
