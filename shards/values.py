@@ -19,13 +19,23 @@ from shards.errors import OtherVersionError, UnknownMemberError
 
 T = TypeVar("T")
 _LATER = "later"
+_WORDS = "words"
 PACKAGES = "packages"
 _PACKAGE = re.compile(r"[\w.-]+==[\w.+!-]+")
 
 
-def later(default: Any) -> Any:
-    """A dataclass field added after the first release; `default` means "as it was before"."""
-    return field(default=default, metadata={_LATER: True})
+def later(default: Any, *, words: tuple[str, str] | None = None) -> Any:
+    """A dataclass field added after the first release; `default` means "as it was before".
+
+    Args:
+        words: unit and meaning, where a command lists the fields.
+    """
+    return field(default=default, metadata={_LATER: True, _WORDS: words})
+
+
+def words_of(cls: Any) -> dict[str, tuple[str, str]]:
+    """Unit and meaning of the later fields of a dataclass that say them, by name."""
+    return {item.name: words for item in fields(cls) if (words := item.metadata.get(_WORDS))}
 
 
 def to_json(value: Any) -> dict[str, Any]:

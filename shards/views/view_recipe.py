@@ -76,8 +76,10 @@ class ViewRecipe:
     block_views: int = 6
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    operations: tuple[str, ...] = later(())
-    versions: tuple[str, ...] = later(())
+    operations: tuple[str, ...] = later((), words=("", "what RandAugment chooses from; none: timm's fifteen"))
+    versions: tuple[str, ...] = later(
+        (), words=("", "newer operations in the place of older ones; none: as in version 0.1")
+    )
 
     def __post_init__(self) -> None:
         """Check every field; ValueError names field, value and range."""

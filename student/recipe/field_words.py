@@ -1,4 +1,11 @@
-"""What each field of a recipe is, in a few words, and its unit, for `recipes`; the docstrings say more."""
+"""What each field of a recipe is, in a few words, and its unit, for `recipes`; the docstrings say more.
+
+Fields that were added later say it where they are declared (`later(default, words=…)`).
+"""
+
+from shards.values import words_of
+from shards.views.view_recipe import ViewRecipe
+from student.recipe.student_recipe import StudentRecipe
 
 VIEW_WORDS: dict[str, tuple[str, str]] = {
     "name": ("", "what the recipe is called in reports"),
@@ -23,9 +30,7 @@ VIEW_WORDS: dict[str, tuple[str, str]] = {
     "block_views": ("views", "that share one partition into blocks: the views of one unit of a cache"),
     "mean": ("0 … 1", "taken off each channel of the finished view"),
     "std": ("0 … 1", "that each channel is divided by"),
-    "operations": ("", "what RandAugment chooses from; none: timm's fifteen"),
-    "versions": ("", "newer operations in the place of older ones; none: as in version 0.1"),
-}
+} | words_of(ViewRecipe)
 
 STUDENT_WORDS: dict[str, tuple[str, str]] = {
     "name": ("", "what the recipe is called"),
@@ -66,8 +71,4 @@ STUDENT_WORDS: dict[str, tuple[str, str]] = {
     "view": ("", "view recipe of a run without a cache"),
     "view_overrides": ("", "fields changed in it (view.FIELD)"),
     "eval_crop_pct": ("share of the side", "what evaluation keeps of the short side"),
-    "dist_beta": ("", "weight of the part of the loss dist within views"),
-    "dist_gamma": ("", "weight of its part within classes"),
-    "std_ddof": ("classes", "that soft-std takes off the divisor of its variances; 1: the authors' code"),
-    "combine": ("", "how several teachers teach"),
-}
+} | words_of(StudentRecipe)

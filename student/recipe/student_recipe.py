@@ -119,10 +119,12 @@ class StudentRecipe:
     view: str = "deit"
     view_overrides: tuple[tuple[str, Value], ...] = ()
     eval_crop_pct: float = 0.875
-    dist_beta: float = later(2.0)
-    dist_gamma: float = later(2.0)
-    combine: str = later(MEAN)
-    std_ddof: int = later(0)
+    dist_beta: float = later(2.0, words=("", "weight of the part of the loss dist within views"))
+    dist_gamma: float = later(2.0, words=("", "weight of its part within classes"))
+    combine: str = later(MEAN, words=("", "how several teachers teach"))
+    std_ddof: int = later(
+        0, words=("classes", "that soft-std takes off the divisor of its variances; 1: the authors' code")
+    )
 
     def __post_init__(self) -> None:
         """Check every field; ValueError names field, value and range."""

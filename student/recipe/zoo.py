@@ -163,7 +163,7 @@ _STUDENTS = (
                top1_timm=85.82, drop_path=0.4),
     ModelEntry(name="deit3_huge_patch14_224", family="deit3", transformer=_HUGE3,
                recipes=("deit3_huge", "deit3_huge_finetune224"), epochs="800 + 20", params_m=632.13, gmacs=167.40,
-               top1_published=85.2, top1_timm=85.2, drop_path=0.6, note="drop path .55 in the 20 fine-tuning epochs")
+               top1_published=85.2, top1_timm=85.2, drop_path=0.6, note="drop path .55 in the 20 fine-tuning epochs"),
 )  # fmt: skip
 MODELS = OpenSet("students", "model", ModelEntry, _STUDENTS)
 
