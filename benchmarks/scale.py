@@ -20,7 +20,6 @@ import json
 import multiprocessing
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from shards.index.shard_index import open_index
 from shards.tars.assemble import assemble
 from shards.tars.shard_scan import ShardScan
 from shards.views.view_recipe import ViewRecipe
-from student.feed.epoch_plan import epoch_plan, needed_view_blocks
+from student.feed.order import Order
 from teacher_cache.record.codec import RecordFormat
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.ledger import LEDGER, LEDGER_BLOCKS, UNKNOWN, encode_values
@@ -105,17 +104,16 @@ def measure(folder: str, pipe: Any) -> None:
     began = time.perf_counter()
     index = open_index(folder)
     with TeacherCache.open(f"{folder}/cache.zarr") as cache:
-        needed = needed_view_blocks(EPOCHS, recipe=RECIPE, repeats=REPEATS, num_views=cache.num_views)
+        order = Order(rows_S=index.rows_S, recipe=RECIPE, batch_size=BATCH, repeats=REPEATS, num_views=cache.num_views)
+        needed = order.view_blocks(EPOCHS)
         assert cache.spec.index_fingerprint == index.fingerprint and (cache.ledger()[needed] != 0).all()
     opened = time.perf_counter()
-    plan_of = partial(
-        epoch_plan, index.rows_S, recipe=RECIPE, seed=0, batch_size=BATCH, repeats=REPEATS, num_views=VIEWS
-    )
-    plan = plan_of(epoch=0)
+    order = Order(rows_S=index.rows_S, recipe=RECIPE, batch_size=BATCH, repeats=REPEATS, num_views=VIEWS)
+    plan = order.plan(0)
     planned = time.perf_counter()
     step = 150 * plan.steps + plan.steps // 2
     epoch, inside = divmod(step, plan.steps)
-    items = list(plan_of(epoch=epoch).items(inside, 3, 8).groups(RECIPE.block_views))
+    items = list(order.plan(epoch).items(inside, 3, 8).groups(RECIPE.block_views))
     resumed = time.perf_counter()
     assert items
     pipe.send(

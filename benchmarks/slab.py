@@ -34,7 +34,7 @@ from shards.views.behaviour import fixed_image
 from shards.views.blocks import render_block
 from shards.views.rendering import render_ahead
 from shards.views.view_recipe import ViewRecipe
-from student.feed.epoch_plan import EpochPlan, epoch_plan, epoch_views
+from student.feed.order import Order
 from student.feed.pixel_check import PixelCheck
 from student.feed.slab import SlabLoader
 from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
@@ -89,7 +89,8 @@ def _told(pipes: list[Connection]) -> list[dict[str, float]]:
 def _rank(name: str, rank: int, ranks: int, pipe: Connection) -> None:
     began = time.perf_counter()
     index = open_index(name)
-    plan, schedule = _plan(index), [epoch_views(e, recipe=RECIPE, repeats=REPEATS, num_views=6) for e in range(6)]
+    order = _order(index)
+    plan, schedule = order.plan(0), [order.views(epoch) for epoch in range(6)]
     with (
         TeacherCache.open(f"{name}/cache.zarr") as cache,
         ShardReader(index) as reader,
@@ -97,7 +98,7 @@ def _rank(name: str, rank: int, ranks: int, pipe: Connection) -> None:
     ):
         assert not cache.missing()
         before, opened = _read_bytes(), time.perf_counter()
-        task = list(plan.rank_items(0, rank, ranks).groups(RECIPE.block_views))
+        task = list(plan.items(0, rank, ranks).groups(RECIPE.block_views))
         loaded = render_ahead([task, task], reader=reader, recipe=RECIPE, workers=1, died=RunError)
         slab = slabs.epoch(0)
         mapped = time.perf_counter()
@@ -127,10 +128,8 @@ def _whole_shard(batch: Any, shard: int, rows: int, view: int) -> Any:
     )
 
 
-def _plan(index: ShardIndex) -> EpochPlan:
-    return epoch_plan(
-        index.rows_S, recipe=RECIPE, seed=0, epoch=0, batch_size=BATCH, repeats=REPEATS, num_views=RECIPE.block_views
-    )
+def _order(index: ShardIndex) -> Order:
+    return Order(rows_S=index.rows_S, recipe=RECIPE, batch_size=BATCH, repeats=REPEATS, num_views=RECIPE.block_views)
 
 
 def _read_bytes() -> int:
@@ -214,8 +213,8 @@ def _write_units(cache: TeacherCache, index: ShardIndex, logit_NC: Any, basis: T
     """Every unit, with real records in another order each, and real digests where the first step will look."""
     encoded = RecordCodec(RECORD, basis).encode(logit_NC)
     rng = np.random.Generator(np.random.PCG64(0))
-    plan = _plan(index)
-    first = plan.rank_items(0, 0, 1)
+    plan = _order(index).plan(0)
+    first = plan.items(0, 0, 1)
     wanted: dict[int, set[int]] = {}
     for shard, block in zip(first.shard_P.tolist(), first.block_P.tolist(), strict=True):
         wanted.setdefault(shard, set()).add(block)

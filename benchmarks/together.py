@@ -42,7 +42,7 @@ from shards.views.view_recipe import recipe_named
 from shards.world import World
 from student.feed.batch import ready
 from student.feed.cache_check import Views, views_of_caches
-from student.feed.epoch_plan import epoch_plan
+from student.feed.order import Order
 from student.feed.teacher_source import CachedTeacher
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
@@ -111,9 +111,8 @@ class Bench:
         names = (lambda shard, row: (index.names[shard], index.key(shard, row)),)
         self.source = stack.enter_context(CachedTeacher(cache, [range(1)], name_of=names[0]))
         self.source.begin_epoch(0)
-        self.plan = epoch_plan(
-            index.rows_S, recipe=self.views.recipe, seed=0, epoch=0, batch_size=BATCH, num_views=VIEWS
-        )
+        order = Order(rows_S=index.rows_S, recipe=self.views.recipe, batch_size=BATCH, num_views=VIEWS)
+        self.plan = order.plan(0)
         self.steps = min(STEPS, self.plan.steps)
         self.trainers = [
             Trainer(

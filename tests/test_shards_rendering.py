@@ -15,7 +15,7 @@ from shards.errors import RunError, ShardError
 from shards.index.reader import ShardReader
 from shards.views.blocks import BlockViews, concat, render_block, render_blocks
 from shards.views.rendering import RenderedStream, render_ahead
-from student.feed.epoch_plan import epoch_plan
+from student.feed.order import Order
 from tests.student_tiny import in_child, views, write_shards
 
 
@@ -25,7 +25,7 @@ def index(tmp_path_factory):
 
 
 def plan_items(index, *, repeats=1, parts=2):
-    plan = epoch_plan(index.rows_S, recipe=views(), seed=0, epoch=0, batch_size=16, repeats=repeats, num_views=None)
+    plan = Order(rows_S=index.rows_S, recipe=views(), batch_size=16, repeats=repeats).plan(0)
     items = [plan.items(step, part, parts) for step in range(plan.steps) for part in range(parts)]
     return [list(some.groups(views().block_views)) for some in items]
 

@@ -2,14 +2,18 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from shards.views.view_recipe import RECIPES, default_block_views, fitting_repeats
-from student.feed.epoch_plan import epoch_views, needed_view_blocks
+from student.feed.order import Order
 from student.recipe.papers import STUDENT_RECIPES, chosen_recipe
 from student.recipe.suited import TrainingData, suited
 
 OFFERED = (2, 4, 5, 8, 10, 20, 40, 50, 100, 200, 250, 400, 500, 800)
+
+
+ROWS = np.array([16])
 
 
 def cached_views(num_views: int):
@@ -25,12 +29,12 @@ def test_every_number_of_views_can_be_trained_on_with_every_recipe(name):
         views = cached_views(num_views)
         recipe = chosen_recipe("deit_tiny_patch16_224", name=name, stage=0, given={}, cached=views)
         chosen = suited(recipe, TrainingData(views=views, num_views=(num_views,)), given=()).recipe
-        options = {"recipe": views, "repeats": chosen.repeats, "num_views": num_views}
+        order = Order(rows_S=ROWS, recipe=views, repeats=chosen.repeats, num_views=num_views, batch_size=16)
         for epoch in (0, 1, 2, chosen.epochs - 1):
-            seen = epoch_views(epoch, **options)
+            seen = order.views(epoch)
             assert 0 <= seen.start < seen.stop <= num_views
             assert seen.start // views.block_views == (seen.stop - 1) // views.block_views
-        needed = needed_view_blocks(num_views, **options)
+        needed = order.view_blocks(num_views)
         assert needed == list(range(num_views // views.block_views)), "as many epochs as views read all of the cache"
 
 

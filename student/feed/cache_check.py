@@ -9,7 +9,7 @@ from shards.errors import CacheError
 from shards.index.shard_index import ShardIndex
 from shards.views.reference import parts_differing_here
 from shards.views.view_recipe import ViewRecipe
-from student.feed.epoch_plan import needed_view_blocks
+from student.feed.order import Order
 from student.learn.losses.table import LOSSES
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.teacher import Teacher
@@ -100,11 +100,11 @@ def require_student(recipe: StudentRecipe, views: Views, caches: Sequence[Teache
             )
 
 
-def require_units(cache: TeacherCache, views: Views, *, repeats: int, epochs: int | None) -> None:
-    """CacheError unless the ledger has every unit that so many epochs read; None: any number of epochs."""
-    assert views.num_views is not None, "a cache has so many views"
-    cycle = views.num_views if epochs is None else epochs
-    needed = needed_view_blocks(cycle, recipe=cache.spec.recipe, repeats=repeats, num_views=views.num_views)
+def require_units(cache: TeacherCache, order: Order) -> None:
+    """CacheError unless the ledger has every unit that the epochs of an order read; None: any number of epochs."""
+    assert order.num_views is not None, "a cache has so many views"
+    cycle = order.num_views if order.epochs is None else order.epochs
+    needed = order.view_blocks(cycle)
     ledger_BS = cache.ledger()
     absent = np.argwhere(ledger_BS[needed] == 0)
     if len(absent):

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from shards.index.shard_index import ShardIndex
 from shards.views.mixing import block_rows
-from student.feed.epoch_plan import needed_view_blocks
 from student.feed.order import Order
 
 _COUNTED = 500_000
@@ -79,7 +78,7 @@ def views_trained_on(index: ShardIndex, order: Order, epochs: int) -> NDArray[np
 
 def left_over_in_all(index: ShardIndex, order: Order, epochs: int) -> NDArray[np.bool_]:
     """Which samples are in no full block of any view block that the epochs walk, bool (N,); costs few permutations."""
-    blocks = needed_view_blocks(epochs, recipe=order.recipe, repeats=order.repeats, num_views=order.num_views)
+    blocks = order.view_blocks(epochs)
     size, unseen_N = order.recipe.block_size, np.zeros(index.num_samples, np.bool_)
     for shard, name in enumerate(index.names):
         num_rows = index.num_rows(shard)
@@ -95,7 +94,7 @@ def left_over_in_all(index: ShardIndex, order: Order, epochs: int) -> NDArray[np
 
 def coverage(index: ShardIndex, order: Order, epochs: int) -> Coverage:
     """What a run of so many epochs trains on, and which classes lose samples."""
-    num_blocks = len(needed_view_blocks(epochs, recipe=order.recipe, repeats=order.repeats, num_views=order.num_views))
+    num_blocks = len(order.view_blocks(epochs))
     walks_all = order.num_views is not None and num_blocks * order.recipe.block_views >= order.num_views
     seen = None
     if index.num_samples * num_blocks <= _COUNTED:

@@ -27,7 +27,6 @@ from shards.views.rendering import RenderedStream, render_ahead
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from student.feed.batch import Batch, ready
 from student.feed.cache_check import Views, require_units, views_of_caches, views_without_cache
-from student.feed.epoch_plan import EpochPlan
 from student.feed.feed_arguments import (
     CachePlace,
     check_arguments,
@@ -36,7 +35,7 @@ from student.feed.feed_arguments import (
     opened_caches,
     this_world,
 )
-from student.feed.order import Order, Position
+from student.feed.order import EpochPlan, Order, Position
 from student.feed.several_teachers import SeveralTeachers, settled_weights
 from student.feed.teacher_source import CachedTeacher, NoTeacher, OnlineTeacher, TeacherSource
 from teacher_cache.network.device import rank_device
@@ -141,10 +140,19 @@ class Feed:
             self.teacher_weights = settled_weights(teacher_weights, len(self.caches or self.teachers))
             self.views = self._checked_views(views, views_used)
             repeats = chosen_repeats(self.views) if repeats is None else repeats
-            sizes = {"batch_size": batch_size, "repeats": repeats, "accumulate": accumulate}
-            self.order = Order.of(self.index, self.views, world, seed=seed, epochs=epochs, **sizes)
+            self.order = Order(
+                rows_S=self.index.rows_S,
+                recipe=self.views.recipe,
+                num_views=self.views.num_views,
+                seed=seed,
+                batch_size=batch_size,
+                repeats=repeats,
+                world=world,
+                accumulate=accumulate,
+                epochs=epochs,
+            )
             for opened in self.caches:
-                require_units(opened, self.views, repeats=repeats, epochs=epochs)
+                require_units(opened, self.order)
             self._source = stack.enter_context(self._make_source())
             reader = stack.enter_context(ShardReader(self.index, shard_cache))
             pinned = self.device.type == "cuda" if pin is None else pin

@@ -1,4 +1,15 @@
-"""The order of a whole run as one rank sees it: epochs after epochs of micro-batches, from any step on (law 8)."""
+"""The order of a run as a pure function (law 8): which blocks in which views every step of every epoch has.
+
+The unit of order is the block-view: one block of one shard under one view. A *super-epoch* of `repeats` epochs is one
+stream that visits every full block once, each with `repeats` consecutive views; its epochs are cuts of equal length of
+that stream. With `repeats` = 3 an epoch therefore sees a third of the images in three views each, which is repeated
+augmentation (Hoffer et al. 2020; DeiT section 5.4), and the r views of a block share one decode.
+
+Only `EpochPlan.items` knows of ranks: it cuts a step in equal contiguous parts. A rank of W is one part of W,
+micro-batch m of A on that rank is part rank·A + m of W·A. Resuming at step s is slicing.
+
+Legend: S shards, I block-views of the epoch in order, P block-views of one part of a step.
+"""
 
 import itertools
 from collections.abc import Iterator
@@ -8,12 +19,73 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.index.shard_index import ShardIndex
+from shards.rng import stream
 from shards.views.blocks import BlockViews
 from shards.views.view_recipe import ViewRecipe
-from shards.world import World
-from student.feed.cache_check import Views
-from student.feed.epoch_plan import EpochPlan, Span, epoch_plan, epoch_views, schedule, steps_per_epoch
+from shards.world import ALONE, World
+
+
+class Items(NamedTuple):
+    """Block-views in order: the content of a step or of a part of it. int32 (P,) each."""
+
+    shard_P: NDArray[np.int32]
+    block_P: NDArray[np.int32]
+    view_P: NDArray[np.int32]
+
+    def groups(self, block_views: int) -> Iterator[BlockViews]:
+        """Yield the blocks with the runs of views that one decode serves, in order.
+
+        A run is cut where the shard, the block or the view block changes or the views stop being consecutive, so the
+        views of a run are always drawn over the same blocks.
+        """
+        if len(self.shard_P) == 0:
+            return
+        same = (
+            (np.diff(self.shard_P) == 0)
+            & (np.diff(self.block_P) == 0)
+            & (np.diff(self.view_P) == 1)
+            & (np.diff(self.view_P // block_views) == 0)
+        )
+        starts = np.concatenate(([0], np.flatnonzero(~same) + 1, [len(self.shard_P)]))
+        for lo, hi in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+            views = tuple(int(view) for view in self.view_P[lo:hi])
+            yield BlockViews(int(self.shard_P[lo]), int(self.block_P[lo]), views)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochPlan:
+    """The whole order of one epoch: `steps` steps of `blocks_per_step` block-views, int32 (I,) arrays."""
+
+    shard_I: NDArray[np.int32]
+    block_I: NDArray[np.int32]
+    view_I: NDArray[np.int32]
+    blocks_per_step: int
+    steps: int
+    num_left_out: int
+    """Samples of the index that no step of this super-epoch reaches: remainders of shards, and of the last batch."""
+
+    def items(self, step: int, part: int, parts: int) -> Items:
+        """Part `part` of `parts` of step `step`; ValueError unless `parts` divides the step's blocks."""
+        if not 0 <= step < self.steps:
+            raise ValueError(f"step {step} is not in this epoch of {self.steps} steps")
+        if self.blocks_per_step % parts != 0 or not 0 <= part < parts:
+            raise ValueError(
+                f"part {part} of {parts}: a step of {self.blocks_per_step} blocks cannot be cut so; "
+                "world size × accumulation must divide batch size / block size"
+            )
+        width = self.blocks_per_step // parts
+        lo = step * self.blocks_per_step + part * width
+        cut = slice(lo, lo + width)
+        return Items(self.shard_I[cut], self.block_I[cut], self.view_I[cut])
+
+
+class Span(NamedTuple):
+    """Epochs [first_epoch, last_epoch] walk the views [first_view, last_view] in order: one line of the schedule."""
+
+    first_epoch: int
+    last_epoch: int
+    first_view: int
+    last_view: int
 
 
 class Position(NamedTuple):
@@ -32,55 +104,49 @@ class Order:
         rows_S: samples per shard, int64 (S,).
         recipe: of the views; gives block_size and block_views.
         num_views: views that are cycled through; None when they never end.
-        seed: of the order alone. batch_size: over all ranks. repeats: views of a block per visit.
+        seed: of the order alone. batch_size: views per optimiser step over all ranks.
+        repeats: views of a block in one super-epoch.
         world: this rank among all. accumulate: micro-batches per optimiser step and rank.
         epochs: how many there will be; None: any number.
 
     Raises:
-        ValueError: naming the field, when the numbers do not fit each other.
+        ValueError: naming the field, when the numbers do not fit each other or no step would remain.
     """
 
     rows_S: NDArray[np.int64]
     recipe: ViewRecipe
-    num_views: int | None
-    seed: int
     batch_size: int
-    repeats: int
-    world: World
+    num_views: int | None = None
+    seed: int = 0
+    repeats: int = 1
+    world: World = ALONE
     accumulate: int = 1
     epochs: int | None = None
 
     def __post_init__(self) -> None:
-        """Check them on the first step of the first epoch."""
+        """Check every field, and that the parts divide a step."""
+        recipe, block_size = self.recipe, self.recipe.block_size
+        if self.batch_size < 1 or self.batch_size % block_size:
+            raise ValueError(
+                f"batch_size: must be a positive multiple of block_size {block_size} of recipe {recipe.name}, "
+                f"got {self.batch_size}; a block is mixed within itself and cannot be cut"
+            )
+        if self.repeats < 1 or recipe.block_views % self.repeats:
+            raise ValueError(
+                f"repeats: must divide block_views {recipe.block_views} of recipe {recipe.name}, got {self.repeats}; "
+                "views of one block must lie in one view block"
+            )
+        if self.num_views is not None and (self.num_views < 1 or self.num_views % self.repeats):
+            raise ValueError(f"num_views: must be a positive multiple of repeats {self.repeats}, got {self.num_views}")
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"epochs: expected at least 1, got {self.epochs}")
+        if not self.steps:
+            raise ValueError(
+                f"batch_size {self.batch_size} needs {self._blocks_per_step} full blocks of {block_size} samples, the "
+                f"shards have {int(self._blocks_S.sum())} (a shard gives samples // block size); lower the batch size "
+                "or use larger shards"
+            )
         self.plan(0).items(0, 0, self.parts)
-
-    @classmethod
-    def of(
-        cls,
-        index: ShardIndex,
-        views: Views,
-        world: World,
-        *,
-        seed: int,
-        batch_size: int,
-        repeats: int,
-        accumulate: int,
-        epochs: int | None,
-    ) -> "Order":
-        """The order of the samples of an index in those views."""
-        return cls(
-            rows_S=index.rows_S,
-            recipe=views.recipe,
-            num_views=views.num_views,
-            seed=seed,
-            batch_size=batch_size,
-            repeats=repeats,
-            world=world,
-            accumulate=accumulate,
-            epochs=epochs,
-        )
 
     @property
     def parts(self) -> int:
@@ -89,28 +155,52 @@ class Order:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of every epoch."""
-        return steps_per_epoch(self.rows_S, recipe=self.recipe, batch_size=self.batch_size)
+        """Optimiser steps of every epoch: full blocks of all shards // blocks of a step."""
+        return int(self._blocks_S.sum()) // self._blocks_per_step
 
     def plan(self, epoch: int) -> EpochPlan:
-        """The whole order of an epoch, the same on every rank."""
-        return epoch_plan(
-            self.rows_S,
-            recipe=self.recipe,
-            seed=self.seed,
-            epoch=epoch,
-            batch_size=self.batch_size,
-            repeats=self.repeats,
-            num_views=self.num_views,
+        """Return the whole order of an epoch, the same on every rank; ValueError for a negative epoch."""
+        first_view = self.views(epoch).start
+        super_epoch, phase = divmod(epoch, self.repeats)
+        order = stream(self.seed, "order", super_epoch).permutation(int(self._blocks_S.sum()))
+        per_epoch = self.steps * self._blocks_per_step
+        item_I = np.arange(phase * per_epoch, (phase + 1) * per_epoch)
+        which_I = order[item_I // self.repeats]
+        last_S = np.cumsum(self._blocks_S)
+        shard_I = np.searchsorted(last_S, which_I, side="right")
+        block_I = which_I - (last_S - self._blocks_S)[shard_I]
+        return EpochPlan(
+            shard_I=shard_I.astype(np.int32),
+            block_I=block_I.astype(np.int32),
+            view_I=(first_view + item_I % self.repeats).astype(np.int32),
+            blocks_per_step=self._blocks_per_step,
+            steps=self.steps,
+            num_left_out=int(np.sum(self.rows_S)) - per_epoch * self.recipe.block_size,
         )
 
     def views(self, epoch: int) -> range:
-        """The views that an epoch draws from."""
-        return epoch_views(epoch, recipe=self.recipe, repeats=self.repeats, num_views=self.num_views)
+        """Return the consecutive views that an epoch draws from: r·(e // r) … + r, modulo the views of the cache."""
+        if epoch < 0:
+            raise ValueError(f"epoch: must be at least 0, got {epoch}")
+        first = self.repeats * (epoch // self.repeats)
+        if self.num_views is not None:
+            first %= self.num_views
+        return range(first, first + self.repeats)
 
     def schedule(self, epochs: int) -> list[Span]:
-        """The views of so many epochs, one span per pass over the cache."""
-        return schedule(epochs, recipe=self.recipe, repeats=self.repeats, num_views=self.num_views)
+        """Return the views of the first epochs, one span per pass over the cache: what a run prints at its start."""
+        spans: list[Span] = []
+        for epoch in range(epochs):
+            views = self.views(epoch)
+            if spans and views.start >= spans[-1].first_view and not (views.start == 0 and epoch % self.repeats == 0):
+                spans[-1] = spans[-1]._replace(last_epoch=epoch, last_view=views[-1])
+            else:
+                spans.append(Span(epoch, epoch, views.start, views[-1]))
+        return spans
+
+    def view_blocks(self, epochs: int) -> list[int]:
+        """Return the view blocks that the first epochs read, ascending."""
+        return sorted({self.views(epoch).start // self.recipe.block_views for epoch in range(epochs)})
 
     def tasks(self, position: Position) -> Iterator[tuple[Position, list[BlockViews]]]:
         """Yield this rank's micro-batches from a position to the end of the run; reaching the first costs no I/O."""
@@ -123,3 +213,12 @@ class Order:
                 for micro in range(self.accumulate):
                     items = plan.items(step, self.world.rank * self.accumulate + micro, self.parts)
                     yield Position(number, step, micro), list(items.groups(self.recipe.block_views))
+
+    @property
+    def _blocks_S(self) -> NDArray[np.int64]:  # noqa: N802  # shape-suffixed as everywhere
+        """Full blocks per shard, int64 (S,)."""
+        return np.asarray(self.rows_S, dtype=np.int64) // self.recipe.block_size
+
+    @property
+    def _blocks_per_step(self) -> int:
+        return self.batch_size // self.recipe.block_size

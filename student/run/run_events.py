@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from student.feed.coverage import Coverage
-from student.feed.epoch_plan import Span
+from student.feed.order import Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

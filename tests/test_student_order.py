@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 from shards.views.view_recipe import ViewRecipe
-from student.feed.epoch_plan import epoch_plan, epoch_views, needed_view_blocks, schedule, steps_per_epoch
+from student.feed.order import Order
 
 ROWS = np.array([37, 64, 16, 15, 50])  # the fourth has no full block
 RECIPE = ViewRecipe(block_size=16, block_views=6)
 
 
-def plan(epoch=0, *, rows=ROWS, recipe=RECIPE, seed=1, batch_size=32, repeats=1, num_views=12):
-    return epoch_plan(
-        rows, recipe=recipe, seed=seed, epoch=epoch, batch_size=batch_size, repeats=repeats, num_views=num_views
-    )
+def order_of(*, rows=ROWS, recipe=RECIPE, seed=1, batch_size=32, repeats=1, num_views=12):
+    return Order(rows_S=rows, recipe=recipe, seed=seed, batch_size=batch_size, repeats=repeats, num_views=num_views)
+
+
+def plan(epoch=0, **settings):
+    return order_of(**settings).plan(epoch)
 
 
 def triples(items):
@@ -67,7 +69,7 @@ def test_epochs_and_seeds_have_different_orders_and_the_same_length():
     places = [[(s, b) for s, b, _ in order(plan(e, seed=seed))] for e in range(4) for seed in range(2)]
     assert len({tuple(p) for p in places}) == len(places)
     assert len({len(p) for p in places}) == 1
-    assert len(places[0]) == steps_per_epoch(ROWS, recipe=RECIPE, batch_size=32) * 2
+    assert len(places[0]) == order_of().steps * 2
 
 
 def test_order_is_golden():
@@ -83,19 +85,20 @@ GOLDEN = "e28b65de1c0e3da7bf0d902faf18abdf6f8aaf2328a9691d25a0a7803c64fb7f"
 @pytest.mark.parametrize("repeats, num_views", [(1, 12), (2, 4), (3, 6), (1, None), (6, 6)])
 def test_views_cycle_and_the_schedule_says_so(repeats, num_views):
     """The printed schedule covers every epoch and agrees with the views each epoch uses."""
-    views = [epoch_views(e, recipe=RECIPE, repeats=repeats, num_views=num_views) for e in range(40)]
+    walked = order_of(repeats=repeats, num_views=num_views)
+    views = [walked.views(e) for e in range(40)]
     for e, used in enumerate(views):
         first = repeats * (e // repeats)
         assert list(used) == [v % (num_views or 10**9) for v in range(first, first + repeats)]
         assert used.start // 6 == used[-1] // 6, "views of one block lie in one view block"
-    spans = schedule(40, recipe=RECIPE, repeats=repeats, num_views=num_views)
+    spans = walked.schedule(40)
     covered = [e for span in spans for e in range(span.first_epoch, span.last_epoch + 1)]
     assert covered == list(range(40))
     for span in spans:
         inside = [v for e in range(span.first_epoch, span.last_epoch + 1) for v in views[e]]
         assert (min(inside), max(inside)) == (span.first_view, span.last_view)
         assert inside == sorted(inside) or repeats > 1
-    blocks = needed_view_blocks(40, recipe=RECIPE, repeats=repeats, num_views=num_views)
+    blocks = walked.view_blocks(40)
     assert blocks == sorted({v // 6 for used in views for v in used})
 
 
