@@ -22,7 +22,7 @@ from shards import __version__
 from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_standard_streams, say, shortened
 from shards.errors import ArtefactError, device_words, system_words
 from shards.platforms import require_unix
-from shards.signals import requeue_at_once
+from shards.signals import interrupt_once, requeue_at_once
 from shards.text.escapes import visible
 
 COMMANDS = {
@@ -123,8 +123,8 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Before the command is imported: refuse other systems; from here on a signal to stop has its answer."""
         require_unix()
-        if args and args[0] in REQUEUED:
-            ctx.with_resource(requeue_at_once())
+        if args:
+            ctx.with_resource(requeue_at_once() if args[0] in REQUEUED else interrupt_once())
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

@@ -1,9 +1,13 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C ask a run to stop after the step it is in; while it still starts, at once."""
+"""SIGTERM, SIGUSR1 and Ctrl-C ask a run to stop after the step it is in; while it still starts, at once.
+
+An exception that a handler raises can be swallowed or renamed by whatever code it hits: an import, a library in C++. So
+a signal that ends a command at once ends the process, as kill -9 would; what is on disk survives that.
+"""
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -20,35 +24,77 @@ _REQUEUE = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if has
 
 @contextmanager
 def requeue_at_once() -> Iterator[None]:
-    """Inside the block SIGTERM and SIGUSR1 end the process at once with REQUEUE_EXIT_CODE.
+    """Inside the block SIGTERM and SIGUSR1 end the process at once with REQUEUE_EXIT_CODE, and Ctrl-C with its own.
 
-    It is for the seconds in which a run imports, loads and plans: nothing is there to be saved, everything on disk may
-    be left as kill -9 would, and whatever import the signal hits could swallow an exception. `StopRequest` takes over
-    where there is something to save. Only the main thread may install handlers; elsewhere signals do what they did.
+    It is for a run that can be started again: while it imports, loads, plans, waits for its group or cleans up, nothing
+    is there to be saved. `StopRequest` takes over where there is something to save. Only the main thread may install
+    handlers; elsewhere signals do what they did.
     """
+    with _handled(_end, (*_REQUEUE, signal.SIGINT)):
+        yield
+
+
+@contextmanager
+def interrupt_once() -> Iterator[None]:
+    """Inside the block the first Ctrl-C raises KeyboardInterrupt as before; the next one ends the process at once."""
+    hits: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        hits.append(number)
+        if len(hits) > 1:
+            _end(number, frame)
+        raise KeyboardInterrupt
+
+    with _handled(interrupt, [signal.SIGINT]):
+        yield
+
+
+def raise_interrupt(error: BaseException) -> None:
+    """Raise KeyboardInterrupt if `error` came of one: torch's writers and readers turn it into errors of their own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        cause = cause.__cause__ or cause.__context__
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None], numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Install a handler in this process for the length of the block; a signal that is ignored stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     pid = os.getpid()
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if os.getpid() != pid:  # a child that was forked meanwhile: not the one that a scheduler asks
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        os.write(2, b"stopped before there was anything to save; run the same command again\n")
-        os._exit(REQUEUE_EXIT_CODE)
+        handler(number, frame)
 
-    before = {number: signal.signal(number, end) for number in _REQUEUE}
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: former for number, former in before.items() if former != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handle)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End the process."""
+    if number == signal.SIGINT:
+        os.write(2, b"error: interrupted; run the same command again to go on\n")
+        os._exit(INTERRUPTED_EXIT_CODE)
+    os.write(2, b"stopped before there was anything to save; run the same command again\n")
+    os._exit(REQUEUE_EXIT_CODE)
 
 
 class StopRequest:
-    """Inside the block the signals are noted in `told` instead of ending the process; a second Ctrl-C does end it.
+    """Inside the block the signals are noted in `told` instead of ending the process; a second Ctrl-C does what it did.
 
     Only the main thread may install handlers; in another one `told` stays False and signals do what they did.
     """
@@ -73,6 +119,9 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             if self.told:
+                former = self._before[signal.Signals(number)]
+                if callable(former):
+                    former(number, frame)
                 raise KeyboardInterrupt
             self.exit_code = INTERRUPTED_EXIT_CODE
             os.write(2, b"\nwill stop at the next point where everything is saved; Ctrl-C again ends at once\n")

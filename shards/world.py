@@ -38,10 +38,12 @@ class _Source(NamedTuple):
 
 
 # In this order: torchrun; a SLURM array, whose tasks are jobs of their own and are numbered from MIN; tasks that srun
-# has started; a batch script, whose SLURM_NTASKS says how many srun would start.
+# has started, of which the step knows how many they are (one in an interactive shell of a larger job); a batch script,
+# whose SLURM_NTASKS says how many srun would start.
 _SOURCES = (
     _Source("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     _Source("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "", "SLURM_ARRAY_TASK_MIN", shared=True),
+    _Source("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", within="SLURM_STEP_ID"),
     _Source("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", within="SLURM_STEP_ID"),
     _Source("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", shared=True),
 )
@@ -86,6 +88,12 @@ def world_variables(environ: Mapping[str, str] = os.environ, *, shared: bool = F
     """The variables that `world_from_env` reads rank and size from, for messages; "" for a world of one."""
     source = _source(environ, shared)
     return f"{source.rank}={environ[source.rank]}, {source.size}={environ[source.size]}" if source else ""
+
+
+def way_out(environ: Mapping[str, str] = os.environ) -> str:
+    """What to type for a run of one process where rank and size are left over from another job; for messages."""
+    source = _source(environ, shared=False)
+    return f"for one process alone: `env -u {source.rank} -u {source.size} python cli.py …`" if source else ""
 
 
 def _source(environ: Mapping[str, str], shared: bool) -> _Source | None:

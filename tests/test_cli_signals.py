@@ -63,6 +63,47 @@ def test_the_first_ctrl_c_asks_and_the_second_ends() -> None:
         assert stop.told and stop.exit_code == REQUEUE_EXIT_CODE
 
 
+ENDING = """
+import os, signal, sys
+from shards.signals import StopRequest, interrupt_once, requeue_at_once
+block, hits = {"requeued": requeue_at_once, "plain": interrupt_once}[sys.argv[1]], int(sys.argv[2])
+class Hostile:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)  # an exception in here is printed and dropped by Python
+def hit():
+    for _ in range(hits):
+        victim = Hostile()
+        del victim
+with block():
+    if sys.argv[3] == "saving":
+        with StopRequest() as stop:
+            hit()
+            os.write(1, b"saved")
+        sys.exit(stop.exit_code)
+    hit()
+    os.write(1, b"went on")
+"""
+
+
+@pytest.mark.parametrize(
+    "block, hits, where, said",
+    [
+        ("requeued", 1, "starting", "error: interrupted"),
+        ("requeued", 1, "saving", "will stop at the next point"),
+        ("requeued", 2, "saving", "error: interrupted"),
+        ("requeued", 3, "saving", "error: interrupted"),
+        ("plain", 2, "starting", "error: interrupted"),
+        ("plain", 3, "starting", "error: interrupted"),
+    ],
+)
+def test_ctrl_c_is_not_swallowed_wherever_it_comes(block: str, hits: int, where: str, said: str) -> None:
+    """Where Python drops exceptions, as in a finaliser, a signal that ends a command still ends it, with 130."""
+    words = [sys.executable, "-c", ENDING, block, str(hits), where]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "saved" if hits == 1 and where == "saving" else "")
+    assert said in done.stderr and ("Traceback" in done.stderr) == (block == "plain")
+
+
 def test_debug_shows_the_traceback_wherever_it_stands() -> None:
     for words in (["--debug", "models", "deit_tny"], ["models", "deit_tny", "--debug"], ["models", "--debug", "x"]):
         done = subprocess.run([sys.executable, "cli.py", *words], capture_output=True, text=True, check=False)

@@ -39,3 +39,10 @@ def test_an_array_is_a_world_only_for_those_who_share_a_list(
 def test_a_wrong_variable_is_named(changes: dict[str, str], name: str) -> None:
     with pytest.raises(ValueError, match=name):
         world_from_env(TORCHRUN | changes)
+
+
+def test_an_interactive_step_of_a_larger_job_is_one_process():
+    """`srun --pty -n1` in an allocation of four tasks: the job's number is not the step's."""
+    left = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}
+    assert world_from_env(left).size == 4
+    assert world_from_env({**left, "SLURM_STEP_NUM_TASKS": "1"}) == World()

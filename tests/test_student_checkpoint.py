@@ -121,6 +121,41 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, afte
     assert not isinstance(load_checkpoint(tmp_path, 1, identity=IDENTITY), Rejected)
 
 
+@pytest.mark.parametrize("after_bytes", [0, 100, 3000])
+def test_ctrl_c_while_saving_is_ctrl_c_and_no_full_disk(tmp_path, monkeypatch, after_bytes):
+    """torch's writer turns what is raised in it into errors of its own; a sweep would call its cells failed."""
+    save(tmp_path, 1)
+    written = 0
+    plain = checkpoint._Digesting.write
+
+    def interrupted(self, data):
+        nonlocal written
+        written += len(data)
+        if written > after_bytes:
+            raise KeyboardInterrupt
+        return plain(self, data)
+
+    monkeypatch.setattr(checkpoint._Digesting, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000001.json", "step-000000001.pt"]
+
+
+def test_ctrl_c_while_loading_is_ctrl_c_and_no_damage(tmp_path, monkeypatch):
+    """A good checkpoint must not be passed over because somebody pressed Ctrl-C while it was read."""
+
+    def interrupted(*_, **__):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("PytorchStreamReader failed") from error
+
+    save(tmp_path, 1)
+    monkeypatch.setattr(torch, "load", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_checkpoint(tmp_path, 1, identity=IDENTITY)
+
+
 def test_a_vanished_disk_is_an_error_and_not_a_new_folder(tmp_path):
     """An unmounted run directory must not be made anew on the disk below it."""
     with pytest.raises(RunError, match="no earlier checkpoint"):

@@ -1,5 +1,11 @@
 """The process group: errors and answers of rank 0 reach all ranks, and nobody waits for a rank that failed."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from functools import partial
 
 import pytest
@@ -79,6 +85,63 @@ def test_wrapped_models_average_gradients_and_can_be_unwrapped(tmp_path):
         return model.weight.item(), model.weight.grad.item(), unwrapped(wrapped) is model
 
     assert as_ranks(tmp_path, 2, work) == [(0.0, 1.5, True)] * 2
+
+
+WAITING = """
+import sys, torch
+from shards.signals import requeue_at_once
+from shards.world import world_from_env
+from student.learn.process_group import process_group
+with requeue_at_once():
+    print("waits", flush=True)
+    with process_group(world_from_env(), torch.device("cpu"), join_s=float(sys.argv[1])):
+        print("joined", flush=True)
+"""
+
+
+def waiting_alone(rank, join_s):
+    """A process that waits for ranks that never come, as in an interactive shell of a job of four tasks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    left = {"SLURM_STEP_ID": "0", "SLURM_PROCID": rank, "SLURM_NTASKS": "4", "MASTER_ADDR": "127.0.0.1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(join_s)],
+        env={**os.environ, **left, "MASTER_PORT": str(port)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout.readline() == "waits\n"
+    return process
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_who_waits_for_its_group_ends_on_the_first_signal(rank, number, code):
+    """The waits of torch are in C++, where no handler of Python runs."""
+    process = waiting_alone(rank, 300)
+    time.sleep(1.0)
+    process.send_signal(number)
+    assert process.wait(timeout=20) == code
+    assert "joined" not in process.stdout.read() and "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_who_waits_in_vain_gives_up_and_says_for_whom_it_waited(rank):
+    """The variables of the situation, and the way out of it."""
+    process = waiting_alone(rank, 2)
+    said = process.stderr.read()
+    assert process.wait(timeout=20) == 1
+    for words in (
+        "RunError: rank",
+        f"SLURM_PROCID={rank}, SLURM_NTASKS=4",
+        "127.0.0.1:",
+        "the other 3",
+        "env -u SLURM",
+    ):
+        assert words in said, said
 
 
 def test_ranks_without_an_address_are_refused(monkeypatch):

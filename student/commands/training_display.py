@@ -40,6 +40,9 @@ class TrainingDisplay:
         match event:
             case events.Scheduled():
                 self._begin(event)
+            case events.Joining():
+                others = event.world_size - 1
+                say(f"rank {event.rank} of {event.world_size} waits at {event.where} for the other {others}")
             case events.Resumed():
                 self._say(f"resumed after step {event.step}")
                 self._say_cut(event)

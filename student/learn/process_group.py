@@ -5,6 +5,8 @@ One process is the same code with a group of one, in which every collective is t
 
 import contextlib
 import os
+import queue
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -16,9 +18,10 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import RunError
-from shards.world import World, world_variables
+from shards.world import World, way_out, world_variables
 
 T = TypeVar("T")
+_GRACE_S = 30.0
 _ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 
 
@@ -143,19 +146,65 @@ def _meeting(world: World, init_method: str, timeout: timedelta) -> Any:
     return dist.PrefixStore(f"attempt {os.environ.get(_ATTEMPT, '0')}", store)  # type: ignore[attr-defined]
 
 
+def meeting_place(init_method: str) -> str:
+    """Where the ranks of a run meet, in words."""
+    if init_method != "env://":
+        return init_method
+    return f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+
+
+def _joined(world: World, device: torch.device, init_method: str, *, timeout_s: float, join_s: float) -> Any:
+    """Initialise torch.distributed and return the gloo group for control, in a thread: its waits answer no signal."""
+    joined: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def join() -> None:
+        try:
+            if device.type == "cuda":
+                torch.cuda.set_device(device)  # each thread has its own
+            timeout = timedelta(seconds=timeout_s)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                store=_meeting(world, init_method, timedelta(seconds=join_s)),
+                rank=world.rank,
+                world_size=world.size,
+                timeout=timeout,
+            )
+            joined.put((dist.new_group(backend="gloo", timeout=timeout), None))
+        except BaseException as error:
+            joined.put((None, error))
+
+    threading.Thread(target=join, name="join the group", daemon=True).start()
+    try:
+        # Longer than its own timeout: a thread that is still in C++ when Python ends would abort the process.
+        control, error = joined.get(timeout=join_s + _GRACE_S)
+    except queue.Empty:
+        control, error = None, None
+    if error is not None and not isinstance(error, dist.DistError):
+        raise error
+    if control is None:
+        said = world_variables()
+        raise RunError(
+            f"rank {world.rank} of {world.size}{f' ({said})' if said else ''} waited {join_s:.0f} s at "
+            f"{meeting_place(init_method)}, and not all of the other {world.size - 1} came"
+            f"{f' ({str(error).splitlines()[0][:150]})' if error else ''}. Start all of them within this time, with "
+            f"torchrun or srun; {way_out()}"
+        ) from error
+    return control
+
+
 @contextlib.contextmanager
 def process_group(
-    world: World, device: torch.device, *, init_method: str = "env://", timeout_s: float = 1800.0
+    world: World, device: torch.device, *, init_method: str = "env://", timeout_s: float = 1800.0, join_s: float = 600.0
 ) -> Iterator[ProcessGroup]:
-    """The group of a run for the length of the block.
+    """The group of a run for the length of the block. Signals are answered while it waits for the other ranks.
 
     Args:
         world: this process's place; torchrun's environment gives the address with the default `init_method`.
         device: "cpu" (gloo) or "cuda:i" (NCCL for tensors there, gloo for host-side messages).
-        timeout_s: a collective that takes longer is an error: a rank has died.
+        timeout_s: a collective that takes longer is an error: a rank has died. join_s: so is a rank that does not come.
 
     Raises:
-        ValueError: several ranks and no address to meet at.
+        ValueError: several ranks and no address to meet at. RunError: not all ranks came.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)  # alone too: what names no device must not open a context on the first GPU
@@ -165,20 +214,13 @@ def process_group(
     if init_method == "env://" and "MASTER_ADDR" not in os.environ:
         said = world_variables()
         raise ValueError(
-            f"world size {world.size}{f' ({said})' if said else ''} but MASTER_ADDR is not set: "
-            "start with `torchrun --nproc-per-node N cli.py …`, or set MASTER_ADDR and MASTER_PORT to rank 0's host "
-            "and a free port"
+            f"world size {world.size}{f' ({said})' if said else ''} but MASTER_ADDR is not set: start with "
+            "`torchrun --nproc-per-node N cli.py …`, or set MASTER_ADDR and MASTER_PORT to rank 0's host and a free "
+            f"port; {way_out()}"
         )
-    timeout = timedelta(seconds=timeout_s)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        store=_meeting(world, init_method, timeout),
-        rank=world.rank,
-        world_size=world.size,
-        timeout=timeout,
-    )
+    control = _joined(world, device, init_method, timeout_s=timeout_s, join_s=join_s)
     try:
-        group = ProcessGroup(world, device, dist.new_group(backend="gloo", timeout=timeout))
+        group = ProcessGroup(world, device, control)
         yield group
         group.settle()
     finally:

@@ -20,6 +20,7 @@ import torch
 from shards.atomic import TEMPORARY, atomic_file
 from shards.documents import checked, open_regular, parse_json, read_regular
 from shards.errors import RunError
+from shards.signals import raise_interrupt
 
 FORMAT = 1
 KEEP = 2
@@ -109,6 +110,7 @@ def save_checkpoint(
         with atomic_file(manifest_path) as file:
             file.write(json.dumps(manifest.to_json(), indent=1, sort_keys=True).encode())
     except (OSError, RuntimeError) as error:  # torch.save wraps some write errors in RuntimeError
+        raise_interrupt(error)
         last = [path for path in _manifest_paths(folder) if path != manifest_path] if folder.is_dir() else []
         kept = f"the last good checkpoint is {last[0].with_suffix('.pt')}" if last else "there is no earlier checkpoint"
         raise RunError(
@@ -149,6 +151,7 @@ def load_checkpoint(
     try:
         state = torch.load(payload, map_location="cpu", weights_only=True)
     except Exception as error:  # what a pickle that is none of ours stumbles on, in words of its own
+        raise_interrupt(error)
         return Rejected(path=payload, reason=f"it is no checkpoint of tensors and numbers ({_first_line(error)})")
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         return Rejected(path=payload, reason=f"expected named parts of a checkpoint, got {type(state).__name__}")

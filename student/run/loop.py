@@ -21,11 +21,11 @@ from student.feed.coverage import coverage
 from student.feed.feed import Feed
 from student.feed.pass_data import Data
 from student.learn.losses.table import NONE
-from student.learn.process_group import ProcessGroup, process_group
+from student.learn.process_group import ProcessGroup, meeting_place, process_group
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from student.run.resume import together
-from student.run.run_events import Event, Scheduled, Stopped
+from student.run.run_events import Event, Joining, Scheduled, Stopped
 from student.run.run_files import RunFiles, read_json
 from student.run.students import StudentJob, Students
 from teacher_cache.network.device import rank_device
@@ -128,12 +128,13 @@ def train_many(
             require_student(job.recipe, feed.views, feed.caches)
         data = Data(index=index, val_index=val_index, views=feed.views, shard_cache_dir=shard_cache_dir)
         data.check()
-        identity = _teacher_identity(feed)
+        if world.size > 1:
+            yield Joining(rank=world.rank, world_size=world.size, where=meeting_place(init_method))
         with process_group(world, device, init_method=init_method) as group, StopRequest() as stop:
             yield from _announced(jobs, feed)
             for members in group.from_main(lambda: together([RunFiles(job.out).checkpoints for job in jobs])):
                 mates = [jobs[number] for number in members]
-                run = Students(mates, data, settings, group, feed, identity, alone=len(jobs) == 1)
+                run = Students(mates, data, settings, group, feed, _teacher_identity(feed), alone=len(jobs) == 1)
                 if (yield from _one_pass(run, feed, group, stop)):
                     return
 

@@ -26,6 +26,15 @@ class Scheduled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Joining:
+    """This rank of several waits for the others at an address; told before it does."""
+
+    rank: int
+    world_size: int
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
     """The run goes on after `step` steps, with the same batches whatever the number of ranks.
 
@@ -134,7 +143,8 @@ class StudentFinished:
 
 
 Event = (
-    Scheduled
+    Joining
+    | Scheduled
     | Resumed
     | StartedFrom
     | CheckpointRejected
