@@ -47,8 +47,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
     ]  # fmt: skip
     return {
         "cache-teacher": [
-            *data, "--cache", str(folder / "new.zarr"), "--teacher", "test_resnet.r160_in1k", "--teacher-arg",
-            f"num_classes={CLASSES}", "--teacher-weights", str(folder / "teacher.safetensors"), "--views", "60000",
+            *data, "--cache", str(folder / "new.zarr"), "--teacher", "test_resnet.r160_in1k",
+            "--teacher-weights", str(folder / "teacher.safetensors"), "--views", "60000",
             "--recipe", "plain", "--size", str(SIZE), "--workers", "0",
         ],
         "train-student": [*student, "--out", str(folder / "run")],
