@@ -1,5 +1,6 @@
 """Training and validation must number their classes alike, or accuracy is silently near chance."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,13 @@ from shards.errors import ShardError
 from shards.index.shard_index import ShardIndex
 from shards.tars.writer import write_samples
 from shards.views.view_recipe import recipe_named
+from student.commands.training_display import TrainingDisplay
 from student.feed.cache_check import Views
 from student.feed.pass_data import Data
+from student.recipe.settings import TrainSettings
+from student.run.loop import train
+from student.run.run_events import Stepped, ValidationChecked
+from tests.student_tiny import student_recipe, views, write_shards
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -46,3 +52,32 @@ def test_other_classes_are_refused(
     train = shards(tmp_path / "train", names=("ant", "bee"))
     with pytest.raises(ShardError, match=message):
         check(train, shards(tmp_path / "val", names=names, num_classes=num_classes))
+
+
+@pytest.mark.parametrize(
+    "rows, seed, shared, words",
+    [
+        ((23, 25, 18), 0, 66, "66 of 66 samples are in the training shards as well"),
+        ((9,), 0, 9, "9 of 9 samples are in the training shards as well"),
+        ((9,), 1, 0, ""),
+        (None, 0, 0, "validation: none; give --val-shards"),
+    ],
+)
+def test_validation_that_is_trained_on_is_counted_first_and_in_the_summary(tmp_path, capsys, rows, seed, shared, words):
+    """The same shards, a part of them under other names, others, or none."""
+    index = write_shards(tmp_path / "train")
+    val_index = write_shards(tmp_path / "val", rows=rows, seed=seed) if rows else None
+    recipe = student_recipe(distill="none", epochs=1)
+    display = TrainingDisplay(quiet=False)
+    steps_before = []
+    for event in train(
+        recipe, index, settings=TrainSettings(log_every=1), out=tmp_path / "run", views=views(), val_index=val_index
+    ):
+        if isinstance(event, ValidationChecked):
+            display.show(event)
+            assert event.num_in_training == shared and not steps_before
+        steps_before += [event] if isinstance(event, Stepped) else []
+    said = capsys.readouterr().err
+    assert words in said and bool(words) == bool(said)
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary.get("validation_in_training", 0) == shared and ("validation_in_training" in summary) == bool(shared)

@@ -40,6 +40,8 @@ class TrainingDisplay:
         match event:
             case events.Scheduled():
                 self._begin(event)
+            case events.ValidationChecked():
+                self._say_validation(event.num_samples, event.num_in_training)
             case events.Joining():
                 others = event.world_size - 1
                 say(f"rank {event.rank} of {event.world_size} waits at {event.where} for the other {others}")
@@ -98,6 +100,16 @@ class TrainingDisplay:
         self.close()
         self._epochs = event.epochs
         self._bar = Bar("train", steps, "step", rate=False)
+
+    def _say_validation(self, num_samples: int, num_in_training: int) -> None:
+        """What the numbers of the validation are worth."""
+        if not num_samples:
+            self._say("validation: none; give --val-shards to measure what the student has learned")
+        elif num_in_training:
+            self._say(
+                f"warning: validation: {num_in_training} of {num_samples} samples are in the training shards as well: "
+                "its numbers flatter; give --val-shards pictures that are not trained on"
+            )
 
     def _say_cut(self, event: "Resumed") -> None:
         """What another number of ranks or micro-batches changes, and how it is kept as it was."""

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shards.errors import ShardError
 from shards.index.shard_index import ShardIndex
 from student.feed.cache_check import Views
@@ -33,6 +36,13 @@ class Data:
             "--class-names (or check-shards --num-classes) for both"
         )
 
+    @property
+    def num_in_training(self) -> int:
+        """Validation samples that are trained on as well: images of the same crc32c and size in both indexes."""
+        if self.val_index is None:
+            return 0
+        return int(np.isin(_images(self.val_index), _images(self.index)).sum())
+
     def identity(self) -> dict[str, Any]:
         """What decides the pixels and their order, as JSON types."""
         return {
@@ -40,3 +50,8 @@ class Data:
             "views": self.views.recipe.to_json(),
             "num_views": self.views.num_views,
         }
+
+
+def _images(index: ShardIndex) -> NDArray[np.uint64]:
+    """What tells the images of an index apart, whatever their keys: checksum and size, uint64 (N,)."""
+    return index.crc32c_N.astype(np.uint64) << np.uint64(32) | index.size_N.astype(np.uint32)

@@ -25,7 +25,7 @@ from student.learn.process_group import ProcessGroup, meeting_place, process_gro
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from student.run.resume import together
-from student.run.run_events import Event, Joining, Scheduled, Stopped
+from student.run.run_events import Event, Joining, Scheduled, Stopped, ValidationChecked
 from student.run.run_files import RunFiles, read_json
 from student.run.students import StudentJob, Students
 from teacher_cache.network.device import rank_device
@@ -128,10 +128,9 @@ def train_many(
             require_student(job.recipe, feed.views, feed.caches)
         data = Data(index=index, val_index=val_index, views=feed.views, shard_cache_dir=shard_cache_dir)
         data.check()
-        if world.size > 1:
-            yield Joining(rank=world.rank, world_size=world.size, where=meeting_place(init_method))
+        yield from _joining(world, init_method)
         with process_group(world, device, init_method=init_method) as group, StopRequest() as stop:
-            yield from _announced(jobs, feed)
+            yield from _announced(jobs, data, feed)
             for members in group.from_main(lambda: together([RunFiles(job.out).checkpoints for job in jobs])):
                 mates = [jobs[number] for number in members]
                 run = Students(mates, data, settings, group, feed, _teacher_identity(feed), alone=len(jobs) == 1)
@@ -172,9 +171,17 @@ def _one_pass(run: Students, feed: Feed, group: ProcessGroup, stop: StopRequest)
     return False
 
 
-def _announced(jobs: Sequence[StudentJob], feed: Feed) -> Iterator[Event]:
+def _joining(world: World, init_method: str) -> Iterator[Event]:
+    """Where this rank is about to wait for the others, if there are any."""
+    if world.size > 1:
+        yield Joining(rank=world.rank, world_size=world.size, where=meeting_place(init_method))
+
+
+def _announced(jobs: Sequence[StudentJob], data: Data, feed: Feed) -> Iterator[Event]:
     """What is to come, before the first step."""
     yield _scheduled(jobs, feed)
+    num_samples = data.val_index.num_samples if data.val_index is not None else 0
+    yield ValidationChecked(num_samples=num_samples, num_in_training=data.num_in_training)
 
 
 def _scheduled(jobs: Sequence[StudentJob], feed: Feed) -> Scheduled:

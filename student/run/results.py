@@ -45,6 +45,7 @@ def write_results(
     if trainer.ema is not None:
         export_weights(trainer.ema.model, files.ema_weights, info)
     log.write_card(model_card(info, files.weights.name))
+    shared = data.num_in_training
     summary = {
         "student": files.out.name,
         "model": recipe.model,
@@ -55,6 +56,7 @@ def write_results(
         "steps": steps,
         "images": steps * recipe.batch_size,
         **measured,
+        **({"validation_in_training": shared} if shared else {}),
         "weights": files.weights.name,
     }
     log.finish(summary)

@@ -26,6 +26,14 @@ class Scheduled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationChecked:
+    """Before the first step: samples to validate on (0: none), and how many of them are trained on as well."""
+
+    num_samples: int
+    num_in_training: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Joining:
     """This rank of several waits for the others at an address; told before it does."""
 
@@ -145,6 +153,7 @@ class StudentFinished:
 Event = (
     Joining
     | Scheduled
+    | ValidationChecked
     | Resumed
     | StartedFrom
     | CheckpointRejected
