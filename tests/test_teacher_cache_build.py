@@ -1,6 +1,7 @@
 """Stage 1: what it writes is what the teacher says, whoever computed it, however often it was interrupted."""
 
 import errno
+import itertools
 import os
 import signal
 import threading
@@ -39,6 +40,7 @@ from teacher_cache.stage1.stage1_events import (
 from teacher_cache.stage1.walk import walk_order
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId, fidelity_count, fidelity_positions
+from tests.cache_maker import objects_of
 from tests.stage1_tiny import BATCH, CLASSES, build, end_of, make_shards, opened, tiny_teacher, views
 
 DENSE = RecordFormat.chosen("dense", CLASSES)
@@ -170,6 +172,39 @@ def test_a_damaged_unit_is_computed_again_and_only_that_one(
     assert [e.unit for e in events if isinstance(e, UnitDamaged)] == [UnitId(1, 2)]
     assert [e.unit for e in events if isinstance(e, UnitStarted)] == [UnitId(1, 2)]
     np.testing.assert_array_equal(TeacherCache.open(tmp_path / "cache.zarr").ledger(), reference.ledger())
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "gone", "flipped"])
+def test_what_training_refuses_the_same_command_mends(
+    tmp_path: Path, index: ShardIndex, teacher: Teacher, damage: str
+) -> None:
+    """Each kind of object of a finished cache: stage 1 mends it, or says itself that it cannot be."""
+    folder = tmp_path / "cache.zarr"
+    with opened(folder, index, teacher, num_views=2) as cache:
+        build(cache, index, teacher)
+    for name in objects_of(folder):
+        if "/c/" in name and f"{name.split('/c/')[0]}/c/0/1" not in name and not name.startswith("ledger"):
+            continue  # one unit stands for the others
+        path, data = folder / name, (folder / name).read_bytes()
+        middle = len(data) // 2
+        hurt = {
+            "cut": data[:middle],
+            "empty": b"",
+            "flipped": data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :],
+        }
+        path.unlink() if damage == "gone" else path.write_bytes(hurt[damage])
+        try:
+            with opened(folder, index, teacher, num_views=2) as cache:
+                build(cache, index, teacher)
+        except CacheError as error:
+            assert name in str(error) and "zarr.json" in name, name
+            path.write_bytes(data)
+            continue
+        assert path.read_bytes() == data, name
+        with TeacherCache.open(folder) as cache:
+            assert cache.missing() == []
+            for unit in itertools.product(range(cache.num_view_blocks), range(cache.num_shards)):
+                cache.read_unit(*unit)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

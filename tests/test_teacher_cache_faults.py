@@ -1,28 +1,35 @@
 """Nothing that happens to a cache is read as data: damage is a named error, kills and races end whole or missing."""
 
+import fcntl
 import itertools
 import json
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import WrapperStore
 
+from shards.atomic import replace_file
 from shards.errors import CacheError
 from teacher_cache.inspect.verify import verify_digests
 from teacher_cache.store import commit as commit_module
-from teacher_cache.store import zarr_objects as store
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.commit import Arrays, commit
 from teacher_cache.store.digest import UnitId, array_digest
+from teacher_cache.store.place import Place
 from teacher_cache.store.zarr_objects import Objects
 from tests.cache_maker import assert_unit, fill, make_cache, make_index, make_spec, objects_of, random_unit
 
@@ -31,7 +38,7 @@ from tests.cache_maker import assert_unit, fill, make_cache, make_index, make_sp
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """No power cut is tested here, so nothing need reach the disk itself."""
     monkeypatch.setattr(commit_module, "_PAUSE_S", 0.001)
-    monkeypatch.setattr(store, "flush", lambda path: None)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def use(folder: Path) -> None:
@@ -89,6 +96,94 @@ def test_damage_to_any_object_is_a_named_error(tmp_path: Path, damage: str, kind
         path.write_bytes(data)
     use(folder)
     assert problems(folder) == []
+
+
+def _forwarded() -> set[str]:
+    """The methods by which the array library's own wrapper reaches the objects behind it, in its installed version."""
+    words = ("get", "set", "delete", "clear", "exists", "empty")
+    names = {name for name in vars(WrapperStore) if any(word in name for word in words)}
+    # In versions from 3.3 on these, too.
+    return names | {"get_sync", "set_sync", "delete_sync", "_supports_sync_io"}
+
+
+def test_no_way_to_an_object_passes_the_guards_by(tmp_path: Path) -> None:
+    """Reads end in time and in a named error, writes are whole and durable: also those without an event loop."""
+    assert _forwarded() - {"exists", "is_empty", "supports_deletes"} <= set(vars(Objects))
+
+
+@pytest.mark.parametrize("way", ["async", "sync"])
+def test_both_ways_to_an_object_give_the_same(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = Objects.at(Place.parse(tmp_path, writable=True), writable=True)
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    prototype = default_buffer_prototype()
+
+    def get(key: str) -> Any:
+        return objects.get_sync(key) if way == "sync" else sync(objects.get(key, prototype))
+
+    def put(key: str, data: bytes) -> None:
+        value = prototype.buffer.from_bytes(data)
+        objects.set_sync(key, value) if way == "sync" else sync(objects.set(key, value))
+
+    put("a/c/0", b"first")
+    put("a/c/0", b"second")
+    assert len(synced) == 4, "the file and its folder, each time"
+    assert bytes(get("a/c/0").to_bytes()) == b"second" and get("a/zarr.json") is None
+    with pytest.raises(CacheError, match=r"a/c/1 is gone; run verify-cache --repair"):
+        get("a/c/1")
+    (tmp_path / "b").write_bytes(b"")
+    with pytest.raises(CacheError, match=re.escape(f"{tmp_path}/b/c/0: ")):
+        put("b/c/0", b"")
+    with pytest.raises((AssertionError, CacheError), match="deletes nothing"):
+        objects.delete_sync("a/c/0") if way == "sync" else sync(objects.delete("a/c/0"))
+    closed = Objects.at(Place.parse(tmp_path, writable=False), writable=False)
+    with pytest.raises((ValueError, CacheError), match="read-only"):
+        closed.set_sync("a/c/0", prototype.buffer.from_bytes(b""))
+
+
+def _killed_at_replace(work: Callable[[], None], count: int) -> int:
+    """The exit code of a child that does `work` and is killed before the renaming number `count`."""
+    child = os.fork()
+    if child == 0:
+        left, rename = itertools.count(count, -1), os.replace
+
+        def kill(*places: Any) -> None:
+            if next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(*places)
+
+        os.replace = kill  # type: ignore[assignment]
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_what_a_kill_leaves_goes_with_the_next_run(tmp_path: Path) -> None:
+    """Killed before any renaming: of metadata, chunks, entries, snapshot, root; the next run removes what is left."""
+
+    def work(folder: Path) -> None:
+        with TeacherCache.create(folder, make_spec(), make_index(7), num_views=3) as cache:
+            fill(cache)
+
+    for count in itertools.count():
+        folder = tmp_path / str(count)
+        ended = _killed_at_replace(partial(work, folder), count)
+        assert ended == 0 or list(folder.rglob("*.partial"))
+        work(folder)
+        assert not list(folder.rglob("*.partial")), count
+        use(folder)
+        if ended == 0:
+            break
+    assert count > 15
+
+
+def test_the_file_of_a_living_writer_is_left_alone(tmp_path: Path) -> None:
+    """Two machines may write the same unit."""
+    (tmp_path / ".x.99-1.partial").write_bytes(b"dead")
+    with open(tmp_path / ".x.99-2.partial", "wb") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        replace_file(tmp_path / "x", b"data")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.99-2.partial", "x"]
 
 
 def test_a_missing_entry_is_an_error_when_its_unit_is_read(tmp_path: Path) -> None:
@@ -198,7 +293,7 @@ def test_a_kill_at_any_write_leaves_a_whole_or_a_missing_unit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, damaged: bool
 ) -> None:
     """Every write of a commit, in turn; then the same command again finishes the job."""
-    original = Objects._set
+    original = Objects.set_sync
     for step in itertools.count():
         folder = tmp_path / str(step)
         with TeacherCache.create(folder, make_spec(), make_index(7, 5), num_views=3) as cache:
@@ -207,23 +302,23 @@ def test_a_kill_at_any_write_leaves_a_whole_or_a_missing_unit(
             (folder / "logit/c/0/1/0/0").write_bytes(b"")
         writes = itertools.count()
 
-        async def kill(self: Objects, key: str, value: Any, stop: int = step, count: Iterator[int] = writes) -> None:
+        def kill(self: Objects, key: str, value: Any, stop: int = step, count: Iterator[int] = writes) -> None:
             now = next(count) == stop
             if now and moment == "before":
                 raise _Killed
-            await original(self, key, value)
+            original(self, key, value)
             if now:
                 raise _Killed
 
         cache = TeacherCache.open(folder, writable=True)
-        monkeypatch.setattr(Objects, "_set", kill)
+        monkeypatch.setattr(Objects, "set_sync", kill)
         try:
             cache.commit_unit(0, 1, random_unit(cache, 0, 1))
             finished = True
         except BaseException as error:
             assert "_Killed" in repr(error), error
             finished = False
-        monkeypatch.setattr(Objects, "_set", original)
+        monkeypatch.setattr(Objects, "set_sync", original)
         with TeacherCache.open(folder, writable=True) as cache:
             assert_unit(cache, 0, 0)
             entry = cache.read_entry(UnitId(0, 1))
@@ -239,16 +334,16 @@ def test_a_kill_at_any_write_leaves_a_whole_or_a_missing_unit(
 
 
 def _kill_after(folder: Path, writes_left: int) -> None:
-    original = Objects._set
+    original = Objects.set_sync
 
-    async def count(self: Objects, key: str, value: Any) -> None:
+    def count(self: Objects, key: str, value: Any) -> None:
         nonlocal writes_left
-        await original(self, key, value)
+        original(self, key, value)
         writes_left -= 1
         if writes_left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Objects._set = count  # type: ignore[method-assign]
+    Objects.set_sync = count  # type: ignore[method-assign]
     with TeacherCache.open(folder, writable=True) as cache:
         fill(cache)
 

@@ -126,6 +126,8 @@ class _Display:
                 say(f"{event.num_units - event.missing_units} of {count(event.num_units, 'unit')} done")
                 of = f" (rank 0 of {self._world_size})" if self._world_size > 1 else ""
                 self._bar = Bar(f"cache-teacher{of}", event.share_views, "view")
+            case events.SnapshotDamaged():
+                say(f"warning: {event.reason}; it is written anew")
             case events.UnitDamaged():
                 say(f"warning: {event.reason}; it will be computed again")
             case events.BatchDone() if self._bar is not None:

@@ -24,6 +24,7 @@ from teacher_cache.stage1.stage1_events import (
     BatchDone,
     BuildEvent,
     BuildFinished,
+    SnapshotDamaged,
     Started,
     UnitCommitted,
     UnitDamaged,
@@ -205,9 +206,12 @@ def _require_same(cache: TeacherCache, index: ShardIndex, teacher: Teacher) -> N
         raise CacheError(f"{cache.url}: teacher: expected {expected}, got {got}; use that the cache was made with")
 
 
-def _release_damaged(cache: TeacherCache, world: World, should_stop: Callable[[], bool]) -> Iterator[UnitDamaged]:
-    """Take the units of this rank's share that do not verify out of the ledger."""
+def _release_damaged(cache: TeacherCache, world: World, should_stop: Callable[[], bool]) -> Iterator[BuildEvent]:
+    """Take units of this rank's share that do not verify out of the ledger; look at what a reader starts from."""
     missing = set(cache.missing())
+    problem = cache.entries.snapshot_problem()
+    if problem:
+        yield SnapshotDamaged(reason=problem)
     units = [UnitId(b, s) for b in range(cache.num_view_blocks) for s in range(cache.num_shards)]
     for unit in units[world.rank :: world.size]:
         if tuple(unit) in missing or should_stop():

@@ -20,6 +20,13 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotDamaged:
+    """The ledger's summary, from which a reader starts, is damaged or gone; it is written anew at the end."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnitDamaged:
     """A committed unit that does not verify; it was taken out of the ledger and will be computed again."""
 
@@ -135,5 +142,7 @@ class CacheOpened:
     grown: bool
 
 
-BuildEvent = Started | UnitDamaged | UnitStarted | BatchDone | UnitCommitted | UnitSkipped | BuildFinished
+BuildEvent = (
+    Started | SnapshotDamaged | UnitDamaged | UnitStarted | BatchDone | UnitCommitted | UnitSkipped | BuildFinished
+)
 OpenEvent = Calibrated | ShortCalibration | CacheOpened

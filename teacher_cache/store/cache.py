@@ -185,8 +185,11 @@ class TeacherCache:
         return [(int(b), int(s)) for b, s in np.argwhere(self.ledger() == 0)]
 
     def is_committed(self, view_block: int, shard: int) -> bool:
-        """Whether a unit is in the ledger by now: one request."""
-        return self.entries.entry(self._unit(view_block, shard)) != 0
+        """Whether a unit is in the ledger by now: one request. A writer takes a damaged entry for none."""
+        _, entry = next(self.entries.look_up([self._unit(view_block, shard)]))
+        if isinstance(entry, CacheError) and not self.writable:
+            raise entry
+        return not isinstance(entry, CacheError) and entry != 0
 
     def fidelity_positions(self, view_block: int, shard: int) -> NDArray[np.uint32]:
         """The (view in the unit, row) pairs whose full logits are kept, (F, 2) uint32; F = 0 for exact records."""
@@ -298,9 +301,9 @@ class TeacherCache:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Renew the snapshot, unless leaving by an error, and close."""
+        """Renew the snapshot if it is not what the entries say, unless leaving by an error, and close."""
         try:
-            if kind is None and self.changed:
+            if kind is None and self.writable and (self.changed or self.entries.snapshot_problem() is not None):
                 self.entries.save()
         finally:
             self.close()

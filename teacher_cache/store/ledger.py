@@ -130,6 +130,18 @@ class Ledger:
         saved_BS = np.concatenate(chunks)[:num_blocks]
         return np.where(saved_BS == np.uint64(UNKNOWN), np.uint64(0), saved_BS)
 
+    def snapshot_problem(self) -> str | None:
+        """What is wrong with the snapshot; "" when it only lags behind the entries, None when it is as they are."""
+        try:
+            saved_BS = self.snapshot()
+        except CacheError as error:
+            return str(error)
+        known_BS = self.refresh()
+        if np.array_equal(saved_BS, known_BS):
+            return None
+        wrong = np.argwhere((saved_BS != 0) & (saved_BS != known_BS))
+        return f"{self._url}: the snapshot of the ledger names {len(wrong)} units otherwise" if len(wrong) else ""
+
     def save(self) -> None:
         """Rewrite the snapshot from what is there now."""
         saved_BS = self.refresh()

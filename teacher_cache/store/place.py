@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from shards.atomic import replace_file
 from shards.errors import CacheError
 from teacher_cache.store.schemes import open_filesystem, scheme_of
 
@@ -93,10 +94,16 @@ class Place:
         except CacheError:
             work.close()
             raise
-        try:
+        with self.reaching(key):
             if self.folder is not None:
                 return await work
             return await asyncio.wait_for(work, self.timeout_s)
+
+    @contextmanager
+    def reaching(self, key: str) -> Iterator[None]:
+        """Turn what goes wrong with one object into a CacheError that names it."""
+        try:
+            yield
         except TimeoutError as error:
             raise CacheError(
                 f"{self.url}/{key}: no answer within {self.timeout_s:g} s; check the server, or raise the timeout"
@@ -130,13 +137,10 @@ async def close_filesystem(fs: Any) -> None:
             return
 
 
-def flush(path: Path) -> None:
-    """Reach the disk before the ledger entry does, so that a power cut cannot leave an entry without its data."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def write_file(path: Path, data: bytes) -> None:
+    """Replace a file, whole and durably: no ledger entry may outlive its data. OSError where it cannot be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, data)
 
 
 def read_file(path: Path) -> bytes | None:

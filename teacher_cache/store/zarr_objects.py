@@ -1,7 +1,7 @@
 """The objects of a cache as a guarded zarr store: asked for by name, in bounded time, never listed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from zarr.core.buffer import default_buffer_prototype
@@ -9,7 +9,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from shards.errors import CacheError
-from teacher_cache.store.place import Place, close_filesystem, flush, read_file
+from teacher_cache.store.place import Place, close_filesystem, read_file, write_file
 
 _LOOKUPS_AT_ONCE = 64
 
@@ -35,19 +35,70 @@ class Objects(WrapperStore[Any]):
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
         """The object's buffer, or None when there is none; an absent chunk is an error, never the fill value."""
-        buffer = await self.place.reach(key, self._store.get(key, prototype, byte_range))
+        return self._present(key, await self.place.reach(key, self._store.get(key, prototype, byte_range)))
+
+    async def set(self, key: str, value: Any) -> None:
+        """Replace an object, atomically; on a local disk also durably."""
+        if self.place.folder is None:
+            await self.place.reach(key, self._store.set(key, value))
+        else:
+            await asyncio.to_thread(self.set_sync, key, value)
+
+    # The array library reads and writes a local place without its event loop, in its versions from 3.3 on.
+
+    @property
+    def _supports_sync_io(self) -> bool:
+        """Whether the synchronous twins may be used: on a local disk."""
+        return self.place.folder is not None
+
+    def get_sync(self, key: str, *, prototype: Any = None, byte_range: Any = None) -> Any:
+        """What `get` does, on a local disk."""
+        with self.place.reaching(key):
+            return self._present(key, self._store.get_sync(key, prototype=prototype, byte_range=byte_range))
+
+    def set_sync(self, key: str, value: Any) -> None:
+        """What `set` does, on a local disk."""
+        assert self.place.folder is not None, "a remote place has no synchronous twin"
+        self._check_writable()
+        with self.place.reaching(key):
+            write_file(self.place.folder / key, bytes(value.to_bytes()))
+
+    def _present(self, key: str, buffer: Any) -> Any:
         if buffer is None and "/c/" in key:
             raise CacheError(f"{self.place.url}/{key} is gone; run verify-cache --repair, then cache-teacher")
         return buffer
 
-    async def set(self, key: str, value: Any) -> None:
-        """Replace an object, atomically; on a local disk also durably."""
-        await self.place.reach(key, self._set(key, value))
+    async def _get_many(self, requests: Iterable[Any]) -> AsyncGenerator[tuple[str, Any], None]:
+        for key, prototype, byte_range in requests:
+            yield key, await self.get(key, prototype, byte_range)
 
-    async def _set(self, key: str, value: Any) -> None:
-        await self._store.set(key, value)
-        if self.place.folder is not None:
-            await asyncio.to_thread(flush, self.place.folder / key)
+    async def _set_many(self, values: Iterable[tuple[str, Any]]) -> None:
+        for key, value in values:
+            await self.set(key, value)
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Iterable[tuple[str, Any]]) -> list[Any]:
+        """The parts of some objects, in order."""
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    async def delete(self, key: str) -> None:
+        """Never: what is replaced is written again."""
+        raise AssertionError(f"{self.place.url}/{key}: a cache deletes nothing")
+
+    async def delete_dir(self, prefix: str) -> None:
+        """Never."""
+        await self.delete(prefix)
+
+    async def set_if_not_exists(self, key: str, value: Any) -> None:
+        """Never: a writer replaces."""
+        raise AssertionError(f"{self.place.url}/{key}: an object is written or replaced")
+
+    async def clear(self) -> None:
+        """Never."""
+        await self.delete("")
+
+    def delete_sync(self, key: str) -> None:
+        """Never."""
+        raise AssertionError(f"{self.place.url}/{key}: a cache deletes nothing")
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
         """The bytes of each object, None where there is none."""
