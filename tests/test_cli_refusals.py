@@ -107,6 +107,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (["export", "{set}/run/weights.safetensors", "{set}/run/weights.safetensors"], "WEIGHTS itself"),
     (["copy-cache", "{set}/dense.zarr", "{set}/train"], "Nothing was changed"),
     (["copy-cache", "{set}/dense.zarr", "{set}/dense.zarr"], "another place"),
+    (["verify-cache", "{set}/dense.zarr", "--deep", "--shards", "nowhere"], "nowhere"),
     (["evaluate", "--shards", "nowhere", "--weights", "{set}/run/weights.safetensors"], "nowhere"),
     (["plan-cache", *SHARDS, *TEACHER, "--views", "2", "--teacher", "regnty_160"], "'regnety_160'"),
     (["plan-cache", *CACHE[1:3], *TEACHER, "--views", "2", "--seconds", "-1"], "--seconds"),
@@ -122,6 +123,24 @@ REFUSED: list[tuple[list[str], str]] = [
     (["make-shards", "{set}", "{tmp}/shards", "--seed", "-1"], "--seed"),
 ]
 """Command lines and a word of the refusal."""
+
+WEIGHTS = ["--weights", "{set}/run/weights.safetensors"]
+MISSING: list[tuple[list[str], str]] = [
+    (["verify-cache", "{tmp}/nope"], "no cache here"),
+    (["cache-status", "{tmp}/nope"], "no cache here"),
+    (["copy-cache", "{tmp}/nope", "{tmp}/copy"], "no cache here"),
+    (["check-machine", "--cache", "{tmp}/nope"], "no cache here"),
+    (["cost", "--cache", "{tmp}/nope"], "no cache here"),
+    (["show-views", *SHARDS, "--cache", "{tmp}/nope", "--out", "{tmp}/x.png"], "no cache here"),
+    ([*TRAIN, "--cache", "{tmp}/nope"], "no cache here"),
+    (["predict", "{tmp}/nope.jpg", *WEIGHTS], "nope.jpg: no such file"),
+    (["predict", "{tmp}/nope.jpg", "{tmp}/no.png", *WEIGHTS], "nor is any of 2"),
+    (["predict", "{set}/run/weights.safetensors", "--weights", "{tmp}/nope"], "no such file"),
+    (["evaluate", *SHARDS, "--weights", "{tmp}/nope"], "no such file"),
+    (["export", "{tmp}/nope", "{tmp}/x.safetensors"], "no such file"),
+    ([*CACHE, "--teacher-weights", "{tmp}/nope"], "no such file"),
+]
+"""Command lines that name an artefact which does not exist, and a word of the refusal; their exit code is 1."""
 
 CHILD = """
 import json, os, sys
@@ -141,10 +160,10 @@ for words in json.load(sys.stdin):
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, list[str]]]:
     """Exit code, output and heavy modules imported by then, of every case in turn."""
     tmp = tmp_path_factory.mktemp("refused")
-    cases = [[word.format(set=SET, tmp=tmp) for word in words] for words, _ in REFUSED]
+    cases = [[word.format(set=SET, tmp=tmp) for word in words] for words, _ in (*REFUSED, *MISSING)]
     done = subprocess.run([sys.executable, "-c", CHILD], input=json.dumps(cases), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = dict(zip(map(_id, REFUSED), map(json.loads, done.stdout.splitlines()), strict=True))
+    found = dict(zip(map(_id, (*REFUSED, *MISSING)), map(json.loads, done.stdout.splitlines()), strict=True))
     return found | {"made": (0, " ".join(path.name for path in tmp.iterdir()), [])}
 
 
@@ -158,12 +177,12 @@ def _id(case: tuple[list[str], str]) -> str:
     return f"{words[0]} {' '.join(words[-2:])}".replace("{set}", "SET").replace("{tmp}", "TMP") + f": {message}"
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=_id)
+@pytest.mark.parametrize("case", [*REFUSED, *MISSING], ids=_id)
 def test_a_slip_is_refused_before_torch_is_imported(
     case: tuple[list[str], str], said: dict[str, tuple[int, str, list[str]]]
 ) -> None:
     code, output, heavy = said[_id(case)]
-    assert code == 2, output
+    assert code == (1 if case in MISSING else 2), output
     assert case[1] in output
     assert not heavy, output
     assert "Traceback" not in output and "defect" not in output

@@ -11,6 +11,7 @@ from shards.console import result
 from shards.flags import CACHE, PATH, json_option, refuse_ignored
 from shards.own_folder import require_file
 from shards.text.figures import count
+from teacher_cache.store.glance import local_header
 
 if TYPE_CHECKING:
     from teacher_cache.record.loss_error import LossError
@@ -30,6 +31,7 @@ def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as
         refuse_ignored(["max_units"], "only --fidelity reads units")
     if png is not None:
         require_file("--png", png, ".png")
+    local_header(cache)
     from student.learn.record_errors import loss_gradients
     from teacher_cache.inspect import status as status_of
     from teacher_cache.store.cache import TeacherCache

@@ -14,6 +14,7 @@ from shards.flags import (
     refuse_ignored,
     shard_options,
 )
+from teacher_cache.store.glance import local_header
 
 if TYPE_CHECKING:
     from student.cost.cost_estimate import Cost, Job, Rates
@@ -55,6 +56,8 @@ class JobFlags:
 
     def with_caches(self, urls: tuple[str, ...]) -> "JobFlags":
         """Samples, views and bytes of caches that are there; CacheError when they are not of one index."""
+        for url in urls:
+            local_header(url)
         from shards.errors import CacheError
         from teacher_cache.inspect.status import cache_status
         from teacher_cache.store.cache import TeacherCache

@@ -34,6 +34,9 @@ def predict(
     """
     check_weights("--weights", weights)
     paths, passed_over = _files(images)
+    if not any(path.exists() for path in paths):
+        others = f", nor is any of {len(paths)}" if len(paths) > 1 else ""
+        raise ShardError(f"image {paths[0]}: no such file{others}; check the path")
 
     from student.run.export import load_student
     from student.run.export import predict as run

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shards.errors import CacheError
 from shards.flags import given_flag, refuse_ignored
 from shards.own_folder import require_own
 from shards.world import World, world_variables
 from student.commands.flags import CacheFlags, StudentFlags
 from student.learn.losses.table import LOSSES, NONE
+from teacher_cache.store.glance import local_header
 from teacher_cache.store.place import require_distinct
 
 if TYPE_CHECKING:
@@ -87,17 +87,6 @@ def _local_caches(taught: CacheFlags) -> "dict[str, Header]":
     require_distinct(taught.caches)
     _ = taught.weights  # reads the numbers
     return {url: header for url in taught.caches if (header := local_header(url)) is not None}
-
-
-def local_header(url: str) -> "Header | None":
-    """What a cache on a local disk says; None for a remote one; CacheError when there is none."""
-    from teacher_cache.store.glance import header_at
-    from teacher_cache.store.place import Place
-
-    header, place = header_at(url), Place.parse(url, writable=False)
-    if header is None and place.folder is not None:
-        raise CacheError(f"{place.url}: no cache here (no zarr.json); make one with cache-teacher")
-    return header
 
 
 def check_model(student: StudentFlags) -> None:

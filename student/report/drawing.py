@@ -9,9 +9,10 @@ page's font. The same numbers give the same bytes: no date, no version, no rando
 import io
 import math
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
+from shards.atomic import atomic_file
 from shards.text.escapes import visible
 from student.report.charts import DASHES, Level, Series, number
 from student.report.colours import GRID, INK, LINE, MUTED, SERIES, ink_on, ramp
@@ -200,7 +202,7 @@ def _svg(figure: Figure, title: str) -> ElementTree.Element:
     """The figure as an SVG element for an HTML page: no names of its own but those it refers to, CSS variables."""
     file = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        _draw(figure, file, format="svg", metadata={"Date": None})
     text = re.sub(r'\sxmlns(:\w+)?="[^"]*"|xlink:(?=href)', "", file.getvalue()[file.getvalue().index("<svg") :])
     referred = set(re.findall(r'(?:href="|url\()#(\w+)', text))
     root = ElementTree.fromstring(re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.S))
@@ -284,5 +286,12 @@ def save_png(figure: Figure, path: Path) -> None:
         assert isinstance(text, Text)
         text.set_parse_math(False)
         text.set_text(visible(text.get_text()))
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(path, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
+    with matplotlib.rc_context(_STYLE), atomic_file(path) as file:
+        _draw(figure, file, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
+
+
+def _draw(figure: Figure, file: IO[Any], **options: Any) -> None:
+    """Write a figure. Letters that the font lacks, such as Japanese ones, are drawn as boxes without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        figure.savefig(file, **options)

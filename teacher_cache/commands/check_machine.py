@@ -4,6 +4,7 @@ import click
 
 from shards.console import result, say
 from shards.flags import CACHE, stop_with
+from teacher_cache.store.glance import local_header
 
 
 @click.command("check-machine")
@@ -28,6 +29,7 @@ def _with_reference() -> dict[str, tuple[str, ...]]:
 
 
 def _with_cache(url: str) -> dict[str, tuple[str, ...]]:
+    local_header(url)
     from shards.views.behaviour import has_parts
     from shards.views.reference import parts_differing_here, suspects_here
     from teacher_cache.store.cache import TeacherCache

@@ -55,13 +55,14 @@ def copy_cache(
     Places are folders or object stores: s3://, gs://, az://, memory:// …; hf:// and https:// to read. Run the same
     command again to go on after a kill. A smaller --record is made from the records of SOURCE, and its error printed.
     """
-    from teacher_cache.store.glance import CACHE_FOLDER
+    from teacher_cache.store.glance import CACHE_FOLDER, local_header
 
     place = Place.parse(destination, writable=True)
     if place.url == Place.parse(source, writable=False).url:
         raise ValueError(f"{destination}: this is the cache to be copied; name another place")
     if place.folder is not None:
         require_own("DESTINATION", place.folder, CACHE_FOLDER)
+    local_header(source)
     from teacher_cache.publish.card import write_card
     from teacher_cache.publish.copying import copy_units
     from teacher_cache.publish.destination import open_destination

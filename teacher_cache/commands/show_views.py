@@ -10,6 +10,7 @@ from shards.console import result
 from shards.flags import CACHE, PATH, ShardPlace, refuse_ignored, shard_options
 from shards.own_folder import require_file
 from teacher_cache.commands.flags import view_settings
+from teacher_cache.store.glance import local_header
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
@@ -51,6 +52,8 @@ def show_views(
         refuse_ignored(["recipe_name", "sets"], "the views are those of --cache")
     require_file("--out", out, ".png")
     recipe = recipe_named(recipe_name, **view_settings(sets))
+    if cache:
+        local_header(cache)
     index = place.index()
     keys = [sample] if sample is not None else _some_keys(index)
     for key in keys:

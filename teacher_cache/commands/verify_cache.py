@@ -9,6 +9,7 @@ from shards.console import Bar, result, say
 from shards.flags import CACHE, SEED, Number, ShardPlace, device_option, refuse_ignored, shard_options, stop_with
 from shards.text.figures import count, plural
 from teacher_cache.commands.flags import TeacherFlags, optional_teacher_options
+from teacher_cache.store.glance import local_header
 
 if TYPE_CHECKING:
     from teacher_cache.inspect.verify import Finding
@@ -48,6 +49,9 @@ def verify_cache(
         refuse_ignored(["tolerance", "device"], "no --teacher is asked")
     if not asked and not deep:
         refuse_ignored(["shards", "shard_cache", "blocks", "seed"], "only --deep and --teacher render blocks again")
+    local_header(cache)
+    if deep or asked:
+        place.index()
     from teacher_cache.inspect import verify
     from teacher_cache.store.cache import TeacherCache
 

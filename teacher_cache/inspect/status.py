@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.atomic import atomic_file
 from shards.rng import stream
 from shards.text.figures import count, duration, percent
 from teacher_cache.record.codec import RecordCodec
@@ -211,7 +212,8 @@ def save_picture(status: Status, path: Path) -> None:
         Patch(facecolor=missing, edgecolor="#5a6473", label=f"missing: {units - done}"),
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(path, format="png", dpi=120)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=120)
 
 
 def _picture(done_BS: NDArray[np.bool_], width: int, height: int) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shards.errors import CacheError
 from shards.own_folder import FolderKind
 from teacher_cache.store.header import Header, header_from_attributes, is_cache, read_root
 from teacher_cache.store.place import Place, read_file
@@ -37,6 +38,14 @@ def header_at(url: str | Path) -> Header | None:
         return None
     attributes = read_root(_Files(place.folder), place.url)
     return None if attributes is None else header_from_attributes(attributes, place.url)
+
+
+def local_header(url: str | Path) -> Header | None:
+    """What a cache on a local disk says; None for a remote one; CacheError when there is none."""
+    header, place = header_at(url), Place.parse(url, writable=False)
+    if header is None and place.folder is not None:
+        raise CacheError(f"{place.url}: no cache here (no zarr.json); make one with cache-teacher")
+    return header
 
 
 def _has_root(folder: Path) -> bool:
