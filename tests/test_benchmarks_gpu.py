@@ -24,6 +24,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
 
 
+@pytest.mark.slow
 def test_every_section_runs_with_few_packages_and_the_last_line_is_json() -> None:
     """Cached is online and killed is uninterrupted here to the bit: a CPU has no excuse."""
     done = run()
@@ -42,6 +43,7 @@ def test_every_section_runs_with_few_packages_and_the_last_line_is_json() -> Non
     assert truth["cached_minus_online_loss"] == 0 and 0 < truth["steps_after_the_kill"] < truth["steps"]
 
 
+@pytest.mark.slow
 def test_a_section_that_fails_costs_only_itself() -> None:
     """`overlap` needs the cache that `rendering` makes; `machine` does not."""
     done = run("--only", "overlap,machine")
@@ -51,6 +53,7 @@ def test_a_section_that_fails_costs_only_itself() -> None:
 
 
 @pytest.mark.parametrize("words", [["--only", "nothing"]])
+@pytest.mark.slow
 def test_an_unknown_section_is_refused(words: list[str]) -> None:
     done = run(*words)
     assert done.returncode == 2 and "expected machine, rendering" in done.stderr

@@ -179,6 +179,7 @@ def test_a_study_runs_to_its_tables_and_again_for_nothing(work: Path, tmp_path: 
     assert all(path.stat().st_mtime_ns == when for path, when in summaries.items()), "finished students stay"
 
 
+@pytest.mark.slow
 def test_a_second_process_leaves_the_online_student_to_the_first(work: Path) -> None:
     class Listed:
         def __init__(self) -> None:
@@ -199,6 +200,7 @@ def test_a_second_process_leaves_the_online_student_to_the_first(work: Path) -> 
     assert second.commands == [command for command in alone.commands if command != "train-student"]
 
 
+@pytest.mark.slow
 def test_derived_caches_keep_the_digests_and_say_whose_answers_they_hold(work: Path) -> None:
     _run(work)
     caches = work / "out" / "caches"
@@ -217,6 +219,7 @@ def test_derived_caches_keep_the_digests_and_say_whose_answers_they_hold(work: P
         assert following.spec.fingerprint != source.spec.fingerprint != centre.spec.fingerprint
 
 
+@pytest.mark.slow
 def test_a_derived_cache_may_answer_among_the_classes_present(work: Path) -> None:
     """The labels of one class only: all probability goes there; where every class is present, nothing changes."""
     _run(work)
@@ -295,6 +298,7 @@ def test_differences_are_paired_by_seed_with_students_interval() -> None:
     assert one.interval != one.interval, "one seed knows nothing of the noise"
 
 
+@pytest.mark.slow
 def test_a_deviation_of_losses_is_seen(work: Path) -> None:
     _run(work)
     cells = work / "out" / "sweeps" / "teaching" / "cells"

@@ -79,6 +79,7 @@ def test_the_main_job_from_folders_to_a_student_and_a_second_run_does_nothing(wo
     done("export", weights, work / "exported" / "tiny.safetensors")
 
 
+@pytest.mark.slow
 def test_online_sees_what_the_cache_saw(work: Path) -> None:
     """Hard labels of a cache and of the teacher in the loop: the same run, to the printed digit."""
     hard = ("--distill", "hard", "--lambda", ".5")

@@ -50,6 +50,7 @@ def without_code(page: str) -> str:
     return re.sub(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", "", page)
 
 
+@pytest.mark.slow
 def test_all_commands_and_all_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One job from photos to a report in a folder, with classes, files and runs of hostile names."""
     rng = np.random.default_rng(0)

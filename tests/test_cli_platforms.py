@@ -24,6 +24,7 @@ def run(machine: str, *words: str | Path, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_macos_makes_shards_a_cache_and_a_student_without_workers(tmp_path: Path) -> None:
     """No posix_fallocate, no memfd_create, no fork."""
     home = SETS[-1]

@@ -178,6 +178,7 @@ def _id(case: tuple[list[str], str]) -> str:
 
 
 @pytest.mark.parametrize("case", [*REFUSED, *MISSING], ids=_id)
+@pytest.mark.slow
 def test_a_slip_is_refused_before_torch_is_imported(
     case: tuple[list[str], str], said: dict[str, tuple[int, str, list[str]]]
 ) -> None:

@@ -213,6 +213,7 @@ sys.exit("not run: " + " ".join(COMMANDS.keys() - ran) if COMMANDS.keys() - ran 
 """
 
 
+@pytest.mark.slow
 def test_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
     """ImageNet has as many shards as a process may usually have open files: no command opens all at once."""
     done = _run([sys.executable, "-c", FEW_FILES], tmp_path)

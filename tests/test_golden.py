@@ -47,6 +47,7 @@ def test_shards_and_index_still_agree(made: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", NUM_VIEWS)
+@pytest.mark.slow
 def test_caches_verify_down_to_pixels_and_answers(made: Path, kind: str) -> None:
     weights = ["--teacher-weights", "teacher.safetensors"]
     said = done("verify-cache", f"{kind}.zarr", "--shards", "train", *TEACHER, *weights)

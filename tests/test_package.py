@@ -17,6 +17,7 @@ from shards import __version__
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_pip_install_carries_every_module_and_gives_the_command(tmp_path: Path) -> None:
     """Built from a copy, as the build leaves folders behind; run away from the checkout, so that nothing else helps."""
     copy, site = tmp_path / "copy", tmp_path / "site"

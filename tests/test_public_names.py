@@ -132,6 +132,7 @@ def test_the_snippets_of_the_page_run(title, place, monkeypatch, capsys):
     exec(compile(sections()[title], str(DOCS), "exec"), {"__name__": "page"})
 
 
+@pytest.mark.slow
 def test_a_record_is_the_row_of_its_unit(place):
     """What `read_record` says of a sample is what stands at its place."""
     index = open_index(str(place / "shards" / "train"))
