@@ -228,7 +228,7 @@ def test_names_with_dots_and_long_or_foreign_names_become_keys(tmp_path: Path) -
     (tmp_path / "in" / "v1.0").mkdir(parents=True)
     for n, name in enumerate(names):
         (tmp_path / "in" / "v1.0" / name).write_bytes(encoded(n))
-    index = write(tmp_path / "in", tmp_path / "out")[-1].index
+    index = write(tmp_path / "in", tmp_path / "out", class_names=("v1.0", "v2.0"))[-1].index
     assert index is not None
     keys = {index.key(0, row) for row in range(4)}
     assert keys == {"v1.0/a%2Eb", "v1.0/a%252Eb", "v1.0/ä ö", "v1.0/" + "x" * 180}
@@ -239,7 +239,7 @@ def test_the_suffix_in_the_shard_is_what_the_bytes_are(tmp_path: Path) -> None:
     (tmp_path / "in" / "a").mkdir(parents=True)
     for name, kind in (("one.JPEG", "PNG"), ("two.JFIF", "JPEG"), ("three.webp", "WEBP")):
         (tmp_path / "in" / "a" / name).write_bytes(encoded(5, kind))
-    index = write(tmp_path / "in", tmp_path / "out")[-1].index
+    index = write(tmp_path / "in", tmp_path / "out", class_names=("a", "b"))[-1].index
     assert index is not None
     with ShardReader(index) as reader:
         assert {reader.name(0, row) for row in range(3)} == {"a/one.png", "a/two.jpg", "a/three.webp"}

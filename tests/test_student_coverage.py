@@ -104,7 +104,8 @@ def test_the_remedy_is_one() -> None:
     index = make_index([31, 31])
     one, two = (order_of(index, batch=16, repeats=3, num_views=n, block=16, unit=6) for n in (6, 12))
     first, second = coverage(index, one, 30), coverage(index, two, 30)
-    assert first.wider == 12 and "--views 12" in first.warning
+    assert first.warning.endswith("grow the cache (cache-teacher --views 12)")
+    assert "--views 12) and train for more than 6 epochs" in coverage(index, one, 6).warning
     assert second.num_unseen < first.num_unseen == 30
     small = make_index([32, 15])
     short = coverage(small, order_of(small, batch=16, repeats=3, num_views=12, block=16, unit=6), 30)
@@ -116,8 +117,13 @@ def test_the_remedy_is_one() -> None:
 def test_a_warning_is_a_message() -> None:
     """Classes are named, at most three, those that lose all of theirs first."""
     lost = tuple((f"class{n}", 1, 1) for n in range(900))
-    said = Coverage(10**6, 900, lost, 0, None, 16, 12).warning
+    said = Coverage(10**6, 900, lost, None, _remedy_of_one_unit()).warning
     assert len(said) <= 600 and "class0 1 of 1" in said and "and 897 more classes" in said
+
+
+def _remedy_of_one_unit() -> str:
+    index = make_index([31])
+    return coverage(index, order_of(index, batch=16, repeats=3, num_views=6, block=16, unit=6), 6).remedy
 
 
 def test_a_large_set_is_looked_at_quickly() -> None:

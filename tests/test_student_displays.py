@@ -24,7 +24,7 @@ BEGIN = Scheduled(
     steps_per_epoch=2,
     batch_size=8,
     num_left_out=0,
-    coverage=Coverage(16, 0, (), 0, (300, 300), 4, 0),
+    coverage=Coverage(16, 0, (), (300, 300), ""),
     views=(),
 )
 

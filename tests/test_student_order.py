@@ -128,7 +128,7 @@ def test_samples_left_out_are_counted():
         pytest.param({"repeats": 4}, "repeats.*block_views 6", id="repeats do not divide a unit"),
         pytest.param({"repeats": 3, "num_views": 8}, "num_views.*repeats 3", id="repeats do not divide the views"),
         pytest.param({"epoch": -1}, "epoch", id="negative epoch"),
-        pytest.param({"rows": np.array([15, 3])}, "the shards have 0", id="no full block"),
+        pytest.param({"rows": np.array([15, 3])}, "no shard holds a block of 16 samples", id="no full block"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(change, words):

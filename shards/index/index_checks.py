@@ -6,7 +6,7 @@ shards, labels below the number of classes, keys that end where the next begins.
 S shards, N samples of all shards.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,16 @@ def require_sound(meta: IndexMeta, arrays: Arrays, path: Path) -> None:
     _require_range(path, "size_N", arrays["size_N"], 1, 2**50)
     _require_range(path, "offset_N", arrays["offset_N"], 0, 2**50)
     _require_inside(path, arrays)
+
+
+def require_classes(where: object, names: Sequence[str], num_classes: int) -> None:
+    """ShardError where there is one class: a network that is always right has nothing to learn."""
+    if num_classes < 2:
+        one = f"one class ({names[0]})" if names else "one class"
+        raise ShardError(
+            f"{where}: expected at least two classes, got {one}: there is nothing to learn. Give the folder that holds "
+            "one folder per class; where others are missing on purpose, name all of them with --class-names"
+        )
 
 
 def _require(path: Path, name: str, expected: str, holds: bool, got: str) -> None:

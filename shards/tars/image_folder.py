@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from shards.documents import kind_of_file
 from shards.errors import Problem, ShardError, problems_text
-from shards.index.shard_index import SUFFIXES
+from shards.index.index_checks import SUFFIXES, require_classes
 from shards.names import nearest
 
 IGNORED_NAMES = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave behind; and AppleDouble's "._*"
@@ -76,6 +76,8 @@ def list_folder(source: Path, class_names: Sequence[str] = (), *, ignore_unknown
     if not classes and not walk.problems:
         raise ShardError(f"{source}: expected one folder per class, got none; check the path")
     names = tuple(class_names) or tuple(entry.name for entry in classes)
+    if classes:
+        require_classes(source, names, len(names))
     labels = {name: label for label, name in enumerate(names)}
     if len(labels) != len(names):
         raise ValueError("class_names: expected each class once; remove the repeated names")

@@ -250,6 +250,12 @@ def default_block_views(num_views: int) -> int:
     return max(divisors, key=lambda d: (d % 3 == 0, d % 2 == 0, d))
 
 
+def fitting_block_size(wanted: int, rows: Iterable[int]) -> int:
+    """Samples of a block: as wanted, unless no shard holds so many; then the largest power of two that one holds."""
+    largest = max(rows, default=wanted)
+    return wanted if largest >= wanted else 1 << (max(largest, 1).bit_length() - 1)
+
+
 def fitting_repeats(wanted: int, *, block_views: int, num_views: Iterable[int] = ()) -> int:
     """Views of a sample per visit (repeated augmentation): the largest number up to `wanted` that fits.
 

@@ -81,9 +81,11 @@ class StudentFlags:
 
         Arguments as of `TrainingData`; None among `num_views`: endless.
         """
-        from student.recipe.suited import TrainingData, suited
+        from shards.index.index_checks import require_classes
+        from student.recipe.suited import TrainingData, suited, with_fitting_blocks
 
-        recipe = self.recipe_for(cached, **flags)
+        require_classes(index.path or "shards", index.class_names, index.num_classes)
+        recipe, reasons = with_fitting_blocks(self.recipe_for(cached, **flags), cached, index.rows_S.tolist())
         data = TrainingData(
             views=cached or recipe.view_recipe,
             num_views=tuple(number for number in num_views if number),
@@ -91,7 +93,8 @@ class StudentFlags:
             parts=parts,
             before=before,
         )
-        return suited(recipe, data, given=self.given(**flags))
+        chosen = suited(recipe, data, given=self.given(**flags))
+        return chosen._replace(reasons=reasons + chosen.reasons)
 
 
 student_options = bundled(

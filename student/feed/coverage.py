@@ -25,18 +25,15 @@ class Coverage(NamedTuple):
     Attributes:
         num_samples: of the index. num_unseen: those that no epoch trains on.
         unseen_by_class: (class, unseen, all) of each class that loses samples, those that lose most of theirs first.
-        num_short: unseen samples of shards that hold less than a block.
         seen: views of the samples that are seen least and most; None where the set is too large to be counted.
-        block_size: samples of a block. wider: views of a cache that would reach more; 0: more epochs do.
+        remedy: what reaches the unseen ones.
     """
 
     num_samples: int
     num_unseen: int
     unseen_by_class: tuple[tuple[str, int, int], ...]
-    num_short: int
     seen: tuple[int, int] | None
-    block_size: int
-    wider: int
+    remedy: str
 
     @property
     def warning(self) -> str:
@@ -45,15 +42,9 @@ class Coverage(NamedTuple):
             return ""
         named = ", ".join(f"{name} {lost} of {of}" for name, lost, of in self.unseen_by_class[:3])
         more = f" and {len(self.unseen_by_class) - 3} more classes" if len(self.unseen_by_class) > 3 else ""
-        if self.num_short == self.num_unseen:
-            remedy = f"their shards hold less than a block of {self.block_size}: make shards of more samples"
-        elif self.wider:
-            remedy = f"blocks are drawn anew every unit of views: grow the cache (cache-teacher --views {self.wider})"
-        else:
-            remedy = "blocks are drawn anew every unit of views: more epochs reach them"
         return (
             f"{self.num_unseen} of {self.num_samples} samples are in no view that this run trains on: {named}{more}; "
-            f"{remedy}"
+            f"{self.remedy}"
         )
 
 
@@ -95,7 +86,6 @@ def left_over_in_all(index: ShardIndex, order: Order, epochs: int) -> NDArray[np
 def coverage(index: ShardIndex, order: Order, epochs: int) -> Coverage:
     """What a run of so many epochs trains on, and which classes lose samples."""
     num_blocks = len(order.view_blocks(epochs))
-    walks_all = order.num_views is not None and num_blocks * order.recipe.block_views >= order.num_views
     seen = None
     if index.num_samples * num_blocks <= _COUNTED:
         count_N = views_trained_on(index, order, epochs)
@@ -106,13 +96,24 @@ def coverage(index: ShardIndex, order: Order, epochs: int) -> Coverage:
     all_C = np.bincount(index.label_N, minlength=index.num_classes)
     losing = sorted(np.flatnonzero(lost_C), key=lambda c: (-lost_C[c] / all_C[c], c))
     names = index.class_names or tuple(map(str, range(index.num_classes)))
-    short_N = np.repeat(index.rows_S < order.recipe.block_size, index.rows_S)
     return Coverage(
         num_samples=index.num_samples,
         num_unseen=int(unseen_N.sum()),
         unseen_by_class=tuple((names[c], int(lost_C[c]), int(all_C[c])) for c in losing),
-        num_short=int((unseen_N & short_N).sum()),
         seen=seen,
-        block_size=order.recipe.block_size,
-        wider=(order.num_views or 0) + order.recipe.block_views if walks_all else 0,
+        remedy=_remedy(index, order, epochs),
     )
+
+
+def _remedy(index: ShardIndex, order: Order, epochs: int) -> str:
+    """What reaches the samples that are in no view."""
+    size, unit = order.recipe.block_size, order.recipe.block_views
+    left_N = left_over_in_all(index, order, epochs)
+    short_N = np.repeat(index.rows_S < size, index.rows_S)
+    if left_N.any() and short_N[left_N].all():
+        return f"their shards hold less than a block of {size}: make shards of more samples"
+    views = order.num_views
+    if not left_N.any() or views is None or epochs <= views - unit:
+        return "more epochs reach them"
+    also = f" and train for more than {views} epochs" if epochs <= views else ""
+    return f"blocks are drawn anew every {unit} views: grow the cache (cache-teacher --views {views + unit}){also}"

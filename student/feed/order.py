@@ -141,12 +141,22 @@ class Order:
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"epochs: expected at least 1, got {self.epochs}")
         if not self.steps:
-            raise ValueError(
-                f"batch_size {self.batch_size} needs {self._blocks_per_step} full blocks of {block_size} samples, the "
-                f"shards have {int(self._blocks_S.sum())} (a shard gives samples // block size); lower the batch size "
-                "or use larger shards"
-            )
+            raise ValueError(self._too_few_words())
         self.plan(0).items(0, 0, self.parts)
+
+    def _too_few_words(self) -> str:
+        """Why there is no step, and which batch size there could be."""
+        size, num_blocks = self.recipe.block_size, int(self._blocks_S.sum())
+        if not num_blocks:
+            return (
+                f"block_size: no shard holds a block of {size} samples (the largest has {int(max(self.rows_S))}): there is "
+                "no batch of any size; make shards of more samples, or a new cache, whose blocks fit these shards"
+            )
+        return (
+            f"batch_size {self.batch_size} needs {self._blocks_per_step} full blocks of {size} samples, the shards have "
+            f"{num_blocks} (a shard gives samples // block size); give a batch size of at most {num_blocks * size}, or "
+            "use larger shards"
+        )
 
     @property
     def parts(self) -> int:

@@ -7,12 +7,12 @@ run that is there already keeps what was chosen for it. This file imports no tor
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from shards.text.figures import count
-from shards.views.view_recipe import ViewRecipe, fitting_repeats
+from shards.views.view_recipe import ViewRecipe, fitting_block_size, fitting_repeats
 from student.recipe.student_recipe import StudentRecipe
 
 PAPERS_SET = 1_000_000
@@ -62,6 +62,23 @@ class Suited(NamedTuple):
 
     recipe: StudentRecipe
     reasons: tuple[str, ...]
+
+
+def with_fitting_blocks(
+    recipe: StudentRecipe, cached: ViewRecipe | None, rows: Sequence[int]
+) -> tuple[StudentRecipe, tuple[str, ...]]:
+    """The recipe with blocks that the shards can fill, and why; a cache's blocks are as they are.
+
+    Args:
+        rows: samples of each training shard.
+    """
+    wanted = recipe.view_recipe.block_size
+    size = fitting_block_size(wanted, rows)
+    if cached is not None or size == wanted or "block_size" in dict(recipe.view_overrides):
+        return recipe, ()
+    overrides = (*recipe.view_overrides, ("block_size", size))
+    reason = f"blocks of {size} samples instead of {wanted}: no shard holds more than {max(rows)}"
+    return replace(recipe, view_overrides=overrides), (reason,)
 
 
 def suited(recipe: StudentRecipe, data: TrainingData, *, given: Collection[str]) -> Suited:

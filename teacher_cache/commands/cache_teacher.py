@@ -61,7 +61,7 @@ def cache_teacher(
     from teacher_cache.store.cache import spec_at
 
     there = spec_at(cache)
-    recipe = views.recipe(there)
+    recipe = views.recipe(index, there)
     network = teacher.load(recipe, device=how.device, precision=how.precision, compile=how.compile, world=world)
     with StopRequest() as stop, place.reader(index) as reader:
         display, opened = _Display(world, stop), None
@@ -93,6 +93,9 @@ def cache_teacher(
                 display.show(done)
 
 
+_BLOCK = 16  # of the built-in recipes: another size is worth a word
+
+
 class _Display:
     """A bar over views, lines for what stands out."""
 
@@ -119,6 +122,8 @@ class _Display:
                     f"{event.cache.spec.record.kind}"
                 )
                 say(f"views: {served(event.cache.num_views, event.cache.views_per_unit)}")
+                if (size := event.cache.spec.recipe.block_size) != _BLOCK:
+                    say(f"blocks of {size} samples, which are mixed with each other: batches are multiples of {size}")
                 self._num_classes = event.cache.spec.record.num_classes
                 if event.created:
                     self._say_bytes(event.cache)

@@ -170,9 +170,12 @@ class ViewFlags:
     sets: tuple[str, ...]
     views_per_unit: int | None
 
-    def recipe(self, existing: "CacheSpec | None" = None) -> "ViewRecipe":
-        """The view recipe; views per unit and versions of operations as in a cache that is there, unless given."""
-        from shards.views.view_recipe import default_block_views, recipe_named
+    def recipe(self, index: "ShardIndex", existing: "CacheSpec | None" = None) -> "ViewRecipe":
+        """The view recipe for these shards; what is not given is as in an existing cache.
+
+        Shards that are all smaller than a block get smaller blocks.
+        """
+        from shards.views.view_recipe import default_block_views, fitting_block_size, recipe_named
 
         given = view_settings(self.sets)
         flags = {"seed": "--view-seed", "block_views": "--views-per-unit", "name": "--view-recipe"}
@@ -184,7 +187,11 @@ class ViewFlags:
         if existing is not None:
             values = {"versions": existing.recipe.versions} | values
         there = existing.recipe.block_views if existing else default_block_views(self.num_views)
-        return recipe_named(self.recipe_name, **(values | {"block_views": self.views_per_unit or there}))
+        recipe = recipe_named(self.recipe_name, **(values | {"block_views": self.views_per_unit or there}))
+        fitting = fitting_block_size(recipe.block_size, index.rows_S.tolist())
+        if "block_size" in given or fitting == recipe.block_size:
+            return recipe
+        return replace(recipe, block_size=existing.recipe.block_size if existing else fitting)
 
 
 def served(num_views: int, per_unit: int) -> str:

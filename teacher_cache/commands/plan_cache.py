@@ -58,7 +58,7 @@ def plan_cache(
 
     from teacher_cache.inspect import cache_plan
 
-    recipe = views.recipe()
+    recipe = views.recipe(index)
     network = teacher.load(recipe, device=how.device, precision=how.precision, compile=how.compile)
     with place.reader(index) as reader:
         for event in cache_plan.plan_cache(

@@ -38,7 +38,7 @@ def check_cache(
         return
     require_index(header, index, place.url)
     spec = header.spec
-    recipe = views.recipe(spec)
+    recipe = views.recipe(index, spec)
     network = replace(
         spec.teacher, name=name, precision=precision, input_size=recipe.size, mean=recipe.mean, std=recipe.std
     )
@@ -49,9 +49,17 @@ def check_cache(
 
 def check_new_cache(index: "ShardIndex", views: ViewFlags, record: RecordFlags) -> None:
     """Refuse views and a record that cannot be, for shards of so many classes; ValueError."""
+    from shards.index.index_checks import require_classes
     from teacher_cache.store.header import require_whole_units
 
-    recipe = views.recipe()
+    require_classes(index.path or "shards", index.class_names, index.num_classes)
+    recipe = views.recipe(index)
+    largest = int(max(index.rows_S))
+    if largest < recipe.block_size:
+        raise ValueError(
+            f"--set block_size={recipe.block_size}: no shard holds so many samples (the largest has {largest}), so no "
+            f"student could be trained from the cache; give at most {largest}, or leave it out"
+        )
     require_whole_units(recipe, views.num_views)
     record.format(index.num_classes, index, recipe)
 
