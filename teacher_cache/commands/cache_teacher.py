@@ -123,7 +123,7 @@ class _Display:
                 )
                 say(f"views: {served(event.cache.num_views, event.cache.views_per_unit)}")
                 if (size := event.cache.spec.recipe.block_size) != _BLOCK:
-                    say(f"blocks of {size} samples, which are mixed with each other: batches are multiples of {size}")
+                    say(f"blocks of {count(size, 'sample')}, mixed with each other: batches are multiples of {size}")
                 self._num_classes = event.cache.spec.record.num_classes
                 if event.created:
                     self._say_bytes(event.cache)
