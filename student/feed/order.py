@@ -149,13 +149,13 @@ class Order:
         size, num_blocks = self.recipe.block_size, int(self._blocks_S.sum())
         if not num_blocks:
             return (
-                f"block_size: no shard holds a block of {size} samples (the largest has {int(max(self.rows_S))}): there "
-                "is no batch of any size; make shards of more samples, or a new cache, whose blocks fit these shards"
+                f"block_size: no shard holds a block of {size} samples (the largest has {int(max(self.rows_S))}), "
+                "so there is no batch of any size; make shards of more samples, or a new cache, whose blocks fit these shards"
             )
         return (
             f"batch_size {self.batch_size} needs {self._blocks_per_step} full blocks of {size} samples, the shards "
-            f"have {num_blocks} (a shard gives samples // block size); give a batch size of at most {num_blocks * size}, or "
-            "use larger shards"
+            f"have {num_blocks} (a shard gives samples // block size); give a batch size of at most "
+            f"{num_blocks * size}, or use larger shards"
         )
 
     @property
