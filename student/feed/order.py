@@ -150,7 +150,7 @@ class Order:
         if not num_blocks:
             return (
                 f"block_size: no shard holds a block of {size} samples (the largest has {int(max(self.rows_S))}), "
-                "so there is no batch of any size; make shards of more samples, or a new cache, whose blocks fit these shards"
+                "so there is no batch; make shards of more samples, or a new cache, whose blocks fit these shards"
             )
         return (
             f"batch_size {self.batch_size} needs {self._blocks_per_step} full blocks of {size} samples, the shards "
