@@ -43,8 +43,8 @@ from tests.test_student_torchrun import FATAL_STEP, trained
 folder, out, die = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "die"
 feed = Trainer.feed
 
-def fatal(self, batch, *, step, micro=0):
-    feed(self, batch, step=step, micro=micro)
+def fatal(self, *batch, step, micro=0):
+    feed(self, *batch, step=step, micro=micro)
     mark = folder / "died"
     if die and step == FATAL_STEP and os.environ["RANK"] == "1" and not mark.exists():
         mark.touch()
@@ -114,10 +114,10 @@ def dying(folder: Path, out: Path, rank: int) -> None:
     """A rank of a job that ends after a step as a power cut ends it."""
     feed = Trainer.feed
 
-    def fatal(self: Trainer, batch: Any, *, step: int, micro: int = 0) -> None:
+    def fatal(self: Trainer, *batch: Any, step: int, micro: int = 0) -> None:
         if step == FATAL_STEP:
             kill_self()
-        feed(self, batch, step=step, micro=micro)
+        feed(self, *batch, step=step, micro=micro)
 
     Trainer.feed = fatal  # type: ignore[method-assign]
     trained(folder, out, World(rank, RANKS, rank), f"file://{folder}/meet too")
