@@ -1,8 +1,10 @@
 """Remote shards: fetched once, checked, and every failing server is an error within its time."""
 
 import http.server
+import importlib
 import multiprocessing
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -11,7 +13,9 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
+import fsspec
 import pytest
 
 from shards.errors import ShardError
@@ -50,12 +54,20 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         """One request."""
         Handler.requests.append(self.path)
         path = Path(self.directory) / self.path.lstrip("/").partition("?")[0]
-        if Handler.mood == "500":
+        if Handler.mood.startswith("to "):
+            self._send_on()
+        elif Handler.mood == "500":
             self.send_error(500)
         elif not path.is_file():
             self.send_error(404)
         else:
             self._send(path.read_bytes())
+
+    def _send_on(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", Handler.mood.removeprefix("to ") + self.path)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _send(self, data: bytes) -> None:
         ranged = self.headers.get("Range") if Handler.mood == "ranges" else None
@@ -69,7 +81,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         if Handler.mood == "ranges":
             self.send_header("Accept-Ranges", "bytes")
         if Handler.mood not in ("no_length", "endless"):
-            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Content-Length", str(10**15 if Handler.mood == "huge" else len(data)))
         self.end_headers()
         if Handler.mood == "flaky":
             Handler.mood = "good" if len(Handler.requests) > 2 else "flaky"
@@ -99,6 +111,9 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     def do_HEAD(self) -> None:
         """The size, unless the mood keeps it secret."""
         path = Path(self.directory) / self.path.lstrip("/").partition("?")[0]
+        if Handler.mood.startswith("to "):
+            self._send_on()
+            return
         if Handler.mood == "500" or not path.is_file():
             self.send_error(500 if Handler.mood == "500" else 404)
             return
@@ -275,6 +290,87 @@ def test_a_worker_fetches_in_a_process_of_its_own(server: str, tmp_path: Path) -
         list(in_workers(lambda _: local_shard(f"{server}/none.tar", 7, tmp_path), [0], workers=1))
 
 
+def test_a_redirect_to_another_address_is_refused_at_once(server: str, tmp_path: Path) -> None:
+    """Whether the size is asked for first or the file itself; the other server is asked for nothing."""
+    asked: list[str] = []
+
+    class Elsewhere(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as other:
+        threading.Thread(target=other.serve_forever, args=(0.02,), daemon=True).start()
+        Handler.mood = f"to http://127.0.0.1:{other.server_port}"
+        for expected in (10240, None):
+            with pytest.raises(ShardError, match=r"sends a request on to http://127.*export DEIT_TEACHER_CACHE_REDIR"):
+                local_shard(f"{server}/shard-000001.tar", expected, tmp_path)
+        other.shutdown()
+    assert asked == [] and len(Handler.requests) <= 4
+
+
+def test_more_than_the_disk_takes_is_refused_before_it_comes(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that says so would fill the disk."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
+    for expected in (10240, None):
+        with pytest.raises(ShardError, match=r"shard-000001\.tar: expected a file that fits"):
+            local_shard(f"{server}/shard-000001.tar", expected, tmp_path)
+    assert not list(tmp_path.glob("*.tar"))
+
+
+def test_an_s3_server_that_lies_about_the_size_costs_nothing(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A length of 10^15 was made into a list of as many parts."""
+    pytest.importorskip("s3fs")
+    for name, value in (
+        ("AWS_ENDPOINT_URL", server),
+        ("AWS_ACCESS_KEY_ID", "x"),
+        ("AWS_SECRET_ACCESS_KEY", "y"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    (Path(tmp_path) / "shards/b").mkdir()
+    (tmp_path / "shards/shard-000001.tar").rename(tmp_path / "shards/b/shard-000001.tar")
+    Handler.mood = "huge"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ShardError, match=r"s3://b/shard-000001\.tar"):
+        local_shard("s3://b/shard-000001.tar", 10240, tmp_path / "cache", stall_s=2)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # of this server
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000, "kB"
+
+
+@pytest.mark.parametrize("scheme", ["az", "abfs", "s3", "gs", "gcs"])
+def test_shards_may_lie_in_every_object_store_that_is_named(
+    scheme: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system of memory stands for each client: all of them are used alike."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Memory(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+        protocol = scheme
+        store: dict[str, object] = {}  # noqa: RUF012
+        pseudo_dirs = [""]  # noqa: RUF012
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return "/" + str(path).partition("://")[2] if "://" in str(path) else str(path)
+
+    monkeypatch.setitem(importlib.import_module("fsspec.registry")._registry, scheme, Memory)
+    for path in shards.glob("*.tar"):
+        Memory().pipe_file(f"/box/{path.name}", path.read_bytes())
+    index = scan(pattern_of(f"{scheme}://box"), tmp_path / "cache")
+    assert index.fingerprint == open_index(str(shards)).fingerprint
+    assert read_all(index, tmp_path / "cache")
+
+
 FETCHES = """
 import json, os, sys
 from pathlib import Path
@@ -290,6 +386,7 @@ Path(folder, "done").write_text(str(size))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", ["command", "helper"])
 def test_only_a_helper_process_ends_with_its_parent(who: str, server: str, tmp_path: Path) -> None:
     """A command that a shell has started goes on when the shell exits, whatever it waits for."""

@@ -174,6 +174,7 @@ def test_a_damaged_unit_is_computed_again_and_only_that_one(
     np.testing.assert_array_equal(TeacherCache.open(tmp_path / "cache.zarr").ledger(), reference.ledger())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "empty", "gone", "flipped"])
 def test_what_training_refuses_the_same_command_mends(
     tmp_path: Path, index: ShardIndex, teacher: Teacher, damage: str

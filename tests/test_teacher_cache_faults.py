@@ -158,6 +158,7 @@ def _killed_at_replace(work: Callable[[], None], count: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.slow
 def test_what_a_kill_leaves_goes_with_the_next_run(tmp_path: Path) -> None:
     """Killed before any renaming: of metadata, chunks, entries, snapshot, root; the next run removes what is left."""
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 from shards.errors import CacheError
+from shards.index.redirects import ALLOWED
 from teacher_cache.store import web
 from teacher_cache.store.cache import TeacherCache
 from tests.cache_maker import assert_unit, make_cache
@@ -87,6 +88,83 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
         threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}/c", handler
         running.shutdown()
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[str, list[str]]]:
+    """The address of another server, and what it was asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.daemon_threads = True
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}", asked
+        running.shutdown()
+
+
+def test_redirects_stay_with_the_server_that_was_named(
+    server: tuple[str, type[_Moody]], elsewhere: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own other paths are followed; another address is asked only where the user has named it."""
+    url, handler = server
+    target = ""
+
+    def redirected(self: _Moody) -> None:
+        if self.path.startswith("/old/"):
+            self.send_response(302)
+            self.send_header("Location", target + self.path.replace("/old/", "/c/"))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        else:
+            http.server.SimpleHTTPRequestHandler.do_GET(self)
+
+    handler.do_GET = redirected  # type: ignore[method-assign]
+    old = url.removesuffix("/c") + "/old"
+    with TeacherCache.open(old, timeout_s=20) as cache:
+        assert_unit(cache, 0, 0)
+    other, asked = elsewhere
+    target = other
+    with pytest.raises(CacheError, match=r"sends a request on to http://127\.0\.0\.1:\d+; only the address"):
+        TeacherCache.open(old, timeout_s=20)
+    target = "ftp://127.0.0.1"
+    with pytest.raises(CacheError, match=r"expected a redirect to http:// or https://, got one to 'ftp:"):
+        TeacherCache.open(old, timeout_s=20)
+    assert asked == []
+    target = other
+    monkeypatch.setenv(ALLOWED, f"https://cdn.example.org,{other}")
+    with pytest.raises(CacheError, match="no cache here"):
+        TeacherCache.open(old, timeout_s=20)
+    assert asked == ["/c/zarr.json"]
+
+
+def test_an_object_of_an_s3_server_is_cut_off_as_well(
+    server: tuple[str, type[_Moody]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body that never ends, of a server that was named for a bucket."""
+    pytest.importorskip("s3fs")
+    url, handler = server
+    for name, value in (
+        ("AWS_ENDPOINT_URL", url.removesuffix("/c")),
+        ("AWS_ACCESS_KEY_ID", "x"),
+        ("AWS_SECRET_ACCESS_KEY", "y"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    with TeacherCache.open("s3://c/", timeout_s=20) as cache:
+        assert_unit(cache, 0, 0)
+        handler.mood, handler.always = "endless", True
+        with pytest.raises(CacheError, match=r"class_index.*expected at most \d+ bytes, got more"):
+            cache.read_unit(0, 0)
 
 
 @pytest.mark.parametrize("mood", ["error", "drop", "cut", "lie"])

@@ -6,6 +6,7 @@ The transfer itself, with everything that a server can do wrong, is in `transfer
 import glob
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 from shards.atomic import TEMPORARY
@@ -56,10 +57,21 @@ def _fetched(url: str, target: Path, expected_bytes: int | None, stall_s: float)
     with locked(target.with_name(f".{target.name}.lock"), wait_s=FOR_EVER):
         told = expected_bytes if expected_bytes is not None else fetch(TransferOrder(url, "", -1, stall_s))
         if told < 0 or _size(target) != told:
+            _require_room(url, target.parent, told)
             for left in target.parent.glob(f".{glob.escape(target.name)}.*{TEMPORARY}"):
                 left.unlink(missing_ok=True)  # of a process that was killed: whoever fetches this holds the lock
             _fetch(url, target, told, stall_s)
     return target
+
+
+def _require_room(url: str, folder: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise ShardError(
+            f"{url}: expected a file that fits {folder}, which has {free / 1e9:,.2f} GB free, got one of "
+            f"{num_bytes / 1e9:,.2f} GB, as the index or the server says; make room, choose another folder by "
+            "--shard-cache, or check the address"
+        )
 
 
 def _size(path: Path) -> int:

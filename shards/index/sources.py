@@ -10,7 +10,8 @@ import braceexpand
 
 from shards.errors import ShardError
 
-REMOTE_SCHEMES = ("s3", "gs", "https", "http")
+AZURE_SCHEMES = ("az", "abfs", "abfss")
+REMOTE_SCHEMES = ("s3", "gs", "gcs", *AZURE_SCHEMES, "https", "http")
 _MAX_SHARDS = 1_000_000
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst")
 _TAR_LIKE = (".tar", *_COMPRESSED)
@@ -21,7 +22,7 @@ def expand_shards(pattern: str) -> list[str]:
     """The shards a pattern names, in order.
 
     A pattern is a tar file, a directory (all its *.tar, sorted by name), or either with brace ranges as in
-    `train-{000000..001023}.tar`; several are joined by "::". Files are local or s3://, gs://, https://, http://.
+    `train-{000000..001023}.tar`; several are joined by "::". Files are local or s3://, gs://, az://, https://, http://.
 
     Errors:
         ValueError for a pattern that cannot be one: `pipe:`, another scheme, unbalanced braces, compressed tars.

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shards.errors import ShardError
+from shards.index.redirects import session_options
+from shards.index.sources import AZURE_SCHEMES
 from shards.pool.worker_process import is_worker
 
 TRIES = 4
@@ -118,13 +120,23 @@ def _transfer(order: TransferOrder, course: _Course) -> None:
 
 
 def _open(url: str) -> tuple[Any, str]:
+    scheme = url.partition("://")[0]
     try:
         import fsspec
 
-        found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+        options: dict[str, Any] = {}
+        if scheme in ("http", "https"):
+            options["client_kwargs"] = session_options(ShardError)
+        elif scheme in ("gs", "gcs"):
+            options["session_kwargs"] = session_options(ShardError)
+        elif scheme == "s3":
+            # In parts, s3fs makes a list as long as the server says the file is; one stream is watched as it comes.
+            options["max_concurrency"] = 1
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
         return found
     except ImportError as error:
-        raise _TransferError(f"{error}; install the extra: pip install -e '.[remote]'", again=False) from error
+        extra = "azure" if scheme in AZURE_SCHEMES else "remote"
+        raise _TransferError(f"{error}; install the extra: pip install -e '.[{extra}]'", again=False) from error
 
 
 def _guarded(order: TransferOrder, call: Callable[[_Course], None]) -> None:
@@ -187,6 +199,9 @@ def _size(path: str) -> int:
 def _raise(error: BaseException) -> None:
     if isinstance(error, _TransferError):
         raise error
+    refused = _refusal(error)
+    if refused is not None:
+        raise _TransferError(str(refused), again=False) from error
     status = getattr(error, "status", 0) or 0
     final = type(error).__name__ in _FINAL or (400 <= status < 500 and status not in (408, 429))
     if isinstance(error, OSError) and error.errno in (28, 122, 30, 27):  # no space, quota, read-only, too large
@@ -195,6 +210,13 @@ def _raise(error: BaseException) -> None:
         f"cannot be fetched: {type(error).__name__}: {error}. Check the address, the credentials and the network",
         again=not final,
     ) from error
+
+
+def _refusal(error: BaseException | None) -> ShardError | None:
+    """Return the refusal of ours that a client library has wrapped in an error of its own, None where there is none."""
+    while error is not None and not isinstance(error, ShardError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _in_process(order: TransferOrder) -> int:

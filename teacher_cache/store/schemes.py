@@ -49,6 +49,8 @@ SCHEMES = {
 }
 
 
+_BOUNDED = ("s3", "gs", "gcs")
+"""Schemes whose clients read an answer whole, however long: theirs are cut off as those of the web are."""
 _FILE_SERVERS = ("ftp", "sftp", "ssh", "smb")
 
 
@@ -83,6 +85,11 @@ def open_filesystem(url: str, scheme: Scheme) -> tuple[Any, str]:
         from teacher_cache.store.web import WebFileSystem
 
         return WebFileSystem(asynchronous=True, **options), url.rstrip("/")
+    if url.partition("://")[0] in _BOUNDED:
+        from teacher_cache.store.web import bounded_google, bounded_s3
+
+        bounded: Any = bounded_s3() if url.startswith("s3://") else bounded_google()
+        return bounded(asynchronous=True, **options), str(bounded._strip_protocol(url)).rstrip("/")
     if fsspec.get_filesystem_class(url.partition("://")[0]).async_impl and not scheme.threads:
         fs, path = fsspec.core.url_to_fs(url, asynchronous=True, **options)
     else:

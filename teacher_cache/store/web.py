@@ -1,4 +1,4 @@
-"""Objects over http(s), from a server that nobody vouches for: bounded in bytes, tried again, never half.
+"""Read objects over http(s), S3 and Google's protocol from a server that nobody vouches for: bounded, never half.
 
 The sizes of a cache's objects are known: metadata are small, a chunk is no larger than its numbers. What is larger is
 cut off while it comes; a body that ends before its length, a dropped connection, an answer of 5xx and a full minute of
@@ -12,6 +12,7 @@ import aiohttp
 from fsspec.implementations.http import HTTPFileSystem
 
 from shards.errors import CacheError
+from shards.index.redirects import session_options
 
 TRIES = 4
 PAUSE_S = 0.5
@@ -25,6 +26,10 @@ class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no type
 
     cachable = False
     most_bytes = METADATA_BYTES
+
+    def __init__(self, **options: Any) -> None:
+        """Make a client that follows no redirect to another address."""
+        super().__init__(client_kwargs=session_options(CacheError), **options)
 
     async def _cat_file(self, url: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
         if start is not None or end is not None:
@@ -50,9 +55,78 @@ class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no type
             self._raise_not_found_for_status(response, url)
             async for piece in response.content.iter_chunked(_PIECE_BYTES):
                 body += piece
-                if len(body) > self.most_bytes:
-                    raise CacheError(
-                        f"{url}: expected at most {self.most_bytes} bytes, got more; the server does not send what "
-                        "belongs to this cache: check the address"
-                    )
+                require_bounded(len(body), self.most_bytes, url)
         return bytes(body)
+
+
+def require_bounded(num_bytes: int, most_bytes: int, url: str) -> None:
+    """Raise CacheError when so many bytes have come of an object that can have `most_bytes`."""
+    if num_bytes > most_bytes:
+        raise CacheError(
+            f"{url}: expected at most {most_bytes} bytes, got more; the server does not send what belongs to this "
+            "cache: check the address"
+        )
+
+
+class _BoundedBody:
+    """The body of an answer, as s3fs reads it: whole, in pieces up to what the file system's objects can have."""
+
+    def __init__(self, body: Any, filesystem: Any, url: str) -> None:
+        self._body, self._filesystem, self._url = body, filesystem, url
+
+    async def read(self) -> bytes:
+        """Read it to its end; CacheError as soon as more has come than an object can have."""
+        whole = bytearray()
+        while piece := await self._body.read(_PIECE_BYTES):
+            whole += piece
+            require_bounded(len(whole), self._filesystem.most_bytes, self._url)
+        return bytes(whole)
+
+    def close(self) -> None:
+        """Close it."""
+        self._body.close()
+
+
+def bounded_s3() -> type:
+    """Return s3fs's file system, with whole objects bounded by its `most_bytes`; ImportError where s3fs is missing."""
+    import fsspec
+
+    class BoundedS3(fsspec.get_filesystem_class("s3")):  # type: ignore[misc]  # s3fs has no types
+        cachable = False
+        most_bytes = METADATA_BYTES
+
+        async def _call_s3(self, method: str, *arguments: Any, **options: Any) -> Any:
+            answer = await super()._call_s3(method, *arguments, **options)
+            if method == "get_object":
+                where = f"s3://{options.get('Bucket')}/{options.get('Key')}"
+                answer["Body"] = _BoundedBody(answer["Body"], self, where)
+            return answer
+
+    return BoundedS3
+
+
+def bounded_google() -> type:
+    """Return gcsfs's file system, with every answer bounded by its `most_bytes`; ImportError where gcsfs is missing."""
+    import fsspec
+
+    class BoundedGoogle(fsspec.get_filesystem_class("gs")):  # type: ignore[misc]  # gcsfs has no types
+        cachable = False
+        most_bytes = METADATA_BYTES
+
+        def __init__(self, **options: Any) -> None:
+            filesystem = self
+
+            class Bounded(aiohttp.ClientResponse):
+                async def read(self) -> bytes:
+                    if self._body is None:
+                        body = bytearray()
+                        async for piece in self.content.iter_chunked(_PIECE_BYTES):
+                            body += piece
+                            require_bounded(len(body), filesystem.most_bytes, str(self.url))
+                        self._body = bytes(body)
+                    return self._body
+
+            session = {"response_class": Bounded, **session_options(CacheError)}
+            super().__init__(session_kwargs=session, **options)
+
+    return BoundedGoogle
