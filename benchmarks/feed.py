@@ -38,9 +38,9 @@ from benchmarks.views import timm_transform, work_around_posterize
 from shards.errors import RunError
 from shards.index.reader import ShardReader
 from shards.views.rendering import render_ahead
+from student.feed.answers import CachedTeacher
 from student.feed.batch import ready
 from student.feed.feed import Feed
-from student.feed.teacher_source import CachedTeacher
 from teacher_cache.network.teacher import Teacher, load_teacher
 
 BATCH, TAU = 32, 3.0

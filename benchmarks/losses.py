@@ -27,8 +27,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from student.feed.answers import answer_from_logits
 from student.feed.batch import Labels
-from student.feed.teacher_source import answer_from_logits
 from student.learn.loss import gradient_balance
 from student.learn.losses.soft import soft_loss
 from student.learn.losses.soft_std import z_score

@@ -29,8 +29,8 @@ from shards.views.blocks import ViewBatch
 from shards.views.mixing import block_mix
 from shards.views.view_recipe import ViewRecipe
 from shards.world import World
+from student.feed.answers import CachedTeacher, OnlineTeacher, TeacherSource
 from student.feed.batch import ready
-from student.feed.teacher_source import CachedTeacher, NoTeacher, OnlineTeacher, TeacherSource
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
@@ -124,7 +124,7 @@ def measure(*, rounds: int, batch_size: int, distill: str) -> dict[str, Any]:
 
         return seconds(one)
 
-    none, online = NoTeacher(), OnlineTeacher(network)
+    none, online = TeacherSource(), OnlineTeacher(network)
     x_BCHW = ready(batches[0], VIEWS, none, group.device)[0]
     for trainer, source in ((untaught, none), (taught, cached), (taught_online, online)):
         step(trainer, source)

@@ -27,7 +27,7 @@ def step(name: str, device: str) -> dict[str, Any]:
     """One step of one model in this process."""
     import torch
 
-    from student.feed.teacher_source import TeacherAnswer
+    from student.feed.answers import TeacherAnswer
     from student.learn.loss import Labels, student_loss
     from student.learn.network import heads, make_student
     from student.learn.optimiser import clip_gradients, make_optimizer

@@ -40,10 +40,10 @@ from shards.views.behaviour import behaviour_digest
 from shards.views.rendering import render_ahead
 from shards.views.view_recipe import recipe_named
 from shards.world import World
+from student.feed.answers import CachedTeacher
 from student.feed.batch import ready
 from student.feed.cache_check import Views, views_of_caches
 from student.feed.order import Order
-from student.feed.teacher_source import CachedTeacher
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.overrides import override, parse_sets

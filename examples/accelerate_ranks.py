@@ -12,7 +12,7 @@ from digits import prepare, top1
 from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from student import Feed
+from student import Feed, FeedOptions
 
 EPOCHS = 6
 accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -20,9 +20,9 @@ with accelerator.main_process_first():
     folder = prepare(sys.argv[1] if len(sys.argv) > 1 else "digits")
 torch.manual_seed(0)
 
-ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes, "device": accelerator.device}
-given = {"batch_size": 64, "epochs": EPOCHS, "workers": 1}
-with Feed(folder / "shards/train", cache=folder / "teacher.zarr", **given, **ranks) as feed:
+ranks = FeedOptions(rank=accelerator.process_index, world_size=accelerator.num_processes)
+settings = {"batch_size": 64, "epochs": EPOCHS, "workers": 1, "device": accelerator.device, "options": ranks}
+with Feed(folder / "shards/train", cache=folder / "teacher.zarr", **settings) as feed:
     net = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=feed.num_classes)
     net, optimizer = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=2e-3))
     accelerator.print(f"{accelerator.num_processes} processes, {feed.order.batch_size // feed.order.parts} views each")

@@ -1,9 +1,11 @@
 """The public names of this package and where each is defined: read by type checkers, and when a name is first used."""
 
+from .feed.answers import TeacherAnswer as TeacherAnswer
 from .feed.batch import Batch as Batch
 from .feed.batch import Labels as Labels
 from .feed.feed import Feed as Feed
-from .feed.teacher_source import TeacherAnswer as TeacherAnswer
+from .feed.feed_options import FeedOptions as FeedOptions
+from .feed.teaching import Teaching as Teaching
 from .learn.loss import base_loss as base_loss
 from .learn.loss import student_loss as student_loss
 from .learn.losses.distill_loss import DistillLoss as DistillLoss

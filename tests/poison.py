@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from student.feed.answers import TeacherAnswer
 from student.feed.batch import Labels
-from student.feed.teacher_source import TeacherAnswer
 from student.learn.trainer import Trainer
 
 

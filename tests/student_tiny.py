@@ -6,7 +6,8 @@ import os
 import pickle
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,13 @@ from shards.views.behaviour import behaviour_digest
 from shards.views.blocks import ViewBatch
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
+from student.feed.feed import Feed
+from student.feed.feed_options import FeedOptions
+from student.feed.teaching import Teaching
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
-from student.run.loop import train
+from student.run.loop import StudentJob, train_many
+from student.run.run_events import Event
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordFormat
 from teacher_cache.stage1.build import build_cache
@@ -123,6 +128,35 @@ def make_cache(
         for _ in build_cache(cache, index, teacher, reader=reader, world=World(), workers=0, batch_size=BATCH):
             pass
     return TeacherCache.open(str(folder))
+
+
+by = Teaching.of
+"""Who teaches, from a cache."""
+
+
+def train(
+    recipe: StudentRecipe,
+    index: ShardIndex,
+    *,
+    out: Path,
+    cache: Any = None,
+    teacher: Any = None,
+    teacher_weights: Any = None,
+    **options: Any,
+) -> Iterator[Event]:
+    """Train one student; who teaches as arguments of their own."""
+    teaching = Teaching.of(cache, teacher, teacher_weights)
+    return train_many([StudentJob(recipe, out)], index, teaching=teaching, **options)
+
+
+def feed_of(shards: Any, **settings: Any) -> Feed:
+    """A feed whose options are given beside its arguments, as most tests vary one of either."""
+    names = {field.name for field in fields(FeedOptions)}
+    options = FeedOptions(**{name: settings.pop(name) for name in names & settings.keys()})
+    if "teacher_weights" in settings:
+        who = (settings.pop(name, None) for name in ("cache", "teacher", "teacher_weights"))
+        settings["cache"] = Teaching.of(*who)
+    return Feed(shards, **settings, options=options)
 
 
 def run_to_end(out: Path, index: ShardIndex, cache: TeacherCache | None = None, **options: Any) -> list[Any]:

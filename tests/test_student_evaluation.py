@@ -20,7 +20,7 @@ from shards.views.mixing import num_blocks
 from shards.views.view import render_views
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD, ViewRecipe
 from shards.world import World
-from student.feed.teacher_source import TeacherAnswer
+from student.feed.answers import TeacherAnswer
 from student.learn.evaluation import (
     EvalResult,
     count_hits,

@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 
 from shards.errors import CacheError
 from shards.world import World
-from student import Feed
-from student.feed.teacher_source import TeacherAnswer, answer_from_logits
+from student import Feed, FeedOptions
+from student.feed.answers import TeacherAnswer, answer_from_logits
 from student.learn.loss import Labels, base_loss
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
@@ -28,6 +28,7 @@ from tests.student_tiny import (
     BATCH,
     CLASSES,
     SIZE,
+    feed_of,
     final_weights,
     in_child,
     linear_teacher,
@@ -51,7 +52,7 @@ def folder(tmp_path_factory):
 
 def feed(folder, **changes):
     given = {"cache": folder / "cache"} | SMALL | changes
-    return Feed(folder / "shards", **given)
+    return feed_of(folder / "shards", **given)
 
 
 def content(batch):
@@ -87,7 +88,8 @@ def test_a_loop_of_ones_own_learns_what_the_trainer_learns(tmp_path, folder):
 
 def test_defaults_are_those_of_the_command_line():
     """Whoever leaves an argument out gets what `train-student` would have done."""
-    default = {name: item.default for name, item in inspect.signature(Feed).parameters.items()}
+    signatures = (inspect.signature(Feed), inspect.signature(FeedOptions))
+    default = {name: item.default for signature in signatures for name, item in signature.parameters.items()}
     recipe, settings = StudentRecipe(), TrainSettings()
     assert default["batch_size"] == recipe.batch_size and default["repeats"] is None
     assert default["smoothing"] == recipe.label_smoothing and default["views"] is None
@@ -388,7 +390,25 @@ def test_a_number_that_is_none_is_refused_by_its_argument(folder, name, value):
     """Whatever is counted: texts, halves, truth values and negative numbers are no counts."""
     with pytest.raises(ValueError, match=rf"{name}: expected a whole number"):
         feed(folder, **{"rank": 0, "world_size": 1, name: value})
-    assert set(WHOLE) < set(inspect.signature(Feed).parameters)
+    assert set(WHOLE) < {*inspect.signature(Feed).parameters, *inspect.signature(FeedOptions).parameters}
+
+
+def test_arguments_of_before_work_for_one_version_and_say_where_they_are_now(folder):
+    """A loop that was written for them goes on; names that never were are refused as Python does."""
+    with pytest.warns(DeprecationWarning, match=r"give options=FeedOptions\(rank, world_size\)"):
+        former = Feed(folder / "shards", cache=folder / "cache", rank=1, world_size=2, **SMALL)
+    with former, feed(folder, rank=1, world_size=2) as ours:
+        assert former.order.world == ours.order.world
+    with pytest.raises(TypeError, match="unexpected keyword argument 'rnak'"):
+        Feed(folder / "shards", rnak=1)
+    with pytest.raises(ValueError, match="options: give rank in them"):
+        Feed(folder / "shards", rank=1, options=FeedOptions(world_size=2))
+
+
+def test_a_feed_has_at_most_a_dozen_settings():
+    """More than that nobody reads; what most loops leave alone is in the options."""
+    kinds = [item.kind for item in inspect.signature(Feed).parameters.values()]
+    assert kinds.count(inspect.Parameter.KEYWORD_ONLY) <= 12
 
 
 def test_one_cache_in_two_spellings_is_no_two_teachers(folder, monkeypatch):
@@ -431,7 +451,7 @@ def test_a_cache_given_open_stays_open_and_a_place_is_closed(folder):
         assert not closed
         del cache.close
     with feed(folder) as ours:
-        ours.caches[0].close = lambda: closed.append("own")
+        ours.teaching.caches[0].close = lambda: closed.append("own")
     assert closed == ["own"]
 
 

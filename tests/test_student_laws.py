@@ -14,10 +14,11 @@ import student.feed.feed as feed
 from shards.errors import CacheError
 from shards.world import World
 from student.recipe.settings import TrainSettings
-from student.run.loop import StudentJob, train, train_many
+from student.run.loop import StudentJob, train_many
 from student.run.run_events import Checkpointed, Resumed, Stepped, Stopped, StudentFailed, StudentFinished
 from teacher_cache.network.teacher import load_teacher
 from tests.student_tiny import (
+    by,
     final_weights,
     in_child,
     in_children,
@@ -26,6 +27,7 @@ from tests.student_tiny import (
     make_cache,
     run_to_end,
     student_recipe,
+    train,
     views,
     write_shards,
 )
@@ -286,7 +288,9 @@ def jobs(folder):
 @pytest.mark.slow
 def test_students_of_one_pass_end_as_if_alone(tmp_path, index, val_index, cache):
     """Sharing decode, augmentation, join and evaluation must not be seen in any bit of the result."""
-    events = list(train_many(jobs(tmp_path / "many"), index, settings=SETTINGS, cache=cache, val_index=val_index))
+    events = list(
+        train_many(jobs(tmp_path / "many"), index, settings=SETTINGS, teaching=by(cache), val_index=val_index)
+    )
     assert [e.student for e in events if isinstance(e, StudentFinished)] == list(GRID)
     for job in jobs(tmp_path / "alone"):
         list(train(job.recipe, index, settings=SETTINGS, out=job.out, cache=cache, val_index=val_index))
@@ -299,15 +303,15 @@ def test_a_pass_killed_between_its_checkpoints_is_finished_by_the_same_call(tmp_
 
     def killed(step, student):
         settings = TrainSettings(log_every=1, checkpoint_every=2)
-        for event in train_many(jobs(tmp_path / "many"), index, settings=settings, cache=cache):
+        for event in train_many(jobs(tmp_path / "many"), index, settings=settings, teaching=by(cache)):
             if isinstance(event, Checkpointed) and (event.step, event.student) == (step, student):
                 kill_self()
 
     for step, student in ((2, "hard"), (4, "soft1"), (6, "soft4"), (8, "none")):
         in_child(partial(killed, step, student), killed=True)
-    events = list(train_many(jobs(tmp_path / "many"), index, settings=SETTINGS, cache=cache))
+    events = list(train_many(jobs(tmp_path / "many"), index, settings=SETTINGS, teaching=by(cache)))
     assert {e.student for e in events if isinstance(e, StudentFinished)} == set(GRID)
-    list(train_many(jobs(tmp_path / "whole"), index, settings=SETTINGS, cache=cache))
+    list(train_many(jobs(tmp_path / "whole"), index, settings=SETTINGS, teaching=by(cache)))
     for name in GRID:
         assert final_weights(tmp_path / "many" / name) == final_weights(tmp_path / "whole" / name)
 
@@ -316,7 +320,7 @@ def test_a_student_that_diverges_leaves_the_others_alone(tmp_path, index, cache)
     """One λ of a grid may blow up; the pass goes on and the others' results do not change."""
     bad = StudentJob(student_recipe(lr=100.0, weight_decay=10.0, epochs=2), tmp_path / "bad")
     good = StudentJob(student_recipe(), tmp_path / "good")
-    events = list(train_many([bad, good], index, settings=SETTINGS, cache=cache))
+    events = list(train_many([bad, good], index, settings=SETTINGS, teaching=by(cache)))
     assert [e.student for e in events if isinstance(e, StudentFailed)] == ["bad"]
     run_to_end(tmp_path / "alone", index, cache)
     assert final_weights(tmp_path / "good") == final_weights(tmp_path / "alone")

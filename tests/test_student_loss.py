@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from student.feed.teacher_source import TeacherAnswer, answer_from_logits
+from student.feed.answers import TeacherAnswer, answer_from_logits
 from student.learn.loss import Labels, base_loss, student_loss
 from student.learn.losses.hard import hard_loss
 from student.learn.losses.soft import soft_loss

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from student.feed.teacher_source import TeacherAnswer, answer_from_logits
+from student.feed.answers import TeacherAnswer, answer_from_logits
 from student.learn.loss import Labels, base_loss, gradient_balance, student_loss
 from student.learn.losses.dist import dist_loss
 from student.learn.losses.soft_std import soft_std_loss, z_score

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import RunError
-from student.feed.teacher_source import TeacherAnswer
+from student.feed.answers import TeacherAnswer
 from student.learn.loss import Labels, student_loss
 from student.learn.network import Heads, has_dist, heads, load_weights, make_student
 from student.learn.optimiser import make_optimizer

@@ -14,16 +14,18 @@ import student.run.students as students
 from shards.errors import RunError
 from student.recipe.settings import TrainSettings
 from student.run.checkpoint import saved_steps
-from student.run.loop import StudentJob, train, train_many
+from student.run.loop import StudentJob, train_many
 from student.run.run_events import Checkpointed, EpochEnded, Resumed, StudentFailed, StudentFinished
 from tests.poison import KINDS, not_finite, poisoned
 from tests.student_tiny import (
+    by,
     final_weights,
     in_child,
     kill_self,
     make_cache,
     run_to_end,
     student_recipe,
+    train,
     views,
     write_shards,
 )
@@ -86,7 +88,7 @@ def test_one_student_leaves_with_its_number_and_the_others_end_as_if_alone(
     ]
     settings = TrainSettings(log_every=log_every, checkpoint_every=checkpoint_every)
     with poisoned(kind, step, value, lr=BAD_LR):
-        events = list(train_many(jobs, index, settings=settings, cache=cache))
+        events = list(train_many(jobs, index, settings=settings, teaching=by(cache)))
     failed = [event for event in events if isinstance(event, StudentFailed)]
     assert [event.student for event in failed] == ["bad"]
     assert [event.student for event in events if isinstance(event, StudentFinished)] == ["good"]
@@ -100,10 +102,10 @@ def test_passes_go_on_when_the_only_student_of_one_of_them_fails(tmp_path, index
     settings = TrainSettings(checkpoint_every=1)
     bad = StudentJob(student_recipe(lr=BAD_LR), tmp_path / "bad")
     with poisoned("weight", 3, NAN), pytest.raises(RunError, match="the checkpoint of step 3 is kept"):
-        list(train_many([bad], index, settings=settings, cache=cache))
+        list(train_many([bad], index, settings=settings, teaching=by(cache)))
     with poisoned("weight", 5, NAN, lr=BAD_LR):
         jobs = [bad, StudentJob(student_recipe(), tmp_path / "good")]
-        events = list(train_many(jobs, index, settings=settings, cache=cache))
+        events = list(train_many(jobs, index, settings=settings, teaching=by(cache)))
     assert [type(e) for e in events if isinstance(e, StudentFailed | StudentFinished)] == [
         StudentFailed,
         StudentFinished,
@@ -171,12 +173,12 @@ def test_a_kill_between_the_reports_of_two_students_reports_each_once(tmp_path, 
     jobs = [StudentJob(student_recipe(temperature=tau), tmp_path / f"s{tau:g}") for tau in (1.0, 2.0)]
 
     def killed():
-        for event in train_many(jobs, index, settings=TrainSettings(), cache=cache, val_index=val_index):
+        for event in train_many(jobs, index, settings=TrainSettings(), teaching=by(cache), val_index=val_index):
             if isinstance(event, EpochEnded):
                 kill_self()
 
     in_child(killed, killed=True)
-    list(train_many(jobs, index, settings=TrainSettings(), cache=cache, val_index=val_index))
+    list(train_many(jobs, index, settings=TrainSettings(), teaching=by(cache), val_index=val_index))
     for job in jobs:
         lines = [json.loads(line) for line in (job.out / "metrics.jsonl").read_text().splitlines()]
         assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [0, 1]

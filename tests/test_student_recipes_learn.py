@@ -23,7 +23,7 @@ from shards.tars.writer import write_samples
 from shards.views.blocks import concat, render_block
 from shards.views.mixing import prepare
 from shards.views.view_recipe import ViewRecipe
-from student.feed.teacher_source import answer_from_logits
+from student.feed.answers import answer_from_logits
 from student.learn.loss import Labels, student_loss
 from student.learn.network import heads, make_student
 from student.learn.optimiser import clip_gradients, make_optimizer, set_lr

@@ -13,9 +13,17 @@ from shards.world import World
 from student.commands.training_display import TrainingDisplay
 from student.recipe.settings import TrainSettings
 from student.run.checkpoint import Rejected, saved_steps
-from student.run.loop import train
 from student.run.run_events import Checkpointed, Resumed
-from tests.student_tiny import in_children, kill_self, make_cache, run_to_end, student_recipe, views, write_shards
+from tests.student_tiny import (
+    in_children,
+    kill_self,
+    make_cache,
+    run_to_end,
+    student_recipe,
+    train,
+    views,
+    write_shards,
+)
 from tests.test_student_laws import losses
 
 

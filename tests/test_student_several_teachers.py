@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from cli import cli
 from shards.errors import CacheError
 from student import Feed
-from student.feed.several_teachers import mixture, settled_weights
-from student.feed.teacher_source import TeacherAnswer, answer_from_logits
+from student.feed.answers import TeacherAnswer, answer_from_logits, mixture
+from student.feed.teaching import parts_of_one
 from student.learn.loss import Labels, student_loss
 from student.learn.losses.soft import soft_loss
 from student.learn.network import Heads
@@ -25,6 +25,7 @@ from teacher_cache.store.cache import TeacherCache
 from tests.student_tiny import (
     BATCH,
     CLASSES,
+    feed_of,
     final_weights,
     linear_teacher,
     make_cache,
@@ -64,7 +65,7 @@ def folder(tmp_path_factory):
 
 def feed(folder, *names, **changes):
     given = {"batch_size": BATCH, "repeats": 1, "workers": 0, "device": "cpu"} | changes
-    return Feed(folder / "shards", cache=[folder / f"{name}.zarr" for name in names], **given)
+    return feed_of(folder / "shards", cache=[folder / f"{name}.zarr" for name in names], **given)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,9 @@ def test_an_ensemble_from_caches_equals_the_same_ensemble_online_to_the_bit(tmp_
     """Law 9, extended: lossless records of two teachers are the two teachers, Mixup and CutMix on."""
     given = {"teacher_weights": WEIGHTS, "recipe": student_recipe(epochs=5, **changes)}
     with feed(folder, *NAMES) as ours:
-        cached = run_to_end(tmp_path / "a", ours.index, ours.caches, settings=TrainSettings(log_every=1), **given)
+        cached = run_to_end(
+            tmp_path / "a", ours.index, ours.teaching.caches, settings=TrainSettings(log_every=1), **given
+        )
         online = run_to_end(
             tmp_path / "b",
             ours.index,
@@ -214,13 +217,13 @@ def test_each_cache_compares_its_own_digests(folder):
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, -1.0), (1.0, math.inf), (1.0, math.nan), (1, 1, 1)])
 def test_weights_are_one_positive_number_a_teacher(weights):
     with pytest.raises(ValueError, match=r"teacher_weights: expected 2 positive numbers, one a teacher, got \("):
-        settled_weights(weights, 2)
+        parts_of_one(weights, 2)
 
 
 def test_weights_are_parts_of_one():
-    assert settled_weights((7, 3), 2) == (0.7, 0.3)
-    assert settled_weights(None, 3) == (1 / 3,) * 3
-    assert settled_weights(None, 0) == ()
+    assert parts_of_one((7, 3), 2) == (0.7, 0.3)
+    assert parts_of_one(None, 3) == (1 / 3,) * 3
+    assert parts_of_one(None, 0) == ()
 
 
 def test_an_answer_of_one_teacher_is_each_of_one():
@@ -231,7 +234,7 @@ def test_an_answer_of_one_teacher_is_each_of_one():
 def test_one_cache_in_a_list_is_one_cache(tmp_path, folder):
     """What a run of one cache says of its teacher does not change: its checkpoints open for ever."""
     with feed(folder, "a") as ours:
-        for name, caches in (("one", ours.caches[0]), ("list", ours.caches)):
+        for name, caches in (("one", ours.teaching.caches[0]), ("list", ours.teaching.caches)):
             run_to_end(tmp_path / name, ours.index, caches, recipe=student_recipe(epochs=1))
     one, other = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("one", "list"))
     assert one == other and one["teacher"]["kind"] == "cache" and "combine" not in one["recipe"]

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from shards.views.view_recipe import RECIPES as VIEW_RECIPES
+from student.feed.answers import answer_from_logits
 from student.feed.batch import Labels
-from student.feed.teacher_source import answer_from_logits
 from student.learn.learning_rate import lr_at
 from student.learn.loss import student_loss
 from student.learn.network import Heads

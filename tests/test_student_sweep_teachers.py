@@ -3,7 +3,6 @@
 import csv
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -13,6 +12,7 @@ from student.cost.cost_estimate import Job, Rates, cost
 from student.sweep.grid import Grid
 from student.sweep.sweep_directory import read_sweep
 from student.sweep.sweep_teachers import SweepTeachers, merged_facts
+from teacher_cache.store.cache import TeacherCache
 from tests.student_tiny import BATCH, linear_teacher, make_cache, views, write_shards
 from tests.test_student_laws import convolutional_teacher
 
@@ -20,8 +20,15 @@ SETS = ("a", "b", "a+b")
 GRID = Grid(weights=(0, 0.5), temperatures=(2.0,), distillations=("soft",), seeds=(0, 1), teachers=SETS)
 
 
+class Named(TeacherCache):
+    """A cache of which only its place and its number of views are asked."""
+
+    def __init__(self, url, num_views):
+        self.url, self.num_views = url, num_views
+
+
 def caches(*urls):
-    return [SimpleNamespace(url=url, num_views=4 + n) for n, url in enumerate(urls)]
+    return [Named(url, 4 + n) for n, url in enumerate(urls)]
 
 
 def test_every_set_has_its_cells_and_the_baseline_has_none():
@@ -49,9 +56,10 @@ def test_a_grid_without_the_axis_is_written_as_it_always_was():
 def test_caches_are_called_after_their_places():
     taught = SweepTeachers.of(caches("s3://here/a.zarr", "/there/b.zarr/"), (3, 1))
     assert taught.weights == (0.75, 0.25) and taught.num_views == 4
-    assert [c.url for c in taught.chosen("")[0]] == ["s3://here/a.zarr", "/there/b.zarr/"]
-    assert [c.url for c in taught.chosen("b+a")[0]] == ["s3://here/a.zarr", "/there/b.zarr/"], "order is the sweep's"
-    assert taught.chosen("b") == ([taught.caches["b"]], [0.25])
+    places = ["s3://here/a.zarr", "/there/b.zarr/"]
+    assert [c.url for c in taught.chosen("").caches] == places and taught.chosen("").weights == (0.75, 0.25)
+    assert [c.url for c in taught.chosen("b+a").caches] == places, "order is the sweep's"
+    assert (taught.chosen("b").caches, taught.chosen("b").weights) == ((taught.caches["b"],), (1.0,))
 
 
 @pytest.mark.parametrize("teachers", ["c", "a+c", "a+a", "a++b"])

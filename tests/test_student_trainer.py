@@ -9,7 +9,7 @@ import torch
 
 from shards.errors import CacheError, RunError
 from shards.world import World
-from student.feed.teacher_source import TeacherAnswer
+from student.feed.answers import TeacherAnswer
 from student.learn.loss import Labels, student_loss
 from student.learn.network import Heads, heads
 from student.learn.process_group import ProcessGroup
@@ -21,7 +21,6 @@ from student.run.run_events import (
     Checkpointed,
     CheckpointRejected,
     Resumed,
-    Scheduled,
     Stepped,
     StudentFinished,
 )
@@ -29,6 +28,7 @@ from student.run.run_reader import read_run
 from tests.student_tiny import (
     CLASSES,
     SIZE,
+    by,
     final_weights,
     in_child,
     kill_self,
@@ -199,7 +199,7 @@ def test_the_first_step_says_how_teacher_and_labels_pull(tmp_path, index, cache)
     assert said.balance > 0 and events[-1].summary["gradient_balance"] == said.balance
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "gradient_balance" in line] == [1]
-    run = train_many([StudentJob(student_recipe(), tmp_path / "cut")], index, settings=settings, cache=cache)
+    run = train_many([StudentJob(student_recipe(), tmp_path / "cut")], index, settings=settings, teaching=by(cache))
     next(event for event in run if isinstance(event, Checkpointed) and event.step == 2)
     run.close()
     resumed = run_to_end(tmp_path / "cut", index, cache, settings=settings)
@@ -263,10 +263,11 @@ def test_how_a_run_is_executed_may_change_on_resume(tmp_path, index, cache):
 
 def test_two_processes_cannot_train_in_one_directory(tmp_path, index, cache):
     """Two writers would interleave metrics and prune each other's checkpoints."""
-    events = train_many([StudentJob(student_recipe(), tmp_path / "run")], index, settings=TrainSettings(), cache=cache)
-    while not isinstance(next(events), Scheduled):
+    events = train_many(
+        [StudentJob(student_recipe(), tmp_path / "run")], index, settings=TrainSettings(), teaching=by(cache)
+    )
+    while not isinstance(next(events), Checkpointed):
         pass
-    next(events)
     with pytest.raises(RunError, match="another process is training here"):
         in_child(partial(run_to_end, tmp_path / "run", index, cache))
     events.close()
@@ -278,7 +279,10 @@ def test_a_torn_last_line_of_metrics_is_dropped_on_resume(tmp_path, index, cache
 
     def killed():
         for event in train_many(
-            [StudentJob(student_recipe(), tmp_path / "run")], index, settings=TrainSettings(log_every=1), cache=cache
+            [StudentJob(student_recipe(), tmp_path / "run")],
+            index,
+            settings=TrainSettings(log_every=1),
+            teaching=by(cache),
         ):
             if isinstance(event, Stepped) and event.step == 6:
                 with (tmp_path / "run/metrics.jsonl").open("a") as file:
@@ -317,7 +321,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, index, cac
         run_to_end(tmp_path / "a", index, cache, teacher=linear_teacher(views()))
     jobs = [StudentJob(student_recipe(), tmp_path / "a"), StudentJob(student_recipe(epochs=3), tmp_path / "b")]
     with pytest.raises(ValueError, match=r"epochs: students of one pass must agree"):
-        list(train_many(jobs, index, settings=TrainSettings(), cache=cache))
+        list(train_many(jobs, index, settings=TrainSettings(), teaching=by(cache)))
     assert not (tmp_path / "a").exists(), "nothing is made before everything is checked"
 
 

@@ -13,10 +13,11 @@ from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.sizes import Sizes
 from shards.index.shard_index import ShardIndex
 from shards.world import World
+from student.feed.answers import OnlineTeacher, TeacherSource
 from student.feed.batch import ready
 from student.feed.feed import Feed
+from student.feed.feed_options import FeedOptions
 from student.feed.order import Position
-from student.feed.teacher_source import NoTeacher, OnlineTeacher, TeacherSource
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.settings import Precision, TrainSettings
@@ -34,7 +35,7 @@ def students(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, worker
         feed._stream.close()
         feed._source.begin_epoch(0)
         sources: dict[str, TeacherSource] = {
-            "plain": NoTeacher(),
+            "plain": TeacherSource(),
             "cached": feed._source,
             "online": OnlineTeacher(teacher),
         }
@@ -43,7 +44,7 @@ def students(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, worker
                 found[name] = {"left_out": "no time left"}
                 continue
             found[name] = _steps(sizes, model, loaded, sources, clock)
-    x_BCHW = ready(loaded[0], sizes.views, NoTeacher(), clock.device)[0]
+    x_BCHW = ready(loaded[0], sizes.views, TeacherSource(), clock.device)[0]
     teacher_s = clock.median_s(lambda: teacher.logits(x_BCHW), sizes.seconds)
     for name, _ in sizes.students:
         if "plain_s" in found[name]:
@@ -172,9 +173,7 @@ def _feed(folder: Path, index: ShardIndex, sizes: Sizes, clock: Clock, workers: 
         repeats=1,
         device=clock.device,
         workers=workers,
-        rank=0,
-        world_size=1,
-        scratch=folder,
+        options=FeedOptions(rank=0, world_size=1, scratch=folder),
     )
 
 

@@ -23,6 +23,7 @@ from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
 from shards.world import World
 from student.feed.feed import Feed
+from student.feed.feed_options import FeedOptions
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
@@ -115,7 +116,7 @@ def _run(folder: Path, sizes: Sizes, index: ShardIndex, device_type: str, name: 
     losses: list[float] = []
     with Feed(
         index, batch_size=sizes.compare_batch, repeats=1, views_used=sizes.views.block_views, workers=0,
-        device=device, rank=0, world_size=1, scratch=folder, **answers,
+        device=device, options=FeedOptions(rank=0, world_size=1, scratch=folder), **answers,
     ) as feed:  # fmt: skip
         trainer = Trainer(
             recipe, settings, num_classes=sizes.num_classes, steps_per_epoch=feed.order.steps, group=group

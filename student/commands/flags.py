@@ -147,12 +147,12 @@ class CacheFlags:
 
     def words(self, combine: str) -> tuple[str, ...]:
         """How several caches teach, in a sentence; nothing for one or none."""
-        from student.feed.several_teachers import settled_weights
+        from student.feed.teaching import parts_of_one
         from student.recipe.combinations import combination_named
 
         if len(self.caches) < 2:
             return ()
-        weights = settled_weights(self.weights, len(self.caches))
+        weights = parts_of_one(self.weights, len(self.caches))
         named = ", ".join(f"{url} {weight:.3g}" for url, weight in zip(self.caches, weights, strict=True))
         return (f"{count(len(self.caches), 'teacher')} ({combination_named(combine).title}): {named}",)
 

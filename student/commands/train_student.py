@@ -62,7 +62,8 @@ def train_student(
     index = place.index()
     val_index = place.index_of(val_shards) if val_shards else None
     check_run(student, out, taught=taught, online=online, loss=asdict(loss), views_used=views_used)
-    from student.run.loop import train
+    from student.feed.teaching import Teaching
+    from student.run.loop import StudentJob, train_many
     from student.run.run_reader import recipe_before
 
     settings = training.settings(seed=seed, views_used=views_used)
@@ -82,14 +83,11 @@ def train_student(
         network = _in_the_loop(teacher, recipe, training, world) if online else None
         display = TrainingDisplay(quiet=world.rank > 0)
         display.explain(reasons, taught.words(recipe.combine))
-        for event in train(
-            recipe,
+        for event in train_many(
+            [StudentJob(recipe, out)],
             index,
             settings=settings,
-            out=out,
-            cache=caches or None,
-            teacher_weights=taught.weights,
-            teacher=network,
+            teaching=Teaching.of(caches or None, network, taught.weights),
             val_index=val_index,
             shard_cache_dir=place.shard_cache,
             world=world,

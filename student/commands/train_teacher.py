@@ -113,7 +113,7 @@ def train_teacher(
     require_own("--out", out, RUN_FOLDER)
     index = place.index()
     val_index = place.index_of(val_shards) if val_shards else index
-    from student.run.loop import train
+    from student.run.loop import StudentJob, train_many
     from student.run.run_events import StudentFinished
     from student.run.run_reader import recipe_before
 
@@ -123,11 +123,10 @@ def train_teacher(
         say(f"{recipe.model}: from scratch; --pretrained or --init-weights gives a better teacher of few images")
     display = TrainingDisplay(quiet=world.rank > 0)
     display.explain(reasons)
-    for event in train(
-        recipe,
+    for event in train_many(
+        [StudentJob(recipe, out)],
         index,
         settings=settings,
-        out=out,
         val_index=val_index,
         shard_cache_dir=place.shard_cache,
         world=world,

@@ -15,7 +15,7 @@ from shards.index.shard_index import ShardIndex
 from shards.views.blocks import ViewBatch
 from shards.views.mixing import prepare
 from shards.views.view_recipe import ViewRecipe
-from student.feed.teacher_source import TeacherAnswer, TeacherSource
+from student.feed.answers import TeacherAnswer, TeacherSource
 
 
 class Labels(NamedTuple):

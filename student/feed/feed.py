@@ -1,4 +1,4 @@
-"""The door: views, labels and the teacher's answers in anybody's training loop, and in ours.
+"""Feed a training loop, yours or ours, with views, labels and the teacher's answers.
 
     with Feed("shards/train", cache="teacher.zarr", batch_size=256, workers=8) as feed:
         for epoch in range(300):
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -25,22 +25,14 @@ from shards.pool.cpus import default_workers
 from shards.views.blocks import ViewBatch
 from shards.views.rendering import RenderedStream, render_ahead
 from shards.views.view_recipe import ViewRecipe, recipe_named
+from student.feed.answers import TeacherSource, source_of
 from student.feed.batch import Batch, ready
 from student.feed.cache_check import Views, require_units, views_of_caches, views_without_cache
-from student.feed.feed_arguments import (
-    CachePlace,
-    check_arguments,
-    chosen_repeats,
-    listed,
-    opened_caches,
-    this_world,
-)
+from student.feed.feed_options import FeedOptions, check_share, check_whole, chosen_repeats, with_former
 from student.feed.order import EpochPlan, Order, Position
-from student.feed.several_teachers import SeveralTeachers, settled_weights
-from student.feed.teacher_source import CachedTeacher, NoTeacher, OnlineTeacher, TeacherSource
+from student.feed.teaching import CachePlace, Teaching
 from teacher_cache.network.device import rank_device
 from teacher_cache.network.teacher import Teacher
-from teacher_cache.store.cache import TeacherCache
 
 
 class Feed:
@@ -50,8 +42,7 @@ class Feed:
         index: of the shards. views: the view recipe, and how many views are cycled through (None: endless).
         order: which samples come when; `steps` of it are the optimiser steps of every epoch.
         device: where the batches are.
-        caches, teachers: the caches that it reads; the teachers that it runs in the loop.
-        teacher_weights: of each of them, as parts of 1.
+        teaching: the open caches that it reads, or the teachers that it runs in the loop, and their weights.
         pixels_checked: samples whose digest was compared with a cache's so far; a mismatch is an error.
         teacher_forwards: images that a teacher in the loop has answered so far.
         waited_s: seconds spent so far waiting for rendered views.
@@ -61,83 +52,65 @@ class Feed:
         self,
         shards: str | Path | ShardIndex,
         *,
-        cache: CachePlace | Sequence[CachePlace] | None = None,
+        cache: Teaching | CachePlace | Sequence[CachePlace] | None = None,
         teacher: Teacher | Sequence[Teacher] | None = None,
-        teacher_weights: Sequence[float] | None = None,
         views: ViewRecipe | None = None,
+        views_used: int | None = None,
         batch_size: int = 1024,
         repeats: int | None = None,
         seed: int = 0,
         smoothing: float = 0.1,
-        views_used: int | None = None,
         epochs: int | None = None,
-        accumulate: int = 1,
-        rank: int | None = None,
-        world_size: int | None = None,
         device: str | torch.device | None = None,
         workers: int | None = None,
-        prefetch: int = 2,
-        pin: bool | None = None,
-        shard_cache: Path | None = None,
-        scratch: Path | None = None,
+        options: FeedOptions | None = None,
+        **former: Any,
     ) -> None:
         """Open shards and cache, and check that everything fits, before anything is rendered.
 
         Args:
             shards: a folder, a tar, a brace range (local, s3://, gs://, https://), or an open index.
             cache: the teacher cache, by place or open; its recipe decides the views. Several: caches of the same views,
-                whose teachers teach together.
+                whose teachers teach together. A `Teaching` has weights as well.
             teacher: a loaded teacher, or several, answering in the loop instead. Without both, batches have no teacher.
-            teacher_weights: of several teachers, in proportion; None: equal.
             views: the view recipe where there is no cache; None is DeiT's at 224 pixels.
+            views_used: cycle through the first views; None: all of the cache, or without end.
             batch_size: over all ranks; a multiple of the recipe's block size (16).
             repeats: consecutive views of an image per visit: repeated augmentation; 1 shows each image once an epoch.
                 None: 3 as in DeiT, or the largest number below that divides the views (`order.repeats` says which).
             seed: of the order of the epochs. (The views have their own, in the recipe.)
             smoothing: ε of label smoothing in `batch.targets`.
-            views_used: cycle through the first so many views; None: all of the cache, or without end.
             epochs: how many the loop will ask for; None: any number, and then the cache must be complete.
-            accumulate: batches in which each rank receives its part of an optimiser step.
-            rank, world_size: which part of each batch is this process's; None: from the environment, as torchrun and
-                SLURM set it, else 0 of 1. Every rank sees its slice of the same global batches.
             device: None takes a GPU where there is one ("cuda" is that of the local rank).
             workers: rendering processes of this rank; 0 renders in this one. None: the CPUs of the rank less one.
-            prefetch: batches that each worker prepares ahead.
-            pin: pinned memory for the copy to the device; None: where the device is a GPU.
-            shard_cache: where remote shards are kept locally.
-            scratch: a folder on a local disk for the records of the views in use (once per machine, whatever the
-                ranks); None is the system's temporary folder (TMPDIR).
+            options: of ranks, memory and folders.
+            former: the fields of `FeedOptions`, and `teacher_weights`, which were arguments before; for one version.
 
         Raises:
             ValueError: naming the argument that does not fit. ShardError: no index, or a damaged one. CacheError: no
                 cache, a damaged or incomplete one, one of other shards, or of a machine that renders other pixels.
         """
-        if cache is not None and (teacher is not None or views is not None):
-            given = "a teacher in the loop" if teacher is not None else "views of your own"
-            raise ValueError(f"cache: give a cache or {given}, not both")
-        check_arguments(
-            smoothing=smoothing,
-            pin=pin,
+        weights = former.pop("teacher_weights", None)
+        options = with_former(options, former)
+        teaching = Teaching.of(cache, teacher, weights)
+        if teaching.caches and views is not None:
+            raise ValueError("cache: give a cache or views of your own, not both")
+        check_share(smoothing=smoothing)
+        check_whole(
             batch_size=batch_size,
             repeats=repeats,
             seed=seed,
             views_used=views_used,
             epochs=epochs,
-            accumulate=accumulate,
-            rank=rank,
-            world_size=world_size,
             workers=workers,
-            prefetch=prefetch,
         )
-        world = this_world(rank, world_size)
+        world = options.world
         workers = default_workers(world) if workers is None else workers
         self.device = rank_device(device, world)
-        self._smoothing, self._scratch, self._turn = smoothing, scratch, object()
+        self._smoothing, self._scratch, self._turn = smoothing, options.scratch, object()
         with ExitStack() as stack:
-            self.index = shards if isinstance(shards, ShardIndex) else open_index(str(shards), shard_cache)
-            self.caches = opened_caches(listed(cache, (str, Path, TeacherCache)), stack)
-            self.teachers = tuple(listed(teacher, Teacher))
-            self.teacher_weights = settled_weights(teacher_weights, len(self.caches or self.teachers))
+            self.index = shards if isinstance(shards, ShardIndex) else open_index(str(shards), options.shard_cache)
+            self.teaching = teaching.open(stack)
             self.views = self._checked_views(views, views_used)
             repeats = chosen_repeats(self.views) if repeats is None else repeats
             self.order = Order(
@@ -148,20 +121,20 @@ class Feed:
                 batch_size=batch_size,
                 repeats=repeats,
                 world=world,
-                accumulate=accumulate,
+                accumulate=options.accumulate,
                 epochs=epochs,
             )
-            for opened in self.caches:
+            for opened in self.teaching.open_caches:
                 require_units(opened, self.order)
             self._source = stack.enter_context(self._make_source())
-            reader = stack.enter_context(ShardReader(self.index, shard_cache))
-            pinned = self.device.type == "cuda" if pin is None else pin
+            reader = stack.enter_context(ShardReader(self.index, options.shard_cache))
+            pinned = self.device.type == "cuda" if options.pin is None else options.pin
             start = partial(
                 render_ahead,
                 reader=reader,
                 recipe=self.views.recipe,
                 workers=workers,
-                prefetch=prefetch,
+                prefetch=options.prefetch,
                 pin_memory=pinned,
                 died=RunError,
             )
@@ -281,25 +254,19 @@ class Feed:
 
     def _checked_views(self, views: ViewRecipe | None, views_used: int | None) -> Views:
         """Return the views of the caches, or those of a run without a cache."""
-        if self.caches:
-            return views_of_caches(self.caches, self.index, views_used=views_used)
-        return views_without_cache(views or recipe_named("deit"), self.index, self.teachers, views_used=views_used)
+        teaching = self.teaching
+        if teaching.caches:
+            return views_of_caches(teaching.open_caches, self.index, views_used=views_used)
+        return views_without_cache(views or recipe_named("deit"), self.index, teaching.teachers, views_used=views_used)
 
     def _make_source(self) -> TeacherSource:
         """Where the answers come from."""
-        sources: list[TeacherSource] = [OnlineTeacher(teacher) for teacher in self.teachers]
-        if self.caches:
+        schedule: list[range] = []
+        if self.teaching.caches:
             # Two rounds of an endless run: whoever loads ahead from the last epoch of one finds the next one's first.
             epochs = self._cycle if self.order.epochs is not None else 2 * self._cycle
             schedule = [self.order.views(epoch) for epoch in range(epochs)]
-            sources = [
-                CachedTeacher(cache, schedule, name_of=partial(_name_of, self.index), scratch=self._scratch)
-                for cache in self.caches
-            ]
-        if len(sources) > 1:
-            names = [cache.url for cache in self.caches] or [teacher.spec.name for teacher in self.teachers]
-            return SeveralTeachers(sources, self.teacher_weights, names)
-        return sources[0] if sources else NoTeacher()
+        return source_of(self.teaching, schedule, name_of=partial(_name_of, self.index), scratch=self._scratch)
 
 
 def _name_of(index: ShardIndex, shard: int, row: int) -> tuple[str, str]:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from shards.errors import RunError
 from shards.rng import stream
+from student.feed.answers import TeacherAnswer
 from student.feed.batch import Labels
-from student.feed.teacher_source import TeacherAnswer
 from student.learn.evaluation import teacher_stats
 from student.learn.loss import Loss, gradient_balance, student_loss
 from student.learn.losses.table import LOSSES, NONE

@@ -1,13 +1,12 @@
 """The training loop: from an index and, usually, a cache to finished students.
 
-    train        one student
-    train_many   several students that see the same batches: one decode, one augmentation, one join for all of them
-
-Both are generators of small events (`student.run.run_events`). The same call resumes a killed run and finds a
+`train_many` trains one student, or several that see the same batches: one decode and one augmentation for all of them.
+It is a generator of small events (`student.run.run_events`). The same call resumes a killed run and finds a
 finished one finished. A signal (SIGTERM, SIGUSR1, Ctrl-C) ends the step, saves, and the last event is `Stopped`.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from typing import Any
 from shards.index.shard_index import ShardIndex
 from shards.signals import StopRequest
 from shards.views.view_recipe import ViewRecipe
-from shards.world import World
+from shards.world import ALONE, World
 from student.feed.cache_check import require_student
 from student.feed.coverage import coverage
 from student.feed.feed import Feed
-from student.feed.pass_data import Data
+from student.feed.feed_options import FeedOptions
+from student.feed.teaching import NOBODY, Teaching
 from student.learn.losses.table import NONE
 from student.learn.process_group import ProcessGroup, meeting_place, process_group
 from student.recipe.settings import TrainSettings
@@ -27,43 +27,17 @@ from student.recipe.student_recipe import StudentRecipe
 from student.run.resume import together
 from student.run.run_events import Event, Joining, Scheduled, Stopped, ValidationChecked
 from student.run.run_files import RunFiles, read_json
+from student.run.shard_sets import ShardSets
 from student.run.students import StudentJob, Students
 from teacher_cache.network.device import rank_device
-from teacher_cache.network.teacher import Teacher
-from teacher_cache.store.cache import TeacherCache
 
 __all__ = ["StudentJob", "train", "train_many"]
 
 
-def train(
-    recipe: StudentRecipe,
-    index: ShardIndex,
-    *,
-    settings: TrainSettings,
-    out: Path,
-    cache: TeacherCache | Sequence[TeacherCache] | None = None,
-    teacher: Teacher | Sequence[Teacher] | None = None,
-    teacher_weights: Sequence[float] | None = None,
-    views: ViewRecipe | None = None,
-    val_index: ShardIndex | None = None,
-    shard_cache_dir: Path | None = None,
-    world: World | None = None,
-    init_method: str = "env://",
-) -> Iterator[Event]:
-    """Train one student; arguments and errors as `train_many`."""
-    yield from train_many(
-        [StudentJob(recipe, out)],
-        index,
-        settings=settings,
-        cache=cache,
-        teacher=teacher,
-        teacher_weights=teacher_weights,
-        views=views,
-        val_index=val_index,
-        shard_cache_dir=shard_cache_dir,
-        world=world,
-        init_method=init_method,
-    )
+def train(recipe: StudentRecipe, index: ShardIndex, *, out: Path, **arguments: Any) -> Iterator[Event]:
+    """Train one student: `train_many` with one job, under its former name; for one version."""
+    warnings.warn("train(recipe, …, out=…): call train_many([StudentJob(recipe, out)], …)", DeprecationWarning, 2)
+    return train_many([StudentJob(recipe, out)], index, **arguments)
 
 
 def train_many(
@@ -71,14 +45,13 @@ def train_many(
     index: ShardIndex,
     *,
     settings: TrainSettings,
-    cache: TeacherCache | Sequence[TeacherCache] | None = None,
-    teacher: Teacher | Sequence[Teacher] | None = None,
-    teacher_weights: Sequence[float] | None = None,
+    teaching: Teaching | None = None,
     views: ViewRecipe | None = None,
     val_index: ShardIndex | None = None,
     shard_cache_dir: Path | None = None,
     world: World | None = None,
     init_method: str = "env://",
+    **former: Any,
 ) -> Iterator[Event]:
     """Train students that share epochs, batch size, repeats and image size on one pass over the data.
 
@@ -89,51 +62,52 @@ def train_many(
         jobs: recipe and run directory of each student; directories differ.
         index: training shards; val_index: shards to evaluate on.
         settings: seed, precision, workers and so on.
-        cache: where the teacher's answers are; its recipe decides the views. Several of the same views teach together.
-        teacher: runs in the loop instead ("online"), or several; without both, recipes must have distill "none".
-        teacher_weights: of several teachers, in proportion; None: equal.
+        teaching: the caches, whose recipe decides the views, or the teachers in the loop ("online"); None: nobody, and
+            recipes must have distill "none".
         views: the view recipe of a run without a cache; None takes the first recipe's.
         shard_cache_dir: local copies of remote shards.
         world: rank and size of this process; None is alone. init_method: how ranks meet (torch.distributed).
+        former: cache, teacher and teacher_weights, which were arguments before `teaching`; for one version.
 
     Raises:
         ValueError: settings that do not fit each other. CacheError: a cache that does not fit, is incomplete, or whose
             teacher saw other pixels. ShardError: from the reader. RunError: a directory of another run, a full disk.
     """
-    _require_alike(jobs, cache is not None, teacher is not None)
-    world, recipe = world or World(), jobs[0].recipe
+    teaching = _with_former(teaching, former)
+    _require_alike(jobs, teaching)
+    world, recipe = world or ALONE, jobs[0].recipe
     device = rank_device(settings.device, world)
     with Feed(
         index,
-        cache=cache,
-        teacher=teacher,
-        teacher_weights=teacher_weights,
-        views=views if cache is not None else views or own_views(jobs),
+        cache=teaching,
+        views=views if teaching.caches else views or own_views(jobs),
+        views_used=settings.views_used,
         batch_size=recipe.batch_size,
         repeats=recipe.repeats,
         seed=settings.seed,
         smoothing=recipe.label_smoothing,
-        views_used=settings.views_used,
         epochs=recipe.epochs,
-        accumulate=settings.accumulate,
-        rank=world.rank,
-        world_size=world.size,
         device=device,
         workers=settings.workers,
-        prefetch=settings.prefetch,
-        shard_cache=shard_cache_dir,
-        scratch=Path(settings.scratch) if settings.scratch else None,
+        options=FeedOptions(
+            rank=world.rank,
+            world_size=world.size,
+            accumulate=settings.accumulate,
+            prefetch=settings.prefetch,
+            shard_cache=shard_cache_dir,
+            scratch=Path(settings.scratch) if settings.scratch else None,
+        ),
     ) as feed:
         for job in jobs:
-            require_student(job.recipe, feed.views, feed.caches)
-        data = Data(index=index, val_index=val_index, views=feed.views, shard_cache_dir=shard_cache_dir)
+            require_student(job.recipe, feed.views, feed.teaching.open_caches)
+        data = ShardSets(index=index, val_index=val_index, views=feed.views, shard_cache_dir=shard_cache_dir)
         data.check()
         yield from _joining(world, init_method)
         with process_group(world, device, init_method=init_method) as group, StopRequest() as stop:
             yield from _announced(jobs, data, feed)
             for members in group.from_main(lambda: together([RunFiles(job.out).checkpoints for job in jobs])):
                 mates = [jobs[number] for number in members]
-                run = Students(mates, data, settings, group, feed, _teacher_identity(feed), alone=len(jobs) == 1)
+                run = Students(mates, data, settings, group, feed, feed.teaching.identity(), alone=len(jobs) == 1)
                 if (yield from _one_pass(run, feed, group, stop)):
                     return
 
@@ -177,7 +151,7 @@ def _joining(world: World, init_method: str) -> Iterator[Event]:
         yield Joining(rank=world.rank, world_size=world.size, where=meeting_place(init_method))
 
 
-def _announced(jobs: Sequence[StudentJob], data: Data, feed: Feed) -> Iterator[Event]:
+def _announced(jobs: Sequence[StudentJob], data: ShardSets, feed: Feed) -> Iterator[Event]:
     """What is to come, before the first step."""
     yield _scheduled(jobs, feed)
     num_samples = data.val_index.num_samples if data.val_index is not None else 0
@@ -198,32 +172,31 @@ def _scheduled(jobs: Sequence[StudentJob], feed: Feed) -> Scheduled:
     )
 
 
-def _teacher_identity(feed: Feed) -> dict[str, Any]:
-    """What the teacher is, for configuration and checkpoints; where a cache lies is not part of it."""
-    said: list[dict[str, Any]] = [
-        {"kind": "cache", "fingerprint": cache.spec.fingerprint, **cache.spec.to_json()} for cache in feed.caches
-    ]
-    said += [{"kind": "online", **teacher.spec.to_json()} for teacher in feed.teachers]
-    if len(said) > 1:
-        weighted = [{"weight": w, **one} for w, one in zip(feed.teacher_weights, said, strict=True)]
-        return {"kind": "several", "teachers": weighted}
-    return said[0] if said else {"kind": "none"}
+def _with_former(teaching: Teaching | None, former: Mapping[str, Any]) -> Teaching:
+    """Return who teaches, also as it was said before there was `Teaching`."""
+    if not former:
+        return teaching or NOBODY
+    if unknown := former.keys() - {"cache", "teacher", "teacher_weights"}:
+        raise TypeError(f"train_many() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+    if teaching is not None:
+        raise ValueError(f"teaching: give {', '.join(sorted(former))} in it")
+    said = ", ".join(f"{name}=…" for name in former)
+    warnings.warn(f"train_many({said}): give teaching=Teaching(…)", DeprecationWarning, stacklevel=3)
+    return Teaching.of(former.get("cache"), former.get("teacher"), former.get("teacher_weights"))
 
 
-def _require_teacher(jobs: Sequence[StudentJob], cached: bool, online: bool) -> None:
-    """ValueError unless there is one kind of teacher, or none and nobody asks for one."""
-    if cached and online:
-        raise ValueError("teacher: give a cache or a teacher in the loop, not both")
+def _require_teacher(jobs: Sequence[StudentJob], teaching: Teaching) -> None:
+    """ValueError unless there is a teacher, or nobody asks for one."""
     asking = [job.recipe.distill for job in jobs if job.recipe.distill != NONE]
-    if asking and not cached and not online:
+    if asking and not teaching:
         raise ValueError(f"distill: {asking[0]} needs a teacher; give --cache, or --online with --teacher")
 
 
-def _require_alike(jobs: Sequence[StudentJob], cached: bool, online: bool) -> None:
+def _require_alike(jobs: Sequence[StudentJob], teaching: Teaching) -> None:
     """ValueError unless the students can see the same batches and have directories of their own."""
     if not jobs:
         raise ValueError("students: expected at least one, got none")
-    _require_teacher(jobs, cached, online)
+    _require_teacher(jobs, teaching)
     first = jobs[0].recipe
     for job in jobs[1:]:
         for name in ("epochs", "batch_size", "repeats", "image_size", "eval_crop_pct"):

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from student.feed.pass_data import Data
 from student.learn.trainer import Trainer
 from student.run.export import ExportInfo, export_weights, model_card
 from student.run.run_files import read_json
 from student.run.run_log import RunLog
+from student.run.shard_sets import ShardSets
 
 # Not in the weights file, so that equal weights are equal files however long they took.
 _TIMES = ("seconds", "images_per_s", "data_wait_share")
@@ -16,7 +16,7 @@ _TIMES = ("seconds", "images_per_s", "data_wait_share")
 def write_results(
     log: RunLog,
     trainer: Trainer,
-    data: Data,
+    data: ShardSets,
     *,
     steps: int,
     measured: Mapping[str, Any],

@@ -12,10 +12,8 @@ import torch
 
 from shards.errors import RunError
 from student.feed.feed import Feed
-from student.feed.pass_data import Data
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
-from student.learn.validation import validate
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from student.run import run_events as events
@@ -26,6 +24,8 @@ from student.run.resume import newest_of_all, read_state
 from student.run.run_events import Event
 from student.run.run_files import RunFiles
 from student.run.run_log import RunLog
+from student.run.shard_sets import ShardSets
+from student.run.validation import validate
 
 T = TypeVar("T")
 _BALANCE = "gradient_balance"
@@ -59,7 +59,7 @@ class Students:
     def __init__(
         self,
         jobs: Sequence[StudentJob],
-        data: Data,
+        data: ShardSets,
         settings: TrainSettings,
         group: ProcessGroup,
         feed: Feed,

@@ -103,13 +103,11 @@ class SweepTraining:
 
     def _pass(self, jobs: Sequence[CellJob]) -> Any:
         cell = jobs[0].cell
-        caches, weights = self.teachers.chosen(cell.teachers)
         return train_many(
             [StudentJob(self.cell_recipe(job.cell), job.out) for job in jobs],
             self.index,
             settings=replace(self.settings, seed=cell.seed, views_used=cell.views_used),
-            cache=caches,
-            teacher_weights=weights,
+            teaching=self.teachers.chosen(cell.teachers),
             val_index=self.val_index,
             shard_cache_dir=self.shard_cache_dir,
             # Alone on its device, also where `--spread` shares the sweep among the ranks of a job.

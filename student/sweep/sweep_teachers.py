@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from student.feed.several_teachers import settled_weights
+from student.feed.teaching import Teaching, parts_of_one
 from teacher_cache.store.cache import TeacherCache
 
 ALL = ""
@@ -43,7 +43,7 @@ class SweepTeachers:
             if not name or (len(caches) > 1 and (JOIN in name or "," in name or "/" in name)):
                 raise ValueError(f"--cache {cache.url}: its name {name!r} cannot stand in a set; rename or link it")
             named[name] = cache
-        return cls(caches=named, weights=settled_weights(weights, len(named)))
+        return cls(caches=named, weights=parts_of_one(weights, len(named)))
 
     @property
     def first(self) -> TeacherCache:
@@ -55,7 +55,7 @@ class SweepTeachers:
         """Views that every cache has."""
         return min(cache.num_views for cache in self.caches.values())
 
-    def chosen(self, teachers: str) -> tuple[list[TeacherCache], list[float]]:
+    def chosen(self, teachers: str) -> Teaching:
         """The caches of a set, in the order of the sweep, and their weights; ValueError for names that are not here."""
         names = list(self.caches) if teachers == ALL else [name.strip() for name in teachers.split(JOIN)]
         unknown = [name for name in names if name not in self.caches]
@@ -66,7 +66,9 @@ class SweepTeachers:
             )
         weights = dict(zip(self.caches, self.weights, strict=True))
         picked = [name for name in self.caches if name in names]
-        return [self.caches[name] for name in picked], [weights[name] for name in picked]
+        return Teaching(
+            caches=tuple(self.caches[name] for name in picked), weights=tuple(weights[name] for name in picked)
+        )
 
     def identity(self) -> dict[str, Any]:
         """What must not change between the cells of a sweep, as JSON; of one cache what it always was."""

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from shards.index.reader import ShardReader
-from student.feed.pass_data import Data
 from student.learn.evaluation import eval_batches, eval_views, evaluate, own_samples
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
+from student.run.shard_sets import ShardSets
 
 
 def validate(
-    trainers: Sequence[Trainer], data: Data, settings: TrainSettings, group: ProcessGroup
+    trainers: Sequence[Trainer], data: ShardSets, settings: TrainSettings, group: ProcessGroup
 ) -> list[dict[str, float]]:
     """Top-1 and top-5 in percent of each student, its weight average under "ema_…"; every sample counted once.
 

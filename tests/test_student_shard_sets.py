@@ -11,11 +11,10 @@ from shards.tars.writer import write_samples
 from shards.views.view_recipe import recipe_named
 from student.commands.training_display import TrainingDisplay
 from student.feed.cache_check import Views
-from student.feed.pass_data import Data
 from student.recipe.settings import TrainSettings
-from student.run.loop import train
 from student.run.run_events import Stepped, ValidationChecked
-from tests.student_tiny import student_recipe, views, write_shards
+from student.run.shard_sets import ShardSets
+from tests.student_tiny import student_recipe, train, views, write_shards
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -28,7 +27,7 @@ def shards(folder: Path, *, names: tuple[str, ...] = (), num_classes: int | None
 
 def check(train: ShardIndex, val: ShardIndex) -> None:
     views = Views(recipe_named("plain", size=8, block_size=4), None)
-    Data(index=train, val_index=val, views=views, shard_cache_dir=None).check()
+    ShardSets(index=train, val_index=val, views=views, shard_cache_dir=None).check()
 
 
 def test_the_same_classes_or_unknown_names_are_accepted(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The shards and views of a pass: what the students train on and are evaluated on."""
+"""The training and validation shards of a run, and the views of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from student.feed.cache_check import Views
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Data:
+class ShardSets:
     """Training and validation shards, the view recipe and how many views are cycled through."""
 
     index: ShardIndex

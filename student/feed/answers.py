@@ -1,24 +1,30 @@
-"""The seam behind which the teacher is: records of a cache, the network in the loop, or nobody.
+"""The teacher's answers to a batch: from the records of a cache, from a network in the loop, or from nobody.
 
 Everything before it (plan, views, mixing) and after it (losses, trainer) is the same code, which is what makes "cached
 equals online" (law 9) a property of this one file: a source turns a batch into a `TeacherAnswer`, which gives
 the first class and log p at any τ. With kind "dense" both go through the same log-softmax of the same float32 logits.
 
+Several teachers answer with a weighted mean of probabilities at the same τ, p(τ) = Σ wᵢ·pᵢ(τ): the ensemble of Hinton
+et al., arXiv:1503.02531, section 1. Their views are the same pixels, and each compares its own digest.
+
 Legend: B batch, C classes.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from shards.errors import CacheError
 from shards.views.blocks import ViewBatch
 from student.feed.pixel_check import PixelCheck
 from student.feed.slab import SlabLoader
+from student.feed.teaching import Teaching
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat
 from teacher_cache.store.cache import TeacherCache
@@ -114,71 +120,47 @@ def first_class(value_BC: Tensor) -> Tensor:
     return torch.where(first, classes, value_BC.shape[1] - 1).amin(-1)
 
 
-class TeacherSource(Protocol):
-    """Where answers come from; a context manager that lives as long as the run."""
+class TeacherSource:
+    """Where answers come from; a context manager that lives as long as the run. This one has no teacher.
 
-    @property
-    def pixels_checked(self) -> int:
-        """Samples whose digest was compared so far."""
+    Attributes:
+        pixels_checked: samples whose digest was compared so far.
+        teacher_forwards: images that a teacher in the loop has answered so far.
+    """
 
-    @property
-    def teacher_forwards(self) -> int:
-        """Images that a teacher in the loop has answered so far."""
+    pixels_checked = 0
+    teacher_forwards = 0
 
-    def __enter__(self) -> "TeacherSource":
+    def __enter__(self) -> Self:
         """Open what the source needs."""
+        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Close it."""
 
     def begin_epoch(self, epoch: int) -> None:
         """Get ready for the views of `epoch`."""
 
     def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> TeacherAnswer | None:
-        """The teacher's answer to a batch, on the device of `x_BCHW`; None when there is no teacher."""
-
-
-class NoTeacher:
-    """Training on labels alone."""
-
-    def __init__(self) -> None:
-        """Nothing to count."""
-        self.pixels_checked = 0
-        self.teacher_forwards = 0
-
-    def __enter__(self) -> "NoTeacher":
-        """Nothing to open."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Nothing to close."""
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Nothing to load."""
-
-    def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> None:
-        """No answer."""
+        """Return the teacher's answer to a batch, on the device of `x_BCHW`; None when there is no teacher."""
         return None
 
 
-class OnlineTeacher(NoTeacher):
+class OnlineTeacher(TeacherSource):
     """The teacher in the loop, on the very tensor the student sees."""
 
     def __init__(self, teacher: Teacher) -> None:
         """Wrap a loaded teacher."""
-        super().__init__()
         self._teacher = teacher
 
-    def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> TeacherAnswer:  # type: ignore[override]
+    def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> TeacherAnswer:
         """One forward pass of the teacher."""
         logit_BC = self._teacher.logits(x_BCHW)
         self.teacher_forwards += len(logit_BC)
         return answer_from_logits(logit_BC)
 
 
-class CachedTeacher:
+class CachedTeacher(TeacherSource):
     """Records of a cache: one gather per batch, the pixel digest of every sample compared (law 1)."""
 
     def __init__(
@@ -195,7 +177,6 @@ class CachedTeacher:
             name_of: (shard, row) to the names of shard and sample, for messages.
             scratch: a folder on a local disk for the epoch's records; None is the system's (TMPDIR).
         """
-        self.teacher_forwards = 0
         self._pixels = PixelCheck(name_of, rendering_remedy(cache.made_with))
         self._slabs = SlabLoader(cache, schedule, scratch=scratch)
         self._codec = RecordCodec(cache.spec.record, cache.basis)
@@ -203,13 +184,9 @@ class CachedTeacher:
         self._soft = cache.spec.record.entry.soft
 
     @property
-    def pixels_checked(self) -> int:
+    def pixels_checked(self) -> int:  # type: ignore[override]  # counted, not kept
         """Samples whose digest was compared so far."""
         return self._pixels.checked
-
-    def __enter__(self) -> "CachedTeacher":
-        """Ready; records are loaded by `begin_epoch`."""
-        return self
 
     def __exit__(self, *exception: object) -> None:
         """Stop loading ahead."""
@@ -232,3 +209,74 @@ class CachedTeacher:
             (lambda temperature: self._codec.log_prob(fields, temperature)) if self._soft else None,
             named_BK=fields["class_index"].to(torch.int64),
         )
+
+
+def mixture(answers: Sequence[TeacherAnswer], weights: Sequence[float]) -> TeacherAnswer:
+    """One answer of several: log p(τ) = log Σ wᵢ·pᵢ(τ); its first class is that of the mean at τ = 1."""
+
+    def log_prob(temperature: float) -> Tensor:
+        parts = [answer.log_prob(temperature) + math.log(w) for answer, w in zip(answers, weights, strict=True)]
+        return torch.logsumexp(torch.stack(parts), 0)
+
+    return TeacherAnswer(None, log_prob, each=tuple(zip(weights, answers, strict=True)))
+
+
+class SeveralTeachers(TeacherSource):
+    """A source of answers made of several; a context manager that opens and closes them."""
+
+    def __init__(self, sources: Sequence[TeacherSource], weights: Sequence[float], names: Sequence[str]) -> None:
+        """Take one source a teacher, its weight, and what messages call it."""
+        self._sources, self._weights, self._names = sources, weights, names
+        self._stack = ExitStack()
+
+    @property
+    def pixels_checked(self) -> int:  # type: ignore[override]  # counted, not kept
+        """Samples whose digest was compared, each with every cache's."""
+        return min(source.pixels_checked for source in self._sources)
+
+    @property
+    def teacher_forwards(self) -> int:  # type: ignore[override]  # counted, not kept
+        """Images answered in the loop, by each teacher."""
+        return sum(source.teacher_forwards for source in self._sources)
+
+    def __enter__(self) -> Self:
+        """Open them."""
+        for source in self._sources:
+            self._stack.enter_context(source)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close them."""
+        self._stack.close()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Get ready for the views of `epoch`, all of them."""
+        for source in self._sources:
+            source.begin_epoch(epoch)
+
+    def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> TeacherAnswer:
+        """The mixture; CacheError naming the cache when the pixels are not those that its teacher saw."""
+        answers: list[TeacherAnswer] = []
+        for source, name in zip(self._sources, self._names, strict=True):
+            try:
+                answer = source.answer(batch, x_BCHW)
+            except CacheError as error:
+                raise CacheError(f"{name}: {error}") from error
+            assert answer is not None, "every one of several is a teacher"
+            answers.append(answer)
+        return mixture(answers, self._weights)
+
+
+def source_of(
+    teaching: Teaching,
+    schedule: Sequence[range],
+    *,
+    name_of: Callable[[int, int], tuple[str, str]],
+    scratch: Path | None = None,
+) -> TeacherSource:
+    """Return the source of answers of open caches or loaded teachers; arguments as of `CachedTeacher`."""
+    sources: list[TeacherSource] = [OnlineTeacher(teacher) for teacher in teaching.teachers]
+    sources += [CachedTeacher(cache, schedule, name_of=name_of, scratch=scratch) for cache in teaching.open_caches]
+    if len(sources) > 1:
+        return SeveralTeachers(sources, teaching.weights, teaching.names)
+    return sources[0] if sources else TeacherSource()
