@@ -163,7 +163,10 @@ class ShardPlace:
 
 def shard_options(required: bool = True, help: str = "") -> Decorator:
     """--shards and --shard-cache, as `place`."""
-    where = "Shards: a folder, a tar, or a brace range such as train-{000000..001023}.tar; local, s3://, gs://, az:// or https://."
+    where = (
+        "Shards: a folder, a tar, or a brace range such as train-{000000..001023}.tar; "
+        "local, s3://, gs://, az:// or https://."
+    )
     return bundled(
         ShardPlace,
         "place",
