@@ -1,6 +1,7 @@
 """The commands that make and check shards."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,13 +9,15 @@ import click
 
 from shards.console import Bar, result, say
 from shards.errors import ShardError
-from shards.flags import PATH, SEED, workers_option
+from shards.flags import PATH, SEED, TEXT, bundled, workers_option
 from shards.own_folder import require_own
 from shards.text.figures import byte_size, count
 
 if TYPE_CHECKING:
+    from shards.formats.image_list import ImageList
     from shards.index.shard_index import ShardIndex
     from shards.tars.scan import ScanEvent
+    from shards.tars.writer import WriteEvent
 
 _class_names = click.option(
     "--class-names", type=PATH,
@@ -23,16 +26,68 @@ _class_names = click.option(
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFlags:
+    """What the user says of SOURCE: its format, classes and labels."""
+
+    format_name: str | None
+    labels: Path | None
+    first_label: int | None
+    class_names: Path | None
+    ignore_unknown: bool
+
+    def sets(self, path: Path) -> "Mapping[str, ImageList]":
+        """The sets of SOURCE by name, "" for one set; says how SOURCE was understood.
+
+        Errors:
+            ValueError for wrong flags; ShardError counting everything that is wrong with SOURCE.
+        """
+        from shards.formats.input_format import Source
+        from shards.formats.table import format_of
+        from shards.index.class_names import read_class_names
+
+        source = Source(
+            path=path,
+            class_names=read_class_names(self.class_names) if self.class_names else (),
+            labels=self.labels,
+            first_label=self.first_label,
+            ignore_unknown=self.ignore_unknown,
+        )
+        found, source = format_of(source, self.format_name)
+        if not found.takes_labels:
+            _require_use(self.labels is not None, f"--labels: format {found.name} takes no list; drop one of the two")
+            _require_use(self.first_label is not None, "--first-label: only with --labels, where the list has numbers")
+        say(f"{path}: {found.summary}")
+        return found.read(source)
+
+
+_source_flags = bundled(
+    SourceFlags,
+    "flags",
+    click.option(
+        "--format", "format_name", type=TEXT, help="What SOURCE is: folders, labels, splits; default: found out."
+    ),
+    click.option("--labels", type=PATH, help="CSV, TSV or text: a line for each image, with its path and class."),
+    click.option("--first-label", type=click.IntRange(0, 1), help="The number of the first class in --labels."),
+    _class_names,
+    click.option(
+        "--ignore-unknown", is_flag=True, help="Pass over every file that is no JPEG, PNG or WebP image, counted."
+    ),
+)
+
+
 @click.command("make-shards")
 @click.argument("source", type=PATH)
 @click.argument("dest", type=PATH)
+@_source_flags
 @click.option(
-    "--samples-per-shard", type=click.IntRange(1), help="At most; default 1000, less for fewer than 8,000 images."
+    "--samples-per-shard",
+    type=click.IntRange(1),
+    help="At most; default: 1000, less below 8,000 images, all in one shard up to 2,000.",
 )
 @click.option(
     "--order-seed", "--seed", "seed", default=0, show_default=True, type=SEED, help="Of the order of the samples."
 )
-@_class_names
 @click.option("--max-side", type=int, help="Compact shards: reduce larger images to this longest side, pixels.")
 @click.option("--quality", type=int, help="Of the JPEGs of compact shards; default 90. Only with --max-side.")
 @click.option(
@@ -40,59 +95,52 @@ _class_names = click.option(
     type=click.IntRange(1),
     help="Refuse larger images; default and most: 89,478,485 (2 GB to decode).",
 )
-@click.option(
-    "--ignore-unknown", is_flag=True, help="Pass over every file that is no JPEG, PNG or WebP image, counted."
-)
 @workers_option("Processes; the bytes do not depend on it.")
 def make_shards(
     source: Path,
     dest: Path,
+    flags: SourceFlags,
     samples_per_shard: int | None,
     seed: int,
-    class_names: Path | None,
     max_side: int | None,
     quality: int | None,
     max_pixels: int | None,
-    ignore_unknown: bool,
     workers: int,
 ) -> None:
-    """Write an ImageFolder tree SOURCE (class/…/image) as WebDataset shards and an index in DEST.
+    """Write the images of SOURCE as WebDataset shards and an index in DEST.
 
-    Run it again to go on where it was stopped; finished shards are kept. The bytes of the images are kept as they are,
-    unless --max-side makes them smaller, for good.
+    SOURCE is a folder with a folder for each class, a folder of images with --labels FILE, a folder that holds train/
+    and val/ (both are written, to DEST/train and DEST/val), ImageNet's ILSVRC2012_img_train.tar, or a zip or tar of any
+    of these. Run it again to go on where it was stopped; finished shards are kept. The bytes of the images are kept as
+    they are, unless --max-side makes them smaller, for good.
     """
-    from shards.index.class_names import read_class_names
     from shards.index.compact import DEFAULT_QUALITY, CompactRule
     from shards.tars.journal import SHARDS_FOLDER
     from shards.tars.writer import write_shards
     from shards.views.decode import MAX_PIXELS
 
     _require_apart(source, dest)
-    require_own("DEST", dest, SHARDS_FOLDER)
     if quality is not None and max_side is None:
         raise ValueError("--quality: only with --max-side, which makes compact shards")
     quality = DEFAULT_QUALITY if quality is None else quality
     compact = None if max_side is None else CompactRule(max_side=max_side, quality=quality)
-    bar = None
-    names = read_class_names(class_names) if class_names else ()
-    for event in write_shards(
-        source,
-        dest,
-        samples_per_shard=samples_per_shard,
-        seed=seed,
-        workers=max(1, workers),
-        class_names=names,
-        compact=compact,
-        max_pixels=max_pixels or MAX_PIXELS,
-        ignore_unknown=ignore_unknown,
-    ):
-        if bar is None:
-            _say_ignored(event.ignored)
-            _say_without_images(event.without_images, len(names))
-        bar = bar or Bar("make-shards", event.num_shards, "shard")
-        bar.to(event.shards_done)
-    if event.index is not None:
-        _say_made(event.index, event.num_bytes, fitted=samples_per_shard is None)
+    sets = flags.sets(source)
+    for split in sets:
+        require_own("DEST", dest / split, SHARDS_FOLDER)
+    for split, images in sets.items():
+        _show_writing(
+            f"make-shards {split}".rstrip(),
+            images,
+            write_shards(
+                images,
+                dest / split,
+                samples_per_shard=samples_per_shard,
+                seed=seed,
+                workers=max(1, workers),
+                compact=compact,
+                max_pixels=max_pixels or MAX_PIXELS,
+            ),
+        )
 
 
 @click.command("check-shards")
@@ -219,19 +267,33 @@ def _say_ignored(ignored: Mapping[str, int]) -> None:
     """How many members were passed over."""
     if ignored:
         counts = ", ".join(f"{count} × {suffix}" for suffix, count in sorted(ignored.items()))
-        say(f"passed over, as asked: {counts}")
+        say(f"passed over: {counts}")
 
 
-def _say_made(index: "ShardIndex", num_bytes: int, *, fitted: bool) -> None:
-    """What make-shards has made; `fitted`: whether the size of the shards was chosen for the set."""
-    if fitted and index.num_samples < 8 * 1000:
-        say(
-            f"at most {count(max(index.rows_S), 'sample')} a shard, as the set is small: a few shards can be shared out"
-        )
+def _show_writing(label: str, images: "ImageList", events: Iterable["WriteEvent"]) -> None:
+    """Show how a set is written as it goes, and what came of it."""
+    _say_ignored(images.ignored)
+    _say_without_images(images.without_images, len(images.class_names))
+    for remark in images.remarks:
+        say(remark)
+    bar = None
+    for event in events:
+        bar = bar or Bar(label, event.num_shards, "shard")
+        bar.to(event.shards_done)
+    assert event.index is not None, "writing ends with an index, or an error"
+    _show_made(event.index, event.num_bytes)
+
+
+def _show_made(index: "ShardIndex", num_bytes: int) -> None:
+    """What make-shards has made: its classes with their counts."""
+    from shards.index.class_counts import class_table
+
+    for line in class_table(index):
+        result(line)
     result(
         f"{count(index.num_samples, 'sample')} of {count(index.num_classes, 'class')} in "
         f"{count(index.num_shards, 'shard')}, "
-        f"{byte_size(num_bytes)}; index {index.path}\nfingerprint {index.fingerprint}"
+        f"{byte_size(num_bytes)}; index {index.path}"
     )
     if index.compact:
         result(f"compact: longest side {index.compact.max_side}, JPEG quality {index.compact.quality}")

@@ -66,6 +66,24 @@ def read_regular(path: Path | str, *, most_bytes: int = MOST_BYTES) -> bytes:
         return file.read()
 
 
+def read_utf8(path: Path, where: str, what: str) -> str:
+    """The text of a UTF-8 file without a byte order mark.
+
+    Args:
+        where: what messages call the file. what: what it should hold, in words.
+
+    Errors:
+        ValueError when it cannot be read or is of another encoding.
+    """
+    try:
+        data = read_regular(path)
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ValueError(f"{where}: expected UTF-8, got UTF-16; save it as UTF-8")
+        return data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{where}: cannot be read: {error}; expected a UTF-8 file with {what}") from error
+
+
 def parse_json(data: bytes | str, where: Path | str, *, error: type[ArtefactError], advice: str) -> Any:
     """The value of a JSON text; `error` saying where, and `advice`, when it is none or is nested too deeply."""
     try:

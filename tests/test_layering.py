@@ -24,7 +24,7 @@ LAYERS = ["shards", "teacher_cache", "student", "cli"]
 SOURCES = [*sorted(p for layer in LAYERS[:3] for p in (ROOT / layer).glob("**/*.py")), ROOT / "cli.py"]
 # The rooms of each package, lowest first: a room imports from those before it, and from itself.
 ROOMS = {
-    "shards": ["text", "", "pool", "index", "views", "tars", "flags", "commands"],
+    "shards": ["text", "", "pool", "index", "views", "formats", "tars", "flags", "commands"],
     "teacher_cache": ["record", "store", "network", "stage1", "inspect", "publish", "commands"],
     "student": ["learn.losses", "recipe", "feed", "learn", "run", "sweep", "cost", "report", "commands"],
 }
@@ -108,7 +108,8 @@ def test_a_folder_holds_about_a_dozen_modules() -> None:
 
 def test_one_name_for_one_thing() -> None:
     """No two modules, and no two public classes, of one name."""
-    members = ("commands", "kinds", "losses", "operations")  # what a member of a set is called says which set
+    # What a member of a set is called says which set.
+    members = ("commands", "kinds", "losses", "operations", "formats")
     modules = [
         path.stem
         for path in SOURCES[:-1]

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from cli import cli
 from shards import names
 from shards.errors import CacheError, OtherVersionError, UnknownMemberError
+from shards.formats.table import FORMATS
 from shards.names import OpenSet
 from shards.views.operations.table import OPERATIONS
 from shards.views.view_recipe import ViewRecipe, recipe_named
@@ -31,6 +32,7 @@ from tests.golden.make import TEACHER
 
 MODULE = """
 import numpy as np
+from shards.formats.input_format import InputFormat
 from shards.views.operations.operation import OperationKind
 from student.learn.losses.distill_loss import DistillLoss
 from student.recipe.zoo import ModelEntry
@@ -59,6 +61,7 @@ ERROR = DistillLoss(
 )
 NET = ModelEntry(name="tiny-net", timm_name="resnet10t", recipes=("deit_hard",))
 MISNAMED = ERROR
+TILES = InputFormat(name="tiny-tiles", summary="tiles", suits=lambda source: False, read=lambda source: {})
 """
 ENTRY_POINTS = """
 [deit_teacher_cache.record_kinds]
@@ -67,6 +70,8 @@ tiny-half = tiny_package:HALF
 tiny-mirror = tiny_package:MIRROR
 [deit_teacher_cache.students]
 tiny-net = tiny_package:NET
+[deit_teacher_cache.formats]
+tiny-tiles = tiny_package:TILES
 [deit_teacher_cache.losses]
 tiny-error = tiny_package:ERROR
 other-name = tiny_package:MISNAMED
@@ -77,6 +82,7 @@ TABLES: tuple[tuple[OpenSet, str], ...] = (  # type: ignore[type-arg]
     (OPERATIONS, "tiny-mirror"),
     (MODELS, "tiny-net"),
     (LOSSES, "tiny-error"),
+    (FORMATS, "tiny-tiles"),
 )
 
 

@@ -431,7 +431,7 @@ def test_a_tar_of_tars_or_of_images_alone_is_called_what_it_is(tmp_path: Path) -
         assert "--ignore" not in refused.output and "--label-key" not in refused.output
     refused = check(tmp_path / "outer.tar", "--ignore-unknown")
     assert refused.exit_code == 1 and "holds no samples (passed over: 2 × .tar)" in refused.output
-    assert "got a tar; unpack it first" in make(tmp_path / "outer.tar", tmp_path / "out").output
+    assert make(tmp_path / "outer.tar", tmp_path / "out").exit_code == 0, "as advised"
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shards.atomic import atomic_file
-from shards.documents import read_document, read_regular
+from shards.documents import read_document, read_utf8
 from shards.errors import Problem, ShardError, problems_text
 
 _NUMBERED = re.compile(r"[0-9]+\s*[,;\t].*|.*[,;\t]\s*[0-9]+")
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
@@ -27,13 +26,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         ValueError for a file that cannot be read or holds no name, counting all lines that are no names.
     """
     where = f"--class-names {path}"
-    try:
-        data = read_regular(path)
-        if data.startswith(_UTF16):
-            raise ValueError(f"{where}: expected UTF-8, got UTF-16; save it as UTF-8")
-        text = data.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where}: cannot be read: {error}; expected a UTF-8 file with one class a line") from error
+    text = read_utf8(path, where, "one class a line")
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     problems = list(_wrong_lines(lines))
     if problems:

@@ -214,7 +214,7 @@ def _stray(member: Member, suffix: str | None) -> Problem:
         advice = "rename it, or give --ignore-unknown"
         return Problem(f"{place}: expected a name of the form key.suffix", "name without a suffix", advice)
     if suffix == "tar":
-        advice = "unpack each tar into a folder of its class (as of ImageNet's download), then use make-shards"
+        advice = "a tar for each class, as of ImageNet's download, is no shard: make shards of it with make-shards"
         return Problem(f"{place}: a tar in a tar: expected images and labels", "tar in the tar", advice)
     known = ", ".join((*SUFFIXES, "cls", "json", *IGNORED_SUFFIXES))
     last = suffix.rpartition(".")[2]
@@ -282,7 +282,7 @@ class _Sample:
             advice = (
                 "if the labels are in .json, name their key with --label-key"
                 if "json" in self._suffixes
-                else "images without labels: unpack them into one folder per class, then use make-shards"
+                else "images without labels: give make-shards this tar and a list of their labels, --labels FILE"
             )
             raise ShardError(f"{start}: expected a label in .cls, got {self._found()}; {advice}")
         if len(set(self._labels)) > 1:

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import google_crc32c
 
-from shards.documents import read_regular
 from shards.errors import ShardError
+from shards.formats.image_list import ImageList, SourceImage
 from shards.index.shard_index import ShardIndex
-from shards.tars.image_folder import Folder, SourceImage
+from shards.tars.tar import MOST_MEMBER_BYTES
 
 _MOST_READ = 2_000
 
 
-def tree_changes(index_path: Path, source: Path, folder: Folder) -> str:
+def tree_changes(index_path: Path, source: ImageList) -> str:
     """Compare a tree with an index of its shards: "1 of 160 images changed: cat/07".
 
     Files whose size is as indexed are read, at most 2,000 of them. Of compact shards only the keys are compared.
@@ -24,16 +24,16 @@ def tree_changes(index_path: Path, source: Path, folder: Folder) -> str:
         index = ShardIndex.load(index_path)
     except ShardError:
         return ""  # an index that is missing or damaged has nothing to compare with: the caller says the rest
-    if index.class_names != folder.class_names:
+    if index.class_names != source.class_names:
         return (
-            f"the shards have {len(index.class_names)} classes, the tree has {len(folder.class_names)} or other names"
+            f"the shards have {len(index.class_names)} classes, the tree has {len(source.class_names)} or other names"
         )
     rows = {
         index.key(shard, row): index.row_number(shard, row)
         for shard in range(index.num_shards)
         for row in range(index.num_rows(shard))
     }
-    images = {image.key: image for image in folder.images}
+    images = {image.key: image for image in source.images}
     new, gone = [key for key in images if key not in rows], [key for key in rows if key not in images]
     lists = [_count(new, len(images), "new"), _count(gone, len(rows), "gone")]
     if index.compact is None:
@@ -42,19 +42,19 @@ def tree_changes(index_path: Path, source: Path, folder: Folder) -> str:
     return said or f"only the times of change of its files differ, as far as {min(len(images), _MOST_READ)} were read"
 
 
-def _changed(index: ShardIndex, rows: dict[str, int], source: Path, images: dict[str, SourceImage]) -> list[str]:
+def _changed(index: ShardIndex, rows: dict[str, int], source: ImageList, images: dict[str, SourceImage]) -> list[str]:
     """The keys of images whose size or bytes are not those in the shards."""
     both = [key for key in images if key in rows]
     sizes = [key for key in both if images[key].size != int(index.size_N[rows[key]])]
     equal = set(both) - set(sizes)
     newest = sorted(equal, key=lambda key: (-images[key].mtime_ns, key))[:_MOST_READ]
-    return sizes + [key for key in newest if _checksum(source / images[key].path) != int(index.crc32c_N[rows[key]])]
+    return sizes + [key for key in newest if _checksum(source, images[key]) != int(index.crc32c_N[rows[key]])]
 
 
-def _checksum(path: Path) -> int:
-    """crc32c of a file; -1 where it cannot be read."""
+def _checksum(source: ImageList, image: SourceImage) -> int:
+    """crc32c of an image; -1 where it cannot be read."""
     try:
-        return int(google_crc32c.value(read_regular(path)))
+        return int(google_crc32c.value(source.read(image, MOST_MEMBER_BYTES)))
     except OSError:
         return -1
 

@@ -1,4 +1,4 @@
-"""An ImageFolder tree becomes shards and their index: the same bytes for the same input, whatever the process count.
+"""A list of images becomes shards and their index: the same bytes for the same input, whatever the process count.
 
 The order of samples is one seeded permutation, cut into shards whose sizes differ by at most one. Each tar is written
 under a temporary name, read back by the strict scan, renamed and noted in a journal; a later run keeps every tar that
@@ -14,21 +14,23 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from shards.atomic import atomic_file
-from shards.documents import read_regular
 from shards.errors import Problem, ShardError, problems_text
+from shards.formats.class_folders import list_class_folders
+from shards.formats.file_tree import open_tree
+from shards.formats.image_list import ImageList, SourceImage
 from shards.index.compact import CompactRule
 from shards.index.shard_index import SUFFIXES, ShardIndex
 from shards.pool.workers import in_workers
 from shards.rng import stream
 from shards.tars.assemble import assemble
 from shards.tars.compacting import compacted
-from shards.tars.image_folder import Folder, SourceImage, list_folder
 from shards.tars.journal import INDEX_NAME, Journal, settings_of
 from shards.tars.shard_scan import SampleRule, ShardScan, require_image, scan_file, scan_shard
 from shards.tars.tar import MOST_MEMBER_BYTES
 from shards.tars.tree_changes import tree_changes
 from shards.views.decode import MAX_PIXELS, read_header
 
+_ONE_SHARD = 2_000
 Sample = tuple[str, int, str, bytes]  # key, label, suffix, encoded image
 
 
@@ -58,19 +60,18 @@ class WriteEvent:
 
 
 class _Job(NamedTuple):
-    """One tar to make from images of a tree, and the digest of what an earlier run made of it ("" for none)."""
+    """One tar to make from some images of a list, and the digest of what an earlier run made of it ("" for none)."""
 
     path: Path
-    source: Path
+    source: ImageList
     images: list[SourceImage]
-    num_classes: int
     recorded: str = ""
     compact: CompactRule | None = None
     max_pixels: int = MAX_PIXELS
 
     def source_digest(self) -> str:
         """sha256 (hex) over path, label, size and time of change of its images."""
-        return hashlib.sha256(repr((self.num_classes, self.images)).encode()).hexdigest()
+        return hashlib.sha256(repr((self.source.num_classes, self.images)).encode()).hexdigest()
 
 
 class _Made(NamedTuple):
@@ -91,7 +92,7 @@ class _UnusableImagesError(Exception):
 
 
 def write_shards(
-    source: Path,
+    source: Path | ImageList,
     dest: Path,
     *,
     samples_per_shard: int | None,
@@ -102,42 +103,39 @@ def write_shards(
     max_pixels: int = MAX_PIXELS,
     ignore_unknown: bool = False,
 ) -> Iterator[WriteEvent]:
-    """Write the images of `source` (class/…/image) to `dest`/shard-000000.tar … and `dest`/shards.index.
+    """Write the images of `source` to `dest`/shard-000000.tar … and `dest`/shards.index.
 
     Args:
+        source: a list of images, or a folder of class folders (class/…/image), or a zip or tar of one.
         samples_per_shard: at most; all shards hold the same number, or one less. None takes what `dest` was begun with,
             else `fitting_shards`.
         seed: of the order of the samples.
         workers: processes; the bytes do not depend on it.
-        class_names: all classes in the order of their labels; default: the folders, sorted.
+        class_names: of a folder: all classes in the order of their labels; default: the folders, sorted.
         compact: make the images smaller by this rule; None takes the bytes of the files as they are.
         max_pixels: refuse images of more pixels; at most MAX_PIXELS, which decoding refuses in any case.
-        ignore_unknown: pass over files of the tree that are no images of an accepted format, counted.
+        ignore_unknown: of a folder: pass over files that are no images of an accepted format, counted.
 
     Errors:
-        ValueError for a wrong number; ShardError for a tree with anything but images, for a `dest` that holds other
+        ValueError for a wrong number; ShardError for a folder with anything but images, for a `dest` that holds other
         shards than these, and, after the last shard, counting all files that are no JPEG, PNG or WebP inside or have
         too many pixels: shards without such files are finished by then.
     """
     for name, value in (("samples_per_shard", samples_per_shard), ("workers", workers), ("max_pixels", max_pixels)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
-    folder = list_folder(source, class_names, ignore_unknown=ignore_unknown)
-    num_samples = len(folder.images)
+    if isinstance(source, Path):
+        source = list_class_folders(open_tree(source), class_names, ignore_unknown=ignore_unknown)
+    num_samples = len(source.images)
     samples_per_shard = samples_per_shard or settings_of(dest).get("samples_per_shard") or fitting_shards(num_samples)
-    settings: dict[str, int | str] = {
-        "seed": seed,
-        "samples_per_shard": samples_per_shard,
-        "num_samples": num_samples,
-        "source_digest": folder.digest(),
-        **(compact.to_json() if compact else {}),
-    }
-    with Journal(dest, settings, lambda: tree_changes(dest / INDEX_NAME, source, folder)) as journal:
+    with Journal(
+        dest, _settings(source, samples_per_shard, seed, compact), lambda: tree_changes(dest / INDEX_NAME, source)
+    ) as journal:
         jobs = [
             job._replace(
                 recorded=journal.finished(job.path.name, job.source_digest()), compact=compact, max_pixels=max_pixels
             )
-            for job in _jobs(source, dest, folder, samples_per_shard, seed)
+            for job in _jobs(source, dest, samples_per_shard, seed)
         ]
         _refuse_foreign(dest, [job.path for job in jobs])
         scans: dict[int, ShardScan] = {}
@@ -146,15 +144,33 @@ def write_shards(
             kept=False,
             num_shards=len(jobs),
             num_samples=num_samples,
-            ignored=folder.ignored,
-            without_images=folder.without_images,
+            ignored=source.ignored,
+            without_images=source.without_images,
         )
         for event in _made(jobs, workers, journal, scans, begun):
             yield event
         urls = [str(job.path) for job in jobs]
-        index = assemble(urls, [scans[s] for s in range(len(jobs))], class_names=folder.class_names)
+        index = assemble(
+            urls,
+            [scans[s] for s in range(len(jobs))],
+            num_classes=source.num_classes,
+            class_names=source.class_names,
+        )
         replace(index, compact=compact).save(dest / INDEX_NAME)
     yield replace(event, path=dest / INDEX_NAME, kept=False, index=ShardIndex.load(dest / INDEX_NAME))
+
+
+def _settings(
+    source: ImageList, samples_per_shard: int, seed: int, compact: CompactRule | None
+) -> dict[str, int | str]:
+    """What the journal of a folder says that its shards are made of."""
+    return {
+        "seed": seed,
+        "samples_per_shard": samples_per_shard,
+        "num_samples": len(source.images),
+        "source_digest": source.digest(),
+        **(compact.to_json() if compact else {}),
+    }
 
 
 def _made(
@@ -179,27 +195,28 @@ def _made(
         yield event
     if problems:
         what = f"{len(problems)} of {event.num_samples} images cannot be taken"
-        raise ShardError(problems_text(str(jobs[0].source), sorted(problems), what=what))
+        raise ShardError(problems_text(jobs[0].source.tree.name, sorted(problems), what=what))
 
 
 def fitting_shards(num_samples: int) -> int:
-    """Samples of a shard where nobody says: 1,000, fewer where that would be less than eight shards, never below 64.
+    """Samples of a shard where nobody says: all up to 2,000, then eight shards of the set, 1,000 at most.
 
     A shard in some views is what stage 1 commits at once and what a kill can lose, and what several processes share.
+    Each shard leaves up to a block less one of its samples out of a pass, which counts where sets are small.
     """
-    return min(1000, max(64, -(-num_samples // 8)))
+    return num_samples if num_samples <= _ONE_SHARD else min(1000, -(-num_samples // 8))
 
 
-def _jobs(source: Path, dest: Path, folder: Folder, samples_per_shard: int, seed: int) -> list[_Job]:
+def _jobs(source: ImageList, dest: Path, samples_per_shard: int, seed: int) -> list[_Job]:
     """The seeded order of the images, cut into shards as evenly as possible."""
-    num_samples, num_classes = len(folder.images), len(folder.class_names)
+    num_samples = len(source.images)
     num_shards = -(-num_samples // samples_per_shard)
     order = stream(seed, "shards").permutation(num_samples)
     jobs = []
     for shard in range(num_shards):
         part = order[num_samples * shard // num_shards : num_samples * (shard + 1) // num_shards]
         path = dest / f"shard-{shard:06d}.tar"
-        jobs.append(_Job(path, source, [folder.images[n] for n in part], num_classes))
+        jobs.append(_Job(path, source, [source.images[n] for n in part]))
     return jobs
 
 
@@ -287,7 +304,7 @@ def _write_members(file: BinaryIO, samples: Iterable[Sample]) -> None:
 
 
 def _make_shard(shard: int, job: _Job) -> _Made:
-    rule = SampleRule(job.num_classes)
+    rule = SampleRule(job.source.num_classes)
     if job.recorded and job.path.exists():
         try:
             scan = scan_shard(job.path, job.path.name, rule)
@@ -326,7 +343,7 @@ def _load_all(job: _Job) -> Iterator[Sample]:
 def _load(job: _Job, image: SourceImage) -> bytes:
     """The bytes of an image file; ShardError when it cannot be read or is not as it was listed."""
     try:
-        data = read_regular(job.source / image.path, most_bytes=MOST_MEMBER_BYTES)
+        data = job.source.read(image, MOST_MEMBER_BYTES)
     except OSError as error:
         words = error.strerror or str(error)
         raise ShardError(f"{image.path}: cannot be read: {words}; check the file and run make-shards again") from error

@@ -66,7 +66,7 @@ def _files(images: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
     Errors:
         ShardError for a folder without images.
     """
-    from shards.tars.image_folder import FILE_SUFFIXES
+    from shards.formats.walk import FILE_SUFFIXES
 
     paths: list[Path] = []
     passed_over: list[Problem] = []

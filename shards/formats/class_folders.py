@@ -1,0 +1,112 @@
+"""Class folders: folders below the root are classes, images below them in any depth are samples (ImageFolder)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from shards.errors import Problem, ShardError, problems_text
+from shards.formats.file_tree import FileTree
+from shards.formats.image_list import ImageList, SourceImage
+from shards.formats.input_format import InputFormat, Source
+from shards.formats.walk import ImageWalk
+from shards.index.index_checks import require_classes
+from shards.names import nearest
+from shards.text.figures import count
+
+
+def list_class_folders(
+    tree: FileTree, class_names: Sequence[str] = (), *, ignore_unknown: bool = False, lists: Sequence[str] = ()
+) -> ImageList:
+    """List the images of a tree of class folders; none is opened yet.
+
+    Args:
+        class_names: all classes in the order of their labels, where some may have no folder here, such as those of a
+            teacher over a subset of its classes; default: the folders, sorted.
+        ignore_unknown: pass over files that are no images of an accepted format (by suffix), counted.
+        lists: files of the root that belong to the source and are no images.
+
+    Errors:
+        ShardError counting everything that is wrong: a missing or empty tree, classes without images or not among the
+        names, files that are no images (by suffix), what is no regular file, and files that would have one key.
+    """
+    walk = ImageWalk(tree, ignore_unknown=ignore_unknown, lists=lists)
+    classes = walk.classes()
+    if not classes and not walk.problems:
+        raise ShardError(f"{tree.name}: expected one folder per class, got none; check the path")
+    if not classes and any(problem.kind == "file beside the classes" for problem in walk.problems):
+        raise ShardError(
+            f"{tree.name}: expected one folder per class, got {count(len(walk.problems), 'file')} side by side; give a "
+            "list of their labels with --labels FILE (a line for each: path and class), or sort them into folders"
+        )
+    names = tuple(class_names) or tuple(classes)
+    if len(names) == 1:
+        _refuse_one_class(tree, names)
+    labels = {name: label for label, name in enumerate(names)}
+    if len(labels) != len(names):
+        raise ValueError("class_names: expected each class once; remove the repeated names")
+    images: list[SourceImage] = []
+    for name in classes:
+        if name not in labels:
+            walk.problems.append(_not_a_class(name, names))
+            continue
+        before, wrong = len(images), len(walk.problems)
+        images.extend(walk.images(name, labels[name], (tree.identity(""),)))
+        if len(images) == before and wrong == len(walk.problems):
+            walk.note(name, "expected images, got none", "class without images", "remove the folder or fill it")
+    images.sort()
+    walk.note_equal_keys(images)
+    if walk.problems:
+        raise ShardError(problems_text(tree.name, walk.problems))
+    return ImageList(
+        tree=tree,
+        class_names=names,
+        num_classes=len(names),
+        images=images,
+        ignored=dict(walk.ignored),
+        without_images=missing_classes(names, images),
+    )
+
+
+def _refuse_one_class(tree: FileTree, names: Sequence[str]) -> None:
+    """ShardError: one class, which may be the folder that holds the classes."""
+    inner = tree.folders(names[0])
+    if len(inner) > 1:
+        raise ShardError(
+            f"{tree.name}: expected at least two classes, got one folder, {names[0]}, that holds folders "
+            f"({', '.join(inner[:3])}): if these are the classes, give {tree.name}/{names[0]}"
+        )
+    require_classes(tree.name, names, len(names))
+
+
+def missing_classes(names: Sequence[str], images: Sequence[SourceImage]) -> tuple[str, ...]:
+    """The class names that no image has."""
+    found = {image.label for image in images}
+    return tuple(name for label, name in enumerate(names) if label not in found)
+
+
+def _not_a_class(name: str, names: Sequence[str]) -> Problem:
+    near = nearest(name, names)
+    said = f"; the nearest is {near[0]!r}" if near else ""
+    text = f"{name}: this folder is not among the {len(names)} class names given{said}"
+    return Problem(text, "folder that is no class", "add the names, correct them, or move the folders away")
+
+
+def _folders_in_classes(images: Sequence[SourceImage]) -> set[str] | None:
+    """The folders below the classes that hold all images; None where a class has images of its own."""
+    parts = [image.path.split("/") for image in images]
+    return {part[1] for part in parts} if all(len(part) > 2 for part in parts) else None
+
+
+def _read(source: Source) -> Mapping[str, ImageList]:
+    listed = list_class_folders(source.tree, source.class_names, ignore_unknown=source.ignore_unknown)
+    inner = _folders_in_classes(listed.images)
+    if source.format_named or inner is None or len(inner) < 2:
+        return {"": listed}
+    shown = ", ".join(sorted(inner)[:3])
+    remark = (
+        f"all images are in folders below the classes ({shown} …): if those are your classes, give a folder "
+        "that holds them side by side"
+    )
+    return {"": replace(listed, remarks=(*listed.remarks, remark))}
+
+
+CLASS_FOLDERS = InputFormat(name="folders", summary="one folder per class", suits=lambda source: True, read=_read)
