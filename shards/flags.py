@@ -196,7 +196,7 @@ def workers_option(help: str = "Rendering processes.") -> Decorator:
 def given_flag(name: str) -> bool:
     """Whether the user typed this flag of the running command, rather than leaving it at its default."""
     source = click.get_current_context().get_parameter_source(name)
-    return source is not click.core.ParameterSource.DEFAULT
+    return source not in (None, click.core.ParameterSource.DEFAULT)
 
 
 def refuse_ignored(names: Iterable[str], why: str) -> None:

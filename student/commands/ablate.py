@@ -1,13 +1,15 @@
 """`ablate`: a λ × τ map of students from one cache."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from shards.flags import PATH, TEXT, ShardPlace, shard_options, stop_with
-from shards.world import World, world_from_env
+from shards.flags import PATH, TEXT, ShardPlace, refuse_ignored, shard_options, stop_with
+from shards.own_folder import require_own
+from shards.world import World, world_from_env, world_variables
 from student.commands.flags import (
     CacheFlags,
     StudentFlags,
@@ -15,14 +17,16 @@ from student.commands.flags import (
     cache_options,
     integers,
     numbers,
+    require_start,
     student_options,
     training_options,
 )
-from student.commands.run_checks import check_sweep, require_spread
 from student.learn.losses.table import LOSSES
+from student.sweep.sweep_directory import SWEEP_FOLDER
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
+    from student.recipe.choice import RecipeChoice
     from student.recipe.suited import Suited
     from student.sweep.cell_training import SweepTraining
     from student.sweep.grid import Grid
@@ -73,7 +77,7 @@ def ablate(
     from student.sweep.grid import Grid
 
     world = world_from_env(shared=spread)
-    require_spread(world, spread)
+    _require_spread(world, spread)
     grid = Grid(
         weights=numbers("--lambda", weights),
         temperatures=numbers("--tau", temperatures),
@@ -83,14 +87,15 @@ def ablate(
         teachers=tuple(word.strip() for word in teachers.split(",")) if teachers else ("",),
     )
     index, val_index = place.index(), place.index_of(val_shards)
-    check_sweep(student, out, taught=taught, distillations=grid.distillations)
+    choice = student.choice(combine=taught.combine)
+    _check(choice, taught, grid.distillations, out)
     from student.sweep.cell_training import SweepTraining
     from student.sweep.sweep_teachers import SweepTeachers
 
     settings = training.settings()
     with ExitStack() as stack:
         opened = SweepTeachers.of(taught.open(stack), taught.weights)
-        recipe, reasons = _recipe(student, opened, index, grid, settings.accumulate, out, combine=taught.combine)
+        recipe, reasons = _recipe(choice, opened, index, grid, settings.accumulate, out)
         work = SweepTraining(
             recipe=recipe,
             settings=settings,
@@ -104,25 +109,39 @@ def ablate(
         _run(out, grid, work, together, world, reasons)
 
 
+def _check(choice: "RecipeChoice", taught: CacheFlags, distillations: Sequence[str], out: Path) -> None:
+    """Refuse what the cells could not do or would ignore, as far as that is known without torch."""
+    for key, flag in (("distill", "--distill"), ("distill_weight", "--lambda"), ("temperature", "--tau")):
+        if key in choice.fields:
+            raise ValueError(f"{key}: would be ignored in --set or --config: each cell has its own; give {flag}")
+    if not any(LOSSES[name].uses_temperature for name in distillations if name in LOSSES):
+        refuse_ignored(["temperatures"], f"--distill {','.join(distillations)} does not read τ")
+    for header in list(taught.headers().values())[:1]:
+        require_start(choice.recipe(header.spec.recipe))
+    require_own("--out", out, SWEEP_FOLDER)
+
+
+def _require_spread(world: World, spread: bool) -> None:
+    """ValueError for one of several processes that were not told to share the cells."""
+    if world.size > 1 and not spread:
+        raise ValueError(
+            f"ablate: this is rank {world.rank} of {world.size} ({world_variables()}): give --spread, which shares the "
+            "cells out, each to one device; or start one process"
+        )
+
+
 def _recipe(
-    student: StudentFlags,
-    teachers: "SweepTeachers",
-    index: "ShardIndex",
-    grid: "Grid",
-    parts: int,
-    out: Path,
-    **flags: str | None,
+    choice: "RecipeChoice", teachers: "SweepTeachers", index: "ShardIndex", grid: "Grid", parts: int, out: Path
 ) -> "Suited":
-    """The recipe that all cells share, chosen for these data or as in the sweep that is there."""
+    """The recipe that all cells share, chosen for these data or as in the existing sweep."""
     from student.sweep.sweep_directory import recipe_of_sweep
 
-    return student.chosen(
-        teachers.first.spec.recipe,
+    return choice.suited_to(
         index,
+        teachers.first.spec.recipe,
         num_views=[views or teachers.num_views for views in grid.views_used],
         parts=parts,
         before=recipe_of_sweep(out),
-        **flags,
     )
 
 

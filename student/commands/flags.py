@@ -16,8 +16,10 @@ from shards.flags import (
     Number,
     bundled,
     device_option,
+    given_flag,
     options,
     precision_option,
+    refuse_ignored,
     workers_option,
 )
 from shards.names import short
@@ -25,16 +27,14 @@ from shards.text.figures import count
 from shards.world import world_from_env
 from student.learn.losses.table import distillations
 from student.recipe.combinations import COMBINATIONS
+from teacher_cache.store.place import require_distinct
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from shards.index.shard_index import ShardIndex
-    from shards.views.view_recipe import ViewRecipe
+    from student.recipe.choice import RecipeChoice
     from student.recipe.settings import Precision, TrainSettings
     from student.recipe.student_recipe import StudentRecipe
-    from student.recipe.suited import Suited
     from teacher_cache.store.cache import TeacherCache
+    from teacher_cache.store.header import Header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,52 +49,28 @@ class StudentFlags:
     config: Path | None
     sets: tuple[str, ...]
 
-    def given(self, **flags: Any) -> dict[str, Any]:
-        """What was set of the recipe: a file, then --set and flags; ValueError for both of one field."""
+    def choice(self, **flags: Any) -> "RecipeChoice":
+        """Return what the user asks for: a file, then --set, then flags.
+
+        Raises:
+            ValueError: one field in two ways, a model that neither the table of students nor timm can know.
+        """
+        from student.recipe.choice import RecipeChoice
         from student.recipe.overrides import parse_sets, read_toml
+        from student.recipe.zoo import model_entry
+        from teacher_cache.network.teacher_name import require_known
 
         named = flags | {"epochs": self.epochs, "batch_size": self.batch_size}
         typed = {name: value for name, value in named.items() if value is not None}
         sets = parse_sets(self.sets)
         if twice := sorted(typed.keys() & sets.keys()):
             raise ValueError(f"--set {twice[0]}=…: would be ignored: there is a flag for it as well; drop one of them")
-        return (read_toml(self.config) if self.config else {}) | sets | typed
-
-    def recipe_for(self, cached: "ViewRecipe | None", **flags: Any) -> "StudentRecipe":
-        """The recipe with what was set of it, with the views of a cache."""
-        from student.recipe.papers import chosen_recipe
-
-        given = self.given(**flags)
-        return chosen_recipe(self.model, name=self.recipe, stage=self.stage, given=given, cached=cached)
-
-    def chosen(
-        self,
-        cached: "ViewRecipe | None",
-        index: "ShardIndex",
-        *,
-        num_views: "Iterable[int | None]",
-        parts: int,
-        before: "Mapping[str, Any]",
-        **flags: Any,
-    ) -> "Suited":
-        """The recipe of `recipe_for`, where what is set nowhere is chosen for the data.
-
-        Arguments as of `TrainingData`; None among `num_views`: endless.
-        """
-        from shards.index.index_checks import require_classes
-        from student.recipe.suited import TrainingData, suited, with_fitting_blocks
-
-        require_classes(index.path or "shards", index.class_names, index.num_classes)
-        recipe, reasons = with_fitting_blocks(self.recipe_for(cached, **flags), cached, index.rows_S.tolist())
-        data = TrainingData(
-            views=cached or recipe.view_recipe,
-            num_views=tuple(number for number in num_views if number),
-            shard_rows=tuple(index.rows_S.tolist()),
-            parts=parts,
-            before=before,
-        )
-        chosen = suited(recipe, data, given=self.given(**flags))
-        return chosen._replace(reasons=reasons + chosen.reasons)
+        if self.recipe is not None and given_flag("stage"):
+            raise ValueError("--stage: would be ignored: --recipe names the recipe of a stage; drop one of them")
+        if model_entry(self.model) is None:
+            require_known("--model", self.model)
+        fields = (read_toml(self.config) if self.config else {}) | sets | typed
+        return RecipeChoice(model=self.model, name=self.recipe, stage=self.stage, fields=fields)
 
 
 student_options = bundled(
@@ -145,6 +121,20 @@ class CacheFlags:
         """The weights given; ValueError for what is no list of numbers."""
         return numbers("--teacher-weight", self.teacher_weight) if self.teacher_weight else None
 
+    def headers(self) -> "dict[str, Header]":
+        """Return the headers of the caches on local disks, by place.
+
+        Raises:
+            ValueError: flags that one cache has no use for; the same cache twice. CacheError: a missing cache.
+        """
+        from teacher_cache.store.glance import local_header
+
+        if len(self.caches) < 2:
+            refuse_ignored(["teacher_weight", "combine", "teachers"], "they are for several caches")
+        require_distinct(self.caches)
+        _ = self.weights  # reads the numbers
+        return {url: header for url in self.caches if (header := local_header(url)) is not None}
+
     def words(self, combine: str) -> tuple[str, ...]:
         """How several caches teach, in a sentence; nothing for one or none."""
         from student.feed.teaching import parts_of_one
@@ -176,6 +166,21 @@ def cache_options(*, required: bool = False, help: str) -> Decorator:
             help="Several caches: learn from the mean of their probabilities (default), or from each.",
         ),
     )
+
+
+def require_start(recipe: "StudentRecipe") -> None:
+    """ValueError for weights to start from that are missing, as far as that is known without torch."""
+    from student.recipe.student_recipe import PUBLISHED
+    from teacher_cache.network.teacher_name import require_known
+
+    recipe.require_start()
+    scheme, _, name = recipe.init_weights.partition(":")
+    if scheme == PUBLISHED:
+        require_known("init_weights", name)
+    elif recipe.init_weights and not Path(recipe.init_weights).is_file():
+        raise ValueError(
+            f"init_weights: {recipe.init_weights}: no such file; give a .safetensors or torch file, or {PUBLISHED}:NAME"
+        )
 
 
 def numbers(option: str, text: str) -> tuple[float, ...]:

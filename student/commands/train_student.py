@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.flags import PATH, SEED, TEXT, ShardPlace, shard_options
+from shards.flags import PATH, SEED, TEXT, ShardPlace, refuse_ignored, shard_options
+from shards.own_folder import require_own
 from shards.world import World, world_from_env
 from student.commands.flags import (
     CacheFlags,
@@ -16,16 +17,21 @@ from student.commands.flags import (
     TrainingFlags,
     cache_options,
     loss_options,
+    require_start,
     student_options,
     training_options,
 )
-from student.commands.run_checks import check_run
 from student.commands.training_display import TrainingDisplay
+from student.learn.losses.table import LOSSES, NONE
+from student.run.run_files import RUN_FOLDER
 from teacher_cache.commands.flags import TeacherFlags, teacher_options
 
 if TYPE_CHECKING:
+    from student.recipe.choice import RecipeChoice
     from student.recipe.student_recipe import StudentRecipe
     from teacher_cache.network.teacher import Teacher
+
+_TEACHER_FLAGS = ("teacher", "teacher_weights", "teacher_args", "teacher_mean", "teacher_std")
 
 
 @click.command("train-student")
@@ -61,7 +67,9 @@ def train_student(
     """
     index = place.index()
     val_index = place.index_of(val_shards) if val_shards else None
-    check_run(student, out, taught=taught, online=online, loss=asdict(loss), views_used=views_used)
+    choice = student.choice(combine=taught.combine, **asdict(loss))
+    _check(choice, taught, online=online, views_used=views_used)
+    require_own("--out", out, RUN_FOLDER)
     from student.feed.teaching import Teaching
     from student.run.loop import StudentJob, train_many
     from student.run.run_reader import recipe_before
@@ -70,15 +78,13 @@ def train_student(
     world = world_from_env()
     with ExitStack() as stack:
         caches = taught.open(stack)
-        there = min((cache.num_views for cache in caches), default=None)
-        recipe, reasons = student.chosen(
-            caches[0].spec.recipe if caches else None,
+        fewest_views = min((cache.num_views for cache in caches), default=None)
+        recipe, reasons = choice.suited_to(
             index,
-            num_views=[views_used or there],
+            caches[0].spec.recipe if caches else None,
+            num_views=[views_used or fewest_views],
             parts=world.size * settings.accumulate,
             before=recipe_before(out),
-            combine=taught.combine,
-            **asdict(loss),
         )
         network = _in_the_loop(teacher, recipe, training, world) if online else None
         display = TrainingDisplay(quiet=world.rank > 0)
@@ -94,6 +100,33 @@ def train_student(
         ):
             display.show(event)
         display.close()
+
+
+def _check(choice: "RecipeChoice", taught: CacheFlags, *, online: bool, views_used: int | None) -> None:
+    """Refuse what the command could not do or would ignore, as far as that is known without torch.
+
+    Raises:
+        ValueError: for what was typed. CacheError: for a missing cache.
+    """
+    if taught.caches and online:
+        raise ValueError("--online: runs the teacher in the loop; drop it, or drop --cache")
+    if not online:
+        refuse_ignored(_TEACHER_FLAGS, "no teacher runs without --online")
+    headers = taught.headers()
+    for url, header in headers.items():
+        if views_used is not None and views_used > header.num_views:
+            raise ValueError(f"--views-used: expected at most {header.num_views}, what {url} holds, got {views_used}")
+    if taught.caches and not headers:
+        return  # remote ones: their recipe is known when they are open
+    recipe = choice.recipe(next((header.spec.recipe for header in headers.values()), None))
+    if recipe.distill == NONE:
+        if online:
+            raise ValueError("--online: would be ignored: --distill none has no teacher; drop one of them")
+        refuse_ignored(["distill_weight", "temperature"], "without distillation (--distill none) nothing reads it")
+    elif not LOSSES[recipe.distill].uses_temperature:
+        refuse_ignored(["temperature"], f"{recipe.distill} distillation does not read τ")
+    recipe.require_teacher(bool(taught.caches) or online)
+    require_start(recipe)
 
 
 def _in_the_loop(teacher: TeacherFlags, recipe: "StudentRecipe", training: TrainingFlags, world: World) -> "Teacher":

@@ -1,6 +1,6 @@
 """`train-teacher`: a teacher of the user's own classes, fine-tuned by what trains students."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from student.run.run_files import RUN_FOLDER
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
+    from student.recipe.choice import RecipeChoice
     from student.recipe.suited import Suited
 
 
@@ -49,7 +50,7 @@ class TeacherTraining:
         require_known("--pretrained" if self.pretrained else "--model", self.pretrained or self.model or "")
         if self.init_weights:
             check_weights("--init-weights", self.init_weights)
-        _ = self._student("").recipe_for(None, image_size=self.size)
+        _ = self._choice.recipe()
 
     def chosen(self, index: "ShardIndex", *, parts: int, before: "dict[str, Any]") -> "Suited":
         """The recipe; the views are normalised as the network's published weights want, so that stage 1 agrees."""
@@ -60,11 +61,13 @@ class TeacherTraining:
         fixed: dict[str, Any] = {"view.mean": mean, "view.std": std, "image_size": self.size}
         if start:
             fixed |= {"finetune": True, "init_weights": start}
-        return self._student(name).chosen(None, index, num_views=[], parts=parts, before=before, **fixed)
+        return replace(self._choice, model=name).with_fields(**fixed).suited_to(index, parts=parts, before=before)
 
-    def _student(self, name: str) -> StudentFlags:
-        return StudentFlags(
-            model=name or self.pretrained or self.model or "",
+    @property
+    def _choice(self) -> "RecipeChoice":
+        """What the user asks for, before the network's normalisation is known."""
+        flags = StudentFlags(
+            model=self.pretrained or self.model or "",
             recipe="teacher",
             stage=0,
             epochs=self.epochs,
@@ -72,6 +75,7 @@ class TeacherTraining:
             config=self.config,
             sets=self.sets,
         )
+        return flags.choice(image_size=self.size)
 
 
 _teacher_training = bundled(

@@ -93,11 +93,7 @@ def student_and_start(
     recipe: StudentRecipe, num_classes: int, *, seed: int, device: torch.device | str = "cpu"
 ) -> tuple[nn.Module, LoadReport | None]:
     """The student of `make_student`, and what it took from `recipe.init_weights`; None where it starts from scratch."""
-    if recipe.finetune and not recipe.init_weights:
-        raise ValueError(
-            f"init_weights: recipe {recipe.name!r} fine-tunes; give the weights with --set init_weights=FILE, "
-            "or train from scratch with --set finetune=false"
-        )
+    recipe.require_start()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _build(recipe, num_classes, device)

@@ -169,6 +169,19 @@ class StudentRecipe:
         """The peak learning rate after the scaling rule."""
         return self.lr * self.batch_size / self.lr_base_batch if self.lr_scaling == "linear" else self.lr
 
+    def require_teacher(self, taught: bool) -> None:
+        """ValueError for a loss against a teacher where nobody teaches."""
+        if self.distill != NONE and not taught:
+            raise ValueError(f"distill: {self.distill} needs a teacher; give --cache, or --online with --teacher")
+
+    def require_start(self) -> None:
+        """ValueError for fine-tuning without weights to start from."""
+        if self.finetune and not self.init_weights:
+            raise ValueError(
+                f"init_weights: recipe {self.name!r} fine-tunes; give the weights with --set init_weights=FILE, "
+                "or train from scratch with --set finetune=false"
+            )
+
     @property
     def view_recipe(self) -> ViewRecipe:
         """The views of a run without a cache; with a cache they come from its spec (`with_cache_views`)."""

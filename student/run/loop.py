@@ -20,7 +20,6 @@ from student.feed.coverage import coverage
 from student.feed.feed import Feed
 from student.feed.feed_options import FeedOptions
 from student.feed.teaching import NOBODY, Teaching
-from student.learn.losses.table import NONE
 from student.learn.process_group import ProcessGroup, meeting_place, process_group
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
@@ -185,18 +184,12 @@ def _with_former(teaching: Teaching | None, former: Mapping[str, Any]) -> Teachi
     return Teaching.of(former.get("cache"), former.get("teacher"), former.get("teacher_weights"))
 
 
-def _require_teacher(jobs: Sequence[StudentJob], teaching: Teaching) -> None:
-    """ValueError unless there is a teacher, or nobody asks for one."""
-    asking = [job.recipe.distill for job in jobs if job.recipe.distill != NONE]
-    if asking and not teaching:
-        raise ValueError(f"distill: {asking[0]} needs a teacher; give --cache, or --online with --teacher")
-
-
 def _require_alike(jobs: Sequence[StudentJob], teaching: Teaching) -> None:
     """ValueError unless the students can see the same batches and have directories of their own."""
     if not jobs:
         raise ValueError("students: expected at least one, got none")
-    _require_teacher(jobs, teaching)
+    for job in jobs:
+        job.recipe.require_teacher(bool(teaching))
     first = jobs[0].recipe
     for job in jobs[1:]:
         for name in ("epochs", "batch_size", "repeats", "image_size", "eval_crop_pct"):
