@@ -12,9 +12,10 @@ libraries are imported inside the commands, so that --help answers at once.
 
 import contextlib
 import importlib
+import re
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
@@ -25,28 +26,63 @@ from shards.platforms import require_unix
 from shards.signals import interrupt_once, requeue_at_once
 from shards.text.escapes import visible
 
+
+class Entry(NamedTuple):
+    """Where a command is, in which group of the help it stands, and what it does in a few words."""
+
+    where: str
+    group: str
+    summary: str
+
+
+START, LOOK, PLAN, KEEP = "Start here", "Look at results", "Plan and compare", "Caches and tables"
 COMMANDS = {
-    "make-shards": "shards.commands:make_shards",
-    "check-shards": "shards.commands:check_shards",
-    "train-teacher": "student.commands.train_teacher:train_teacher",
-    "cache-teacher": "teacher_cache.commands.cache_teacher:cache_teacher",
-    "plan-cache": "teacher_cache.commands.plan_cache:plan_cache",
-    "check-machine": "teacher_cache.commands.check_machine:check_machine",
-    "show-views": "teacher_cache.commands.show_views:show_views",
-    "train-student": "student.commands.train_student:train_student",
-    "evaluate": "student.commands.evaluate:evaluate",
-    "predict": "student.commands.predict:predict",
-    "models": "student.commands.models:models",
-    "recipes": "student.commands.models:recipes",
-    "ablate": "student.commands.ablate:ablate",
-    "cache-status": "student.commands.cache_status:cache_status",
-    "verify-cache": "teacher_cache.commands.verify_cache:verify_cache",
-    "copy-cache": "teacher_cache.commands.copy_cache:copy_cache",
-    "cost": "student.commands.cost:cost",
-    "export": "student.commands.export:export",
-    "report": "student.commands.report:report",
+    "make-shards": Entry("shards.commands:make_shards", START, "Pack images into shards (tar files)."),
+    "check-shards": Entry("shards.commands:check_shards", START, "Check shards, yours or others', and index them."),
+    "train-teacher": Entry(
+        "student.commands.train_teacher:train_teacher", START, "Fine-tune a teacher on your own classes."
+    ),
+    "cache-teacher": Entry(
+        "teacher_cache.commands.cache_teacher:cache_teacher", START, "Run the teacher once and store its answers."
+    ),
+    "train-student": Entry("student.commands.train_student:train_student", START, "Train a student from the cache."),
+    "evaluate": Entry("student.commands.evaluate:evaluate", LOOK, "Measure the accuracy of a student."),
+    "predict": Entry("student.commands.predict:predict", LOOK, "Classify image files."),
+    "report": Entry("student.commands.report:report", LOOK, "Compare runs in one HTML page."),
+    "show-views": Entry("teacher_cache.commands.show_views:show_views", LOOK, "Draw the augmented views of an image."),
+    "export": Entry("student.commands.export:export", LOOK, "Write a student for timm and other tools."),
+    "plan-cache": Entry("teacher_cache.commands.plan_cache:plan_cache", PLAN, "Measure size and time of a cache."),
+    "cost": Entry("student.commands.cost:cost", PLAN, "Estimate storage and hours by arithmetic."),
+    "ablate": Entry("student.commands.ablate:ablate", PLAN, "Train a grid of students over λ and τ."),
+    "models": Entry("student.commands.models:models", PLAN, "List the students and their recipes."),
+    "recipes": Entry("student.commands.models:recipes", PLAN, "List recipes and explain their fields."),
+    "cache-status": Entry(
+        "student.commands.cache_status:cache_status", KEEP, "Show what a cache holds and how exact it is."
+    ),
+    "verify-cache": Entry("teacher_cache.commands.verify_cache:verify_cache", KEEP, "Check every part of a cache."),
+    "copy-cache": Entry("teacher_cache.commands.copy_cache:copy_cache", KEEP, "Copy, cut or shrink a cache."),
+    "check-machine": Entry(
+        "teacher_cache.commands.check_machine:check_machine", KEEP, "Check that this machine renders the same pixels."
+    ),
 }
-"""Every command and where it is, in the order of the job, not of the alphabet."""
+"""Every command, by group and in the order of use."""
+
+SECTIONS = {
+    "Data": ("shards", "shard_cache", "val_shards", "cache", "caches", "out", "views_used"),
+    "Loss": ("distill", "distill_weight", "temperature", "distillations", "weights", "temperatures"),
+    "Student": ("model", "recipe", "stage", "config", "sets"),
+    "Schedule": ("epochs", "batch_size", "seed", "seeds", "first_seed", "together", "spread"),
+    "Teacher": (
+        *("teacher", "teacher_weights", "teacher_args", "teacher_mean", "teacher_std", "online"),
+        *("teacher_weight", "combine", "teachers"),
+    ),
+    "Machine": ("device", "precision", "workers", "accumulate", "compile", "scratch"),
+    "Output": ("log_every", "checkpoint_every", "eval_every", "as_json", "png", "html"),
+}
+"""The sections of a long help, with the names of their options; all others stand under "Options"."""
+
+_LONG_HELP = 14
+"""Options from which on a help has sections."""
 
 REQUEUED = frozenset({"train-teacher", "cache-teacher", "copy-cache", "train-student", "ablate"})
 """What a scheduler starts again until it is done: a signal ends these with 75 from their first moment on."""
@@ -103,6 +139,30 @@ EXAMPLES = {
 """Lines at the end of the help of each command, without the program's name: one job, from photos to a report."""
 
 
+class SectionedCommand(click.Command):
+    """A command whose options stand in sections when there are many."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, each section under its title."""
+        params = [param for param in self.get_params(ctx) if param.get_help_record(ctx) is not None]
+        title_of = {name: title for title, names in SECTIONS.items() for name in names}
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in (*SECTIONS, "Options")}
+        for param in params:
+            title = title_of.get(param.name or "", "Options") if len(params) >= _LONG_HELP else "Options"
+            sections[title].append(_plain_record(*(param.get_help_record(ctx) or ("", ""))))
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def _plain_record(name: str, text: str) -> tuple[str, str]:
+    """Return the help of an option without bounds that everybody expects: "at least 1" of a count."""
+    name = re.sub(r"(INTEGER|FLOAT) RANGE|\bINTEGER\b", "N", name)
+    text = re.sub(r"(; )?(0<=x<=\d{4,}|x>=[01])(?=[\];])", "", text)
+    return name, text.replace("  []", "").replace("[]", "").strip()
+
+
 class Commands(click.Group):
     """A group that imports a command when it is asked for, and turns every error into one clean message."""
 
@@ -131,11 +191,22 @@ class Commands(click.Group):
         """The command of that name; None when there is none."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, name = COMMANDS[cmd_name].partition(":")
+        module, _, name = COMMANDS[cmd_name].where.partition(":")
         command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
-        command.epilog = _examples(ctx.find_root().info_name or "deit-cache", EXAMPLES.get(cmd_name, ()))
-        return command
+        return SectionedCommand(
+            cmd_name,
+            callback=command.callback,
+            params=command.params,
+            help=command.help,
+            epilog=_examples(ctx.find_root().info_name or "deit-cache", EXAMPLES.get(cmd_name, ())),
+        )
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by group, without importing them."""
+        for group in dict.fromkeys(entry.group for entry in COMMANDS.values()):
+            with formatter.section(group):
+                formatter.write_dl([(name, e.summary) for name, e in COMMANDS.items() if e.group == group])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and bring what was said to standard output; that it cannot be written is an error like any other."""
@@ -211,14 +282,10 @@ def _fail(ctx: click.Context, message: str, code: int) -> NoReturn:
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.version_option(__version__, prog_name="deit-teacher-cache")
 def cli(debug: bool) -> None:
-    """Distil DeiT students from a teacher that runs once.
+    """Train DeiT students by distillation, and run the teacher network only once.
 
     \b
-    make-shards     images      → WebDataset shards + index
-    train-teacher   shards      → a teacher of your own classes, from published weights
-    cache-teacher   shards      → teacher cache: one small record per view      (stage 1, GPU)
-    train-student   shards+cache → DeiT student, any λ, any τ, hard or soft     (stage 2, no teacher)
-    ablate          cache       → a λ × τ map of students
+    images → make-shards → train-teacher (or a published one) → cache-teacher → train-student → report
     """
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shards.platforms import require_workers
+from shards.platforms import require_device_name, require_workers
 from shards.pool.cpus import default_workers
 from shards.world import world_from_env
 
@@ -217,6 +217,23 @@ def stop_with(code: int) -> click.exceptions.Exit:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 precision_option = click.option(
-    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Arithmetic of the forward pass.",
 )
-device_option = click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: cuda where there is one.")
+
+
+def _device(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        require_device_name(value)
+    return value
+
+
+device_option = click.option(
+    "--device",
+    metavar="[cpu|cuda|cuda:N]",
+    callback=_device,
+    help="Where networks run; default: a GPU if there is one.",
+)

@@ -20,6 +20,15 @@ def require_unix() -> None:
         )
 
 
+def require_device_name(name: str) -> None:
+    """ValueError for a device that is not supported: expected "cpu", "cuda" or "cuda:N", with N the number of a GPU."""
+    kind, colon, number = name.partition(":")
+    if kind in ("mps", "xpu"):
+        raise ValueError(f"--device: {kind} is not supported yet (nobody has run it); give cpu or cuda")
+    if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and number.isdecimal())):
+        raise ValueError(f"--device: expected cpu, cuda or cuda:N, got {name!r}")
+
+
 def require_workers(workers: int) -> None:
     """Raise ValueError for worker processes on a machine that cannot fork them."""
     if workers and not HAS_WORKERS:

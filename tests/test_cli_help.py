@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from cli import COMMANDS, EXAMPLES, REQUEUED, cli
+from cli import COMMANDS, EXAMPLES, REQUEUED, SECTIONS, cli
 from shards.views.view_recipe import RECIPES, ViewRecipe
 from student.recipe.field_words import STUDENT_WORDS, VIEW_WORDS
 from student.recipe.papers import STUDENT_RECIPES
@@ -32,6 +32,36 @@ def test_every_command_ends_its_help_in_examples_that_parse(command: str) -> Non
         assert found is not None
         found.make_context(command, words)
         assert max(map(len, line.splitlines())) <= 85, "with the program's name it fits into 100 columns"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_says_what_it_is_and_no_bound_is_noise(command: str) -> None:
+    found = cli.get_command(click.Context(cli, info_name="deit-cache"), command)
+    assert found is not None
+    silent = [param.opts[0] for param in found.params if isinstance(param, click.Option) and not param.help]
+    assert not silent
+    shown = run(command, "--help").output
+    assert "x>=1" not in shown and "x<=9223372036854775807" not in shown and " RANGE " not in shown
+
+
+def test_the_list_of_commands_is_whole_and_grouped() -> None:
+    """Nothing is cut, and no command is imported for it."""
+    shown = run("--help").output
+    assert all(f"{name} " in shown and entry.summary in shown for name, entry in COMMANDS.items())
+    assert (
+        "..." not in shown.replace("[ARGS]...", "")
+        and len(set(shown.splitlines()) & {f"{e.group}:" for e in COMMANDS.values()}) == 4
+    )
+
+
+def test_sections_name_options_that_exist() -> None:
+    context = click.Context(cli, info_name="deit-cache")
+    commands = [command for name in COMMANDS if (command := cli.get_command(context, name)) is not None]
+    names = {param.name for command in commands for param in command.params}
+    assert {name for section in SECTIONS.values() for name in section} <= names
+    for name in ("train-student", "ablate"):
+        shown = run(name, "--help").output
+        assert shown.count("\nOptions:\n  -h, --help") == 1, "every option of the long helps has a section"
 
 
 def test_tables_name_commands() -> None:

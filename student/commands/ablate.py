@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 @click.option("--tau", "temperatures", default="1,2,4,8", show_default=True, help="Values of τ; hard cells ignore it.")
 @click.option("--distill", "distillations", default="hard,soft", show_default=True, help=f"Among {', '.join(LOSSES)}.")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Students per cell.")
-@click.option("--first-seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option(
+    "--first-seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the first student of a cell."
+)
 @click.option("--views-used", help="Numbers of views to cycle through, such as 6,30,300; default: all of the cache.")
 @click.option(
     "--together", default=1, show_default=True, type=click.IntRange(1), help="Students per pass over the data."

@@ -89,12 +89,12 @@ _job_options = bundled(
     click.option(
         "--image-bytes", default=110_000.0, show_default=True, type=POSITIVE, help="Mean of an image; without --shards."
     ),
-    click.option("--epochs", default=300, show_default=True, type=click.IntRange(1)),
+    click.option("--epochs", default=300, show_default=True, type=click.IntRange(1), help="Of each student."),
     click.option(
         "--students", default=12, show_default=True, type=click.IntRange(1), help="Runs that share the cache."
     ),
     click.option("--together", default=1, show_default=True, type=click.IntRange(1), help="Students per pass."),
-    click.option("--gpus", default=8, show_default=True, type=click.IntRange(1)),
+    click.option("--gpus", default=8, show_default=True, type=click.IntRange(1), help="GPUs, in all."),
     click.option(
         "--cores", default=96, show_default=True, type=click.IntRange(1), help="CPU cores that render, in all."
     ),

@@ -76,11 +76,20 @@ class StudentFlags:
 student_options = bundled(
     StudentFlags,
     "student",
-    click.option("--model", default="deit_tiny_distilled_patch16_224", show_default=True, help="See `models`."),
+    click.option(
+        "--model",
+        default="deit_tiny_distilled_patch16_224",
+        show_default=True,
+        help="The network to train; see `models`.",
+    ),
     click.option("--recipe", help="Student recipe; default: the model's own. See `recipes`."),
-    click.option("--stage", default=0, show_default=True, type=click.IntRange(0), help="0 trains, 1 fine-tunes."),
-    click.option("--epochs", type=click.IntRange(1)),
-    click.option("--batch-size", type=click.IntRange(1), help="Global: over all processes."),
+    click.option(
+        "--stage", default=0, show_default=True, type=click.IntRange(0), help="0 trains from scratch, 1 fine-tunes."
+    ),
+    click.option("--epochs", type=click.IntRange(1), help="Passes over the training images; default: the recipe's."),
+    click.option(
+        "--batch-size", type=click.IntRange(1), help="Images per step, over all processes; default: the recipe's."
+    ),
     click.option("--config", type=PATH, help="A TOML file of recipe fields."),
     click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any recipe field; view.FIELD for views."),
 )
@@ -98,12 +107,20 @@ class LossFlags:
 loss_options = bundled(
     LossFlags,
     "loss",
-    click.option("--distill", metavar=f"[{'|'.join(distillations())}]", help="Default: the recipe's."),
     click.option(
-        "--lambda", "distill_weight", type=Number(0, 1), help="λ, weight of that loss in [0, 1]; default: its paper's."
+        "--distill", metavar=f"[{'|'.join(distillations())}]", help="Loss against the teacher; default: the recipe's."
     ),
     click.option(
-        "--tau", "temperature", type=Number(0.01, 1000), help="τ, temperature of the loss; default: its paper's."
+        "--lambda",
+        "distill_weight",
+        type=Number(0, 1),
+        help="λ, weight of the loss against the teacher; default: its paper's.",
+    ),
+    click.option(
+        "--tau",
+        "temperature",
+        type=Number(0.01, 1000),
+        help="τ, temperature of the loss against the teacher; default: its paper's.",
     ),
 )
 
@@ -159,7 +176,11 @@ def cache_options(*, required: bool = False, help: str) -> Decorator:
         CacheFlags,
         "taught",
         click.option("--cache", "caches", multiple=True, required=required, type=CACHE, help=help),
-        click.option("--teacher-weight", metavar="W,W", help="Of several caches, in their order; default: equal."),
+        click.option(
+            "--teacher-weight",
+            metavar="W,W",
+            help="Weights of several teachers, in the order of --cache; default: equal.",
+        ),
         click.option(
             "--combine",
             metavar=f"[{'|'.join(COMBINATIONS)}]",
@@ -246,16 +267,30 @@ training_options = bundled(
     precision_option,
     click.option("--accumulate", default=1, show_default=True, type=click.IntRange(1), help="Micro-batches per step."),
     click.option("--compile", is_flag=True, help="torch.compile the student."),
-    click.option("--log-every", default=50, show_default=True, type=click.IntRange(1), metavar="STEPS"),
+    click.option(
+        "--log-every",
+        default=50,
+        show_default=True,
+        type=click.IntRange(1),
+        metavar="STEPS",
+        help="Steps between lines of metrics in the files of the run.",
+    ),
     click.option(
         "--checkpoint-every",
         default=0,
         show_default=True,
         type=click.IntRange(0),
         metavar="STEPS",
-        help="Also within an epoch; 0: at its end.",
+        help="Steps between checkpoints within an epoch; 0: only at its end.",
     ),
-    click.option("--eval-every", default=1, show_default=True, type=click.IntRange(1), metavar="EPOCHS"),
+    click.option(
+        "--eval-every",
+        default=1,
+        show_default=True,
+        type=click.IntRange(1),
+        metavar="EPOCHS",
+        help="Epochs between evaluations on --val-shards.",
+    ),
     device_option,
     workers_option("Rendering processes per rank."),
     click.option(
@@ -265,6 +300,6 @@ training_options = bundled(
     ),
 )
 weights_options = options(
-    click.option("--weights", required=True, type=PATH, help="A student's .safetensors."),
-    click.option("--model", help="Needed when the file does not say it."),
+    click.option("--weights", required=True, type=PATH, help="Weights of a student: a .safetensors file."),
+    click.option("--model", help="The network; needed only where the weights do not name it."),
 )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.command("predict")
 @click.argument("images", nargs=-1, required=True, type=PATH)
 @weights_options
-@click.option("--top", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Classes to print for each image.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for each image.")
 @device_option
 def predict(

@@ -45,7 +45,7 @@ _TEACHER_FLAGS = ("teacher", "teacher_weights", "teacher_args", "teacher_mean", 
 @student_options
 @click.option("--online", is_flag=True, help="Run the teacher in the loop instead of reading a cache.")
 @teacher_options
-@click.option("--views-used", type=click.IntRange(1), help="Cycle through the first so many views of the cache.")
+@click.option("--views-used", type=click.IntRange(1), help="Use only the first N views of the cache.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Initial weights, order, drop path.")
 @training_options
 def train_student(

@@ -114,10 +114,15 @@ _teacher_files = options(
         "teacher_args",
         multiple=True,
         metavar="KEY=VALUE",
-        help="For timm.create_model, or for the function.",
+        help="An argument of timm.create_model, or of your function.",
     ),
-    click.option("--teacher-mean", callback=_rgb, metavar="R,G,B", help="It was trained with; default: what it says."),
-    click.option("--teacher-std", callback=_rgb, metavar="R,G,B"),
+    click.option(
+        "--teacher-mean",
+        callback=_rgb,
+        metavar="R,G,B",
+        help="Mean of the images the teacher was trained with; default: what its weights say.",
+    ),
+    click.option("--teacher-std", callback=_rgb, metavar="R,G,B", help="Standard deviation, as --teacher-mean."),
 )
 teacher_options = bundled(
     TeacherFlags,

@@ -37,7 +37,13 @@ if TYPE_CHECKING:
     type=Number(0, 86400, min_open=True),
     help="How long stage 1 is timed.",
 )
-@click.option("--calibration-views", default=768, show_default=True, type=click.IntRange(8))
+@click.option(
+    "--calibration-views",
+    default=768,
+    show_default=True,
+    type=click.IntRange(8),
+    help="Views that the teacher answers for the estimate.",
+)
 @runs_teacher_options
 @workers_option()
 def plan_cache(

@@ -32,8 +32,8 @@ SHOWN = 4
 )
 @click.option("--view-set", "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any field of the view recipe.")
 @click.option("--sample", metavar="KEY", help=f"Key of the sample; default: {SHOWN} samples from all over the shards.")
-@click.option("--views", "num_views", default=8, show_default=True, type=click.IntRange(1))
-@click.option("--first-view", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--views", "num_views", default=8, show_default=True, type=click.IntRange(1), help="Views to draw.")
+@click.option("--first-view", default=0, show_default=True, type=click.IntRange(0), help="The first of them.")
 @click.option("--out", required=True, type=PATH, help="A PNG.")
 def show_views(
     place: ShardPlace,

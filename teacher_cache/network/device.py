@@ -5,9 +5,8 @@ import shutil
 
 import torch
 
+from shards.platforms import require_device_name
 from shards.world import World
-
-_UNTRIED = ("mps", "xpu")
 
 
 def expectations(device: str, *, precision: str, compile: bool) -> list[str]:
@@ -32,11 +31,8 @@ def chosen_device(device: str | None) -> str:
     """
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
+    require_device_name(device)
     kind, _, number = device.partition(":")
-    if kind in _UNTRIED:
-        raise ValueError(f"--device: {kind} is not supported yet (nobody has run it); give cpu or cuda")
-    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-        raise ValueError(f"--device: expected cpu, cuda or cuda:N, got {device!r}")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device: cuda is not available here; give --device cpu")
     if number and int(number) >= torch.cuda.device_count():
