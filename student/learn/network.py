@@ -60,16 +60,23 @@ class LoadReport(NamedTuple):
 
     Attributes:
         resized: names of tensors whose grid was resized, with both shapes.
-        fresh: names left at their fresh initialisation.
+        fresh: names of the classifier that begin anew. drawn: what begins at random because the file lacks it.
+        dropped: names of the file that this student has no place for.
+        chosen: which of several sets of weights in the file they are; "" where there was no choice.
     """
 
     resized: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     fresh: tuple[str, ...]
+    drawn: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    chosen: str = ""
 
     @property
     def words(self) -> str:
         """What is not as in the file, in words; "" where everything is."""
         parts = [f"{name} is resized from {before} to {after}" for name, (before, after) in self.resized.items()]
+        parts += [f"{', '.join(self.dropped)} are left out"] * bool(self.dropped)
+        parts += [f"{', '.join(self.drawn)} begin at random"] * bool(self.drawn)
         parts += [f"{', '.join(self.fresh)} begin at zero"] * bool(self.fresh)
         return "; ".join(parts)
 
@@ -235,54 +242,60 @@ def heads(model: nn.Module, x_BCHW: Tensor) -> Heads:
 
 
 def load_initial(model: nn.Module, weights: str) -> LoadReport:
-    """Load what fine-tuning begins with: a weights file, or "timm:NAME" for published ones; as `load_weights`.
+    """Load what a student begins with: a weights file, or "timm:NAME" for published ones; as `load_weights`.
 
-    A classifier of another class count begins at zero, so that the first loss is log C. What timm would draw for a CNN
-    of few classes answers with logits in the tens, and unlearning them costs more than the features can bear.
+    A classifier that is missing or has another class count begins at zero, so that the first loss is log C. What timm
+    would draw for a CNN of few classes answers with logits in the tens, and unlearning them costs more than the
+    features can bear. Between a DeiT with and one without a distillation token, the token of the student begins at
+    random, and that of the file is left out.
     """
     scheme, _, name = weights.partition(":")
     if scheme == PUBLISHED:
-        report = _load_state(model, published(name).state, weights, allow_new_classifier=True)
+        report = _load_state(model, published(name).state, weights, start=True)
     else:
-        report = load_weights(model, Path(weights), allow_new_classifier=True)
+        report = load_weights(model, Path(weights), start=True)
     fresh = dict(unwrapped(model).named_parameters())
     for name in report.fresh:
         nn.init.zeros_(fresh[name])
     return report
 
 
-def load_weights(model: nn.Module, path: Path, *, allow_new_classifier: bool = False) -> LoadReport:
+def load_weights(model: nn.Module, path: Path, *, start: bool = False) -> LoadReport:
     """Load a weights file, resizing the position embedding when the resolution differs.
 
     The grid is resized bicubically without antialiasing, the class and distillation positions are kept (DeiT, arXiv:
-    2012.12877, section 3). Accepts .safetensors and torch files (read with `weights_only`), bare or under "model" or
-    "state_dict", of timm or of the DeiT authors.
+    2012.12877, section 3). Accepts what `read_weights` does, under the names of timm or of the DeiT authors.
 
     Args:
-        allow_new_classifier: a classifier of another class count stays at its fresh initialisation; else RunError.
+        start: a classifier that is missing or of another class count stays at its fresh initialisation, and so does a
+            missing distillation token; else RunError.
     """
-    return _load_state(model, read_weights(path), str(path), allow_new_classifier=allow_new_classifier)
+    file = read_weights(path)
+    return _load_state(model, file.state, str(path), start=start)._replace(chosen=file.chosen)
 
 
-def _load_state(model: nn.Module, state: dict[str, Tensor], where: str, *, allow_new_classifier: bool) -> LoadReport:
+def _load_state(model: nn.Module, state: dict[str, Tensor], where: str, *, start: bool) -> LoadReport:
     target = unwrapped(model)
     own = target.state_dict()
+    in_file = {name: tuple(value.shape) for name, value in state.items()}
+    drawn: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    if start and isinstance(target, VisionTransformer):
+        state, drawn, dropped = _with_tokens_of(own, state)
     before = {name: tuple(value.shape) for name, value in state.items()}
     if isinstance(target, VisionTransformer):
         state = _converted(target, state, before, where)
-    classifier = [name for name in own if name.split(".")[0] in _classifier_names(target)]
-    fresh = (
-        tuple(n for n in classifier if n in state and state[n].shape != own[n].shape) if allow_new_classifier else ()
-    )
-    missing = sorted(set(own) - set(state))
+    classifier = [name for name in own if name.startswith(_classifier_names(target))] if start else []
+    fresh = tuple(n for n in classifier if n not in state or state[n].shape != own[n].shape)
+    missing = sorted(set(own) - set(state) - set(fresh))
     foreign = sorted(set(state) - set(own))
     wrong = sorted(
-        f"{n} (expected {tuple(own[n].shape)}, got {before.get(n, tuple(state[n].shape))})"
+        f"{n} (expected {tuple(own[n].shape)}, got {in_file.get(n, tuple(state[n].shape))})"
         for n in set(own) & set(state) - set(fresh)
         if own[n].shape != state[n].shape
     )
     if missing or foreign or wrong:
-        found = transformer_of(before)
+        found = transformer_of(in_file)
         raise RunError(
             f"weights {where}: do not fit {type(target).__name__}: missing {missing[:3]}, unknown {foreign[:3]}, "
             f"other shape {wrong[:3]}; {f'they are {found}: ' if found else ''}give weights of the same architecture "
@@ -290,7 +303,33 @@ def _load_state(model: nn.Module, state: dict[str, Tensor], where: str, *, allow
         )
     target.load_state_dict({name: state[name] for name in own if name not in fresh}, strict=not fresh)
     after = {name: tuple(state[name].shape) for name in _GRIDS if name in before and name in state}
-    return LoadReport({n: (before[n], shape) for n, shape in after.items() if before[n] != shape}, fresh)
+    resized = {n: (before[n], shape) for n, shape in after.items() if before[n] != shape}
+    return LoadReport(resized, fresh, drawn, dropped)
+
+
+def _with_tokens_of(
+    own: Mapping[str, Tensor], state: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
+    """The tensors of a file with the distillation token that the student has, or without the one it has not.
+
+    Returns:
+        the tensors, what of them was drawn at random, and the names that were left out.
+    """
+    found = transformer_of({name: tuple(value.shape) for name, value in state.items()})
+    target = transformer_of({name: tuple(value.shape) for name, value in own.items()})
+    if not found or not target or found.distilled == target.distilled or found.dim != target.dim:
+        return state, (), ()
+    position = state["pos_embed"]
+    if found.side is None or found.positions != found.side**2 + 1 + found.distilled:
+        return state, (), ()  # positions of the patches alone: no such pair of students exists
+    rest = position[:, 1 + found.distilled :]
+    if target.distilled:
+        drawn_position = own["pos_embed"][:, 1:2].to(position)
+        joined = torch.cat((position[:, :1], drawn_position, rest), dim=1)
+        return {**state, "dist_token": own["dist_token"], "pos_embed": joined}, ("dist_token", "its position"), ()
+    dropped = tuple(name for name in state if name.split(".")[0] in ("dist_token", "head_dist"))
+    kept = {name: value for name, value in state.items() if name not in dropped}
+    return {**kept, "pos_embed": torch.cat((position[:, :1], rest), dim=1)}, (), (*dropped, "its position")
 
 
 def _converted(target: VisionTransformer, state: dict[str, Tensor], shapes: Shapes, where: str) -> dict[str, Tensor]:
@@ -322,6 +361,6 @@ def _converted(target: VisionTransformer, state: dict[str, Tensor], shapes: Shap
 
 
 def _classifier_names(model: nn.Module) -> tuple[str, ...]:
-    """First name parts of the classifier's parameters, from timm's own config."""
+    """What the names of the classifier's parameters begin with, from timm's own config."""
     named = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-    return tuple(n.split(".")[0] for n in ((named,) if isinstance(named, str) else named))
+    return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))

@@ -69,7 +69,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartedFrom:
-    """A student starts from `weights`; `changes` says what is not as in that file: resized, or fresh."""
+    """A student starts from `weights`; `changes` says what was chosen in that file, resized, left out or begun anew."""
 
     student: str
     weights: str

@@ -145,7 +145,8 @@ class Students:
         for student in self._students if not step else ():
             if (start := student.trainer.start) is not None:
                 weights = student.job.recipe.init_weights
-                yield events.StartedFrom(student=student.name, weights=weights, changes=start.words)
+                changes = "; ".join(part for part in (start.chosen, start.words) if part)
+                yield events.StartedFrom(student=student.name, weights=weights, changes=changes)
         if owed:
             yield from self._report_epoch([self._students[number] for number in owed], step)
         return step

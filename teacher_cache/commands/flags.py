@@ -34,6 +34,7 @@ class TeacherFlags:
     teacher_args: tuple[str, ...]
     teacher_mean: tuple[float, float, float] | None
     teacher_std: tuple[float, float, float] | None
+    teacher_ema: str
 
     def checked_name(self) -> str:
         """The teacher as a cache's spec calls it; ValueError for a name, a file or arguments that cannot be."""
@@ -75,9 +76,10 @@ class TeacherFlags:
         if world.rank == 0:
             for line in expectations(chosen.type, precision=precision, compile=compile):
                 say(line)
-        return load_teacher(
+        teacher = load_teacher(
             name,
             weights=self.teacher_weights,
+            averaged=self.teacher_ema == "yes",
             precision=precision,
             device=chosen,
             compile=compile,
@@ -88,6 +90,9 @@ class TeacherFlags:
             model_std=self.teacher_std or (known.std if known else None),
             model_kwargs=(known.arguments if known else {}) | pairs("--teacher-arg", self.teacher_args),
         )
+        if teacher.chosen and world.rank == 0:
+            say(f"teacher: {self.teacher_weights}: {teacher.chosen} (--teacher-ema {self.teacher_ema})")
+        return teacher
 
 
 def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float, float] | None:
@@ -107,7 +112,15 @@ _teacher_files = options(
     click.option(
         "--teacher-weights",
         type=PATH,
-        help="A local .safetensors or torch state dict; default: timm's hub, or what the function returns.",
+        help="A local .safetensors or torch file, a run or an export; default: timm's hub, or what the function "
+        "returns.",
+    ),
+    click.option(
+        "--teacher-ema",
+        type=click.Choice(["yes", "no"]),
+        default="yes",
+        show_default=True,
+        help="Of a training checkpoint that also has averaged weights: take these.",
     ),
     click.option(
         "--teacher-arg",

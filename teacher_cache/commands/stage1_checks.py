@@ -64,8 +64,14 @@ def check_new_cache(index: "ShardIndex", views: ViewFlags, record: RecordFlags) 
     record.format(index.num_classes, index, recipe)
 
 
-def check_weights(flag: str, path: Path) -> None:
-    """ArtefactError unless there is a file."""
-    if not path.is_file():
-        got = "a folder, no file" if path.is_dir() else "no such file"
-        raise ArtefactError(f"{flag} {path}: {got}; give a .safetensors or torch file of weights")
+def check_weights(flag: str, path: Path) -> Path:
+    """The file of weights that a path stands for, itself or in a folder; ArtefactError when it is missing."""
+    from teacher_cache.network.weights_metadata import weights_file
+
+    try:
+        file = weights_file(path)
+    except ArtefactError as error:
+        raise ArtefactError(f"{flag}: {error}") from None
+    if not file.is_file():
+        raise ArtefactError(f"{flag} {path}: no such file; give a .safetensors or torch file of weights, or a run")
+    return file

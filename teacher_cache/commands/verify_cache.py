@@ -43,6 +43,8 @@ def verify_cache(
     asked = teacher.teacher is not None
     if not asked and (teacher.teacher_weights or teacher.teacher_args or teacher.teacher_mean or teacher.teacher_std):
         raise ValueError("--teacher-weights, --teacher-arg: whose? give --teacher NAME as well")
+    if not asked:
+        refuse_ignored(["teacher_ema"], "no --teacher is asked")
     if (deep or asked) and place.shards is None:
         raise ValueError("--deep: renders again, so it needs --shards")
     if not asked:

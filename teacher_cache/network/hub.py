@@ -34,7 +34,7 @@ def hub_weights_without_network(cfg: Any, base: str) -> dict[str, Tensor] | None
         return None
     kept = [found for name in _FILES if isinstance(found := try_to_load_from_cache(cfg.hf_hub_id, name), str)]
     if kept:
-        return read_weights(Path(kept[0]))
+        return read_weights(Path(kept[0])).state
     raise ValueError(
         f"teacher: the weights of {base} are on the hub, which cannot be reached from here ({problem}); download\n"
         f"  {url}\nwhere there is a network, and give it with --teacher-weights"

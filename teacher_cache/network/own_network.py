@@ -13,14 +13,13 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from teacher_cache.network.classifier import Classifier, Rgb
-from teacher_cache.network.weights import read_weights
+from teacher_cache.network.weights import WeightsFile
 
 _SHOWN = 3
 
@@ -28,7 +27,7 @@ _SHOWN = 3
 def own_network(
     name: str,
     kwargs: Mapping[str, Any],
-    weights: Path | None,
+    weights: WeightsFile | None,
     *,
     num_classes: int | None,
     input_size: int,
@@ -40,13 +39,12 @@ def own_network(
     Args:
         name: `package.module:function`; the current folder is searched after the Python path.
         kwargs: for the function.
-        weights: a file of tensors that must fit the network exactly; None keeps those that the function gave it.
+        weights: tensors of a file that must fit the network exactly; None keeps those that the function gave it.
         num_classes: C, where it is known; input_size: side of the views, pixels.
         mean, std: what the network was trained with; None asks the network.
 
     Errors:
-        ValueError naming what is not there, does not fit or is not a network; ArtefactError for a weights file that
-        cannot be read.
+        ValueError naming what is not there, does not fit or is not a network.
     """
     network = _called(name, kwargs)
     if weights is not None:
@@ -91,9 +89,9 @@ def _called(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     return network
 
 
-def _load(network: nn.Module, weights: Path, name: str) -> None:
+def _load(network: nn.Module, weights: WeightsFile, name: str) -> None:
     """The tensors of a file into a network; every name and shape must fit."""
-    state, own = read_weights(weights), network.state_dict()
+    state, own = weights.state, network.state_dict()
     missing, foreign = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     wrong = [
         f"{key}: {tuple(state[key].shape)} for {tuple(own[key].shape)}"
@@ -106,7 +104,7 @@ def _load(network: nn.Module, weights: Path, name: str) -> None:
         if found
     ]
     if parts:
-        raise ValueError(f"teacher: the weights in {weights} do not fit {name}: {'; '.join(parts)}")
+        raise ValueError(f"teacher: the weights in {weights.path} do not fit {name}: {'; '.join(parts)}")
     network.load_state_dict(state)
 
 

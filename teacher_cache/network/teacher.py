@@ -19,7 +19,7 @@ from teacher_cache.network.heap import keep_freed_memory
 from teacher_cache.network.own_network import own_network
 from teacher_cache.network.teacher_name import DEFAULT_TEACHER, LITE0, is_own, spec_name, split_name
 from teacher_cache.network.timm_network import timm_network
-from teacher_cache.network.weights import weights_sha256
+from teacher_cache.network.weights import read_weights, weights_sha256
 from teacher_cache.store.spec import TeacherSpec
 
 __all__ = ["DEFAULT_TEACHER", "LITE0", "Teacher", "load_teacher"]
@@ -37,6 +37,7 @@ class Teacher:
         num_classes: C.
         device: where it runs.
         num_forwards: calls of `logits` so far.
+        chosen: which of several sets of weights in its file it has, in words; "" where there was no choice.
     """
 
     def __init__(
@@ -47,9 +48,11 @@ class Teacher:
         device: torch.device,
         compiled: bool = False,
         channels_last: bool = True,
+        chosen: str = "",
     ) -> None:
         """Take a network that maps normalised views to logits; see `load_teacher`."""
         self.spec, self.num_classes, self.device, self.num_forwards = spec, spec.num_classes, device, 0
+        self.chosen = chosen
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # else pinning memory would open a context on the first GPU as well
         if device.type == "cpu":
@@ -89,6 +92,7 @@ def load_teacher(
     name: str = DEFAULT_TEACHER,
     *,
     weights: Path | None = None,
+    averaged: bool = True,
     num_classes: int | None = None,
     precision: str = "fp32",
     device: str | torch.device = "cpu",
@@ -111,8 +115,9 @@ def load_teacher(
         name: a timm model with its tag, `efficientnet_lite0`, or `package.module:function` of the user's own; each
             with keyword arguments as JSON behind it ('regnety_002{"stem_type": "3x3"}'), which is how the spec writes
             `model_kwargs`.
-        weights: a safetensors or weights-only torch file; None takes timm's hub, the extra for `efficientnet_lite0`,
+        weights: a safetensors or weights-only torch file, a run's folder or one of `export`; None takes timm's hub, the extra for `efficientnet_lite0`,
             or what the function returns.
+        averaged: of a training checkpoint that also has averaged weights (EMA) take these, as timm does.
         num_classes: C; None takes it from the weights, from the tag, or from an answer.
         precision: "fp32", or "bf16" / "fp16" for autocast with a float32 classifier.
         compile: through torch.compile.
@@ -128,13 +133,12 @@ def load_teacher(
     """
     base, kwargs = split_name(name)
     kwargs |= dict(model_kwargs or {})
+    file = None if weights is None else read_weights(weights, averaged=averaged)
     if is_own(base):
         own = {"mean": model_mean, "std": model_std}
-        found = own_network(base, kwargs, weights, num_classes=num_classes, input_size=input_size, **own)
+        found = own_network(base, kwargs, file, num_classes=num_classes, input_size=input_size, **own)
     else:
-        found = timm_network(
-            base, kwargs, weights, num_classes=num_classes, input_size=input_size, pretrained=pretrained
-        )
+        found = timm_network(base, kwargs, file, num_classes=num_classes, input_size=input_size, pretrained=pretrained)
     if min(model_std or found.std) <= 0:
         raise ValueError(f"teacher: std expected positive numbers, got {model_std or found.std}")
     network, mean, std = found.network, tuple(model_mean or found.mean), tuple(model_std or found.std)
@@ -153,7 +157,14 @@ def load_teacher(
         mean=view_mean,
         std=view_std,
     )
-    return Teacher(network, spec, device=torch.device(device), compiled=compile, channels_last=found.channels_last)
+    return Teacher(
+        network,
+        spec,
+        device=torch.device(device),
+        compiled=compile,
+        channels_last=found.channels_last,
+        chosen=file.chosen if file else "",
+    )
 
 
 class _Renormalise(nn.Module):

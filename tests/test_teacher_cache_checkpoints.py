@@ -1,0 +1,170 @@
+"""Training checkpoints of timm, of the DeiT authors and of torchvision's references are teachers and starts as they are."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path, PosixPath
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.utils import CheckpointSaver, ModelEmaV3
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from shards.errors import ArtefactError
+from student.learn.network import load_initial, make_student
+from student.recipe.papers import recipe_for
+from teacher_cache.network.teacher import load_teacher
+from teacher_cache.network.weights import read_weights
+
+TINY = "test_resnet.r160_in1k"
+ARGS = argparse.Namespace(model="test_resnet", lr=0.1, opt_betas=None, mean=(0.5, 0.5, 0.5), device="cuda", seed=1)
+
+
+def network(seed: int = 5) -> nn.Module:
+    """A small classifier whose weights depend on the seed."""
+    torch.manual_seed(seed)
+    model: nn.Module = timm.create_model("test_resnet", num_classes=7)
+    return model
+
+
+RAW, AVERAGE = network(5), network(6)
+
+
+def timm_saver(folder: Path) -> Path:
+    """What timm's train.py leaves: state_dict, state_dict_ema, optimizer, args, metric."""
+    ema = ModelEmaV3(RAW)
+    ema.module.load_state_dict(AVERAGE.state_dict())
+    optimizer = torch.optim.SGD(RAW.parameters(), lr=0.1, momentum=0.9)
+    saver = CheckpointSaver(RAW, optimizer, args=ARGS, model_ema=ema, checkpoint_dir=folder, recovery_dir=folder)
+    saver.save_checkpoint(3, metric=71.2)
+    return folder / "last.pth.tar"
+
+
+def deit_authors(folder: Path) -> Path:
+    """What main.py of facebookresearch/deit leaves."""
+    state = {"model": RAW.state_dict(), "optimizer": {}, "lr_scheduler": {}, "epoch": 3}
+    torch.save({**state, "model_ema": AVERAGE.state_dict(), "scaler": {}, "args": ARGS}, folder / "checkpoint.pth")
+    return folder / "checkpoint.pth"
+
+
+def torchvision_references(folder: Path) -> Path:
+    """What references/classification/train.py leaves: the average is a module with a counter."""
+    ema = AveragedModel(RAW, use_buffers=True)
+    ema.module.load_state_dict(AVERAGE.state_dict())
+    ema.update_parameters(AVERAGE)
+    state = {"model": RAW.state_dict(), "optimizer": {}, "lr_scheduler": {}, "epoch": 3, "args": ARGS}
+    torch.save({**state, "model_ema": ema.state_dict()}, folder / "model_3.pth")
+    return folder / "model_3.pth"
+
+
+MAKERS = (timm_saver, deit_authors, torchvision_references)
+
+
+def equals(found: dict[str, Tensor], model: nn.Module) -> bool:
+    """Whether the tensors are those of a network, by name."""
+    own = model.state_dict()
+    return found.keys() == own.keys() and all(torch.equal(found[name], own[name]) for name in own)
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_of_a_training_checkpoint_the_average_is_taken_unless_told_and_said(tmp_path: Path, maker: Any) -> None:
+    path = maker(tmp_path)
+    average, raw = read_weights(path), read_weights(path, averaged=False)
+    assert equals(average.state, AVERAGE) and equals(raw.state, RAW)
+    assert average.chosen.startswith("the averaged weights (EMA) under '") and ", not '" in average.chosen
+    assert raw.chosen.startswith("the weights without averaging under '") and "ema'" in raw.chosen
+    teacher = load_teacher(TINY, weights=path, input_size=32)
+    assert teacher.num_classes == 7 and teacher.chosen == average.chosen
+    other = load_teacher(TINY, weights=path, averaged=False, input_size=32)
+    assert other.spec.weights_sha256 != teacher.spec.weights_sha256
+
+
+PREFIXES = ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module.", "")
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "state_dict_ema", "model_ema", "ema", ""])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_wrappers_and_prefixes_of_training_change_nothing(tmp_path: Path, wrapper: str, prefix: str) -> None:
+    state = {prefix + name: value for name, value in RAW.state_dict().items()}
+    torch.save({wrapper: state, "epoch": 3, "args": ARGS} if wrapper else state, tmp_path / "w.pth")
+    found = read_weights(tmp_path / "w.pth")
+    assert equals(found.state, RAW) and (found.chosen == "") == ("ema" not in wrapper)
+
+
+def test_real_wrappers_give_these_prefixes(tmp_path: Path) -> None:
+    """So that the table above is of names that torch makes."""
+    wrapped = torch.compile(nn.DataParallel(network()))
+    torch.save({"state_dict": wrapped.state_dict()}, tmp_path / "w.pth")
+    assert next(iter(wrapped.state_dict())).startswith("_orig_mod.module.")
+    assert equals(read_weights(tmp_path / "w.pth").state, RAW)
+
+
+def test_the_content_says_what_a_file_is_and_not_its_name(tmp_path: Path) -> None:
+    torch.save(RAW.state_dict(), tmp_path / "torch.safetensors")
+    save_file(RAW.state_dict(), tmp_path / "safetensors.pth")
+    torch.save(RAW.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    for path in tmp_path.iterdir():
+        assert equals(read_weights(path).state, RAW), path.name
+
+
+class Runs:
+    """Pickled, it touches a file when it is read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("executed"),))
+
+
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [
+        (PosixPath("data"), "pathlib"),
+        (argparse.FileType("r"), "argparse.FileType"),
+        (nn.Identity(), "torch.nn.modules.linear.Identity"),
+        (Runs(), "getattr|pathlib"),
+        (argparse.Namespace(folder=PosixPath("data")), "pathlib"),
+        (argparse.Namespace(run=Runs()), "getattr|pathlib"),
+    ],
+)
+def test_all_other_objects_are_refused_by_name(tmp_path: Path, beside: object, named: str) -> None:
+    torch.save({"model": RAW.state_dict(), "args": beside}, tmp_path / "w.pth")
+    with pytest.raises(ArtefactError, match=rf"w\.pth: holds \S*({named})\S* beside") as refused:
+        read_weights(tmp_path / "w.pth")
+    assert len(str(refused.value)) <= 600 and not Path("executed").exists()
+
+
+def test_a_namespace_is_read_as_attributes_alone(tmp_path: Path) -> None:
+    """Its state may name attributes of its class, which stay what they are."""
+    evil = argparse.Namespace(lr=1.0)
+    evil.__dict__ |= {"__class__": "x", "__init__": "y"}
+    torch.save({"model": RAW.state_dict(), "args": evil}, tmp_path / "w.pth")
+    assert equals(read_weights(tmp_path / "w.pth").state, RAW)
+    assert argparse.Namespace(a=1).a == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"teacher": {"a": torch.zeros(1)}, "student": {"a": torch.zeros(1)}}, "teacher, student"),
+        ({"model": {"a": 1}}, "under 'model'.*type int"),
+        ({"model": {}}, "under 'model'.*empty"),
+        ({"a": torch.zeros(1), "module.a": torch.zeros(1)}, "two tensors are called a"),
+    ],
+)
+def test_what_holds_no_one_set_of_tensors_is_refused(tmp_path: Path, content: object, message: str) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(ArtefactError, match=message):
+        read_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.slow
+def test_a_student_starts_from_a_checkpoint_and_says_which_weights(tmp_path: Path) -> None:
+    recipe = replace(recipe_for("deit_tiny_patch16_224"), image_size=32, model_args=(("depth", 1),))
+    old, new = make_student(recipe, 5, seed=1), make_student(recipe, 5, seed=2)
+    averaged = {name: value + 1 for name, value in old.state_dict().items()}
+    torch.save({"model": old.state_dict(), "model_ema": averaged, "args": ARGS}, tmp_path / "c.pth")
+    report = load_initial(new, str(tmp_path / "c.pth"))
+    assert report.words == "" and report.chosen == "the averaged weights (EMA) under 'model_ema', not 'model'"
+    assert all(torch.equal(new.state_dict()[name], averaged[name]) for name in averaged)
