@@ -1,4 +1,4 @@
-"""Training checkpoints of timm, of the DeiT authors and of torchvision's references are teachers and starts as they are."""
+"""Training checkpoints of timm, the DeiT authors and torchvision's references are teachers and starts as they are."""
 
 import argparse
 from dataclasses import replace

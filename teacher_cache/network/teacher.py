@@ -115,8 +115,8 @@ def load_teacher(
         name: a timm model with its tag, `efficientnet_lite0`, or `package.module:function` of the user's own; each
             with keyword arguments as JSON behind it ('regnety_002{"stem_type": "3x3"}'), which is how the spec writes
             `model_kwargs`.
-        weights: a safetensors or weights-only torch file, a run's folder or one of `export`; None takes timm's hub, the extra for `efficientnet_lite0`,
-            or what the function returns.
+        weights: a safetensors or weights-only torch file, a run's folder or one of `export`; None takes timm's hub, the
+            extra for `efficientnet_lite0`, or what the function returns.
         averaged: of a training checkpoint that also has averaged weights (EMA) take these, as timm does.
         num_classes: C; None takes it from the weights, from the tag, or from an answer.
         precision: "fp32", or "bf16" / "fp16" for autocast with a float32 classifier.
