@@ -31,7 +31,12 @@ ROOMS = {
 DOORS = {
     "webdataset": {"shards/tars/writer.py"},
     "zarr": {"teacher_cache/store/zarr_arrays.py", "teacher_cache/store/zarr_objects.py"},
-    "timm": {"teacher_cache/network/timm_network.py", "student/learn/network.py", "student/learn/optimiser.py"},
+    "timm": {
+        "teacher_cache/network/timm_network.py",
+        "student/learn/network.py",
+        "student/learn/optimiser.py",
+        "student/learn/timm_model.py",
+    },
     "torch.distributed": {"student/learn/process_group.py"},
     "matplotlib": {
         *("student/report/drawing.py", "teacher_cache/inspect/sheet.py", "teacher_cache/inspect/status.py"),

@@ -15,7 +15,8 @@ from timm.models import ConvNeXt, EfficientNet, ResNet, SwinTransformer, VisionT
 from timm.models.deit import VisionTransformerDistilled
 
 from shards.errors import ArtefactError
-from student.learn.network import bare_model, make_student
+from student.learn.network import make_student
+from student.learn.timm_model import bare_model
 from student.recipe.papers import recipe_for
 from student.recipe.student_recipe import StudentRecipe
 from student.run.export import ExportInfo, export_weights, load_student, timm_call

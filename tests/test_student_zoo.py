@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from benchmarks import student_steps
 from cli import cli
 from shards.views.view_recipe import ViewRecipe
-from student.learn.network import bare_model, make_student
+from student.learn.network import make_student
+from student.learn.timm_model import bare_model
 from student.recipe.papers import recipe_for
 from student.recipe.zoo import MODELS, PAPERS, TEACHER, ModelEntry, explain, model_entry
 from student.run.export import ExportInfo, model_card

@@ -81,6 +81,24 @@ def numbers():
     return Indices()
 
 NUMBER = 7
+
+class Session(nn.Module):
+    mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+    def __init__(self, file):
+        super().__init__()
+        self.outside = (lambda x: x.flatten(1)[:, :5] * float(open(file).read()),)
+
+    def forward(self, x):
+        return self.outside[0](x)
+
+def session(file):
+    return Session(file)
+
+def registered(file):
+    network = Session(file)
+    network.register_buffer("file", torch.frombuffer(bytearray(open(file, "rb").read()), dtype=torch.uint8))
+    return network
 """
 
 
@@ -241,3 +259,16 @@ def test_it_goes_through_every_command_that_asks_a_teacher(own: str, tmp_path: P
     online = load(f"{own}:small", input_size=16, model_kwargs={"width": 6})
     with Feed(index, teacher=online, views=shown, batch_size=16, repeats=1, workers=0, views_used=2) as feed:
         torch.testing.assert_close(next(iter(feed.epoch(0))).teacher.log_prob(1.0), cached, rtol=0, atol=0.02)
+
+
+def test_a_network_without_tensors_is_refused_unless_it_registers_its_bytes(own: str) -> None:
+    """Its digest would be that of nothing: half of a cache could be of another file, without a word."""
+    digests = set()
+    for number in ("1.0", "2.0"):
+        Path("session.txt").write_text(number)
+        with pytest.raises(ValueError, match="has no tensors.*register_buffer"):
+            load(f"{own}:session", model_kwargs={"file": "session.txt"})
+        with pytest.raises(ValueError, match="has no tensors"):  # the layer of another normalisation is no identity
+            load(f"{own}:session", model_kwargs={"file": "session.txt"}, model_mean=(0.1, 0.2, 0.3))
+        digests.add(load(f"{own}:registered", model_kwargs={"file": "session.txt"}).spec.weights_sha256)
+    assert len(digests) == 2

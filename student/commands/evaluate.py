@@ -8,7 +8,7 @@ import click
 from shards.console import Bar, result
 from shards.flags import ShardPlace, device_option, json_option, precision_option, shard_options, workers_option
 from shards.text.figures import count
-from student.commands.flags import weights_options
+from student.commands.flags import student_of, weights_options
 from teacher_cache.commands.stage1_checks import check_weights
 
 
@@ -37,10 +37,9 @@ def evaluate(
     from shards.world import World
     from student.learn.evaluation import eval_batches, eval_views
     from student.learn.evaluation import evaluate as run
-    from student.run.export import load_student
     from teacher_cache.network.device import chosen_device
 
-    network, info = load_student(weights, model=model)
+    network, info = student_of(weights, model)
     if info.num_classes != index.num_classes:
         raise ValueError(f"--weights: answer {count(info.num_classes, 'class')}, the shards have {index.num_classes}")
     target = torch.device(chosen_device(device))

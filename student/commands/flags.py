@@ -30,9 +30,12 @@ from student.recipe.combinations import COMBINATIONS
 from teacher_cache.store.place import require_distinct
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from student.recipe.choice import RecipeChoice
     from student.recipe.settings import Precision, TrainSettings
     from student.recipe.student_recipe import StudentRecipe
+    from student.run.export import ExportInfo
     from teacher_cache.store.cache import TeacherCache
     from teacher_cache.store.header import Header
 
@@ -193,14 +196,16 @@ def require_start(recipe: "StudentRecipe") -> None:
     """ValueError for weights to start from that are missing, as far as that is known without torch."""
     from student.recipe.student_recipe import PUBLISHED
     from teacher_cache.network.teacher_name import require_known
+    from teacher_cache.network.weights_metadata import weights_file
 
     recipe.require_start()
     scheme, _, name = recipe.init_weights.partition(":")
     if scheme == PUBLISHED:
         require_known("init_weights", name)
-    elif recipe.init_weights and not Path(recipe.init_weights).is_file():
+    elif recipe.init_weights and not weights_file(Path(recipe.init_weights)).is_file():
         raise ValueError(
-            f"init_weights: {recipe.init_weights}: no such file; give a .safetensors or torch file, or {PUBLISHED}:NAME"
+            f"init_weights: {recipe.init_weights}: no such file; give a .safetensors or torch file, a run, or "
+            f"{PUBLISHED}:NAME"
         )
 
 
@@ -300,6 +305,16 @@ training_options = bundled(
     ),
 )
 weights_options = options(
-    click.option("--weights", required=True, type=PATH, help="Weights of a student: a .safetensors file."),
+    click.option("--weights", required=True, type=PATH, help="Weights of a student: a .safetensors file, or its run."),
     click.option("--model", help="The network; needed only where the weights do not name it."),
 )
+
+
+def student_of(weights: Path, model: str | None) -> "tuple[nn.Module, ExportInfo]":
+    """The student of a weights file; what had to be assumed of it is printed; errors as `load_student`."""
+    from student.run.export import load_student
+
+    network, info = load_student(weights, model=model)
+    for note in info.notes:
+        say(note)
+    return network, info

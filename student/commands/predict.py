@@ -12,7 +12,7 @@ from shards.errors import Problem, ShardError, problems_text
 from shards.flags import PATH, device_option, stop_with
 from shards.text.escapes import one_line
 from shards.text.figures import count
-from student.commands.flags import weights_options
+from student.commands.flags import student_of, weights_options
 from teacher_cache.commands.stage1_checks import check_weights
 
 if TYPE_CHECKING:
@@ -33,16 +33,15 @@ def predict(
     A file that cannot be read or decoded is named, the others are answered, and the exit code is 1 at the end.
     """
     check_weights("--weights", weights)
-    paths, passed_over = _files(images)
+    paths, passed_over = image_files(images)
     if not any(path.exists() for path in paths):
         others = f", nor is any of {len(paths)}" if len(paths) > 1 else ""
         raise ShardError(f"image {paths[0]}: no such file{others}; check the path")
 
-    from student.run.export import load_student
     from student.run.export import predict as run
     from teacher_cache.network.device import chosen_device
 
-    network, info = load_student(weights, model=model)
+    network, info = student_of(weights, model)
     target, failed = chosen_device(device), 0
     for path in paths:
         try:
@@ -60,7 +59,7 @@ def predict(
         raise stop_with(1)
 
 
-def _files(images: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
+def image_files(images: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
     """The files, and the images below folders, sorted; and the files below folders that are passed over.
 
     Errors:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from student.recipe.student_recipe import StudentRecipe
     from teacher_cache.network.teacher import Teacher
 
-_TEACHER_FLAGS = ("teacher", "teacher_weights", "teacher_args", "teacher_mean", "teacher_std")
+_TEACHER_FLAGS = ("teacher", "teacher_weights", "teacher_args", "teacher_mean", "teacher_std", "teacher_ema")
 
 
 @click.command("train-student")

@@ -9,12 +9,10 @@ two heads is trained on the labels, which is what it answers with at inference: 
 the exported weights mean what plain timm makes of them.
 """
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import timm
 import torch
 from timm.layers.drop import DropPath
 from timm.layers.layer_scale import LayerScale
@@ -23,16 +21,14 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from shards.errors import RunError
-from shards.names import short, unknown
 from student.learn.losses.table import NONE
 from student.learn.process_group import unwrapped
+from student.learn.timm_model import bare_model
 from student.learn.transformer_file import Shapes, transformer_of
 from student.recipe.student_recipe import PUBLISHED, StudentRecipe
-from student.recipe.zoo import model_entry
 from teacher_cache.network.timm_network import published
-from teacher_cache.network.trial import reason_of, tried
+from teacher_cache.network.trial import reason_of
 from teacher_cache.network.weights import read_weights
-from teacher_cache.network.weights_metadata import require_arguments
 
 _GRIDS = ("pos_embed", "patch_embed.proj.weight")
 """What is resized when the image or the patch has another size."""
@@ -110,72 +106,6 @@ def student_and_start(
     report = load_initial(model, recipe.init_weights) if recipe.init_weights else None
     set_distilled(model, recipe.distill != NONE)
     return model.train(), report
-
-
-def bare_model(name: str, num_classes: int, *, image_size: int, arguments: Mapping[str, Any]) -> nn.Module:
-    """The timm model of that name and class count at that image size, without weights.
-
-    Args:
-        arguments: for timm, beyond the name's own.
-
-    A network of timm's is tried on the meta device first. ValueError with the nearest name when timm has none, or with
-    the reason when it cannot be built with these arguments or answer images of that size.
-    """
-    require_arguments(arguments, "model_args.")
-    timm_name, options = timm_options(name, num_classes, image_size, arguments)
-
-    def build() -> nn.Module:
-        network: nn.Module = timm.create_model(timm_name, pretrained=False, **options)
-        return network
-
-    try:
-        if timm.model_entrypoint(timm_name).__module__.startswith("timm."):
-            network = tried(build, image_size=image_size, num_classes=num_classes)
-            return network if torch.get_default_device().type == "meta" else build()
-        return build()
-    except Exception as error:  # timm and torch refuse arguments with whatever they stumble on
-        hint = "; this model has no drop path: set drop_path=0" if "drop_path_rate" in str(error) else ""
-        said = (
-            f" with {short(', '.join(f'{key}={value}' for key, value in arguments.items()), 150)}" if arguments else ""
-        )
-        raise ValueError(
-            f"model {name}: cannot be built{said} for images of {image_size} px: {reason_of(error)}{hint}"
-        ) from error
-
-
-def timm_options(
-    name: str, num_classes: int, image_size: int, arguments: Mapping[str, Any]
-) -> tuple[str, dict[str, Any]]:
-    """Name and arguments by which timm builds a model, its image size among them where timm fixes one.
-
-    ValueError with the nearest name when timm has none.
-    """
-    entry = model_entry(name)
-    timm_name = entry.built_as if entry else name
-    if not timm.is_model(timm_name):
-        raise ValueError(unknown("model", name, timm.list_models(), others="`models` lists the DeiT ones"))
-    options: dict[str, Any] = {**dict(entry.timm_args if entry else ()), **arguments, "num_classes": num_classes}
-    config = timm.get_pretrained_cfg(timm_name)
-    if config is not None and config.fixed_input_size:
-        options["img_size"] = image_size
-    return timm_name, options
-
-
-def own_arguments(name: str) -> tuple[str, ...]:
-    """The arguments that a model of the user's, registered with timm, names; of timm's own models none."""
-    if not timm.is_model(name) or timm.model_entrypoint(name).__module__.startswith("timm."):
-        return ()
-    return tuple(inspect.signature(timm.model_entrypoint(name)).parameters)
-
-
-def timm_expression(name: str, num_classes: int, image_size: int, arguments: Mapping[str, Any], weights: str) -> str:
-    """The Python expression by which plain timm builds a model and loads a file of weights."""
-    timm_name, options = timm_options(name, num_classes, image_size, arguments)
-    config = timm.get_pretrained_cfg(timm_name)
-    own = {"num_classes": 1000, "img_size": config.input_size[-1] if config is not None else 0}
-    shown = {key: value for key, value in options.items() if key in arguments or own.get(key) != value}
-    extra = "".join(f", {key}={value!r}" for key, value in shown.items())
-    return f"timm.create_model({timm_name!r}{extra}, checkpoint_path={weights!r})"
 
 
 def _build(recipe: StudentRecipe, num_classes: int, device: torch.device | str) -> nn.Module:

@@ -25,14 +25,16 @@ from shards.views.view import render_views
 from shards.views.view_recipe import ViewRecipe
 from student.learn.evaluation import eval_views
 from student.learn.losses.table import NONE, loss_named
-from student.learn.network import bare_model, heads, load_weights, own_arguments, timm_expression
+from student.learn.network import heads, load_weights
 from student.learn.process_group import unwrapped
+from student.learn.timm_model import bare_model, own_arguments, preparation_of, timm_config, timm_expression
 from student.learn.transformer_file import transformer_of
 from student.recipe.papers import STUDENT_RECIPES, recipe_for
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
+from student.run.run_files import write_json
 from teacher_cache.network.weights import read_weights, write_weights
-from teacher_cache.network.weights_metadata import METADATA_KEY, require_possible
+from teacher_cache.network.weights_metadata import METADATA_KEY, require_possible, weights_file
 
 
 class _Stored(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,6 +58,7 @@ class ExportInfo:
         num_classes: C. class_names: C names, or () when unknown.
         fingerprints: names and digests it was made from, such as cache and shards.
         metrics: measured numbers by name, percent for accuracies.
+        notes: what was assumed of a file that does not say it, one line each; no part of a file.
     """
 
     recipe: StudentRecipe
@@ -65,6 +68,7 @@ class ExportInfo:
     class_names: tuple[str, ...] = ()
     fingerprints: Mapping[str, str]
     metrics: Mapping[str, float]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types."""
@@ -118,6 +122,7 @@ def export_weights(model: nn.Module, path: Path, info: ExportInfo) -> None:
 
 def read_info(path: Path) -> ExportInfo | None:
     """What an exported file says about itself; None for weights of others; RunError when it is damaged."""
+    path = weights_file(path)
     if path.suffix != ".safetensors":
         return None
     if not path.is_file():
@@ -136,12 +141,14 @@ def load_student(path: Path, *, model: str | None = None) -> tuple[nn.Module, Ex
     """A student from a weights file, in evaluation mode, with what is known about it.
 
     Args:
+        path: the file, or a folder of a finished run or an export.
         model: its name; needed when the file does not say it, and must agree when it does.
 
-    Weights of others get the recipe of their model: its evaluation crop, ImageNet's normalisation, and its resolution,
-    unless the tensors show that they are a vision transformer's of another one.
+    Weights of others get the recipe of their model if it stands in the table of students and no tag is named, else the
+    crop, normalisation and resolution that timm has for them; a vision transformer's tensors show its resolution.
     ArtefactError for a file that cannot be read or does not fit; ValueError when the name is missing or contradicts it.
     """
+    path = weights_file(path)
     info = read_info(path)
     known_from_file = info is not None
     if info is None:
@@ -169,19 +176,61 @@ def load_student(path: Path, *, model: str | None = None) -> tuple[nn.Module, Ex
 
 def _foreign_info(model: str, path: Path) -> ExportInfo:
     """What can be known of weights that say nothing: the class count from the classifier's bias."""
-    state = read_weights(path)
-    biases = [value for name, value in state.items() if name.split(".")[-2:] in (["head", "bias"], ["fc", "bias"])]
+    file, timms = read_weights(path), preparation_of(model)
+    named = {*(timms.classifiers if timms else ()), "head", "fc", "classifier"}
+    biases = [value for name, value in file.state.items() if name.endswith(".bias") and name[:-5] in named]
     if not biases:
-        raise RunError(f"weights {path}: expected a classifier (head.bias or fc.bias), found none")
+        expected = " or ".join(f"{name}.bias" for name in (timms.classifiers if timms else ("head", "fc")))
+        raise RunError(f"weights {path}: expected a classifier ({expected}), found none; give weights that have one")
     entry = model_entry(model)
     recipe = recipe_for(model, stage=len(entry.recipes) - 1 if entry else 0)
-    trained_at = transformer_of({name: tuple(value.shape) for name, value in state.items()})
+    views, notes = recipe.view_recipe, [f"weights {path}: {file.chosen}"] * bool(file.chosen)
+    if timms is not None and (entry is None or "." in model):
+        recipe = replace(recipe, image_size=timms.image_size, eval_crop_pct=timms.crop_pct)
+        views = replace(views, mean=timms.mean, std=timms.std)
+        others = "" if timms.interpolation == "bicubic" else f"; resized bicubically, timm would: {timms.interpolation}"
+        notes.append(
+            f"images as timm has them for {model}: mean {timms.mean}, std {timms.std}, crop {timms.crop_pct}{others}"
+        )
+    trained_at = transformer_of({name: tuple(value.shape) for name, value in file.state.items()})
     if trained_at is not None and trained_at.image_size:
         recipe = replace(recipe, image_size=trained_at.image_size)
-    views = recipe.view_recipe
     return ExportInfo(
-        recipe=recipe, mean=views.mean, std=views.std, num_classes=len(biases[0]), fingerprints={}, metrics={}
+        recipe=recipe,
+        mean=views.mean,
+        std=views.std,
+        num_classes=len(biases[0]),
+        fingerprints={},
+        metrics={},
+        notes=tuple(notes),
     )
+
+
+def export_folder(model: nn.Module, folder: Path, info: ExportInfo) -> None:
+    """Write a folder that timm loads: model.safetensors, config.json and, as README.md, the model card.
+
+    `timm.create_model("local-dir:FOLDER", pretrained=True)` gives the student, and timm's `resolve_data_config` the
+    images as evaluation prepares them. Uploaded as it is, it is a repository of the Hugging Face hub.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = timm_config(
+        info.recipe.model,
+        info.num_classes,
+        dict(info.recipe.model_args),
+        image_size=info.recipe.image_size,
+        crop_pct=info.recipe.eval_crop_pct,
+        mean=info.mean,
+        std=info.std,
+        class_names=info.class_names,
+    )
+    export_weights(model, folder / "model.safetensors", info)
+    (folder / "README.md").write_text(model_card(info, load=folder_call(folder.name)), encoding="utf-8")
+    write_json(folder / "config.json", config)
+
+
+def folder_call(folder: Path | str) -> str:
+    """The Python expression by which plain timm loads a folder of `export_folder`."""
+    return f"timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
 
 
 def timm_call(info: ExportInfo, weights: str) -> str:
@@ -205,11 +254,11 @@ def predict(
     views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std))
     model.to(device).eval()
     for path in paths:
-        yield Prediction(path, _likeliest(model, info, _image(path, views), views, top, device))
+        yield Prediction(path, _likeliest(model, info, image_view(path, views), views, top, device))
 
 
-def _image(path: Path, views: ViewRecipe) -> torch.Tensor:
-    """The view of a file, uint8 (1, H, W, 3)."""
+def image_view(path: Path, views: ViewRecipe) -> torch.Tensor:
+    """Render the evaluation view of an image file, uint8 (1, H, W, 3); ShardError where it cannot be read."""
     try:
         data = read_regular(path)
     except OSError as error:
@@ -240,8 +289,12 @@ def _taught(recipe: StudentRecipe) -> str:
     return f"{loss.title} from a teacher cache, λ = {recipe.distill_weight}{said}"
 
 
-def model_card(info: ExportInfo, weights: str) -> str:
-    """A Markdown page: what the model is, how it was trained, what it was measured to do, how to load it."""
+def model_card(info: ExportInfo, weights: str = "", *, load: str = "") -> str:
+    """A Markdown page: what the model is, how it was trained, what it was measured to do, how to load it.
+
+    Args:
+        weights: the file that it describes. load: the expression that loads the model; default: `timm_call`.
+    """
     recipe, entry = info.recipe, model_entry(info.recipe.model)
     taught = markdown(_taught(recipe))
     lines = [
@@ -254,12 +307,26 @@ def model_card(info: ExportInfo, weights: str) -> str:
         shape = f"width {known.dim}, {count(known.depth, 'block')}, {known.heads} heads, patches of {known.patch} px"
         changed = markdown(", ".join(f"{name} = {value}" for name, value in recipe.model_args))
         lines += [f"Transformer: {shape}{f', changed by {changed}' if changed else ''}.", ""]
-    lines += ["## Load it", "", "```python", "import timm", one_line(f"model = {timm_call(info, weights)}"), "```", ""]
+    lines += [
+        "## Load it",
+        "",
+        "```python",
+        "import timm",
+        one_line(f"model = {load or timm_call(info, weights)}"),
+        "```",
+        "",
+    ]
     lines += [
         f"Input: RGB, short side to {recipe.image_size} / {recipe.eval_crop_pct} px (bicubic), centre crop of "
         f"{recipe.image_size} px, mean {info.mean}, std {info.std}. The answer is the average of the heads' logits.",
         "",
     ]
+    if entry and entry.distilled and recipe.distill != NONE:
+        lines += [
+            "CLS was trained on the labels, DIST on the teacher. In evaluation mode timm answers with the average of "
+            "their logits; in training mode, after set_distilled_training(True), with both.",
+            "",
+        ]
     lines += ["## Measured", "", *_table(("what", "value"), {k: f"{v:.4g}" for k, v in info.metrics.items()}), ""]
     lines += ["## Made from", "", *_table(("what", "fingerprint"), info.fingerprints), ""]
     settings = {_card_name(k, recipe): json.dumps(v) for k, v in recipe.to_json().items()}

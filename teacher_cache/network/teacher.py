@@ -139,13 +139,12 @@ def load_teacher(
         found = own_network(base, kwargs, file, num_classes=num_classes, input_size=input_size, **own)
     else:
         found = timm_network(base, kwargs, file, num_classes=num_classes, input_size=input_size, pretrained=pretrained)
-    if min(model_std or found.std) <= 0:
-        raise ValueError(f"teacher: std expected positive numbers, got {model_std or found.std}")
-    network, mean, std = found.network, tuple(model_mean or found.mean), tuple(model_std or found.std)
-    state = network.state_dict()
+    found = found._replace(mean=model_mean or found.mean, std=model_std or found.std)
+    state = _state_of(found, base)
     _keep_logits_in_float32(found, base, precision)
-    if (mean, std) != (tuple(view_mean), tuple(view_std)):
-        first = _Renormalise(view_mean, view_std, mean, std)
+    network = found.network
+    if (tuple(found.mean), tuple(found.std)) != (tuple(view_mean), tuple(view_std)):
+        first = _Renormalise(view_mean, view_std, found.mean, found.std)
         state |= {f"view_normalisation.{name}": tensor for name, tensor in first.state_dict().items()}
         network = nn.Sequential(first, network)
     spec = TeacherSpec(
@@ -165,6 +164,20 @@ def load_teacher(
         channels_last=found.channels_last,
         chosen=file.chosen if file else "",
     )
+
+
+def _state_of(found: Classifier, name: str) -> dict[str, Tensor]:
+    """The tensors that tell this teacher from others of its name; ValueError for none, or a std of zero."""
+    if min(found.std) <= 0:
+        raise ValueError(f"teacher: std expected positive numbers, got {found.std}")
+    state: dict[str, Tensor] = found.network.state_dict()
+    if not any(tensor.numel() for tensor in state.values()):
+        raise ValueError(
+            f"teacher: {name} has no tensors, so its cache could not tell it from another network of this name; let "
+            'the function register the bytes of its file: network.register_buffer("file", '
+            "torch.frombuffer(bytearray(Path(FILE).read_bytes()), dtype=torch.uint8))"
+        )
+    return state
 
 
 class _Renormalise(nn.Module):

@@ -1,0 +1,167 @@
+"""A timm model by the name of a student: how it is built, how plain timm loads it, and how its images are prepared.
+
+bare_model        the network without weights
+preparation_of    what timm says of the images that a model wants
+timm_expression   one line of Python that loads a weights file
+timm_config       the config.json with which timm loads a folder
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import nn
+
+from shards.names import short, unknown
+from student.recipe.zoo import model_entry
+from teacher_cache.network.trial import reason_of, tried
+from teacher_cache.network.weights_metadata import require_arguments
+
+Rgb = tuple[float, float, float]
+
+
+class Preparation(NamedTuple):
+    """What timm says of the images that a model and its weights want.
+
+    Attributes:
+        image_size: pixels. crop_pct: the short side is resized to image_size / crop_pct. interpolation: of the resize.
+        mean, std: in [0, 1] units. classifiers: names of the layers that answer.
+    """
+
+    image_size: int
+    crop_pct: float
+    interpolation: str
+    mean: Rgb
+    std: Rgb
+    classifiers: tuple[str, ...]
+
+
+def preparation_of(name: str) -> Preparation | None:
+    """How the images of a timm model, with or without a tag, are prepared; None where timm says nothing of it."""
+    entry = model_entry(name)
+    config = timm.get_pretrained_cfg(name if "." in name or entry is None else entry.built_as)
+    if config is None:
+        return None
+    (a, b, c), (d, e, f) = config.mean, config.std
+    named = config.classifier or ()
+    return Preparation(
+        image_size=config.input_size[-1],
+        crop_pct=config.crop_pct,
+        interpolation=config.interpolation,
+        mean=(a, b, c),
+        std=(d, e, f),
+        classifiers=(named,) if isinstance(named, str) else tuple(named),
+    )
+
+
+def bare_model(name: str, num_classes: int, *, image_size: int, arguments: Mapping[str, Any]) -> nn.Module:
+    """The timm model of that name and class count at that image size, without weights.
+
+    Args:
+        arguments: for timm, beyond the name's own.
+
+    A network of timm's is tried on the meta device first. ValueError with the nearest name when timm has none, or with
+    the reason when it cannot be built with these arguments or answer images of that size.
+    """
+    require_arguments(arguments, "model_args.")
+    timm_name, options = timm_options(name, num_classes, image_size, arguments)
+
+    def build() -> nn.Module:
+        network: nn.Module = timm.create_model(timm_name, pretrained=False, **options)
+        return network
+
+    try:
+        if timm.model_entrypoint(timm_name).__module__.startswith("timm."):
+            network = tried(build, image_size=image_size, num_classes=num_classes)
+            return network if torch.get_default_device().type == "meta" else build()
+        return build()
+    except Exception as error:  # timm and torch refuse arguments with whatever they stumble on
+        hint = "; this model has no drop path: set drop_path=0" if "drop_path_rate" in str(error) else ""
+        said = (
+            f" with {short(', '.join(f'{key}={value}' for key, value in arguments.items()), 150)}" if arguments else ""
+        )
+        raise ValueError(
+            f"model {name}: cannot be built{said} for images of {image_size} px: {reason_of(error)}{hint}"
+        ) from error
+
+
+def timm_options(
+    name: str, num_classes: int, image_size: int, arguments: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Name and arguments by which timm builds a model, its image size among them where timm fixes one.
+
+    ValueError with the nearest name when timm has none.
+    """
+    entry = model_entry(name)
+    timm_name = entry.built_as if entry else name
+    if not timm.is_model(timm_name):
+        raise ValueError(unknown("model", name, timm.list_models(), others="`models` lists the DeiT ones"))
+    options: dict[str, Any] = {**dict(entry.timm_args if entry else ()), **arguments, "num_classes": num_classes}
+    config = timm.get_pretrained_cfg(timm_name)
+    if config is not None and config.fixed_input_size:
+        options["img_size"] = image_size
+    return timm_name, options
+
+
+def own_arguments(name: str) -> tuple[str, ...]:
+    """The arguments that a model of the user's, registered with timm, names; of timm's own models none."""
+    if not timm.is_model(name) or timm.model_entrypoint(name).__module__.startswith("timm."):
+        return ()
+    return tuple(inspect.signature(timm.model_entrypoint(name)).parameters)
+
+
+def timm_expression(name: str, num_classes: int, image_size: int, arguments: Mapping[str, Any], weights: str) -> str:
+    """The Python expression by which plain timm builds a model and loads a file of weights."""
+    timm_name, options = timm_options(name, num_classes, image_size, arguments)
+    config = timm.get_pretrained_cfg(timm_name)
+    own = {"num_classes": 1000, "img_size": config.input_size[-1] if config is not None else 0}
+    shown = {key: value for key, value in options.items() if key in arguments or own.get(key) != value}
+    extra = "".join(f", {key}={value!r}" for key, value in shown.items())
+    return f"timm.create_model({timm_name!r}{extra}, checkpoint_path={weights!r})"
+
+
+def timm_config(
+    name: str,
+    num_classes: int,
+    arguments: Mapping[str, Any],
+    *,
+    image_size: int,
+    crop_pct: float,
+    mean: Rgb,
+    std: Rgb,
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """The config.json with which `timm.create_model("local-dir:FOLDER", pretrained=True)` loads a folder.
+
+    Args:
+        arguments: for timm, beyond the name's own. crop_pct, mean, std: how evaluation prepares images.
+        class_names: C names, or none where they are unknown.
+    """
+    timm_name, options = timm_options(name, num_classes, image_size, arguments)
+    del options["num_classes"]
+    config = timm.get_pretrained_cfg(timm_name)
+    known = {
+        key: value
+        for key in ("first_conv", "classifier")
+        if config is not None and (value := getattr(config, key)) is not None
+    }
+    return {
+        "architecture": timm_name.partition(".")[0],
+        "num_classes": num_classes,
+        **({"label_names": list(class_names)} if class_names else {}),
+        **({"model_args": options} if options else {}),
+        "pretrained_cfg": {
+            "custom_load": False,
+            "input_size": [3, image_size, image_size],
+            "fixed_input_size": bool(config is not None and config.fixed_input_size),
+            "interpolation": "bicubic",
+            "crop_pct": crop_pct,
+            "crop_mode": "center",
+            "mean": list(mean),
+            "std": list(std),
+            "num_classes": num_classes,
+            **known,
+        },
+    }
