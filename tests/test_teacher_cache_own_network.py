@@ -266,7 +266,7 @@ def test_a_network_without_tensors_is_refused_unless_it_registers_its_bytes(own:
     digests = set()
     for number in ("1.0", "2.0"):
         Path("session.txt").write_text(number)
-        with pytest.raises(ValueError, match="has no tensors.*register_buffer"):
+        with pytest.raises(ValueError, match=r"has no tensors.*register_buffer"):
             load(f"{own}:session", model_kwargs={"file": "session.txt"})
         with pytest.raises(ValueError, match="has no tensors"):  # the layer of another normalisation is no identity
             load(f"{own}:session", model_kwargs={"file": "session.txt"}, model_mean=(0.1, 0.2, 0.3))
