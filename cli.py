@@ -69,11 +69,22 @@ COMMANDS = {
 
 SECTIONS = {
     "Data": ("shards", "shard_cache", "val_shards", "cache", "caches", "out", "views_used"),
+    "Views": ("num_views", "recipe_name", "size", "view_seed", "views_per_unit"),
+    "Stored logits": ("record_kind", "top_k", "num_bytes"),
     "Loss": ("distill", "distill_weight", "temperature", "distillations", "weights", "temperatures"),
     "Student": ("model", "recipe", "stage", "config", "sets"),
     "Schedule": ("epochs", "batch_size", "seed", "seeds", "first_seed", "together", "spread"),
     "Teacher": (
-        *("teacher", "teacher_weights", "teacher_args", "teacher_mean", "teacher_std", "online"),
+        *(
+            "teacher",
+            "teacher_weights",
+            "teacher_args",
+            "teacher_mean",
+            "teacher_std",
+            "pretrained",
+            "init_weights",
+            "online",
+        ),
         *("teacher_weight", "combine", "teachers"),
     ),
     "Machine": ("device", "precision", "workers", "accumulate", "compile", "scratch"),
@@ -81,8 +92,8 @@ SECTIONS = {
 }
 """The sections of a long help, with the names of their options; all others stand under "Options"."""
 
-_LONG_HELP = 14
-"""Options from which on a help has sections."""
+_LONG_HELPS = frozenset({"train-teacher", "cache-teacher", "plan-cache", "train-student", "ablate"})
+"""Commands whose options stand in these sections."""
 
 REQUEUED = frozenset({"train-teacher", "cache-teacher", "copy-cache", "train-student", "ablate"})
 """What a scheduler starts again until it is done: a signal ends these with 75 from their first moment on."""
@@ -139,17 +150,22 @@ EXAMPLES = {
 """Lines at the end of the help of each command, without the program's name: one job, from photos to a report."""
 
 
+_EXPECTED = re.compile(r"x>=[01]|0<=x<=\d{4,}")
+"""Bounds that no reader wants to be told."""
+
+
 class SectionedCommand(click.Command):
-    """A command whose options stand in sections when there are many."""
+    """A command whose options stand in sections where there are many."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, each section under its title."""
-        params = [param for param in self.get_params(ctx) if param.get_help_record(ctx) is not None]
         title_of = {name: title for title, names in SECTIONS.items() for name in names}
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in (*SECTIONS, "Options")}
-        for param in params:
-            title = title_of.get(param.name or "", "Options") if len(params) >= _LONG_HELP else "Options"
-            sections[title].append(_plain_record(*(param.get_help_record(ctx) or ("", ""))))
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                title = title_of.get(param.name or "", "Options") if self.name in _LONG_HELPS else "Options"
+                sections[title].append(_plain_record(*record))
         for title, records in sections.items():
             if records:
                 with formatter.section(title):
@@ -159,8 +175,11 @@ class SectionedCommand(click.Command):
 def _plain_record(name: str, text: str) -> tuple[str, str]:
     """Return the help of an option without bounds that everybody expects: "at least 1" of a count."""
     name = re.sub(r"(INTEGER|FLOAT) RANGE|\bINTEGER\b", "N", name)
-    text = re.sub(r"(; )?(0<=x<=\d{4,}|x>=[01])(?=[\];])", "", text)
-    return name, text.replace("  []", "").replace("[]", "").strip()
+    words, bracket, extra = text.rpartition("  [")
+    if bracket:
+        extras = [part for part in extra.removesuffix("]").split("; ") if not _EXPECTED.fullmatch(part)]
+        text = f"{words}  [{'; '.join(extras)}]" if extras else words
+    return name, text
 
 
 class Commands(click.Group):
