@@ -37,8 +37,10 @@ class Entry(NamedTuple):
 
 START, LOOK, PLAN, KEEP = "Start here", "Look at results", "Plan and compare", "Caches and tables"
 COMMANDS = {
-    "make-shards": Entry("shards.commands:make_shards", START, "Pack images into shards (tar files)."),
-    "check-shards": Entry("shards.commands:check_shards", START, "Check shards, yours or others', and index them."),
+    "make-shards": Entry("shards.commands.make_shards:make_shards", START, "Pack images into shards (tar files)."),
+    "check-shards": Entry(
+        "shards.commands.check_shards:check_shards", START, "Check shards, yours or others', and index them."
+    ),
     "train-teacher": Entry(
         "student.commands.train_teacher:train_teacher", START, "Fine-tune a teacher on your own classes."
     ),

@@ -8,9 +8,9 @@ from .index.reader import ShardReader as ShardReader
 from .index.shard_index import ShardIndex as ShardIndex
 from .index.shard_index import open_index as open_index
 from .index.sources import expand_shards as expand_shards
+from .tars.image_shards import write_shards as write_shards
 from .tars.scan import scan_shards as scan_shards
 from .tars.writer import write_samples as write_samples
-from .tars.writer import write_shards as write_shards
 from .views.blocks import render_sample as render_sample
 from .views.view import ViewParams as ViewParams
 from .views.view import render as render

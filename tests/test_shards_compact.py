@@ -17,7 +17,7 @@ from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex, open_index
 from shards.rng import stream
 from shards.tars.compacting import compacted, reduced_size
-from shards.tars.writer import write_shards
+from shards.tars.image_shards import write_shards
 from shards.views.decode import decode_rgb, read_header
 
 RULE = CompactRule(max_side=64, quality=90)

@@ -16,8 +16,9 @@ from cli import cli
 from shards.errors import Problem, ShardError, problems_text
 from shards.index.class_names import read_class_names
 from shards.index.shard_index import open_index
+from shards.tars.image_shards import write_shards
 from shards.tars.journal import JOURNAL_NAME
-from shards.tars.writer import write_samples, write_shards
+from shards.tars.writer import write_samples
 from tests.test_shards_shard_index import put, tar_of
 
 
@@ -377,7 +378,7 @@ def test_all_pictures_that_do_not_decode_are_named_and_counted(tmp_path: Path) -
     for name in ("ant/3", "ant/4", "bee/0", "bee/1", "bee/19"):
         data = encoded(5)
         (source / f"{name}.png").write_bytes(data[:-25])  # a header that reads, rows that are cut
-    list(write_shards(source, tmp_path / "out", samples_per_shard=40, seed=1))
+    list(write_shards(source, tmp_path / "out", samples_per_shard=40, seed=1, decode=False))
     done = check(tmp_path / "out", "--decode")
     assert done.exit_code == 1
     lines = [line for line in done.output.splitlines() if line.startswith("  /")]
@@ -502,5 +503,5 @@ def test_the_only_problem_of_the_only_shard_is_said_once(tmp_path: Path, per_sha
     """Of several shards the line stands where the bar is, and again in the error at the end."""
     source = tree(tmp_path / "in", each=4)
     (source / "ant/1.png").write_bytes(encoded(5)[:-25])
-    list(write_shards(source, tmp_path / "out", samples_per_shard=per_shard, seed=1))
+    list(write_shards(source, tmp_path / "out", samples_per_shard=per_shard, seed=1, decode=False))
     assert check(tmp_path / "out", "--decode").output.count("ant/1") == times

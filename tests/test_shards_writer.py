@@ -15,8 +15,9 @@ from PIL import Image
 from shards.errors import ShardError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex, open_index
+from shards.tars.image_shards import WriteEvent, fitting_shards, write_shards
 from shards.tars.journal import JOURNAL_NAME
-from shards.tars.writer import WriteEvent, fitting_shards, write_samples, write_shards
+from shards.tars.writer import write_samples
 
 
 def encoded(n: int = 0, kind: str = "PNG", size: tuple[int, int] = (9, 8)) -> bytes:
@@ -162,7 +163,7 @@ def test_a_run_repairs_what_is_not_as_it_was_made(what: str, tmp_path: Path) -> 
 KILLED = """
 import sys
 from pathlib import Path
-from shards.tars.writer import write_shards
+from shards.tars.image_shards import write_shards
 for event in write_shards(Path(sys.argv[1]), Path(sys.argv[2]), samples_per_shard=6, seed=1):
     print(event.shards_done, flush=True)
     if event.shards_done == int(sys.argv[3]):

@@ -33,6 +33,8 @@ class IndexMeta(msgspec.Struct, forbid_unknown_fields=True):
     places: list[str]
     fingerprint: str
     compact: dict[str, Any] | None = None
+    pixels: dict[str, Any] = {}
+    num_skipped: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 0
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,12 @@ from shards.index.class_names import write_copy
 from shards.index.compact import CompactRule
 from shards.index.index_checks import SUFFIXES, require_sound
 from shards.index.index_file import WRITE_ANEW, read_index_file, write_index_file
+from shards.index.pixel_rule import PixelRule
 from shards.index.remote import cached_path, local_shard
 from shards.index.sources import base_name, expand_shards, is_remote
 
 __all__ = ["SUFFIXES", "ShardIndex", "expand_shards", "index_path", "open_index"]
+_Rule = TypeVar("_Rule", CompactRule, PixelRule)
 _ARRAYS = {
     "tar_bytes_S": "<i8",
     "first_S": "<i8",
@@ -55,6 +57,8 @@ class ShardIndex:
         class_names: () when unknown. num_classes: C.
         compact: how make-shards made the images smaller; None when it did not, or nobody knows. No part of the
             fingerprint, which is of the bytes that came of it.
+        pixels: what make-shards did to the pixels; no part of the fingerprint either.
+        num_skipped: images that could not be taken and were left out.
         path: the file it was loaded from; pickling sends the path instead of the arrays.
     """
 
@@ -74,6 +78,8 @@ class ShardIndex:
     class_names: tuple[str, ...]
     num_classes: int
     compact: CompactRule | None = field(default=None)
+    pixels: PixelRule = field(default=PixelRule())
+    num_skipped: int = field(default=0)
     path: Path | None = field(default=None)
 
     @property
@@ -157,6 +163,8 @@ class ShardIndex:
         places = [name if near else url for name, url, near in zip(self.names, self.urls, beside, strict=True)]
         meta = self._meta() | {"places": [] if all(beside) else places, "fingerprint": self.fingerprint}
         meta |= {"compact": self.compact.to_json()} if self.compact else {}
+        meta |= {"pixels": self.pixels.to_json()} if self.pixels != PixelRule() else {}
+        meta |= {"num_skipped": self.num_skipped} if self.num_skipped else {}
         arrays = {name: np.ascontiguousarray(getattr(self, name), dtype) for name, dtype in _ARRAYS.items()}
         try:
             write_copy(Path(path), self.class_names)
@@ -183,7 +191,9 @@ class ShardIndex:
             names=tuple(meta.names),
             class_names=tuple(meta.class_names),
             num_classes=meta.num_classes,
-            compact=_compact(meta.compact, path),
+            compact=_rule(CompactRule, meta.compact, path) if meta.compact is not None else None,
+            pixels=_rule(PixelRule, meta.pixels, path),
+            num_skipped=meta.num_skipped,
             path=path.absolute(),
             **arrays,
         )
@@ -203,10 +213,10 @@ class ShardIndex:
         return _rebuild, ({name: getattr(self, name) for name in self.__slots__},)
 
 
-def _compact(stored: dict[str, Any] | None, path: Path) -> CompactRule | None:
-    """How the images were made smaller; ShardError naming the file when it is not said as it must be."""
+def _rule(kind: type[_Rule], stored: dict[str, Any], path: Path) -> _Rule:
+    """What was done to the images; ShardError naming the file when it is not said as it must be."""
     try:
-        return None if stored is None else CompactRule.from_json(stored)
+        return kind.from_json(stored)
     except ValueError as error:
         raise ShardError(f"{path}: {error}; the index is damaged: {WRITE_ANEW}") from error
 

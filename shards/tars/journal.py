@@ -25,12 +25,21 @@ JOURNAL_NAME = ".make-shards.jsonl"
 _ADVICE = "the journal of make-shards is damaged: remove the folder and run it again"
 
 
-class _Entry(msgspec.Struct, forbid_unknown_fields=True):
-    """One finished tar; `source` is the digest of the images it was made from, "" in journals of earlier versions."""
+class FinishedTar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One finished tar; fields with a default are absent at it, as in journals of earlier versions.
+
+    Attributes:
+        source: digest of the images it was made from.
+        skipped: images that were left out, with the reason. turned, transparent: how many images have an EXIF
+            orientation, or transparent pixels.
+    """
 
     name: str
     digest: str
     source: str = ""
+    skipped: tuple[str, ...] = ()
+    turned: int = 0
+    transparent: int = 0
 
 
 SHARDS_FOLDER = FolderKind(
@@ -63,7 +72,7 @@ class Journal:
         Args:
             changes: says how the source differs from the shards of the folder, for an error; "" where nobody knows.
         """
-        self._recorded: dict[str, _Entry] = {}
+        self._recorded: dict[str, FinishedTar] = {}
         self._folder = folder
         self._settings = dict(settings)
         self._changes = changes
@@ -85,31 +94,30 @@ class Journal:
             self._read(self._folder / JOURNAL_NAME)
             self._held = held.pop_all()
         path = self._folder / JOURNAL_NAME
-        lines = [self._settings, *map(_as_json, self._recorded.values())]
+        lines = [self._settings, *map(msgspec.to_builtins, self._recorded.values())]
         with atomic_file(path) as file:  # without a line that was cut
             file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
         self._file = open(path, "ab")
         return self
 
-    def finished(self, name: str, source: str) -> str:
-        """The digest of a tar that an earlier run made of these images; "" for none.
+    def finished(self, name: str, source: str) -> FinishedTar | None:
+        """What is noted of a tar that an earlier run made of these images; None for none.
 
         Args:
             source: digest of the images it would be made from.
         """
         entry = self._recorded.get(name)
-        return entry.digest if entry and entry.source in ("", source) else ""
+        return entry if entry and entry.source in ("", source) else None
 
-    def note(self, name: str, digest: str, source: str) -> None:
+    def note(self, entry: FinishedTar) -> None:
         """Note a finished tar; it is on the disk when this returns."""
         assert self._file is not None
-        entry = _Entry(name, digest, source)
-        if self._recorded.get(name) in (entry, _Entry(name, digest)):
+        if self._recorded.get(entry.name) in (entry, FinishedTar(entry.name, entry.digest)):
             return
-        self._file.write(json.dumps(_as_json(entry)).encode() + b"\n")
+        self._file.write(json.dumps(msgspec.to_builtins(entry)).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._recorded[name] = entry
+        self._recorded[entry.name] = entry
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -124,7 +132,7 @@ class Journal:
         lines = read_regular(path).split(b"\n")[:-1]  # what follows the last newline was cut by a kill
         parsed = [parse_json(line, path, error=ShardError, advice=_ADVICE) for line in lines] or [self._settings]
         settings = checked(parsed[0], dict[str, int | str], path, error=ShardError, advice=_ADVICE)
-        entries = checked(parsed[1:], list[_Entry], path, error=ShardError, advice=_ADVICE)
+        entries = checked(parsed[1:], list[FinishedTar], path, error=ShardError, advice=_ADVICE)
         names = {**settings, **self._settings}
         differing = [name for name in names if self._settings.get(name) != settings.get(name)]
         if differing and not _has_shards(self._folder):
@@ -160,8 +168,3 @@ class Journal:
 
 def _has_shards(folder: Path) -> bool:
     return any(not path.name.startswith(".") for path in folder.glob("*.tar"))
-
-
-def _as_json(entry: _Entry) -> dict[str, str]:
-    """The entry as it stands in a line: without a source where an earlier version noted none."""
-    return {"name": entry.name, "digest": entry.digest} | ({"source": entry.source} if entry.source else {})

@@ -32,6 +32,8 @@ _SCAN = b"\xff\xda"
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # not a stuffed byte, a restart or a fill byte
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
+OF_SHARDS = "replace the image or take it out of the shards"
+"""What to do about an image that cannot be decoded."""
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _TURBO_COLORS = ("YCbCr", "Gray", "RGB")
 # What libjpeg-turbo says when the last scan ends before its data does (0xd9 is the end of the image) and nothing was
@@ -101,6 +103,23 @@ def decode_rgb(
         if top is not None:
             return top
     return _decode_turbo(data, where, header, 1)
+
+
+def decode_alpha(data: bytes, where: str) -> NDArray[np.uint8] | None:
+    """The pixels of an image with transparent ones, uint8 (H, W, 4); None where all are opaque.
+
+    Errors:
+        ShardError naming `where`: not an image we take, truncated, or corrupt.
+    """
+    with _open_pillow(data, where) as image, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if "A" not in image.getbands() and "transparency" not in image.info:
+                return None
+            image_HWC = np.array(image.convert("RGBA"))
+        except (OSError, SyntaxError, ValueError, IndexError, struct.error) as error:
+            raise _broken(where, f"the {image.format} is truncated or corrupt", error) from None
+    return None if image_HWC[:, :, 3].min() == 255 else image_HWC
 
 
 def shrunk_size(height: int, width: int, shrink: int) -> tuple[int, int]:
@@ -231,4 +250,4 @@ def _shrunk(image_HWC: NDArray[np.uint8], shrink: int) -> NDArray[np.uint8]:
 
 
 def _broken(where: str, what: str, error: object) -> ShardError:
-    return ShardError(f"{where}: {what}: {error}; replace the image or take it out of the shards")
+    return ShardError(f"{where}: {what}: {error}; {OF_SHARDS}")

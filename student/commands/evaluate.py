@@ -2,14 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from shards.console import Bar, result
+from shards.console import Bar, result, say
 from shards.flags import ShardPlace, device_option, json_option, precision_option, shard_options, workers_option
 from shards.text.figures import count
 from student.commands.flags import student_of, weights_options
 from teacher_cache.commands.stage1_checks import check_weights
+
+if TYPE_CHECKING:
+    from shards.index.shard_index import ShardIndex
+    from student.run.export import ExportInfo
 
 
 @click.command("evaluate")
@@ -42,6 +47,7 @@ def evaluate(
     network, info = student_of(weights, model)
     if info.num_classes != index.num_classes:
         raise ValueError(f"--weights: answer {count(info.num_classes, 'class')}, the shards have {index.num_classes}")
+    _say_other_pixels(info, index)
     target = torch.device(chosen_device(device))
     views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std))
     with place.reader(index) as reader, Bar("evaluate", index.num_samples, "sample") as bar:
@@ -67,3 +73,10 @@ def evaluate(
     for head, row in rows.items():
         top5 = f"   top-5 {row['top5']:6.2f} %" if index.num_classes > 5 else ""  # of five classes it says nothing
         result(f"  {head:8} top-1 {row['top1']:6.2f} %{top5}")
+
+
+def _say_other_pixels(info: "ExportInfo", index: "ShardIndex") -> None:
+    """Warn where the images of the shards were made in another way than those that were trained on."""
+    trained, here = (pixels.words() or "as they are stored" for pixels in (info.pixels, index.pixels))
+    if trained != here:
+        say(f"warning: the student was trained on images {trained}, those of the shards are {here}")

@@ -18,6 +18,8 @@ from torch import nn
 from shards.atomic import atomic_file
 from shards.documents import checked, parse_json, read_regular
 from shards.errors import RunError, ShardError
+from shards.index.pixel_rule import PixelRule
+from shards.tars.image_rule import pictured
 from shards.text.escapes import markdown, markdown_code, one_line
 from shards.text.figures import count
 from shards.views.mixing import prepare
@@ -47,6 +49,10 @@ class _Stored(msgspec.Struct, forbid_unknown_fields=True):
     class_names: list[str]
     fingerprints: dict[str, str]
     metrics: dict[str, float]
+    pixels: dict[str, Any] = {}
+
+
+_AS_STORED = PixelRule()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,7 @@ class ExportInfo:
         fingerprints: names and digests it was made from, such as cache and shards.
         metrics: measured numbers by name, percent for accuracies.
         notes: what was assumed of a file that does not say it, one line each; no part of a file.
+        pixels: what was done to the pixels of the training images, and is done to pictures.
     """
 
     recipe: StudentRecipe
@@ -69,6 +76,7 @@ class ExportInfo:
     fingerprints: Mapping[str, str]
     metrics: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    pixels: PixelRule = _AS_STORED
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types."""
@@ -80,6 +88,7 @@ class ExportInfo:
             "class_names": list(self.class_names),
             "fingerprints": dict(self.fingerprints),
             "metrics": dict(self.metrics),
+            **({"pixels": self.pixels.to_json()} if self.pixels != _AS_STORED else {}),
         }
 
     @classmethod
@@ -99,6 +108,7 @@ class ExportInfo:
             class_names=tuple(stored.class_names),
             fingerprints=stored.fingerprints,
             metrics=stored.metrics,
+            pixels=PixelRule.from_json(stored.pixels),
         )
 
 
@@ -254,13 +264,13 @@ def predict(
     views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std))
     model.to(device).eval()
     for path in paths:
-        yield Prediction(path, _likeliest(model, info, image_view(path, views), views, top, device))
+        yield Prediction(path, _likeliest(model, info, image_view(path, views, info.pixels), views, top, device))
 
 
-def image_view(path: Path, views: ViewRecipe) -> torch.Tensor:
+def image_view(path: Path, views: ViewRecipe, rule: PixelRule = _AS_STORED) -> torch.Tensor:
     """Render the evaluation view of an image file, uint8 (1, H, W, 3); ShardError where it cannot be read."""
     try:
-        data = read_regular(path)
+        data = pictured(read_regular(path), rule, str(path))
     except OSError as error:
         raise ShardError(f"image {path}: cannot be read: {error.strerror}") from error
     return torch.from_numpy(render_views(data, views, path.name, [0], str(path)))
@@ -318,7 +328,8 @@ def model_card(info: ExportInfo, weights: str = "", *, load: str = "") -> str:
     ]
     lines += [
         f"Input: RGB, short side to {recipe.image_size} / {recipe.eval_crop_pct} px (bicubic), centre crop of "
-        f"{recipe.image_size} px, mean {info.mean}, std {info.std}. The answer is the average of the heads' logits.",
+        f"{recipe.image_size} px, mean {info.mean}, std {info.std}{_pixels(info.pixels)}. "
+        "The answer is the average of the heads' logits.",
         "",
     ]
     if entry and entry.distilled and recipe.distill != NONE:
@@ -338,6 +349,10 @@ def _card_name(field: str, recipe: StudentRecipe) -> str:
     """The field as the card names it: a recipe that was changed is no longer the one whose name it has."""
     changed = recipe != STUDENT_RECIPES.get(recipe.name)
     return "name of the recipe that was changed" if field == "name" and changed else field
+
+
+def _pixels(rule: PixelRule) -> str:
+    return f", images {rule.words()} first" if rule.words() else ""
 
 
 def _table(head: tuple[str, str], rows: Mapping[str, str]) -> list[str]:

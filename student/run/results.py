@@ -38,6 +38,7 @@ def write_results(
         std=data.views.recipe.std,
         num_classes=index.num_classes,
         class_names=index.class_names,
+        pixels=index.pixels,
         fingerprints={"shards": index.fingerprint, **_fingerprints(teacher)},
         metrics={k: v for k, v in measured.items() if isinstance(v, float) and k not in _TIMES},
     )

@@ -22,8 +22,14 @@ class ShardSets:
     shard_cache_dir: Path | None
 
     def check(self) -> None:
-        """ShardError when the validation shards number their classes differently."""
+        """ShardError when the validation shards number their classes or treat pixels differently."""
         index, val = self.index, self.val_index
+        if val is not None and val.pixels != index.pixels:
+            expected, got = (pixels.words() or "as they are stored" for pixels in (index.pixels, val.pixels))
+            raise ShardError(
+                f"{val.path or 'validation shards'}: expected images {expected}, as in the training shards, got {got}; "
+                "make both with the same --upright and --background"
+            )
         if val is None or (val.num_classes, val.class_names) == (index.num_classes, index.class_names):
             return
         if val.num_classes == index.num_classes and () in (val.class_names, index.class_names):

@@ -1,0 +1,153 @@
+"""`check-shards`: a strict scan of shards, ours or anyone's, and their index."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shards.commands.flags import class_names_option, require_use, say_ignored
+from shards.console import Bar, result, say
+from shards.errors import ShardError
+from shards.flags import PATH, workers_option
+from shards.text.figures import count
+
+if TYPE_CHECKING:
+    from shards.index.shard_index import ShardIndex
+    from shards.tars.scan import ScanEvent
+
+
+@click.command("check-shards")
+@click.argument("shards")
+@click.option("--num-classes", type=click.IntRange(2), help="Labels must lie below it; default: the largest label + 1.")
+@class_names_option
+@click.option("--label-key", help="Take the label from this key of each sample's .json (img2dataset).")
+@click.option(
+    "--ignore-suffix", "ignored", multiple=True, metavar="SUFFIX", help="Pass over members NAME.SUFFIX, counted."
+)
+@click.option("--ignore-unknown", is_flag=True, help="Pass over every member that is no image and no label, counted.")
+@click.option("--key-dots", is_flag=True, help="Keys have dots: a key ends at the last dot of the name, not the first.")
+@click.option("--overwrite", is_flag=True, help="Write the index anew instead of checking against the one there.")
+@click.option("--allow-fewer", is_flag=True, help="With --overwrite: also where the new index has fewer samples.")
+@click.option("--decode", is_flag=True, help="Also decode every image, and name all that cannot be decoded.")
+@click.option("--max-pixels", type=click.IntRange(1), help="With --decode: refuse larger images; default 89,478,485.")
+@click.option("--shard-cache", type=PATH, help="Where remote shards are kept locally.")
+@workers_option("Processes.")
+def check_shards(
+    shards: str,
+    num_classes: int | None,
+    class_names: Path | None,
+    label_key: str | None,
+    ignored: tuple[str, ...],
+    ignore_unknown: bool,
+    key_dots: bool,
+    overwrite: bool,
+    allow_fewer: bool,
+    decode: bool,
+    max_pixels: int | None,
+    shard_cache: Path | None,
+    workers: int,
+) -> None:
+    """Scan SHARDS strictly, ours or anyone's, and write their index; with an index, check them against it.
+
+    An index that is written anew keeps the class names of the one before, unless others are given.
+    """
+    from shards.index.class_names import read_class_names
+    from shards.index.shard_index import ShardIndex, index_path
+    from shards.index.sources import expand_shards
+    from shards.tars.scan import scan_shards
+    from shards.tars.shard_scan import Foreign
+
+    require_use(allow_fewer and not overwrite, "--allow-fewer: only with --overwrite, which writes an index anew")
+    require_use(max_pixels is not None and not decode, "--max-pixels: only with --decode, which looks at the pixels")
+    path = index_path(shards, shard_cache)
+    expected = ShardIndex.load(path) if path.exists() and not overwrite else None
+    kept = () if class_names else expected.class_names if expected else _names_before(path, num_classes)
+    names = read_class_names(class_names) if class_names else kept
+    foreign = Foreign(tuple(suffix.lower().lstrip(".") for suffix in ignored), ignore_unknown, key_dots)
+    urls = expand_shards(shards)
+    events = scan_shards(
+        urls,
+        num_classes=num_classes or (expected.num_classes if expected else None),
+        class_names=names,
+        label_key=label_key,
+        foreign=foreign,
+        expected=expected,
+        decode=decode,
+        max_pixels=max_pixels,
+        workers=max(1, workers),
+        cache_dir=shard_cache,
+    )
+    index = _show_scan(events, len(urls))
+    if expected is None:
+        index = _require_no_fewer(path, index, allow_fewer)
+        index.save(path)
+    result(
+        f"{count(index.num_samples, 'sample')} of {count(index.num_classes, 'class')} in "
+        f"{count(index.num_shards, 'shard')}: "
+        f"all as they must be\n{'checked against' if expected else 'index'} {path}\nfingerprint {index.fingerprint}"
+    )
+
+
+def _show_scan(events: Iterable["ScanEvent"], num_shards: int) -> "ShardIndex":
+    """Show a scan as it goes, every problem in a line, and return its index; the only one is what the error says."""
+    with Bar("check-shards", num_shards, "shard") as bar:
+        for event in events:
+            bar.to(event.shards_done)
+            lines = event.problem.splitlines()
+            for line in lines if num_shards > 1 or len(lines) > 1 else ():
+                bar.say(f"  {line}")
+    say_ignored(event.ignored)
+    assert event.index is not None, "a scan ends with an index, or an error"
+    return event.index
+
+
+def _require_no_fewer(path: Path, index: "ShardIndex", allow_fewer: bool) -> "ShardIndex":
+    """The new index with what the one before says of how its images were made.
+
+    Errors:
+        ShardError where the index that is to be written anew has more samples than the new one, unless that is meant.
+    """
+    from shards.index.shard_index import ShardIndex
+
+    if not path.exists():
+        return index
+    try:
+        before = ShardIndex.load(path)
+    except ShardError:
+        return index  # damaged, as was said when its class names were looked for: nobody knows how many it had
+    if allow_fewer or index.num_samples >= before.num_samples:
+        return replace(index, pixels=before.pixels, num_skipped=before.num_skipped)
+    missing = [name for name in before.names if name not in index.names]
+    of_shards = f"; missing: {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}" if missing else ""
+    raise ShardError(
+        f"{path}: expected at least {count(before.num_samples, 'sample')} in "
+        f"{count(before.num_shards, 'shard')}, as the index has now, "
+        f"got {index.num_samples} in {index.num_shards}{of_shards}. Copy the shards again; to leave samples "
+        "out, which makes caches of these shards useless, add --allow-fewer"
+    )
+
+
+def _names_before(path: Path, num_classes: int | None) -> tuple[str, ...]:
+    """The class names of an index that is to be written anew, from it or from the copy beside it; () for none."""
+    from shards.index.class_names import names_path, read_copy
+    from shards.index.index_file import stored_class_names
+
+    names: tuple[str, ...] = ()
+    source = path
+    try:
+        names = stored_class_names(path) if path.exists() else ()
+    except ShardError as error:
+        say(f"warning: {error}")
+        if not names_path(path).exists():
+            say("warning: class names that it may have held are lost; give them with --class-names")
+    if not path.exists() or not names:
+        source = names_path(path)
+        names = read_copy(path)
+    if num_classes not in (None, len(names)) and names:
+        say(f"warning: {source} had {len(names)} class names; they are dropped for --num-classes {num_classes}")
+        return ()
+    if names and source != path:
+        say(f"class names from {source}")
+    return names

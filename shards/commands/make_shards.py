@@ -1,0 +1,245 @@
+"""`make-shards`: images as people have them become shards and an index."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shards.atomic import replace_file
+from shards.commands.flags import class_names_option, require_use, say_ignored
+from shards.console import Bar, result, say
+from shards.documents import read_regular
+from shards.flags import PATH, SEED, TEXT, bundled, workers_option
+from shards.own_folder import require_file, require_own
+from shards.text.figures import byte_size, count
+
+if TYPE_CHECKING:
+    from shards.formats.image_list import ImageList
+    from shards.index.shard_index import ShardIndex
+    from shards.tars.image_shards import WriteEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFlags:
+    """What the user says of SOURCE: its format, classes and labels."""
+
+    format_name: str | None
+    labels: Path | None
+    first_label: int | None
+    class_names: Path | None
+    ignore_unknown: bool
+
+    def sets(self, path: Path) -> "Mapping[str, ImageList]":
+        """The sets of SOURCE by name, "" for one set; says how SOURCE was understood.
+
+        Errors:
+            ValueError for wrong flags; ShardError counting everything that is wrong with SOURCE.
+        """
+        from shards.formats.input_format import Source
+        from shards.formats.table import format_of
+        from shards.index.class_names import read_class_names
+
+        source = Source(
+            path=path,
+            class_names=read_class_names(self.class_names) if self.class_names else (),
+            labels=self.labels,
+            first_label=self.first_label,
+            ignore_unknown=self.ignore_unknown,
+        )
+        found, source = format_of(source, self.format_name)
+        if not found.takes_labels:
+            require_use(self.labels is not None, f"--labels: format {found.name} takes no list; drop one of the two")
+            require_use(self.first_label is not None, "--first-label: only with --labels, where the list has numbers")
+        say(f"{path}: {found.summary}")
+        return found.read(source)
+
+
+_source_flags = bundled(
+    SourceFlags,
+    "flags",
+    click.option(
+        "--format", "format_name", type=TEXT, help="What SOURCE is: folders, labels, splits; default: found out."
+    ),
+    click.option("--labels", type=PATH, help="CSV, TSV or text: a line for each image, with its path and class."),
+    click.option("--first-label", type=click.IntRange(0, 1), help="The number of the first class in --labels."),
+    class_names_option,
+    click.option(
+        "--ignore-unknown", is_flag=True, help="Pass over every file that is no JPEG, PNG or WebP image, counted."
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFlags:
+    """What the user wants done to each image."""
+
+    upright: bool
+    background: str | None
+    max_side: int | None
+    quality: int | None
+    max_pixels: int | None
+    no_decode: bool
+    skip_bad: Path | None
+
+    def arguments(self) -> dict[str, Any]:
+        """As arguments of `write_shards`; ValueError for flags that contradict each other."""
+        from shards.index.compact import DEFAULT_QUALITY, CompactRule
+        from shards.index.pixel_rule import PixelRule, background_of
+        from shards.views.decode import MAX_PIXELS
+
+        require_use(
+            self.quality is not None and self.max_side is None,
+            "--quality: only with --max-side, which makes compact shards",
+        )
+        if self.skip_bad is not None:
+            require_file("--skip-bad", self.skip_bad)
+            if self.skip_bad.exists() and not read_regular(self.skip_bad).startswith(_SKIPPED.encode()):
+                raise ValueError(f"--skip-bad {self.skip_bad}: expected a new file, got one of something else")
+        quality = DEFAULT_QUALITY if self.quality is None else self.quality
+        background = background_of(self.background) if self.background else ()
+        return {
+            "compact": None if self.max_side is None else CompactRule(max_side=self.max_side, quality=quality),
+            "pixels": PixelRule(upright=self.upright, background=background),
+            "max_pixels": self.max_pixels or MAX_PIXELS,
+            "decode": not self.no_decode,
+            "skip_bad": self.skip_bad is not None,
+        }
+
+
+_SKIPPED = "# images that make-shards left out, with the reason\n"
+_image_flags = bundled(
+    ImageFlags,
+    "rule",
+    click.option("--upright", is_flag=True, help="Turn images as their EXIF orientation says; default: it is ignored."),
+    click.option(
+        "--background", type=TEXT, help="Put transparent images on white, black or R,G,B; default: stored colours stay."
+    ),
+    click.option("--max-side", type=int, help="Compact shards: reduce larger images to this longest side, pixels."),
+    click.option("--quality", type=int, help="Of the JPEGs of compact shards; default 90. Only with --max-side."),
+    click.option(
+        "--max-pixels",
+        type=click.IntRange(1),
+        help="Refuse larger images; default and most: 89,478,485 (2 GB to decode).",
+    ),
+    click.option("--no-decode", is_flag=True, help="Do not look for images that are cut or corrupt: faster."),
+    click.option("--skip-bad", type=PATH, help="Leave out images that cannot be taken; they are listed in this file."),
+)
+
+
+@click.command("make-shards")
+@click.argument("source", type=PATH)
+@click.argument("dest", type=PATH)
+@_source_flags
+@click.option(
+    "--samples-per-shard",
+    type=click.IntRange(1),
+    help="At most; default: 1000, less below 8,000 images, all in one shard up to 2,000.",
+)
+@click.option(
+    "--order-seed", "--seed", "seed", default=0, show_default=True, type=SEED, help="Of the order of the samples."
+)
+@_image_flags
+@workers_option("Processes; the bytes do not depend on it.")
+def make_shards(
+    source: Path,
+    dest: Path,
+    flags: SourceFlags,
+    samples_per_shard: int | None,
+    seed: int,
+    rule: ImageFlags,
+    workers: int,
+) -> None:
+    """Write the images of SOURCE as WebDataset shards and an index in DEST.
+
+    SOURCE is a folder with a folder for each class, a folder of images with --labels FILE, a folder that holds train/
+    and val/ (both are written, to DEST/train and DEST/val), ImageNet's ILSVRC2012_img_train.tar, or a zip or tar of any
+    of these. Run it again to go on where it was stopped; finished shards are kept. Every image is decoded to find bad
+    ones; its bytes are kept as they are, unless --max-side, --upright or --background change them, for good.
+    """
+    from shards.tars.image_shards import write_shards
+    from shards.tars.journal import SHARDS_FOLDER
+
+    _require_apart(source, dest)
+    arguments = rule.arguments()
+    sets = flags.sets(source)
+    for split in sets:
+        require_own("DEST", dest / split, SHARDS_FOLDER)
+    skipped: list[str] = []
+    for split, images in sets.items():
+        events = write_shards(
+            images, dest / split, samples_per_shard=samples_per_shard, seed=seed, workers=max(1, workers), **arguments
+        )
+        for text in _show_writing(f"make-shards {split}".rstrip(), images, events):
+            skipped.append(f"{split}/{text}" if split else text)
+    if rule.skip_bad:
+        replace_file(rule.skip_bad, (_SKIPPED + "".join(f"{line}\n" for line in skipped)).encode())
+        say(f"{count(len(skipped), 'image')} left out" + (f": see {rule.skip_bad}" if skipped else ""))
+
+
+def _require_apart(source: Path, dest: Path) -> None:
+    """ValueError where one of the folders is in the other: shards are no images of a tree, and images are no shards."""
+    one, other = source.resolve(), dest.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise ValueError(f"DEST {dest}: expected a folder apart from SOURCE {source}, got one in the other")
+
+
+def _show_writing(label: str, images: "ImageList", events: Iterable["WriteEvent"]) -> tuple[str, ...]:
+    """Show how a set is written as it goes, and what came of it; the images that were left out."""
+    say_ignored(images.ignored)
+    _say_without_images(images.without_images, len(images.class_names))
+    for remark in images.remarks:
+        say(remark)
+    bar = None
+    for event in events:
+        bar = bar or Bar(label, event.num_shards, "shard")
+        bar.to(event.shards_done)
+    assert event.index is not None, "writing ends with an index, or an error"
+    _say_pixels(event, event.index)
+    _show_made(event.index, event.num_bytes)
+    return event.skipped
+
+
+def _say_pixels(event: "WriteEvent", index: "ShardIndex") -> None:
+    """How many images have an EXIF orientation or transparent pixels, and what was done about it."""
+    of_all = f"of {count(index.num_samples, 'image')}"
+    if event.turned and index.pixels.upright:
+        say(f"{event.turned} {of_all} were turned as their EXIF orientation says")
+    elif event.turned:
+        say(
+            f"{event.turned} {of_all} have an EXIF orientation, which is ignored, as torchvision and timm do: phones "
+            "store photos on their side; --upright turns them"
+        )
+    if event.transparent and index.pixels.background:
+        say(f"{event.transparent} {of_all} have transparent pixels and were put on the background")
+    elif event.transparent:
+        say(
+            f"{event.transparent} {of_all} have transparent pixels: the colours stored behind them show, often black; "
+            "--background white puts them on white"
+        )
+
+
+def _show_made(index: "ShardIndex", num_bytes: int) -> None:
+    """What make-shards has made: its classes with their counts."""
+    from shards.index.class_counts import class_table
+
+    for line in class_table(index):
+        result(line)
+    result(
+        f"{count(index.num_samples, 'sample')} of {count(index.num_classes, 'class')} in "
+        f"{count(index.num_shards, 'shard')}, "
+        f"{byte_size(num_bytes)}; index {index.path}"
+    )
+    if index.compact:
+        result(f"compact: longest side {index.compact.max_side}, JPEG quality {index.compact.quality}")
+    if words := index.pixels.words():
+        result(f"pixels: {words}")
+
+
+def _say_without_images(names: Sequence[str], num_names: int) -> None:
+    """Which class names given have no image: it may be meant, or a misspelt name."""
+    if names:
+        first = ", ".join(map(repr, names[:3]))
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        say(f"{len(names)} of {num_names} class names have no image here: {first}{more}; their labels stay unused")

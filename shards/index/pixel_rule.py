@@ -1,0 +1,55 @@
+"""What was done to the pixels of images when shards were made of them.
+
+The same is done to the pictures that a student of these shards is asked about.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shards.values import from_json, later, to_json
+
+COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelRule:
+    """How images become the pixels that are learnt from; by default as torchvision and timm do it.
+
+    Attributes:
+        upright: images are turned as their EXIF orientation says; otherwise it is ignored.
+        background: what is seen through transparent pixels, R, G, B; () ignores transparency: the stored colours stay.
+    """
+
+    upright: bool = later(False)
+    background: tuple[int, ...] = later(())
+
+    def __post_init__(self) -> None:
+        """Check the colour; ValueError naming the field."""
+        if self.background and (len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background)):
+            raise ValueError(f"background: expected three numbers from 0 to 255, got {self.background}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types; {} for the default."""
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> "PixelRule":
+        """The inverse of `to_json`; ValueError for other fields and types."""
+        return from_json(cls, data, "pixels")
+
+    def words(self) -> str:
+        """The rule in words; "" for the default."""
+        turned = ["turned upright"] if self.upright else []
+        colour = next((name for name, value in COLOURS.items() if value == self.background), None)
+        seen = [f"on {colour or ','.join(map(str, self.background))}"] if self.background else []
+        return ", ".join(turned + seen)
+
+
+def background_of(text: str) -> tuple[int, ...]:
+    """The colour that a text names: white, black or R,G,B; ValueError for others."""
+    if text.lower() in COLOURS:
+        return COLOURS[text.lower()]
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) <= 255 for part in parts):
+        raise ValueError(f"--background: expected white, black or R,G,B of 0 to 255, got {text!r}")
+    return tuple(int(part) for part in parts)
