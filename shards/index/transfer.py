@@ -2,11 +2,12 @@
 
 fsspec does the transfer, in a thread that this one watches: the temporary file must grow at a least rate and not past
 the expected size. What may go away by itself (a dropped connection, a cut transfer, an answer of 5xx, a stall) is tried
-again after a pause that doubles; what will not (not found, forbidden, too many bytes) is an error at once.
+again (`shards.index.tries`); what will not (not found, forbidden, too many bytes) is an error at once.
 
 A worker of the pool is a fork and must not use the network client of its parent: there a fresh process fetches.
 """
 
+import errno
 import json
 import os
 import subprocess
@@ -20,15 +21,13 @@ from typing import Any, NamedTuple
 from shards.errors import ShardError
 from shards.index.redirects import session_options
 from shards.index.sources import AZURE_SCHEMES
+from shards.index.tries import TRIES, may_pass, pauses
 from shards.pool.worker_process import is_worker
 
-TRIES = 4
-PAUSE_S = 0.5
-"""Before the second try; it doubles."""
 LEAST_BYTES_PER_S = 4096
 """Averaged over the time that a stall may last: below it a transfer is given up, for it would never end."""
 _POLL_S = 0.05
-_FINAL = ("FileNotFoundError", "PermissionError", "NotImplementedError", "ImportError", "ModuleNotFoundError")
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 class TransferOrder(NamedTuple):
@@ -68,21 +67,19 @@ def fetch(order: TransferOrder) -> int:
     Errors:
         ShardError naming url, what came and what to do, after the last try.
     """
-    pause = PAUSE_S
-    for tries in range(1, TRIES + 1):
+    waits_s = pauses()
+    while True:
         try:
             return _in_process(order) if is_worker() else _once(order)
         except _TransferError as error:
-            if error.again and tries < TRIES:
-                time.sleep(pause)
-                pause *= 2
+            if error.again and waits_s:
+                time.sleep(waits_s.pop(0))
                 continue
-            often = f" ({tries} tries)" if tries > 1 else ""
+            often = f" ({TRIES - len(waits_s)} tries)" if len(waits_s) < TRIES - 1 else ""
             raise ShardError(f"{order.url}: {error}{often}") from error
         finally:
             if order.target and sys.exc_info()[0] is not None:
                 Path(order.target).unlink(missing_ok=True)
-    raise AssertionError("the last try returns or raises")
 
 
 def _once(order: TransferOrder) -> int:
@@ -202,13 +199,11 @@ def _raise(error: BaseException) -> None:
     refused = _refusal(error)
     if refused is not None:
         raise _TransferError(str(refused), again=False) from error
-    status = getattr(error, "status", 0) or 0
-    final = type(error).__name__ in _FINAL or (400 <= status < 500 and status not in (408, 429))
-    if isinstance(error, OSError) and error.errno in (28, 122, 30, 27):  # no space, quota, read-only, too large
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         raise error
     raise _TransferError(
         f"cannot be fetched: {type(error).__name__}: {error}. Check the address, the credentials and the network",
-        again=not final,
+        again=may_pass(error),
     ) from error
 
 

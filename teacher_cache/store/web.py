@@ -1,8 +1,8 @@
 """Read objects over http(s), S3 and Google's protocol from a server that nobody vouches for: bounded, never half.
 
 The sizes of a cache's objects are known: metadata are small, a chunk is no larger than its numbers. What is larger is
-cut off while it comes; a body that ends before its length, a dropped connection, an answer of 5xx and a full minute of
-silence are tried again after a pause that doubles. The time of one object is bounded by whoever asks (`Place.reach`).
+cut off while it comes; a body that ends before its length, a dropped connection and an answer that may pass are tried
+again (`shards.index.tries`). The time of one object is bounded by whoever asks (`Place.reach`).
 """
 
 import asyncio
@@ -13,12 +13,10 @@ from fsspec.implementations.http import HTTPFileSystem
 
 from shards.errors import CacheError
 from shards.index.redirects import session_options
+from shards.index.tries import may_pass, pauses
 
-TRIES = 4
-PAUSE_S = 0.5
 METADATA_BYTES = 1 << 26
 _PIECE_BYTES = 1 << 16
-_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 
 class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -35,17 +33,13 @@ class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no type
         if start is not None or end is not None:
             part: bytes = await super()._cat_file(url, start=start, end=end, **options)
             return part
-        pause = PAUSE_S
-        for _ in range(TRIES - 1):
+        for pause_s in pauses():
             try:
                 return await self._whole(url)
-            except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, TimeoutError):
-                pass
-            except aiohttp.ClientResponseError as error:
-                if error.status not in _AGAIN:
+            except Exception as error:
+                if not may_pass(error):
                     raise
-            await asyncio.sleep(pause)
-            pause *= 2
+            await asyncio.sleep(pause_s)
         return await self._whole(url)
 
     async def _whole(self, url: str) -> bytes:
