@@ -6,9 +6,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_url, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
 from torch import Tensor
 
+from shards.names import short
 from teacher_cache.network.weights import read_weights
 
 TIMEOUT_S = 5.0
@@ -38,6 +39,32 @@ def hub_weights_without_network(cfg: Any, base: str) -> dict[str, Tensor] | None
     raise ValueError(
         f"teacher: the weights of {base} are on the hub, which cannot be reached from here ({problem}); download\n"
         f"  {url}\nwhere there is a network, and give it with --teacher-weights"
+    )
+
+
+def hub_folder(place: str) -> Path:
+    """The folder on this disk of a model on the hub, its config.json and weights fetched where they are missing.
+
+    Args:
+        place: `USER/NAME`, or `USER/NAME@REVISION`.
+
+    Errors:
+        ValueError with the reason when they can be neither fetched nor found on this disk.
+    """
+    repo, _, revision = place.partition("@")
+    problem = _unreachable(hf_hub_url(repo, "config.json"))
+    options = {"revision": revision or None, "local_files_only": bool(problem)}
+    reason = problem
+    for name in _FILES:
+        try:
+            folder = Path(hf_hub_download(repo, "config.json", **options)).parent
+            hf_hub_download(repo, name, **options)
+            return folder
+        except Exception as error:  # the hub's client says with a dozen classes what is missing or not allowed
+            reason = problem or short(" ".join(str(error).split()), 200)
+    raise ValueError(
+        f"teacher: hf-hub:{place} cannot be had: {reason}; expected config.json and {' or '.join(_FILES)}. Where "
+        "there is no network, download the folder elsewhere and give --teacher local-dir:FOLDER"
     )
 
 

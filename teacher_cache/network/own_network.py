@@ -56,10 +56,21 @@ def own_network(
     if isinstance(size, int) and size != input_size:
         raise ValueError(f"teacher: {name} takes images of {size} px, the views have {input_size}; give --size {size}")
     network = network.float().eval().requires_grad_(False)
-    channels_last, classes, head = _tried(network, name, input_size)
+    network, channels_last, classes, head = _tried(network, name, input_size)
     if num_classes not in (None, classes):
         raise ValueError(f"teacher: {name} answers in {classes} classes, expected {num_classes}")
     return Classifier(network, classes, found_mean, found_std, head, channels_last)
+
+
+class _LogitsOf(nn.Module):
+    """A network that answers with an object, such as those of transformers, of which the logits are taken."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image_BCHW: Tensor) -> Any:
+        return self.network(image_BCHW).logits
 
 
 def _called(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
@@ -125,8 +136,8 @@ def _rgb(network: nn.Module, attribute: str, name: str) -> Rgb:
     return red, green, blue
 
 
-def _tried(network: nn.Module, name: str, input_size: int) -> tuple[bool, int, str]:
-    """One answer to two blank images: whether they may lie channels last, C, and the name of the last module."""
+def _tried(network: nn.Module, name: str, input_size: int) -> tuple[nn.Module, bool, int, str]:
+    """Ask about two blank images: the network that gives logits, whether they may lie channels last, C, its head."""
     image_BCHW = torch.zeros(2, 3, input_size, input_size)
     for channels_last in (True, False):
         layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -138,12 +149,14 @@ def _tried(network: nn.Module, name: str, input_size: int) -> tuple[bool, int, s
                 raise ValueError(
                     f"teacher: {name} cannot answer images of shape {tuple(image_BCHW.shape)}: {_reason(error)}"
                 ) from error
+    if isinstance(getattr(answer, "logits", None), Tensor):
+        return _tried(_LogitsOf(network), name, input_size)
     if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != 2 or answer.shape[1] < 2:
         got = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
         raise ValueError(f"teacher: {name} must map (B, 3, H, W) to logits (B, C), two images gave {got}")
     if not answer.is_floating_point():
         raise ValueError(f"teacher: {name} must answer with floating-point logits, got {answer.dtype}")
-    return channels_last, int(answer.shape[1]), head
+    return network, channels_last, int(answer.shape[1]), head
 
 
 def _answer(network: nn.Module, image_BCHW: Tensor) -> tuple[Any, str]:

@@ -112,9 +112,9 @@ def load_teacher(
     vectors then count as weights in the sha256.
 
     Args:
-        name: a timm model with its tag, `efficientnet_lite0`, or `package.module:function` of the user's own; each
-            with keyword arguments as JSON behind it ('regnety_002{"stem_type": "3x3"}'), which is how the spec writes
-            `model_kwargs`.
+        name: a timm model with its tag, `efficientnet_lite0`, `hf-hub:USER/NAME` or `local-dir:PATH` as timm has them,
+            or `package.module:function` of the user's own; each with keyword arguments as JSON behind it
+            ('regnety_002{"stem_type": "3x3"}'), which is how the spec writes `model_kwargs`.
         weights: a safetensors or weights-only torch file, a run's folder or one of `export`; None takes timm's hub, the
             extra for `efficientnet_lite0`, or what the function returns.
         averaged: of a training checkpoint that also has averaged weights (EMA) take these, as timm does.

@@ -9,11 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shards.errors import ArtefactError
 from shards.names import nearest, short
 
 DEFAULT_TEACHER = "regnety_160.deit_in1k"
 LITE0 = "efficientnet_lite0"
 """EfficientNet-Lite0 with the real ImageNet weights that the extra `lite0` installs; no download."""
+SOURCES = ("hf-hub", "local-dir")
+"""Where a name may say that a model and its weights lie: a repository of the hub, a folder."""
 
 
 def split_name(name: str) -> tuple[str, dict[str, Any]]:
@@ -34,7 +37,13 @@ def spec_name(base: str, arguments: Mapping[str, Any]) -> str:
 
 def is_own(base: str) -> bool:
     """Whether a teacher's name is that of a function of the user's."""
-    return ":" in base
+    return ":" in base and not source_of(base)[0]
+
+
+def source_of(base: str) -> tuple[str, str]:
+    """The source of a teacher as timm writes it ("hf-hub" or "local-dir") and its place there; "" and the name else."""
+    source, colon, place = base.partition(":")
+    return (source, place) if colon and source in SOURCES else ("", base)
 
 
 def timm_name(base: str) -> str:
@@ -50,7 +59,12 @@ def require_known(flag: str, name: str) -> None:
     registered there. Whatever else is wrong with it is found when the model is built.
     """
     base, _ = split_name(name)
-    if is_own(base) or "timm" in sys.modules or not (known := _timm_words()).models:
+    source, place = source_of(base)
+    if source == "local-dir":
+        _require_folder(flag, place)
+    elif source and not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", place):
+        raise ValueError(f"{flag}: expected hf-hub:USER/NAME, or hf-hub:USER/NAME@REVISION, got {short(base)!r}")
+    if source or is_own(base) or "timm" in sys.modules or not (known := _timm_words()).models:
         return
     architecture, _, tag = timm_name(base).partition(".")
     if architecture not in known.words:
@@ -61,6 +75,22 @@ def require_known(flag: str, name: str) -> None:
     if tag and tags and tag not in tags:
         near = nearest(tag, tags) or tags[:8]
         raise ValueError(f"{flag}: {architecture} has no weights {short(tag)!r}: there are {', '.join(near)}")
+
+
+def _require_folder(flag: str, place: str) -> None:
+    """ValueError unless a folder has a configuration and weights."""
+    from teacher_cache.network.model_folder import read_model_folder
+    from teacher_cache.network.weights_metadata import weights_file
+
+    if not place or not (Path(place) / "config.json").is_file():
+        raise ValueError(
+            f"{flag} local-dir:{place}: expected a folder with the config.json of timm; `export` writes one"
+        )
+    try:
+        read_model_folder(Path(place))
+        weights_file(Path(place))
+    except ArtefactError as error:
+        raise ArtefactError(f"{flag} local-dir:{place}: {error}") from None
 
 
 class _Words(NamedTuple):

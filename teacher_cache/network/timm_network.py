@@ -1,6 +1,7 @@
 """A teacher by its timm name, or EfficientNet-Lite0 from the extra; the only file of this package that knows timm."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from shards.names import nearest, short
 from teacher_cache.network.classifier import Classifier, Rgb
-from teacher_cache.network.hub import hub_weights_without_network
-from teacher_cache.network.teacher_name import LITE0, timm_name
+from teacher_cache.network.hub import hub_folder, hub_weights_without_network
+from teacher_cache.network.model_folder import read_model_folder
+from teacher_cache.network.teacher_name import LITE0, source_of, timm_name
 from teacher_cache.network.trial import tried
 from teacher_cache.network.weights import WeightsFile, read_weights
 from teacher_cache.network.weights_metadata import require_arguments
@@ -33,7 +35,16 @@ def timm_network(
     Errors:
         ValueError naming what does not exist or does not fit.
     """
-    cfg = _configuration(base)
+    source, place = source_of(base)
+    if source:
+        folder = hub_folder(place) if source == "hf-hub" else Path(place)
+        found = read_model_folder(folder)
+        weights = weights or read_weights(folder)
+        base, kwargs = found.architecture, found.arguments | kwargs
+        cfg = _configuration(base)
+        cfg = replace(cfg, mean=found.mean, std=found.std, num_classes=found.num_classes or cfg.num_classes)
+    else:
+        cfg = _configuration(base)
     network, classes = _build(base, cfg, weights, num_classes, pretrained, input_size, kwargs)
     (red, green, blue), (red_std, green_std, blue_std) = cfg.mean, cfg.std
     return Classifier(network, classes, (red, green, blue), (red_std, green_std, blue_std), _head_of(network, base))
