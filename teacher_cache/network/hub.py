@@ -53,7 +53,7 @@ def hub_folder(place: str) -> Path:
     """
     repo, _, revision = place.partition("@")
     problem = _unreachable(hf_hub_url(repo, "config.json"))
-    options = {"revision": revision or None, "local_files_only": bool(problem)}
+    options: dict[str, Any] = {"revision": revision or None, "local_files_only": bool(problem)}
     reason = problem
     for name in _FILES:
         try:
