@@ -1,7 +1,7 @@
 """Flags that several commands share, and how flags become values.
 
-A command receives related flags as one frozen value: `bundled(ShardPlace, "place", option, …)` adds the options, whose
-names are the value's fields, and hands the command a `ShardPlace` as its argument `place`.
+A command receives related flags as one frozen value: `bundled(ShardPlace, "shard_place", option, …)` adds the options,
+whose names are the value's fields, and hands the command a `ShardPlace` as its argument `shard_place`.
 """
 
 import functools
@@ -169,7 +169,7 @@ def shard_options(required: bool = True, help: str = "") -> Decorator:
     )
     return bundled(
         ShardPlace,
-        "place",
+        "shard_place",
         click.option("--shards", required=required, type=TEXT, help=help or where),
         click.option("--shard-cache", type=PATH, help="Where remote shards are kept locally."),
     )

@@ -10,7 +10,7 @@ from student.commands.training_display import TrainingDisplay
 from student.feed.coverage import Coverage
 from student.report.text import sweep_lines
 from student.run.run_events import EpochEnded, Scheduled, StartedFrom, Stepped, StudentFinished
-from student.sweep.sweep_loop import SweepEvent
+from student.sweep.sweep_loop import CellProgress, CellsStarted, Tally
 from tests.test_student_report import GRID, write_sweep
 
 METRICS = {
@@ -84,9 +84,9 @@ def test_the_time_left_counts_the_passes_to_come(
     monkeypatch.setattr("student.commands.sweep_display.time.monotonic", lambda: next(clock))
     display = SweepDisplay(Path("s"), together=together, processes=processes, quiet=True)
     names = tuple(str(n) for n in range(running))
-    display.show(SweepEvent(kind="started", names=names, num_done=2, num_failed=0, num_total=12))
+    display.show(CellsStarted(names=names, tally=Tally(num_done=2, num_failed=0, num_total=12)))
     step = Stepped(student="0", step=1, epoch=0, num_steps=9, eta_s=60.0, metrics={})
-    display.show(SweepEvent(kind="progress", names=names, num_done=0, num_failed=0, num_total=12, event=step))
+    display.show(CellProgress(names, step))
     assert display.left() == f"sweep {left} left"
 
 

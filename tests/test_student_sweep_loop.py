@@ -20,10 +20,23 @@ from shards.world import World
 from student.learn.memory import MemoryNeed, free_bytes, group_free_bytes, memory_need, require_memory
 from student.learn.network import heads, make_student
 from student.recipe.settings import TrainSettings
+from student.run.run_events import Joining
 from student.sweep.cell_training import SweepTraining, cache_facts
 from student.sweep.grid import Cell, Grid
 from student.sweep.sweep_directory import CellStatus, SweepDirectory, read_sweep
-from student.sweep.sweep_loop import CellJob, CellOutcome, CellProgress, Halted, SweepEvent, run_sweep
+from student.sweep.sweep_loop import (
+    CellFailed,
+    CellJob,
+    CellOutcome,
+    CellProgress,
+    Halted,
+    SweepEvent,
+    SweepFinished,
+    SweepHalted,
+    SweepPlanned,
+    Tally,
+    run_sweep,
+)
 from student.sweep.sweep_teachers import SweepTeachers
 from tests.student_tiny import (
     CLASSES,
@@ -121,7 +134,7 @@ class Fake:
     def __call__(self, jobs: Sequence[CellJob]) -> Iterator[CellOutcome | CellProgress | Halted]:
         self.asked.append(tuple(job.cell.name for job in jobs))
         for job in jobs:
-            yield CellProgress((job.cell.name,), "a step")
+            yield CellProgress((job.cell.name,), Joining(rank=0, world_size=1, where=""))
             error = self.act(job.cell)
             if error == "halt":
                 yield Halted(75)
@@ -148,6 +161,12 @@ def sweep(out: Path, train: Any, grid: Grid = GRID, **options: Any) -> list[Swee
     return list(run_sweep(out, grid, train, **{"common": COMMON, "facts": {}, **options}))
 
 
+def last(events: Sequence[SweepEvent]) -> Tally:
+    """The numbers of cells at the end."""
+    assert not isinstance(events[-1], CellProgress)
+    return events[-1].tally
+
+
 def states(out: Path) -> dict[str, str]:
     """The state of every cell by name."""
     return {result.cell.name: result.status.state for result in read_sweep(out).results}
@@ -155,21 +174,21 @@ def states(out: Path) -> dict[str, str]:
 
 def test_a_finished_sweep_trains_nothing_again(tmp_path: Path) -> None:
     train = Fake()
-    assert sweep(tmp_path, train)[-1].num_done == len(GRID.cells())
+    assert last(sweep(tmp_path, train)).num_done == len(GRID.cells())
     assert sorted(train.cells) == sorted(cell.name for cell in GRID.cells())
-    assert [event.kind for event in sweep(tmp_path, Fake())] == ["planned", "finished"]
+    assert [type(event) for event in sweep(tmp_path, Fake())] == [SweepPlanned, SweepFinished]
 
 
 def test_a_failed_cell_is_reported_kept_and_retried_alone_by_the_same_command(tmp_path: Path) -> None:
     bad = "soft-l0.5-t3-s0"
     events = sweep(tmp_path, Fake(lambda cell: "loss is nan" if cell.name == bad else None), together=7)
-    failed = [event for event in events if event.kind == "failed"]
-    assert [(event.names, event.message) for event in failed] == [((bad,), "loss is nan")]
-    assert events[-1].num_failed == 1 and events[-1].num_done == len(GRID.cells()) - 1
+    failed = [event for event in events if isinstance(event, CellFailed)]
+    assert [(event.name, event.error) for event in failed] == [(bad, "loss is nan")]
+    assert last(events).num_failed == 1 and last(events).num_done == len(GRID.cells()) - 1
     status = read_sweep(tmp_path).results[[cell.name for cell in GRID.cells()].index(bad)].status
     assert (status.state, status.error, status.attempts) == ("failed", "loss is nan", 1)
     train = Fake()
-    assert sweep(tmp_path, train, together=7)[-1].num_failed == 0
+    assert last(sweep(tmp_path, train, together=7)).num_failed == 0
     assert train.asked == [(bad,)]
     assert set(states(tmp_path).values()) == {"done"}
 
@@ -217,13 +236,13 @@ def test_damaged_data_ends_the_sweep_with_its_own_message(tmp_path: Path, error:
     with pytest.raises(error, match="unit 3 of shard 7"):
         sweep(tmp_path, train)
     assert set(states(tmp_path).values()) == {"waiting", "interrupted"}
-    assert sweep(tmp_path, Fake())[-1].num_done == len(GRID.cells())
+    assert last(sweep(tmp_path, Fake())).num_done == len(GRID.cells())
 
 
 def test_a_halt_begins_nothing_more_and_the_same_command_goes_on(tmp_path: Path) -> None:
     first = Fake(lambda cell: "halt" if cell.name == "hard-l0.9-s0" else None)
     events = sweep(tmp_path, first)
-    assert (events[-1].kind, events[-1].event) == ("halted", 75)
+    assert isinstance(events[-1], SweepHalted) and events[-1].exit_code == 75
     assert states(tmp_path)["hard-l0.9-s0"] == "interrupted"
     second = Fake()
     sweep(tmp_path, second)
@@ -234,7 +253,7 @@ def test_other_common_settings_are_refused_by_name(tmp_path: Path) -> None:
     sweep(tmp_path, Fake())
     with pytest.raises(RunError, match=r"recipe: expected .*3.*, got .*4"):
         sweep(tmp_path, Fake(), common={**COMMON, "recipe": {"model": "m", "epochs": 4}})
-    assert sweep(tmp_path, Fake())[-1].num_done == len(GRID.cells())
+    assert last(sweep(tmp_path, Fake())).num_done == len(GRID.cells())
 
 
 def test_a_sweep_grows_by_the_cells_it_lacks(tmp_path: Path) -> None:
@@ -244,7 +263,7 @@ def test_a_sweep_grows_by_the_cells_it_lacks(tmp_path: Path) -> None:
     events = sweep(tmp_path, train, wider)
     # The grid stays a product: the new τ is wanted at every λ and seed that was there.
     expected = {cell.name for cell in GRID.union(wider).cells()} - {cell.name for cell in GRID.cells()}
-    assert set(train.cells) == expected and events[-1].num_total == len(GRID.cells()) + len(expected)
+    assert set(train.cells) == expected and last(events).num_total == len(GRID.cells()) + len(expected)
 
 
 # --- several processes --------------------------------------------------------------------------------------
@@ -333,7 +352,7 @@ def test_students_of_one_pass_end_bit_identical_to_students_alone(tmp_path: Path
     grid = Grid(weights=(0, 0.5), temperatures=(2,), seeds=(0, 1), views_used=(1, None))
     for out, together in ((tmp_path / "alone", 1), (tmp_path / "together", 3)):
         events = list(run_sweep(out, grid, training.train, common=training.common(), facts={}, together=together))
-        assert events[-1].num_done == len(grid.cells()) == 12, [event.message for event in events]
+        assert last(events).num_done == len(grid.cells()) == 12, [e for e in events if isinstance(e, CellFailed)]
     for cell in grid.cells():
         alone, beside = (tmp_path / which / "cells" / cell.name for which in ("alone", "together"))
         assert final_weights(alone) == final_weights(beside), cell.name

@@ -56,9 +56,9 @@ if TYPE_CHECKING:
 @student_options
 @training_options
 def ablate(
-    place: ShardPlace,
+    shard_place: ShardPlace,
     val_shards: str,
-    taught: CacheFlags,
+    cache_flags: CacheFlags,
     teachers: str | None,
     weights: str,
     temperatures: str,
@@ -88,37 +88,37 @@ def ablate(
         views_used=integers("--views-used", views_used) if views_used else (None,),
         teachers=tuple(word.strip() for word in teachers.split(",")) if teachers else ("",),
     )
-    index, val_index = place.index(), place.index_of(val_shards)
-    choice = student.choice(combine=taught.combine)
-    _check(choice, taught, grid.distillations, out)
+    index, val_index = shard_place.index(), shard_place.index_of(val_shards)
+    choice = student.choice(combine=cache_flags.combine)
+    _check(choice, cache_flags, grid.distillations, out)
     from student.sweep.cell_training import SweepTraining
     from student.sweep.sweep_teachers import SweepTeachers
 
     settings = training.settings()
     with ExitStack() as stack:
-        opened = SweepTeachers.of(taught.open(stack), taught.weights)
+        opened = SweepTeachers.of(cache_flags.open(stack), cache_flags.weights)
         recipe, reasons = _recipe(choice, opened, index, grid, settings.accumulate, out)
-        work = SweepTraining(
+        sweep = SweepTraining(
             recipe=recipe,
             settings=settings,
             index=index,
             teachers=opened,
             val_index=val_index,
-            shard_cache_dir=place.shard_cache,
+            shard_cache_dir=shard_place.shard_cache,
             world=world,
         )
-        work.check(grid, together=together)
-        _run(out, grid, work, together, world, reasons)
+        sweep.check(grid, together=together)
+        _run(out, grid, sweep, together, world, reasons)
 
 
-def _check(choice: "RecipeChoice", taught: CacheFlags, distillations: Sequence[str], out: Path) -> None:
+def _check(choice: "RecipeChoice", cache_flags: CacheFlags, distillations: Sequence[str], out: Path) -> None:
     """Refuse what the cells could not do or would ignore, as far as that is known without torch."""
     for key, flag in (("distill", "--distill"), ("distill_weight", "--lambda"), ("temperature", "--tau")):
         if key in choice.fields:
             raise ValueError(f"{key}: would be ignored in --set or --config: each cell has its own; give {flag}")
     if not any(LOSSES[name].uses_temperature for name in distillations if name in LOSSES):
         refuse_ignored(["temperatures"], f"--distill {','.join(distillations)} does not read τ")
-    for header in list(taught.headers().values())[:1]:
+    for header in list(cache_flags.headers().values())[:1]:
         require_start(choice.recipe(header.spec.recipe))
     require_own("--out", out, SWEEP_FOLDER)
 
@@ -147,17 +147,21 @@ def _recipe(
     )
 
 
-def _run(out: Path, grid: "Grid", work: "SweepTraining", together: int, world: World, reasons: tuple[str, ...]) -> None:
+def _run(
+    out: Path, grid: "Grid", sweep: "SweepTraining", together: int, world: World, reasons: tuple[str, ...]
+) -> None:
     """Run the sweep and draw it; exits with 1 when cells have failed, with the trainer's code when it was stopped."""
     from student.commands.sweep_display import SweepDisplay
     from student.sweep.cell_training import sweep_facts
-    from student.sweep.sweep_loop import run_sweep
+    from student.sweep.sweep_loop import CellProgress, run_sweep
 
     display = SweepDisplay(out, together=together, processes=world.size, quiet=world.rank > 0)
     display.explain(reasons)
-    facts = sweep_facts(work.teachers, grid.temperatures, distillations=grid.distillations, recipe=work.recipe)
-    event = None
-    for event in run_sweep(out, grid, work.train, common=work.common(), facts=facts, together=together, world=world):
+    facts = sweep_facts(sweep.teachers, grid.temperatures, distillations=grid.distillations, recipe=sweep.recipe)
+    num_failed = 0
+    for event in run_sweep(out, grid, sweep.train, common=sweep.common(), facts=facts, together=together, world=world):
         display.show(event)
-    if event is not None and event.num_failed:
+        if not isinstance(event, CellProgress):
+            num_failed = event.tally.num_failed
+    if num_failed:
         raise stop_with(1)

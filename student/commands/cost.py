@@ -76,7 +76,7 @@ class JobFlags:
 
 _job_options = bundled(
     JobFlags,
-    "work",
+    "job_flags",
     click.option(
         "--num-samples", default=1_281_167, show_default=True, type=click.IntRange(1), help="Without --cache."
     ),
@@ -170,7 +170,7 @@ _rate_options = bundled(
 @click.option("--model", default="deit_tiny_distilled_patch16_224", show_default=True, help="The student.")
 @_rate_options
 @shard_options(required=False, help="Their images: mean size in bytes.")
-def cost(caches: tuple[str, ...], work: JobFlags, model: str, rates: RateFlags, place: ShardPlace) -> None:
+def cost(caches: tuple[str, ...], job_flags: JobFlags, model: str, rates: RateFlags, shard_place: ShardPlace) -> None:
     """Estimate storage, hours with and without the cache, and break-even, before anything is spent.
 
     Rates are those given, else arithmetic at --tflops; every assumption is printed. `plan-cache` measures stage 1.
@@ -181,7 +181,7 @@ def cost(caches: tuple[str, ...], work: JobFlags, model: str, rates: RateFlags, 
 
     if caches:
         refuse_ignored(["num_samples", "num_views", "num_bytes"], "--cache says it")
-    if place.shards:
+    if shard_place.shards:
         refuse_ignored(["image_bytes"], "--shards says it")
     entry = model_entry(model)
     gmacs = entry.gmacs if entry else None
@@ -189,21 +189,21 @@ def cost(caches: tuple[str, ...], work: JobFlags, model: str, rates: RateFlags, 
         counted = [name for name, other in MODELS.items() if other.gmacs is not None]
         raise ValueError(unknown("model", model, counted) + "; for another model give --student-rate")
     if caches:
-        work = work.with_caches(caches)
-    estimate = cost_estimate.cost(work.job(), rates.rates(gmacs or 1.0))
-    for line in (*estimate.lines, _disk_line(work, estimate, model, place)):
+        job_flags = job_flags.with_caches(caches)
+    estimate = cost_estimate.cost(job_flags.job(), rates.rates(gmacs or 1.0))
+    for line in (*estimate.lines, _disk_line(job_flags, estimate, model, shard_place)):
         result(line)
 
 
-def _disk_line(work: JobFlags, estimate: "Cost", model: str, place: ShardPlace) -> str:
+def _disk_line(job_flags: JobFlags, estimate: "Cost", model: str, shard_place: ShardPlace) -> str:
     """Return the bytes per second that the plan reads and writes."""
     from shards.views.view_recipe import recipe_named
     from student.cost.disk_need import disk_need
     from student.recipe.papers import recipe_for
 
-    image_bytes, source = work.image_bytes, "assumed"
-    if place.shards:
-        image_bytes, source = float(place.index().size_N.mean()), "of --shards"
+    image_bytes, source = job_flags.image_bytes, "assumed"
+    if shard_place.shards:
+        image_bytes, source = float(shard_place.index().size_N.mean()), "of --shards"
     repeats, unit_views = recipe_for(model).repeats, recipe_named("deit").block_views
-    need = disk_need(work.job(), estimate, image_bytes=image_bytes, repeats=repeats, unit_views=unit_views)
+    need = disk_need(job_flags.job(), estimate, image_bytes=image_bytes, repeats=repeats, unit_views=unit_views)
     return need.line(image_bytes=image_bytes, image_source=source)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @workers_option()
 @json_option
 def evaluate(
-    place: ShardPlace,
+    shard_place: ShardPlace,
     weights: Path,
     model: str | None,
     precision: str,
@@ -34,7 +34,7 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Top-1 and top-5 of a student on shards: every sample counted exactly once."""
-    index = place.index()
+    index = shard_place.index()
     check_weights("--weights", weights)
     import torch
 
@@ -50,7 +50,7 @@ def evaluate(
     _say_other_pixels(info, index)
     target = torch.device(chosen_device(device))
     views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std))
-    with place.reader(index) as reader, Bar("evaluate", index.num_samples, "sample") as bar:
+    with shard_place.reader(index) as reader, Bar("evaluate", index.num_samples, "sample") as bar:
         for event in run(
             network.to(target),
             eval_batches(reader, views, world=World(), workers=workers),

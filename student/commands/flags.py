@@ -174,10 +174,10 @@ class CacheFlags:
 
 
 def cache_options(*, required: bool = False, help: str) -> Decorator:
-    """--cache, --teacher-weight and --combine, as `taught`."""
+    """--cache, --teacher-weight and --combine, as `cache_flags`."""
     return bundled(
         CacheFlags,
-        "taught",
+        "cache_flags",
         click.option("--cache", "caches", multiple=True, required=required, type=CACHE, help=help),
         click.option(
             "--teacher-weight",

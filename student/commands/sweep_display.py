@@ -1,4 +1,4 @@
-"""How a sweep is drawn: the bar of the pass with the time left of the whole, a table of results at the end."""
+"""Draw a sweep: a progress bar for the pass, with the time left of the whole sweep, and a table at the end."""
 
 import time
 from collections.abc import Sequence
@@ -7,7 +7,15 @@ from pathlib import Path
 from shards.console import result, say
 from shards.text.figures import count, duration
 from student.commands.training_display import TrainingDisplay
-from student.sweep.sweep_loop import SweepEvent
+from student.sweep.sweep_loop import (
+    CellFailed,
+    CellProgress,
+    CellsStarted,
+    SweepEvent,
+    SweepFinished,
+    SweepPlanned,
+    Tally,
+)
 
 
 class SweepDisplay:
@@ -29,29 +37,28 @@ class SweepDisplay:
 
     def show(self, event: SweepEvent) -> None:
         """Draw one event."""
-        if event.kind == "progress":
+        if isinstance(event, CellProgress):
             self._pass_left_s = getattr(event.event, "eta_s", self._pass_left_s)
             self._training.show(event.event)
             return
         self._training.close()
-        failed = f", {event.num_failed} failed" if event.num_failed else ""
-        counts = f"{event.num_done} of {count(event.num_total, 'cell')} done{failed}"
-        match event.kind:
-            case "planned":
+        counts = _counts(event.tally)
+        match event:
+            case SweepPlanned():
                 say(f"{self._out}: {counts}")
-            case "started":
+            case CellsStarted(names=names, tally=tally):
                 self._began, self._pass_left_s = time.monotonic(), float("inf")
-                self._waiting = event.num_total - event.num_done - event.num_failed - len(event.names)
-                say(f"training {', '.join(event.names)}; {counts}")
-            case "failed":
-                say(f"error: {', '.join(event.names)}: {event.message}; {counts}; run the same command to retry")
-            case "finished":
+                self._waiting = tally.num_total - tally.num_done - tally.num_failed - len(names)
+                say(f"training {', '.join(names)}; {counts}")
+            case CellFailed():
+                say(f"error: {event.name}: {event.error}; {counts}; run the same command to retry")
+            case SweepFinished():
                 say(f"{self._out}: {counts}")
                 if not self._quiet:
                     self._table()
 
     def left(self) -> str:
-        """Time left of the whole sweep: this pass, and as many like it as the waiting cells need."""
+        """Return the time left of the whole sweep: this pass, and as many like it as the waiting cells need."""
         whole = time.monotonic() - self._began + self._pass_left_s
         passes = -(-self._waiting // (self._together * self._processes))
         left = self._pass_left_s + passes * whole
@@ -63,3 +70,9 @@ class SweepDisplay:
 
         for line in sweep_lines(read_sweep(self._out)):
             result(line)
+
+
+def _counts(tally: Tally) -> str:
+    """Say how many cells are done, and how many failed."""
+    failed = f", {tally.num_failed} failed" if tally.num_failed else ""
+    return f"{tally.num_done} of {count(tally.num_total, 'cell')} done{failed}"

@@ -49,9 +49,9 @@ _TEACHER_FLAGS = ("teacher", "teacher_weights", "teacher_args", "teacher_mean", 
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Initial weights, order, drop path.")
 @training_options
 def train_student(
-    place: ShardPlace,
+    shard_place: ShardPlace,
     val_shards: str | None,
-    taught: CacheFlags,
+    cache_flags: CacheFlags,
     out: Path,
     loss: LossFlags,
     student: StudentFlags,
@@ -65,10 +65,10 @@ def train_student(
 
     Run the same command again to go on after a kill. Under torchrun every process is one rank.
     """
-    index = place.index()
-    val_index = place.index_of(val_shards) if val_shards else None
-    choice = student.choice(combine=taught.combine, **asdict(loss))
-    _check(choice, taught, online=online, views_used=views_used)
+    index = shard_place.index()
+    val_index = shard_place.index_of(val_shards) if val_shards else None
+    choice = student.choice(combine=cache_flags.combine, **asdict(loss))
+    _check(choice, cache_flags, online=online, views_used=views_used)
     require_own("--out", out, RUN_FOLDER)
     from student.feed.teaching import Teaching
     from student.run.loop import StudentJob, train_many
@@ -77,7 +77,7 @@ def train_student(
     settings = training.settings(seed=seed, views_used=views_used)
     world = world_from_env()
     with ExitStack() as stack:
-        caches = taught.open(stack)
+        caches = cache_flags.open(stack)
         fewest_views = min((cache.num_views for cache in caches), default=None)
         recipe, reasons = choice.suited_to(
             index,
@@ -88,35 +88,35 @@ def train_student(
         )
         network = _in_the_loop(teacher, recipe, training, world) if online else None
         display = TrainingDisplay(quiet=world.rank > 0)
-        display.explain(reasons, taught.words(recipe.combine))
+        display.explain(reasons, cache_flags.words(recipe.combine))
         for event in train_many(
             [StudentJob(recipe, out)],
             index,
             settings=settings,
-            teaching=Teaching.of(caches or None, network, taught.weights),
+            teaching=Teaching.of(caches or None, network, cache_flags.weights),
             val_index=val_index,
-            shard_cache_dir=place.shard_cache,
+            shard_cache_dir=shard_place.shard_cache,
             world=world,
         ):
             display.show(event)
         display.close()
 
 
-def _check(choice: "RecipeChoice", taught: CacheFlags, *, online: bool, views_used: int | None) -> None:
+def _check(choice: "RecipeChoice", cache_flags: CacheFlags, *, online: bool, views_used: int | None) -> None:
     """Refuse what the command could not do or would ignore, as far as that is known without torch.
 
     Raises:
         ValueError: for what was typed. CacheError: for a missing cache.
     """
-    if taught.caches and online:
+    if cache_flags.caches and online:
         raise ValueError("--online: runs the teacher in the loop; drop it, or drop --cache")
     if not online:
         refuse_ignored(_TEACHER_FLAGS, "no teacher runs without --online")
-    headers = taught.headers()
+    headers = cache_flags.headers()
     for url, header in headers.items():
         if views_used is not None and views_used > header.num_views:
             raise ValueError(f"--views-used: expected at most {header.num_views}, what {url} holds, got {views_used}")
-    if taught.caches and not headers:
+    if cache_flags.caches and not headers:
         return  # remote ones: their recipe is known when they are open
     recipe = choice.recipe(next((header.spec.recipe for header in headers.values()), None))
     if recipe.distill == NONE:
@@ -125,7 +125,7 @@ def _check(choice: "RecipeChoice", taught: CacheFlags, *, online: bool, views_us
         refuse_ignored(["distill_weight", "temperature"], "without distillation (--distill none) nothing reads it")
     elif not LOSSES[recipe.distill].uses_temperature:
         refuse_ignored(["temperature"], f"{recipe.distill} distillation does not read τ")
-    recipe.require_teacher(bool(taught.caches) or online)
+    recipe.require_teacher(bool(cache_flags.caches) or online)
     require_start(recipe)
 
 

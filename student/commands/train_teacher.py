@@ -102,7 +102,7 @@ _teacher_training = bundled(
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Initial classifier, order.")
 @training_options
 def train_teacher(
-    place: ShardPlace,
+    shard_place: ShardPlace,
     val_shards: str | None,
     teacher: TeacherTraining,
     out: Path,
@@ -115,8 +115,8 @@ def train_teacher(
     """
     teacher.check()
     require_own("--out", out, RUN_FOLDER)
-    index = place.index()
-    val_index = place.index_of(val_shards) if val_shards else index
+    index = shard_place.index()
+    val_index = shard_place.index_of(val_shards) if val_shards else index
     from student.run.loop import StudentJob, train_many
     from student.run.run_events import StudentFinished
     from student.run.run_reader import recipe_before
@@ -132,7 +132,7 @@ def train_teacher(
         index,
         settings=settings,
         val_index=val_index,
-        shard_cache_dir=place.shard_cache,
+        shard_cache_dir=shard_place.shard_cache,
         world=world,
     ):
         display.show(event)
@@ -143,7 +143,7 @@ def train_teacher(
             result(
                 f"teacher: top-1 {event.summary['top1']:.1f} % of {of}, chance is "
                 f"{100 / index.num_classes:.1f} %\n"
-                f"next: cache-teacher --shards {place.shards} --teacher-weights {out}/{event.summary['weights']} "
+                f"next: cache-teacher --shards {shard_place.shards} --teacher-weights {out}/{event.summary['weights']} "
                 f"--size {recipe.image_size} --cache DIR --views 12"
             )
     display.close()

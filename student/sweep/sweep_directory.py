@@ -32,7 +32,7 @@ SWEEP_FOLDER = FolderKind(
     is_ours=lambda folder: (folder / "sweep.json").is_file(),
     begun=named("cells", "status", ".sweep.json.*"),
 )
-"""The directory of a sweep; what it holds before its grid is there: `SweepDirectory.prepare`."""
+"""The directory of a sweep; `begun` names what `SweepDirectory.prepare` writes before the grid."""
 _LOOK_S = 0.1  # a reader may hold the lock for a moment, looking whether it is held
 STATES = ("done", "failed", "running", "interrupted", "waiting")
 
@@ -88,23 +88,18 @@ class SweepFile(msgspec.Struct):
     facts: dict[str, Any] = {}
 
 
-class _Said(msgspec.Struct):
-    """What a status file holds."""
+class CellStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a cell stands, as its status file holds it.
+
+    Attributes:
+        state: one of STATES. error: of the last try. attempts: tries so far.
+        seconds: the cell's share of the last pass.
+    """
 
     state: str
     error: str = ""
     attempts: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
     seconds: Annotated[float, msgspec.Meta(ge=0, le=1e12)] = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellStatus:
-    """Where a cell stands: one of STATES, error of the last try, tries so far, its share of the last pass's seconds."""
-
-    state: str
-    error: str = ""
-    attempts: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +110,7 @@ class SweepDirectory:
 
     @property
     def file(self) -> Path:
-        """Where the grid is."""
+        """The file that holds the grid."""
         return self.path / "sweep.json"
 
     def run_path(self, cell: Cell) -> Path:
@@ -125,66 +120,61 @@ class SweepDirectory:
     def prepare(self, grid: Grid, *, common: Mapping[str, Any], facts: Mapping[str, Any]) -> Grid:
         """Create the directory, or open it again with the same common settings; the grid may grow, never shrink.
 
-        Returns: the union of the grid found and the grid given.
+        Returns: the union of the existing grid and the requested one.
 
         Raises:
             RunError: naming each common setting that differs from the one the finished cells were trained with.
         """
         (self.path / "cells").mkdir(parents=True, exist_ok=True)
         (self.path / "status").mkdir(exist_ok=True)
-        with locked(self.path / "status" / "sweep.lock", wait_s=10.0) as got:
-            if not got:
+        with locked(self.path / "status" / "sweep.lock", wait_s=10.0) as held:
+            if not held:
                 raise RunError(f"{self.file}: another process has been changing this sweep for 10 s; try again")
             if self.file.is_file():
-                found = read_schema(self.file, SweepFile)
-                self._require_equal(found.common, _plain(common))
-                grid = _grid(self.file, found).union(grid)
+                existing = read_schema(self.file, SweepFile)
+                self._require_equal(existing.common, _plain(common))
+                grid = _grid(self.file, existing).union(grid)
             write_json(self.file, {"grid": grid.to_json(), "common": _plain(common), "facts": _plain(facts)})
         return grid
 
-    def _require_equal(self, found: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-        different = [key for key in sorted({*found, *given}) if found.get(key) != given.get(key)]
-        if different:
-            lines = "".join(f"\n  {key}: expected {found.get(key)!r}, got {given.get(key)!r}" for key in different)
+    def _require_equal(self, existing: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+        keys = sorted(key for key in {*existing, *requested} if existing.get(key) != requested.get(key))
+        if keys:
+            lines = "".join(f"\n  {key}: expected {existing.get(key)!r}, got {requested.get(key)!r}" for key in keys)
             raise RunError(
                 f"{self.file}: the cells of this sweep were trained with other settings:{lines}\n"
                 "repeat the command with the settings above, or choose another --out"
             )
 
     def grid(self) -> Grid:
-        """The grid as found; RunError when there is no sweep here."""
+        """Return the grid on disk; RunError when the directory holds no sweep."""
         return _grid(self.file, read_schema(self.file, SweepFile))
 
     def status(self, cell: Cell) -> CellStatus:
-        """Where the cell stands now."""
-        file = self.path / "status" / f"{cell.name}.json"
-        said = read_schema(file, _Said) if file.is_file() else None
-        kept: dict[str, Any] = {}
-        if said is not None:
-            kept = {"error": said.error, "attempts": said.attempts, "seconds": said.seconds}
+        """Return where the cell stands now: its files decide, then its lock."""
+        file = self._status_file(cell)
+        stored = read_schema(file, CellStatus) if file.is_file() else CellStatus(state="waiting")
         if RunFiles(self.run_path(cell)).summary.is_file():
-            return CellStatus(state="done", **(kept | {"error": ""}))
-        if said is None:
-            return CellStatus(state="waiting")
-        if said.state == "failed":
-            return CellStatus(state="failed", **kept)
-        return CellStatus(state="running" if self._is_claimed(cell) else "interrupted", **kept)
+            return msgspec.structs.replace(stored, state="done", error="")
+        if stored.state in ("failed", "waiting"):
+            return stored
+        return msgspec.structs.replace(stored, state="running" if self._is_claimed(cell) else "interrupted")
 
     def set_status(self, cell: Cell, status: CellStatus) -> None:
         """Replace the status of a cell."""
-        write_json(
-            self.path / "status" / f"{cell.name}.json",
-            {"state": status.state, "error": status.error, "attempts": status.attempts, "seconds": status.seconds},
-        )
+        write_json(self._status_file(cell), msgspec.structs.asdict(status))
+
+    def _status_file(self, cell: Cell) -> Path:
+        return self.path / "status" / f"{cell.name}.json"
 
     def _lock_file(self, cell: Cell) -> Path:
         return (self.path / "status" / f"{cell.name}.lock").absolute()
 
     @contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
-        """Hold the cell while the block runs; False if another process holds it."""
-        with locked(self._lock_file(cell), wait_s=_LOOK_S) as got:
-            yield got
+        """Hold the cell while the block runs; yield False if another process holds it."""
+        with locked(self._lock_file(cell), wait_s=_LOOK_S) as held:
+            yield held
 
     def _is_claimed(self, cell: Cell) -> bool:
         path = self._lock_file(cell)
@@ -205,7 +195,7 @@ class CellResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """A sweep as found on disk."""
+    """A sweep as it is on disk."""
 
     path: Path
     grid: Grid
@@ -225,16 +215,16 @@ def is_sweep(path: Path) -> bool:
 
 
 def recipe_of_sweep(path: Path) -> dict[str, Any]:
-    """The recipe fields that all cells of a sweep share; empty where there is no sweep yet."""
+    """Return the recipe fields that all cells of a sweep share; empty when the directory holds no sweep."""
     recipe = read_schema(SweepDirectory(path).file, SweepFile).common.get("recipe") if is_sweep(path) else None
     return dict(recipe) if isinstance(recipe, dict) else {}
 
 
 def read_sweep(path: Path) -> Sweep:
-    """The sweep in a directory, whatever state it is in; RunError naming the damaged file."""
+    """Read the sweep in a directory, complete or not; RunError naming the damaged file."""
     directory = SweepDirectory(path)
-    found = read_schema(directory.file, SweepFile)
-    grid = _grid(directory.file, found)
+    file = read_schema(directory.file, SweepFile)
+    grid = _grid(directory.file, file)
     results = tuple(
         CellResult(
             cell=cell,
@@ -243,14 +233,14 @@ def read_sweep(path: Path) -> Sweep:
         )
         for cell in grid.cells()
     )
-    return Sweep(path=path, grid=grid, common=found.common, facts=found.facts, results=results)
+    return Sweep(path=path, grid=grid, common=file.common, facts=file.facts, results=results)
 
 
-def _grid(path: Path, found: SweepFile) -> Grid:
-    """The grid of a sweep's file; RunError naming the file when it is none, or when its facts are no facts."""
-    checked(found.facts, _Facts, f"{path}: facts", error=RunError, advice="restore the file")
+def _grid(path: Path, file: SweepFile) -> Grid:
+    """Return the grid in a sweep's file; RunError naming the file when grid or facts are damaged."""
+    checked(file.facts, _Facts, f"{path}: facts", error=RunError, advice="restore the file")
     try:
-        return Grid.from_json(found.grid)
+        return Grid.from_json(file.grid)
     except OtherVersionError as error:
         raise RunError(f"{path}: {error}") from error
     except ValueError as error:
@@ -258,6 +248,6 @@ def _grid(path: Path, found: SweepFile) -> Grid:
 
 
 def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The value as JSON gives it back, so that tuples and lists compare equal; ValueError for what JSON cannot hold."""
+    """Return the value after a round trip through JSON, so that tuples and lists compare equal."""
     result: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
     return result

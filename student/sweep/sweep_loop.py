@@ -1,9 +1,9 @@
-"""Trains every cell of a grid, N students on each pass over the data, and never loses one.
+"""Train every cell of a grid, N students on each pass over the data; a failed or killed cell is tried again.
 
-The engine knows cells, claims and failures; how a group of cells is trained is a function it is given (`TrainGroup`),
-which yields progress and one `CellOutcome` per cell. A cell that failed is tried again by the same command, alone, so
+The loop knows cells, claims and failures; a function of the caller trains a group of cells (`TrainGroup`) and yields
+progress and one `CellOutcome` per cell. A cell that failed is tried again by the same command, alone, so
 that it cannot take its neighbours down twice. Several processes may work on one sweep (`--spread`): each starts at its
-own place in the list, walks round, and leaves what another holds.
+own place in the list, walks round, and leaves the cells that another process holds.
 """
 
 import time
@@ -11,13 +11,16 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shards.errors import CacheError, ShardError
-from shards.world import World
+from shards.world import ALONE, World
 from student.run.run_files import RunFiles
 from student.sweep.grid import Cell, Grid
 from student.sweep.sweep_directory import CellStatus, SweepDirectory
+
+if TYPE_CHECKING:
+    from student.run.run_events import Event
 
 
 class CellJob(NamedTuple):
@@ -35,14 +38,14 @@ class CellOutcome(NamedTuple):
 
 
 class CellProgress(NamedTuple):
-    """Something the trainer said while cells run: its own event, for the progress display."""
+    """An event of the run that trains these cells, for the progress display."""
 
     names: tuple[str, ...]
-    event: Any
+    event: "Event"
 
 
 class Halted(NamedTuple):
-    """A signal asked to stop: what runs is saved, nothing more is begun; the process should exit with `exit_code`."""
+    """A signal asked to stop: running cells are saved, no other starts; the process should exit with `exit_code`."""
 
     exit_code: int
 
@@ -51,22 +54,63 @@ TrainGroup = Callable[[Sequence[CellJob]], Iterator[CellOutcome | CellProgress |
 """Trains one group of cells that share their batches: progress, one outcome per cell, or a halt."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepEvent:
-    """What happened: kind "planned", "started", "progress", "done", "failed", "halted" or "finished".
+class Tally(NamedTuple):
+    """Numbers of cells of the whole sweep."""
 
-    `names` are the cells concerned; `num_done`, `num_failed` and `num_total` count cells of the whole sweep (0 done and
-    failed for "progress", where nobody counted); `event` is the trainer's own event for "progress", and for "halted"
-    the exit code. "finished" and "halted" are last.
-    """
-
-    kind: str
-    names: tuple[str, ...]
     num_done: int
     num_failed: int
     num_total: int
-    message: str = ""
-    event: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepPlanned:
+    """The first event: the grid is on disk."""
+
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellsStarted:
+    """These cells are trained from now on, in one pass."""
+
+    names: tuple[str, ...]
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellDone:
+    """The run of this cell is complete."""
+
+    name: str
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellFailed:
+    """The run of this cell ended with an error, which the status of the cell keeps."""
+
+    name: str
+    error: str
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepHalted:
+    """The last event of a sweep that a signal stopped; the process should exit with `exit_code`."""
+
+    exit_code: int
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepFinished:
+    """The last event: every cell of this process was tried."""
+
+    tally: Tally
+
+
+SweepEvent = SweepPlanned | CellsStarted | CellProgress | CellDone | CellFailed | SweepHalted | SweepFinished
+"""What a sweep says, in the order of these; all but `CellProgress` count the cells."""
 
 
 def run_sweep(
@@ -77,37 +121,36 @@ def run_sweep(
     common: Mapping[str, Any],
     facts: Mapping[str, Any],
     together: int = 1,
-    world: World | None = None,
+    world: World = ALONE,
 ) -> Iterator[SweepEvent]:
-    """Train what is missing of the grid; again: resume, retry what failed, do nothing when all is done.
+    """Train the missing cells of the grid; called again: resume, retry failed cells, do nothing when all are done.
 
     Args:
         out: directory of the sweep.
-        grid: the cells wanted; a sweep found in `out` grows by them.
+        grid: the requested cells; an existing sweep in `out` grows by them.
         train: trains one group of cells that share their batches.
-        common: settings of all cells; must equal those of the sweep found.
-        facts: what the report says about the cache; kept as given.
+        common: settings of all cells; must equal those of the existing sweep.
+        facts: what the report says about the cache; stored unchanged.
         together: students per pass.
-        world: this process among those that share the sweep; None: it is alone.
+        world: this process among those that share the sweep.
 
     Raises:
         RunError: `out` holds a sweep with other settings. ShardError, CacheError: from `train`; the cells in flight
             are tried again by the same command.
     """
-    rank, size = (world.rank, world.size) if world else (0, 1)
     directory = SweepDirectory(out)
     grid = directory.prepare(grid, common=common, facts=facts)
-    yield _event(directory, grid, "planned", ())
+    yield SweepPlanned(tally=_tally(directory, grid))
     groups = _groups(directory, grid, together)
-    start = rank * len(groups) // size
+    start = world.rank * len(groups) // world.size
     for group in (*groups[start:], *groups[:start]):
         if (yield from _run_group(directory, grid, group, train)):
             return
-    yield _event(directory, grid, "finished", ())
+    yield SweepFinished(tally=_tally(directory, grid))
 
 
 def _groups(directory: SweepDirectory, grid: Grid, together: int) -> list[tuple[Cell, ...]]:
-    """Groups to work through: first what never failed, `together` at a time; then each failed cell by itself."""
+    """Return the groups in order: cells that never failed, `together` at a time; then each failed cell alone."""
     failed = [cell for cell in grid.cells() if directory.status(cell).state == "failed"]
     names = {cell.name for cell in failed}
     fresh = [tuple(cell for cell in group if cell.name not in names) for group in grid.groups(together)]
@@ -117,55 +160,56 @@ def _groups(directory: SweepDirectory, grid: Grid, together: int) -> list[tuple[
 def _run_group(
     directory: SweepDirectory, grid: Grid, group: Sequence[Cell], train: TrainGroup
 ) -> Generator[SweepEvent, None, bool]:
-    """Train what is missing of a group and free to take; returns whether the sweep is to halt."""
+    """Train the missing cells of a group that no other process holds; return whether the sweep is to halt."""
     with ExitStack() as claims:
-        mine = [cell for cell in group if claims.enter_context(directory.claim(cell))]
-        # Asked after the claim: another process may have finished the cell since the groups were made.
-        cells = {cell.name: cell for cell in mine if directory.status(cell).state != "done"}
+        claimed = [cell for cell in group if claims.enter_context(directory.claim(cell))]
+        # Read after the claim: another process may have finished the cell since the groups were made.
+        cells = {cell.name: cell for cell in claimed if directory.status(cell).state != "done"}
         if not cells:
             return False
         attempts = {name: directory.status(cell).attempts + 1 for name, cell in cells.items()}
         for name, cell in cells.items():
             directory.set_status(cell, CellStatus(state="running", attempts=attempts[name]))
-        yield _event(directory, grid, "started", tuple(cells))
+        yield CellsStarted(names=tuple(cells), tally=_tally(directory, grid))
         began = time.monotonic()
-        for said in _outcomes(train, [CellJob(cell, directory.run_path(cell)) for cell in cells.values()]):
-            if isinstance(said, CellProgress):
-                yield _event(directory, grid, "progress", said.names, event=said.event)
+        for report in _outcomes(train, [CellJob(cell, directory.run_path(cell)) for cell in cells.values()]):
+            if isinstance(report, CellProgress):
+                yield report
                 continue
-            if isinstance(said, Halted):
-                yield _event(directory, grid, "halted", tuple(cells), event=said.exit_code)
+            if isinstance(report, Halted):
+                yield SweepHalted(exit_code=report.exit_code, tally=_tally(directory, grid))
                 return True
-            outcome = _checked(directory, cells[said.name], said)
+            name, error = _checked(directory, cells[report.name], report)
             status = CellStatus(
-                state="failed" if outcome.error else "done",
-                error=outcome.error,
-                attempts=attempts[said.name],
+                state="failed" if error else "done",
+                error=error,
+                attempts=attempts[name],
                 seconds=(time.monotonic() - began) / len(cells),
             )
-            directory.set_status(cells[said.name], status)
-            yield _event(directory, grid, status.state, (said.name,), message=outcome.error)
+            directory.set_status(cells[name], status)
+            tally = _tally(directory, grid)
+            yield CellFailed(name=name, error=error, tally=tally) if error else CellDone(name=name, tally=tally)
     return False
 
 
 def _outcomes(train: TrainGroup, jobs: Sequence[CellJob]) -> Iterator[CellOutcome | CellProgress | Halted]:
-    """What `train` says, and a failed outcome for every cell that it leaves without one.
+    """Yield what `train` yields, and a failed outcome for every cell that it leaves without one.
 
-    Damaged shards or a damaged cache are every cell's matter: they end the sweep with their own message.
+    Damaged shards or a damaged cache concern every cell: they end the sweep with their own message.
     """
     open_names = {job.cell.name for job in jobs}
     error = "the trainer ended without a word about this cell"
     try:
-        for said in train(jobs):
-            if isinstance(said, CellOutcome):
-                open_names.discard(said.name)
-            yield said
-            if isinstance(said, Halted):
+        for report in train(jobs):
+            if isinstance(report, CellOutcome):
+                open_names.discard(report.name)
+            yield report
+            if isinstance(report, Halted):
                 return
     except (ShardError, CacheError):
         raise
     except Exception as raised:
-        # One student's error must not end the sweep: it is kept with the cell and shown.
+        # One student's error must not end the sweep: it is stored with the cell and shown.
         error = f"{type(raised).__name__}: {raised}"
     for job in jobs:
         if job.cell.name in open_names:
@@ -173,23 +217,14 @@ def _outcomes(train: TrainGroup, jobs: Sequence[CellJob]) -> Iterator[CellOutcom
 
 
 def _checked(directory: SweepDirectory, cell: Cell, outcome: CellOutcome) -> CellOutcome:
-    """A success only counts when the run has its summary."""
+    """Return the outcome; a success without the summary of its run is a failure."""
     summary = RunFiles(directory.run_path(cell)).summary
     if not outcome.error and not summary.is_file():
         return CellOutcome(cell.name, f"the trainer reported success, but {summary} is missing")
     return outcome
 
 
-def _event(
-    directory: SweepDirectory, grid: Grid, kind: str, names: tuple[str, ...], message: str = "", event: Any = None
-) -> SweepEvent:
-    states = [directory.status(cell).state for cell in grid.cells()] if kind != "progress" else []
-    return SweepEvent(
-        kind=kind,
-        names=names,
-        num_done=states.count("done"),
-        num_failed=states.count("failed"),
-        num_total=len(grid.cells()),
-        message=message,
-        event=event,
-    )
+def _tally(directory: SweepDirectory, grid: Grid) -> Tally:
+    """Count the cells by their state on disk."""
+    states = [directory.status(cell).state for cell in grid.cells()]
+    return Tally(states.count("done"), states.count("failed"), len(states))

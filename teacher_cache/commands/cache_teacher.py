@@ -16,7 +16,7 @@ from teacher_cache.commands.flags import (
     TeacherFlags,
     ViewFlags,
     record_options,
-    runs_teacher_options,
+    execution_options,
     served,
     teacher_options,
     view_options,
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 @teacher_options
 @view_options
 @record_options
-@runs_teacher_options
+@execution_options
 @workers_option()
 def cache_teacher(
-    place: ShardPlace,
+    shard_place: ShardPlace,
     cache: str,
     teacher: TeacherFlags,
     views: ViewFlags,
     record: RecordFlags,
-    how: RunsTeacher,
+    execution: RunsTeacher,
     workers: int,
 ) -> None:
     """Run the teacher once over views of every sample and keep a small record of each (stage 1).
@@ -52,8 +52,8 @@ def cache_teacher(
     Run the same command again to go on after a kill, or with more --views to extend. Any number of processes may work
     on one cache: under torchrun, as a SLURM array, or started by hand with RANK and WORLD_SIZE.
     """
-    index = place.index()
-    check_cache(cache, index, teacher, views, record, precision=how.precision)
+    index = shard_place.index()
+    check_cache(cache, index, teacher, views, record, precision=execution.precision)
     world = world_from_env(shared=True)
     from teacher_cache.stage1.build import build_cache
     from teacher_cache.stage1.opening import open_or_create
@@ -62,8 +62,10 @@ def cache_teacher(
 
     there = spec_at(cache)
     recipe = views.recipe(index, there)
-    network = teacher.load(recipe, device=how.device, precision=how.precision, compile=how.compile, world=world)
-    with StopRequest() as stop, place.reader(index) as reader:
+    network = teacher.load(
+        recipe, device=execution.device, precision=execution.precision, compile=execution.compile, world=world
+    )
+    with StopRequest() as stop, shard_place.reader(index) as reader:
         display, opened = _Display(world, stop), None
         for event in open_or_create(
             cache,
@@ -87,7 +89,7 @@ def cache_teacher(
                 reader=reader,
                 world=world,
                 workers=workers,
-                batch_size=how.batch_size,
+                batch_size=execution.batch_size,
                 should_stop=lambda: stop.told,
             ):
                 display.show(done)

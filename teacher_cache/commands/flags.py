@@ -165,9 +165,9 @@ class RunsTeacher:
     device: str | None
 
 
-runs_teacher_options = bundled(
+execution_options = bundled(
     RunsTeacher,
-    "how",
+    "execution",
     click.option(
         "--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Views per teacher forward."
     ),

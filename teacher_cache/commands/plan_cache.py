@@ -13,7 +13,7 @@ from teacher_cache.commands.flags import (
     TeacherFlags,
     ViewFlags,
     record_options,
-    runs_teacher_options,
+    execution_options,
     served,
     teacher_options,
     view_options,
@@ -44,29 +44,29 @@ if TYPE_CHECKING:
     type=click.IntRange(8),
     help="Views that the teacher answers for the estimate.",
 )
-@runs_teacher_options
+@execution_options
 @workers_option()
 def plan_cache(
-    place: ShardPlace,
+    shard_place: ShardPlace,
     teacher: TeacherFlags,
     views: ViewFlags,
     record: RecordFlags,
     gpus: int,
     seconds: float,
     calibration_views: int,
-    how: RunsTeacher,
+    execution: RunsTeacher,
     workers: int,
 ) -> None:
     """Predict bytes, hours and error of a cache before it is made, from a short calibration on this machine."""
-    index = place.index()
+    index = shard_place.index()
     teacher.checked_name()
     check_new_cache(index, views, record)
 
     from teacher_cache.inspect import cache_plan
 
     recipe = views.recipe(index)
-    network = teacher.load(recipe, device=how.device, precision=how.precision, compile=how.compile)
-    with place.reader(index) as reader:
+    network = teacher.load(recipe, device=execution.device, precision=execution.precision, compile=execution.compile)
+    with shard_place.reader(index) as reader:
         for event in cache_plan.plan_cache(
             index,
             network,
@@ -75,7 +75,7 @@ def plan_cache(
             num_views=views.num_views,
             reader=reader,
             workers=workers,
-            batch_size=how.batch_size,
+            batch_size=execution.batch_size,
             num_processes=gpus,
             calibration_views=calibration_views,
             seconds=seconds,

@@ -36,7 +36,7 @@ SHOWN = 4
 @click.option("--first-view", default=0, show_default=True, type=click.IntRange(0), help="The first of them.")
 @click.option("--out", required=True, type=PATH, help="A PNG.")
 def show_views(
-    place: ShardPlace,
+    shard_place: ShardPlace,
     cache: str | None,
     recipe_name: str,
     sets: tuple[str, ...],
@@ -54,7 +54,7 @@ def show_views(
     recipe = recipe_named(recipe_name, **view_settings(sets))
     if cache:
         local_header(cache)
-    index = place.index()
+    index = shard_place.index()
     keys = [sample] if sample is not None else _some_keys(index)
     for key in keys:
         index.find(key)
@@ -65,7 +65,7 @@ def show_views(
 
     views = range(first_view, first_view + num_views)
     with ExitStack() as stack:
-        reader, opened = stack.enter_context(place.reader(index)), None
+        reader, opened = stack.enter_context(shard_place.reader(index)), None
         if cache:
             opened = stack.enter_context(TeacherCache.open(cache))
             require_index(opened, index, opened.url)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @device_option
 def verify_cache(
     cache: str,
-    place: ShardPlace,
+    shard_place: ShardPlace,
     deep: bool,
     blocks: int,
     teacher: TeacherFlags,
@@ -45,7 +45,7 @@ def verify_cache(
         raise ValueError("--teacher-weights, --teacher-arg: whose? give --teacher NAME as well")
     if not asked:
         refuse_ignored(["teacher_ema"], "no --teacher is asked")
-    if (deep or asked) and place.shards is None:
+    if (deep or asked) and shard_place.shards is None:
         raise ValueError("--deep: renders again, so it needs --shards")
     if not asked:
         refuse_ignored(["tolerance", "device"], "no --teacher is asked")
@@ -53,7 +53,7 @@ def verify_cache(
         refuse_ignored(["shards", "shard_cache", "blocks", "seed"], "only --deep and --teacher render blocks again")
     local_header(cache)
     if deep or asked:
-        place.index()
+        shard_place.index()
     from teacher_cache.inspect import verify
     from teacher_cache.store.cache import TeacherCache
 
@@ -61,7 +61,9 @@ def verify_cache(
         units = opened.num_view_blocks * opened.num_shards
         problems = _show_findings("digests", units, "unit", verify.verify_digests(opened, repair=repair))
         if deep or asked:
-            problems += _verify_deep(opened, place, teacher, device, blocks=blocks, seed=seed, tolerance=tolerance)
+            problems += _verify_deep(
+                opened, shard_place, teacher, device, blocks=blocks, seed=seed, tolerance=tolerance
+            )
     if problems:
         say(count(problems, "problem") + (": taken out of the ledger; run cache-teacher again" if repair else ""))
         raise stop_with(1)
@@ -69,7 +71,7 @@ def verify_cache(
 
 def _verify_deep(
     cache: "TeacherCache",
-    place: ShardPlace,
+    shard_place: ShardPlace,
     teacher: TeacherFlags,
     device: str | None,
     *,
@@ -79,8 +81,8 @@ def _verify_deep(
 ) -> int:
     from teacher_cache.inspect import verify
 
-    index, spec = place.index(), cache.spec
-    with place.reader(index) as reader:
+    index, spec = shard_place.index(), cache.spec
+    with shard_place.reader(index) as reader:
         if teacher.teacher is None:
             found = verify.verify_pixels(cache, index, reader, num_blocks_to_check=blocks, seed=seed)
             return _show_findings("pixels", blocks, "block", found)
