@@ -16,7 +16,7 @@ from teacher_cache.commands.flags import (
     TeacherFlags,
     ViewFlags,
     record_options,
-    execution_options,
+    runs_teacher_options,
     served,
     teacher_options,
     view_options,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @teacher_options
 @view_options
 @record_options
-@execution_options
+@runs_teacher_options
 @workers_option()
 def cache_teacher(
     shard_place: ShardPlace,

@@ -165,7 +165,7 @@ class RunsTeacher:
     device: str | None
 
 
-execution_options = bundled(
+runs_teacher_options = bundled(
     RunsTeacher,
     "execution",
     click.option(

@@ -13,7 +13,7 @@ from teacher_cache.commands.flags import (
     TeacherFlags,
     ViewFlags,
     record_options,
-    execution_options,
+    runs_teacher_options,
     served,
     teacher_options,
     view_options,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     type=click.IntRange(8),
     help="Views that the teacher answers for the estimate.",
 )
-@execution_options
+@runs_teacher_options
 @workers_option()
 def plan_cache(
     shard_place: ShardPlace,
