@@ -101,7 +101,7 @@ def labels_of(folder: Path) -> dict[str, int | str]:
 # The same images, whatever holds them.
 
 
-def _outer_tar(folder: Path, at: Path) -> Path:
+def outer_tar(folder: Path, at: Path) -> Path:
     inner = {}
     for name in sorted(path.name for path in folder.iterdir()):
         files = {path.name: path.read_bytes() for path in (folder / name).iterdir()}
@@ -116,7 +116,7 @@ def _plain_tar(folder: Path, at: Path, top: str = "./photos/") -> Path:
 
 
 HOLDERS: dict[str, Callable[[Path, Path], Path]] = {
-    "tar of tars": _outer_tar,
+    "tar of tars": outer_tar,
     "tar of a folder": _plain_tar,
     "zip": lambda folder, at: zip_of(at / "a.zip", folder),
     "zip of a folder, stored": lambda folder, at: zip_of(at / "a.zip", folder, "photos/", zipfile.ZIP_STORED),
@@ -142,7 +142,7 @@ def test_the_same_images_make_the_same_shards_whatever_holds_them(holder: str, t
 @pytest.mark.parametrize("damage", ["cut", "flip", "gzip", "text", "missing"])
 def test_damaged_archives_are_refused_by_name(damage: str, tmp_path: Path) -> None:
     folder = class_folders(tmp_path / "train")
-    for path in (_outer_tar(folder, tmp_path), zip_of(tmp_path / "a.zip", folder, method=zipfile.ZIP_STORED)):
+    for path in (outer_tar(folder, tmp_path), zip_of(tmp_path / "a.zip", folder, method=zipfile.ZIP_STORED)):
         data = path.read_bytes()
         if damage == "cut":
             path.write_bytes(data[: len(data) * 2 // 3])
@@ -258,7 +258,7 @@ def test_images_side_by_side_without_a_list_are_told_of_it(tmp_path: Path) -> No
 # ImageNet's validation set.
 
 
-def _devkit(folder: Path, wnid_of: dict[str, str]) -> Path:
+def devkit(folder: Path, wnid_of: dict[str, str]) -> Path:
     """The ground truth, numbered in an order of its own, and meta.mat with the numbers, with an inner node."""
     from scipy.io import savemat
 
@@ -272,7 +272,7 @@ def _devkit(folder: Path, wnid_of: dict[str, str]) -> Path:
     return path
 
 
-def _val_txt(folder: Path, wnid_of: dict[str, str]) -> Path:
+def val_txt(folder: Path, wnid_of: dict[str, str]) -> Path:
     """The list that comes with Caffe: numbers in the order of the sorted wnids."""
     path = folder / "val.txt"
     put(path, "".join(f"{name}.JPEG {WNIDS.index(wnid)}\n" for name, wnid in wnid_of.items()))
@@ -286,8 +286,8 @@ def test_imagenets_validation_set_is_read_with_each_of_its_lists(kind: str, hold
     put(tmp_path / "LOC_val_solution.csv", solution(wnid_of))
     path = {
         "LOC_val_solution": lambda: tmp_path / "LOC_val_solution.csv",
-        "val.txt": lambda: _val_txt(tmp_path, wnid_of),
-        "devkit": lambda: _devkit(tmp_path / "data", wnid_of),
+        "val.txt": lambda: val_txt(tmp_path, wnid_of),
+        "devkit": lambda: devkit(tmp_path / "data", wnid_of),
     }[kind]()
     source = tmp_path / "val"
     if holder == "tar":
@@ -301,7 +301,7 @@ def test_imagenets_validation_set_is_read_with_each_of_its_lists(kind: str, hold
 def test_the_ground_truth_is_refused_without_the_devkit(tmp_path: Path) -> None:
     """Its numbers are not the sorted order: every label would be wrong, and nothing would say so."""
     wnid_of = flat_val(tmp_path / "val")
-    path = _devkit(tmp_path / "data", wnid_of)
+    path = devkit(tmp_path / "data", wnid_of)
     (tmp_path / "data" / "meta.mat").unlink()
     assert "meta.mat" in refused(tmp_path / "val", tmp_path / "out", "--labels", str(path))
 
@@ -400,3 +400,38 @@ def test_classes_and_their_counts_are_the_result(tmp_path: Path) -> None:
     assert "c07" in said and "34 classes between" in said
     rows = csv.reader(said.splitlines(), delimiter=" ")
     assert sum(1 for row in rows if len(row) > 2 and row[2].startswith("c") and len(row[2]) == 3) == 6
+
+
+# A part for validation.
+
+
+def test_a_part_is_held_out_by_the_key_alone(tmp_path: Path) -> None:
+    """No image moves when others come or go, and no class is without validation or training images."""
+    for label, num in (("ant", 60), ("bee", 30), ("cow", 2)):
+        for n in range(num):
+            put(tmp_path / "in" / label / f"{n}.JPEG", encoded(n))
+    made(tmp_path / "in", tmp_path / "out", "--split", "0.2")
+    parts = {split: set(labels_of(tmp_path / "out" / split)) for split in ("train", "val")}
+    assert not parts["train"] & parts["val"] and len(parts["train"] | parts["val"]) == 92
+    for label, num, low, high in (("ant", 60, 6, 20), ("bee", 30, 2, 12), ("cow", 2, 1, 1)):
+        held = sum(key.startswith(label) for key in parts["val"])
+        assert low <= held <= high and held < num, (label, held)
+    for n in range(0, 60, 3):
+        (tmp_path / "in" / "ant" / f"{n}.JPEG").unlink()
+    for n in range(100, 110):
+        put(tmp_path / "in" / "bee" / f"{n}.JPEG", encoded(n))
+    made(tmp_path / "in", tmp_path / "again", "--split", "0.2")
+    for split, keys in parts.items():
+        later = set(labels_of(tmp_path / "again" / split))
+        other = parts["val" if split == "train" else "train"]
+        moved = later & other
+        assert len(moved) <= 2, "at most the one of each class that is held out in any case"
+        assert later & keys
+
+
+def test_a_source_with_a_validation_part_is_not_split_again(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "photos" / "train").parent
+    class_folders(source / "val")
+    assert "has a validation part already" in refused(source, tmp_path / "out", "--split", "0.1")
+    for wrong in ("0", "1", "nan"):
+        assert make(source, tmp_path / "out", "--split", wrong).exit_code == 2

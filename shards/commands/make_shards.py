@@ -11,7 +11,7 @@ from shards.atomic import replace_file
 from shards.commands.flags import class_names_option, require_use, say_ignored
 from shards.console import Bar, result, say
 from shards.documents import read_regular
-from shards.flags import PATH, SEED, TEXT, bundled, workers_option
+from shards.flags import PATH, SEED, TEXT, Number, bundled, workers_option
 from shards.own_folder import require_file, require_own
 from shards.text.figures import byte_size, count
 
@@ -30,6 +30,7 @@ class SourceFlags:
     first_label: int | None
     class_names: Path | None
     ignore_unknown: bool
+    split: float | None
 
     def sets(self, path: Path) -> "Mapping[str, ImageList]":
         """The sets of SOURCE by name, "" for one set; says how SOURCE was understood.
@@ -37,6 +38,7 @@ class SourceFlags:
         Errors:
             ValueError for wrong flags; ShardError counting everything that is wrong with SOURCE.
         """
+        from shards.formats.held_out import held_out
         from shards.formats.input_format import Source
         from shards.formats.table import format_of
         from shards.index.class_names import read_class_names
@@ -53,7 +55,12 @@ class SourceFlags:
             require_use(self.labels is not None, f"--labels: format {found.name} takes no list; drop one of the two")
             require_use(self.first_label is not None, "--first-label: only with --labels, where the list has numbers")
         say(f"{path}: {found.summary}")
-        return found.read(source)
+        sets = found.read(source)
+        if self.split is None:
+            return sets
+        if list(sets) != [""]:
+            raise ValueError(f"--split: {path} has a validation part already; drop the flag, or give train alone")
+        return held_out(sets[""], self.split)
 
 
 _source_flags = bundled(
@@ -67,6 +74,11 @@ _source_flags = bundled(
     class_names_option,
     click.option(
         "--ignore-unknown", is_flag=True, help="Pass over every file that is no JPEG, PNG or WebP image, counted."
+    ),
+    click.option(
+        "--split",
+        type=Number(0, 0.9, min_open=True),
+        help="Hold out this share of each class: DEST/train and DEST/val; which images follows from their keys.",
     ),
 )
 

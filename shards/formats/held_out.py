@@ -1,0 +1,47 @@
+"""Hold out a part of a set for validation: which images it is depends on their keys alone."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+from shards.errors import ShardError
+from shards.formats.class_folders import missing_classes
+from shards.formats.image_list import ImageList
+from shards.text.figures import count
+
+_WHOLE = 2**64
+
+
+def held_out(listed: ImageList, share: float) -> Mapping[str, ImageList]:
+    """Cut a list into "train" and "val".
+
+    An image is held out where a hash of its key, as a number in [0, 1), is below `share`: images that are added or
+    taken away move no other. Of each class of at least two images, the one of the smallest hash is held out, and the
+    one of the largest is not.
+
+    Errors:
+        ShardError where nothing is left for one of the two.
+    """
+    ranked: dict[int, list[tuple[int, int]]] = {}
+    for place, image in enumerate(listed.images):
+        number = int.from_bytes(hashlib.blake2b(image.key.encode(), digest_size=8).digest(), "little")
+        ranked.setdefault(image.label, []).append((number, place))
+    val: set[int] = set()
+    for of_class in ranked.values():
+        of_class.sort()
+        least, most = min(1, len(of_class) - 1), max(1, len(of_class) - 1)
+        num_below = sum(number < share * _WHOLE for number, _ in of_class)
+        val.update(place for _, place in of_class[: min(max(num_below, least), most)])
+    if not 0 < len(val) < len(listed.images):
+        raise ShardError(
+            f"{listed.tree.name}: expected images for training and validation, got "
+            f"{count(len(listed.images), 'image')} in all; leave out --split"
+        )
+    parts = {"train": set(range(len(listed.images))) - val, "val": val}
+    found = {}
+    for name, places in parts.items():
+        images = [listed.images[place] for place in sorted(places)]
+        without = missing_classes(listed.class_names, images)
+        found[name] = replace(listed, images=images, without_images=without)
+    found["val"] = replace(found["val"], ignored={}, remarks=())
+    return found
