@@ -87,6 +87,27 @@ class Batch:
         """The keys of the samples."""
         return [self.index.key(*pair) for pair in zip(self.shard.tolist(), self.row.tolist(), strict=True)]
 
+    def as_dict(self, temperature: float | None = None) -> dict[str, Tensor]:
+        """The batch as a plain dict of tensors on the feed's device, for trainers that move or check what they get.
+
+        Args:
+            temperature: τ of "teacher_log_prob"; None leaves it out.
+
+        Returns:
+            "images" (B, 3, H, W) and "targets" (B, C) float32, "labels" (B,) int64; with a teacher "teacher_hard" (B,)
+            int64 and, with a τ, "teacher_log_prob" (B, C) float32; "shard", "row", "view" (B,) int32.
+
+        Errors:
+            ValueError for a τ where the feed has no teacher.
+        """
+        values = {"images": self.images, "targets": self.targets, "labels": self.labels.label_B}
+        if self.answer is not None:
+            values["teacher_hard"] = self.answer.hard
+        if temperature is not None:
+            values["teacher_log_prob"] = self.teacher.log_prob(temperature)
+        places = {"shard": self.shard, "row": self.row, "view": self.view}
+        return values | {name: torch.from_numpy(place).to(self.images.device) for name, place in places.items()}
+
     def __len__(self) -> int:
         """B, the samples on this rank."""
         return len(self.images)

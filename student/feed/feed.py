@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from shards.errors import RunError
 from shards.index.reader import ShardReader
@@ -202,6 +203,15 @@ class Feed:
             raise ValueError(f"first_step: expected 0 … {self.order.steps} (steps of an epoch), got {first_step}")
         return Epoch(self, epoch, first_step)
 
+    def loader(self, temperature: float | None = None, *, first_epoch: int = 0) -> "Loader":
+        """The epochs one after the other, as trainers of others iterate a loader: every `iter` is the next epoch.
+
+        Args:
+            temperature: τ of "teacher_log_prob" in the batches, which are those of `Batch.as_dict`.
+            first_epoch: where a resumed run goes on.
+        """
+        return Loader(self, temperature, first_epoch)
+
     def batches_from(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """What iterating an `Epoch` does."""
         if self._closed:
@@ -288,3 +298,26 @@ class Epoch:
     def __len__(self) -> int:
         """Batches on this rank from the first step to the end of the epoch."""
         return len(self._feed) - self._first_step * self._feed.order.accumulate
+
+
+class Loader:
+    """Batches as plain dicts, an epoch for every `iter`: what other trainers take for a DataLoader.
+
+    Attributes:
+        epoch: the next one. One that is left before its first batch is not counted.
+    """
+
+    def __init__(self, feed: Feed, temperature: float | None, first_epoch: int) -> None:
+        """Use `Feed.loader`."""
+        self._feed, self._temperature, self.epoch = feed, temperature, first_epoch
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """The batches of the next epoch."""
+        epoch = self.epoch
+        for batch in self._feed.epoch(epoch):
+            self.epoch = epoch + 1
+            yield batch.as_dict(self._temperature)
+
+    def __len__(self) -> int:
+        """Batches of every epoch on this rank."""
+        return len(self._feed)
