@@ -76,8 +76,7 @@ def below(feed: Feed, source: CachedTeacher, reader: ShardReader, epoch: int) ->
     """The trainer's batches without the door: the parts of the same epoch, put together by hand."""
     source.begin_epoch(epoch)
     seen, recipe = 0, feed.views.recipe
-    steps = (feed.plan(epoch).items(step, 0, 1) for step in range(feed.order.steps))
-    tasks = [list(items.groups(recipe.block_views)) for items in steps]
+    tasks = [feed.plan(epoch).blocks(step) for step in range(feed.order.steps)]
     for rendered in render_ahead(tasks, reader=reader, recipe=recipe, workers=0, died=RunError):
         images, _, answer = ready(rendered, recipe, source, feed.device)
         assert answer is not None, "there is a cache"

@@ -113,7 +113,7 @@ def measure(folder: str, pipe: Any) -> None:
     planned = time.perf_counter()
     step = 150 * plan.steps + plan.steps // 2
     epoch, inside = divmod(step, plan.steps)
-    items = list(order.plan(epoch).items(inside, 3, 8).groups(RECIPE.block_views))
+    items = order.plan(epoch).blocks(inside, 3, 8)
     resumed = time.perf_counter()
     assert items
     pipe.send(

@@ -98,7 +98,7 @@ def _rank(name: str, rank: int, ranks: int, pipe: Connection) -> None:
     ):
         assert not cache.missing()
         before, opened = _read_bytes(), time.perf_counter()
-        task = list(plan.items(0, rank, ranks).groups(RECIPE.block_views))
+        task = plan.blocks(0, rank, ranks)
         loaded = render_ahead([task, task], reader=reader, recipe=RECIPE, workers=1, died=RunError)
         slab = slabs.epoch(0)
         mapped = time.perf_counter()
@@ -213,11 +213,9 @@ def _write_units(cache: TeacherCache, index: ShardIndex, logit_NC: Any, basis: T
     """Every unit, with real records in another order each, and real digests where the first step will look."""
     encoded = RecordCodec(RECORD, basis).encode(logit_NC)
     rng = np.random.Generator(np.random.PCG64(0))
-    plan = _order(index).plan(0)
-    first = plan.items(0, 0, 1)
     wanted: dict[int, set[int]] = {}
-    for shard, block in zip(first.shard_P.tolist(), first.block_P.tolist(), strict=True):
-        wanted.setdefault(shard, set()).add(block)
+    for part in _order(index).plan(0).blocks(0):
+        wanted.setdefault(part.shard, set()).add(part.block)
     with ShardReader(index) as reader:
         for shard, num_rows in enumerate(index.rows_S.tolist()):
             pick_VR = rng.integers(0, len(logit_NC), (RECIPE.block_views, num_rows))

@@ -128,9 +128,8 @@ class Bench:
 
     def run(self, students: Sequence[Trainer]) -> tuple[float, float]:
         """One pass over the steps for these students; seconds of data and of steps."""
-        items = [self.plan.items(step, 0, 1) for step in range(self.steps)]
         recipe = self.views.recipe
-        tasks = [list(some.groups(recipe.block_views)) for some in items]
+        tasks = [self.plan.blocks(step) for step in range(self.steps)]
         stream_ = self._timed(render_ahead(tasks, reader=self.reader, recipe=recipe, workers=0, died=RunError))
         data_s = step_s = 0.0
         for seconds, loaded in stream_:

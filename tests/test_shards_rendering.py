@@ -26,8 +26,7 @@ def index(tmp_path_factory):
 
 def plan_items(index, *, repeats=1, parts=2):
     plan = Order(rows_S=index.rows_S, recipe=views(), batch_size=16, repeats=repeats).plan(0)
-    items = [plan.items(step, part, parts) for step in range(plan.steps) for part in range(parts)]
-    return [list(some.groups(views().block_views)) for some in items]
+    return [plan.blocks(step, part, parts) for step in range(plan.steps) for part in range(parts)]
 
 
 def batches(tasks, **settings):

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -22,12 +23,13 @@ def plan(epoch=0, **settings):
     return order_of(**settings).plan(epoch)
 
 
-def triples(items):
-    return list(zip(items[0].tolist(), items[1].tolist(), items[2].tolist(), strict=True))
+def triples(blocks):
+    return [(shard, block, view) for shard, block, views in blocks for view in views]
 
 
 def order(epoch_plan):
-    return triples((epoch_plan.shard_I, epoch_plan.block_I, epoch_plan.view_I))
+    arrays = (epoch_plan.shard_I, epoch_plan.block_I, epoch_plan.view_I)
+    return list(zip(*(array.tolist() for array in arrays), strict=True))
 
 
 @pytest.mark.parametrize("repeats", [1, 2, 3, 6])
@@ -52,16 +54,16 @@ def test_every_world_sees_the_same_global_batches(world, accumulate, repeats):
     recipe = ViewRecipe(block_size=4, block_views=6)
     one = plan(3, recipe=recipe, repeats=repeats)
     for step in range(one.steps):
-        parts = [one.items(step, part, world * accumulate) for part in range(world * accumulate)]
-        assert [item for part in parts for item in triples(part)] == triples(one.items(step, 0, 1))
-        assert len({len(part.shard_P) for part in parts}) == 1
+        parts = [one.blocks(step, part, world * accumulate) for part in range(world * accumulate)]
+        assert [item for part in parts for item in triples(part)] == triples(one.blocks(step))
+        assert len({len(triples(part)) for part in parts}) == 1
 
 
 def test_resuming_at_a_step_is_slicing_at_it():
     """The plan asked for later is the plan asked for first."""
     assert order(plan(5)) == order(plan(5))
     blocks = plan(5).blocks_per_step
-    assert triples(plan(5).items(2, 0, 1)) == order(plan(5))[2 * blocks : 3 * blocks]
+    assert triples(plan(5).blocks(2)) == order(plan(5))[2 * blocks : 3 * blocks]
 
 
 def test_epochs_and_seeds_have_different_orders_and_the_same_length():
@@ -104,14 +106,14 @@ def test_views_cycle_and_the_schedule_says_so(repeats, num_views):
 
 def test_groups_are_runs_of_consecutive_views_of_one_block():
     """A group costs one decode; cut wrongly it would mix blocks of different partitions."""
-    one = plan(0, repeats=6, batch_size=160).items(0, 0, 1)
-    groups = list(one.groups(RECIPE.block_views))
-    assert [(s, b, v) for s, b, views in groups for v in views] == triples(one)
-    assert len(groups) < len(one.shard_P) / 3
+    one = plan(0, repeats=6, batch_size=160)
+    groups = one.blocks(0)
+    assert triples(groups) == order(one)[: one.blocks_per_step]
+    assert len(groups) < one.blocks_per_step / 3
     for _, _, views in groups:
         assert list(views) == list(range(views[0], views[0] + len(views)))
         assert len({v // RECIPE.block_views for v in views}) == 1
-    assert sum(1 for _ in one.groups(block_views=1)) == len(one.shard_P), "cut at every view block"
+    assert len(replace(one, views_per_unit=1).blocks(0)) == one.blocks_per_step, "cut at every unit"
 
 
 def test_samples_left_out_are_counted():
@@ -140,4 +142,4 @@ def test_numbers_that_do_not_fit_are_refused(change, words):
 def test_a_world_that_does_not_divide_the_batch_is_refused():
     """Unequal slices would weight samples unequally."""
     with pytest.raises(ValueError, match="cannot be cut"):
-        plan(batch_size=48).items(0, 0, 2)
+        plan(batch_size=48).blocks(0, 0, 2)

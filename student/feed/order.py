@@ -5,7 +5,7 @@ stream that visits every full block once, each with `repeats` consecutive views;
 that stream. With `repeats` = 3 an epoch therefore sees a third of the images in three views each, which is repeated
 augmentation (Hoffer et al. 2020; DeiT section 5.4), and the r views of a block share one decode.
 
-Only `EpochPlan.items` knows of ranks: it cuts a step in equal contiguous parts. A rank of W is one part of W,
+Only `EpochPlan.blocks` knows of ranks: it cuts a step in equal contiguous parts. A rank of W is one part of W,
 micro-batch m of A on that rank is part rank·A + m of W·A. Resuming at step s is slicing.
 
 Legend: S shards, I block-views of the epoch in order, P block-views of one part of a step.
@@ -14,6 +14,7 @@ Legend: S shards, I block-views of the epoch in order, P block-views of one part
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -25,47 +26,30 @@ from shards.views.view_recipe import ViewRecipe
 from shards.world import ALONE, World
 
 
-class Items(NamedTuple):
-    """Block-views in order: the content of a step or of a part of it. int32 (P,) each."""
-
-    shard_P: NDArray[np.int32]
-    block_P: NDArray[np.int32]
-    view_P: NDArray[np.int32]
-
-    def groups(self, block_views: int) -> Iterator[BlockViews]:
-        """Yield the blocks with the runs of views that one decode serves, in order.
-
-        A run is cut where the shard, the block or the view block changes or the views stop being consecutive, so the
-        views of a run are always drawn over the same blocks.
-        """
-        if len(self.shard_P) == 0:
-            return
-        same = (
-            (np.diff(self.shard_P) == 0)
-            & (np.diff(self.block_P) == 0)
-            & (np.diff(self.view_P) == 1)
-            & (np.diff(self.view_P // block_views) == 0)
-        )
-        starts = np.concatenate(([0], np.flatnonzero(~same) + 1, [len(self.shard_P)]))
-        for lo, hi in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-            views = tuple(int(view) for view in self.view_P[lo:hi])
-            yield BlockViews(int(self.shard_P[lo]), int(self.block_P[lo]), views)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochPlan:
-    """The whole order of one epoch: `steps` steps of `blocks_per_step` block-views, int32 (I,) arrays."""
+    """The whole order of one epoch: `steps` steps of `blocks_per_step` block-views, int32 (I,) arrays.
+
+    `views_per_unit` are the consecutive views that are drawn over the same blocks.
+    """
 
     shard_I: NDArray[np.int32]
     block_I: NDArray[np.int32]
     view_I: NDArray[np.int32]
     blocks_per_step: int
+    views_per_unit: int
     steps: int
     num_left_out: int
     """Samples of the index that no step of this super-epoch reaches: remainders of shards, and of the last batch."""
 
-    def items(self, step: int, part: int, parts: int) -> Items:
-        """Part `part` of `parts` of step `step`; ValueError unless `parts` divides the step's blocks."""
+    def blocks(self, step: int, part: int = 0, parts: int = 1) -> list[BlockViews]:
+        """Return part `part` of `parts` of a step: blocks in order, with the runs of views that one decode serves.
+
+        A run ends where the shard, the block or the unit changes or the views stop being consecutive.
+
+        Raises:
+            ValueError: a missing step; `parts` does not divide the blocks of a step.
+        """
         if not 0 <= step < self.steps:
             raise ValueError(f"step {step} is not in this epoch of {self.steps} steps")
         if self.blocks_per_step % parts != 0 or not 0 <= part < parts:
@@ -76,7 +60,18 @@ class EpochPlan:
         width = self.blocks_per_step // parts
         lo = step * self.blocks_per_step + part * width
         cut = slice(lo, lo + width)
-        return Items(self.shard_I[cut], self.block_I[cut], self.view_I[cut])
+        shard_P, block_P, view_P = self.shard_I[cut], self.block_I[cut], self.view_I[cut]
+        same = (
+            (np.diff(shard_P) == 0)
+            & (np.diff(block_P) == 0)
+            & (np.diff(view_P) == 1)
+            & (np.diff(view_P // self.views_per_unit) == 0)
+        )
+        starts = np.concatenate(([0], np.flatnonzero(~same) + 1, [width])).tolist()
+        return [
+            BlockViews(int(shard_P[first]), int(block_P[first]), tuple(view_P[first:end].tolist()))
+            for first, end in pairwise(starts)
+        ]
 
 
 class Span(NamedTuple):
@@ -142,7 +137,7 @@ class Order:
             raise ValueError(f"epochs: expected at least 1, got {self.epochs}")
         if not self.steps:
             raise ValueError(self._too_few_words())
-        self.plan(0).items(0, 0, self.parts)
+        self.plan(0).blocks(0, 0, self.parts)
 
     def _too_few_words(self) -> str:
         """Why there is no step, and which batch size there could be."""
@@ -184,6 +179,7 @@ class Order:
             block_I=block_I.astype(np.int32),
             view_I=(first_view + item_I % self.repeats).astype(np.int32),
             blocks_per_step=self._blocks_per_step,
+            views_per_unit=self.recipe.block_views,
             steps=self.steps,
             num_left_out=int(np.sum(self.rows_S)) - per_epoch * self.recipe.block_size,
         )
@@ -221,8 +217,8 @@ class Order:
             plan = self.plan(number)
             for step in range(first_step if number == epoch else 0, plan.steps):
                 for micro in range(self.accumulate):
-                    items = plan.items(step, self.world.rank * self.accumulate + micro, self.parts)
-                    yield Position(number, step, micro), list(items.groups(self.recipe.block_views))
+                    blocks = plan.blocks(step, self.world.rank * self.accumulate + micro, self.parts)
+                    yield Position(number, step, micro), blocks
 
     @property
     def _blocks_S(self) -> NDArray[np.int64]:  # noqa: N802  # shape-suffixed as everywhere
