@@ -80,6 +80,7 @@ SECTIONS = {
         *(
             "teacher",
             "teacher_weights",
+            "teacher_ema",
             "teacher_args",
             "teacher_mean",
             "teacher_std",
@@ -89,7 +90,7 @@ SECTIONS = {
         ),
         *("teacher_weight", "combine", "teachers"),
     ),
-    "Machine": ("device", "precision", "workers", "accumulate", "compile", "scratch"),
+    "Machine": ("device", "precision", "workers", "accumulate", "compile", "scratch", "skip_memory_check"),
     "Output": ("log_every", "checkpoint_every", "eval_every", "as_json", "png", "html"),
 }
 """The sections of a long help, with the names of their options; all others stand under "Options"."""

@@ -218,10 +218,8 @@ def stop_with(code: int) -> click.exceptions.Exit:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 precision_option = click.option(
     "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="Arithmetic of the forward pass.",
+    type=click.Choice(["fp32", "tf32", "bf16", "fp16"]),
+    help="Arithmetic of the forward pass; default: as begun, else bf16 (fp16 where a GPU has none), on a CPU fp32.",
 )
 
 

@@ -148,6 +148,34 @@ def test_a_map_and_its_report(work: Path) -> None:
     assert len((work / "r.csv").read_text().splitlines()) == 6
 
 
+def test_what_is_begun_goes_on_in_its_own_precision_where_the_default_is_another(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun on a GPU, gone on with on a CPU: a longer cache, a resumed run, a larger sweep."""
+    shards = ["--shards", work / "train", "--workers", "0"]
+    grow = ["cache-teacher", *shards, "--cache", tmp_path / "c.zarr", "--teacher", "test_resnet", *VIEWS]
+    grow += [
+        "--teacher-weights",
+        work / "teacher" / "weights.safetensors",
+        "--views-per-unit",
+        "2",
+        "--record",
+        "dense",
+    ]
+    recipe = ["--model", "deit_tiny_distilled_patch16_224", "--batch-size", "16", *SMALL, *VIT, "--epochs", "1"]
+    train = ["train-student", *shards, "--cache", tmp_path / "c.zarr", *recipe, "--out", tmp_path / "run"]
+    sweep = ["ablate", *shards, "--val-shards", work / "val", "--cache", tmp_path / "c.zarr", *recipe]
+    sweep += ["--tau", "2", "--distill", "soft", "--out", tmp_path / "sweep"]
+    with monkeypatch.context() as patch:
+        patch.setattr("teacher_cache.network.arithmetic.default_precision", lambda device: ("bf16", "a pretended GPU"))
+        for words in ([*grow, "--views", "2"], train, [*sweep, "--lambda", "0.5"]):
+            assert "precision bf16: a pretended GPU" in done(*words)
+    for words in (train, [*sweep, "--lambda", "0.5,0.9"], [*grow, "--views", "4"]):
+        assert "precision bf16: as begun" in done(*words)
+        refused = run(*words, "--precision", "fp32")
+        assert refused.exit_code == 1 and "precision" in refused.output and "bf16" in refused.output
+
+
 MISTAKES = [
     (["cache-teacher", "--shards", "nowhere", "--cache", "c", "--views", "2"], 2, "nowhere"),
     (

@@ -15,10 +15,8 @@ import torch
 
 from shards.errors import CacheError, RunError, ShardError
 from shards.rng import stream
-from shards.views.view_recipe import recipe_named
 from shards.world import World
-from student.learn.memory import MemoryNeed, free_bytes, group_free_bytes, memory_need, require_memory
-from student.learn.network import heads, make_student
+from student.learn.memory import FreeMemory, memory_need
 from student.recipe.settings import TrainSettings
 from student.run.run_events import Joining
 from student.sweep.cell_training import SweepTraining, cache_facts
@@ -377,14 +375,19 @@ def test_a_check_finds_what_does_not_fit_before_anything_is_written(
         training.check(replace(GRID, views_used=(5,)), together=1)
     with pytest.raises(ValueError, match="batch_size"):
         replace(training, recipe=replace(training.recipe, batch_size=18)).check(GRID, together=1)
-    need = memory_need(training.recipe, num_classes=CLASSES, num_students=4, batches_ahead=2).total
-    monkeypatch.setattr("student.sweep.cell_training.free_bytes", lambda device: int(need / 0.9) + 1)
-    training.check(GRID, together=4)
+    need = memory_need(training.recipe, num_classes=CLASSES, num_students=4)
+    host = int((need.total + need.ahead) / 0.9) + 1
+
+    def free_memory(device: torch.device, *, sharing: int) -> FreeMemory:
+        return FreeMemory(str(device), None, host // sharing)
+
+    monkeypatch.setattr("student.sweep.cell_training.free_memory", free_memory)
+    assert training.check(GRID, together=4) == ()
+    shared = replace(training, world=World(size=2, local_size=2))
     with pytest.raises(ValueError, match="--together"):
-        replace(training, world=World(size=2, local_size=2)).check(GRID, together=4)
-    monkeypatch.setattr("student.sweep.cell_training.free_bytes", lambda device: 100_000)
-    with pytest.raises(ValueError, match="--together"):
-        training.check(GRID, together=4)
+        shared.check(GRID, together=4)
+    (warning,) = shared.check(GRID, together=4, anyway=True)
+    assert "--together 4: needs" in warning
     assert not list(tmp_path.iterdir())
 
 
@@ -397,88 +400,3 @@ def test_facts_of_a_cache_count_its_forwards_and_hold_no_invented_error(training
     assert facts["cache"]["forwards_spent"] == 4 * samples and facts["cache"]["num_samples"] == samples
     assert [row["gradient_error"] for row in facts["fidelity"]] == [0.0, 0.0], "all logits in float32 lose nothing"
     assert facts["cache"]["bytes"] == pytest.approx(facts["cache"]["bytes_per_view"] * 4 * samples)
-
-
-# --- memory -------------------------------------------------------------------------------------------------
-
-
-def test_the_state_of_a_student_is_counted_to_the_byte() -> None:
-    """Weights, gradients, two moments and the average, against the tensors of a real one."""
-    recipe = student_recipe()
-    model = make_student(recipe, CLASSES, seed=0)
-    params = sum(param.numel() * param.element_size() for param in model.parameters())
-    buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-    need = memory_need(recipe, num_classes=CLASSES, num_students=3)
-    assert need.state == 5 * params + buffers
-    without = memory_need(replace(recipe, ema_decay=0.0), num_classes=CLASSES, num_students=3)
-    assert without.state == 4 * params + buffers
-
-
-def test_activations_are_what_autograd_keeps_of_a_real_step() -> None:
-    """Measured without computing on the meta device; here against real tensors, beyond what a batch shares."""
-    recipe = student_recipe(batch_size=48, drop_path=0.0)
-    model = make_student(recipe, CLASSES, seed=0)
-    own = {param.untyped_storage().data_ptr() for param in model.parameters()}
-    kept: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        answer = heads(model, torch.randn(48, 3, 16, 16))
-        assert answer.dist_BC is not None
-        total = torch.log_softmax(answer.cls_BC, -1).sum() + torch.log_softmax(answer.dist_BC, -1).sum()
-    assert total.requires_grad
-    real = sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in own)
-    need = memory_need(recipe, num_classes=CLASSES, num_students=1)
-    assert need.activation == pytest.approx(real, rel=0.1)
-
-
-def test_activations_count_once_and_states_add_up() -> None:
-    one, four = (memory_need(student_recipe(), num_classes=CLASSES, num_students=n) for n in (1, 4))
-    assert four.total - one.total == 3 * one.state
-    halves = memory_need(student_recipe(), num_classes=CLASSES, num_students=1, parts=2)
-    assert halves.activation * 2 == one.activation and halves.state == one.state
-
-
-def test_a_pass_that_does_not_fit_says_how_many_students_do() -> None:
-    need = MemoryNeed(num_students=9, state=100 * 2**20, activation=300 * 2**20, data=0)
-    require_memory(need, 2**31, "cpu")
-    with pytest.raises(ValueError, match=r"--together 9: needs 1\.17 GiB on cuda:0 .* --together 6 fits"):
-        require_memory(need, 2**30, "cuda:0")
-    with pytest.raises(ValueError, match="not even one student fits: lower the batch size"):
-        require_memory(need, 2**28, "cpu")
-
-
-@pytest.mark.parametrize(
-    ("limit", "used", "stat", "free"),
-    [
-        ("max", 5, {}, 2**63 - 1),
-        ("100", 40, {}, 60),
-        ("100", 99, {"anon": 9, "file": 90, "active_file": 0, "inactive_file": 90}, 91),
-        ("100", 99, {"anon": 9, "file": 90, "active_file": 60, "inactive_file": 30}, 31),
-        ("100", 120, {"inactive_file": 5}, 0),
-        ("100", 20, {"inactive_file": 30}, 100),
-    ],
-)
-def test_the_page_cache_of_a_container_is_free_memory(
-    tmp_path: Path, limit: str, used: int, stat: dict[str, int], free: int
-) -> None:
-    """A run that has read its shards once fills the page cache; what the kernel gives back at once is not used."""
-    (tmp_path / "memory.max").write_text(f"{limit}\n")
-    (tmp_path / "memory.current").write_text(f"{used}\n")
-    if stat:
-        (tmp_path / "memory.stat").write_text("".join(f"{name} {value}\n" for name, value in stat.items()))
-    assert group_free_bytes(tmp_path) == free
-
-
-def test_free_memory_is_a_plausible_number() -> None:
-    assert 2**20 < free_bytes(torch.device("cpu")) < 2**50
-
-
-def test_a_huge_student_is_sized_without_allocating_it() -> None:
-    recipe = replace(student_recipe(), model="deit3_huge_patch14_224", image_size=224, batch_size=2048)
-    recipe = replace(recipe, view=recipe_named("deit3").name)
-    need = memory_need(recipe, num_classes=1000, num_students=1)
-    assert 12e9 < need.state < 13e9 and need.activation > 1e12

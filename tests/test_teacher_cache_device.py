@@ -2,13 +2,19 @@
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import torch
 
 from shards.errors import device_words
+from shards.flags import precision_option
 from shards.world import World, world_from_env
+from student.recipe.settings import Precision
+from teacher_cache.commands.flags import announced_precision
+from teacher_cache.inspect.verify import TOLERANCE
 from teacher_cache.network.device import chosen_device, rank_device
+from teacher_cache.store.spec import PRECISIONS
 
 STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
@@ -73,6 +79,35 @@ def test_a_gpu_may_be_named(gpus) -> None:
     assert chosen_device("cuda:1") == "cuda:1" and rank_device("cuda:1", World()) == torch.device("cuda:1")
     gpus(0)
     assert rank_device(None, World()) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "bf16", "typed", "begun", "precision", "reason"),
+    [
+        (False, False, None, None, "fp32", "a CPU"),
+        (True, True, None, None, "bf16", "this GPU computes in it"),
+        (True, False, None, None, "fp16", "this GPU has no bf16"),
+        (True, True, None, "fp32", "fp32", "as begun"),
+        (False, False, None, "bf16", "bf16", "as begun"),
+        (True, True, "tf32", "fp32", "tf32", ""),
+    ],
+)
+def test_the_precision_is_the_typed_one_else_as_begun_else_the_devices(
+    gpus, monkeypatch, capsys, gpu: bool, bf16: bool, typed: str, begun: str, precision: str, reason: str
+) -> None:
+    """What nobody typed is said with its reason; a run or cache goes on in its own precision on every machine."""
+    gpus(int(gpu))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    chosen = announced_precision((chosen_device(None)), typed, begun=begun)
+    assert chosen == precision
+    first = f"precision {precision}: {reason}; --precision chooses another\n" if reason else ""
+    assert capsys.readouterr().err == first
+
+
+def test_every_precision_has_its_flag_its_setting_its_teacher_and_its_tolerance() -> None:
+    """One list in four rooms: a flag that the library refuses, or a cache that cannot be verified, is a hole."""
+    (option,) = precision_option(lambda: None).__click_params__
+    assert tuple(option.type.choices) == get_args(Precision) == PRECISIONS == tuple(TOLERANCE)
 
 
 ARITHMETIC = """

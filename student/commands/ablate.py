@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shards.console import say
 from shards.flags import PATH, TEXT, ShardPlace, refuse_ignored, shard_options, stop_with
 from shards.own_folder import require_own
 from shards.world import World, world_from_env, world_variables
@@ -22,7 +23,7 @@ from student.commands.flags import (
     training_options,
 )
 from student.learn.losses.table import LOSSES
-from student.sweep.sweep_directory import SWEEP_FOLDER
+from student.sweep.sweep_directory import SWEEP_FOLDER, precision_of_sweep
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 @click.option(
     "--spread", is_flag=True, help="Under torchrun: each process takes its own cells, each cell on one device."
 )
+@click.option("--skip-memory-check", is_flag=True, help="Start also what does not seem to fit into memory.")
 @click.option("--out", required=True, type=PATH, help="Sweep directory; what is missing is trained.")
 @student_options
 @training_options
@@ -68,6 +70,7 @@ def ablate(
     views_used: str | None,
     together: int,
     spread: bool,
+    skip_memory_check: bool,
     out: Path,
     student: StudentFlags,
     training: TrainingFlags,
@@ -78,8 +81,7 @@ def ablate(
     """
     from student.sweep.grid import Grid
 
-    world = world_from_env(shared=spread)
-    _require_spread(world, spread)
+    world = _world(spread)
     grid = Grid(
         weights=numbers("--lambda", weights),
         temperatures=numbers("--tau", temperatures),
@@ -94,7 +96,7 @@ def ablate(
     from student.sweep.cell_training import SweepTraining
     from student.sweep.sweep_teachers import SweepTeachers
 
-    settings = training.settings()
+    settings = training.settings(begun=precision_of_sweep(out))
     with ExitStack() as stack:
         opened = SweepTeachers.of(cache_flags.open(stack), cache_flags.weights)
         recipe, reasons = _recipe(choice, opened, index, grid, settings.accumulate, out)
@@ -107,8 +109,13 @@ def ablate(
             shard_cache_dir=shard_place.shard_cache,
             world=world,
         )
-        sweep.check(grid, together=together)
+        _warn(sweep.check(grid, together=together, anyway=skip_memory_check))
         _run(out, grid, sweep, together, world, reasons)
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        say(f"warning: {warning}")
 
 
 def _check(choice: "RecipeChoice", cache_flags: CacheFlags, distillations: Sequence[str], out: Path) -> None:
@@ -123,13 +130,15 @@ def _check(choice: "RecipeChoice", cache_flags: CacheFlags, distillations: Seque
     require_own("--out", out, SWEEP_FOLDER)
 
 
-def _require_spread(world: World, spread: bool) -> None:
-    """ValueError for one of several processes that were not told to share the cells."""
+def _world(spread: bool) -> World:
+    """Return rank and size; ValueError for one of several processes that were not told to share the cells."""
+    world = world_from_env(shared=spread)
     if world.size > 1 and not spread:
         raise ValueError(
             f"ablate: this is rank {world.rank} of {world.size} ({world_variables()}): give --spread, which shares the "
             "cells out, each to one device; or start one process"
         )
+    return world
 
 
 def _recipe(

@@ -10,6 +10,7 @@ from shards.console import Bar, result, say
 from shards.flags import ShardPlace, device_option, json_option, precision_option, shard_options, workers_option
 from shards.text.figures import count
 from student.commands.flags import student_of, weights_options
+from teacher_cache.commands.flags import announced_precision
 from teacher_cache.commands.stage1_checks import check_weights
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def evaluate(
     shard_place: ShardPlace,
     weights: Path,
     model: str | None,
-    precision: str,
+    precision: str | None,
     device: str | None,
     workers: int,
     as_json: bool,
@@ -58,7 +59,7 @@ def evaluate(
             num_samples=index.num_samples,
             num_own=index.num_samples,
             device=target,
-            precision=precision,
+            precision=announced_precision(target.type, precision),
         ):
             bar.to(event.num_done)
     found = event.result

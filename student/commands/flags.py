@@ -4,7 +4,7 @@ import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -27,6 +27,7 @@ from shards.text.figures import count
 from shards.world import world_from_env
 from student.learn.losses.table import distillations
 from student.recipe.combinations import COMBINATIONS
+from teacher_cache.commands.flags import announced_precision
 from teacher_cache.store.place import require_distinct
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ def integers(option: str, text: str) -> tuple[int, ...]:
 class TrainingFlags:
     """How runs are executed."""
 
-    precision: "Precision"
+    precision: str | None
     accumulate: int
     compile: bool
     log_every: int
@@ -242,18 +243,24 @@ class TrainingFlags:
     workers: int
     scratch: Path | None
 
-    def settings(self, *, seed: int = 0, views_used: int | None = None) -> "TrainSettings":
-        """The settings of a run; ValueError for a device that is not here."""
-        from student.recipe.settings import TrainSettings
-        from teacher_cache.network.device import chosen_device, expectations
+    def settings(self, *, begun: str | None, seed: int = 0, views_used: int | None = None) -> "TrainSettings":
+        """The settings of a run.
 
-        device = chosen_device(self.device)
-        if world_from_env().rank == 0:
-            for line in expectations(device, precision=self.precision, compile=self.compile):
-                say(line)
+        Args:
+            begun: the precision of the run that goes on, where there is one.
+
+        Raises:
+            ValueError: a device that is not here.
+        """
+        from student.recipe.settings import TrainSettings
+        from teacher_cache.network.device import chosen_device
+
+        device, quiet = chosen_device(self.device), world_from_env().rank > 0
+        kind = device.partition(":")[0]
+        precision = announced_precision(kind, self.precision, begun=begun, compile=self.compile, quiet=quiet)
         return TrainSettings(
             seed=seed,
-            precision=self.precision,
+            precision=cast("Precision", precision),
             accumulate=self.accumulate,
             compile=self.compile,
             views_used=views_used,

@@ -28,6 +28,7 @@ from teacher_cache.commands.flags import TeacherFlags, teacher_options
 
 if TYPE_CHECKING:
     from student.recipe.choice import RecipeChoice
+    from student.recipe.settings import TrainSettings
     from student.recipe.student_recipe import StudentRecipe
     from teacher_cache.network.teacher import Teacher
 
@@ -72,9 +73,9 @@ def train_student(
     require_own("--out", out, RUN_FOLDER)
     from student.feed.teaching import Teaching
     from student.run.loop import StudentJob, train_many
-    from student.run.run_reader import recipe_before
+    from student.run.run_reader import precision_before, recipe_before
 
-    settings = training.settings(seed=seed, views_used=views_used)
+    settings = training.settings(begun=precision_before(out), seed=seed, views_used=views_used)
     world = world_from_env()
     with ExitStack() as stack:
         caches = cache_flags.open(stack)
@@ -86,7 +87,7 @@ def train_student(
             parts=world.size * settings.accumulate,
             before=recipe_before(out),
         )
-        network = _in_the_loop(teacher, recipe, training, world) if online else None
+        network = _in_the_loop(teacher, recipe, settings, world) if online else None
         display = TrainingDisplay(quiet=world.rank > 0)
         display.explain(reasons, cache_flags.words(recipe.combine))
         for event in train_many(
@@ -129,6 +130,6 @@ def _check(choice: "RecipeChoice", cache_flags: CacheFlags, *, online: bool, vie
     require_start(recipe)
 
 
-def _in_the_loop(teacher: TeacherFlags, recipe: "StudentRecipe", training: TrainingFlags, world: World) -> "Teacher":
+def _in_the_loop(teacher: TeacherFlags, recipe: "StudentRecipe", settings: "TrainSettings", world: World) -> "Teacher":
     """The teacher of --online, for the views of a run without a cache."""
-    return teacher.load(recipe.view_recipe, device=training.device, precision=training.precision, world=world)
+    return teacher.load(recipe.view_recipe, device=settings.device, precision=settings.precision, world=world)

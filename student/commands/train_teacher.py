@@ -119,9 +119,9 @@ def train_teacher(
     val_index = shard_place.index_of(val_shards) if val_shards else index
     from student.run.loop import StudentJob, train_many
     from student.run.run_events import StudentFinished
-    from student.run.run_reader import recipe_before
+    from student.run.run_reader import precision_before, recipe_before
 
-    settings, world = training.settings(seed=seed), world_from_env()
+    settings, world = training.settings(begun=precision_before(out), seed=seed), world_from_env()
     recipe, reasons = teacher.chosen(index, parts=world.size * settings.accumulate, before=recipe_before(out))
     if not recipe.finetune and world.rank == 0:
         say(f"{recipe.model}: from scratch; --pretrained or --init-weights gives a better teacher of few images")

@@ -23,9 +23,9 @@ from shards.world import World
 from student.learn.losses.distill_loss import Answer
 from student.learn.network import Heads, heads
 from student.recipe.student_recipe import StudentRecipe
+from teacher_cache.network.arithmetic import arithmetic, autocast
 
 HEADS = ("cls", "dist", "average")
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ def evaluate(
 
     Args:
         loaded: this rank's batches of `eval_batches`. num_samples: of all ranks together; num_own: of this rank.
-        precision: "fp32", "bf16" or "fp16" autocast of the forward; ranks are counted on float32 logits.
+        precision: "fp32", "tf32", "bf16" or "fp16", of the forward; ranks are counted on float32 logits.
         total: the sum over ranks of an int64 tensor on `device`, called once per rank even when it has no batch.
 
     RunError when the samples counted are not `num_samples`.
@@ -138,7 +138,7 @@ def _answer(model: nn.Module, batch: ViewBatch, views: ViewRecipe, device: torch
     view_BHWC = torch.from_numpy(batch.view_BHWC).to(device, non_blocking=True)
     mixing = (torch.from_numpy(a) for a in (batch.partner_B, batch.lam_B, batch.box_B4))
     image_BCHW = prepare(view_BHWC, *mixing, mean=views.mean, std=views.std)
-    with torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32"):
+    with arithmetic(device.type, precision), autocast(device.type, precision):
         answer = heads(model, image_BCHW)
     return Heads(answer.cls_BC.float(), None if answer.dist_BC is None else answer.dist_BC.float())
 

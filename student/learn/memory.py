@@ -1,61 +1,102 @@
-"""Whether N students fit before they start: their states counted, one step's activations measured without computing.
+"""Say before the start whether N students fit: their states are counted, one step's activations are measured unrun.
 
-A student keeps weights, gradients, two moments of the optimiser, and the weight average if it has one; these add up
-over students. Activations live only while one student takes its step, so they count once. They are measured by running
-the forward pass on the meta device, which knows shapes and allocates nothing, and summing what autograd would keep.
+On the device: each student keeps weights, gradients, two moments of the optimiser, and the weight average if it has
+one; these add up over students. Activations live only while one student takes its step, so they count once. They are
+measured by running the forward pass on fake tensors, which know shapes and compute nothing, in the run's precision and
+with fused attention, and summing what autograd would keep. On the host: the batches that workers have rendered ahead.
 
 B batch, C classes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from student.learn.network import heads, make_student
+from student.recipe.settings import Precision
 from student.recipe.student_recipe import StudentRecipe
+from teacher_cache.network.arithmetic import autocast
 
 _GROUP = Path("/sys/fs/cgroup")
 _FLOAT_BYTES = 4
 _PROBE = 2
 _HEADROOM = 0.9
 """Share of the free memory that a plan may fill: allocators fragment, and the machine has other work."""
+_DOUBT = 1.3
+"""Up to this multiple of what may be filled a plan gets a warning: so far the count may be above the truth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryNeed:
-    """Bytes of a pass of `num_students`: `state` of each, `activation` of the one whose turn it is, `data` waiting."""
+    """Bytes of a pass of `num_students`.
+
+    Attributes:
+        state: of each student; activation: of the one whose turn it is; data: the batch. All three on the device.
+        ahead: rendered batches that wait on the host, for all `workers`.
+        precision: of the activations. parts: into how many a batch is cut already.
+    """
 
     num_students: int
     state: int
     activation: int
     data: int
+    ahead: int = 0
+    workers: int = 0
+    precision: str = "fp32"
+    parts: int = 1
 
     @property
     def total(self) -> int:
-        """Bytes at the peak."""
+        """Bytes on the device at the peak."""
         return self.num_students * self.state + self.activation + self.data
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The sum in words."""
+        """The sum on the device in words."""
         return (
             f"{self.num_students} × {_gib(self.state)} weights, gradients and optimiser",
-            f"{_gib(self.activation)} activations of one step, float32",
-            f"{_gib(self.data)} batches ahead",
+            f"{_gib(self.activation)} activations of one step, {self.precision}",
+            f"{_gib(self.data)} of the batch",
         )
 
 
+class FreeMemory(NamedTuple):
+    """Free bytes of a device, named as in messages, and of the machine; `device` None: the device is the machine."""
+
+    where: str
+    device: int | None
+    host: int
+
+
+class _Shortage(NamedTuple):
+    """A sum that is more than may be filled: what is needed of what is free, and what would fit."""
+
+    words: str
+    excess: float
+
+
 def memory_need(
-    recipe: StudentRecipe, *, num_classes: int, num_students: int, parts: int = 1, batches_ahead: int = 2
+    recipe: StudentRecipe,
+    *,
+    num_classes: int,
+    num_students: int,
+    precision: Precision = "fp32",
+    parts: int = 1,
+    workers: int = 0,
+    prefetch: int = 2,
 ) -> MemoryNeed:
-    """What a pass needs; an upper bound for bf16 and fp16, whose activations are smaller.
+    """Count what a pass needs.
 
     Args:
+        precision: of the forward pass.
         parts: processes × accumulation steps that a batch is cut into.
-        batches_ahead: rendered batches that wait, uint8 in the loader and float32 on the device.
+        workers: rendering processes; prefetch: uint8 batches that each of them may be ahead.
     """
     # Weights from a file would be loaded onto tensors that hold nothing; shapes are the same without them.
     bare = replace(recipe, finetune=False, init_weights="")
@@ -65,38 +106,94 @@ def memory_need(
     copies = 4 + (1 if recipe.ema_decay > 0 else 0)  # weights, gradients, two moments, average
     batch = -(-recipe.batch_size // parts)
     pixels = 3 * recipe.image_size**2
-    # Of two batches the difference: what does not grow with the batch (parameters) is no activation.
-    per_image = _kept_bytes(model, recipe, _PROBE + 1) - _kept_bytes(model, recipe, _PROBE)
+    with FakeTensorMode():
+        _as_fake(model)
+        # Of two batches the difference: what does not grow with the batch (parameters) is no activation.
+        kept, more = (_kept_bytes(model, recipe, precision, size) for size in (_PROBE, _PROBE + 1))
     return MemoryNeed(
         num_students=num_students,
         state=_FLOAT_BYTES * params * copies + buffers,
-        activation=batch * per_image,
-        data=batch * pixels * (batches_ahead + 3 * _FLOAT_BYTES),
+        activation=batch * (more - kept),
+        data=batch * pixels * (2 + 3 * _FLOAT_BYTES),  # two uint8 batches, three in float32 while one is prepared
+        ahead=batch * pixels * prefetch * max(1, workers),
+        workers=workers,
+        precision=precision,
+        parts=parts,
     )
 
 
-def require_memory(need: MemoryNeed, free: int, where: str) -> None:
-    """ValueError that says how many students fit, unless the pass fits into the free bytes."""
-    usable = int(free * _HEADROOM)
-    if need.total <= usable:
-        return
-    shared = need.activation + need.data
-    fit = max(0, (usable - shared) // need.state)
-    advice = f"--together {fit} fits" if fit else "not even one student fits: lower the batch size or use --accumulate"
-    raise ValueError(
-        f"--together {need.num_students}: needs {_gib(need.total)} on {where} ({'; '.join(need.lines)}), "
-        f"{_gib(usable)} of {_gib(free)} free may be used; {advice}"
-    )
+def require_memory(need: MemoryNeed, free: FreeMemory, *, anyway: bool = False) -> tuple[str, ...]:
+    """Return warnings of a pass that may not fit.
 
+    Args:
+        anyway: warn where it would raise.
 
-def free_bytes(device: torch.device) -> int:
-    """Free memory of a device: CUDA's own count, or for the CPU the smaller of the machine's and the control group's.
-
-    RuntimeError where the system does not say.
+    Raises:
+        ValueError: it needs more than 1.3 times what may be filled; says what would fit.
     """
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return min(_machine_free(), group_free_bytes())
+    shortages = list(_shortages(need, free))
+    for shortage in shortages:
+        if shortage.excess > _DOUBT and not anyway:
+            raise ValueError(f"{shortage.words}; or try it with --skip-memory-check")
+    return tuple(f"{shortage.words}; it is tried" for shortage in shortages)
+
+
+def _shortages(need: MemoryNeed, free: FreeMemory) -> Iterator[_Shortage]:
+    """The device's, then the host's; on a CPU they are one."""
+    ahead = f"{_gib(need.ahead)} batches ahead"
+    if free.device is None:
+        usable = int(free.host * _HEADROOM)
+        if need.total + need.ahead > usable:
+            words = _sum(need, need.total + need.ahead, free.where, (*need.lines, ahead), usable, free.host)
+            yield _Shortage(f"{words}; {_fitting(need, usable - need.ahead)}", _ratio(need.total + need.ahead, usable))
+        return
+    usable = int(free.device * _HEADROOM)
+    if need.total > usable:
+        words = _sum(need, need.total, free.where, need.lines, usable, free.device)
+        yield _Shortage(f"{words}; {_fitting(need, usable)}", _ratio(need.total, usable))
+    usable = int(free.host * _HEADROOM)
+    if need.ahead > usable:
+        words = f"--workers {need.workers}: needs {ahead} on this machine, {_gib(usable)} of {_gib(free.host)} free"
+        fitting = need.workers * usable // need.ahead
+        advice = f"--workers {fitting} fits" if fitting else "give --workers 1 and --accumulate"
+        yield _Shortage(f"{words} may be used; {advice}", _ratio(need.ahead, usable))
+
+
+def _sum(need: MemoryNeed, total: int, where: str, lines: tuple[str, ...], usable: int, free: int) -> str:
+    return (
+        f"--together {need.num_students}: needs {_gib(total)} on {where} ({'; '.join(lines)}), "
+        f"{_gib(usable)} of {_gib(free)} free may be used"
+    )
+
+
+def _fitting(need: MemoryNeed, usable: int) -> str:
+    """Return what to type: fewer students, else smaller micro-batches of them all, else of one."""
+    shared = need.activation + need.data
+    if (students := (usable - shared) // need.state) >= 1:
+        return f"--together {students} fits"
+    for students in (need.num_students, 1):
+        if (room := usable - students * need.state) <= 0:
+            continue
+        parts = 2
+        while shared > parts * room:
+            parts *= 2
+        fewer = f"--together {students} " if students < need.num_students else ""
+        return f"not even one student fits: {fewer}--accumulate {need.parts * parts} does, or lower --batch-size"
+    return "not even one student fits, whatever the batch"
+
+
+def _ratio(need: int, usable: int) -> float:
+    return need / usable if usable > 0 else float("inf")
+
+
+def free_memory(device: torch.device, *, sharing: int) -> FreeMemory:
+    """Look up the free memory of a device and of the machine.
+
+    Args:
+        sharing: processes that share the machine: each has its part. A GPU is one process's own.
+    """
+    host = min(_machine_free(), group_free_bytes()) // sharing
+    return FreeMemory(str(device), int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None, host)
 
 
 def _machine_free() -> int:
@@ -116,7 +213,17 @@ def group_free_bytes(folder: Path = _GROUP) -> int:
     return max(0, int(limit.read_text()) - max(0, in_use))
 
 
-def _kept_bytes(model: torch.nn.Module, recipe: StudentRecipe, batch: int) -> int:
+def _as_fake(model: nn.Module) -> None:
+    """Replace the tensors of a model by fake ones of the CPU: unlike "meta" it has fused attention and autocast."""
+    for module in model.modules():
+        for name, param in list(module.named_parameters(recurse=False)):
+            fake = torch.empty(param.shape, dtype=param.dtype)
+            setattr(module, name, nn.Parameter(fake, requires_grad=param.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+
+
+def _kept_bytes(model: nn.Module, recipe: StudentRecipe, precision: Precision, batch: int) -> int:
     """Bytes that autograd keeps between forward and backward of `batch` images, parameters among them."""
     kept: dict[int, Tensor] = {}
 
@@ -125,9 +232,10 @@ def _kept_bytes(model: torch.nn.Module, recipe: StudentRecipe, batch: int) -> in
         kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    x_BCHW = torch.empty(batch, 3, recipe.image_size, recipe.image_size, device="meta")
+    x_BCHW = torch.empty(batch, 3, recipe.image_size, recipe.image_size)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        answered = heads(model, x_BCHW)
+        with autocast("cpu", precision):
+            answered = heads(model, x_BCHW)
         loss = torch.log_softmax(answered.cls_BC.float(), -1).sum()
         if answered.dist_BC is not None:
             loss = loss + torch.log_softmax(answered.dist_BC.float(), -1).sum()

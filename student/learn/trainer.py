@@ -27,6 +27,7 @@ from student.learn.optimiser import Ema, clip_gradients, lr_at, make_optimizer, 
 from student.learn.process_group import ProcessGroup, no_sync
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
+from teacher_cache.network.arithmetic import arithmetic, autocast
 
 # The sums of a student: images, losses × images, diagnosed images, and diagnostics × diagnosed images.
 _MEANS = ("loss", "base_loss", "distill_loss")
@@ -35,7 +36,6 @@ _DIAGNOSE_EVERY = 4
 """Steps between diagnoses: an epoch's agreement is over a quarter of its images, at a quarter of the cost."""
 _ADVICE = "lower lr, use bf16 instead of fp16, or set clip_grad, with another --out"
 _PARTS = {"model": "weights or statistics", "optimizer": "the optimiser's state", "ema": "averaged weights"}
-_AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
@@ -85,11 +85,9 @@ class Trainer:
         # Named by the part of the global batch, so that ranks and micro-batches can stand in for each other.
         part = self._group.world.rank * settings.accumulate + micro
         torch.manual_seed(int(stream(settings.seed, "step", step, part).words(1)[0]) >> 1)
-        autocast = torch.autocast(
-            self._group.device.type, dtype=_AUTOCAST[settings.precision], enabled=settings.precision != "fp32"
-        )
-        with contextlib.nullcontext() if last else no_sync(self._wrapped):
-            with autocast:
+        kind, precision = self._group.device.type, settings.precision
+        with contextlib.nullcontext() if last else no_sync(self._wrapped), arithmetic(kind, precision):
+            with autocast(kind, precision):
                 answered = heads(self.model, image_BCHW)
             loss = student_loss(answered, labels, answer, self.recipe)
             if step == micro == 0 and answer is not None and self.recipe.distill != NONE:

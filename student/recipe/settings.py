@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from shards.values import later, to_json
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,8 @@ class TrainSettings:
 
     Attributes:
         seed: of the initial weights, the order of the epochs and the drop path.
-        precision: of the forward pass; losses and optimiser are float32. "fp16" scales the loss.
+        precision: of the forward pass; losses and optimiser are float32. "fp16" scales the loss; "tf32" differs
+            from "fp32" on a GPU only.
         accumulate: micro-batches per optimiser step and rank.
         compile: run the model through torch.compile.
         views_used: cycle through the first so many views; None takes all of the cache, or never repeats without one.

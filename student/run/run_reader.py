@@ -99,6 +99,12 @@ def recipe_before(path: Path) -> dict[str, Any]:
     return dict(read_json(RunFiles(path).config).get("recipe", {})) if is_run(path) else {}
 
 
+def precision_before(path: Path) -> str | None:
+    """The precision of the run in a directory; None where there is none yet."""
+    begun = read_json(RunFiles(path).config).get("train", {}).get("precision") if is_run(path) else None
+    return begun if isinstance(begun, str) else None
+
+
 def read_run(path: Path) -> Run:
     """The run in a directory, finished or not.
 

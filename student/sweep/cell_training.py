@@ -9,7 +9,7 @@ import torch
 
 from shards.index.shard_index import ShardIndex
 from shards.world import World
-from student.learn.memory import free_bytes, memory_need, require_memory
+from student.learn.memory import free_memory, memory_need, require_memory
 from student.learn.record_errors import loss_gradients
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
@@ -58,8 +58,14 @@ class SweepTraining:
             **self.teachers.identity(),
         }
 
-    def check(self, grid: Grid, *, together: int) -> None:
+    def check(self, grid: Grid, *, together: int, anyway: bool = False) -> tuple[str, ...]:
         """Raise now what the passes would raise before their first step, and what memory forbids.
+
+        Args:
+            together: students of a pass. anyway: also start what does not seem to fit.
+
+        Returns:
+            Warnings, for the user: memory may be too small.
 
         Raises:
             ValueError, CacheError, ShardError: as `train_many`; ValueError when `together` students do not fit.
@@ -70,18 +76,19 @@ class SweepTraining:
             self.recipe,
             num_classes=self.index.num_classes,
             num_students=size,
+            precision=self.settings.precision,
             parts=self.settings.accumulate,
-            batches_ahead=self.settings.prefetch * max(1, self.settings.workers),
+            workers=self.settings.workers,
+            prefetch=self.settings.prefetch,
         )
-        # GPUs are one to a process; the memory of the machine is shared by all that torchrun has started on it.
-        sharing = self.world.local_size if device.type == "cpu" else 1
-        require_memory(need, free_bytes(device) // sharing, str(device))
+        warnings = require_memory(need, free_memory(device, sharing=self.world.local_size), anyway=anyway)
         for group in grid.groups(len(grid.cells())):
             if group[0].seed == grid.seeds[0]:
                 # The first event comes after every check and before anything is built or written.
                 events = self._pass([CellJob(cell, Path(cell.name)) for cell in group])
                 next(events)
                 events.close()
+        return warnings
 
     def train(self, jobs: Sequence[CellJob]) -> Iterator[CellOutcome | CellProgress | Halted]:
         """Train one group of cells of one seed and one number of views; a `TrainGroup`."""

@@ -220,6 +220,13 @@ def recipe_of_sweep(path: Path) -> dict[str, Any]:
     return dict(recipe) if isinstance(recipe, dict) else {}
 
 
+def precision_of_sweep(path: Path) -> str | None:
+    """The precision that all cells of a sweep share; None where there is no sweep yet."""
+    settings = read_schema(SweepDirectory(path).file, SweepFile).common.get("settings") if is_sweep(path) else None
+    precision = settings.get("precision") if isinstance(settings, dict) else None
+    return precision if isinstance(precision, str) else None
+
+
 def read_sweep(path: Path) -> Sweep:
     """Read the sweep in a directory, complete or not; RunError naming the damaged file."""
     directory = SweepDirectory(path)

@@ -62,9 +62,7 @@ def cache_teacher(
 
     there = spec_at(cache)
     recipe = views.recipe(index, there)
-    network = teacher.load(
-        recipe, device=execution.device, precision=execution.precision, compile=execution.compile, world=world
-    )
+    network = execution.load(teacher, recipe, there, world)
     with StopRequest() as stop, shard_place.reader(index) as reader:
         display, opened = _Display(world, stop), None
         for event in open_or_create(

@@ -25,6 +25,25 @@ DEIT_REPEATS = 3
 """Views of a sample per visit in the papers' training recipes."""
 
 
+def announced_precision(
+    device: str, typed: str | None, *, begun: str | None = None, compile: bool = False, quiet: bool = False
+) -> str:
+    """Return the precision of a command, and say it with its reason where nobody typed it, and what is slow.
+
+    Args:
+        device: its type. typed: --precision. begun: of the run or cache that goes on. quiet: say nothing.
+    """
+    from teacher_cache.network.arithmetic import default_precision
+    from teacher_cache.network.device import expectations
+
+    chosen, reason = (begun, "as begun") if begun is not None else default_precision(device)
+    precision = typed or chosen
+    lines = [] if typed else [f"precision {precision}: {reason}; --precision chooses another"]
+    for line in [*lines, *expectations(device, precision=precision, compile=compile)] if not quiet else ():
+        say(line)
+    return precision
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherFlags:
     """Which teacher: a timm name or a function, a file of weights, arguments, and the normalisation it wants."""
@@ -66,16 +85,26 @@ class TeacherFlags:
         return (known.model if known and not given_flag("teacher") else name), known
 
     def load(
-        self, views: "ViewRecipe", *, device: str | None, precision: str, compile: bool = False, world: World = ALONE
+        self,
+        views: "ViewRecipe",
+        *,
+        device: str | None,
+        precision: str | None,
+        begun: str | None = None,
+        compile: bool = False,
+        world: World = ALONE,
     ) -> "Teacher":
-        """The teacher for the views of a recipe; errors as `load_teacher`."""
-        from teacher_cache.network.device import expectations, rank_device
+        """The teacher for the views of a recipe; errors as `load_teacher`.
+
+        Args:
+            precision: None takes `begun`, that of an existing cache, or else the device's default.
+        """
+        from teacher_cache.network.device import rank_device
         from teacher_cache.network.teacher import load_teacher
 
         chosen, (name, known) = rank_device(device, world), self.named()
-        if world.rank == 0:
-            for line in expectations(chosen.type, precision=precision, compile=compile):
-                say(line)
+        quiet = world.rank > 0
+        precision = announced_precision(chosen.type, precision, begun=begun, compile=compile, quiet=quiet)
         teacher = load_teacher(
             name,
             weights=self.teacher_weights,
@@ -160,9 +189,22 @@ class RunsTeacher:
     """How the teacher of stage 1 is run."""
 
     batch_size: int
-    precision: str
+    precision: str | None
     compile: bool
     device: str | None
+
+    def load(
+        self, teacher: TeacherFlags, views: "ViewRecipe", existing: "CacheSpec | None" = None, world: World = ALONE
+    ) -> "Teacher":
+        """The teacher of a new cache, or in the precision of the existing one; errors as `load_teacher`."""
+        return teacher.load(
+            views,
+            device=self.device,
+            precision=self.precision,
+            begun=existing.teacher.precision if existing is not None else None,
+            compile=self.compile,
+            world=world,
+        )
 
 
 runs_teacher_options = bundled(

@@ -65,7 +65,7 @@ def plan_cache(
     from teacher_cache.inspect import cache_plan
 
     recipe = views.recipe(index)
-    network = teacher.load(recipe, device=execution.device, precision=execution.precision, compile=execution.compile)
+    network = execution.load(teacher, recipe)
     with shard_place.reader(index) as reader:
         for event in cache_plan.plan_cache(
             index,

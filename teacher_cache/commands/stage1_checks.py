@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 
 def check_cache(
-    cache: str, index: "ShardIndex", teacher: TeacherFlags, views: ViewFlags, record: RecordFlags, *, precision: str
+    cache: str,
+    index: "ShardIndex",
+    teacher: TeacherFlags,
+    views: ViewFlags,
+    record: RecordFlags,
+    *,
+    precision: str | None,
 ) -> None:
     """Refuse what `cache-teacher` could not do, as far as that is known without the teacher.
 
@@ -39,8 +45,9 @@ def check_cache(
     require_index(header, index, place.url)
     spec = header.spec
     recipe = views.recipe(index, spec)
+    typed = precision or spec.teacher.precision
     network = replace(
-        spec.teacher, name=name, precision=precision, input_size=recipe.size, mean=recipe.mean, std=recipe.std
+        spec.teacher, name=name, precision=typed, input_size=recipe.size, mean=recipe.mean, std=recipe.std
     )
     kept = record.format(spec.teacher.num_classes, index, recipe, spec)
     asked = replace(spec, index_fingerprint=index.fingerprint, recipe=recipe, record=kept, teacher=network)

@@ -20,6 +20,8 @@ def expectations(device: str, *, precision: str, compile: bool) -> list[str]:
         )
     if precision == "fp16" and device == "cpu":
         lines.append("--precision fp16 on the CPU: for tests; bf16 is the half precision that CPUs are made for")
+    if precision == "tf32" and device == "cpu":
+        lines.append("--precision tf32 on the CPU computes as fp32: only GPUs have it")
     return lines
 
 

@@ -5,7 +5,6 @@ calls the same `logits` on the same tensors. The network is timm's (`timm_networ
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
-from teacher_cache.network.arithmetic import gpu_arithmetic
+from teacher_cache.network.arithmetic import arithmetic, autocast, is_half
 from teacher_cache.network.classifier import Classifier, Rgb, run_in_float32
 from teacher_cache.network.heap import keep_freed_memory
 from teacher_cache.network.own_network import own_network
@@ -23,8 +22,6 @@ from teacher_cache.network.weights import read_weights, weights_sha256
 from teacher_cache.store.spec import TeacherSpec
 
 __all__ = ["DEFAULT_TEACHER", "LITE0", "Teacher", "load_teacher"]
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 # B batch, C classes (image_BCHW: channels), H, W view.
 
@@ -74,18 +71,10 @@ class Teacher:
         """
         self.num_forwards += 1
         image_BCHW = image_BCHW.contiguous(memory_format=self._layout)
-        with torch.inference_mode(), self._arithmetic(), self._autocast():
+        kind, precision = self.device.type, self.spec.precision
+        with torch.inference_mode(), arithmetic(kind, precision, benchmark=True), autocast(kind, precision):
             logit_BC: Tensor = self._network(image_BCHW)
         return logit_BC.float()
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        """The precision of the spec, whatever the caller's own autocast is."""
-        dtype = _AUTOCAST.get(self.spec.precision)
-        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
-
-    def _arithmetic(self) -> AbstractContextManager[Any]:
-        # torch lets convolutions round float32 to TF32 by default; "fp32" in the spec means float32.
-        return gpu_arithmetic(tf32=self.spec.precision != "fp32") if self.device.type == "cuda" else nullcontext()
 
 
 def load_teacher(
@@ -119,7 +108,7 @@ def load_teacher(
             extra for `efficientnet_lite0`, or what the function returns.
         averaged: of a training checkpoint that also has averaged weights (EMA) take these, as timm does.
         num_classes: C; None takes it from the weights, from the tag, or from an answer.
-        precision: "fp32", or "bf16" / "fp16" for autocast with a float32 classifier.
+        precision: "fp32", "tf32", or "bf16" / "fp16" for autocast with a float32 classifier.
         compile: through torch.compile.
         pretrained: False leaves the weights random (seeded by torch): for tests and benchmarks.
         input_size: side of the square views, pixels.
@@ -202,7 +191,7 @@ def _keep_logits_in_float32(found: Classifier, name: str, precision: str) -> Non
     """Run the last layer in float32; ValueError where autocast would reach the logits."""
     if found.head:
         run_in_float32(found.network, found.head)
-    elif precision in _AUTOCAST:
+    elif is_half(precision):
         raise ValueError(
             f"teacher: {name}: no layer with weights gives the logits as they are, so in {precision} they would be "
             "rounded and tie; give --precision fp32, or let the network end in its classifier"

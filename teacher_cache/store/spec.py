@@ -20,7 +20,7 @@ __all__ = ["FORMAT_VERSION", "CacheSpec", "RecordFormat", "TeacherSpec", "requir
 
 FORMAT_VERSION = 1
 _SHOWN = 3
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 # What a reader should do about a field that differs, by the first part of its name.
 _NEXT_STEP = {
@@ -40,7 +40,7 @@ class TeacherSpec:
     Attributes:
         name: model name, with its tag.
         weights_sha256: hex digest of the weights.
-        precision: "fp32", "bf16" or "fp16", of the forward pass.
+        precision: "fp32", "tf32", "bf16" or "fp16", of the forward pass.
         input_size: side of the square input, pixels.
         num_classes: C.
         mean, std: normalisation of the input, in [0, 1] units.
