@@ -30,6 +30,7 @@ ROOMS = {
 }
 DOORS = {
     "webdataset": {"shards/tars/writer.py"},
+    "pyarrow": {"shards/formats/parquet.py"},
     "zarr": {"teacher_cache/store/zarr_arrays.py", "teacher_cache/store/zarr_objects.py"},
     "timm": {
         "teacher_cache/network/timm_network.py",

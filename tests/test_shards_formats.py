@@ -378,7 +378,7 @@ def test_the_format_is_said_and_can_be_named(tmp_path: Path) -> None:
     class_folders(source / "val")
     assert "train/ and val/" in made(source, tmp_path / "both")
     assert "one folder per class" in made(source, tmp_path / "one", "--format", "folders")
-    assert "expected one of splits, labels, folders" in refused(source, tmp_path / "x", "--format", "tiles")
+    assert "expected one of parquet, splits, labels, folders" in refused(source, tmp_path / "x", "--format", "tiles")
     assert "--labels FILE" in refused(source, tmp_path / "x", "--format", "labels")
     assert "--first-label" in refused(source / "val", tmp_path / "x", "--first-label", "1")
     assert list(FORMATS)[-1] == "folders", "it suits everything: the last that is tried"

@@ -67,7 +67,10 @@ _source_flags = bundled(
     SourceFlags,
     "flags",
     click.option(
-        "--format", "format_name", type=TEXT, help="What SOURCE is: folders, labels, splits; default: found out."
+        "--format",
+        "format_name",
+        type=TEXT,
+        help="folders, labels, splits or parquet; default: what SOURCE looks like.",
     ),
     click.option("--labels", type=PATH, help="CSV, TSV or text: a line for each image, with its path and class."),
     click.option("--first-label", type=click.IntRange(0, 1), help="The number of the first class in --labels."),

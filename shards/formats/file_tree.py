@@ -66,6 +66,10 @@ class FileTree(ABC):
         """What two paths to one folder have in common."""
         return folder
 
+    def group(self, offset: int) -> int | None:
+        """Which files are read together, where reading one alone is expensive; None where each is read alone."""
+        return None
+
     def folders(self, folder: str = "") -> list[str]:
         """The names of the folders in a folder; none where it cannot be listed."""
         try:

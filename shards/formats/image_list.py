@@ -13,7 +13,7 @@ class SourceImage(NamedTuple):
 
     Attributes:
         path: from the root of the source. key: of its sample. label: its class.
-        size: in bytes. mtime_ns: time of change (ns).
+        size: in bytes; -1 for an unknown one. mtime_ns: time of change (ns).
         offset: where its bytes are in an archive; -1 for a file of its own.
     """
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 from shards.formats.class_folders import CLASS_FOLDERS
 from shards.formats.input_format import InputFormat, Source
 from shards.formats.labels import LABELS
+from shards.formats.parquet import PARQUET
 from shards.formats.splits import SPLITS
 from shards.names import OpenSet
 
-FORMATS = OpenSet("formats", "format", InputFormat, (SPLITS, LABELS, CLASS_FOLDERS))
+FORMATS = OpenSet("formats", "format", InputFormat, (PARQUET, SPLITS, LABELS, CLASS_FOLDERS))
 
 
 def format_of(source: Source, name: str | None = None) -> tuple[InputFormat, Source]:

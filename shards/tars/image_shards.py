@@ -6,10 +6,14 @@ still is what the journal says and makes the others.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from shards.errors import Problem, ShardError, problems_text
 from shards.formats.class_folders import list_class_folders
@@ -19,7 +23,7 @@ from shards.index.compact import CompactRule
 from shards.index.pixel_rule import PixelRule
 from shards.index.shard_index import ShardIndex
 from shards.pool.workers import in_workers
-from shards.rng import stream
+from shards.rng import Stream, stream
 from shards.tars.assemble import assemble
 from shards.tars.image_rule import ImageRule
 from shards.tars.journal import INDEX_NAME, FinishedTar, Journal, settings_of
@@ -231,13 +235,27 @@ def _jobs(source: ImageList, dest: Path, samples_per_shard: int, seed: int, rule
     """The seeded order of the images, cut into shards as evenly as possible."""
     num_samples = len(source.images)
     num_shards = -(-num_samples // samples_per_shard)
-    order = stream(seed, "shards").permutation(num_samples)
+    order = _order(source, stream(seed, "shards"))
     jobs = []
     for shard in range(num_shards):
         part = order[num_samples * shard // num_shards : num_samples * (shard + 1) // num_shards]
+        if source.tree.group(source.images[0].offset) is not None:
+            part = part[stream(seed, "shard", shard).permutation(len(part))]
         path = dest / f"shard-{shard:06d}.tar"
         jobs.append(_Job(path, source, [source.images[n] for n in part], rule))
     return jobs
+
+
+def _order(source: ImageList, random: Stream) -> NDArray[np.int64]:
+    """A permutation of the images; where they are read in groups, one of the groups with their images side by side."""
+    groups = [source.tree.group(image.offset) for image in source.images]
+    if groups[0] is None:
+        return random.permutation(len(groups))
+    places: dict[int | None, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    runs = list(places.values())
+    return np.concatenate([np.array(runs[n], np.int64) for n in random.permutation(len(runs))])
 
 
 def _make_shard(shard: int, job: _Job) -> _Made:
@@ -260,9 +278,10 @@ def _load_all(job: _Job, seen: list[_Seen]) -> Iterator[Sample]:
     """The samples of a job, and what was seen of them; `_UnusableImagesError` at the end where some cannot be taken."""
     problems: list[Problem] = []
     num_written = turned = transparent = 0
-    for image in job.images:
+    read = _in_groups(job) if job.source.tree.group(0) is not None else (partial(_load, job, i) for i in job.images)
+    for image, load in zip(job.images, read, strict=True):
         try:
-            made = job.rule.prepared(_load(job, image), image.path)
+            made = job.rule.prepared(load(), image.path)
         except ShardError as error:
             text, _, advice = str(error).rpartition("; ")
             problems.append(Problem(text, "", "" if advice == OF_SHARDS else advice))
@@ -276,6 +295,23 @@ def _load_all(job: _Job, seen: list[_Seen]) -> Iterator[Sample]:
     seen.append(_Seen(tuple(problem.text for problem in problems), turned, transparent))
 
 
+def _in_groups(job: _Job) -> Iterator[Callable[[], bytes]]:
+    """What gives the bytes of each image: all are read now, group by group."""
+    found: dict[int, bytes | ShardError] = {}
+    for image in sorted(job.images, key=lambda image: image.offset):
+        try:
+            found[image.offset] = _load(job, image)
+        except ShardError as error:
+            found[image.offset] = error
+    return (partial(_given, found[image.offset]) for image in job.images)
+
+
+def _given(data: bytes | ShardError) -> bytes:
+    if isinstance(data, ShardError):
+        raise data
+    return data
+
+
 def _load(job: _Job, image: SourceImage) -> bytes:
     """The bytes of an image file; ShardError when it cannot be read or is not as it was listed."""
     try:
@@ -283,7 +319,7 @@ def _load(job: _Job, image: SourceImage) -> bytes:
     except OSError as error:
         words = error.strerror or str(error)
         raise ShardError(f"{image.path}: cannot be read: {words}; check the file and run make-shards again") from error
-    if len(data) != image.size:
+    if image.size not in (-1, len(data)):
         raise ShardError(
             f"{image.path}: expected {image.size} bytes as listed, got {len(data)}, it changed meanwhile; start again"
         )

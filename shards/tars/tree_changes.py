@@ -45,7 +45,7 @@ def tree_changes(index_path: Path, source: ImageList) -> str:
 def _changed(index: ShardIndex, rows: dict[str, int], source: ImageList, images: dict[str, SourceImage]) -> list[str]:
     """The keys of images whose size or bytes are not those in the shards."""
     both = [key for key in images if key in rows]
-    sizes = [key for key in both if images[key].size != int(index.size_N[rows[key]])]
+    sizes = [key for key in both if images[key].size not in (-1, int(index.size_N[rows[key]]))]
     equal = set(both) - set(sizes)
     newest = sorted(equal, key=lambda key: (-images[key].mtime_ns, key))[:_MOST_READ]
     return sizes + [key for key in newest if _checksum(source, images[key]) != int(index.crc32c_N[rows[key]])]
