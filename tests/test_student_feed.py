@@ -192,7 +192,7 @@ def test_repeats_are_those_that_the_command_line_would_choose(folder, block_view
     recipe = views(block_views=block_views)
     data = TrainingData(views=recipe, num_views=(num_views,))
     with feed(folder, cache=None, views=recipe, views_used=num_views, repeats=None) as ours:
-        assert ours.order.repeats == suited(StudentRecipe(), data, given=()).recipe.repeats == repeats
+        assert ours.order.repeats == suited(StudentRecipe(), data, set_by_user=()).recipe.repeats == repeats
 
 
 def test_the_plan_says_what_the_batches_hold(folder):

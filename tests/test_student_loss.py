@@ -131,7 +131,7 @@ def test_each_head_learns_its_part(distill: str, weight: float) -> None:
     loss = student_loss(Heads(cls, dist), labels, teacher, recipe)
     base = base_loss(cls, labels, kind="cross_entropy", smoothing=0.1)
     if distill == "hard":
-        part = hard_loss(dist, teacher.hard_B)
+        part = hard_loss(dist, teacher.hard)
     else:
         part = soft_loss(dist, teacher.log_prob(2.0), temperature=2.0, reduction="textbook")
     assert loss.total.item() == pytest.approx((1 - weight) * loss.base.item() + weight * loss.distill.item(), abs=1e-12)
@@ -194,7 +194,7 @@ def test_a_record_of_all_logits_gives_the_very_bits_of_the_teacher_in_the_loop(
     record = {name: torch.from_numpy(array) for name, array in codec.encode(teacher_BC.numpy()).items()}
     cached = TeacherAnswer(codec.hard_label(record), lambda tau: codec.log_prob(record, tau))
     online = answer_from_logits(teacher_BC)
-    assert torch.equal(cached.hard_B, online.hard_B)
+    assert torch.equal(cached.hard, online.hard)
     labels = Labels.of(torch.arange(B) % classes)
     values, grads = [], []
     for teacher in (cached, online):
@@ -210,7 +210,7 @@ def test_a_record_of_all_logits_gives_the_very_bits_of_the_teacher_in_the_loop(
 def test_the_first_class_of_tied_logits_is_the_lowest() -> None:
     """By definition, on every device; `argmax` promises nothing."""
     logit_BC = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [0.0, 0.0, 5.0]])
-    assert answer_from_logits(logit_BC).hard_B.tolist() == [1, 0, 2]
+    assert answer_from_logits(logit_BC).hard.tolist() == [1, 0, 2]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -28,7 +28,7 @@ def test_every_number_of_views_can_be_trained_on_with_every_recipe(name):
     for num_views in range(1, 1001):
         views = cached_views(num_views)
         recipe = chosen_recipe("deit_tiny_patch16_224", name=name, stage=0, given={}, cached=views)
-        chosen = suited(recipe, TrainingData(views=views, num_views=(num_views,)), given=()).recipe
+        chosen = suited(recipe, TrainingData(views=views, num_views=(num_views,)), set_by_user=()).recipe
         order = Order(rows_S=ROWS, recipe=views, repeats=chosen.repeats, num_views=num_views, batch_size=16)
         for epoch in (0, 1, 2, chosen.epochs - 1):
             seen = order.views(epoch)
@@ -51,14 +51,14 @@ def test_multiples_of_six_stay_as_they_were(num_views):
     assert default_block_views(num_views) == 6
     recipe = STUDENT_RECIPES["deit_hard"]
     data = TrainingData(views=cached_views(num_views), num_views=(num_views,))
-    assert suited(recipe, data, given=()) == (recipe, ())
+    assert suited(recipe, data, set_by_user=()) == (recipe, ())
 
 
 @pytest.mark.parametrize("num_views", OFFERED)
 def test_other_repeats_are_said_with_the_reason(num_views):
     """Silence would leave the user with a recipe that he did not choose."""
     data = TrainingData(views=cached_views(num_views), num_views=(num_views,))
-    chosen = suited(STUDENT_RECIPES["deit3_small"], data, given=())
+    chosen = suited(STUDENT_RECIPES["deit3_small"], data, set_by_user=())
     assert chosen.recipe.repeats in (1, 2)
     assert f"repeats {chosen.recipe.repeats} instead of 3" in chosen.reasons[0]
     assert f"{num_views} views" in chosen.reasons[0]
@@ -68,13 +68,13 @@ def test_what_the_user_set_is_not_touched():
     """A wrong number given by hand is refused where the schedule is made, not replaced."""
     recipe = replace(STUDENT_RECIPES["deit"], repeats=4)
     data = TrainingData(views=cached_views(10), num_views=(10,))
-    assert suited(recipe, data, given=("repeats",)) == (recipe, ())
+    assert suited(recipe, data, set_by_user=("repeats",)) == (recipe, ())
 
 
 def test_runs_of_a_sweep_share_their_repeats():
     """Cells that cycle through other numbers of views stay comparable."""
     data = TrainingData(views=cached_views(60), num_views=(4, 60))
-    chosen = suited(STUDENT_RECIPES["deit"], data, given=())
+    chosen = suited(STUDENT_RECIPES["deit"], data, set_by_user=())
     assert chosen.recipe.repeats == 2 and "4 and 60 views" in chosen.reasons[0]
 
 
@@ -92,7 +92,7 @@ def data(num_samples, **changes):
 @pytest.mark.parametrize("num_samples", [1_281_167, 1_281_166, 1_000_000, 14_000_000])
 def test_a_set_of_imagenets_size_is_trained_as_in_the_paper(name, num_samples):
     """The numbers of the papers are those of their set, to the field."""
-    assert suited(STUDENT_RECIPES[name], data(num_samples), given=()) == (STUDENT_RECIPES[name], ())
+    assert suited(STUDENT_RECIPES[name], data(num_samples), set_by_user=()) == (STUDENT_RECIPES[name], ())
 
 
 @pytest.mark.parametrize("num_samples", [16, 40, 200, 1_000, 5_000, 20_000, 126_689, 500_000])
@@ -100,7 +100,7 @@ def test_a_set_of_imagenets_size_is_trained_as_in_the_paper(name, num_samples):
 def test_every_set_gives_steps_and_an_average_that_moves(name, num_samples):
     """A batch larger than the set is an error, a weight average over more steps than the run is its initial weights."""
     given = data(num_samples)
-    recipe = suited(STUDENT_RECIPES[name], given, given=()).recipe
+    recipe = suited(STUDENT_RECIPES[name], given, set_by_user=()).recipe
     steps = given.num_images // recipe.batch_size
     assert steps >= 1 and recipe.batch_size % given.views.block_size == 0
     assert steps >= 50 or recipe.batch_size == 16 or given.num_images // (recipe.batch_size // 2) < 50
@@ -111,7 +111,7 @@ def test_every_set_gives_steps_and_an_average_that_moves(name, num_samples):
 
 def test_the_choice_is_said_with_its_reason():
     """One clause each, so that a user can set what he wants otherwise."""
-    recipe, reasons = suited(STUDENT_RECIPES["deit_hard"], data(200), given=())
+    recipe, reasons = suited(STUDENT_RECIPES["deit_hard"], data(200), set_by_user=())
     assert (recipe.batch_size, recipe.repeats, recipe.warmup_epochs) == (16, 3, 17)
     assert recipe.scaled_lr == pytest.approx(1e-3 * (16 / 1024) ** 0.5, rel=0.05)
     said = "; ".join(reasons)
@@ -121,14 +121,14 @@ def test_the_choice_is_said_with_its_reason():
 
 def test_a_batch_is_cut_among_ranks_and_micro_batches():
     """Eight ranks need eight blocks of a batch, whatever the size of the set."""
-    assert suited(STUDENT_RECIPES["deit"], data(5_000, parts=8), given=()).recipe.batch_size % 128 == 0
+    assert suited(STUDENT_RECIPES["deit"], data(5_000, parts=8), set_by_user=()).recipe.batch_size % 128 == 0
 
 
 def test_what_is_given_stays_and_a_run_that_is_there_keeps_its_choice():
     """A resumed run must be the same run, also after its shards or these rules have changed."""
     given = ("batch_size", "lr", "warmup_epochs", "ema_decay", "repeats")
     recipe = STUDENT_RECIPES["deit"]
-    assert suited(recipe, data(200), given=given) == (recipe, ())
+    assert suited(recipe, data(200), set_by_user=given) == (recipe, ())
     before = {"batch_size": 64, "ema_decay": 0.5, "lr": 0.25, "name": "another"}
-    found, reasons = suited(recipe, data(200, before=before), given=("lr",))
+    found, reasons = suited(recipe, data(200, before=before), set_by_user=("lr",))
     assert (found.batch_size, found.ema_decay, found.lr, found.name) == (64, 0.5, recipe.lr, "deit") and not reasons

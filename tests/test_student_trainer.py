@@ -126,7 +126,7 @@ def test_accumulated_micro_batches_are_the_whole_batch(accumulate):
         cut = slice(micro * 16 // accumulate, (micro + 1) * 16 // accumulate)
         labels = Labels(*(values[cut] for values in some[1]))
         log_prob = partial(lambda tau, cut: some[2].log_prob(tau)[cut], cut=cut)
-        answer = TeacherAnswer(some[2].hard_B[cut], log_prob)
+        answer = TeacherAnswer(some[2].hard[cut], log_prob)
         parts.feed(some[0][cut], labels, answer, step=0, micro=micro)
     for name, value in whole.core.state_dict().items():
         assert torch.allclose(value, parts.core.state_dict()[name], atol=1e-4), name

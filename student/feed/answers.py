@@ -1,8 +1,9 @@
-"""The teacher's answers to a batch: from the records of a cache, from a network in the loop, or from nobody.
+"""Get the teacher's answers to a batch from the records of a cache, from a network in the loop, or from several.
 
-Everything before it (plan, views, mixing) and after it (losses, trainer) is the same code, which is what makes "cached
-equals online" (law 9) a property of this one file: a source turns a batch into a `TeacherAnswer`, which gives
-the first class and log p at any τ. With kind "dense" both go through the same log-softmax of the same float32 logits.
+A source turns a batch into a `TeacherAnswer`, which gives the first class and log p at any τ. All code before it
+(order, views, mixing) and after it (losses, trainer) is the same, so "cached equals online" (law 9) depends on this
+file alone.
+With record kind "dense" both take the same log-softmax of the same float32 logits.
 
 Several teachers answer with a weighted mean of probabilities at the same τ, p(τ) = Σ wᵢ·pᵢ(τ): the ensemble of Hinton
 et al., arXiv:1503.02531, section 1. Their views are the same pixels, and each compares its own digest.
@@ -11,6 +12,7 @@ Legend: B batch, C classes.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -50,7 +52,7 @@ class TeacherAnswer:
         named_BK: Tensor | None = None,
         each: "Sequence[tuple[float, TeacherAnswer]]" = (),
     ) -> None:
-        """Wrap what is known.
+        """Wrap first classes, a decoder, or both.
 
         Args:
             hard_B: the first classes, int64 (B,); None: those of the largest log p at τ = 1.
@@ -65,16 +67,17 @@ class TeacherAnswer:
         self._decoded: dict[float, Tensor] = {}
 
     @property
-    def hard_B(self) -> Tensor:  # noqa: N802  # shape-suffixed as everywhere
-        """The teacher's first class, int64 (B,)."""
+    def hard(self) -> Tensor:
+        """The teacher's first class, int64 (B,): always exact; of several teachers, that of their mean at τ = 1."""
         if self._hard_B is None:
             self._hard_B = first_class(self.log_prob(1.0))
         return self._hard_B
 
     @property
-    def hard(self) -> Tensor:
-        """The teacher's first class, int64 (B,): always exact; of several teachers, that of their mean at τ = 1."""
-        return self.hard_B
+    def hard_B(self) -> Tensor:  # noqa: N802  # the former name
+        """The same as `hard`, under its former name; for one version."""
+        warnings.warn("answer.hard_B: read answer.hard", DeprecationWarning, 2)
+        return self.hard
 
     @property
     def each(self) -> "tuple[tuple[float, TeacherAnswer], ...]":
@@ -90,7 +93,7 @@ class TeacherAnswer:
         log_prob_BC = self.log_prob(1.0)
         if not 1 <= k <= log_prob_BC.shape[1]:
             raise ValueError(f"top: expected k in [1, {log_prob_BC.shape[1]}], got {k}")
-        class_BK = (self.hard_B[:, None] if self._named_BK is None else self._named_BK)[:, :k]
+        class_BK = (self.hard[:, None] if self._named_BK is None else self._named_BK)[:, :k]
         if k > class_BK.shape[1]:
             # Classes that tie come in the order of their index, whatever the device's sort does.
             others_BC = log_prob_BC.scatter(1, class_BK, -torch.inf).sort(dim=1, descending=True, stable=True).indices
@@ -107,21 +110,21 @@ class TeacherAnswer:
 
 
 def answer_from_logits(logit_BC: Tensor) -> TeacherAnswer:
-    """The answer that full logits (B, C) are; of tied first classes the one with the lowest index."""
+    """Return full logits (B, C) as an answer; of tied first classes the one with the lowest index counts."""
     logit_BC = logit_BC.float()
     codec = RecordCodec(RecordFormat.chosen("dense", logit_BC.shape[1]))
     return TeacherAnswer(first_class(logit_BC), lambda temperature: codec.log_prob({"logit": logit_BC}, temperature))
 
 
 def first_class(value_BC: Tensor) -> Tensor:
-    """The lowest index of each row's maximum, int64 (B,), whatever the device does with ties."""
+    """Return the lowest index of each row's maximum, int64 (B,), however the device breaks ties."""
     classes = torch.arange(value_BC.shape[1], device=value_BC.device)
     first = value_BC == value_BC.amax(-1, keepdim=True)
     return torch.where(first, classes, value_BC.shape[1] - 1).amin(-1)
 
 
 class TeacherSource:
-    """Where answers come from; a context manager that lives as long as the run. This one has no teacher.
+    """A source of answers, and the source without a teacher; a context manager that lives as long as the run.
 
     Attributes:
         pixels_checked: samples whose digest was compared so far.
@@ -132,14 +135,14 @@ class TeacherSource:
     teacher_forwards = 0
 
     def __enter__(self) -> Self:
-        """Open what the source needs."""
+        """Return the source, opened."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close it."""
+        """Close the source."""
 
     def begin_epoch(self, epoch: int) -> None:
-        """Get ready for the views of `epoch`."""
+        """Load what the views of `epoch` need."""
 
     def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> TeacherAnswer | None:
         """Return the teacher's answer to a batch, on the device of `x_BCHW`; None when there is no teacher."""
@@ -147,21 +150,21 @@ class TeacherSource:
 
 
 class OnlineTeacher(TeacherSource):
-    """The teacher in the loop, on the very tensor the student sees."""
+    """A teacher in the loop: it answers to the same tensor as the student."""
 
     def __init__(self, teacher: Teacher) -> None:
         """Wrap a loaded teacher."""
         self._teacher = teacher
 
     def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> TeacherAnswer:
-        """One forward pass of the teacher."""
+        """Return the answer of one forward pass of the teacher."""
         logit_BC = self._teacher.logits(x_BCHW)
         self.teacher_forwards += len(logit_BC)
         return answer_from_logits(logit_BC)
 
 
 class CachedTeacher(TeacherSource):
-    """Records of a cache: one gather per batch, the pixel digest of every sample compared (law 1)."""
+    """The records of a cache: one gather per batch, with the pixel digest of every sample compared (law 1)."""
 
     def __init__(
         self,
@@ -190,14 +193,14 @@ class CachedTeacher(TeacherSource):
 
     def __exit__(self, *exception: object) -> None:
         """Stop loading ahead."""
-        self._slabs.__exit__()
+        self._slabs.close()
 
     def begin_epoch(self, epoch: int) -> None:
         """Load the records of the epoch's views, or take over what was loaded ahead; CacheError from the store."""
         self._slab = self._slabs.epoch(epoch)
 
     def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> TeacherAnswer:
-        """Gather, compare digests, and hand the records to the codec on the device; CacheError on a mismatch."""
+        """Gather the records, compare digests, and decode on the device; CacheError on a mismatch."""
         record = self._slab.gather(batch)
         self._pixels.compare(batch, record[PIXEL_DIGEST])
         fields = {
@@ -212,7 +215,7 @@ class CachedTeacher(TeacherSource):
 
 
 def mixture(answers: Sequence[TeacherAnswer], weights: Sequence[float]) -> TeacherAnswer:
-    """One answer of several: log p(τ) = log Σ wᵢ·pᵢ(τ); its first class is that of the mean at τ = 1."""
+    """Return the weighted mean of several answers, log p(τ) = log Σ wᵢ·pᵢ(τ), and the first class of it at τ = 1."""
 
     def log_prob(temperature: float) -> Tensor:
         parts = [answer.log_prob(temperature) + math.log(w) for answer, w in zip(answers, weights, strict=True)]
@@ -240,22 +243,22 @@ class SeveralTeachers(TeacherSource):
         return sum(source.teacher_forwards for source in self._sources)
 
     def __enter__(self) -> Self:
-        """Open them."""
+        """Open every source."""
         for source in self._sources:
             self._stack.enter_context(source)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close them."""
+        """Close every source."""
         self._stack.close()
 
     def begin_epoch(self, epoch: int) -> None:
-        """Get ready for the views of `epoch`, all of them."""
+        """Make every source ready for the views of `epoch`."""
         for source in self._sources:
             source.begin_epoch(epoch)
 
     def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> TeacherAnswer:
-        """The mixture; CacheError naming the cache when the pixels are not those that its teacher saw."""
+        """Return the mixture; CacheError naming the cache when its teacher saw other pixels."""
         answers: list[TeacherAnswer] = []
         for source, name in zip(self._sources, self._names, strict=True):
             try:

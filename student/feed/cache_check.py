@@ -1,4 +1,4 @@
-"""Does this cache fit this run? Everything that can be known before step 0 is asked before step 0 (laws 1, 5 and 6)."""
+"""Check before step 0 that caches, shards, machine and students fit each other (laws 1, 5 and 6)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,14 +18,14 @@ from teacher_cache.store.header import rendering_remedy, require_index
 
 
 class Views(NamedTuple):
-    """What the students of a pass look at: the view recipe, and how many views they cycle through (None: endless)."""
+    """The views of a pass: their recipe, and how many of them are cycled through (None: without end)."""
 
     recipe: ViewRecipe
     num_views: int | None
 
 
 def views_of_caches(caches: Sequence[TeacherCache], index: ShardIndex, *, views_used: int | None) -> Views:
-    """The views of caches that fit index and machine, and each other where there are several.
+    """Return the views of caches that fit index and machine, and each other where there are several.
 
     Raises:
         CacheError: one was made from other shards, renders other pixels here, or has other classes; two have other
@@ -59,20 +59,20 @@ def views_of_caches(caches: Sequence[TeacherCache], index: ShardIndex, *, views_
 
 
 def views_without_cache(
-    chosen: ViewRecipe, index: ShardIndex, teachers: Sequence[Teacher], *, views_used: int | None
+    recipe: ViewRecipe, index: ShardIndex, teachers: Sequence[Teacher], *, views_used: int | None
 ) -> Views:
-    """The views of a run without a cache; ValueError when a teacher in the loop does not fit them.
+    """Return the views of a run without a cache; ValueError when a teacher in the loop does not fit them.
 
-    Without `views_used` they never end; with it they are cycled through, as a cache of so many views would.
+    Without `views_used` the views never end; with it the first ones are cycled through, as those of a cache.
     """
     if views_used is not None and views_used < 1:
         raise ValueError(f"views_used: expected at least 1, got {views_used}")
     for teacher in teachers:
         spec = teacher.spec
         for name, expected, got in (
-            ("input size", chosen.size, spec.input_size),
-            ("mean", tuple(chosen.mean), tuple(spec.mean)),
-            ("std", tuple(chosen.std), tuple(spec.std)),
+            ("input size", recipe.size, spec.input_size),
+            ("mean", tuple(recipe.mean), tuple(spec.mean)),
+            ("std", tuple(recipe.std), tuple(spec.std)),
         ):
             if expected != got:
                 raise ValueError(f"teacher {spec.name}: {name} of the views is {expected}, the teacher wants {got}")
@@ -80,11 +80,11 @@ def views_without_cache(
             raise ValueError(
                 f"teacher {spec.name}: answers in {spec.num_classes} classes, the shards have {index.num_classes}"
             )
-    return Views(chosen, views_used)
+    return Views(recipe, views_used)
 
 
 def require_student(recipe: StudentRecipe, views: Views, caches: Sequence[TeacherCache]) -> None:
-    """ValueError when a student asks for what its views and caches cannot give."""
+    """Raise ValueError when views or caches lack what a student needs."""
     where, size = caches[0].url if caches else "this run", views.recipe.size
     if recipe.image_size != size:
         raise ValueError(
@@ -101,18 +101,18 @@ def require_student(recipe: StudentRecipe, views: Views, caches: Sequence[Teache
 
 
 def require_units(cache: TeacherCache, order: Order) -> None:
-    """CacheError unless the ledger has every unit that the epochs of an order read; None: any number of epochs."""
-    assert order.num_views is not None, "a cache has so many views"
-    cycle = order.num_views if order.epochs is None else order.epochs
+    """Raise CacheError unless the ledger has every unit that the epochs of an order read."""
+    cycle = order.cycle
+    assert cycle is not None, "the views of a cache end"
     needed = order.view_blocks(cycle)
     ledger_BS = cache.ledger()
-    absent = np.argwhere(ledger_BS[needed] == 0)
-    if len(absent):
-        first_block, first_shard = needed[int(absent[0][0])], int(absent[0][1])
+    missing = np.argwhere(ledger_BS[needed] == 0)
+    if len(missing):
+        first_block, first_shard = needed[int(missing[0][0])], int(missing[0][1])
         first_view = first_block * cache.views_per_unit
         raise CacheError(
-            f"{cache.url}: {len(absent)} of {len(needed) * cache.num_shards} units that {cycle} epochs need "
-            f"are not there, the first is views {first_view}–{first_view + cache.views_per_unit - 1} of shard "
+            f"{cache.url}: {len(missing)} of {len(needed) * cache.num_shards} units that {cycle} epochs need "
+            f"are missing, the first is views {first_view}–{first_view + cache.views_per_unit - 1} of shard "
             f"{cache.shard_names[first_shard]}; run cache-teacher again to finish it, or train on fewer views"
         )
 
@@ -134,12 +134,12 @@ def _require_fit(cache: TeacherCache, index: ShardIndex) -> None:
 
 
 def _require_same_views(first: TeacherCache, other: TeacherCache) -> None:
-    """The pixels of both must be the same ones; what a recipe is called decides nothing."""
+    """Raise CacheError when two caches have other pixels; the name of a recipe is no difference."""
     ours, theirs = first.spec.recipe.to_json(), other.spec.recipe.to_json()
     names = sorted(name for name in {*ours, *theirs} - {"name"} if ours.get(name) != theirs.get(name))
     if names:
-        said = ", ".join(f"{name}: expected {ours.get(name)!r}, got {theirs.get(name)!r}" for name in names)
+        differences = ", ".join(f"{name}: expected {ours.get(name)!r}, got {theirs.get(name)!r}" for name in names)
         raise CacheError(
-            f"{other.url}: its teacher saw other views than that of {first.url}: {said}; caches that teach together "
-            "have one view recipe: make it again with the recipe of the first"
+            f"{other.url}: its teacher saw other views than that of {first.url}: {differences}; caches that teach "
+            "together have one view recipe: make it again with the recipe of the first"
         )

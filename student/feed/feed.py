@@ -1,4 +1,4 @@
-"""Feed a training loop, yours or ours, with views, labels and the teacher's answers.
+"""Feed any training loop with views, labels and the teacher's answers.
 
     with Feed("shards/train", cache="teacher.zarr", batch_size=256, workers=8) as feed:
         for epoch in range(300):
@@ -37,7 +37,7 @@ from teacher_cache.network.teacher import Teacher
 
 
 class Feed:
-    """Batches for a training loop: use it in a `with`, ask it for one epoch after the other.
+    """Batches for a training loop: open it in a `with`, iterate over one epoch after the other.
 
     Attributes:
         index: of the shards. views: the view recipe, and how many views are cycled through (None: endless).
@@ -145,26 +145,26 @@ class Feed:
         self._closed, self._pid = False, os.getpid()
 
     def __enter__(self) -> Self:
-        """The feed itself; workers start with the first epoch."""
+        """Return the feed; workers start with the first epoch."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """End the workers and close what the feed has opened; after that it gives nothing more."""
+        """End the workers and close what the feed has opened."""
         self.close()
 
     def close(self) -> None:
-        """What leaving the `with` does; in a forked child the feed of its parent stays as it is."""
+        """End the workers and close what the feed has opened; a forked child leaves its parent's feed alone."""
         self._closed, self._turn = True, None
         if os.getpid() == self._pid:
             self._stack.close()
 
     def __len__(self) -> int:
-        """Batches of every epoch on this rank: optimiser steps × accumulate."""
+        """Return the batches of every epoch on this rank: optimiser steps × accumulate."""
         return self.order.steps * self.order.accumulate
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """C, the number of classes of the shards."""
         return self.index.num_classes
 
     @property
@@ -183,17 +183,17 @@ class Feed:
         return self._stream.waited_s
 
     def plan(self, epoch: int) -> EpochPlan:
-        """The whole order of an epoch as arrays, over all ranks; a pure function of index, seed and epoch."""
+        """Return the whole order of an epoch as arrays, over all ranks; a pure function of index, seed and epoch."""
         return self.order.plan(epoch)
 
     def epoch(self, epoch: int, *, first_step: int = 0) -> "Epoch":
-        """The batches of an epoch, from optimiser step `first_step` on, which takes no time to reach.
+        """Return the batches of an epoch from optimiser step `first_step` on; skipping steps costs no time.
 
         Epochs in order share one set of workers, which renders ahead over the end of an epoch. One epoch is open at a
         time: when another is begun, the one before is over.
 
         Raises:
-            ValueError: the epoch or step is not there. While iterating: CacheError when pixels are not those that the
+            ValueError: no such epoch or step. While iterating: CacheError when pixels are not those that the
                 teacher saw, or a unit is damaged; ShardError when an image is; RunError when a worker dies.
         """
         if epoch < 0 or (self.order.epochs is not None and epoch >= self.order.epochs):
@@ -213,11 +213,11 @@ class Feed:
         return Loader(self, temperature, first_epoch)
 
     def batches_from(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        """What iterating an `Epoch` does."""
+        """Yield the batches of an epoch from a step on; iterating an `Epoch` calls it."""
         if self._closed:
             raise ValueError("feed: it is closed; iterate inside its `with`")
         self._turn = turn = object()
-        begun = False
+        cycle, source_ready = self.order.cycle, False
         for step in range(first_step, self.order.steps):
             for micro in range(self.order.accumulate):
                 if self._turn is not turn:
@@ -225,9 +225,9 @@ class Feed:
                 self._require_own_process()
                 position = Position(epoch, step, micro)
                 rendered = self._stream.batch(position)
-                if not begun:  # only now: workers are forked before the records are mapped, and render meanwhile
-                    self._source.begin_epoch(epoch % self._cycle)
-                    begun = True
+                if not source_ready:  # only now: workers are forked before the records are mapped, and render meanwhile
+                    self._source.begin_epoch(epoch % cycle if cycle else epoch)
+                    source_ready = True
                 yield self._ready(rendered, position)
 
     def _ready(self, rendered: ViewBatch, position: Position) -> Batch:
@@ -248,19 +248,12 @@ class Feed:
         )
 
     def _require_own_process(self) -> None:
-        """ValueError in a forked child, which has the feed's memory and none of its workers and threads."""
+        """Raise ValueError in a forked child, which has the feed's memory and none of its workers and threads."""
         if os.getpid() != self._pid:
             raise ValueError(
                 f"feed: process {os.getpid()} was forked from process {self._pid}, which opened it; iterate there, or "
                 "open a Feed of its own in this process"
             )
-
-    @property
-    def _cycle(self) -> int:
-        """Epochs after which the views begin again; all of them where their number is known."""
-        if self.order.epochs is not None:
-            return self.order.epochs
-        return self.views.num_views or 2**62
 
     def _checked_views(self, views: ViewRecipe | None, views_used: int | None) -> Views:
         """Return the views of the caches, or those of a run without a cache."""
@@ -270,17 +263,19 @@ class Feed:
         return views_without_cache(views or recipe_named("deit"), self.index, teaching.teachers, views_used=views_used)
 
     def _make_source(self) -> TeacherSource:
-        """Where the answers come from."""
+        """Make the source of the teacher's answers."""
         schedule: list[range] = []
         if self.teaching.caches:
-            # Two rounds of an endless run: whoever loads ahead from the last epoch of one finds the next one's first.
-            epochs = self._cycle if self.order.epochs is not None else 2 * self._cycle
+            cycle = self.order.cycle
+            assert cycle is not None, "the views of a cache end"
+            # Two rounds of an endless run: the loader that looks ahead from the last epoch of a round needs the next.
+            epochs = cycle if self.order.epochs is not None else 2 * cycle
             schedule = [self.order.views(epoch) for epoch in range(epochs)]
         return source_of(self.teaching, schedule, name_of=partial(_name_of, self.index), scratch=self._scratch)
 
 
 def _name_of(index: ShardIndex, shard: int, row: int) -> tuple[str, str]:
-    """What messages call a sample."""
+    """Return the names of a sample's shard and key, for messages."""
     return index.names[shard], index.key(shard, row)
 
 
@@ -292,11 +287,11 @@ class Epoch:
         self._feed, self._epoch, self._first_step = feed, epoch, first_step
 
     def __iter__(self) -> Iterator[Batch]:
-        """From the first step again, every time."""
+        """Yield the batches from the first step again, every time."""
         return self._feed.batches_from(self._epoch, self._first_step)
 
     def __len__(self) -> int:
-        """Batches on this rank from the first step to the end of the epoch."""
+        """Return the number of batches on this rank from the first step to the end of the epoch."""
         return len(self._feed) - self._first_step * self._feed.order.accumulate
 
 

@@ -136,11 +136,11 @@ class Order:
         if self.epochs is not None and self.epochs < 1:
             raise ValueError(f"epochs: expected at least 1, got {self.epochs}")
         if not self.steps:
-            raise ValueError(self._too_few_words())
+            raise ValueError(self._too_few())
         self.plan(0).blocks(0, 0, self.parts)
 
-    def _too_few_words(self) -> str:
-        """Why there is no step, and which batch size there could be."""
+    def _too_few(self) -> str:
+        """Say why an epoch has no step, and which batch size fits."""
         size, num_blocks = self.recipe.block_size, int(self._blocks_S.sum())
         if not num_blocks:
             return (
@@ -157,6 +157,11 @@ class Order:
     def parts(self) -> int:
         """Micro-batches that make an optimiser step, over all ranks."""
         return self.world.size * self.accumulate
+
+    @property
+    def cycle(self) -> int | None:
+        """Epochs after which the views start again: those of the run, else of the cache; None: the views never end."""
+        return self.num_views if self.epochs is None else self.epochs
 
     @property
     def steps(self) -> int:

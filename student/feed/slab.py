@@ -1,7 +1,7 @@
-"""The records that an epoch needs, once per machine: read, verified and written by one process, mapped by all.
+"""Keep the records that an epoch needs in one file per machine: one process reads and checks them, all map it.
 
-A slab holds the records of all shards for some consecutive views of one view block. A unit is read once for all the
-views that the run still wants of it, so an epoch that needs three of six views costs no second reading. The next slab
+A slab holds the records of all shards for some consecutive views of one view block. A unit is read once for all its
+views that the run still needs, so an epoch that needs three of six views costs no second reading. The next slab
 is prepared in a thread while this one is used: on disk, not in memory. At ImageNet's size a view at 64 bytes is 82 MB.
 
 Legend: S shards, N samples of the index, V views of the slab, B a batch.
@@ -10,10 +10,10 @@ Legend: S shards, N samples of the index, V views of the slab, B a batch.
 import mmap
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,34 +24,15 @@ from shards.text.figures import byte_size
 from shards.views.blocks import ViewBatch
 from student.feed.node_file import SEAL_BYTES, NodeFile, held_file, one_at_a_time, scratch_folder, shared_file
 
+if TYPE_CHECKING:
+    from teacher_cache.store.cache import TeacherCache
+
 _ALIGN = 64
 _THREADS = 4
 
 
-class Units(Protocol):
-    """What a slab needs of a cache; `teacher_cache.store.cache.TeacherCache` is one."""
-
-    url: str
-    """Where it is."""
-    views_per_unit: int
-    """Consecutive views of a unit."""
-    rows_S: NDArray[np.int64]
-    """Samples per shard."""
-
-    @property
-    def identity(self) -> str:
-        """What its units are of: equal for equal contents."""
-
-    @property
-    def row_fields(self) -> Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-        """Of each array with one entry per view and row (record, pixel digest): dtype and shape of an entry."""
-
-    def read_unit(self, view_block: int, shard: int) -> dict[str, NDArray[Any]]:
-        """The arrays of a unit, (views, rows, …) each, checked against the ledger."""
-
-
 class _Column(NamedTuple):
-    """Where a field lies in the file: (V, N, …) from `offset` on."""
+    """The place of a field in the file: (V, N, …) from `offset` on."""
 
     name: str
     dtype: np.dtype[Any]
@@ -65,7 +46,7 @@ class _Column(NamedTuple):
 
 
 class RecordSlab:
-    """The records of all samples for some consecutive views of one view block, mapped; close it, it is shared.
+    """The mapped records of all samples for some consecutive views of one view block; close it after use.
 
     Attributes:
         views: the views it holds.
@@ -88,8 +69,10 @@ class RecordSlab:
         close_in_workers(self)
 
     @classmethod
-    def load(cls, cache: Units, views: range, *, scratch: Path | None = None, threads: int = _THREADS) -> "RecordSlab":
-        """The slab of some views: mapped if a process of this machine has it, else every shard's unit is read.
+    def load(
+        cls, cache: "TeacherCache", views: range, *, scratch: Path | None = None, threads: int = _THREADS
+    ) -> "RecordSlab":
+        """Map the slab of some views if a process of this machine has it, else read the unit of every shard.
 
         Args:
             views: consecutive, in one view block.
@@ -109,7 +92,7 @@ class RecordSlab:
         def fill(descriptor: int) -> None:
             _reserve(descriptor, _num_bytes(columns, len(views), int(first_S[-1])), folder)
 
-            def keep(shard: int) -> None:
+            def copy_unit(shard: int) -> None:
                 unit = cache.read_unit(view_block, shard)
                 for column in columns:
                     values = unit[column.name][offset : offset + len(views)]
@@ -117,15 +100,15 @@ class RecordSlab:
                         row = view * int(first_S[-1]) + int(first_S[shard])
                         os.pwrite(descriptor, values[view].tobytes(), column.offset + row * column.row_bytes)
 
-            _each(keep, len(cache.rows_S), threads)
+            _each(copy_unit, len(cache.rows_S), threads)
 
         return cls(views, first_S, columns, shared_file(folder, _key(cache, views), fill))
 
     @classmethod
     def load_most(
-        cls, cache: Units, views: range, least: range, *, scratch: Path | None = None, threads: int = _THREADS
+        cls, cache: "TeacherCache", views: range, least: range, *, scratch: Path | None = None, threads: int = _THREADS
     ) -> "RecordSlab":
-        """The slab of `views`, or of `least` among them where `views` take more than half the room of the disk.
+        """Load the slab of `views`, or of `least` among them where `views` take more than half the room of the disk.
 
         One process of the machine decides; the others take what it has made, whatever room that has left.
 
@@ -149,23 +132,23 @@ class RecordSlab:
         return sum(values.nbytes for values in self._fields.values())
 
     def gather(self, batch: ViewBatch) -> dict[str, NDArray[Any]]:
-        """The fields of the batch's records, B rows each, in the batch's order."""
+        """Return the fields of the batch's records, B rows each, in the batch's order."""
         view_B = batch.view_B - self.views.start
         assert view_B.min() >= 0 and view_B.max() < len(self.views), "the slab of another epoch"
         row_B = self._first_S[batch.shard_B] + batch.row_B
         return {name: values[view_B, row_B] for name, values in self._fields.items()}
 
     def close(self) -> None:
-        """Unmap it; other processes keep theirs."""
+        """Unmap the slab; other processes keep theirs."""
         self._fields.clear()
         self._map.close()
         self._file.close()
 
 
 class SlabLoader:
-    """Gives the slab of each epoch and prepares the next one in a thread meanwhile; use as a context manager."""
+    """Loads the slab of each epoch and prepares the next one in a thread meanwhile; close it after use."""
 
-    def __init__(self, cache: Units, schedule: Sequence[range], *, scratch: Path | None = None) -> None:
+    def __init__(self, cache: "TeacherCache", schedule: Sequence[range], *, scratch: Path | None = None) -> None:
         """Take the views of each epoch of the run, in order; `scratch` as `RecordSlab.load`."""
         self._cache, self._schedule, self._scratch = cache, schedule, scratch
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="slab-ahead")
@@ -173,11 +156,15 @@ class SlabLoader:
         self._slab: RecordSlab | None = None
 
     def __enter__(self) -> "SlabLoader":
-        """Nothing is loaded before `epoch`."""
+        """Return the loader; `epoch` loads the first slab."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Let go of the slab, and of the one that is being prepared."""
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the slab in use, and the one that is being prepared."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._ahead is not None:
             ahead, self._ahead = self._ahead, None
@@ -186,7 +173,7 @@ class SlabLoader:
         self._drop()
 
     def epoch(self, epoch: int) -> RecordSlab:
-        """The slab that holds the views of `epoch`; CacheError as the store raised it."""
+        """Return the slab that holds the views of `epoch`; CacheError as the store raises it."""
         views = self._schedule[epoch]
         if self._slab is None or not _holds(self._slab.views, views):
             self._drop()
@@ -200,7 +187,7 @@ class SlabLoader:
         return self._slab
 
     def _taken_ahead(self, views: range) -> RecordSlab | None:
-        """The slab that was prepared, if it holds these views; one that does not is let go."""
+        """Return the prepared slab if it holds these views, else close it."""
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             return None
@@ -211,10 +198,10 @@ class SlabLoader:
         return None
 
     def _load(self, epoch: int) -> RecordSlab:
-        """All views of the epoch's view block that the run wants from then on; its own where there is no room."""
+        """Load all views of the epoch's view block that the run still needs; the epoch's own where the disk is full."""
         per_unit, own = self._cache.views_per_unit, self._schedule[epoch]
-        wanted = [views for views in self._schedule[epoch:] if views.start // per_unit == own.start // per_unit]
-        span = range(min(views.start for views in wanted), max(views.stop for views in wanted))
+        needed = [views for views in self._schedule[epoch:] if views.start // per_unit == own.start // per_unit]
+        span = range(min(views.start for views in needed), max(views.stop for views in needed))
         return RecordSlab.load_most(self._cache, span, own, scratch=self._scratch)
 
     def _drop(self) -> None:
@@ -227,13 +214,13 @@ def _holds(slab: range, views: range) -> bool:
     return slab.start <= views.start and views.stop <= slab.stop
 
 
-def _key(cache: Units, views: range) -> str:
-    """What decides the content of a slab."""
+def _key(cache: "TeacherCache", views: range) -> str:
+    """Return the text that decides the content of a slab."""
     return f"{cache.url} {cache.identity} {views.start // cache.views_per_unit} {views.start} {views.stop}"
 
 
-def _columns(cache: Units, num_views: int, num_rows: int) -> list[_Column]:
-    """The fields behind one another, each aligned."""
+def _columns(cache: "TeacherCache", num_views: int, num_rows: int) -> list[_Column]:
+    """Lay the fields out one behind the other, each aligned."""
     columns: list[_Column] = []
     offset = SEAL_BYTES
     for name, (dtype, tail) in cache.row_fields.items():
@@ -249,7 +236,7 @@ def _num_bytes(columns: Sequence[_Column], num_views: int, num_rows: int) -> int
 
 
 def _reserve(descriptor: int, num_bytes: int, folder: Path) -> None:
-    """Take the room at once, so that a full disk is an error here and not a signal when a page is touched."""
+    """Reserve the room at once, so that a full disk is an error here and not a signal when a page is touched."""
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(descriptor, 0, num_bytes)
@@ -263,17 +250,17 @@ def _reserve(descriptor: int, num_bytes: int, folder: Path) -> None:
 
 
 def _fill(descriptor: int, num_bytes: int) -> None:
-    """Take the room by writing zeros."""
+    """Reserve the room by writing zeros."""
     zeros = bytes(1 << 20)
     for start in range(0, num_bytes, len(zeros)):
         os.pwrite(descriptor, zeros[: num_bytes - start], start)
 
 
-def _each(work: Any, count: int, threads: int) -> None:
-    """Run `work` of 0 … count − 1 in threads; the first error ends it."""
+def _each(call: Callable[[int], None], count: int, threads: int) -> None:
+    """Call a function with 0 … count − 1 in threads; the first error ends it."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="slab")
     try:
-        for _ in pool.map(work, range(count)):
+        for _ in pool.map(call, range(count)):
             pass
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -189,7 +189,7 @@ def teacher_stats(answered: Heads, answer: Answer | None, temperature: float | N
     stats = {"student_entropy": _entropy(torch.log_softmax(answered.average().float(), -1))}
     if answer is not None:
         pupil_BC = answered.cls_BC if answered.dist_BC is None else answered.dist_BC
-        stats["teacher_agreement"] = (pupil_BC.argmax(-1) == answer.hard_B).float().mean()
+        stats["teacher_agreement"] = (pupil_BC.argmax(-1) == answer.hard).float().mean()
         if temperature is not None:
             stats["teacher_entropy"] = _entropy(answer.log_prob(temperature))
     return stats

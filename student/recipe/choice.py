@@ -1,4 +1,4 @@
-"""The recipe that a user asks for: a model, the name of a recipe, and the fields set in a file or by flags.
+"""Hold what the user asks of a recipe: a model, the name of a recipe, and the fields set in a file or by flags.
 
 Flags and files are parsed once, into this value; a command asks it for the recipe as soon as it knows the views, and
 again for the recipe that fits the data. This file imports no torch.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeChoice:
-    """What decides a recipe before the data are known.
+    """A model, the name of a recipe, and the fields that the user set.
 
     Attributes:
         model: name of the student. name: of the recipe; None: the model's own. stage: 0 trains, 1 fine-tunes.
@@ -65,5 +65,5 @@ class RecipeChoice:
             parts=parts,
             before=before,
         )
-        fitted = suited(recipe, data, given=self.fields)
+        fitted = suited(recipe, data, set_by_user=self.fields)
         return fitted._replace(reasons=reasons + fitted.reasons)

@@ -19,6 +19,13 @@ GOOD_ERROR, FAIR_ERROR = 0.10, 0.30
 """Relative error of the student's gradient below which a record is called faithful, and above which limiting."""
 
 
+class Leader(NamedTuple):
+    """The best setting of a map, if any; settings that `noise` cannot tell from it are marked "≈"."""
+
+    group: SeedGroup | None = None
+    noise: float = math.nan
+
+
 class RecordError(NamedTuple):
     """What the record loses at τ, on the cache's own kept logits; NaN where nobody measured.
 
@@ -70,29 +77,28 @@ def loss_errors(facts: Mapping[str, Any]) -> dict[tuple[str, float | None], floa
 
 
 def heat_map(
-    found: Sequence[SeedGroup],
+    groups: Sequence[SeedGroup],
     grid: Grid,
     *,
     style: MapStyle,
     views_used: int | None,
     teachers: str = "",
-    best: SeedGroup | None,
-    noise: float,
+    leader: Leader,
     facts: Mapping[str, Any],
     caption: str,
 ) -> Markup:
-    """The map of one number of views and one set of teachers as an HTML table with its colour scale.
+    """Draw the map of one number of views and one set of teachers as an HTML table with its colour scale.
 
     Args:
-        best: outlined; cells that `noise` cannot tell from it are marked "≈".
+        leader: outlined.
         facts: of the sweep's cache; what its records cost is shown under the columns when it was measured.
     """
-    shown = {group.cell.setting: group for group in found if group.cell.views_used == views_used}
+    shown = {group.cell.setting: group for group in groups if group.cell.views_used == views_used}
     # One scale for all maps of a page: colours of different numbers of views can be compared.
-    means = [m for group in found if math.isfinite(m := group.mean(style.metric))]
+    means = [m for group in groups if math.isfinite(m := group.mean(style.metric))]
     scale = (min(means), max(means)) if means else (0.0, 1.0)
     columns = grid.columns()
-    draw = _Drawer(style, scale, best, noise)
+    draw = _Drawer(style, scale, leader)
     rows: list[tuple[str, list[_MapCell]]] = []
     base = next((group for group in shown.values() if group.cell.distill == NONE), None)
     if base is not None:
@@ -131,8 +137,7 @@ class _MapCell(NamedTuple):
 class _Drawer:
     style: MapStyle
     scale: tuple[float, float]
-    best: SeedGroup | None
-    noise: float
+    leader: Leader
 
     def cell(self, group: SeedGroup | None, *, span: int = 1) -> _MapCell:
         """One cell: mean, spread over seeds, each seed on hover."""
@@ -145,9 +150,10 @@ class _Drawer:
         low, high = self.scale
         colour = ramp((mean - low) / (high - low) if high > low else 0.5)
         seeds = ", ".join(f"seed {s}: {style.number(v)}" for s, v in group.by_seed(style.metric).items())
-        is_best = self.best is not None and group.cell.setting == self.best.cell.setting
-        equal = self.best is not None and not is_best and math.isfinite(self.noise)
-        mark = " ★" if is_best else " ≈" if equal and self.best and not told_apart(group, self.best, self.noise) else ""
+        best, noise = self.leader
+        is_best = best is not None and group.cell.setting == best.cell.setting
+        is_equal = best is not None and not is_best and math.isfinite(noise) and not told_apart(group, best, noise)
+        mark = " ★" if is_best else " ≈" if is_equal else ""
         num, planned = len(group.values(style.metric)), len(group.results)
         second = f"± {style.number(spread)}" if math.isfinite(spread) else "1 seed" if planned == 1 else ""
         return _MapCell(

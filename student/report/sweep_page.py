@@ -14,6 +14,7 @@ from student.report.curves import sweep_curves, views_curve
 from student.report.heat_map import (
     FAIR_ERROR,
     GOOD_ERROR,
+    Leader,
     MapStyle,
     error_word,
     fidelities,
@@ -153,8 +154,7 @@ def _maps(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, noise
                 style=style,
                 views_used=views,
                 teachers=teachers,
-                best=top if is_top1 else None,
-                noise=noise if is_top1 else math.nan,
+                leader=Leader(top, noise) if is_top1 else Leader(),
                 facts=sweep.facts if is_top1 else {},
                 caption=title + which,
             )

@@ -34,8 +34,13 @@ class Rejected:
     reason: str
 
 
-class _Stored(msgspec.Struct, forbid_unknown_fields=True):
-    """A manifest on disk."""
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a checkpoint is and belongs to.
+
+    Attributes:
+        step: optimiser steps done. payload_bytes, sha256: of the payload.
+        identity: everything that decides the run's numbers, flat or nested JSON; compared field by field on resume.
+    """
 
     format: int
     step: Annotated[int, msgspec.Meta(ge=0, le=10**9)]
@@ -44,42 +49,13 @@ class _Stored(msgspec.Struct, forbid_unknown_fields=True):
     identity: dict[str, Any]
     world_size: Annotated[int, msgspec.Meta(ge=1, le=2**20)]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """What a checkpoint is and belongs to: step (optimiser steps done), payload size and digest, run identity."""
-
-    step: int
-    payload_bytes: int
-    sha256: str
-    identity: dict[str, Any]
-    """Everything that decides the run's numbers, flat or nested JSON; compared field by field on resume."""
-    world_size: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The manifest as JSON types."""
-        return {
-            "format": FORMAT,
-            "step": self.step,
-            "payload_bytes": self.payload_bytes,
-            "sha256": self.sha256,
-            "identity": self.identity,
-            "world_size": self.world_size,
-        }
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
-        """The manifest that `to_json` wrote; RunError when it is not one."""
-        stored = checked(data, _Stored, "manifest", error=RunError, advice=f"this version reads format {FORMAT}")
-        if stored.format != FORMAT:
-            raise RunError(f"checkpoint format {stored.format}, this version reads {FORMAT}")
-        return cls(
-            step=stored.step,
-            payload_bytes=stored.payload_bytes,
-            sha256=stored.sha256,
-            identity=stored.identity,
-            world_size=stored.world_size,
-        )
+        """Check a manifest read from disk; RunError when it is none, or one of another format."""
+        manifest = checked(data, cls, "manifest", error=RunError, advice=f"this version reads format {FORMAT}")
+        if manifest.format != FORMAT:
+            raise RunError(f"checkpoint format {manifest.format}, this version reads {FORMAT}")
+        return manifest
 
 
 def save_checkpoint(
@@ -101,6 +77,7 @@ def save_checkpoint(
             writer = _Digesting(file)
             torch.save(dict(state), writer)  # type: ignore[arg-type]  # needs write and flush only
         manifest = Manifest(
+            format=FORMAT,
             step=step,
             payload_bytes=writer.num_bytes,
             sha256=writer.sha256.hexdigest(),
@@ -108,7 +85,7 @@ def save_checkpoint(
             world_size=world_size,
         )
         with atomic_file(manifest_path) as file:
-            file.write(json.dumps(manifest.to_json(), indent=1, sort_keys=True).encode())
+            file.write(json.dumps(msgspec.structs.asdict(manifest), indent=1, sort_keys=True).encode())
     except (OSError, RuntimeError) as error:  # torch.save wraps some write errors in RuntimeError
         raise_interrupt(error)
         last = [path for path in _manifest_paths(folder) if path != manifest_path] if folder.is_dir() else []

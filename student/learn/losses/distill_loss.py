@@ -12,7 +12,7 @@ class Answer(Protocol):
     """The teacher's answer to a batch, as a loss sees it."""
 
     @property
-    def hard_B(self) -> "Tensor":  # noqa: N802  # shape-suffixed as everywhere
+    def hard(self) -> "Tensor":
         """First class of each row, int64 (B,)."""
 
     def log_prob(self, temperature: float) -> "Tensor":

@@ -14,7 +14,7 @@ def hard_loss(logit_BC: "Tensor", hard_B: "Tensor") -> "Tensor":
 
 
 def _compute(logit_BC: "Tensor", answer: Answer, _: Any) -> "Tensor":
-    return hard_loss(logit_BC, answer.hard_B)
+    return hard_loss(logit_BC, answer.hard)
 
 
 HARD = DistillLoss(
