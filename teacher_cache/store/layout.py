@@ -6,7 +6,7 @@ finds with what stands here, so that damaged metadata is an error. docs/cache-fo
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from shards.errors import CacheError
@@ -18,6 +18,7 @@ PIXEL_DIGEST = "pixel_digest"
 FIDELITY_AT = "fidelity_at"
 FIDELITY_LOGIT = "fidelity_logit"
 BASIS = "tail_basis"
+_NAMES = "dimension_names"
 Shuffle = Literal["noshuffle", "shuffle", "bitshuffle"]
 
 
@@ -48,7 +49,9 @@ def unit_layouts(header: Header) -> list[ArrayLayout]:
                 (per_unit, 1, num_rows, *tail),
                 dtype,
                 fill,
-                ("view", "shard", "row", "value")[: 3 + len(tail)],
+                ("view", "shard", "row", f"{name}_value")[
+                    : 3 + len(tail)
+                ],  # of fields that differ in width, for xarray
                 _shuffle_of(dtype),
             )
         )
@@ -109,6 +112,8 @@ def selection(item: ArrayLayout, unit: UnitId) -> tuple[Any, ...]:
 def require_same_metadata(expected: Mapping[str, Any], got: Mapping[str, Any], where: str) -> None:
     """CacheError unless an array's metadata is what the layout says; the first axis may be longer."""
     expected, got = (json.loads(json.dumps(dict(value), default=str)) for value in (expected, got))
+    if got.get(_NAMES) == _former_names(expected.get(_NAMES)):
+        got = {**got, _NAMES: expected.get(_NAMES)}
     shape, room = expected["shape"], got.get("shape", [])
     if len(room) == len(shape) and shape and room[0] >= shape[0]:
         got = {**got, "shape": [shape[0], *room[1:]]}  # a growth that was interrupted leaves room behind
@@ -117,6 +122,11 @@ def require_same_metadata(expected: Mapping[str, Any], got: Mapping[str, Any], w
             raise CacheError(
                 f"{where}: {name}: expected {expected.get(name)}, got {got.get(name)}; restore the file from a copy"
             )
+
+
+def _former_names(names: Sequence[str] | None) -> list[str] | None:
+    """The dimension names of a cache made by 0.2 or before, in which the last axis of every field has one name."""
+    return [name if not name.endswith("_value") else "value" for name in names] if names else None
 
 
 def most_chunk_bytes(item: ArrayLayout) -> int:
