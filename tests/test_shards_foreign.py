@@ -2,15 +2,19 @@
 
 import bz2
 import gzip
+import io
+import json
 import lzma
+import tarfile
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from cli import cli
 from shards.errors import ShardError
-from shards.index.shard_index import ShardIndex
+from shards.index.shard_index import ShardIndex, open_index
 from shards.tars.scan import scan_shards
 from shards.tars.shard_scan import Foreign
 from tests.test_shards_shard_index import image, put, tar_of
@@ -110,3 +114,67 @@ def test_many_broken_shards_are_few_lines(tmp_path: Path) -> None:
         list(scan_shards(urls, foreign=Foreign()))
     assert len(str(caught.value)) <= 600 and len(str(caught.value).splitlines()) <= 6
     assert "9 of 9 shards" in str(caught.value) and "and 6 more" in str(caught.value)
+
+
+def _shard(path: Path, samples: list[dict[str, bytes]]) -> None:
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for n, members in enumerate(samples):
+            for suffix, data in members.items():
+                for name, content in ((f"._{n:03}.{suffix}", b"\0\5\26\7"), (f"{n:03}.{suffix}", data)):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("number", []),
+        ("quoted", ["--label-key", "label"]),
+        ("float", ["--label-key", "label"]),
+        ("nested", ["--label-key", "class.id"]),
+        ("name", ["--label-key", "label", "--class-names"]),
+        ("name in cls", ["--class-names"]),
+    ],
+)
+def test_labels_of_others_are_read_as_they_write_them(kind: str, words: list[str], tmp_path: Path) -> None:
+    """Names, numbers in quotes, numbers of pandas, nested ones; and macOS's twins are passed over in every mode."""
+    names = ("ant", "bee", "cow")
+    json_of = {
+        "quoted": lambda n: {"label": str(n)},
+        "float": lambda n: {"label": float(n)},
+        "nested": lambda n: {"class": {"id": n}},
+        "name": lambda n: {"label": names[n]},
+    }
+    image = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(image, "PNG")
+    samples = []
+    for n in range(6):
+        if kind in json_of:
+            label = {"json": json.dumps(json_of[kind](n % 3)).encode()}
+        else:
+            label = {"cls": names[n % 3].encode() if kind == "name in cls" else b"%d" % (n % 3)}
+        samples.append({"png": image.getvalue(), **label})
+    (tmp_path / "s").mkdir()
+    _shard(tmp_path / "s" / "a.tar", samples)
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    flags = [*words, *([str(tmp_path / "names.txt")] if "--class-names" in words else [])]
+    done = CliRunner().invoke(cli, ["check-shards", str(tmp_path / "s"), *flags, "--workers", "1"])
+    assert done.exit_code == 0 and "12 × file of macOS" in done.output, done.output
+    assert open_index(str(tmp_path / "s")).label_N.tolist() == [0, 1, 2] * 2
+    if "name" in kind:
+        (tmp_path / "s" / "shards.classes.json").unlink()
+        (tmp_path / "s" / "shards.index").unlink()
+        refused = CliRunner().invoke(cli, ["check-shards", str(tmp_path / "s"), *words[:-1]])
+        assert refused.exit_code == 1 and "--class-names" in refused.output, refused.output
+
+
+def test_labels_from_1_and_gaps_are_said(tmp_path: Path) -> None:
+    image = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(image, "PNG")
+    for name, labels in (("one", (1, 2, 3)), ("gap", (0, 1, 3))):
+        (tmp_path / name).mkdir()
+        _shard(tmp_path / name / "a.tar", [{"png": image.getvalue(), "cls": b"%d" % label} for label in labels])
+        said = CliRunner().invoke(cli, ["check-shards", str(tmp_path / name), "--workers", "1"]).output
+        assert ("do the labels begin at 1?" in said) == (name == "one"), said
+        assert ("1 of 4 classes without a sample: 2" in said) == (name == "gap"), said

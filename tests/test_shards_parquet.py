@@ -71,6 +71,18 @@ def test_a_row_group_is_read_about_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert keys != sorted(keys), "mixed inside a shard"
 
 
+def test_class_names_of_the_user_renumber_those_of_the_file(tmp_path: Path) -> None:
+    """A teacher of more classes in another order: the names decide, not the numbers."""
+    write(tmp_path / "a.parquet", 0, 6)
+    (tmp_path / "names.txt").write_text("cow\nfox\nbee\nant\n")
+    made(tmp_path / "a.parquet", tmp_path / "out", "--class-names", str(tmp_path / "names.txt"))
+    assert list(labels_of(tmp_path / "out").values()).count("ant") == 2
+    assert labels_of(tmp_path / "out")["a/0000002"] == "cow"
+    (tmp_path / "names.txt").write_text("cow\nbee\nAnt\n")
+    said = refused(tmp_path / "a.parquet", tmp_path / "x", "--class-names", str(tmp_path / "names.txt"))
+    assert "got 'ant'" in said
+
+
 def test_bad_rows_are_named_and_other_columns_refused(tmp_path: Path) -> None:
     kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     cells = [{"bytes": encoded(n), "path": None} for n in range(4)] + [{"bytes": None, "path": "gone.jpg"}]

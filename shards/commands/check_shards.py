@@ -100,7 +100,22 @@ def _show_scan(events: Iterable["ScanEvent"], num_shards: int) -> "ShardIndex":
                 bar.say(f"  {line}")
     say_ignored(event.ignored)
     assert event.index is not None, "a scan ends with an index, or an error"
+    _say_empty_classes(event.index)
     return event.index
+
+
+def _say_empty_classes(index: "ShardIndex") -> None:
+    """Which classes have no sample; where it is the first alone, labels may begin at 1."""
+    empty = sorted(set(range(index.num_classes)) - set(index.label_N.tolist()))
+    if empty == [0]:
+        say(
+            "class 0 has no sample: do the labels begin at 1? A teacher of these classes has one less; labels must "
+            "begin at 0, or be names (--class-names)"
+        )
+    elif empty:
+        shown = ", ".join(str(index.class_names[n] if index.class_names else n) for n in empty[:3])
+        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        say(f"{len(empty)} of {count(index.num_classes, 'class')} without a sample: {shown}{more}")
 
 
 def _require_no_fewer(path: Path, index: "ShardIndex", allow_fewer: bool) -> "ShardIndex":

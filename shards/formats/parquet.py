@@ -149,10 +149,13 @@ def _list(name: str, files: Sequence[Path], class_names: Sequence[str]) -> Image
             images.append(SourceImage(key, key, label, -1, mtime_ns, len(images)))
     if not images:
         raise ShardError(f"{name}: expected images, got none; check the files")
+    known = columns.class_names or tuple(class_names)
+    if known and max(image.label for image in images) >= len(known):
+        raise ShardError(f"{name}: expected labels below {len(known)}, one for each class name, got more")
     names = tuple(class_names) or columns.class_names
+    if class_names and columns.class_names:
+        images = _renumbered(name, images, columns.class_names, names)
     num_classes = len(names) or 1 + max(image.label for image in images)
-    if max(image.label for image in images) >= num_classes:
-        raise ShardError(f"{name}: expected labels below {num_classes}, one for each class name, got more")
     require_classes(name, names, num_classes)
     return ImageList(
         tree=_Parquet(name, files, columns.image),
@@ -161,6 +164,20 @@ def _list(name: str, files: Sequence[Path], class_names: Sequence[str]) -> Image
         images=images,
         without_images=missing_classes(names, images),
     )
+
+
+def _renumbered(
+    where: str, images: Sequence[SourceImage], stored: Sequence[str], names: Sequence[str]
+) -> list[SourceImage]:
+    """The images with labels of the user's names instead of those of the file."""
+    unknown = sorted(set(stored) - set(names))
+    if unknown:
+        raise ShardError(
+            f"{where}: expected all its class names among the {len(names)} of --class-names, got {unknown[0]!r}; "
+            "add or correct them"
+        )
+    number = {name: label for label, name in enumerate(names)}
+    return [image._replace(label=number[stored[image.label]]) for image in images]
 
 
 def _read(source: Source) -> Mapping[str, ImageList]:

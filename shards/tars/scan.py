@@ -75,7 +75,8 @@ def scan_shards(
     if not urls:
         raise ValueError("scan: expected at least one shard, got none")
     most = MAX_PIXELS if max_pixels is None else max_pixels
-    rule = SampleRule(settled_classes(num_classes, class_names), label_key, decode, most, foreign)
+    numbers = {name: label for label, name in enumerate(class_names)}
+    rule = SampleRule(settled_classes(num_classes, class_names), label_key, decode, most, foreign, numbers)
     scans: dict[int, ShardScan] = {}
     problems = _missing(expected, urls)
     num_bad = len(problems)

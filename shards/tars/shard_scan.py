@@ -58,6 +58,8 @@ class SampleRule(NamedTuple):
     decode: bool = False  # images are decoded, too
     max_pixels: int = MAX_PIXELS  # of an image that is decoded
     foreign: Foreign = Foreign()
+    class_numbers: Mapping[str, int] = {}
+    """Class name → label, for labels that are names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -192,6 +194,9 @@ def _split_name(
 ) -> tuple[str, str] | None:
     """Key, and suffix in lower case, by WebDataset's rule or up to the last dot; None for a member of no sample."""
     name = member.name.lower()
+    if name.rpartition("/")[2].startswith("._"):
+        ignored["file of macOS (._)"] += 1
+        return None
     for suffix in foreign.ignored_suffixes:
         if name.endswith(f".{suffix}"):
             ignored[f".{suffix}"] += 1
@@ -295,9 +300,24 @@ class _Sample:
 
     def _label(self, member: Member, data: bytes) -> int:
         match = re.fullmatch(rb"[ \t]*([0-9]{1,9})[ \t\r\n]*", data)
+        name = data.decode("utf-8", "replace").strip()
+        if name in self._rule.class_numbers:
+            return self._rule.class_numbers[name]
         if match is None:
-            raise _refused(member, self._where, "a label as an ASCII integer", "make it again", repr(data[:40]))
+            advice = "where labels are names of classes give all names with --class-names"
+            raise _refused(member, self._where, "a label as an ASCII integer", advice, repr(data[:40]))
         return self._in_range(member, int(match[1]))
+
+    def _number(self, label: object) -> int | None:
+        """A label of a .json as a number: 3, 3.0, "3" or the name of a class; None for others."""
+        if isinstance(label, str):
+            label = label.strip()
+            if label in self._rule.class_numbers:
+                return self._rule.class_numbers[label]
+            return int(label) if re.fullmatch(r"[0-9]{1,9}", label) else None
+        if isinstance(label, float) and label.is_integer():
+            return int(label)
+        return label if isinstance(label, int) and not isinstance(label, bool) else None
 
     def _in_range(self, member: Member, label: int) -> int:
         limit = self._rule.num_classes if self._rule.num_classes is not None else 2**31
@@ -313,10 +333,21 @@ class _Sample:
         name = self._rule.label_key
         if name is None:
             return
-        label = fields.get(name) if isinstance(fields, dict) else None
-        if isinstance(label, bool) or not isinstance(label, int):
-            raise _refused(member, self._where, f"an integer label under {name!r}", "check --label-key", f"{label!r}")
+        found = _nested(fields, name)
+        label = self._number(found)
+        if label is None:
+            advice = "check --label-key; where labels are names of classes give all names with --class-names"
+            expected = f"an integer label under {name!r}"
+            raise _refused(member, self._where, expected, advice, short(repr(found)))
         self._labels.append(self._in_range(member, label))
+
+
+def _nested(fields: object, name: str) -> object:
+    """The value under a name, or under names with dots between them; None for none."""
+    if not isinstance(fields, dict) or name in fields:
+        return fields.get(name) if isinstance(fields, dict) else None
+    first, dot, rest = name.partition(".")
+    return _nested(fields.get(first), rest) if dot else None
 
 
 def require_image(data: bytes, where: str) -> str:
