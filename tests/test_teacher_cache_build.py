@@ -40,6 +40,7 @@ from teacher_cache.stage1.stage1_events import (
 from teacher_cache.stage1.walk import walk_order
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId, fidelity_count, fidelity_positions
+from teacher_cache.store.unit_store import UnitStore
 from tests.cache_maker import objects_of
 from tests.stage1_tiny import BATCH, CLASSES, build, end_of, make_shards, opened, tiny_teacher, views
 
@@ -356,15 +357,15 @@ def test_an_error_of_the_store_names_the_unit_and_a_later_run_completes(
     tmp_path: Path, index: ShardIndex, teacher: Teacher, reference: TeacherCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = opened(tmp_path / "cache.zarr", index, teacher)
-    write, count = TeacherCache.write_arrays, [0]
+    write, count = UnitStore.write_arrays, [0]
 
-    def full(self: TeacherCache, unit: UnitId, arrays: Any) -> None:
+    def full(self: UnitStore, unit: UnitId, arrays: Any) -> None:
         count[0] += 1
         if count[0] == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, unit, arrays)
 
-    monkeypatch.setattr(TeacherCache, "write_arrays", full)
+    monkeypatch.setattr(UnitStore, "write_arrays", full)
     with pytest.raises(CacheError, match=r"view block 0: views 0 to 1, shard 2: shard-000002.tar.*No space left"):
         build(cache, index, teacher)
     assert int((cache.ledger() != 0).sum()) == 2

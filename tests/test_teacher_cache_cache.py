@@ -208,7 +208,7 @@ def test_a_stale_snapshot_hides_nothing(tmp_path: Path) -> None:
     cache = TeacherCache.create(tmp_path / "c", make_spec(), make_index(7, 5), num_views=6)
     cache.commit_unit(1, 0, random_unit(cache, 1, 0))  # and never leaves the block that would save the snapshot
     with TeacherCache.open(tmp_path / "c") as reader:
-        assert reader.entries.snapshot().sum() == 0
+        assert reader.units.ledger.snapshot().sum() == 0
         assert reader.missing() == [(0, 0), (0, 1), (1, 1)]
         assert_unit(reader, 1, 0)
 

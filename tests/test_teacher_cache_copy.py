@@ -20,6 +20,8 @@ from teacher_cache.publish.destination import open_destination
 from teacher_cache.publish.selection import select
 from teacher_cache.record.codec import RecordCodec, RecordFormat, fit_basis
 from teacher_cache.store.cache import TeacherCache
+from teacher_cache.store.digest import UnitId
+from teacher_cache.store.unit_store import UnitStore
 from tests.cache_maker import fill, make_basis, make_cache, make_index, make_spec, objects_of, random_unit
 from tests.golden import SETS
 
@@ -73,7 +75,7 @@ def test_a_part_is_a_cache_that_lacks_the_rest(tmp_path: Path) -> None:
         assert part.spec == whole.spec and part.num_views == 6
         assert part.missing() == [(0, 0), (1, 0)]
         for unit in itertools.product((0, 1), (1, 2)):
-            assert part.entries.entry(part._unit(*unit)) == whole.entries.entry(whole._unit(*unit))
+            assert part.units.read_entry(UnitId(*unit)) == whole.units.read_entry(UnitId(*unit))
         with pytest.raises(CacheError, match="not in the ledger"):
             part.read_unit(0, 0)
 
@@ -138,13 +140,13 @@ def test_a_damaged_unit_is_named_and_stays_out_of_the_copy(tmp_path: Path) -> No
 def test_a_chunk_that_arrives_damaged_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read back decides."""
     make_cache(tmp_path / "a")
-    honest = TeacherCache.write_arrays
+    honest = UnitStore.write_arrays
 
-    def lossy(self: TeacherCache, unit: Any, arrays: Any) -> None:
+    def lossy(self: UnitStore, unit: Any, arrays: Any) -> None:
         honest(self, unit, {name: np.roll(values, 1) for name, values in arrays.items()})
 
-    monkeypatch.setattr(TeacherCache, "write_arrays", lossy)
-    monkeypatch.setattr("teacher_cache.store.commit._ATTEMPTS", 2)
+    monkeypatch.setattr(UnitStore, "write_arrays", lossy)
+    monkeypatch.setattr("teacher_cache.store.unit_store._ATTEMPTS", 2)
     with pytest.raises(CacheError, match="what is read back is not what was written"):
         copied(tmp_path / "a", tmp_path / "b")
     with TeacherCache.open(tmp_path / "b") as copy:

@@ -25,11 +25,12 @@ from zarr.storage import WrapperStore
 from shards.atomic import replace_file
 from shards.errors import CacheError
 from teacher_cache.inspect.verify import verify_digests
-from teacher_cache.store import commit as commit_module
+from teacher_cache.store import unit_store
 from teacher_cache.store.cache import TeacherCache
-from teacher_cache.store.commit import Arrays, commit
 from teacher_cache.store.digest import UnitId, array_digest
 from teacher_cache.store.place import Place
+from teacher_cache.store.unit import Arrays
+from teacher_cache.store.unit_store import UnitStore
 from teacher_cache.store.zarr_objects import Objects
 from tests.cache_maker import assert_unit, fill, make_cache, make_index, make_spec, objects_of, random_unit
 
@@ -37,7 +38,7 @@ from tests.cache_maker import assert_unit, fill, make_cache, make_index, make_sp
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """No power cut is tested here, so nothing need reach the disk itself."""
-    monkeypatch.setattr(commit_module, "_PAUSE_S", 0.001)
+    monkeypatch.setattr(unit_store, "_PAUSE_S", 0.001)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -322,7 +323,7 @@ def test_a_kill_at_any_write_leaves_a_whole_or_a_missing_unit(
         monkeypatch.setattr(Objects, "set_sync", original)
         with TeacherCache.open(folder, writable=True) as cache:
             assert_unit(cache, 0, 0)
-            entry = cache.read_entry(UnitId(0, 1))
+            entry = cache.units.read_entry(UnitId(0, 1))
             if entry and not (damaged and step == 0 and moment == "before"):
                 assert_unit(cache, 0, 1)
             elif entry:
@@ -386,7 +387,9 @@ class _Memory:
         return _Writer(self, hook)
 
 
-class _Writer:
+class _Writer(UnitStore):
+    """The commit of a store whose objects are those in memory."""
+
     def __init__(self, memory: _Memory, hook: Callable[[], None]) -> None:
         self.memory, self.hook = memory, hook
 
@@ -406,6 +409,9 @@ class _Writer:
         for name, array in arrays.items():
             self.hook()
             self.memory.arrays[name] = array
+
+    def digest(self, unit: UnitId, arrays: Arrays) -> int:
+        return _digest_of(arrays)
 
 
 def _digest_of(arrays: Arrays) -> int:
@@ -432,9 +438,9 @@ def test_a_writer_that_meets_another_at_any_moment_leaves_one_valid_unit() -> No
         ) -> None:
             if next(count) == pause:
                 with suppress(_Killed):
-                    commit(memory.writer(die), unit, TWO, _digest_of, "inner")
+                    memory.writer(die).commit(unit, TWO)
 
-        commit(memory.writer(meet), unit, ONE, _digest_of, "outer")
+        memory.writer(meet).commit(unit, ONE)
         assert _digest_of(memory.arrays) == memory.entry in (_digest_of(ONE), _digest_of(TWO)), (pause, death)
 
 
@@ -444,8 +450,8 @@ def test_a_writer_that_never_reads_what_it_wrote_says_so() -> None:
     def spoil() -> None:
         memory.arrays["b"] = np.array([9])
 
-    with pytest.raises(CacheError, match="where: what is read back is not what was written"):
-        commit(memory.writer(spoil), UnitId(0, 0), ONE, _digest_of, "where")
+    with pytest.raises(CacheError, match=r"^what is read back is not what was written"):
+        memory.writer(spoil).commit(UnitId(0, 0), ONE)
     assert memory.entry in (0, _digest_of(ONE))
 
 
@@ -470,7 +476,7 @@ class _Lossy(_Writer):
 def test_an_entry_is_written_only_over_chunks_that_were_read_back(dropped: int | None) -> None:
     """Killed right after the entry, nothing else would ever look."""
     memory = _Memory()
-    assert commit(_Lossy(memory, -1 if dropped is None else dropped), UnitId(0, 0), ONE, _digest_of, "where")
+    assert _Lossy(memory, -1 if dropped is None else dropped).commit(UnitId(0, 0), ONE)
     assert memory.entry == _digest_of(memory.arrays) == _digest_of(ONE)
 
 

@@ -46,7 +46,7 @@ def reader(index: ShardIndex) -> Iterator[ShardReader]:
 def full(tmp_path_factory: pytest.TempPathFactory, index: ShardIndex, teacher: Teacher) -> TeacherCache:
     cache = opened(tmp_path_factory.mktemp("full") / "c", index, teacher)
     build(cache, index, teacher)
-    cache.entries.save()
+    cache.units.ledger.save()
     return cache
 
 

@@ -68,7 +68,7 @@ def verify_digests(cache: TeacherCache, *, repair: bool = False) -> Iterator[Fin
     saved_BS, problem = _snapshot(cache)
     if problem:
         yield Finding(unit=None, num_views=0, problem=problem, repaired=repair)
-    for unit, entry in cache.entries.look_up([UnitId(*map(int, at)) for at in np.ndindex(*saved_BS.shape)]):
+    for unit, entry in cache.units.ledger.look_up([UnitId(*map(int, at)) for at in np.ndindex(*saved_BS.shape)]):
         if entry == 0 and saved_BS[unit] == 0:
             continue
         problem = _unit_problem(cache, unit, entry)
@@ -77,7 +77,7 @@ def verify_digests(cache: TeacherCache, *, repair: bool = False) -> Iterator[Fin
         num_views = cache.views_per_unit * int(cache.rows_S[unit.shard])
         yield Finding(unit=unit, num_views=num_views, problem=problem, repaired=bool(problem) and repair)
     if repair:
-        cache.entries.save()
+        cache.units.ledger.save()
 
 
 def verify_pixels(
@@ -132,7 +132,7 @@ def verify_teacher(
 
 def _snapshot(cache: TeacherCache) -> tuple[NDArray[np.uint64], str]:
     try:
-        return cache.entries.snapshot(), ""
+        return cache.units.ledger.snapshot(), ""
     except CacheError as error:
         return np.zeros((cache.num_view_blocks, cache.num_shards), np.uint64), str(error)
 

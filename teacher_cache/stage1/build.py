@@ -209,7 +209,7 @@ def _require_same(cache: TeacherCache, index: ShardIndex, teacher: Teacher) -> N
 def _release_damaged(cache: TeacherCache, world: World, should_stop: Callable[[], bool]) -> Iterator[BuildEvent]:
     """Take units of this rank's share that do not verify out of the ledger; look at what a reader starts from."""
     missing = set(cache.missing())
-    problem = cache.entries.snapshot_problem()
+    problem = cache.units.ledger.snapshot_problem()
     if problem:
         yield SnapshotDamaged(reason=problem)
     units = [UnitId(b, s) for b in range(cache.num_view_blocks) for s in range(cache.num_shards)]

@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 
 from shards.errors import CacheError
 from teacher_cache.record.codec import TailBasis
-from teacher_cache.store import layout
-from teacher_cache.store.commit import commit
-from teacher_cache.store.digest import IndexLike, UnitId, fidelity_positions, unit_digest
+from teacher_cache.store.digest import IndexLike, UnitId
 from teacher_cache.store.header import (
     Header,
     header_from_attributes,
@@ -28,12 +26,13 @@ from teacher_cache.store.header import (
     require_views,
     write_root,
 )
-from teacher_cache.store.layout import chunk_key
-from teacher_cache.store.ledger import UNIT_DIGEST, Ledger, entry_key
+from teacher_cache.store.layout import ArrayLayout
+from teacher_cache.store.ledger import Ledger
 from teacher_cache.store.place import DEFAULT_TIMEOUT_S, Place
 from teacher_cache.store.spec import CacheSpec, require_equal
-from teacher_cache.store.unit import Arrays, check_arrays
-from teacher_cache.store.zarr_arrays import UnitArrays, read_basis, write_basis, write_metadata
+from teacher_cache.store.unit import Arrays
+from teacher_cache.store.unit_store import UnitStore
+from teacher_cache.store.zarr_arrays import read_basis, write_basis, write_metadata
 from teacher_cache.store.zarr_objects import Objects
 
 
@@ -42,20 +41,16 @@ class TeacherCache:
 
     Attributes:
         url, writable: where it is, and whether units may be committed. folder: on a local disk; None when remote.
-        spec: what it was made for. basis: the tail basis, or None.
-        num_views, views_per_unit: views it has room for, and V.
-        num_view_blocks, num_shards, rows_S, shard_names: B, S, and the shards.
-        made_with: library versions that made it. layouts: the arrays that hold units.
-        entries: the ledger. objects: the named objects of the cache.
+        header: what its root says. units: its units and their ledger. basis: the tail basis, or None.
+        objects: the named objects of the cache.
     """
 
     def __init__(self, objects: Objects, header: Header, *, writable: bool) -> None:
         """Use `create` or `open`."""
         self.url, self.folder = objects.place.url, objects.place.folder
-        self.writable, self.objects = writable, objects
-        self.adopt(header)
-        self.entries = Ledger(objects, self.url, (self.num_view_blocks, self.num_shards), trust_snapshot=not writable)
-        self.changed = False
+        self.writable, self.objects, self.header = writable, objects, header
+        shape = header.num_view_blocks, len(header.rows_S)
+        self.units = UnitStore(objects, header, Ledger(objects, self.url, shape, trust_snapshot=not writable))
         self.basis = read_basis(objects, header)
 
     @classmethod
@@ -93,7 +88,7 @@ class TeacherCache:
         write_metadata(objects, header)
         write_basis(objects, header, basis_arrays)
         cache = cls(objects, header, writable=True)
-        cache.entries.save()
+        cache.units.ledger.save()
         write_root(objects, header)  # last: until here there is no cache
         return cache
 
@@ -141,19 +136,55 @@ class TeacherCache:
         finally:
             objects.close_session()
 
-    def adopt(self, header: Header) -> None:
-        """Take over what a header says; again when the cache has grown."""
-        self.header, self.spec = header, header.spec
-        self.num_views, self.views_per_unit = header.num_views, header.spec.recipe.block_views
-        self.num_view_blocks, self.num_shards = header.num_view_blocks, len(header.rows_S)
-        self.rows_S, self.shard_names, self.made_with = header.rows_S, header.shard_names, header.made_with
-        self.layouts = layout.unit_layouts(header)
-        self._arrays = UnitArrays(self.objects, header)
+    @property
+    def spec(self) -> CacheSpec:
+        """What it was made for."""
+        return self.header.spec
+
+    @property
+    def num_views(self) -> int:
+        """Views it has room for."""
+        return self.header.num_views
+
+    @property
+    def views_per_unit(self) -> int:
+        """V."""
+        return self.header.spec.recipe.block_views
+
+    @property
+    def num_view_blocks(self) -> int:
+        """B."""
+        return self.header.num_view_blocks
+
+    @property
+    def num_shards(self) -> int:
+        """S."""
+        return len(self.header.rows_S)
+
+    @property
+    def rows_S(self) -> NDArray[np.int64]:  # noqa: N802 - the shape is part of the name
+        """Samples of each shard, (S,) int64."""
+        return self.header.rows_S
+
+    @property
+    def shard_names(self) -> tuple[str, ...]:
+        """Base names of the shards."""
+        return self.header.shard_names
+
+    @property
+    def made_with(self) -> dict[str, str]:
+        """Library versions that made it."""
+        return self.header.made_with
 
     @property
     def identity(self) -> str:
         """Fingerprint of spec and basis: what its units are of."""
         return self.header.identity
+
+    @property
+    def layouts(self) -> list[ArrayLayout]:
+        """The arrays that hold units."""
+        return self.units.layouts
 
     @property
     def row_fields(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
@@ -163,22 +194,18 @@ class TeacherCache:
 
     def describe(self, unit: UnitId) -> str:
         """The unit in words, for messages."""
-        first = unit.view_block * self.views_per_unit
-        return (
-            f"{self.url}: unit (view block {unit.view_block}: views {first} to {first + self.views_per_unit - 1}, "
-            f"shard {unit.shard}: {self.shard_names[unit.shard]})"
-        )
+        return self.units.describe(unit)
 
     def ledger(self) -> NDArray[np.uint64]:
         """The entry of every unit, (B, S) uint64; 0 where there is none.
 
-        A reader starts from the snapshot, a writer from the entries themselves; what is not known to be there is
+        A reader starts from the snapshot, a writer from the entries themselves; units without a known entry are
         looked up at every call, so that the work of other processes is seen.
 
         Errors:
             CacheError when the snapshot or (for a reader) an entry is damaged.
         """
-        return self.entries.refresh()
+        return self.units.ledger.refresh()
 
     def missing(self) -> list[tuple[int, int]]:
         """The units that are not in the ledger, as (view block, shard), view block first."""
@@ -186,17 +213,11 @@ class TeacherCache:
 
     def is_committed(self, view_block: int, shard: int) -> bool:
         """Whether a unit is in the ledger by now: one request. A writer takes a damaged entry for none."""
-        _, entry = next(self.entries.look_up([self._unit(view_block, shard)]))
-        if isinstance(entry, CacheError) and not self.writable:
-            raise entry
-        return not isinstance(entry, CacheError) and entry != 0
+        return self.units.ledger.holds(self.units.unit_id(view_block, shard))
 
     def fidelity_positions(self, view_block: int, shard: int) -> NDArray[np.uint32]:
-        """The (view in the unit, row) pairs whose full logits are kept, (F, 2) uint32; F = 0 for exact records."""
-        unit = self._unit(view_block, shard)
-        count = next((i.shape[2] for i in self.layouts if i.name == layout.FIDELITY_AT), 0)
-        name, num_rows = self.shard_names[shard], int(self.rows_S[shard])
-        return fidelity_positions(self.spec, unit, name, num_rows, count)
+        """The (view in the unit, row) pairs whose full logits are stored, (F, 2) uint32; F = 0 for exact records."""
+        return self.units.fidelity_positions(self.units.unit_id(view_block, shard))
 
     def read_unit(self, view_block: int, shard: int) -> Arrays:
         """The arrays of a unit, checked against the ledger.
@@ -208,24 +229,10 @@ class TeacherCache:
         Errors:
             CacheError when the unit is not in the ledger, or anything of it is missing, damaged or foreign.
         """
-        unit = self._unit(view_block, shard)
-        try:
-            entry = self.read_entry(unit)
-            arrays = self.read_arrays(unit) if entry else {}
-        except CacheError as error:
-            raise CacheError(f"{self.describe(unit)}: {error}") from error
-        if entry == 0:
-            raise CacheError(f"{self.describe(unit)} is not in the ledger; run cache-teacher to compute it")
-        got = self._digest(unit, arrays)
-        if got != entry:
-            raise CacheError(
-                f"{self.describe(unit)}: expected digest {entry:016x} (from the ledger), got {got:016x}; "
-                "run verify-cache --repair, then cache-teacher"
-            )
-        return arrays
+        return self.units.read(self.units.unit_id(view_block, shard))
 
     def commit_unit(self, view_block: int, shard: int, arrays: Mapping[str, NDArray[Any]]) -> bool:
-        """Put a unit into the cache, all or nothing; see `teacher_cache.store.commit` for the order of the writes.
+        """Put a unit into the cache, all or nothing; see `teacher_cache.store.unit_store` for the order of the writes.
 
         Args:
             view_block, shard: coordinates.
@@ -238,48 +245,20 @@ class TeacherCache:
         Errors:
             ValueError when the arrays do not fit, CacheError naming the unit when it cannot be written.
         """
-        unit = self._unit(view_block, shard)
-        where = self.describe(unit)
-        positions_F2 = self.fidelity_positions(view_block, shard)
-        num_rows = int(self.rows_S[shard])
-        checked = check_arrays(self.layouts, arrays, num_rows, positions_F2, where)
+        unit = self.units.unit_id(view_block, shard)
+        checked = self.units.check(unit, arrays)
         try:
-            written = commit(self, unit, checked, lambda stored: self._digest(unit, stored), where)
+            return self.units.commit(unit, checked)
         except CacheError as error:
-            raise error if str(error).startswith(where) else CacheError(f"{where}: {error}") from error
-        self.changed = True
-        return written
+            raise CacheError(f"{self.describe(unit)}: {error}") from error
 
     def invalidate(self, view_block: int, shard: int) -> None:
         """Take a unit out of the ledger, so that stage 1 computes it again."""
-        self.write_entry(self._unit(view_block, shard), 0)
-        self.changed = True
+        self.units.write_entry(self.units.unit_id(view_block, shard), 0)
 
     def unit_bytes(self, view_block: int, shard: int) -> dict[str, int]:
         """Bytes on disk of each object of a unit, ledger entry included."""
-        unit = self._unit(view_block, shard)
-        keys = {item.name: chunk_key(item, unit) for item in self.layouts}
-        keys[UNIT_DIGEST] = entry_key(unit)
-        stored = self.objects.read(list(keys.values()))
-        return {name: len(data or b"") for name, data in zip(keys, stored, strict=True)}
-
-    # What `teacher_cache.store.commit` needs: the objects of a unit.
-
-    def read_entry(self, unit: UnitId) -> int:
-        """The ledger entry, 0 when absent; CacheError when damaged."""
-        return self.entries.entry(unit)
-
-    def write_entry(self, unit: UnitId, digest: int) -> None:
-        """Replace the ledger entry."""
-        self.entries.write(unit, digest)
-
-    def read_arrays(self, unit: UnitId) -> Arrays:
-        """The arrays of a unit as they stand; CacheError when one is missing or damaged."""
-        return self._arrays.read(unit, int(self.rows_S[unit.shard]), len(self.fidelity_positions(*unit)))
-
-    def write_arrays(self, unit: UnitId, arrays: Arrays) -> None:
-        """Replace the chunks of a unit."""
-        self._arrays.write(unit, arrays)
+        return self.units.num_bytes(self.units.unit_id(view_block, shard))
 
     def grow(self, num_views: int) -> None:
         """Make room for more views; old units stay. ValueError for fewer views or parts of a view block."""
@@ -290,10 +269,9 @@ class TeacherCache:
             return
         header = replace(self.header, num_views=num_views)
         write_metadata(self.objects, header)
-        entries = self.entries.grown((header.num_view_blocks, self.num_shards))
-        self.adopt(header)
-        self.entries = entries
-        entries.save()
+        ledger = self.units.ledger.grown((header.num_view_blocks, self.num_shards))
+        self.header, self.units = header, UnitStore(self.objects, header, ledger)
+        ledger.save()
         write_root(self.objects, header)  # last: until here the cache has its old number of views
 
     def __enter__(self) -> Self:
@@ -303,26 +281,15 @@ class TeacherCache:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Renew the snapshot if it is not what the entries say, unless leaving by an error, and close."""
         try:
-            if kind is None and self.writable and (self.changed or self.entries.snapshot_problem() is not None):
-                self.entries.save()
+            ledger = self.units.ledger
+            if kind is None and self.writable and (ledger.changed or ledger.snapshot_problem() is not None):
+                ledger.save()
         finally:
             self.close()
 
     def close(self) -> None:
         """Close the network session of a remote place; `with` does it."""
         self.objects.close_session()
-
-    def _unit(self, view_block: int, shard: int) -> UnitId:
-        for name, value, bound in (
-            ("view block", view_block, self.num_view_blocks),
-            ("shard", shard, self.num_shards),
-        ):
-            if not 0 <= value < bound:
-                raise ValueError(f"{self.url}: expected a {name} in [0, {bound}), got {value}")
-        return UnitId(int(view_block), int(shard))
-
-    def _digest(self, unit: UnitId, arrays: Arrays) -> int:
-        return unit_digest(self.header.identity, unit, self.shard_names[unit.shard], arrays)
 
 
 def spec_at(url: str | Path) -> CacheSpec | None:

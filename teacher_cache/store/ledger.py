@@ -70,6 +70,9 @@ class Ledger:
         url: for messages.
         shape: (B, S).
         trust_snapshot: start from the snapshot (readers) instead of from nothing (writers).
+
+    Attributes:
+        changed: whether an entry was written since the snapshot was last saved.
     """
 
     def __init__(self, objects: KeyValue, url: str, shape: tuple[int, int], *, trust_snapshot: bool) -> None:
@@ -77,7 +80,7 @@ class Ledger:
         self._objects, self._url, self._shape = objects, url, shape
         self._trust_snapshot = trust_snapshot
         self._known_BS = np.zeros(shape, np.uint64)
-        self._started = not trust_snapshot
+        self._started, self.changed = not trust_snapshot, False
 
     def entry(self, unit: UnitId) -> int:
         """The entry of a unit as it stands, 0 when it is not there; CacheError when it is damaged."""
@@ -86,10 +89,18 @@ class Ledger:
             raise entry
         return entry
 
+    def holds(self, unit: UnitId) -> bool:
+        """Whether a unit has an entry by now: one request. A writer takes a damaged entry for none."""
+        entry = next(self.look_up([unit]))[1]
+        if isinstance(entry, CacheError) and self._trust_snapshot:
+            raise entry
+        return not isinstance(entry, CacheError) and entry != 0
+
     def write(self, unit: UnitId, digest: int) -> None:
         """Replace the entry of a unit; 0 takes it out."""
         self._objects.write(entry_key(unit), encode_values(np.array([digest], np.uint64)))
         self._known_BS[unit] = digest
+        self.changed = True
 
     def refresh(self) -> NDArray[np.uint64]:
         """The entry of every unit, (B, S) uint64; those not known to be there are looked up.
@@ -150,12 +161,13 @@ class Ledger:
             part_BS = saved_BS[n * LEDGER_BLOCKS : (n + 1) * LEDGER_BLOCKS]
             full_BS[: len(part_BS)] = part_BS
             self._objects.write(key, encode_values(full_BS))
+        self.changed = False
 
     def grown(self, shape: tuple[int, int]) -> "Ledger":
         """The ledger of the same cache with more view blocks; what is known stays known."""
         ledger = Ledger(self._objects, self._url, shape, trust_snapshot=self._trust_snapshot)
         ledger._known_BS[: self._shape[0]] = self._known_BS
-        ledger._started = self._started
+        ledger._started, ledger.changed = self._started, self.changed
         return ledger
 
     def _snapshot_keys(self) -> list[str]:
