@@ -41,6 +41,7 @@ from shards.index.shard_index import ShardIndex
 from shards.tars.writer import write_samples
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
+from teacher_cache.network.heap import keep_freed_memory
 from teacher_cache.network.teacher import Teacher, load_teacher
 from teacher_cache.record.codec import RecordFormat, fit_basis
 from teacher_cache.stage1.build import build_cache
@@ -108,6 +109,7 @@ def main() -> None:
 def measure(case: Case, rounds: int, workers: int) -> tuple[float, float, float]:
     """Medians over the rounds: the ratio, the busy share, and images/s of the bare forward."""
     torch.manual_seed(0)
+    keep_freed_memory()
     teacher = load_teacher(case.name, pretrained=False, num_classes=CLASSES, precision=case.precision)
     recipe = recipe_named("deit", block_size=case.block_size)
     with tempfile.TemporaryDirectory() as name:
@@ -190,6 +192,7 @@ def teacher_share(case: Case) -> float:
     """CPU seconds of bare forwards ÷ those of stage 1 for as many images, in one thread, in turns batch by batch."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    keep_freed_memory()
     teacher = load_teacher(case.name, pretrained=False, num_classes=CLASSES, precision=case.precision)
     image_BCHW = torch.randn((case.batch_size, 3, 224, 224)).contiguous(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as name:

@@ -50,6 +50,7 @@ from student.recipe.overrides import override, parse_sets
 from student.recipe.papers import recipe_for
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
+from teacher_cache.network.heap import keep_freed_memory
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordFormat, fit_basis
 from teacher_cache.stage1.build import build_cache
@@ -90,6 +91,7 @@ def make_cache(folder: Path, index: ShardIndex) -> TeacherCache:
         behaviour=behaviour_digest(views),
     )
     basis = fit_basis(logit_NC * 8, record) if record.needs_basis else None
+    keep_freed_memory()
     teacher = Teacher(network, spec, device=torch.device("cpu"))
     url = str(folder / "cache.zarr")
     with TeacherCache.create(url, cache_spec, index, basis, num_views=VIEWS) as cache, ShardReader(index) as reader:

@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 
 from shards.index.shard_index import ShardIndex
-from teacher_cache.stage1.agreement import disagrees, mean_agreement, require_known_labels, require_same_classes
-from tests.stage1_tiny import make_shards
+from teacher_cache.stage1.agreement import (
+    disagrees,
+    mean_agreement,
+    require_known_labels,
+    require_new_cache,
+    require_same_classes,
+)
+from tests.stage1_tiny import make_shards, opened, tiny_teacher, views
 
 
 @pytest.mark.parametrize(
@@ -66,3 +72,20 @@ def test_the_subset_way_and_whole_sets_pass(eight):
     require_known_labels(indexed_as(eight, 1000, tuple(f"n{n:08d}" for n in range(1000))), 1000, "teacher")
     require_same_classes(eight, 8, "teacher")
     require_known_labels(eight, 8, "teacher")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "num_views"),
+    [
+        pytest.param({"block_size": 64}, 4, id="blocks that no shard fills"),
+        pytest.param({}, 3, id="part of a unit"),
+    ],
+)
+def test_what_the_command_refuses_early_the_library_refuses_in_the_same_words(tmp_path, eight, recipe, num_views):
+    """And it writes no cache."""
+    with pytest.raises(ValueError, match=r"expected|no shard") as early:
+        require_new_cache(eight, views(**recipe), num_views)
+    with pytest.raises(ValueError, match=r"expected|no shard") as late:
+        opened(tmp_path / "c", eight, tiny_teacher(num_classes=8), recipe=views(**recipe), num_views=num_views)
+    assert str(late.value) == str(early.value)
+    assert not (tmp_path / "c" / "zarr.json").exists()

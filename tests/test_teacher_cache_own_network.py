@@ -17,6 +17,7 @@ from cli import cli
 from shards.errors import ArtefactError
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD, recipe_named
 from student.feed.feed import Feed
+from teacher_cache.network import heap
 from teacher_cache.network.teacher import Teacher, load_teacher
 from tests.student_tiny import write_shards
 
@@ -108,7 +109,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     name = f"own_net_{abs(hash(request.node.name))}"
     (tmp_path / f"{name}.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     yield name
 
 
@@ -125,6 +126,17 @@ def views(size: int = 32) -> Tensor:
 def imagenet(**options: Any) -> dict[str, Any]:
     """The normalisation that torchvision's networks do not carry."""
     return {"model_mean": IMAGENET_MEAN, "model_std": IMAGENET_STD, **options}
+
+
+def test_a_teacher_changes_nothing_of_the_process_that_builds_it(
+    own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Python path and the memory allocator are the caller's; commands and stage 1 change them where they begin."""
+    monkeypatch.setattr(heap, "ctypes", None)  # an allocator that is touched is an error
+    monkeypatch.chdir("/")
+    before = list(sys.path)
+    load(f"{own}:small", **imagenet())
+    assert sys.path == before
 
 
 @pytest.mark.slow
@@ -232,6 +244,7 @@ def test_a_file_of_weights_never_runs_code(own: str, tmp_path: Path) -> None:
 
 def test_it_goes_through_every_command_that_asks_a_teacher(own: str, tmp_path: Path) -> None:
     """Stage 1, its verification, training with the teacher in the loop; the feed on its cache and with it."""
+    sys.path.remove(str(tmp_path))  # commands look in the current folder
     index = write_shards(tmp_path / "train")
     teacher = ["--teacher", f"{own}:small", "--teacher-arg", "width=6", "--teacher-std", "0.229,0.224,0.225"]
     shown = ["--recipe", "plain", "--size", "16", "--set", "block_size=4", "--views", "2", "--views-per-unit", "2"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from shards.errors import CacheError
-from teacher_cache.store.header import require_index
+from teacher_cache.store.header import make_header, require_index
 from teacher_cache.store.spec import CacheSpec, RecordFormat, TeacherSpec, require_equal
 from tests.cache_maker import make_spec
 
@@ -137,23 +137,19 @@ def test_parts_that_do_not_fit_each_other_are_refused(name: str) -> None:
 
 
 class Shards(NamedTuple):
-    """What a refusal knows of a set of shards: names, samples of each, fingerprint; of a cache, the spec as well."""
+    """What a refusal knows of a set of shards: names, samples of each, fingerprint."""
 
     names: tuple[str, ...]
     rows: tuple[int, ...]
     fingerprint: str = "2" * 64
-    spec: CacheSpec = SPEC
-
-    @property
-    def shard_names(self) -> tuple[str, ...]:
-        return self.names
 
     @property
     def rows_S(self) -> np.ndarray:  # noqa: N802 - the shape is part of the name
         return np.array(self.rows, np.int64)
 
 
-CACHE = Shards(("a.tar", "b.tar", "c.tar"), (250, 250, 227))
+MADE_OF = Shards(("a.tar", "b.tar", "c.tar"), (250, 250, 227), SPEC.index_fingerprint)
+CACHE = make_header(SPEC, MADE_OF, SPEC.recipe.block_views, {})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from shards.console import result
 from shards.flags import CACHE, PATH, json_option, refuse_ignored
 from shards.own_folder import require_file
 from shards.text.figures import count
-from teacher_cache.store.glance import local_header
+from teacher_cache.store.header import local_header
 
 if TYPE_CHECKING:
     from teacher_cache.record.loss_error import LossError

@@ -14,7 +14,7 @@ from shards.flags import (
     refuse_ignored,
     shard_options,
 )
-from teacher_cache.store.glance import local_header
+from teacher_cache.store.header import local_header
 
 if TYPE_CHECKING:
     from student.cost.cost_estimate import Cost, Job, Rates

@@ -11,7 +11,7 @@ from shards.flags import ShardPlace, device_option, json_option, precision_optio
 from shards.text.figures import count
 from student.commands.flags import student_of, weights_options
 from teacher_cache.commands.flags import announced_precision
-from teacher_cache.commands.stage1_checks import check_weights
+from teacher_cache.network.weights_metadata import require_weights
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
@@ -36,7 +36,7 @@ def evaluate(
 ) -> None:
     """Top-1 and top-5 of a student on shards: every sample counted exactly once."""
     index = shard_place.index()
-    check_weights("--weights", weights)
+    require_weights("--weights", weights)
     import torch
 
     from shards.views.view_recipe import ViewRecipe

@@ -148,7 +148,7 @@ class CacheFlags:
         Raises:
             ValueError: flags that one cache has no use for; the same cache twice. CacheError: a missing cache.
         """
-        from teacher_cache.store.glance import local_header
+        from teacher_cache.store.header import local_header
 
         if len(self.caches) < 2:
             refuse_ignored(["teacher_weight", "combine", "teachers"], "they are for several caches")

@@ -13,7 +13,7 @@ from shards.flags import PATH, device_option, stop_with
 from shards.text.escapes import one_line
 from shards.text.figures import count
 from student.commands.flags import student_of, weights_options
-from teacher_cache.commands.stage1_checks import check_weights
+from teacher_cache.network.weights_metadata import require_weights
 
 if TYPE_CHECKING:
     from student.run.export import Prediction
@@ -32,7 +32,7 @@ def predict(
 
     A file that cannot be read or decoded is named, the others are answered, and the exit code is 1 at the end.
     """
-    check_weights("--weights", weights)
+    require_weights("--weights", weights)
     paths, passed_over = image_files(images)
     if not any(path.exists() for path in paths):
         others = f", nor is any of {len(paths)}" if len(paths) > 1 else ""

@@ -37,8 +37,8 @@ class TeacherTraining:
 
     def check(self) -> None:
         """Refuse names, files and combinations that cannot be; ValueError, ArtefactError for a missing file."""
-        from teacher_cache.commands.stage1_checks import check_weights
         from teacher_cache.network.teacher_name import require_known
+        from teacher_cache.network.weights_metadata import require_weights
 
         if (self.pretrained is None) == (self.model is None):
             raise ValueError(
@@ -49,7 +49,7 @@ class TeacherTraining:
             raise ValueError("--init-weights: --pretrained brings weights of its own; give --model with a file")
         require_known("--pretrained" if self.pretrained else "--model", self.pretrained or self.model or "")
         if self.init_weights:
-            check_weights("--init-weights", self.init_weights)
+            require_weights("--init-weights", self.init_weights)
         _ = self._choice.recipe()
 
     def chosen(self, index: "ShardIndex", *, parts: int, before: "dict[str, Any]") -> "Suited":

@@ -119,7 +119,7 @@ def require_units(cache: TeacherCache, order: Order) -> None:
 
 def _require_fit(cache: TeacherCache, index: ShardIndex) -> None:
     spec = cache.spec
-    require_index(cache, index, cache.url)
+    require_index(cache.header, index, cache.url)
     if spec.record.num_classes != index.num_classes:
         raise CacheError(
             f"{cache.url}: its teacher knows {spec.record.num_classes} classes, the shards have {index.num_classes}; "

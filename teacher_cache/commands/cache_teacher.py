@@ -1,12 +1,14 @@
 """`cache-teacher`: stage 1, drawn as a bar over views with lines for what stands out."""
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from shards.console import Bar, result, say
 from shards.flags import CACHE, ShardPlace, shard_options, stop_with, workers_option
+from shards.own_folder import require_own
 from shards.signals import StopRequest
 from shards.text.figures import count, duration
 from shards.world import World, world_from_env
@@ -21,9 +23,9 @@ from teacher_cache.commands.flags import (
     teacher_options,
     view_options,
 )
-from teacher_cache.commands.stage1_checks import check_cache
 
 if TYPE_CHECKING:
+    from shards.index.shard_index import ShardIndex
     from teacher_cache.stage1.stage1_events import BuildEvent, BuildFinished, OpenEvent, ShortCalibration, UnitCommitted
     from teacher_cache.store.cache import TeacherCache
 
@@ -53,7 +55,7 @@ def cache_teacher(
     on one cache: under torchrun, as a SLURM array, or started by hand with RANK and WORLD_SIZE.
     """
     index = shard_place.index()
-    check_cache(cache, index, teacher, views, record, precision=execution.precision)
+    _refuse_early(cache, index, teacher, views, record, precision=execution.precision)
     world = world_from_env(shared=True)
     from teacher_cache.stage1.build import build_cache
     from teacher_cache.stage1.opening import open_or_create
@@ -91,6 +93,55 @@ def cache_teacher(
                 should_stop=lambda: stop.told,
             ):
                 display.show(done)
+
+
+def _refuse_early(
+    cache: str,
+    index: "ShardIndex",
+    teacher: TeacherFlags,
+    views: ViewFlags,
+    record: RecordFlags,
+    *,
+    precision: str | None,
+) -> None:
+    """Refuse what can be refused without importing torch or the teacher.
+
+    Errors:
+        ValueError for what was typed, CacheError for an existing cache that is for something else.
+    """
+    from teacher_cache.stage1.agreement import require_known_labels, require_new_cache
+    from teacher_cache.store.header import CACHE_FOLDER, header_at, require_index
+    from teacher_cache.store.place import Place
+    from teacher_cache.store.spec import require_equal
+
+    place = Place.parse(cache, writable=True)
+    if place.folder is not None:
+        require_own("--cache", place.folder, CACHE_FOLDER)
+    name = teacher.checked_name()
+    header = header_at(cache)
+    if header is None:
+        require_known_labels(index, index.num_classes, name)
+        if place.folder is not None:
+            recipe = views.recipe(index)
+            require_new_cache(index, recipe, views.num_views)
+            record.format(index.num_classes, index, recipe)
+        return
+    require_index(header, index, place.url)
+    spec = header.spec
+    recipe = views.recipe(index, spec)
+    requested_precision = precision or spec.teacher.precision
+    requested_teacher = replace(
+        spec.teacher, name=name, precision=requested_precision, input_size=recipe.size, mean=recipe.mean, std=recipe.std
+    )
+    requested_record = record.format(spec.teacher.num_classes, index, recipe, spec)
+    requested = replace(
+        spec,
+        index_fingerprint=index.fingerprint,
+        recipe=recipe,
+        record=requested_record,
+        teacher=requested_teacher,
+    )
+    require_equal(requested, spec, place.url)
 
 
 _BLOCK = 16  # of the built-in recipes: another size is worth a word

@@ -4,7 +4,7 @@ import click
 
 from shards.console import result, say
 from shards.flags import CACHE, stop_with
-from teacher_cache.store.glance import local_header
+from teacher_cache.store.header import local_header
 
 
 @click.command("check-machine")

@@ -55,7 +55,7 @@ def copy_cache(
     Places are folders or object stores: s3://, gs://, az://, memory:// …; hf:// and https:// to read. Run the same
     command again to go on after a kill. A smaller --record is made from the records of SOURCE, and its error printed.
     """
-    from teacher_cache.store.glance import CACHE_FOLDER, local_header
+    from teacher_cache.store.header import CACHE_FOLDER, local_header
 
     place = Place.parse(destination, writable=True)
     if place.url == Place.parse(source, writable=False).url:

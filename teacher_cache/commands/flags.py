@@ -57,12 +57,11 @@ class TeacherFlags:
 
     def checked_name(self) -> str:
         """The teacher as a cache's spec calls it; ValueError for a name, a file or arguments that cannot be."""
-        from teacher_cache.commands.stage1_checks import check_weights
         from teacher_cache.network.teacher_name import is_own, require_known, spec_name, split_name
-        from teacher_cache.network.weights_metadata import require_arguments
+        from teacher_cache.network.weights_metadata import require_arguments, require_weights
 
         if self.teacher_weights is not None:
-            check_weights("--teacher-weights", self.teacher_weights)
+            require_weights("--teacher-weights", self.teacher_weights)
         name, known = self.named()
         require_known("--teacher", name)
         base, arguments = split_name(name)
@@ -100,11 +99,16 @@ class TeacherFlags:
             precision: None takes `begun`, that of an existing cache, or else the device's default.
         """
         from teacher_cache.network.device import rank_device
+        from teacher_cache.network.heap import keep_freed_memory
+        from teacher_cache.network.own_network import search_current_folder
         from teacher_cache.network.teacher import load_teacher
 
         chosen, (name, known) = rank_device(device, world), self.named()
         quiet = world.rank > 0
         precision = announced_precision(chosen.type, precision, begun=begun, compile=compile, quiet=quiet)
+        search_current_folder()
+        if chosen.type == "cpu":
+            keep_freed_memory()
         teacher = load_teacher(
             name,
             weights=self.teacher_weights,

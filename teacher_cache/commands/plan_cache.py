@@ -18,7 +18,6 @@ from teacher_cache.commands.flags import (
     teacher_options,
     view_options,
 )
-from teacher_cache.commands.stage1_checks import check_new_cache
 
 if TYPE_CHECKING:
     from teacher_cache.inspect.cache_plan import Plan
@@ -59,12 +58,15 @@ def plan_cache(
 ) -> None:
     """Predict bytes, hours and error of a cache before it is made, from a short calibration on this machine."""
     index = shard_place.index()
+    from teacher_cache.stage1.agreement import require_new_cache
+
     teacher.checked_name()
-    check_new_cache(index, views, record)
+    recipe = views.recipe(index)
+    require_new_cache(index, recipe, views.num_views)
+    record.format(index.num_classes, index, recipe)
 
     from teacher_cache.inspect import cache_plan
 
-    recipe = views.recipe(index)
     network = execution.load(teacher, recipe)
     with shard_place.reader(index) as reader:
         for event in cache_plan.plan_cache(

@@ -10,7 +10,7 @@ from shards.console import result
 from shards.flags import CACHE, PATH, ShardPlace, refuse_ignored, shard_options
 from shards.own_folder import require_file
 from teacher_cache.commands.flags import view_settings
-from teacher_cache.store.glance import local_header
+from teacher_cache.store.header import local_header
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
@@ -68,7 +68,7 @@ def show_views(
         reader, opened = stack.enter_context(shard_place.reader(index)), None
         if cache:
             opened = stack.enter_context(TeacherCache.open(cache))
-            require_index(opened, index, opened.url)
+            require_index(opened.header, index, opened.url)
             recipe, views = opened.spec.recipe, range(first_view, min(first_view + num_views, opened.num_views))
         sheets = []
         for key in keys:

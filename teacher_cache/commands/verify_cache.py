@@ -9,7 +9,7 @@ from shards.console import Bar, result, say
 from shards.flags import CACHE, SEED, Number, ShardPlace, device_option, refuse_ignored, shard_options, stop_with
 from shards.text.figures import count, plural
 from teacher_cache.commands.flags import TeacherFlags, optional_teacher_options
-from teacher_cache.store.glance import local_header
+from teacher_cache.store.header import local_header
 
 if TYPE_CHECKING:
     from teacher_cache.inspect.verify import Finding

@@ -56,7 +56,7 @@ def read_record(cache: TeacherCache, index: ShardIndex, key: str, view: int) -> 
         ShardError when no sample has that key; ValueError for a view that the cache has no room for; CacheError for a
         unit that is not there or damaged, and for an index of other shards.
     """
-    require_index(cache, index, cache.url)
+    require_index(cache.header, index, cache.url)
     if not 0 <= view < cache.num_views:
         raise ValueError(f"view: {cache.url} holds views 0 … {cache.num_views - 1}, got {view}")
     shard, row = index.find(key)

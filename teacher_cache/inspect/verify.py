@@ -153,7 +153,7 @@ def _sampled(
     cache: TeacherCache, index: ShardIndex, reader: ShardReader, count: int, seed: int
 ) -> Iterator[tuple[UnitId, int, ViewBatch, Arrays]]:
     """A seeded sample of blocks of committed units, none of them twice: unit, block, rendered anew, what is stored."""
-    require_index(cache, index, cache.url)
+    require_index(cache.header, index, cache.url)
     units = [UnitId(int(b), int(s)) for b, s in np.argwhere(cache.ledger() != 0)]
     if not units:
         raise CacheError(f"{cache.url}: nothing is committed yet, so nothing can be compared; run cache-teacher")

@@ -37,7 +37,7 @@ def own_network(
     """Import the function, call it, load the weights, and look at one answer.
 
     Args:
-        name: `package.module:function`; the current folder is searched after the Python path.
+        name: `package.module:function`, on the Python path; see `search_current_folder`.
         kwargs: for the function.
         weights: tensors of a file that must fit the network exactly; None keeps those that the function gave it.
         num_classes: C, where it is known; input_size: side of the views, pixels.
@@ -73,18 +73,22 @@ class _LogitsOf(nn.Module):
         return self.network(image_BCHW).logits
 
 
+def search_current_folder() -> None:
+    """Add the current folder to the end of this process's Python path, for modules of the user: commands do it."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
 def _called(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise ValueError(f"teacher: expected package.module:function, got {name!r}")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the module is the user's: whatever it raises is what is wrong with it
         raise ValueError(
             f"teacher: module {module_name} cannot be imported: {_reason(error)}; it is looked for on the Python path "
-            "and in the current folder"
+            "and, by commands, in the current folder"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
 from teacher_cache.network.arithmetic import arithmetic, autocast, is_half
 from teacher_cache.network.classifier import Classifier, Rgb, run_in_float32
-from teacher_cache.network.heap import keep_freed_memory
 from teacher_cache.network.own_network import own_network
 from teacher_cache.network.teacher_name import DEFAULT_TEACHER, LITE0, is_own, spec_name, split_name
 from teacher_cache.network.timm_network import timm_network
@@ -52,8 +51,6 @@ class Teacher:
         self.chosen = chosen
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # else pinning memory would open a context on the first GPU as well
-        if device.type == "cpu":
-            keep_freed_memory()
         network = network.requires_grad_(False).eval().to(device)
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         network = network.to(memory_format=self._layout)

@@ -107,6 +107,17 @@ def weights_file(path: Path) -> Path:
     )
 
 
+def require_weights(flag: str, path: Path) -> Path:
+    """Return the file of weights that the path behind a flag stands for; ArtefactError when it is missing."""
+    try:
+        file = weights_file(path)
+    except ArtefactError as error:
+        raise ArtefactError(f"{flag}: {error}") from None
+    if not file.is_file():
+        raise ArtefactError(f"{flag} {path}: no such file; give a .safetensors or torch file of weights, or a run")
+    return file
+
+
 def trained_as(weights: Path | None) -> TrainedAs | None:
     """What a file of weights that this project trained says of itself; None for all others.
 

@@ -12,7 +12,7 @@ from teacher_cache.publish.recoding import Shards, fitted_basis, require_smaller
 from teacher_cache.publish.selection import Selection
 from teacher_cache.record.codec import RecordFormat
 from teacher_cache.store.cache import TeacherCache, spec_at
-from teacher_cache.store.glance import CACHE_FOLDER, LOCK_NAME
+from teacher_cache.store.header import CACHE_FOLDER, LOCK_NAME
 from teacher_cache.store.place import Place
 from teacher_cache.store.spec import require_equal
 

@@ -1,7 +1,6 @@
-"""Do teacher and shards number their classes alike?
+"""Check that shards, views and teacher fit each other: before the first forward, and by how often they agree after it.
 
-What can be known before the first forward is refused; afterwards the share of views whose first class is the label
-says so.
+Importing this module does not import torch: commands call the checks before anything heavy.
 """
 
 import math
@@ -9,7 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from shards.index.index_checks import require_classes
 from shards.index.shard_index import ShardIndex
+from shards.views.view_recipe import ViewRecipe
+from teacher_cache.store.header import require_whole_units
 
 _SUBSET = (
     "if they are among the teacher's, folders named as it names them: make-shards --class-names FILE, all its classes "
@@ -43,6 +45,22 @@ def require_known_labels(index: ShardIndex, num_classes: int, teacher: str) -> N
             "- fine-tune a teacher on these classes: train-teacher on shards indexed with their own number of classes\n"
             f"- {_SUBSET}"
         )
+
+
+def require_new_cache(index: ShardIndex, recipe: ViewRecipe, num_views: int) -> None:
+    """Refuse views of which no cache of these shards can be made.
+
+    Errors:
+        ShardError for shards of one class; ValueError for blocks that no shard fills and for parts of a unit.
+    """
+    require_classes(index.path or "shards", index.class_names, index.num_classes)
+    largest = int(max(index.rows_S))
+    if largest < recipe.block_size:
+        raise ValueError(
+            f"--set block_size={recipe.block_size}: no shard holds so many samples (the largest has {largest}), so no "
+            f"student could be trained from the cache; give at most {largest}, or leave it out"
+        )
+    require_whole_units(recipe, num_views)
 
 
 def mean_agreement(shares: Sequence[float]) -> float:

@@ -16,6 +16,7 @@ from shards.views.blocks import BlockViews, ViewBatch
 from shards.views.mixing import num_blocks
 from shards.views.rendering import render_ahead
 from shards.world import World
+from teacher_cache.network.heap import keep_freed_memory
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.stage1.agreement import disagrees, mean_agreement
 from teacher_cache.stage1.block_group import BlockGroup
@@ -53,6 +54,8 @@ def build_cache(
 ) -> Iterator[BuildEvent]:
     """Compute every missing unit of the cache; the last event is `BuildFinished`.
 
+    On the CPU this process keeps the memory that a forward frees from now on (`keep_freed_memory`).
+
     Args:
         cache: writable, of the same spec as index and teacher.
         reader: of the index.
@@ -73,6 +76,8 @@ def build_cache(
     if workers < 0:
         raise ValueError(f"workers: expected at least 0, got {workers}")
     _require_same(cache, index, teacher)
+    if teacher.device.type == "cpu":
+        keep_freed_memory()
     if check_committed:
         yield from _release_damaged(cache, world, should_stop)
     run = _Run(cache, index, teacher, batch_size, should_stop)
@@ -200,7 +205,7 @@ def _groups(blocks: Iterator[ViewBatch], size: int) -> Iterator[list[ViewBatch]]
 
 
 def _require_same(cache: TeacherCache, index: ShardIndex, teacher: Teacher) -> None:
-    require_index(cache, index, cache.url)
+    require_index(cache.header, index, cache.url)
     expected, got = cache.spec.teacher, teacher.spec
     if expected != got:
         raise CacheError(f"{cache.url}: teacher: expected {expected}, got {got}; use that the cache was made with")

@@ -24,12 +24,11 @@ from shards.world import World
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
 from teacher_cache.record.fidelity import record_fidelity
-from teacher_cache.stage1.agreement import require_known_labels, require_same_classes
+from teacher_cache.stage1.agreement import require_known_labels, require_new_cache, require_same_classes
 from teacher_cache.stage1.calibration import FEWEST, calibration_logits, calibration_sample, calibration_size
 from teacher_cache.stage1.stage1_events import CacheOpened, Calibrated, OpenEvent, ShortCalibration
 from teacher_cache.store.cache import TeacherCache, spec_at
-from teacher_cache.store.glance import LOCK_NAME
-from teacher_cache.store.header import require_index, require_views
+from teacher_cache.store.header import LOCK_NAME, require_index, require_views
 from teacher_cache.store.spec import CacheSpec
 
 _POLL_S = 2.0
@@ -93,6 +92,7 @@ def open_or_create(
         if there is not None:
             yield CacheOpened(cache=there, created=False, grown=_grow(there, num_views))
             return
+        require_new_cache(index, recipe, num_views)
         basis = None
         if record.needs_basis:
             basis = yield from _calibrate(spec, index, teacher, reader)
@@ -160,7 +160,7 @@ def _open_if_there(url: str | Path, spec: CacheSpec, index: ShardIndex) -> Teach
     behaviour = behaviour_like(there.behaviour, spec.recipe)
     same_rule = replace(spec, behaviour=behaviour, index_fingerprint=there.index_fingerprint)
     cache = TeacherCache.open(url, writable=True, expect=same_rule)
-    require_index(cache, index, cache.url)
+    require_index(cache.header, index, cache.url)
     return cache
 
 

@@ -1,4 +1,4 @@
-"""The root of a cache: what its attributes hold, and the refusal of roots that are damaged, unfinished or foreign."""
+"""Read and write the root of a cache, without importing zarr; refuse roots that are damaged, unfinished or foreign."""
 
 import hashlib
 import json
@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Annotated, Any, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -14,11 +15,17 @@ from numpy.typing import NDArray
 
 from shards.documents import checked, parse_json
 from shards.errors import CacheError, OtherVersionError
+from shards.own_folder import FolderKind
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.store.digest import IndexLike, array_digest
-from teacher_cache.store.ledger import KeyValue
+from teacher_cache.store.place import Place, read_file
 from teacher_cache.store.spec import CacheSpec, canonical_json
 
+if TYPE_CHECKING:
+    from teacher_cache.store.zarr_objects import Objects
+
+LOCK_NAME = ".creating.lock"
+"""Held in the folder of a cache while it is made."""
 KIND = "deit teacher cache"
 _RESTORE = "restore the file from a copy"
 _ADVICE = f"the root of the cache is damaged or was not made by cache-teacher: {_RESTORE}"
@@ -116,29 +123,18 @@ def make_header(
     )
 
 
-class MadeOfShards(Protocol):
-    """What a cache, or its header, says about the shards that it was made from."""
-
-    @property
-    def spec(self) -> CacheSpec: ...
-    @property
-    def shard_names(self) -> tuple[str, ...]: ...
-    @property
-    def rows_S(self) -> NDArray[np.int64]: ...  # noqa: N802 - the shape is part of the name
-
-
-def require_index(made_of: MadeOfShards, index: IndexLike, where: str) -> None:
+def require_index(made_of: Header, index: IndexLike, where: str) -> None:
     """CacheError saying what differs, unless a cache was made from the shards of that index.
 
     Args:
-        made_of: the cache or its header. where: what the message calls the cache.
+        made_of: the header of the cache. where: what the message calls the cache.
     """
     if made_of.spec.index_fingerprint != index.fingerprint:
         step = "use the shards that the cache was made from, or make a new cache for these"
         raise CacheError(f"{where}: made from other shards: {_shards_differ(made_of, index)}; {step}")
 
 
-def _shards_differ(made_of: MadeOfShards, index: IndexLike) -> str:
+def _shards_differ(made_of: Header, index: IndexLike) -> str:
     """How the shards of an index differ from those of a cache, as far as names and counts tell."""
     rows = dict(zip(made_of.shard_names, made_of.rows_S.tolist(), strict=True))
     rows_here = dict(zip(index.names, index.rows_S.tolist(), strict=True))
@@ -252,20 +248,64 @@ def _require_possible(header: Header, where: str) -> None:
         raise CacheError(f"{where}: shard_rows: expected {num_shards} numbers, got {len(header.rows_S)}; {_ADVICE}")
 
 
-def write_root(objects: KeyValue, header: Header) -> None:
+def write_root(objects: "Objects", header: Header) -> None:
     """Write the root group: the last step of creating and of growing."""
     root = {"zarr_format": 3, "node_type": "group", "attributes": header_to_attributes(header)}
     objects.write("zarr.json", json.dumps(root, indent=1).encode())
 
 
-def read_root(objects: KeyValue, url: str, key: str = "zarr.json") -> dict[str, Any] | None:
+def read_root(objects: "Objects", url: str, key: str = "zarr.json") -> dict[str, Any] | None:
     """The attributes of the root (or another) group; None when there is no such object."""
-    data = objects.read([key])[0]
+    return _attributes_in(objects.read([key])[0], f"{url}/{key}")
+
+
+def _attributes_in(data: bytes | None, where: str) -> dict[str, Any] | None:
     if data is None:
         return None
-    where = f"{url}/{key}"
     root = parse_json(data, where, error=CacheError, advice=_RESTORE)
     return checked(root, _Group, where, error=CacheError, advice=f"expected a Zarr v3 group; {_RESTORE}").attributes
+
+
+def header_at(url: str | Path) -> Header | None:
+    """Read a local cache's header; None for a remote place and where there is no cache.
+
+    Errors:
+        ValueError for a place that cannot be one; CacheError for a root that is damaged or not of a cache.
+    """
+    place = Place.parse(url, writable=False)
+    if place.folder is None:
+        return None
+    attributes = _attributes_in(read_file(place.folder / "zarr.json"), f"{place.url}/zarr.json")
+    return None if attributes is None else header_from_attributes(attributes, place.url)
+
+
+def local_header(url: str | Path) -> Header | None:
+    """Read a local cache's header; None for a remote place; CacheError where there is no cache."""
+    header, place = header_at(url), Place.parse(url, writable=False)
+    if header is None and place.folder is not None:
+        raise CacheError(f"{place.url}: no cache here (no zarr.json); make one with cache-teacher")
+    return header
+
+
+def _has_root(folder: Path) -> bool:
+    """Whether a folder holds the root of a finished cache."""
+    try:
+        root: Mapping[str, Any] = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
+        return is_cache(root.get("attributes"))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
+def _is_unfinished(entry: Path) -> bool:
+    """Whether an entry of a folder is an array without a root: metadata, and at most its chunks."""
+    if not entry.is_dir():
+        return entry.name == LOCK_NAME
+    files = (path.relative_to(entry) for path in entry.rglob("*") if not path.is_dir())
+    return all(file.name.startswith("zarr.json") or "c" in file.parts for file in files)
+
+
+CACHE_FOLDER = FolderKind(what="a cache", command="cache-teacher", is_ours=_has_root, begun=_is_unfinished)
+"""A folder that a command may write a cache into; whether the cache in it fits is checked elsewhere."""
 
 
 def check_basis(header: Header, arrays: Mapping[str, NDArray[Any]], url: str) -> None:

@@ -7,7 +7,7 @@ spelled out here, so that tens of thousands of entries are read in one sweep.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import google_crc32c
 import numpy as np
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from shards.errors import CacheError
 from teacher_cache.store.digest import UnitId
+
+if TYPE_CHECKING:
+    from teacher_cache.store.zarr_objects import Objects
 
 # B view blocks, S shards.
 
@@ -27,16 +30,6 @@ UNKNOWN = 2**64 - 1
 """Fill of the snapshot: says nothing about a unit."""
 
 _REPAIR = "run verify-cache --repair where the cache is writable, then cache-teacher"
-
-
-class KeyValue(Protocol):
-    """Named objects."""
-
-    def read(self, keys: Sequence[str]) -> list[bytes | None]:
-        """The bytes of each object, None where there is none."""
-
-    def write(self, key: str, data: bytes) -> None:
-        """Replace an object, atomically."""
 
 
 def entry_key(unit: UnitId) -> str:
@@ -75,7 +68,7 @@ class Ledger:
         changed: whether an entry was written since the snapshot was last saved.
     """
 
-    def __init__(self, objects: KeyValue, url: str, shape: tuple[int, int], *, trust_snapshot: bool) -> None:
+    def __init__(self, objects: "Objects", url: str, shape: tuple[int, int], *, trust_snapshot: bool) -> None:
         """Nothing is read yet."""
         self._objects, self._url, self._shape = objects, url, shape
         self._trust_snapshot = trust_snapshot
