@@ -26,11 +26,12 @@ class Bar:
     LINE_EVERY_S = 10.0
     LEAST_TIMED_S = 0.5
 
-    def __init__(self, label: str, total: int, unit: str, *, rate: bool = True) -> None:
+    def __init__(self, label: str, total: int, unit: str, *, rate: bool = True, start_s: float | None = None) -> None:
         """Show it at nothing done of `total`.
 
         Args:
             unit: in the singular. rate: show units per second, unless the notes tell a better one.
+            start_s: when the work began, by `time.monotonic`; default: now.
         """
         from tqdm import tqdm
 
@@ -44,7 +45,8 @@ class Bar:
             dynamic_ncols=True,
         )
         self._label, self._unit, self._total = label, unit, total
-        self._done, self._start, self._next = 0, time.monotonic(), time.monotonic() + self.LINE_EVERY_S
+        now = time.monotonic()
+        self._done, self._start, self._next = 0, now if start_s is None else start_s, now + self.LINE_EVERY_S
         self._timed: tuple[float, int] | None = None
 
     def __enter__(self) -> "Bar":

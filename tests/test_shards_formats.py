@@ -347,7 +347,8 @@ def test_a_root_with_train_and_val_makes_both(kind: str, tmp_path: Path) -> None
 
 def test_one_folder_too_much_or_classes_of_classes_are_said(tmp_path: Path) -> None:
     class_folders(tmp_path / "a" / "photos")
-    assert f"give {tmp_path}/a/photos" in refused(tmp_path / "a", tmp_path / "out")
+    said = refused(tmp_path / "a", tmp_path / "out")
+    assert f"give {tmp_path}/a/photos" in said and "one folder per class" not in said, "not what it is not"
     class_folders(tmp_path / "b" / "animals")
     class_folders(tmp_path / "b" / "pets")
     assert "in folders below the classes" in made(tmp_path / "b", tmp_path / "two")
@@ -393,6 +394,9 @@ def test_classes_and_their_counts_are_the_result(tmp_path: Path) -> None:
     for wnid, num in zip(WNIDS, (4, 4, 1), strict=True):
         assert f"{wnid}          {num}" in said
     assert "4.0 times as many samples as the smallest" in said
+    put(source / WNIDS[2] / "1.JPEG", encoded(78))
+    put(source / WNIDS[2] / "2.JPEG", encoded(79))
+    assert "times as many" not in made(source, tmp_path / "balanced"), "4, 4 and 3"
     for n in range(40):
         put(tmp_path / "many" / f"c{n:02}" / "0.JPEG", encoded(n))
     put(tmp_path / "many" / "c07" / "1.JPEG", encoded(100))

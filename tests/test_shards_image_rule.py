@@ -200,7 +200,16 @@ def test_exif_orientation_is_ignored_counted_and_said_and_upright_turns(tmp_path
     with ShardReader(index) as reader:
         shape = decode_rgb(reader.image_bytes(*index.find("ant/1")), "x").shape
     assert shape == (40, 24, 3)
-    assert "pixels: expected" in make(source, tmp_path / "out", "--upright").output, "other settings, other shards"
+    refused = make(source, tmp_path / "turned", "--seed", "2").output
+    assert "  pixels: existing shards: turned upright; requested: as they are\n  seed: existing shards: 0" in refused
+    refused = make(source, tmp_path / "out", "--upright", "--max-side", "40").output
+    for said in ("pixels: existing shards: as they are; requested: turned", "max_side: existing shards: as they are"):
+        assert said in refused and "None" not in refused
+    one = make(tree(tmp_path / "again", each=1), tmp_path / "one").output
+    assert "EXIF" not in one
+    (tmp_path / "again" / "ant" / "0.jpg").write_bytes(picture(0, place=6))
+    assert "1 of 2 images has an EXIF orientation" in make(tmp_path / "again", tmp_path / "has").output
+    assert "1 of 2 images was turned" in make(tmp_path / "again", tmp_path / "was", "--upright").output
 
 
 # Transparency.

@@ -441,6 +441,7 @@ def test_a_tar_of_tars_or_of_images_alone_is_called_what_it_is(tmp_path: Path) -
         (["a.tar.gz", "b.tar.gz"], "got 2 compressed ones (a.tar.gz)"),
         (["a.jpg"], "make-shards"),
         (["ant/"], "make-shards"),
+        (["ant/", "train/", "train/a.tar", "val/", "val/a.tar"], "shards in them: train, val; give one of them"),
         (["notes.txt"], "got none; check the path"),
     ],
 )

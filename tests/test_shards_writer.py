@@ -195,9 +195,9 @@ def test_other_settings_or_a_changed_tree_do_not_overwrite(tmp_path: Path) -> No
     out = tmp_path / "out"
     write(source, out)
     before = digests(out)
-    with pytest.raises(ShardError, match="seed: expected 1 as there, got 2"):
+    with pytest.raises(ShardError, match="seed: existing shards: 1; requested: 2"):
         write(source, out, seed=2)
-    with pytest.raises(ShardError, match="samples_per_shard: expected 6 as there, got 7"):
+    with pytest.raises(ShardError, match="samples_per_shard: existing shards: 6; requested: 7"):
         write(source, out, samples_per_shard=7)
     (source / "ant" / "i0.png").write_bytes(encoded(999))
     with pytest.raises(ShardError, match="holds shards of another source: 1 of 21 images changed: ant/i0"):
@@ -263,7 +263,7 @@ def test_what_file_managers_leave_behind_is_ignored(tmp_path: Path) -> None:
         ("ant/.hidden", b"x", r"ant/\.hidden: expected an image"),
         ("ant/.png", PNG, r"ant/\.png: expected an image"),
         ("top.png", PNG, r"top\.png: expected only class folders here"),
-        ("ant/empty.png", b"", r"ant/empty\.png: expected a JPEG, PNG or WebP image, got 0 bytes"),
+        ("ant/empty.png", b"", r"ant/empty\.png: expected a JPEG, PNG or WebP image, got 0 bytes: the file is empty"),
         ("ant/page.jpg", b"<html>", r"ant/page\.jpg: expected a JPEG, PNG or WebP image, got 6 bytes"),
         (
             "ant/movie.gif",

@@ -1,5 +1,6 @@
 """`make-shards`: images as people have them become shards and an index."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from shards.console import Bar, result, say
 from shards.documents import read_regular
 from shards.flags import PATH, SEED, TEXT, Number, bundled, workers_option
 from shards.own_folder import require_file, require_own
-from shards.text.figures import byte_size, count
+from shards.text.figures import byte_size, count, has, was
 
 if TYPE_CHECKING:
     from shards.formats.image_list import ImageList
@@ -54,8 +55,8 @@ class SourceFlags:
         if not found.takes_labels:
             require_use(self.labels is not None, f"--labels: format {found.name} takes no list; drop one of the two")
             require_use(self.first_label is not None, "--first-label: only with --labels, where the list has numbers")
-        say(f"{path}: {found.summary}")
         sets = found.read(source)
+        say(f"{path}: {found.summary}")
         if self.split is None:
             return sets
         if list(sets) != [""]:
@@ -206,11 +207,14 @@ def _show_writing(label: str, images: "ImageList", events: Iterable["WriteEvent"
     _say_without_images(images.without_images, len(images.class_names))
     for remark in images.remarks:
         say(remark)
-    bar = None
+    bar, start_s, num_kept = None, time.monotonic(), 0
     for event in events:
-        bar = bar or Bar(label, event.num_shards, "shard")
+        bar = bar or Bar(label, event.num_shards, "shard", start_s=start_s)
         bar.to(event.shards_done)
+        num_kept += event.kept
     assert event.index is not None, "writing ends with an index, or an error"
+    if num_kept == event.num_shards:
+        say(f"{label}: already complete: {count(num_kept, 'shard')} checked, none written")
     _say_pixels(event, event.index)
     _show_made(event.index, event.num_bytes)
     return event.skipped
@@ -220,18 +224,22 @@ def _say_pixels(event: "WriteEvent", index: "ShardIndex") -> None:
     """How many images have an EXIF orientation or transparent pixels, and what was done about it."""
     of_all = f"of {count(index.num_samples, 'image')}"
     if event.turned and index.pixels.upright:
-        say(f"{event.turned} {of_all} were turned as their EXIF orientation says")
+        say(f"{event.turned} {of_all} {was(event.turned)} turned as their EXIF orientation says")
     elif event.turned:
         say(
-            f"{event.turned} {of_all} have an EXIF orientation, which is ignored, as torchvision and timm do: phones "
+            f"{event.turned} {of_all} {has(event.turned)} an EXIF orientation, which is ignored, as torchvision and "
+            "timm do: phones "
             "store photos on their side; --upright turns them"
         )
     if event.transparent and index.pixels.background:
-        say(f"{event.transparent} {of_all} have transparent pixels and were put on the background")
+        say(
+            f"{event.transparent} {of_all} {has(event.transparent)} transparent pixels and {was(event.transparent)} "
+            "put on the background"
+        )
     elif event.transparent:
         say(
-            f"{event.transparent} {of_all} have transparent pixels: the colours stored behind them show, often black; "
-            "--background white puts them on white"
+            f"{event.transparent} {of_all} {has(event.transparent)} transparent pixels: the colours stored behind "
+            "them show, often black; --background white puts them on white"
         )
 
 

@@ -10,6 +10,7 @@ from shards.text.figures import count
 
 _MOST_LISTED = 20
 _ENDS = 3
+_UNEVEN = 1.5
 
 
 def class_table(index: ShardIndex) -> Iterator[str]:
@@ -27,5 +28,5 @@ def class_table(index: ShardIndex) -> Iterator[str]:
             yield f"  … {count(len(present) - len(listed), 'class')} between"
         yield f"  {names[c]:{width}}  {num_C[c]:>9,}"
     most, least = int(num_C.max()), int(num_C[present].min())
-    if most > least:
+    if most >= _UNEVEN * least:
         yield f"  the largest class has {most / least:.1f} times as many samples as the smallest"

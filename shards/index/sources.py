@@ -122,6 +122,9 @@ def _contents(folder: Path) -> str:
             f"{len(compressed)} compressed ones ({compressed[0]}): samples are read by their place: "
             "decompress them (gzip -d, xz -d, zstd -d)"
         )
+    inner = [name for name in names if next((folder / name).glob("*.tar"), None) is not None]
+    if inner:
+        return f"folders with shards in them: {', '.join(inner[:3])}; give one of them, such as {folder / inner[0]}"
     if images or any((folder / name).is_dir() for name in names):
         return "images or folders: make shards of one folder per class with make-shards, or check the path"
     return "none; check the path"

@@ -22,6 +22,7 @@ from shards.own_folder import FolderKind, named
 
 INDEX_NAME = "shards.index"
 JOURNAL_NAME = ".make-shards.jsonl"
+_DEFAULT = "as they are"  # of pixels, sides and quality, which are absent at the default
 _ADVICE = "the journal of make-shards is damaged: remove the folder and run it again"
 
 
@@ -159,10 +160,15 @@ class Journal:
                 f"holds unfinished shards of another source: expected {wanted} images as there, got {got}, so every "
                 f"image has another place: remove its *.tar and {JOURNAL_NAME}, or choose another folder"
             )
-        name = next(name for name in differing if name not in ("source_digest", "num_samples"))
+        words = [
+            f"  {name}: existing shards: {settings.get(name, _DEFAULT)}; "
+            f"requested: {self._settings.get(name, _DEFAULT)}"
+            for name in sorted(differing)
+            if name != "source_digest"
+        ]
         return (
-            f"holds shards of another source or other settings: {name}: expected {settings.get(name)} as there, got "
-            f"{self._settings.get(name)}; choose another folder, or remove this one"
+            "holds shards of another source or other settings\n" + "\n".join(words) + "\n"
+            "choose another folder, or remove this one"
         )
 
 

@@ -361,9 +361,9 @@ def require_image(data: bytes, where: str) -> str:
         return "png"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
+    content = f"{len(data)} bytes starting {data[:8]!r}" if data else "0 bytes: the file is empty"
     raise ShardError(
-        f"{where}: expected a JPEG, PNG or WebP image, got {len(data)} bytes starting {data[:8]!r}; "
-        "replace the image or take it out of the shards"
+        f"{where}: expected a JPEG, PNG or WebP image, got {content}; replace the image or take it out of the shards"
     )
 
 

@@ -17,6 +17,16 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {plural(number, noun)}"
 
 
+def has(number: int) -> str:
+    """The verb for so many: 1 image has, 2 images have."""
+    return "has" if number == 1 else "have"
+
+
+def was(number: int) -> str:
+    """The verb for so many: 1 image was, 2 images were."""
+    return "was" if number == 1 else "were"
+
+
 def percent(part: float, whole: float, digits: int = 1) -> str:
     """A share in percent; 100 and 0 are said of all and of none only: 9,999 of 10,000 are 99.9 %."""
     if not whole or not math.isfinite(part / whole):
