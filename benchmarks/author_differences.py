@@ -37,7 +37,7 @@ def soft_std_excess(teacher_BC: Tensor, student_BC: Tensor) -> float:
 
 def intra_difference(teacher_BC: Tensor, student_BC: Tensor, rows: int) -> float:
     """Relative difference of the gradient of DIST's intra part without ε from that with it, at τ = 1."""
-    found = []
+    differences = []
     for first in range(0, len(teacher_BC) - rows + 1, rows):
         grads = []
         for epsilon in (0.0, _EPSILON):
@@ -48,8 +48,8 @@ def intra_difference(teacher_BC: Tensor, student_BC: Tensor, rows: int) -> float
             )
             correlation_C = (a_BC * b_BC).sum(0) / (a_BC.norm(dim=0) * b_BC.norm(dim=0) + epsilon)
             grads.append(torch.autograd.grad((1 - correlation_C).mean(), leaf_BC)[0])
-        found.append(((grads[0] - grads[1]).norm() / grads[1].norm()).item())
-    return float(np.mean(found))
+        differences.append(((grads[0] - grads[1]).norm() / grads[1].norm()).item())
+    return float(np.mean(differences))
 
 
 def blur_difference(photos: list[Path], radius: float) -> tuple[int, float]:
@@ -74,19 +74,19 @@ def main() -> None:
     with np.load(options.evaluation) as arrays:
         teacher_BC, student_BC = (torch.from_numpy(arrays[name].astype(np.float64)) for name in ("teacher", "student"))
     photos = sorted(options.photos.glob("*/*.*"))
-    found: dict[str, dict[Any, Any]] = {
+    differences: dict[str, dict[Any, Any]] = {
         "soft_std": {n: soft_std_excess(teacher_BC[:, :n], student_BC[:, :n]) for n in _CLASSES},
         "dist_intra": {rows: intra_difference(teacher_BC, student_BC, rows) for rows in _ROWS},
         "blur": {radius: blur_difference(photos, radius) for radius in _RADII},
     }
-    for n, excess in found["soft_std"].items():
+    for n, excess in differences["soft_std"].items():
         print(f"soft-std, {n} classes: the loss is {100 * excess:.1f} % larger")
-    for rows, difference in found["dist_intra"].items():
+    for rows, difference in differences["dist_intra"].items():
         print(f"dist, {rows} rows: {100 * difference:.2g} % of the intra gradient")
-    for radius, (largest, mean) in found["blur"].items():
+    for radius, (largest, mean) in differences["blur"].items():
         print(f"blur, radius {radius:g}: up to {largest} levels, {mean:.2f} on average")
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(differences))
 
 
 if __name__ == "__main__":

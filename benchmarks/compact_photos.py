@@ -32,15 +32,18 @@ def teacher_losses(
     teacher = load_teacher(name, input_size=recipe.size, view_mean=recipe.mean, view_std=recipe.std)
     before_NC, after_NC = (_answers(teacher, data) for data in (photos, compact))
     first_N, moved_N = before_NC.argmax(axis=1), after_NC.argmax(axis=1)
-    found = {"compact_first_class_moves": float((first_N != moved_N).mean())}
+    figures = {"compact_first_class_moves": float((first_N != moved_N).mean())}
     known: list[str] = sorted(ImageNetInfo().label_names())  # type: ignore[no-untyped-call]
     if set(wnids) <= set(known):
         label_N = np.array([known.index(wnid) for wnid in wnids])
-        found |= {"top1": float((first_N == label_N).mean()), "top1_compact": float((moved_N == label_N).mean())}
+        figures |= {"top1": float((first_N == label_N).mean()), "top1_compact": float((moved_N == label_N).mean())}
     rows = fidelity(before_NC, lambda rows, tau: log_softmax(after_NC[rows], tau), temperatures=TEMPERATURES)
     for row in rows:
-        found |= {f"compact_kl_tau{row.temperature:g}": row.kl, f"compact_g_tau{row.temperature:g}": row.gradient_error}
-    return found
+        figures |= {
+            f"compact_kl_tau{row.temperature:g}": row.kl,
+            f"compact_g_tau{row.temperature:g}": row.gradient_error,
+        }
+    return figures
 
 
 def _answers(teacher: Teacher, photos: Sequence[bytes]) -> NDArray[np.float64]:

@@ -168,14 +168,14 @@ def _loops(feed: Feed, reader: ShardReader, *, loops: int, teacher: str, student
     network = load_teacher(teacher, pretrained=False, num_classes=CLASSES)
     step = student_step(timm.create_model(student, num_classes=CLASSES))
     sides = {"feed_loop": lambda: loop(feed, 0, step), "timm_loop": lambda: timm_loop(reader, network, step)}
-    found: dict[str, list[float]] = {name: [] for name in sides}
+    rates: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(loops):
         for name in sorted(sides, reverse=bool(number % 2)):
-            found[name].append(rate(sides[name]))
-    speedups = [ours / theirs for ours, theirs in zip(found["feed_loop"], found["timm_loop"], strict=True)]
+            rates[name].append(rate(sides[name]))
+    speedups = [ours / theirs for ours, theirs in zip(rates["feed_loop"], rates["timm_loop"], strict=True)]
     return {
         "speedup": statistics.median(speedups),
-        **{name: statistics.median(values) for name, values in found.items()},
+        **{name: statistics.median(values) for name, values in rates.items()},
         "teacher": teacher,
         "student": student,
         "batch_size": BATCH,

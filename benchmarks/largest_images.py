@@ -60,19 +60,19 @@ def main() -> None:
         else:
             print(json.dumps(decode(Path(path))))
         return
-    found = {}
+    costs_by_kind = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:
             command = [sys.executable, "-m", "benchmarks.largest_images", "--one"]
             path = str(Path(folder) / kind)
             subprocess.run([*command, "make", kind, path], check=True)
             done = subprocess.run([*command, "decode", kind, path], check=True, capture_output=True, text=True)
-            found[kind] = json.loads(done.stdout)
+            costs_by_kind[kind] = json.loads(done.stdout)
             if not words.json:
-                costs = found[kind]
+                costs = costs_by_kind[kind]
                 print(f"{kind:16} {costs['file_mb']:4.0f} MB {costs['cpu_s']:5.1f} s {costs['peak_mb']:6,.0f} MB peak")
     if words.json:
-        print(json.dumps(found))
+        print(json.dumps(costs_by_kind))
 
 
 if __name__ == "__main__":

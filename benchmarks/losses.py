@@ -84,9 +84,9 @@ def record_errors(calibration_NC: NDArray[Any], known: Any, kind: str, num_bytes
     decoded = decoder_of(codec, codec.encode(logit_BC))
     student = {name: known[key] for name, key in _STUDENT if key in known.files}
     measured = loss_errors(logit_BC, decoded, loss_gradients(), temperatures=_TAUS, **student)
-    told = LossGradient(loss="soft-std, true σ", uses_temperature=True, gradient=_against_z_scores)
+    with_true_spread = LossGradient(loss="soft-std, true σ", uses_temperature=True, gradient=_against_z_scores)
     spread, true_BC = _with_true_spread(logit_BC, decoded), z_score(torch.from_numpy(logit_BC).double()).numpy()
-    measured += loss_errors(true_BC, spread, [told], temperatures=_TAUS, **student)
+    measured += loss_errors(true_BC, spread, [with_true_spread], temperatures=_TAUS, **student)
     return [row.to_json() for row in measured]
 
 

@@ -68,8 +68,8 @@ def _of_picture(path: Path, recipe: ViewRecipe, num_views: int) -> list[View]:
 
 def switches() -> dict[str, dict[str, str]]:
     """Environments by what they switch off; only what this CPU has."""
-    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
-    numpy = {"NPY_DISABLE_CPU_FEATURES": " ".join(found)} if found else {}
+    features = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+    numpy = {"NPY_DISABLE_CPU_FEATURES": " ".join(features)} if features else {}
     opencv = {"OPENCV_CPU_DISABLE": "AVX512-SKX,AVX2,FMA3,AVX,FP16", "OPENCV_IPP": "disabled"}
     libm = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA,-FMA4,-AVX2_Usable,-FMA_Usable"}
     table = {

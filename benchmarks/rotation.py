@@ -44,14 +44,14 @@ def _pillow(image_HWC: NDArray[np.uint8], degrees: float) -> NDArray[np.int64]:
 
 def distances() -> dict[str, dict[str, float]]:
     """Mean absolute distance and mean difference to Pillow, levels."""
-    found: dict[str, list[NDArray[np.int64]]] = {name: [] for name in _KERNELS}
+    differences: dict[str, list[NDArray[np.int64]]] = {name: [] for name in _KERNELS}
     for image_HWC in photos():
         for degrees in ANGLES:
             inside_HW = _pillow(np.full_like(image_HWC, 255), degrees)[..., 0] > 0
             expected_HWC = _pillow(image_HWC, degrees)
             for name, kernel in _KERNELS.items():
-                found[name].append((kernel(image_HWC, degrees, _BLACK) - expected_HWC)[inside_HW].ravel())
-    joined = {name: np.concatenate(parts) for name, parts in found.items()}
+                differences[name].append((kernel(image_HWC, degrees, _BLACK) - expected_HWC)[inside_HW].ravel())
+    joined = {name: np.concatenate(parts) for name, parts in differences.items()}
     return {name: {"mean": float(abs(off).mean()), "bias": float(off.mean())} for name, off in joined.items()}
 
 
@@ -102,8 +102,8 @@ def main() -> None:
     took = in_turns(calls, 200)
     off = distances()
     for name in calls:
-        said = f"; {off[name]['mean']:.3f} levels from Pillow, {off[name]['bias']:+.3f}" if name in off else ""
-        print(f"{name:8s} median {statistics.median(took[name]):.3f} ms, least {min(took[name]):.3f}{said}")
+        distance = f"; {off[name]['mean']:.3f} levels from Pillow, {off[name]['bias']:+.3f}" if name in off else ""
+        print(f"{name:8s} median {statistics.median(took[name]):.3f} ms, least {min(took[name]):.3f}{distance}")
     result: dict[str, Any] = {"ms": {name: statistics.median(ms) for name, ms in took.items()}, "distance": off}
     if args.photos:
         result["views"] = in_views(args.photos)

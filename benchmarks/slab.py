@@ -106,7 +106,7 @@ def _rank(name: str, rank: int, ranks: int, pipe: Connection) -> None:
         record = slab.gather(batch)
         PixelCheck(lambda shard, row: (str(shard), str(row))).compare(batch, record["pixel_digest"])
         stepped = time.perf_counter()
-        told: dict[str, float] = {"slab_s": mapped - opened, "first_step_s": stepped - began, "file": slab.num_bytes}
+        figures: dict[str, float] = {"slab_s": mapped - opened, "first_step_s": stepped - began, "file": slab.num_bytes}
         for epoch in (0, 3):
             slab = slabs.epoch(epoch)
             for view in schedule[epoch]:  # every record is used in the course of a super-epoch
@@ -114,7 +114,7 @@ def _rank(name: str, rank: int, ranks: int, pipe: Connection) -> None:
                     slab.gather(_whole_shard(batch, shard, int(cache.rows_S[shard]), view))
             pipe.send("there")
             pipe.recv()
-            pipe.send({**told, "read": _read_bytes() - before, "pss": _slab_pss()})
+            pipe.send({**figures, "read": _read_bytes() - before, "pss": _slab_pss()})
         pipe.recv()
         loaded.close()
 
@@ -173,8 +173,8 @@ def _write(folder: Path, *, num_samples: int, num_shards: int) -> int:
     )
     with TeacherCache.create(f"{folder}/cache.zarr", spec, index, basis, num_views=RECIPE.block_views) as cache:
         _write_units(cache, index, logit_NC, basis)
-        kept = [cache.unit_bytes(0, shard) for shard in range(num_shards)]
-    return sum(size for unit in kept for name, size in unit.items() if not name.startswith("fidelity"))
+        sizes = [cache.unit_bytes(0, shard) for shard in range(num_shards)]
+    return sum(size for unit in sizes for name, size in unit.items() if not name.startswith("fidelity"))
 
 
 def _write_shards(folder: Path, rows: list[int]) -> ShardIndex:

@@ -83,27 +83,27 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
     print(f"{cores} cores, {torch.get_num_threads()} torch threads, {options.workers} rendering workers")
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for label in options.cases.split(","):
         if options.shares:
-            found[f"teacher_share_{label}"] = share = teacher_share(CASES[label])
+            figures[f"teacher_share_{label}"] = share = teacher_share(CASES[label])
             print(
                 f"{CASES[label].name} {CASES[label].precision}: {100 * share:.1f} % of the CPU is the teacher's",
                 flush=True,
             )
         torch.set_num_threads(cores)
         ratio, busy, bare = measure(CASES[label], options.rounds, options.workers)
-        found |= {f"ratio_{label}": ratio, f"busy_{label}": busy, f"bare_{label}_per_s": bare}
+        figures |= {f"ratio_{label}": ratio, f"busy_{label}": busy, f"bare_{label}_per_s": bare}
         print(
             f"{CASES[label].name} {CASES[label].precision}: stage 1 ÷ bare forward = {ratio:.3f}, "
             f"{100 * busy:.1f} % of the time in the forward; bare {bare:.2f} images/s",
             flush=True,
         )
     if options.json:
-        large = [found[f"ratio_{label}"] for label in ("fp32", "bf16") if f"ratio_{label}" in found]
-        found |= {"ratio": min(large)} if large else {}
-        found |= {"ratio_small_teacher": found.pop("ratio_small")} if "ratio_small" in found else {}
-        print(json.dumps({name: round(value, 4) for name, value in found.items()}))
+        large = [figures[f"ratio_{label}"] for label in ("fp32", "bf16") if f"ratio_{label}" in figures]
+        figures |= {"ratio": min(large)} if large else {}
+        figures |= {"ratio_small_teacher": figures.pop("ratio_small")} if "ratio_small" in figures else {}
+        print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
 
 
 def measure(case: Case, rounds: int, workers: int) -> tuple[float, float, float]:

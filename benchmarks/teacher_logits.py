@@ -53,10 +53,12 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=170, help="photos that bases are fitted on")
     parser.add_argument("--views", type=int, default=12, help="of each photo")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    given = parser.parse_args()
-    counts = write_logits(given.photos, given.out, num_calibration=given.calibration, num_views=given.views)
-    print(f"{given.out}: {counts['calibration']} calibration views, {counts['evaluation']} evaluation views")
-    if given.json:
+    arguments = parser.parse_args()
+    counts = write_logits(
+        arguments.photos, arguments.out, num_calibration=arguments.calibration, num_views=arguments.views
+    )
+    print(f"{arguments.out}: {counts['calibration']} calibration views, {counts['evaluation']} evaluation views")
+    if arguments.json:
         print(json.dumps(counts))
 
 
@@ -73,13 +75,13 @@ def write_logits(photos: Path, out: Path, *, num_calibration: int, num_views: in
     counts: dict[str, int] = {}
     for part, paths in parts.items():
         answers = answers_to(paths, recipe, networks, num_views)
-        for name, found in answers.items():
+        for name, answers_of_part in answers.items():
             (student,) = (answers[other] for other in answers if other != name)
-            arrays: dict[str, Any] = {"teacher": found.logit_NC}
+            arrays: dict[str, Any] = {"teacher": answers_of_part.logit_NC}
             if part == "evaluation":
                 arrays |= {"student": student.logit_NC, "student_feature": student.feature_ND}
             np.savez(out / f"{name}-{part}.npz", **arrays)
-            counts[part] = len(found.logit_NC)
+            counts[part] = len(answers_of_part.logit_NC)
     return counts
 
 
@@ -96,10 +98,10 @@ def answers_to(
     order = np.lexsort(np.concatenate(places).T[::-1])
     return {
         name: Answers(
-            torch.cat([logit for logit, _ in found]).numpy()[order],
-            torch.cat([feature for _, feature in found]).half().numpy()[order],
+            torch.cat([logit for logit, _ in answers_of_part]).numpy()[order],
+            torch.cat([feature for _, feature in answers_of_part]).half().numpy()[order],
         )
-        for name, found in parts.items()
+        for name, answers_of_part in parts.items()
     }
 
 

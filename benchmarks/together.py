@@ -179,9 +179,9 @@ def measure(bench: Bench, rounds: int) -> dict[str, Any]:
                 "alone_s": count * (data + step),
             }
         )
-    found = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
-    found["ratio_over_bound"] = statistics.median(row["ratio"] / row["bound"] for row in rows)
-    return {**found, "step_share": 1 - found["data_share"]}
+    figures = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+    figures["ratio_over_bound"] = statistics.median(row["ratio"] / row["bound"] for row in rows)
+    return {**figures, "step_share": 1 - figures["data_share"]}
 
 
 def main() -> None:
@@ -203,16 +203,17 @@ def main() -> None:
         index = open_index(options.shards) if options.shards else make_shards(Path(folder) / "shards")
         cache = stack.enter_context(make_cache(Path(folder), index))
         bench = Bench(stack, recipe, index, cache, options.students)
-        found = measure(bench, options.rounds)
-    found = {"students": options.students, "batch": BATCH, "model": model, "set": list(sets), **found}
+        figures = measure(bench, options.rounds)
+    figures = {"students": options.students, "batch": BATCH, "model": model, "set": list(sets), **figures}
     print(
         f"{options.students} students of {model} {' '.join(sets)}, batch {BATCH}, one core, torch {torch.__version__}\n"
-        f"one pass {found['together_s']:.2f} s, {options.students} runs {found['alone_s']:.2f} s: "
-        f"ratio {found['ratio']:.3f}, bound {found['bound']:.3f} (ratio ÷ bound {found['ratio_over_bound']:.3f})\n"
-        f"of one run: data {100 * found['data_share']:.0f} %, step {100 * found['step_share']:.0f} %"
+        f"one pass {figures['together_s']:.2f} s, {options.students} runs {figures['alone_s']:.2f} s: "
+        f"ratio {figures['ratio']:.3f}, bound {figures['bound']:.3f} "
+        f"(ratio ÷ bound {figures['ratio_over_bound']:.3f})\n"
+        f"of one run: data {100 * figures['data_share']:.0f} %, step {100 * figures['step_share']:.0f} %"
     )
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -38,16 +38,16 @@ def main() -> None:
             times["fork"].append(forked(index, options.workers))
             for method in ("forkserver", "spawn"):
                 times[method].append(started(index, options.workers, method))
-    found = {
+    seconds_by_label = {
         "fork_s": statistics.median(times["fork"]),
         "forkserver_first_s": times["forkserver"][0],
         "forkserver_s": statistics.median(times["forkserver"][1:] or times["forkserver"]),
         "spawn_s": statistics.median(times["spawn"]),
     }
-    for label, seconds in found.items():
+    for label, seconds in seconds_by_label.items():
         print(f"{label:20} {seconds:8.3f}")
     if options.json:
-        print(json.dumps({label: round(seconds, 4) for label, seconds in found.items()}))
+        print(json.dumps({label: round(seconds, 4) for label, seconds in seconds_by_label.items()}))
 
 
 def forked(index: ShardIndex, workers: int) -> float:

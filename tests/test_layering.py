@@ -195,6 +195,27 @@ def test_modules_and_functions_stay_small() -> None:
     assert not {name: count for name, count in functions.items() if count > LINES_PER_FUNCTION}
 
 
+PRONOUNS = frozenset(("there", "found", "kept", "given", "said", "asked", "told", "begun", "chosen"))
+NAMED = [
+    *(path for path in SOURCES if _name(path).startswith(("student", "cli"))),
+    *(ROOT / "benchmarks").rglob("*.py"),
+]
+
+
+def _pronouns(path: Path) -> Iterator[str]:
+    """Variables and parameters of functions that mean nothing without their context, each as "file:line name"."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        for inner in ast.walk(node) if isinstance(node, Function) else ():
+            name = inner.arg if isinstance(inner, ast.arg) else inner.id if isinstance(inner, ast.Name) else ""
+            if name in PRONOUNS:
+                yield f"{path.relative_to(ROOT)}:{inner.lineno} {name}"
+
+
+def test_variables_say_what_they_hold() -> None:
+    """`found` or `given` mean something only to their author: `existing_spec`, `parsed_flags`, `stored_logits`."""
+    assert not sorted({where for path in NAMED for where in _pronouns(path)})
+
+
 def test_help_imports_neither_torch_nor_zarr_and_is_fast() -> None:
     """The check is on imports; the time is a generous bound that only a heavy import can break."""
     code = (

@@ -90,7 +90,7 @@ def test_distillation_has_the_two_published_settings() -> None:
 def test_a_loss_that_is_asked_for_comes_with_its_paper(given: dict[str, Any], expected: tuple[Any, ...]) -> None:
     """`--distill soft` alone is a published setting; a λ of the user's is on the textbook form, in any loss."""
     model = "deit_tiny_distilled_patch16_224"
-    recipe = chosen_recipe(model, name=None, stage=0, given=given, cached=VIEW_RECIPES["deit"])
+    recipe = chosen_recipe(model, name=None, stage=0, user_fields=given, cached=VIEW_RECIPES["deit"])
     assert (recipe.distill, recipe.distill_weight, recipe.temperature, recipe.reduction) == expected
 
 
@@ -135,7 +135,7 @@ BINARY = "deit3_small_patch16_224"
 def test_beside_a_mean_over_classes_the_teacher_is_one_too(given: dict[str, Any], cached: bool, reduction: str) -> None:
     """DeiT-III's labels would weigh a thousandth of the teacher; without a teacher the recipe stays the paper's."""
     views = replace(VIEW_RECIPES["deit3"], size=224) if cached else None
-    recipe = chosen_recipe(BINARY, name=None, stage=0, given=given, cached=views)
+    recipe = chosen_recipe(BINARY, name=None, stage=0, user_fields=given, cached=views)
     assert (recipe.base_loss == "binary") == ("base_loss" not in given)
     assert recipe.reduction == reduction
 

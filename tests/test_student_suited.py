@@ -27,7 +27,7 @@ def test_every_number_of_views_can_be_trained_on_with_every_recipe(name):
     """The law: 1 … 1,000 views with default units, and the recipe as it stands, give a schedule without an error."""
     for num_views in range(1, 1001):
         views = cached_views(num_views)
-        recipe = chosen_recipe("deit_tiny_patch16_224", name=name, stage=0, given={}, cached=views)
+        recipe = chosen_recipe("deit_tiny_patch16_224", name=name, stage=0, user_fields={}, cached=views)
         chosen = suited(recipe, TrainingData(views=views, num_views=(num_views,)), set_by_user=()).recipe
         order = Order(rows_S=ROWS, recipe=views, repeats=chosen.repeats, num_views=num_views, batch_size=16)
         for epoch in (0, 1, 2, chosen.epochs - 1):

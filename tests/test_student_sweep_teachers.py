@@ -57,15 +57,15 @@ def test_caches_are_called_after_their_places():
     taught = SweepTeachers.of(caches("s3://here/a.zarr", "/there/b.zarr/"), (3, 1))
     assert taught.weights == (0.75, 0.25) and taught.num_views == 4
     places = ["s3://here/a.zarr", "/there/b.zarr/"]
-    assert [c.url for c in taught.chosen("").caches] == places and taught.chosen("").weights == (0.75, 0.25)
-    assert [c.url for c in taught.chosen("b+a").caches] == places, "order is the sweep's"
-    assert (taught.chosen("b").caches, taught.chosen("b").weights) == ((taught.caches["b"],), (1.0,))
+    assert [c.url for c in taught.teaching("").caches] == places and taught.teaching("").weights == (0.75, 0.25)
+    assert [c.url for c in taught.teaching("b+a").caches] == places, "order is the sweep's"
+    assert (taught.teaching("b").caches, taught.teaching("b").weights) == ((taught.caches["b"],), (1.0,))
 
 
 @pytest.mark.parametrize("teachers", ["c", "a+c", "a+a", "a++b"])
 def test_names_that_are_not_here_are_refused(teachers):
     with pytest.raises(ValueError, match=r"teachers: expected names of caches joined by \+.* there are a, b"):
-        SweepTeachers.of(caches("a.zarr", "b.zarr")).chosen(teachers)
+        SweepTeachers.of(caches("a.zarr", "b.zarr")).teaching(teachers)
 
 
 @pytest.mark.parametrize(

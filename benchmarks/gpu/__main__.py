@@ -70,9 +70,9 @@ def main() -> None:
     unknown = set(options.only.split(",")) - set(SECTIONS)
     if unknown:
         parser.error(f"--only: expected {', '.join(SECTIONS)}; got {', '.join(sorted(unknown))}")
-    found, failed = run(sizes, device, workers, options.photos, [n for n in SECTIONS if n in options.only.split(",")])
+    figures, failed = run(sizes, device, workers, options.photos, [n for n in SECTIONS if n in options.only.split(",")])
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(figures))
     sys.exit(bool(failed))
 
 
@@ -82,23 +82,23 @@ def run(
     """The sections' findings by name, and the names of those that failed."""
     began, failed = time.monotonic(), []
     clock = Clock(device, sizes.budget_s)
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="gpu-") as name:
         folder = Path(name)
         index = material.write_shards(folder / "shards", sizes, photos)
         for name in names:
             if clock.left_s < _LEAST_S:
-                found[name] = {"left_out": "no time left"}
+                figures[name] = {"left_out": "no time left"}
                 continue
             at = time.monotonic()
             try:
-                found[name] = SECTIONS[name](folder, sizes, index, clock, workers)
+                figures[name] = SECTIONS[name](folder, sizes, index, clock, workers)
             except Exception as error:  # one section must not cost the others their one chance
                 traceback.print_exc()
-                found[name] = {"failed": f"{type(error).__name__}: {error}"}
+                figures[name] = {"failed": f"{type(error).__name__}: {error}"}
                 failed.append(name)
-            print(f"{name} ({time.monotonic() - at:.1f} s)\n{_lines(found[name])}", flush=True)
-    return found | {"seconds": time.monotonic() - began, "failed": failed}, failed
+            print(f"{name} ({time.monotonic() - at:.1f} s)\n{_lines(figures[name])}", flush=True)
+    return figures | {"seconds": time.monotonic() - began, "failed": failed}, failed
 
 
 def _lines(value: Any, indent: str = "  ") -> str:

@@ -15,7 +15,7 @@ _LIBRARIES = ("torch", "timm", "zarr", "webdataset", "simplejpeg", "opencv-pytho
 
 def facts(device: torch.device) -> dict[str, Any]:
     """Device, driver, versions, cores and flags, as plain JSON values."""
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "device": device.type,
         "cores": len(os.sched_getaffinity(0)),
         "platform": platform.platform(),
@@ -30,14 +30,14 @@ def facts(device: torch.device) -> dict[str, Any]:
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        found |= {
+        facts |= {
             "gpu": properties.name,
             "memory_gb": properties.total_memory / 1e9,
             "capability": f"{properties.major}.{properties.minor}",
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         }
-    return found | {"nvidia_smi": _nvidia_smi()}
+    return facts | {"nvidia_smi": _nvidia_smi()}
 
 
 def _nvidia_smi() -> dict[str, str] | str:

@@ -52,9 +52,9 @@ class Sizes:
 
     def recipe(self, model: str, **changes: object) -> StudentRecipe:
         """How a student is trained: its own recipe, soft distillation, every image once an epoch."""
-        given = {"distill": "soft", "temperature": 3.0, "distill_weight": 0.5, "batch_size": self.student_batch}
+        defaults = {"distill": "soft", "temperature": 3.0, "distill_weight": 0.5, "batch_size": self.student_batch}
         base = replace(recipe_for(model, with_cache=True), model_args=tuple(sorted(self.student_args)))
-        return replace(base, image_size=self.views.size, repeats=1, epochs=50, **(given | changes))  # type: ignore[arg-type]
+        return replace(base, image_size=self.views.size, repeats=1, epochs=50, **(defaults | changes))  # type: ignore[arg-type]
 
 
 TINY = Sizes(

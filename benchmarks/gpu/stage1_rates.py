@@ -31,15 +31,15 @@ def rendering(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, worke
 
 def stage1(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, workers: int) -> dict[str, Any]:
     """Images/s of the bare forward per precision and batch; stage 1 in the first precision with the fastest batch."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for precision in sizes.precisions:
         teacher = material.teacher(sizes, sizes.teacher, precision, clock.device)
         bare = {str(batch): _bare(teacher, sizes, batch, clock) for batch in sizes.teacher_batches}
-        found[precision] = {"bare": bare}
+        figures[precision] = {"bare": bare}
         if precision == sizes.precisions[0]:
             best = max(sizes.teacher_batches, key=lambda batch: bare[str(batch)]["images_per_s"])
-            found[precision] |= _against(folder / "eager.zarr", teacher, best, sizes, index, clock, workers)
-    return found
+            figures[precision] |= _against(folder / "eager.zarr", teacher, best, sizes, index, clock, workers)
+    return figures
 
 
 def compiled(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, workers: int) -> dict[str, Any]:
@@ -50,10 +50,10 @@ def compiled(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, worker
     image_BCHW = _images(sizes, batch, clock.device)
     plain_BC = material.teacher(sizes, sizes.teacher, sizes.precisions[0], clock.device).logits(image_BCHW)
     teacher = material.teacher(sizes, sizes.teacher, sizes.precisions[0], clock.device, compiled=True)
-    found: dict[str, Any] = {"compile_s": clock.seconds(lambda: teacher.logits(image_BCHW))}
-    found["largest_change_of_a_logit"] = float((teacher.logits(image_BCHW) - plain_BC).abs().max())
-    found |= {"bare": {str(batch): _bare(teacher, sizes, batch, clock)}}
-    return found | _against(folder / "compiled.zarr", teacher, batch, sizes, index, clock, workers)
+    figures: dict[str, Any] = {"compile_s": clock.seconds(lambda: teacher.logits(image_BCHW))}
+    figures["largest_change_of_a_logit"] = float((teacher.logits(image_BCHW) - plain_BC).abs().max())
+    figures |= {"bare": {str(batch): _bare(teacher, sizes, batch, clock)}}
+    return figures | _against(folder / "compiled.zarr", teacher, batch, sizes, index, clock, workers)
 
 
 def _against(

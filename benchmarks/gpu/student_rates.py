@@ -28,7 +28,7 @@ _ENOUGH_S = 30.0
 
 def students(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, workers: int) -> dict[str, Any]:
     """Per student: seconds of a step of each kind, in turns, their ratios, and peak memory; in bf16."""
-    found: dict[str, Any] = {"batch": sizes.student_batch, "precision": "bf16"}
+    figures: dict[str, Any] = {"batch": sizes.student_batch, "precision": "bf16"}
     teacher = material.teacher(sizes, sizes.teacher, "bf16", clock.device)
     with _feed(folder, index, sizes, clock, workers) as feed:
         loaded = [feed._stream.batch(Position(0, step, 0)) for step in range(min(_BATCHES, feed.order.steps))]
@@ -41,17 +41,17 @@ def students(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, worker
         }
         for name, model in sizes.students:
             if clock.left_s < _ENOUGH_S:
-                found[name] = {"left_out": "no time left"}
+                figures[name] = {"left_out": "no time left"}
                 continue
-            found[name] = _steps(sizes, model, loaded, sources, clock)
+            figures[name] = _steps(sizes, model, loaded, sources, clock)
     x_BCHW = ready(loaded[0], sizes.views, TeacherSource(), clock.device)[0]
     teacher_s = clock.median_s(lambda: teacher.logits(x_BCHW), sizes.seconds)
     for name, _ in sizes.students:
-        if "plain_s" in found[name]:
-            plain_s = found[name]["plain_s"]
+        if "plain_s" in figures[name]:
+            plain_s = figures[name]["plain_s"]
             bound = (teacher_s + plain_s) / plain_s
-            found[name] |= {"bound": bound, "speedup_over_bound": found[name]["speedup"] / bound}
-    return found | {"teacher_s": teacher_s}
+            figures[name] |= {"bound": bound, "speedup_over_bound": figures[name]["speedup"] / bound}
+    return figures | {"teacher_s": teacher_s}
 
 
 def _steps(
@@ -85,7 +85,7 @@ def _steps(
 
 def precisions(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, workers: int) -> dict[str, Any]:
     """The same steps in fp32, bf16 and fp16 with its loss scale: losses, steps that were skipped, seconds."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     names: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
     with _feed(folder, index, sizes, clock, workers) as feed:
         batches = list(feed.epoch(0))[:_BATCHES]
@@ -99,7 +99,7 @@ def precisions(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, work
                 losses.append(trainer.interval_metrics()["loss"])
                 scales.append(trainer.scaler.get_scale())
             clock.wait()
-            found[precision] = {
+            figures[precision] = {
                 "first_loss": losses[0],
                 "last_loss": losses[-1],
                 "loss_scale": scales[-1],
@@ -107,9 +107,9 @@ def precisions(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, work
                 "s_per_step": (time.perf_counter() - began) / len(losses),
             }
     for precision in names[1:]:
-        change = abs(found[precision]["last_loss"] / found["fp32"]["last_loss"] - 1)
-        found[precision]["loss_differs"] = change
-    return found
+        change = abs(figures[precision]["last_loss"] / figures["fp32"]["last_loss"] - 1)
+        figures[precision]["loss_differs"] = change
+    return figures
 
 
 def overlap(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, workers: int) -> dict[str, Any]:

@@ -56,8 +56,8 @@ def truth(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, workers: 
 def _finished(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, name: str) -> dict[str, Any]:
     """What a run to its end has to say."""
     _start(_run, folder, sizes, index, clock, name, False)
-    said: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
-    return said
+    answer: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    return answer
 
 
 def _start(

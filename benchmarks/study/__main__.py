@@ -21,17 +21,17 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop after so long; the same command goes on")
     parser.add_argument("--tables", action="store_true", help="run nothing")
     parser.add_argument("--png", type=Path, help="also figures, in this folder")
-    given = parser.parse_args()
-    if not given.tables and given.photos is None:
+    arguments = parser.parse_args()
+    if not arguments.tables and arguments.photos is None:
         parser.error("--photos is needed, unless there are only --tables to print")
     try:
-        settings = read_settings(given.settings)
+        settings = read_settings(arguments.settings)
     except ValueError as error:
         parser.error(str(error))
-    if not given.tables:
-        with Commands(given.work, given.minutes) as commands:
-            Stages(settings, given.photos, given.work, commands).run()
-    for text in study_tables(settings, given.work, given.png):
+    if not arguments.tables:
+        with Commands(arguments.work, arguments.minutes) as commands:
+            Stages(settings, arguments.photos, arguments.work, commands).run()
+    for text in study_tables(settings, arguments.work, arguments.png):
         print(f"{text}\n")
 
 

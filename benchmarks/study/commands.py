@@ -82,16 +82,16 @@ class Commands:
 
 def read_times(work: Path) -> dict[str, dict[str, float]]:
     """Wall and processor seconds of each stage, over all tries."""
-    found: dict[str, dict[str, float]] = {}
+    times: dict[str, dict[str, float]] = {}
     path = work / TIMES
     lines: Sequence[dict[str, Any]] = (
         [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
     )
     for line in lines:
-        stage = found.setdefault(line["stage"], {"wall_s": 0.0, "cpu_s": 0.0})
+        stage = times.setdefault(line["stage"], {"wall_s": 0.0, "cpu_s": 0.0})
         for key in stage:
             stage[key] += line[key]
-    return found
+    return times
 
 
 def _cpu() -> float:

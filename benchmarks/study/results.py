@@ -33,8 +33,8 @@ class ArmResult:
 
     def by_seed(self, metric: str = "top1") -> dict[int, float]:
         """Final values by seed; those that are numbers."""
-        found = {seed: run.result(metric) for seed, run in sorted(self.runs.items())}
-        return {seed: value for seed, value in found.items() if math.isfinite(value)}
+        values = {seed: run.result(metric) for seed, run in sorted(self.runs.items())}
+        return {seed: value for seed, value in values.items() if math.isfinite(value)}
 
     def mean(self, metric: str = "top1") -> float:
         """Over seeds; NaN without any."""
@@ -83,15 +83,15 @@ def paired(arm: ArmResult, reference: ArmResult, metric: str = "top1") -> Paired
 def arm_results(settings: Settings, question: Question, work: Path) -> list[ArmResult]:
     """The arms of a question as far as they have finished; RunError for a damaged run."""
     sweeps = {sweep.name: sweep for sweep in settings.sweeps}
-    found = []
+    arms = []
     for arm in question.arms:
         sweep_name, _, cell = arm.at.partition("/")
         seeds = range(sweeps[sweep_name].seeds)
         paths = {seed: sweep_path(work, sweep_name) / "cells" / f"{cell}-s{seed}" for seed in seeds}
         runs = {seed: read_run(path) for seed, path in paths.items() if is_run(path)}
         finished = {seed: run for seed, run in runs.items() if run.finished}
-        found.append(ArmResult(label=arm.label, runs=finished, wanted=len(seeds)))
-    return found
+        arms.append(ArmResult(label=arm.label, runs=finished, wanted=len(seeds)))
+    return arms
 
 
 class Deviation(NamedTuple):

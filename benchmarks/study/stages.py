@@ -62,15 +62,15 @@ class Stages:
                 self._sweep(sweep)
 
     def _shards(self, split: str) -> None:
-        given = self.settings.shards
-        words: list[str | Path] = ["--samples-per-shard", str(given.samples_per_shard), "--workers", "0"]
-        if given.classes == "imagenet":
+        shards = self.settings.shards
+        words: list[str | Path] = ["--samples-per-shard", str(shards.samples_per_shard), "--workers", "0"]
+        if shards.classes == "imagenet":
             # A label is the rank of the class's wnid among the 1,000, so the teacher and the labels agree.
             names = self.work / "classes.txt"
             wnids: list[str] = sorted(ImageNetInfo().label_names())  # type: ignore[no-untyped-call]
             names.write_text("".join(f"{wnid}\n" for wnid in wnids), encoding="utf-8")
             words += ["--class-names", names]
-        photos = self._some(split) if split == "train" and given.photos_per_class else self.photos / split
+        photos = self._some(split) if split == "train" and shards.photos_per_class else self.photos / split
         self.commands.run("shards", "make-shards", photos, self.work / "shards" / split, *words)
 
     def _some(self, split: str) -> Path:

@@ -52,12 +52,12 @@ def _by_epoch(arms: Sequence[ArmResult]) -> str:
 def _difference(arm: ArmResult, reference: ArmResult) -> str:
     if arm is reference:
         return "| |"
-    found = paired(arm, reference)
-    if not math.isfinite(found.error):
-        return f"{_signed(found.mean)} | – | –"
-    ratio = _number(found.mean / found.error, 1).replace("-", "−") if found.error else "no spread"
-    low, high = found.mean - found.interval, found.mean + found.interval
-    return f"{_signed(found.mean)} | {_signed(low)} … {_signed(high)} | {ratio}"
+    comparison = paired(arm, reference)
+    if not math.isfinite(comparison.error):
+        return f"{_signed(comparison.mean)} | – | –"
+    ratio = _number(comparison.mean / comparison.error, 1).replace("-", "−") if comparison.error else "no spread"
+    low, high = comparison.mean - comparison.interval, comparison.mean + comparison.interval
+    return f"{_signed(comparison.mean)} | {_signed(low)} … {_signed(high)} | {ratio}"
 
 
 def _equal_curves(arms: Sequence[ArmResult]) -> Iterator[str]:
@@ -68,10 +68,10 @@ def _equal_curves(arms: Sequence[ArmResult]) -> Iterator[str]:
             yield f"{arm.label}: minutes by seed {', '.join(f'{value:.1f}' for value in taken.values())}"
     for arm in arms[1:]:
         for seed in sorted(set(arm.runs) & set(arms[0].runs)):
-            found = deviation(arm.runs[seed], arms[0].runs[seed])
+            equality = deviation(arm.runs[seed], arms[0].runs[seed])
             yield (
-                f"{arm.label}, seed {seed}: {found.num_equal} of {found.num_losses} logged losses equal those of "
-                f"“{arms[0].label}” to the bit, the largest difference is {found.largest:.3g}"
+                f"{arm.label}, seed {seed}: {equality.num_equal} of {equality.num_losses} logged losses equal those of "
+                f"“{arms[0].label}” to the bit, the largest difference is {equality.largest:.3g}"
             )
 
 

@@ -96,7 +96,7 @@ def ablate(
     from student.sweep.cell_training import SweepTraining
     from student.sweep.sweep_teachers import SweepTeachers
 
-    settings = training.settings(begun=precision_of_sweep(out))
+    settings = training.settings(run_precision=precision_of_sweep(out))
     with ExitStack() as stack:
         opened = SweepTeachers.of(cache_flags.open(stack), cache_flags.weights)
         recipe, reasons = _recipe(choice, opened, index, grid, settings.accumulate, out)

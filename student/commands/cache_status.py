@@ -43,10 +43,10 @@ def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as
     if png is not None:
         status_of.save_picture(status, png)
     if as_json:
-        said = status_of.status_json(status, spec)
-        said |= {"fidelity": [row.to_json() for row in rows], "loss_errors": [row.to_json() for row in errors]}
-        said |= {"fidelity_views": rows[0].num_views} if rows else {}
-        result(json.dumps(said))
+        report = status_of.status_json(status, spec)
+        report |= {"fidelity": [row.to_json() for row in rows], "loss_errors": [row.to_json() for row in errors]}
+        report |= {"fidelity_views": rows[0].num_views} if rows else {}
+        result(json.dumps(report))
         return
     for line in status_of.status_lines(status):
         result(line)

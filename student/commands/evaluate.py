@@ -62,13 +62,15 @@ def evaluate(
             precision=announced_precision(target.type, precision),
         ):
             bar.to(event.num_done)
-    found = event.result
-    assert found is not None, "the last event carries the result"
-    n = found.num_samples
-    rows = {head: {"top1": 100 * found.top1[head] / n, "top5": 100 * found.top5[head] / n} for head in found.top1}
+    accuracy = event.result
+    assert accuracy is not None, "the last event carries the result"
+    n = accuracy.num_samples
+    rows = {
+        head: {"top1": 100 * accuracy.top1[head] / n, "top5": 100 * accuracy.top5[head] / n} for head in accuracy.top1
+    }
     crop = f"short side {views.short_side}, centre {views.size}"
     if as_json:
-        result(json.dumps({"num_samples": n, "crop": crop, "num_not_finite": found.num_not_finite, **rows}))
+        result(json.dumps({"num_samples": n, "crop": crop, "num_not_finite": accuracy.num_not_finite, **rows}))
         return
     result(f"{count(n, 'sample')}, {crop}")
     for head, row in rows.items():

@@ -213,20 +213,20 @@ def require_start(recipe: "StudentRecipe") -> None:
 def numbers(option: str, text: str) -> tuple[float, ...]:
     """A comma-separated list of finite numbers; ValueError naming the option."""
     try:
-        found = tuple(float(part) for part in text.split(","))
+        values = tuple(float(part) for part in text.split(","))
     except ValueError:
-        found = ()
-    if not found or not all(map(math.isfinite, found)):
+        values = ()
+    if not values or not all(map(math.isfinite, values)):
         raise ValueError(f"{option}: expected numbers separated by commas, got {short(text)!r}")
-    return found
+    return values
 
 
 def integers(option: str, text: str) -> tuple[int, ...]:
     """A comma-separated list of integers; ValueError naming the option."""
-    found = numbers(option, text)
-    if any(value != value // 1 for value in found):
+    values = numbers(option, text)
+    if any(value != value // 1 for value in values):
         raise ValueError(f"{option}: expected integers separated by commas, got {short(text)!r}")
-    return tuple(map(int, found))
+    return tuple(map(int, values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,11 +243,11 @@ class TrainingFlags:
     workers: int
     scratch: Path | None
 
-    def settings(self, *, begun: str | None, seed: int = 0, views_used: int | None = None) -> "TrainSettings":
+    def settings(self, *, run_precision: str | None, seed: int = 0, views_used: int | None = None) -> "TrainSettings":
         """The settings of a run.
 
         Args:
-            begun: the precision of the run that goes on, where there is one.
+            run_precision: the precision of the run that goes on, where there is one.
 
         Raises:
             ValueError: a device that is not here.
@@ -257,7 +257,7 @@ class TrainingFlags:
 
         device, quiet = chosen_device(self.device), world_from_env().rank > 0
         kind = device.partition(":")[0]
-        precision = announced_precision(kind, self.precision, begun=begun, compile=self.compile, quiet=quiet)
+        precision = announced_precision(kind, self.precision, begun=run_precision, compile=self.compile, quiet=quiet)
         return TrainSettings(
             seed=seed,
             precision=cast("Precision", precision),

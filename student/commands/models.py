@@ -74,16 +74,16 @@ def recipes(name: str | None, as_json: bool) -> None:
     }
     if name is None:
         names = {kind: sorted(table) for kind, (table, _, _) in kinds.items()}
-        lines = [f"{kind:8} {', '.join(found)}" for kind, found in names.items()]
+        lines = [f"{kind:8} {', '.join(names_of_kind)}" for kind, names_of_kind in names.items()]
         result(json.dumps(names) if as_json else "\n".join([*lines, "`recipes NAME` prints the fields of one"]))
         return
-    found = {kind: (table[name], base, words) for kind, (table, base, words) in kinds.items() if name in table}
-    if not found:
+    matches = {kind: (table[name], base, words) for kind, (table, base, words) in kinds.items() if name in table}
+    if not matches:
         raise ValueError(unknown("recipe", name, {*STUDENT_RECIPES, *RECIPES}, others="`recipes` lists them"))
     if as_json:
-        result(json.dumps({kind: recipe.to_json() for kind, (recipe, _, _) in found.items()}, ensure_ascii=False))
+        result(json.dumps({kind: recipe.to_json() for kind, (recipe, _, _) in matches.items()}, ensure_ascii=False))
         return
-    for kind, (recipe, base, words) in found.items():
+    for kind, (recipe, base, words) in matches.items():
         result(f"{kind} recipe {name}" + ("" if recipe == base else "   (* differs from deit)"))
         result(_table(recipe, base, words))
 

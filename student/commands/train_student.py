@@ -75,7 +75,7 @@ def train_student(
     from student.run.loop import StudentJob, train_many
     from student.run.run_reader import precision_before, recipe_before
 
-    settings = training.settings(begun=precision_before(out), seed=seed, views_used=views_used)
+    settings = training.settings(run_precision=precision_before(out), seed=seed, views_used=views_used)
     world = world_from_env()
     with ExitStack() as stack:
         caches = cache_flags.open(stack)

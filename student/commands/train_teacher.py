@@ -52,7 +52,7 @@ class TeacherTraining:
             require_weights("--init-weights", self.init_weights)
         _ = self._choice.recipe()
 
-    def chosen(self, index: "ShardIndex", *, parts: int, before: "dict[str, Any]") -> "Suited":
+    def suited_recipe(self, index: "ShardIndex", *, parts: int, before: "dict[str, Any]") -> "Suited":
         """The recipe; the views are normalised as the network's published weights want, so that stage 1 agrees."""
         from teacher_cache.network.timm_network import normalisation
 
@@ -121,8 +121,8 @@ def train_teacher(
     from student.run.run_events import StudentFinished
     from student.run.run_reader import precision_before, recipe_before
 
-    settings, world = training.settings(begun=precision_before(out), seed=seed), world_from_env()
-    recipe, reasons = teacher.chosen(index, parts=world.size * settings.accumulate, before=recipe_before(out))
+    settings, world = training.settings(run_precision=precision_before(out), seed=seed), world_from_env()
+    recipe, reasons = teacher.suited_recipe(index, parts=world.size * settings.accumulate, before=recipe_before(out))
     if not recipe.finetune and world.rank == 0:
         say(f"{recipe.model}: from scratch; --pretrained or --init-weights gives a better teacher of few images")
     display = TrainingDisplay(quiet=world.rank > 0)

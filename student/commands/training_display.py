@@ -120,8 +120,8 @@ class TrainingDisplay:
         if event.parts == event.parts_before:
             self._say(f"{cut} in the same parts; sums over the parts may round differently")
             return
-        kept, rest = divmod(event.parts_before, event.world_size)
-        way = f"; --accumulate {kept} would keep them" if not rest else ""
+        accumulate, rest = divmod(event.parts_before, event.world_size)
+        way = f"; --accumulate {accumulate} would keep them" if not rest else ""
         self._say(f"{cut}, but drop path, dropout and BatchNorm go by parts of a batch and differ from now on{way}")
 
     def _say(self, text: str) -> None:

@@ -165,13 +165,13 @@ def rates_from_flops(
         f"{student_gmacs:g} GMACs, a step = {_STEP_FORWARDS} forwards)"
     )
     known = {name: rate for name, rate in (("teacher", teacher), ("student", student)) if rate is not None}
-    said = ", ".join(f"{name} {rate:g}" for name, rate in known.items())
+    given_rates = ", ".join(f"{name} {rate:g}" for name, rate in known.items())
     return Rates(
         teacher=per_second / teacher_gmacs if teacher is None else teacher,
         student=per_second / (_STEP_FORWARDS * student_gmacs) if student is None else student,
         views=views,
         unit_views=unit_views,
-        source=f"{source}; given: {said}" if known else source,
+        source=f"{source}; given: {given_rates}" if known else source,
     )
 
 
@@ -213,8 +213,8 @@ def _lines(job: Job, rates: Rates, value: Cost) -> list[str]:
 
 
 def _several(teachers: int) -> list[str]:
-    said = f"assumed: {count(teachers, 'teacher')} of the same cost, each with a stage 1 of its own"
-    return [said] if teachers > 1 else []
+    assumption = f"assumed: {count(teachers, 'teacher')} of the same cost, each with a stage 1 of its own"
+    return [assumption] if teachers > 1 else []
 
 
 def _break_even_line(value: Cost) -> str:

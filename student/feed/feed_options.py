@@ -105,9 +105,9 @@ def this_world(rank: int | None, world_size: int | None) -> World:
     """This process's place: as given, else as the environment says."""
     if (rank is None) != (world_size is None):
         raise ValueError(f"rank: give rank and world_size or neither, got rank={rank}, world_size={world_size}")
-    found = world_from_env()
+    world = world_from_env()
     if rank is None or world_size is None:
-        return found
+        return world
     if not 0 <= rank < world_size:
         raise ValueError(f"rank: expected a number in [0, {world_size}), got {rank}")
-    return found._replace(rank=rank, size=world_size)
+    return world._replace(rank=rank, size=world_size)

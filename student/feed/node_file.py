@@ -138,8 +138,8 @@ def _opened(link: Path, seal: bytes) -> int | None:
     except OSError:  # its holder is gone
         return None
     try:
-        found = os.fstat(descriptor)
-        good = stat.S_ISREG(found.st_mode) and found.st_nlink == 0 and os.pread(descriptor, len(seal), 0) == seal
+        status = os.fstat(descriptor)
+        good = stat.S_ISREG(status.st_mode) and status.st_nlink == 0 and os.pread(descriptor, len(seal), 0) == seal
     except OSError:
         good = False
     if good:

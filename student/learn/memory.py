@@ -109,11 +109,11 @@ def memory_need(
     with FakeTensorMode():
         _as_fake(model)
         # Of two batches the difference: what does not grow with the batch (parameters) is no activation.
-        kept, more = (_kept_bytes(model, recipe, precision, size) for size in (_PROBE, _PROBE + 1))
+        smaller, larger = (_kept_bytes(model, recipe, precision, size) for size in (_PROBE, _PROBE + 1))
     return MemoryNeed(
         num_students=num_students,
         state=_FLOAT_BYTES * params * copies + buffers,
-        activation=batch * (more - kept),
+        activation=batch * (larger - smaller),
         data=batch * pixels * (2 + 3 * _FLOAT_BYTES),  # two uint8 batches, three in float32 while one is prepared
         ahead=batch * pixels * prefetch * max(1, workers),
         workers=workers,
@@ -225,11 +225,11 @@ def _as_fake(model: nn.Module) -> None:
 
 def _kept_bytes(model: nn.Module, recipe: StudentRecipe, precision: Precision, batch: int) -> int:
     """Bytes that autograd keeps between forward and backward of `batch` images, parameters among them."""
-    kept: dict[int, Tensor] = {}
+    saved: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         # Views of one tensor share a storage, which is kept alive here so that its address stays its name.
-        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        saved.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
     x_BCHW = torch.empty(batch, 3, recipe.image_size, recipe.image_size)
@@ -240,7 +240,7 @@ def _kept_bytes(model: nn.Module, recipe: StudentRecipe, precision: Precision, b
         if answered.dist_BC is not None:
             loss = loss + torch.log_softmax(answered.dist_BC.float(), -1).sum()
         assert loss.requires_grad, "a student in training mode"
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
 def _gib(num_bytes: int) -> str:

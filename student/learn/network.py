@@ -225,10 +225,10 @@ def _load_state(model: nn.Module, state: dict[str, Tensor], where: str, *, start
         if own[n].shape != state[n].shape
     )
     if missing or foreign or wrong:
-        found = transformer_of(in_file)
+        stored = transformer_of(in_file)
         raise RunError(
             f"weights {where}: do not fit {type(target).__name__}: missing {missing[:3]}, unknown {foreign[:3]}, "
-            f"other shape {wrong[:3]}; {f'they are {found}: ' if found else ''}give weights of the same architecture "
+            f"other shape {wrong[:3]}; {f'they are {stored}: ' if stored else ''}give weights of the same architecture "
             "and class count"
         )
     target.load_state_dict({name: state[name] for name in own if name not in fresh}, strict=not fresh)
@@ -245,21 +245,21 @@ def _with_tokens_of(
     Returns:
         the tensors, what of them was drawn at random, and the names that were left out.
     """
-    found = transformer_of({name: tuple(value.shape) for name, value in state.items()})
+    stored = transformer_of({name: tuple(value.shape) for name, value in state.items()})
     target = transformer_of({name: tuple(value.shape) for name, value in own.items()})
-    if not found or not target or found.distilled == target.distilled or found.dim != target.dim:
+    if not stored or not target or stored.distilled == target.distilled or stored.dim != target.dim:
         return state, (), ()
     position = state["pos_embed"]
-    if found.side is None or found.positions != found.side**2 + 1 + found.distilled:
+    if stored.side is None or stored.positions != stored.side**2 + 1 + stored.distilled:
         return state, (), ()  # positions of the patches alone: no such pair of students exists
-    rest = position[:, 1 + found.distilled :]
+    rest = position[:, 1 + stored.distilled :]
     if target.distilled:
         drawn_position = own["pos_embed"][:, 1:2].to(position)
         joined = torch.cat((position[:, :1], drawn_position, rest), dim=1)
         return {**state, "dist_token": own["dist_token"], "pos_embed": joined}, ("dist_token", "its position"), ()
     dropped = tuple(name for name in state if name.split(".")[0] in ("dist_token", "head_dist"))
-    kept = {name: value for name, value in state.items() if name not in dropped}
-    return {**kept, "pos_embed": torch.cat((position[:, :1], rest), dim=1)}, (), (*dropped, "its position")
+    others = {name: value for name, value in state.items() if name not in dropped}
+    return {**others, "pos_embed": torch.cat((position[:, :1], rest), dim=1)}, (), (*dropped, "its position")
 
 
 def _converted(target: VisionTransformer, state: dict[str, Tensor], shapes: Shapes, where: str) -> dict[str, Tensor]:
@@ -267,18 +267,18 @@ def _converted(target: VisionTransformer, state: dict[str, Tensor], shapes: Shap
 
     RunError where the file is of another kind of transformer, or its positions are no square grid.
     """
-    found = transformer_of(shapes)
+    stored = transformer_of(shapes)
     own = transformer_of({name: tuple(value.shape) for name, value in target.state_dict().items()})
-    if found and own and found.distilled != own.distilled:
+    if stored and own and stored.distilled != own.distilled:
         has, other, wanted = ("none", "one", "with") if own.distilled else ("one", "none", "without")
-        advice = f"give --model {found.model}, or weights" if found.model else "give weights"
+        advice = f"give --model {stored.model}, or weights" if stored.model else "give weights"
         raise RunError(
-            f"weights {where}: they are {found}: of distillation tokens they have {has}, the student "
+            f"weights {where}: they are {stored}: of distillation tokens they have {has}, the student "
             f"({own.model or type(target).__name__}) has {other}; {advice} of a model {wanted} one"
         )
-    if found and own and found.side is None and found.positions != own.positions:
+    if stored and own and stored.side is None and stored.positions != own.positions:
         raise RunError(
-            f"weights {where}: they are {found}: expected {own.positions} positions, or a square grid that can be "
+            f"weights {where}: they are {stored}: expected {own.positions} positions, or a square grid that can be "
             "resized; give weights that were trained on square images"
         )
     try:
@@ -286,7 +286,7 @@ def _converted(target: VisionTransformer, state: dict[str, Tensor], shapes: Shap
     except Exception as error:  # timm stumbles on whatever the file holds
         raise RunError(
             f"weights {where}: cannot be brought into the form of {type(target).__name__} ({reason_of(error)}); "
-            f"{f'they are {found}: ' if found else ''}give weights of the same architecture and class count"
+            f"{f'they are {stored}: ' if stored else ''}give weights of the same architecture and class count"
         ) from error
 
 

@@ -87,25 +87,25 @@ class ProcessGroup:
             made = make()
         except Exception as error:
             failure = error
-        said: list[Any] = [None] * self.world.size
-        dist.all_gather_object(said, None if failure is None else str(failure), group=self._control)
+        failures: list[Any] = [None] * self.world.size
+        dist.all_gather_object(failures, None if failure is None else str(failure), group=self._control)
         if failure is not None:
             raise failure
-        for rank, words in enumerate(said):
+        for rank, words in enumerate(failures):
             if words is not None:
                 raise RunError(f"rank {rank}: {words}")
         return made
 
-    def any_was_told_to_stop(self, told: bool) -> bool:
+    def any_was_told_to_stop(self, stop: bool) -> bool:
         """Whether any rank had been told to stop when it came here one call ago; one process: `told` itself.
 
         All ranks get the same answer at the same call, so they stop after the same step. The vote travels while the
         next step computes: it costs no waiting and no device synchronisation.
         """
         if self.world.size == 1:
-            return told
+            return stop
         previous = self._pending
-        flag = torch.tensor([1.0 if told else 0.0])
+        flag = torch.tensor([1.0 if stop else 0.0])
         self._pending = (flag, dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._control, async_op=True))
         if previous is None:
             return False
@@ -182,9 +182,9 @@ def _joined(world: World, device: torch.device, init_method: str, *, timeout_s: 
     if error is not None and not isinstance(error, dist.DistError):
         raise error
     if control is None:
-        said = world_variables()
+        variables = world_variables()
         raise RunError(
-            f"rank {world.rank} of {world.size}{f' ({said})' if said else ''} waited {join_s:.0f} s at "
+            f"rank {world.rank} of {world.size}{f' ({variables})' if variables else ''} waited {join_s:.0f} s at "
             f"{meeting_place(init_method)}, and not all of the other {world.size - 1} came"
             f"{f' ({str(error).splitlines()[0][:150]})' if error else ''}. Start all of them within this time, with "
             f"torchrun or srun; {way_out()}"
@@ -212,9 +212,9 @@ def process_group(
         yield ProcessGroup(world, device)
         return
     if init_method == "env://" and "MASTER_ADDR" not in os.environ:
-        said = world_variables()
+        variables = world_variables()
         raise ValueError(
-            f"world size {world.size}{f' ({said})' if said else ''} but MASTER_ADDR is not set: start with "
+            f"world size {world.size}{f' ({variables})' if variables else ''} but MASTER_ADDR is not set: start with "
             "`torchrun --nproc-per-node N cli.py …`, or set MASTER_ADDR and MASTER_PORT to rank 0's host and a free "
             f"port; {way_out()}"
         )

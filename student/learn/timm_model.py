@@ -79,11 +79,11 @@ def bare_model(name: str, num_classes: int, *, image_size: int, arguments: Mappi
         return build()
     except Exception as error:  # timm and torch refuse arguments with whatever they stumble on
         hint = "; this model has no drop path: set drop_path=0" if "drop_path_rate" in str(error) else ""
-        said = (
+        with_arguments = (
             f" with {short(', '.join(f'{key}={value}' for key, value in arguments.items()), 150)}" if arguments else ""
         )
         raise ValueError(
-            f"model {name}: cannot be built{said} for images of {image_size} px: {reason_of(error)}{hint}"
+            f"model {name}: cannot be built{with_arguments} for images of {image_size} px: {reason_of(error)}{hint}"
         ) from error
 
 

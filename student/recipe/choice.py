@@ -38,7 +38,7 @@ class RecipeChoice:
 
     def recipe(self, cached: ViewRecipe | None = None) -> StudentRecipe:
         """Return the recipe, with the views of a cache if one is read; ValueError for unknown names and keys."""
-        return chosen_recipe(self.model, name=self.name, stage=self.stage, given=self.fields, cached=cached)
+        return chosen_recipe(self.model, name=self.name, stage=self.stage, user_fields=self.fields, cached=cached)
 
     def suited_to(
         self,

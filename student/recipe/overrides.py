@@ -95,8 +95,8 @@ def override(recipe: StudentRecipe, values: Mapping[str, Any]) -> StudentRecipe:
     plain = {key: value for key, value in typed.items() if "." not in key}
     if "epochs" in plain and "warmup_epochs" not in plain and plain["epochs"] < recipe.epochs:
         plain["warmup_epochs"] = min(recipe.warmup_epochs, plain["epochs"] // 10)
-    kept = () if "view" in plain and plain["view"] != recipe.view else recipe.view_overrides
-    view, args = dict(kept) | _table("view", typed), dict(recipe.model_args) | _table("model_args", typed)
+    view_overrides = () if "view" in plain and plain["view"] != recipe.view else recipe.view_overrides
+    view, args = dict(view_overrides) | _table("view", typed), dict(recipe.model_args) | _table("model_args", typed)
     return replace(recipe, **plain, view_overrides=tuple(view.items()), model_args=tuple(args.items()))
 
 

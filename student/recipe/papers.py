@@ -136,7 +136,7 @@ def with_cache_views(recipe: StudentRecipe, cached: ViewRecipe, *, explicit: Ite
 
 
 def chosen_recipe(
-    model: str, *, name: str | None, stage: int, given: Mapping[str, Any], cached: ViewRecipe | None
+    model: str, *, name: str | None, stage: int, user_fields: Mapping[str, Any], cached: ViewRecipe | None
 ) -> StudentRecipe:
     """The recipe of a run: by name or the model's own, with what the user gave, with a cache's views if one is read.
 
@@ -145,24 +145,24 @@ def chosen_recipe(
     """
     with_cache = cached is not None
     named = student_recipe_named(name, model=model) if name else recipe_for(model, stage=stage, with_cache=with_cache)
-    recipe = override(named, _as_published(named, given) | dict(given))
-    if recipe.base_loss == "binary" and recipe.reduction == "textbook" and "reduction" not in given:
+    recipe = override(named, _as_published(named, user_fields) | dict(user_fields))
+    if recipe.base_loss == "binary" and recipe.reduction == "textbook" and "reduction" not in user_fields:
         # The labels' loss is a mean over the classes; the teacher's, a sum over them, would drown it.
-        distils = recipe.distill != NONE or (with_cache and "distill" not in given)
+        distils = recipe.distill != NONE or (with_cache and "distill" not in user_fields)
         recipe = replace(recipe, reduction="per_class") if distils else recipe
-    return with_cache_views(recipe, cached, explicit=given) if cached else recipe
+    return with_cache_views(recipe, cached, explicit=user_fields) if cached else recipe
 
 
-def _as_published(named: StudentRecipe, given: Mapping[str, Any]) -> dict[str, Any]:
+def _as_published(named: StudentRecipe, user_fields: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that belong to a loss the user asks for in place of the recipe's own, where he says nothing.
 
     λ means something in one reduction only: a λ of the user's is on the textbook form, so the paper's reduction comes
     with the paper's λ or not at all.
     """
-    loss = LOSSES.get(given.get("distill", named.distill))
+    loss = LOSSES.get(user_fields.get("distill", named.distill))
     if loss is None or loss.name == named.distill:
         return {}
     settings = dict(loss.published)
-    if "distill_weight" in given:
+    if "distill_weight" in user_fields:
         settings.pop("reduction", None)
     return settings

@@ -228,8 +228,8 @@ def explain(name: str, *, num_classes: int = 1000) -> Explanation:
     """
     entry = model_entry(name)
     if entry is None:
-        said = unknown("DeiT model", name, MODELS, others="`models` lists them")
-        raise ValueError(f"{said}. Any other timm model works as a student too")
+        message = unknown("DeiT model", name, MODELS, others="`models` lists them")
+        raise ValueError(f"{message}. Any other timm model works as a student too")
     return Explanation(entry, _pieces(entry, name), _stages(entry, num_classes))
 
 

@@ -28,24 +28,26 @@ _CURVES = (
 )
 
 
-def sweep_curves(found: Sequence[SeedGroup], top: SeedGroup | None, teacher: Level | None) -> Markup:
+def sweep_curves(all_groups: Sequence[SeedGroup], top: SeedGroup | None, teacher: Level | None) -> Markup:
     """Curves of the baseline and of the best λ of hard and of each τ, and top-1 against τ; `teacher` is its top-1."""
-    chosen = _chosen(found, top)
+    picked = _chosen(all_groups, top)
     figures = []
     for shown in _CURVES:
-        series = [line for colour, group in enumerate(chosen) if (line := _mean_curve(group, shown, colour)).x]
+        series = [line for colour, group in enumerate(picked) if (line := _mean_curve(group, shown, colour)).x]
         if changes(series):
             level = teacher if shown.metric == "top1" else None
             chart = line_chart(series, title=shown.title, x_label="epoch", y_label=shown.y_label, level=level)
             figures.append(figure(shown.title, chart, key=legend(series, level)))
-    here = [group for group in beside(found, top) if group.values("top1")]
+    here = [group for group in beside(all_groups, top) if group.values("top1")]
     figures += [*_tau_curves(here), *_lambda_curves(here)]
     return grid(figures) if figures else empty("No finished cell yet.")
 
 
-def _chosen(found: Sequence[SeedGroup], top: SeedGroup | None) -> list[SeedGroup]:
+def _chosen(all_groups: Sequence[SeedGroup], top: SeedGroup | None) -> list[SeedGroup]:
     """The groups worth a curve: baseline, best of each loss and τ (at most four with a τ), at the best cell's views."""
-    here = [group for group in beside(found, top) if group.runs and (top is not None or group.cell.views_used is None)]
+    here = [
+        group for group in beside(all_groups, top) if group.runs and (top is not None or group.cell.views_used is None)
+    ]
     families: dict[tuple[str, float | None], list[SeedGroup]] = {}
     for group in here:
         families.setdefault((group.cell.distill, group.cell.temperature), []).append(group)
@@ -78,10 +80,10 @@ def _by_epoch(run: Run, metric: str) -> dict[int, float]:
     return {point.epoch: point[metric] for point in run.epochs if math.isfinite(point[metric])}
 
 
-def _tau_curves(found: Sequence[SeedGroup]) -> list[Markup]:
+def _tau_curves(all_groups: Sequence[SeedGroup]) -> list[Markup]:
     """Top-1 against τ, one line per loss and λ: the map's rows as lines, where an optimum is easier to see."""
     lines: dict[tuple[str, float], list[SeedGroup]] = {}
-    for group in found:
+    for group in all_groups:
         if group.cell.temperature is not None:
             lines.setdefault((group.cell.distill, group.cell.distill_weight), []).append(group)
     losses = list(dict.fromkeys(name for name, _ in lines))
@@ -97,11 +99,11 @@ def _tau_curves(found: Sequence[SeedGroup]) -> list[Markup]:
     return [figure(f"Top-1 against τ ({', '.join(losses)})", chart, key=legend(series))]
 
 
-def _lambda_curves(found: Sequence[SeedGroup]) -> list[Markup]:
+def _lambda_curves(all_groups: Sequence[SeedGroup]) -> list[Markup]:
     """Top-1 against λ, one line per loss and τ; all begin at the baseline, λ = 0."""
-    base = [group for group in found if group.cell.distill == NONE]
+    base = [group for group in all_groups if group.cell.distill == NONE]
     lines: dict[tuple[str, float | None], list[SeedGroup]] = {}
-    for group in found:
+    for group in all_groups:
         if group.cell.distill != NONE:
             lines.setdefault((group.cell.distill, group.cell.temperature), list(base)).append(group)
     several = len({distill for distill, tau in lines if tau is not None}) > 1
@@ -130,10 +132,10 @@ def _range_line(name: str, line: Sequence[SeedGroup], xs: Sequence[float], colou
     )
 
 
-def views_curve(found: Sequence[SeedGroup]) -> Markup:
+def views_curve(all_groups: Sequence[SeedGroup]) -> Markup:
     """Top-1 against the number of views used, for the baseline and the best settings."""
     by_setting: dict[tuple[object, ...], list[SeedGroup]] = {}
-    for group in found:
+    for group in all_groups:
         if group.values("top1") and group.cell.views_used is not None:
             by_setting.setdefault((*group.cell.setting[:3], group.cell.teachers), []).append(group)
     picked = [line for line in by_setting.values() if len(line) > 1]

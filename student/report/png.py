@@ -17,11 +17,11 @@ from student.sweep.sweep_directory import Sweep
 
 def sweep_pngs(sweep: Sweep, folder: Path) -> Iterator[Path]:
     """Write one map of top-1 per number of views and set of teachers; none for a sweep of nothing but baselines."""
-    found = groups(sweep)
-    if not any(group.cell.distill != NONE for group in found):
+    all_groups = groups(sweep)
+    if not any(group.cell.distill != NONE for group in all_groups):
         return
     for views, teachers in itertools.product(sweep.grid.views_used, sweep.grid.teachers):
-        shown = [group for group in found if group.cell.views_used == views]
+        shown = [group for group in all_groups if group.cell.views_used == views]
         name = "top1-map" + (f"-{views}-views" if views is not None else "") + (f"-{teachers}" if teachers else "")
         path = folder / f"{name}.png"
         _save_map(shown, sweep.grid, views, teachers, path)
@@ -40,12 +40,12 @@ def run_pngs(runs: Sequence[Run], folder: Path, teacher: Level | None = None) ->
             yield path
 
 
-def _save_map(found: Sequence[SeedGroup], grid: Grid, views: int | None, teachers: str, path: Path) -> None:
+def _save_map(all_groups: Sequence[SeedGroup], grid: Grid, views: int | None, teachers: str, path: Path) -> None:
     weights = sorted(weight for weight in grid.weights if weight > 0)
-    by_setting = {group.cell.setting: group for group in found}
+    by_setting = {group.cell.setting: group for group in all_groups}
     columns = grid.columns()
     cells = [[by_setting.get((kind, weight, tau, views, teachers)) for kind, tau in columns] for weight in weights]
-    base = next((group for group in found if group.cell.distill == NONE), None)
+    base = next((group for group in all_groups if group.cell.distill == NONE), None)
     figure = map_figure(
         [[group.mean("top1") if group else math.nan for group in row] for row in cells],
         [[_text(group).replace(" ±", "\n±") for group in row] for row in cells],

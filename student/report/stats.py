@@ -34,12 +34,12 @@ class SeedGroup:
 
     def by_seed(self, metric: str) -> dict[int, float]:
         """Final values by seed, of finished runs that have one."""
-        found = {
+        values = {
             result.cell.seed: result.run.result(metric)
             for result in self.results
             if result.run is not None and result.run.finished
         }
-        return {seed: value for seed, value in found.items() if math.isfinite(value)}
+        return {seed: value for seed, value in values.items() if math.isfinite(value)}
 
     def mean(self, metric: str) -> float:
         """Mean over seeds; NaN without a value."""
@@ -81,31 +81,33 @@ def groups(sweep: Sweep) -> tuple[SeedGroup, ...]:
     return tuple(SeedGroup(cell=results[0].cell, results=tuple(results)) for results in by_setting.values())
 
 
-def best(found: Sequence[SeedGroup], metric: str = "top1") -> SeedGroup | None:
+def best(all_groups: Sequence[SeedGroup], metric: str = "top1") -> SeedGroup | None:
     """The group of the highest mean; None when no cell has finished."""
-    scored = [group for group in found if math.isfinite(group.mean(metric))]
+    scored = [group for group in all_groups if math.isfinite(group.mean(metric))]
     return max(scored, key=lambda group: group.mean(metric), default=None)
 
 
-def beside(found: Sequence[SeedGroup], top: SeedGroup | None) -> list[SeedGroup]:
+def beside(all_groups: Sequence[SeedGroup], top: SeedGroup | None) -> list[SeedGroup]:
     """The groups of the best one's views and teachers, and those without a teacher; all where there is no best one."""
     if top is None:
-        return list(found)
+        return list(all_groups)
     views, teachers = top.cell.views_used, top.cell.teachers
     if top.cell.distill == NONE:  # it has no teachers: show those of the first set
-        teachers = next((group.cell.teachers for group in found if group.cell.distill != NONE), teachers)
-    return [g for g in found if g.cell.views_used == views and (g.cell.distill == NONE or g.cell.teachers == teachers)]
+        teachers = next((group.cell.teachers for group in all_groups if group.cell.distill != NONE), teachers)
+    return [
+        g for g in all_groups if g.cell.views_used == views and (g.cell.distill == NONE or g.cell.teachers == teachers)
+    ]
 
 
-def baseline(found: Sequence[SeedGroup], views_used: int | None) -> SeedGroup | None:
+def baseline(all_groups: Sequence[SeedGroup], views_used: int | None) -> SeedGroup | None:
     """The group without a teacher at the same number of views."""
-    return next((g for g in found if g.cell.distill == NONE and g.cell.views_used == views_used), None)
+    return next((g for g in all_groups if g.cell.distill == NONE and g.cell.views_used == views_used), None)
 
 
-def pooled_spread(found: Sequence[SeedGroup], metric: str = "top1") -> float:
+def pooled_spread(all_groups: Sequence[SeedGroup], metric: str = "top1") -> float:
     """Standard deviation over seeds, pooled over all groups with two or more; NaN when there is none."""
     squares, degrees = 0.0, 0
-    for group in found:
+    for group in all_groups:
         values = group.values(metric)
         if len(values) > 1:
             squares += (len(values) - 1) * statistics.variance(values)
@@ -170,8 +172,8 @@ def forward_count(sweep: Sweep) -> ForwardCount:
 
 def _images_seen(run: Run) -> float:
     """What the summary says, else steps × batch."""
-    said = run.result("images")
-    if math.isfinite(said):
-        return said
+    images = run.result("images")
+    if math.isfinite(images):
+        return images
     batch = run.setting("batch_size")
     return run.epochs[-1].step * float(batch) if run.epochs and batch else math.nan

@@ -43,21 +43,21 @@ _AGREEMENT = MapStyle(metric="teacher_agreement", digits=1, factor=100.0)
 
 def sweep_page(sweep: Sweep, *, title: str = "", teacher: Level | None = None) -> str:
     """The HTML page of a sweep, whatever state it is in; `teacher` is its top-1."""
-    found = groups(sweep)
-    top = best(found)
-    noise = pooled_spread(found)
-    body = paragraph(_result_in_words(found, top), "lead") + _summary(sweep, found, top, teacher)
+    all_groups = groups(sweep)
+    top = best(all_groups)
+    noise = pooled_spread(all_groups)
+    body = paragraph(_result_in_words(all_groups, top), "lead") + _summary(sweep, all_groups, top, teacher)
     body += _failures(sweep)
-    body += section("Top-1 over λ and τ", _maps(sweep, found, top, noise), _map_note(sweep, noise))
+    body += section("Top-1 over λ and τ", _maps(sweep, all_groups, top, noise), _map_note(sweep, noise))
     body += section(
-        "Curves", sweep_curves(found, top, teacher), "Mean over seeds; the band reaches from lowest to highest."
+        "Curves", sweep_curves(all_groups, top, teacher), "Mean over seeds; the band reaches from lowest to highest."
     )
     if len(sweep.grid.teachers) > 1:
-        body += section("Which teachers?", _teachers(sweep, found))
+        body += section("Which teachers?", _teachers(sweep, all_groups))
     if len(sweep.grid.views_used) > 1:
-        body += section("How many views are enough?", views_curve(found))
+        body += section("How many views are enough?", views_curve(all_groups))
     body += grid([_record(sweep), _cost(sweep)], wide=True)
-    body += section("Every cell", _cells(found, top, noise))
+    body += section("Every cell", _cells(all_groups, top, noise))
     body += _settings(sweep)
     return page(title or f"Sweep {sweep.name}", _subtitle(sweep), body)
 
@@ -73,24 +73,24 @@ def _subtitle(sweep: Sweep) -> str:
     return " · ".join([part for part in parts if part] + [f"{seeds} seed{'s' if seeds > 1 else ''}"])
 
 
-def _result_in_words(found: Sequence[SeedGroup], top: SeedGroup | None) -> str:
+def _result_in_words(all_groups: Sequence[SeedGroup], top: SeedGroup | None) -> str:
     """The result as a sentence: the best cell, and what the teacher gained there."""
     if top is None:
         return "No cell has finished yet."
     text = f"The best mean top-1 is {with_spread(top, 'top1', 2)} % with {top.label}"
-    base = baseline(found, top.cell.views_used)
+    base = baseline(all_groups, top.cell.views_used)
     gains = paired_gain(top, base) if base is not None and base is not top else []
     return text + (f": {statistics.fmean(gains):+.2f} points over no teacher." if gains else ".")
 
 
-def _summary(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, teacher: Level | None) -> Markup:
+def _summary(sweep: Sweep, all_groups: Sequence[SeedGroup], top: SeedGroup | None, teacher: Level | None) -> Markup:
     states = Counter(result.status.state for result in sweep.results)
     items = []
     if top is not None:
         spread = top.spread("top1")
         over = f"± {spread:.2f} over {len(top.runs)} seeds; " if math.isfinite(spread) else ""
         items.append(Tile(f"{top.mean('top1'):.2f}", f"{over}best top-1: {top.label}", "%"))
-        base = baseline(found, top.cell.views_used)
+        base = baseline(all_groups, top.cell.views_used)
         gains = paired_gain(top, base) if base is not None and base is not top else []
         if gains:
             reach = f"{min(gains):+.2f} to {max(gains):+.2f} over {len(gains)} seeds" if len(gains) > 1 else "one seed"
@@ -138,7 +138,7 @@ def _failures(sweep: Sweep) -> Markup:
     return section(f"{len(failed)} failed", card(body), "Run the same ablate command again to retry them.")
 
 
-def _maps(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> Markup:
+def _maps(sweep: Sweep, all_groups: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> Markup:
     cards = []
     for views, teachers in itertools.product(sweep.grid.views_used, sweep.grid.teachers):
         which = (f", {count(views, 'view')}" if views is not None else "") + (
@@ -146,10 +146,10 @@ def _maps(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, noise
         )
         for style, title in ((_TOP1, "Top-1, %"), (_AGREEMENT, "Agreement with the teacher, % of training images")):
             is_top1 = style is _TOP1
-            if not is_top1 and not any(group.values(style.metric) for group in found):
+            if not is_top1 and not any(group.values(style.metric) for group in all_groups):
                 continue
             body = heat_map(
-                found,
+                all_groups,
                 sweep.grid,
                 style=style,
                 views_used=views,
@@ -162,12 +162,12 @@ def _maps(sweep: Sweep, found: Sequence[SeedGroup], top: SeedGroup | None, noise
     return grid(cards, wide=True)
 
 
-def _teachers(sweep: Sweep, found: Sequence[SeedGroup]) -> Markup:
+def _teachers(sweep: Sweep, all_groups: Sequence[SeedGroup]) -> Markup:
     """For each set of teachers its best cell, and what that gains over no teacher."""
     rows = []
     for teachers in sweep.grid.teachers:
-        top = best([group for group in found if group.cell.distill != NONE and group.cell.teachers == teachers])
-        base = baseline(found, top.cell.views_used) if top is not None else None
+        top = best([group for group in all_groups if group.cell.distill != NONE and group.cell.teachers == teachers])
+        base = baseline(all_groups, top.cell.views_used) if top is not None else None
         gains = paired_gain(top, base) if top is not None and base is not None else []
         rows.append(
             (
@@ -268,11 +268,11 @@ def _per_view(cache: object) -> str:
     return ""
 
 
-def _cells(found: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> Markup:
-    order = sorted(found, key=lambda g: -g.mean("top1") if math.isfinite(g.mean("top1")) else math.inf)
+def _cells(all_groups: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> Markup:
+    order = sorted(all_groups, key=lambda g: -g.mean("top1") if math.isfinite(g.mean("top1")) else math.inf)
     rows = []
     for group in order:
-        base = baseline(found, group.cell.views_used)
+        base = baseline(all_groups, group.cell.views_used)
         gains = paired_gain(group, base) if base is not None and base is not group else []
         is_equal = top is not None and group is not top and bool(group.runs) and math.isfinite(noise)
         mark = "★" if group is top else "≈ best" if is_equal and top and not told_apart(group, top, noise) else ""

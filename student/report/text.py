@@ -10,15 +10,15 @@ from student.sweep.sweep_directory import Sweep
 
 def sweep_lines(sweep: Sweep) -> list[str]:
     """One line a setting, best first: top-1 over the seeds, gain over no teacher, agreement with the teacher."""
-    found = groups(sweep)
-    top = best(found)
+    all_groups = groups(sweep)
+    top = best(all_groups)
     rows = [("setting", "top-1 %", "± sd", "gain", "agrees %", "seeds")]
-    for group in sorted(found, key=lambda g: -g.mean("top1") if math.isfinite(g.mean("top1")) else math.inf):
-        base = baseline(found, group.cell.views_used)
+    for group in sorted(all_groups, key=lambda g: -g.mean("top1") if math.isfinite(g.mean("top1")) else math.inf):
+        base = baseline(all_groups, group.cell.views_used)
         gains = paired_gain(group, base) if base is not None and base is not group else []
         rows.append(
             (
-                group.label + (" ★" if group is top and len(found) > 1 else ""),
+                group.label + (" ★" if group is top and len(all_groups) > 1 else ""),
                 fixed(group.mean("top1"), 2),
                 fixed(group.spread("top1"), 2),
                 f"{statistics.fmean(gains):+.2f}" if gains else "–",

@@ -52,17 +52,17 @@ def write_report(
         ValueError: no path, a sweep among other paths, or a teacher that is neither. RunError: a directory that is no
             run and no sweep, or a damaged file.
     """
-    found, level = read(paths), teacher_level(teacher) if teacher else None
-    if isinstance(found, Sweep):
-        page, html = sweep_page(found, teacher=level), html or found.path / "report.html"
+    results, level = read(paths), teacher_level(teacher) if teacher else None
+    if isinstance(results, Sweep):
+        page, html = sweep_page(results, teacher=level), html or results.path / "report.html"
     else:
-        page, html = runs_page(found, teacher=level), html or found[0].path.parent / "report.html"
+        page, html = runs_page(results, teacher=level), html or results[0].path.parent / "report.html"
     _write(html, page)
     if csv_path is not None:
-        _write(csv_path, report_csv(found))
-    pngs = _pngs(found, png_dir, level) if png_dir is not None else ()
+        _write(csv_path, report_csv(results))
+    pngs = _pngs(results, png_dir, level) if png_dir is not None else ()
     return ReportFiles(
-        html=html, pngs=pngs, csv=csv_path, num_runs=len(found.results if isinstance(found, Sweep) else found)
+        html=html, pngs=pngs, csv=csv_path, num_runs=len(results.results if isinstance(results, Sweep) else results)
     )
 
 
@@ -95,31 +95,31 @@ def read(paths: Sequence[Path]) -> Sweep | list[Run]:
     return [read_run(path) for path in paths]
 
 
-def report_csv(found: Sweep | Sequence[Run]) -> str:
+def report_csv(results: Sweep | Sequence[Run]) -> str:
     """One line per run: name, state, settings, results; empty fields for what is not there, never a number."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("name", "state", *_SETTINGS, *_RESULTS))
-    if isinstance(found, Sweep):
-        for result in found.results:
+    if isinstance(results, Sweep):
+        for result in results.results:
             model = result.run.setting("model", "") if result.run is not None else ""
             row = {"model": model, **result.cell.to_json()}
             writer.writerow(map(csv_cell, (result.cell.name, result.status.state, *_row(row, result.run))))
     else:
-        for run, name in zip(found, labels(found), strict=True):
+        for run, name in zip(results, labels(results), strict=True):
             row = {key: run.setting(key) for key in _SETTINGS}
             writer.writerow(map(csv_cell, (name, "done" if run.finished else "unfinished", *_row(row, run))))
     return text.getvalue()
 
 
 def _row(settings: dict[str, object], run: Run | None) -> list[object]:
-    kept = ["" if settings.get(key) is None else settings[key] for key in _SETTINGS]
+    settings_of_run = ["" if settings.get(key) is None else settings[key] for key in _SETTINGS]
     values = [run.result(metric) if run is not None else math.nan for metric in _RESULTS]
-    return [*kept, *("" if not math.isfinite(value) else repr(value) for value in values)]
+    return [*settings_of_run, *("" if not math.isfinite(value) else repr(value) for value in values)]
 
 
-def _pngs(found: Sweep | list[Run], folder: Path, teacher: Level | None) -> tuple[Path, ...]:
-    return tuple(sweep_pngs(found, folder) if isinstance(found, Sweep) else run_pngs(found, folder, teacher))
+def _pngs(results: Sweep | list[Run], folder: Path, teacher: Level | None) -> tuple[Path, ...]:
+    return tuple(sweep_pngs(results, folder) if isinstance(results, Sweep) else run_pngs(results, folder, teacher))
 
 
 def _write(path: Path, text: str) -> None:

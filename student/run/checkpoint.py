@@ -89,9 +89,11 @@ def save_checkpoint(
     except (OSError, RuntimeError) as error:  # torch.save wraps some write errors in RuntimeError
         raise_interrupt(error)
         last = [path for path in _manifest_paths(folder) if path != manifest_path] if folder.is_dir() else []
-        kept = f"the last good checkpoint is {last[0].with_suffix('.pt')}" if last else "there is no earlier checkpoint"
+        last_good = (
+            f"the last good checkpoint is {last[0].with_suffix('.pt')}" if last else "there is no earlier checkpoint"
+        )
         raise RunError(
-            f"checkpoint of step {step} could not be written to {folder}: {error}; {kept}. "
+            f"checkpoint of step {step} could not be written to {folder}: {error}; {last_good}. "
             "Make room or restore the disk and run the same command again: it resumes there"
         ) from error
     _prune(folder)
@@ -149,11 +151,11 @@ def as_state(folder: Path, step: int) -> Iterator[None]:
 
 def require_identity(*, expected: Mapping[str, Any], got: Mapping[str, Any], where: Path) -> None:
     """RunError naming every field in which the run on disk differs from the one asked for."""
-    wanted, found = dict(_flat(json.loads(json.dumps(expected)))), dict(_flat(got))
+    requested, existing = dict(_flat(json.loads(json.dumps(expected)))), dict(_flat(got))
     differing = [
-        f"{field}: the run has {found.get(field, 'nothing')!r}, asked for is {wanted.get(field, 'nothing')!r}"
-        for field in sorted(wanted.keys() | found.keys())
-        if wanted.get(field, _ABSENT) != found.get(field, _ABSENT)
+        f"{field}: the run has {existing.get(field, 'nothing')!r}, asked for is {requested.get(field, 'nothing')!r}"
+        for field in sorted(requested.keys() | existing.keys())
+        if requested.get(field, _ABSENT) != existing.get(field, _ABSENT)
     ]
     if differing:
         raise RunError(
@@ -213,9 +215,9 @@ def _prune(folder: Path) -> None:
     manifests = _manifest_paths(folder)
     for path in manifests[KEEP:]:
         path.unlink(missing_ok=True)
-    kept = {path.stem for path in manifests[:KEEP]}
+    kept_stems = {path.stem for path in manifests[:KEEP]}
     for path in folder.iterdir():
-        if path.name.endswith(TEMPORARY) or (path.suffix == ".pt" and path.stem not in kept):
+        if path.name.endswith(TEMPORARY) or (path.suffix == ".pt" and path.stem not in kept_stems):
             path.unlink(missing_ok=True)
 
 

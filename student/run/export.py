@@ -295,8 +295,8 @@ def _taught(recipe: StudentRecipe) -> str:
     loss = loss_named(recipe.distill)
     words = {"temperature": f", τ = {recipe.temperature}", "reduction": f", {recipe.reduction} reduction"}
     read = (*loss.fields, "reduction") if recipe.reduction == "per_class" else loss.fields
-    said = "".join(words.get(field, f", {field} = {getattr(recipe, field)}") for field in dict.fromkeys(read))
-    return f"{loss.title} from a teacher cache, λ = {recipe.distill_weight}{said}"
+    settings = "".join(words.get(field, f", {field} = {getattr(recipe, field)}") for field in dict.fromkeys(read))
+    return f"{loss.title} from a teacher cache, λ = {recipe.distill_weight}{settings}"
 
 
 def model_card(info: ExportInfo, weights: str = "", *, load: str = "") -> str:

@@ -117,8 +117,8 @@ def own_views(jobs: Sequence[StudentJob]) -> ViewRecipe:
     config = RunFiles(jobs[0].out).config
     if not config.is_file() or "versions" in dict(recipe.view_overrides):
         return recipe.view_recipe
-    begun = read_json(config).get("data", {}).get("views", {})
-    return replace(recipe.view_recipe, versions=tuple(begun.get("versions", ())))
+    stored_views = read_json(config).get("data", {}).get("views", {})
+    return replace(recipe.view_recipe, versions=tuple(stored_views.get("versions", ())))
 
 
 def _one_pass(run: Students, feed: Feed, group: ProcessGroup, stop: StopRequest) -> Generator[Event, None, bool]:
@@ -179,8 +179,8 @@ def _with_former(teaching: Teaching | None, former: Mapping[str, Any]) -> Teachi
         raise TypeError(f"train_many() got an unexpected keyword argument {sorted(unknown)[0]!r}")
     if teaching is not None:
         raise ValueError(f"teaching: give {', '.join(sorted(former))} in it")
-    said = ", ".join(f"{name}=…" for name in former)
-    warnings.warn(f"train_many({said}): give teaching=Teaching(…)", DeprecationWarning, stacklevel=3)
+    names = ", ".join(f"{name}=…" for name in former)
+    warnings.warn(f"train_many({names}): give teaching=Teaching(…)", DeprecationWarning, stacklevel=3)
     return Teaching.of(former.get("cache"), former.get("teacher"), former.get("teacher_weights"))
 
 

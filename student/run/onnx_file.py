@@ -108,9 +108,9 @@ def _export(answer: nn.Module, image_BCHW: Tensor, info: ExportInfo, views: View
     except Exception as error:  # torch.export refuses networks with whatever it stumbles on
         reason = reason_of(error.__cause__ if isinstance(error.__cause__, Exception) else error)
         raise RunError(f"--onnx: torch cannot export {info.recipe.model}: {reason}") from error
-    said = {"mean": info.mean, "std": info.std, "short_side": views.short_side, "centre_crop": views.size}
-    said |= {"class_names": info.class_names} if info.class_names else {}
-    onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in said.items()})
+    properties = {"mean": info.mean, "std": info.std, "short_side": views.short_side, "centre_crop": views.size}
+    properties |= {"class_names": info.class_names} if info.class_names else {}
+    onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in properties.items()})
     onnx.save_model(proto, str(path))
     return int(proto.opset_import[0].version)
 
@@ -125,8 +125,8 @@ def _compared(answer: nn.Module, image_BCHW: Tensor, path: Path, opset: int) -> 
     largest = float(np.abs(logit_BC).max())
     difference = 0.0
     for rows in (list(range(len(logit_BC))), [0], [0, 0, 0]):
-        (found,) = session.run(["logits"], {"image": image_BCHW[rows].numpy()})
-        difference = max(difference, float(np.abs(found - logit_BC[rows]).max()))
+        (onnx_logit_BC,) = session.run(["logits"], {"image": image_BCHW[rows].numpy()})
+        difference = max(difference, float(np.abs(onnx_logit_BC - logit_BC[rows]).max()))
     if not difference <= TOLERANCE * max(1.0, largest):  # nor is nan
         raise RunError(
             f"--onnx: onnxruntime answers with logits up to {difference:.3g} away from torch's, whose largest is "

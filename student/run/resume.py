@@ -56,11 +56,11 @@ def newest_of_all(saved: Sequence[tuple[Path, Mapping[str, Any]]], world_size: i
     for step in sorted(common, reverse=True):
         damaged = []
         for folder, identity in saved:
-            found = load_checkpoint(folder, step, identity=identity, world_size=world_size)
-            if isinstance(found, Rejected):
-                damaged.append(found)
+            checkpoint = load_checkpoint(folder, step, identity=identity, world_size=world_size)
+            if isinstance(checkpoint, Rejected):
+                damaged.append(checkpoint)
             else:
-                manifest = found[1]
+                manifest = checkpoint[1]
         if not damaged:
             accumulate = manifest.identity.get("accumulate", 1)
             return Saved(step, manifest.world_size, accumulate, tuple(rejected))
@@ -76,10 +76,10 @@ def newest_of_all(saved: Sequence[tuple[Path, Mapping[str, Any]]], world_size: i
 
 def read_state(folder: Path, step: int, identity: Mapping[str, Any], world_size: int) -> dict[str, Any]:
     """Read the state of the step that rank 0 chose; RunError when this rank finds another file than rank 0 did."""
-    found = load_checkpoint(folder, step, identity=identity, world_size=world_size)
-    if isinstance(found, Rejected):
+    checkpoint = load_checkpoint(folder, step, identity=identity, world_size=world_size)
+    if isinstance(checkpoint, Rejected):
         raise RunError(
-            f"{found.path}: {found.reason}, but rank 0 read it whole; put --out on a file system that all ranks share, "
-            "and run the same command again"
+            f"{checkpoint.path}: {checkpoint.reason}, but rank 0 read it whole; put --out on a file system that all "
+            "ranks share, and run the same command again"
         )
-    return found[0]
+    return checkpoint[0]

@@ -59,18 +59,18 @@ class RunLog:
         self.files.summary.unlink(missing_ok=True)
         write_json(self.files.config, config)
         path = self.files.metrics
-        kept = [line for line in _whole_lines(path) if metric_line(line, path).step <= step] if step else []
+        earlier_lines = [line for line in _whole_lines(path) if metric_line(line, path).step <= step] if step else []
         with atomic_file(path) as file:
-            file.writelines(line + b"\n" for line in kept)
+            file.writelines(line + b"\n" for line in earlier_lines)
         self._lines = path.open("ab")
         self._events = SummaryWriter(str(self.files.tensorboard), purge_step=step + 1 if step else None)
 
     def epoch_values(self, step: int) -> dict[str, float] | None:
         """The validation in the line of the epoch that ends after `step`; None where no such line was written."""
         for line in reversed(_whole_lines(self.files.metrics)):
-            found = metric_line(line, self.files.metrics)
-            if found.kind == "epoch" and found.step == step:
-                return found.val or {}
+            stored = metric_line(line, self.files.metrics)
+            if stored.kind == "epoch" and stored.step == step:
+                return stored.val or {}
         return None
 
     def write(self, kind: str, *, step: int, epoch: int, metrics: Mapping[str, float], **groups: Any) -> None:

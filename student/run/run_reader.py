@@ -101,8 +101,8 @@ def recipe_before(path: Path) -> dict[str, Any]:
 
 def precision_before(path: Path) -> str | None:
     """The precision of the run in a directory; None where there is none yet."""
-    begun = read_json(RunFiles(path).config).get("train", {}).get("precision") if is_run(path) else None
-    return begun if isinstance(begun, str) else None
+    precision = read_json(RunFiles(path).config).get("train", {}).get("precision") if is_run(path) else None
+    return precision if isinstance(precision, str) else None
 
 
 def read_run(path: Path) -> Run:
@@ -134,9 +134,9 @@ def _config(path: Path) -> dict[str, Any]:
             raise RunError(f"{path}: {part}: expected an object, got {type(section).__name__}; restore the file")
         for values in (config, section):
             known = {item.name for item in fields(cls) if item.name not in _TABLES}
-            said = {name: value for name, value in values.items() if name in known and value is not None}
+            settings = {name: value for name, value in values.items() if name in known and value is not None}
             try:
-                check_fields(cls, said, part)
+                check_fields(cls, settings, part)
             except ValueError as error:
                 raise RunError(f"{path}: {error}; restore the file") from error
     return config
@@ -159,22 +159,22 @@ def _metric_lines(path: Path) -> Iterator[tuple[str, Point]]:
     for number, line in enumerate(lines[:-1], start=1):
         if not line.strip():
             continue
-        said = metric_line(line, f"{path}, line {number}")
-        yield said.kind, _point(said, json.loads(line))
+        head = metric_line(line, f"{path}, line {number}")
+        yield head.kind, _point(head, json.loads(line))
 
 
-def _point(said: MetricLine, line: Mapping[str, Any]) -> Point:
-    flat = {**line, **(said.val or {})} if said.kind == "epoch" else line
+def _point(head: MetricLine, line: Mapping[str, Any]) -> Point:
+    flat = {**line, **(head.val or {})} if head.kind == "epoch" else line
     # The validation loss would hide the training loss under the same name.
     flat = {**flat, "loss": line.get("loss")}
     names = METRICS + VALIDATION
     values = {name: value for name in names if math.isfinite(value := _number(flat.get(name)))}
-    return Point(step=said.step, epoch=said.epoch, values=values)
+    return Point(step=head.step, epoch=head.epoch, values=values)
 
 
 def _latest(points: Sequence[tuple[str, Point]], kind: str) -> tuple[Point, ...]:
     """The points of a kind in order of steps; a step said again after a resume counts as said last."""
-    by_step = {(point.epoch, point.step): point for found, point in points if found == kind}
+    by_step = {(point.epoch, point.step): point for point_kind, point in points if point_kind == kind}
     return tuple(by_step[key] for key in sorted(by_step))
 
 

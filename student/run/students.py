@@ -126,9 +126,9 @@ class Students:
         """Yield what was found and load it; returns the step to go on from."""
         jobs, world_size = [student.job for student in self._students], self._group.world.size
         saved = [(RunFiles(job.out).checkpoints, self.identity(job.recipe)) for job in jobs]
-        found = self._group.from_main(lambda: newest_of_all(saved, world_size))
-        step = found.step
-        for entry in found.rejected:
+        newest = self._group.from_main(lambda: newest_of_all(saved, world_size))
+        step = newest.step
+        for entry in newest.rejected:
             yield events.CheckpointRejected(path=entry.path, reason=entry.reason)
         for student in self._students if step else ():
             self._group.on_every_rank(partial(self._load, student, step))
@@ -138,9 +138,9 @@ class Students:
                 students=self.names,
                 step=step,
                 world_size=world_size,
-                world_size_before=found.world_size,
+                world_size_before=newest.world_size,
                 accumulate=self._settings.accumulate,
-                accumulate_before=found.accumulate,
+                accumulate_before=newest.accumulate,
             )
         for student in self._students if not step else ():
             if (start := student.trainer.start) is not None:
@@ -274,18 +274,20 @@ class Students:
 
     def _looked_at(self, look: Callable[[Trainer], T]) -> Generator[Event, None, list[tuple[_Student, T]]]:
         """What `look` gives for each student; those whose numbers it refuses leave the pass, the others go on."""
-        found: list[tuple[_Student, T]] = []
+        results: list[tuple[_Student, T]] = []
         for student in list(self._students):
             try:
-                found.append((student, look(student.trainer)))
+                results.append((student, look(student.trainer)))
             except RunError as error:
                 steps = saved_steps(RunFiles(student.job.out).checkpoints)
-                kept = f"the checkpoint of step {steps[0]} is kept" if steps else "no checkpoint was written"
+                checkpoint_words = (
+                    f"the checkpoint of step {steps[0]} is kept" if steps else "no checkpoint was written"
+                )
                 if self._alone:
-                    raise RunError(f"{error}; {kept}") from error
+                    raise RunError(f"{error}; {checkpoint_words}") from error
                 self._students.remove(student)
-                yield events.StudentFailed(student=student.name, error=f"{error}; {kept}")
-        return found
+                yield events.StudentFailed(student=student.name, error=f"{error}; {checkpoint_words}")
+        return results
 
     def _measured(self, student: _Student, step: int, rate: Rate) -> dict[str, float]:
         """What belongs to a student's metrics and is not a sum over images."""

@@ -114,7 +114,7 @@ class SweepTraining:
             [StudentJob(self.cell_recipe(job.cell), job.out) for job in jobs],
             self.index,
             settings=replace(self.settings, seed=cell.seed, views_used=cell.views_used),
-            teaching=self.teachers.chosen(cell.teachers),
+            teaching=self.teachers.teaching(cell.teachers),
             val_index=self.val_index,
             shard_cache_dir=self.shard_cache_dir,
             # Alone on its device, also where `--spread` shares the sweep among the ranks of a job.
@@ -129,11 +129,11 @@ def sweep_facts(
     teachers: SweepTeachers, temperatures: Sequence[float], *, distillations: Sequence[str], recipe: StudentRecipe
 ) -> Mapping[str, Any]:
     """What a report says of the caches of a sweep: of one as `cache_facts`, of several also each by name."""
-    found = {
+    facts = {
         name: cache_facts(cache, temperatures, distillations=distillations, recipe=recipe)
         for name, cache in teachers.caches.items()
     }
-    return next(iter(found.values())) if len(found) == 1 else merged_facts(found)
+    return next(iter(facts.values())) if len(facts) == 1 else merged_facts(facts)
 
 
 def cache_facts(

@@ -55,7 +55,7 @@ class SweepTeachers:
         """Views that every cache has."""
         return min(cache.num_views for cache in self.caches.values())
 
-    def chosen(self, teachers: str) -> Teaching:
+    def teaching(self, teachers: str) -> Teaching:
         """The caches of a set, in the order of the sweep, and their weights; ValueError for names that are not here."""
         names = list(self.caches) if teachers == ALL else [name.strip() for name in teachers.split(JOIN)]
         unknown = [name for name in names if name not in self.caches]
@@ -85,9 +85,9 @@ def cache_name(url: str) -> str:
 
 def merged_facts(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What a report says of several caches: sums of what they cost, the worst record at each τ, and each by name."""
-    caches = {name: found["cache"] for name, found in facts.items()}
+    caches = {name: facts_of_cache["cache"] for name, facts_of_cache in facts.items()}
     errors = {
-        kind: _worst([row for found in facts.values() for row in found.get(kind, ())])
+        kind: _worst([row for facts_of_cache in facts.values() for row in facts_of_cache.get(kind, ())])
         for kind in ("fidelity", "loss_errors")
     }
     first = next(iter(caches.values()))
