@@ -110,14 +110,27 @@ def prepare(
     Returns:
         float32 (B, C, H, W), channels last in memory.
     """
-    device, width = view_BHWC.device, view_BHWC.shape[2]
-    # The three values of a pixel are taken as one long row: on a CPU, broadcasting over three alone is twice as slow.
-    shift_X = torch.tensor([255.0 * m for m in mean], device=device).repeat(width)
-    scale_X = torch.tensor([1.0 / (255.0 * s) for s in std], device=device).repeat(width)
+    device = view_BHWC.device
+    partner_B, lam_B, box_B4 = (values.to(device, non_blocking=True) for values in (partner_B, lam_B, box_B4))
+    shift_X, scale_X = _normalisation(mean, std, view_BHWC.shape[2], device)
     image_BHX = view_BHWC.flatten(2).to(torch.float32).sub_(shift_X).mul_(scale_X)
-    mixed_BHX = image_BHX.index_select(0, partner_B.to(device).long())
-    mixed_BHX.lerp_(image_BHX, _own_weight(lam_B.to(device), box_B4.to(device), view_BHWC.shape))
+    mixed_BHX = image_BHX.index_select(0, partner_B.long())
+    mixed_BHX.lerp_(image_BHX, _own_weight(lam_B, box_B4, view_BHWC.shape))
     return mixed_BHX.reshape(view_BHWC.shape).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=64)
+def _normalisation(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What is subtracted from each value of a row of pixels, and then multiplied with it; float32 (X,), on the device.
+
+    The three values of a pixel are taken as one long row: on a CPU, broadcasting over three alone is twice as slow.
+    Made once per device: a list that is copied to a GPU makes the host wait for all that the GPU has to do.
+    """
+    with torch.inference_mode(False):
+        shift_X = torch.tensor([255.0 * m for m in mean], device=device).repeat(width)
+        return shift_X, torch.tensor([1.0 / (255.0 * s) for s in std], device=device).repeat(width)
 
 
 def _own_weight(lam_B: Tensor, box_B4: Tensor, shape: torch.Size) -> Tensor:

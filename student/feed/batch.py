@@ -106,7 +106,9 @@ class Batch:
         if temperature is not None:
             values["teacher_log_prob"] = self.teacher.log_prob(temperature)
         places = {"shard": self.shard, "row": self.row, "view": self.view}
-        return values | {name: torch.from_numpy(place).to(self.images.device) for name, place in places.items()}
+        return values | {
+            name: torch.from_numpy(place).to(self.images.device, non_blocking=True) for name, place in places.items()
+        }
 
     def __len__(self) -> int:
         """B, the samples on this rank."""

@@ -120,7 +120,7 @@ def evaluate(
     try:
         for batch in loaded:
             answer = _answer(model, batch, views, device, precision)
-            counts += count_hits(answer, torch.from_numpy(batch.label_B).to(device))
+            counts += count_hits(answer, torch.from_numpy(batch.label_B).to(device, non_blocking=True))
             two_heads += int(answer.dist_BC is not None)
             done += len(batch.label_B)
             yield EvalEvent(done, num_own)
@@ -150,7 +150,7 @@ def count_hits(answer: Heads, label_B: Tensor) -> Tensor:
     """
     by_name = answer.by_name()
     finite_B = torch.isfinite(answer.average()).all(-1)
-    counts = [torch.tensor(len(label_B), device=label_B.device), (~finite_B).sum()]
+    counts = [torch.full((), len(label_B), device=label_B.device), (~finite_B).sum()]
     for name in HEADS:
         if name not in by_name:
             counts += [torch.zeros_like(counts[1])] * 2

@@ -106,8 +106,10 @@ def calibration_logits(
     for sample in samples:
         batch = render_block(reader, recipe, sample.shard, sample.block, [sample.view])
         parts = [torch.from_numpy(a) for a in (batch.view_BHWC, batch.partner_B, batch.lam_B, batch.box_B4)]
-        image_BCHW = prepare(parts[0].to(teacher.device), *parts[1:], mean=recipe.mean, std=recipe.std)
-        waiting += image_BCHW[torch.from_numpy(sample.place_N).to(teacher.device)]
+        image_BCHW = prepare(
+            parts[0].to(teacher.device, non_blocking=True), *parts[1:], mean=recipe.mean, std=recipe.std
+        )
+        waiting += image_BCHW[torch.from_numpy(sample.place_N).to(teacher.device, non_blocking=True)]
         while len(waiting) >= BATCH:
             yield _answer(teacher, waiting[:BATCH])
             waiting = waiting[BATCH:]
