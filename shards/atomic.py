@@ -1,4 +1,4 @@
-"""A file appears whole or not at all: temporary name, fsync, rename, fsync of the directory."""
+"""Write files that appear whole or not at all: temporary name, fsync, rename, fsync of the directory."""
 
 import fcntl
 import os

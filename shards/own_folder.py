@@ -1,4 +1,4 @@
-"""Whose is this folder? A command writes into one that is new, empty, or of its own making, and into no other."""
+"""Refuse to write into a directory that is neither new, nor empty, nor made by the same command."""
 
 import os
 from collections.abc import Callable

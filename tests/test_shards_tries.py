@@ -53,7 +53,7 @@ def _requests_for_a_shard(error: BaseException, folder: Path, monkeypatch: pytes
         calls.append(url)
         raise error
 
-    monkeypatch.setattr(transfer, "_told", fail)
+    monkeypatch.setattr(transfer, "_size_on_server", fail)
     with pytest.raises(ShardError):
         fetch(TransferOrder("https://server/shard.tar", "", -1, 5.0))
     return len(calls)

@@ -1,4 +1,4 @@
-"""One file fetched from a server that may be slow, cut off, lie or never end: bounded in time, bytes and tries.
+"""Fetch one file from a server that may be slow, cut off, lie or never end, bounded in time, bytes and tries.
 
 fsspec does the transfer, in a thread that this one watches: the temporary file must grow at a least rate and not past
 the expected size. What may go away by itself (a dropped connection, a cut transfer, an answer of 5xx, a stall) is tried
@@ -84,9 +84,9 @@ def fetch(order: TransferOrder) -> int:
 
 def _once(order: TransferOrder) -> int:
     if not order.target:
-        told: list[Any] = []
-        _guarded(order, lambda course: told.append(_told(order.url)))
-        return -1 if told[0] is None else int(told[0])
+        sizes: list[Any] = []
+        _guarded(order, lambda course: sizes.append(_size_on_server(order.url)))
+        return -1 if sizes[0] is None else int(sizes[0])
     _guarded(order, lambda course: _transfer(order, course))
     got = os.stat(order.target).st_size
     if order.expected_bytes >= 0 and got != order.expected_bytes:
@@ -98,7 +98,7 @@ def _once(order: TransferOrder) -> int:
     return got
 
 
-def _told(url: str) -> Any:
+def _size_on_server(url: str) -> Any:
     filesystem, path = _open(url)
     return filesystem.info(path).get("size")
 

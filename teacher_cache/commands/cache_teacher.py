@@ -62,9 +62,9 @@ def cache_teacher(
     from teacher_cache.stage1.stage1_events import CacheOpened
     from teacher_cache.store.cache import spec_at
 
-    there = spec_at(cache)
-    recipe = views.recipe(index, there)
-    network = execution.load(teacher, recipe, there, world)
+    existing_spec = spec_at(cache)
+    recipe = views.recipe(index, existing_spec)
+    network = execution.load(teacher, recipe, existing_spec, world)
     with StopRequest() as stop, shard_place.reader(index) as reader:
         display, opened = _Display(world, stop), None
         for event in open_or_create(
@@ -72,7 +72,7 @@ def cache_teacher(
             index,
             network,
             recipe,
-            record.format(network.num_classes, index, recipe, there),
+            record.format(network.num_classes, index, recipe, existing_spec),
             num_views=views.num_views,
             reader=reader,
             world=world,

@@ -241,19 +241,19 @@ class ViewFlags:
         """
         from shards.views.view_recipe import default_block_views, fitting_block_size, recipe_named
 
-        given = view_settings(self.sets)
+        parsed_sets = view_settings(self.sets)
         flags = {"seed": "--view-seed", "block_views": "--views-per-unit", "name": "--view-recipe"}
         flags |= {"size": "--size"} if self.size else {}
         for field, flag in flags.items():
-            if field in given:
+            if field in parsed_sets:
                 raise ValueError(f"--set {field}=…: would be ignored: {flag} says it; drop one of them")
-        values = given | {"seed": self.view_seed} | ({"size": self.size} if self.size else {})
+        values = parsed_sets | {"seed": self.view_seed} | ({"size": self.size} if self.size else {})
         if existing is not None:
             values = {"versions": existing.recipe.versions} | values
-        there = existing.recipe.block_views if existing else default_block_views(self.num_views)
-        recipe = recipe_named(self.recipe_name, **(values | {"block_views": self.views_per_unit or there}))
+        default_views = existing.recipe.block_views if existing else default_block_views(self.num_views)
+        recipe = recipe_named(self.recipe_name, **(values | {"block_views": self.views_per_unit or default_views}))
         fitting = fitting_block_size(recipe.block_size, index.rows_S.tolist())
-        if "block_size" in given or fitting == recipe.block_size:
+        if "block_size" in parsed_sets or fitting == recipe.block_size:
             return recipe
         return replace(recipe, block_size=existing.recipe.block_size if existing else fitting)
 

@@ -1,4 +1,4 @@
-"""A teacher that is the user's own code: `package.module:function`, which returns a network.
+"""Build a teacher from the user's own code: `package.module:function`, which returns a network.
 
 The function is imported and called, with the arguments of --teacher-arg; what it returns maps normalised images
 (B, 3, H, W) to logits (B, C). That is code which the user names and answers for. A file of weights is something else:
@@ -92,8 +92,8 @@ def _called(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        there = [known for known in dir(module) if callable(getattr(module, known))]
-        near = ", ".join(difflib.get_close_matches(function_name, there, 3, 0.5)) or "none"
+        callables = [known for known in dir(module) if callable(getattr(module, known))]
+        near = ", ".join(difflib.get_close_matches(function_name, callables, 3, 0.5)) or "none"
         raise ValueError(f"teacher: {module_name} has no function {function_name!r}; similar: {near}")
     try:
         network = function(**kwargs)

@@ -1,4 +1,4 @@
-"""The names of teachers, as far as they can be checked without importing timm: its sources say which models it has."""
+"""Parse and check names of teachers without importing timm: its sources say which models it has."""
 
 import importlib.util
 import json

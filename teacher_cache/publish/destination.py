@@ -1,4 +1,4 @@
-"""Where a copy goes: an empty cache of the right spec, or the one that is there already, to be continued."""
+"""Open the destination of a copy: an empty cache of the right spec, or the existing one, to be continued."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,15 +43,15 @@ def open_destination(
         spec = replace(spec, record=record)
     num_views = (selection.view_blocks[-1] + 1) * source.views_per_unit
     with _alone(place.folder):
-        there = spec_at(url)
-        if there is None:
+        existing_spec = spec_at(url)
+        if existing_spec is None:
             basis = source.basis if spec == source.spec else fitted_basis(source, spec)
             made_with = dict(source.made_with)
             if spec != source.spec:
                 old = source.spec.record
                 made_with["records"] = f"encoded from {old.kind!r} records of {old.num_bytes} bytes per view"
             return TeacherCache.create(url, spec, Shards.of(source), basis, num_views=num_views, made_with=made_with)
-        require_equal(spec, there, url)
+        require_equal(spec, existing_spec, url)
         cache = TeacherCache.open(url, writable=True)
         if spec == source.spec:
             _require_same_basis(source, cache)

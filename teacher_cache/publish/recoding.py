@@ -1,4 +1,4 @@
-"""Records of one format as records of a smaller one, from all logits or from what a larger record says of them.
+"""Encode records of one format as records of a smaller one, from all logits or from what a larger record says.
 
 From a kind that keeps every logit the result is what stage 1 would have written against the same tail basis. From
 another kind it is a record of a record: its hard labels are the source's, its error is measured against the full

@@ -1,4 +1,4 @@
-"""Opening a cache for stage 1: make it, with its tail basis, or find the one that is there and compare the spec.
+"""Open a cache for stage 1: make it, with its tail basis, or compare the spec of the existing one.
 
 Several processes may start at once. On a local or shared disk a lock lets one of them make the cache while the others
 wait; it is held by the process, so a killed one leaves nothing behind. In an object store rank 0 makes it.
@@ -83,14 +83,15 @@ def open_or_create(
         cache = _wait_for(url, spec, index, wait_s)
         yield CacheOpened(cache=cache, created=False, grown=_grow(cache, num_views))
         return
-    there = _open_if_there(url, spec, index)
-    if there is not None and num_views <= there.num_views:  # nothing to write: it may lie where nobody can
-        yield CacheOpened(cache=there, created=False, grown=False)
+    existing_cache = _open_if_there(url, spec, index)
+    # Where there is nothing to write, the cache may lie where nobody can write.
+    if existing_cache is not None and num_views <= existing_cache.num_views:
+        yield CacheOpened(cache=existing_cache, created=False, grown=False)
         return
     with _alone(folder, wait_s):
-        there = _open_if_there(url, spec, index)
-        if there is not None:
-            yield CacheOpened(cache=there, created=False, grown=_grow(there, num_views))
+        existing_cache = _open_if_there(url, spec, index)
+        if existing_cache is not None:
+            yield CacheOpened(cache=existing_cache, created=False, grown=_grow(existing_cache, num_views))
             return
         require_new_cache(index, recipe, num_views)
         basis = None
@@ -154,11 +155,11 @@ def _cost_of(logit_NC: NDArray[np.float32], record: RecordFormat) -> ShortCalibr
 
 
 def _open_if_there(url: str | Path, spec: CacheSpec, index: ShardIndex) -> TeacherCache | None:
-    there = spec_at(url)
-    if there is None:
+    existing_spec = spec_at(url)
+    if existing_spec is None:
         return None
-    behaviour = behaviour_like(there.behaviour, spec.recipe)
-    same_rule = replace(spec, behaviour=behaviour, index_fingerprint=there.index_fingerprint)
+    behaviour = behaviour_like(existing_spec.behaviour, spec.recipe)
+    same_rule = replace(spec, behaviour=behaviour, index_fingerprint=existing_spec.index_fingerprint)
     cache = TeacherCache.open(url, writable=True, expect=same_rule)
     require_index(cache.header, index, cache.url)
     return cache

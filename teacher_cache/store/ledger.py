@@ -1,4 +1,4 @@
-"""The ledger: which units are there. One entry per unit is the truth; a snapshot of all entries is its quick summary.
+"""Record which units are committed: one entry per unit is the truth, a snapshot of all entries its quick summary.
 
 An entry is an object of its own, so that two writers never share one; the snapshot is rewritten by every stage 1
 process when it ends. The snapshot can be behind the entries but is never taken as proof: reading a unit asks for its

@@ -1,4 +1,4 @@
-"""Where a cache lives: a folder or an object store (`schemes`); timeouts and forks of the remote ones.
+"""Locate a cache in a folder or an object store (`schemes`), and bound the requests to remote ones in time.
 
 Everything here works on fsspec filesystems and names of objects; the array library is not known.
 """

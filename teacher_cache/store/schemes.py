@@ -1,4 +1,4 @@
-"""The kinds of remote place a cache can live in, as a table; and any other object store that fsspec knows.
+"""Table of the remote places that a cache can live in, and how each is opened through fsspec.
 
 A cache needs little of a place: objects replaced whole, by name, many at once. Object stores can do that; what copies
 files over one connection (ftp, sftp, smb) cannot, and is refused.

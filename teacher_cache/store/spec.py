@@ -1,4 +1,4 @@
-"""What decides the content of a cache, as frozen values with fingerprints, and the refusal of everything else.
+"""Frozen values, with fingerprints, that decide the content of a cache, and the refusal of everything else.
 
 A cache is usable by a reader or writer only if every field of their specs agrees; `require_equal` names each field that
 does not, with what was expected and what was found. λ and τ are not here: a cache knows nothing of them.

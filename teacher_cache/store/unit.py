@@ -1,4 +1,4 @@
-"""The arrays of one unit in memory: checked, padded to a chunk and cut back.
+"""Check the arrays of one unit, pad them to a chunk and cut them back.
 
 V views of a unit, R rows of its shard, F sampled positions, C classes.
 """
@@ -33,16 +33,16 @@ def check_arrays(
         positions_F2: what `fidelity_at` will hold; unused in a cache without fidelity.
         where: the unit, for messages.
     """
-    given = dict(arrays)
+    complete = dict(arrays)
     names = [item.name for item in layouts]
     if FIDELITY_AT in names:
-        given[FIDELITY_AT] = positions_F2
-    if set(given) != set(names):
+        complete[FIDELITY_AT] = positions_F2
+    if set(complete) != set(names):
         wanted = sorted(set(names) - {FIDELITY_AT})
         raise ValueError(f"{where}: expected the arrays {wanted}, got {sorted(arrays)}")
     checked: Arrays = {}
     for item in layouts:
-        array = given[item.name]
+        array = complete[item.name]
         shape = _shape_of(item, num_rows, positions_F2)
         if array.shape != shape:
             raise ValueError(f"{where}: {item.name}: expected shape {shape}, got {array.shape}")

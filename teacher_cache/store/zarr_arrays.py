@@ -1,4 +1,4 @@
-"""The arrays of a cache: their metadata written and compared, the chunks of a unit read and replaced, the tail basis.
+"""Read and write the arrays of a cache: their metadata, the chunks of a unit, the tail basis.
 
 With `zarr_objects` the only file that knows zarr.
 """
@@ -103,9 +103,9 @@ def write_metadata(objects: Objects, header: Header) -> None:
     if header.basis_layout:
         keys.append(f"{layout.BASIS}/zarr.json")
     for key in keys:
-        found = sync(store.get(key, default_buffer_prototype()))
-        assert found is not None
-        objects.write(key, bytes(found.to_bytes()))
+        metadata = sync(store.get(key, default_buffer_prototype()))
+        assert metadata is not None
+        objects.write(key, bytes(metadata.to_bytes()))
 
 
 def open_arrays(objects: Objects, items: Sequence[ArrayLayout]) -> dict[str, zarr.Array[Any]]:

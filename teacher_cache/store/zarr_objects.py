@@ -1,4 +1,4 @@
-"""The objects of a cache as a guarded zarr store: asked for by name, in bounded time, never listed."""
+"""Guard a zarr store: objects of a cache are requested by name, in bounded time, and never listed."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
