@@ -1,1 +1,1 @@
-"""The commands that train students and say what came of it: thin, typed, the only modules here that know click."""
+"""Commands that train students and show results; with `cli.py` the only modules of this package that import click."""

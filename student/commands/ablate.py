@@ -1,4 +1,4 @@
-"""`ablate`: a λ × τ map of students from one cache."""
+"""`ablate`: train a λ × τ map of students from one or several caches."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""`cache-status`: what a cache holds, and how true it is, also for each loss that a student may learn by."""
+"""`cache-status`: show what a cache holds, and the error of its records, also for the gradient of each loss."""
 
 import json
 from collections.abc import Sequence

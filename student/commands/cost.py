@@ -1,4 +1,4 @@
-"""`cost`: storage, hours and break-even, before anything is spent."""
+"""`cost`: estimate storage, hours and break-even before a cache is made."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`evaluate`: top-1 and top-5 of a student."""
+"""`evaluate`: measure top-1 and top-5 of a student."""
 
 import json
 from pathlib import Path

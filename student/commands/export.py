@@ -1,4 +1,4 @@
-"""`export`: a student's weights as other tools load them: a folder or a file for timm, an ONNX file."""
+"""`export`: write a student for other tools: a folder or a file for timm, an ONNX file."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""Flags that the training commands share, as frozen values: the student, and how a run is executed."""
+"""Flags that the training commands share, as frozen values."""
 
 import math
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""`models` and `recipes`: the tables of students and of recipes, and what names and fields in them mean."""
+"""`models` and `recipes`: list students and recipes, and explain names and fields."""
 
 import json
 from collections.abc import Mapping

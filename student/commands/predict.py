@@ -1,4 +1,4 @@
-"""`predict`: the likeliest classes of image files."""
+"""`predict`: classify image files."""
 
 import json
 from collections.abc import Sequence

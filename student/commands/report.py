@@ -1,4 +1,4 @@
-"""`report`: one page of several runs, or of a sweep."""
+"""`report`: write one page about several runs, or about a sweep."""
 
 from pathlib import Path
 

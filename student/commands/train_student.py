@@ -1,4 +1,4 @@
-"""`train-student`: stage 2."""
+"""`train-student`: train a student from shards and a teacher cache (stage 2)."""
 
 from contextlib import ExitStack
 from dataclasses import asdict

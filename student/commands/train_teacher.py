@@ -1,4 +1,4 @@
-"""`train-teacher`: a teacher of the user's own classes, fine-tuned by what trains students."""
+"""`train-teacher`: fine-tune a teacher on the user's classes, with the code that trains students."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

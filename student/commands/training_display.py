@@ -1,4 +1,4 @@
-"""How a training is drawn: one bar for the pass, one line per student and epoch."""
+"""Draw a training: one bar for the pass, one line per student and epoch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple

@@ -1,1 +1,1 @@
-"""What a cache and its students will cost, and the rates from which that follows."""
+"""Estimate what a cache and its students cost, and the rates that the estimate needs."""

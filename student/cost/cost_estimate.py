@@ -1,4 +1,4 @@
-"""What a cache and the students that use it will cost, before anything is spent; and when the cache pays off.
+"""Estimate storage and hours of a cache and its students, and from how many students on the cache pays off.
 
 Everything follows from four throughputs, which are given or reckoned, and from counts. For N
 samples, E epochs, V views, G GPUs; t teacher forwards and s student training images per second and GPU; r views per

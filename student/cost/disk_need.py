@@ -1,4 +1,4 @@
-"""What a plan asks of the disk: bytes per second read in training and stage 1, written in stage 1.
+"""Estimate the bytes per second that a plan reads in training and stage 1, and writes in stage 1.
 
 Training decodes an image once for its `repeats` views in a batch, stage 1 once for the views of a unit, and each decode
 reads the image; records are read once per view. Hours do not follow from it: reading overlaps computing, and a disk

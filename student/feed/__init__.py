@@ -1,1 +1,1 @@
-"""What a training loop eats: the order of an epoch, rendered batches, joined with the teacher's records."""
+"""Feed training loops: the order of an epoch, rendered batches, and the teacher's records for them."""

@@ -1,4 +1,4 @@
-"""A batch as a training loop receives it: images, what they show, what the teacher says, and where they come from.
+"""Define a batch as a training loop receives it: images, labels, the teacher's answer, and where the samples are.
 
 Legend: B batch, C classes, H, W image.
 """

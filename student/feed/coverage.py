@@ -1,4 +1,4 @@
-"""How often a run trains on each sample (law 11): counted from the order alone, before the first step.
+"""Count how often a run trains on each sample (law 11), from the order alone, before the first step.
 
 Blocks are drawn anew for each view block, so the samples that a shard has left over take turns. Where a run walks few
 view blocks, some samples are left over in all of them: these no student ever sees.

@@ -1,4 +1,4 @@
-"""A file that the processes of one machine share while they live, and that nobody has to delete.
+"""Share a file among the processes of one machine while they live; the kernel deletes it with its last holder.
 
 The file has no name: the kernel frees it with its last holder, however that one ends. Who comes later finds it through
 the holders' own descriptors: every holder leaves a symbolic link `KEY.PID.FD` → /proc/PID/fd/FD in the folder. A link

@@ -1,4 +1,4 @@
-"""The order of a run as a pure function (law 8): which blocks in which views every step of every epoch has.
+"""Compute the order of a run as a pure function (law 8): the blocks and views of every step of every epoch.
 
 The unit of order is the block-view: one block of one shard under one view. A *super-epoch* of `repeats` epochs is one
 stream that visits every full block once, each with `repeats` consecutive views; its epochs are cuts of equal length of

@@ -1,4 +1,4 @@
-"""Who teaches: caches, or teachers in the loop, with their weights, as one frozen value.
+"""Name the teachers of a run as one frozen value: caches, or teachers in the loop, with their weights.
 
 The weights are parts of 1. What a run, a checkpoint and a model card say of the teacher is `Teaching.identity`.
 """

@@ -1,4 +1,4 @@
-"""Where the students of a pass go on: the newest step of which every one has an intact checkpoint.
+"""Find the step to resume from: the newest one of which every student of a pass has an intact checkpoint.
 
 Rank 0 decides the step; then every rank reads the files itself, so that no state travels between ranks. The run
 directory must therefore be on a file system that all ranks share.

@@ -1,4 +1,4 @@
-"""What a run says while it trains: small frozen values; cli.py draws them."""
+"""Events of a run: small frozen values, which the commands draw."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

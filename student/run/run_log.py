@@ -1,4 +1,4 @@
-"""The writer of a run's directory: its lock, configuration, metrics as lines and as TensorBoard events, the summary.
+"""Write the directory of a run: lock, configuration, metrics as lines and as TensorBoard events, summary.
 
 A resumed run drops the lines after the step it goes on from, so the file reads as if nothing had happened.
 """

@@ -1,4 +1,4 @@
-"""Reads run directories into frozen values; a resumed run may say a step twice.
+"""Read run directories into frozen values; a resumed run may hold a step twice.
 
 Percent for top-1 and top-5, shares in [0, 1] for agreement and waiting, nats for entropies. A number that is missing or
 not finite is NaN here, so that charts leave a gap instead of drawing a lie.

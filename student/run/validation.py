@@ -1,4 +1,4 @@
-"""Several students evaluated on one pass over the validation shards."""
+"""Evaluate several students on one pass over the validation shards."""
 
 import itertools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How the cells of a sweep are trained: cells to recipes, one pass of `train_many` per group, events to outcomes."""
+"""Train the cells of a sweep: cells to recipes, one pass of `train_many` per group, events to outcomes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

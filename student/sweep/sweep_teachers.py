@@ -1,4 +1,4 @@
-"""The teachers of a sweep: its caches by name, and the sets of them that its cells learn from: `a`, `b`, `a+b`."""
+"""Name the caches of a sweep, and the sets of them that its cells learn from: `a`, `b`, `a+b`."""
 
 import math
 from collections.abc import Mapping, Sequence
