@@ -237,3 +237,21 @@ def test_the_average_is_torchs_to_the_bit_once_both_have_begun() -> None:
         theirs.update_parameters(model)
     pairs = zip(ours.model.parameters(), theirs.module.parameters(), strict=True)
     assert all(torch.equal(mine, other) for mine, other in pairs)
+
+
+def test_an_average_asks_for_no_state_dict_after_its_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a checkpoint was loaded: the tensors stay the same ones, and so do the bits of the average."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    ema, slow = Ema(net, 0.9), {name: value.clone() for name, value in net.state_dict().items()}
+    for step in range(4):
+        for value in net.state_dict().values():
+            value.add_(step + 1)
+        with monkeypatch.context() as patch:
+            if step:
+                patch.setattr(nn.Module, "state_dict", None)
+            ema.update(net)
+        for name, value in net.state_dict().items():
+            slow[name] = torch.lerp(slow[name], value, 0.1) if value.is_floating_point() else value.clone()
+        assert all(torch.equal(value, slow[name]) for name, value in ema.state_dict().items())
+        ema.load_state_dict({name: value.clone() for name, value in ema.state_dict().items()})
+        net.load_state_dict({name: value.clone() for name, value in net.state_dict().items()})
