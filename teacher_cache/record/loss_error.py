@@ -32,7 +32,7 @@ class KnownAnswer:
 
     def __init__(self, hard_B: Tensor, log_prob: Callable[[float], NDArray[Any]]) -> None:
         """Wrap first classes, int64 (B,), and a decoder."""
-        self.hard = hard_B
+        self.hard = self.hard_B = hard_B  # the second is the former name, which a loss of a package may read
         self._log_prob, self._decoded = log_prob, dict[float, Tensor]()
 
     def log_prob(self, temperature: float) -> Tensor:
