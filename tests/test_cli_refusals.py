@@ -87,6 +87,14 @@ REFUSED: list[tuple[list[str], str]] = [
     ([*ABLATE, "--distill", "soft,sft"], "soft"),
     ([*ABLATE, "--out", "{set}/run"], "--out"),
     ([*ABLATE, "--model", "resnt18"], "'resnet18'"),
+    ([*TRAIN, "--batch-size", "100"], "give a batch size of at most 24"),
+    ([*TRAIN, "--batch-size", "6"], "multiple of block_size 4"),
+    ([*TRAIN, "--accumulate", "3"], "an --accumulate that makes them 1 or 2"),
+    ([*ABLATE, "--batch-size", "100"], "give a batch size of at most 24"),
+    ([*ABLATE, "--accumulate", "3"], "an --accumulate that makes them 1 or 2"),
+    (["train-teacher", *SHARDS, "--out", "{tmp}/t", "--model", "resnet18", "--batch-size", "100"], "block_size"),
+    (["report", "{set}/run", "--png", "{set}/classes.txt"], "expected a folder, got a file"),
+    (["report", "{set}/run", "--teacher", "150"], "percent"),
     (["train-teacher", *SHARDS, "--out", "{tmp}/t"], "give --pretrained NAME"),
     (["train-teacher", *SHARDS, "--out", "{tmp}/t", "--pretrained", "resnt18"], "'resnet18'"),
     (["train-teacher", *SHARDS, "--out", "{tmp}/t", "--model", "resnet18", "--set", "learning_rate=1"], "'lr'"),
@@ -139,6 +147,10 @@ MISSING: list[tuple[list[str], str]] = [
     (["evaluate", *SHARDS, "--weights", "{tmp}/nope"], "no such file"),
     (["export", "{tmp}/nope", "{tmp}/x.safetensors"], "no such file"),
     ([*CACHE, "--teacher-weights", "{tmp}/nope"], "no such file"),
+    (["report", "{tmp}/nope"], "neither a run"),
+    (["report", "{set}/run", "{set}/train"], "neither a run"),
+    (["report", "{set}/run", "--teacher", "{tmp}/nope"], "no run here"),
+    (["verify-cache", "{set}/dense.zarr", "--deep", "--shards", "{set}/val"], "other shards"),
 ]
 """Command lines that name an artefact which does not exist, and a word of the refusal; their exit code is 1."""
 

@@ -1,7 +1,8 @@
 """`ablate`: train a λ × τ map of students from one or several caches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from student.commands.flags import (
     training_options,
 )
 from student.learn.losses.table import LOSSES
-from student.sweep.sweep_directory import SWEEP_FOLDER, precision_of_sweep
+from student.sweep.sweep_directory import SWEEP_FOLDER, precision_of_sweep, recipe_of_sweep
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from student.recipe.suited import Suited
     from student.sweep.cell_training import SweepTraining
     from student.sweep.grid import Grid
-    from student.sweep.sweep_teachers import SweepTeachers
 
 
 @click.command("ablate")
@@ -93,16 +93,16 @@ def ablate(
     index, val_index = shard_place.index(), shard_place.index_of(val_shards)
     choice = student.choice(combine=cache_flags.combine)
     _check(choice, cache_flags, grid.distillations, out)
+    suit = _checked_steps(choice, index, cache_flags, grid, training.accumulate, out)
     from student.sweep.cell_training import SweepTraining
     from student.sweep.sweep_teachers import SweepTeachers
 
-    settings = training.settings(run_precision=precision_of_sweep(out))
     with ExitStack() as stack:
         opened = SweepTeachers.of(cache_flags.open(stack), cache_flags.weights)
-        recipe, reasons = _recipe(choice, opened, index, grid, settings.accumulate, out)
+        recipe, reasons = suit(opened.first.spec.recipe, num_views=_views(grid, opened.num_views))
         sweep = SweepTraining(
             recipe=recipe,
-            settings=settings,
+            settings=training.settings(run_precision=precision_of_sweep(out)),
             index=index,
             teachers=opened,
             val_index=val_index,
@@ -130,6 +130,25 @@ def _check(choice: "RecipeChoice", cache_flags: CacheFlags, distillations: Seque
     require_own("--out", out, SWEEP_FOLDER)
 
 
+def _checked_steps(
+    choice: "RecipeChoice", index: "ShardIndex", cache_flags: CacheFlags, grid: "Grid", parts: int, out: Path
+) -> "Callable[..., Suited]":
+    """Return what gives the recipe for the views of a cache; where caches lie on local disks, ask it once now.
+
+    Raises:
+        ValueError: numbers that do not fit each other or the data.
+    """
+    suit = partial(choice.suited_to, index, parts=parts, before=recipe_of_sweep(out))
+    if headers := list(cache_flags.headers().values()):
+        suit(headers[0].spec.recipe, num_views=_views(grid, min(header.num_views for header in headers)))
+    return suit
+
+
+def _views(grid: "Grid", num_views: int) -> list[int]:
+    """Return the views that each number of the grid cycles through; all of the caches where it names none."""
+    return [views or num_views for views in grid.views_used]
+
+
 def _world(spread: bool) -> World:
     """Return rank and size; ValueError for one of several processes that were not told to share the cells."""
     world = world_from_env(shared=spread)
@@ -139,21 +158,6 @@ def _world(spread: bool) -> World:
             "cells out, each to one device; or start one process"
         )
     return world
-
-
-def _recipe(
-    choice: "RecipeChoice", teachers: "SweepTeachers", index: "ShardIndex", grid: "Grid", parts: int, out: Path
-) -> "Suited":
-    """The recipe that all cells share, chosen for these data or as in the existing sweep."""
-    from student.sweep.sweep_directory import recipe_of_sweep
-
-    return choice.suited_to(
-        index,
-        teachers.first.spec.recipe,
-        num_views=[views or teachers.num_views for views in grid.views_used],
-        parts=parts,
-        before=recipe_of_sweep(out),
-    )
 
 
 def _run(

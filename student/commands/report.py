@@ -22,6 +22,8 @@ def report(
     for flag, path in (("--html", html), ("--csv", csv_path)):
         if path is not None:
             require_file(flag, path)
+    if png_dir is not None and png_dir.exists() and not png_dir.is_dir():
+        raise ValueError(f"--png {png_dir}: expected a folder, got a file; give the folder that the figures go into")
     from student.report.write import write_report
 
     files = write_report(runs, html=html, png_dir=png_dir, csv_path=csv_path, teacher=teacher)

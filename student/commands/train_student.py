@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from student.commands.flags import (
 from student.commands.training_display import TrainingDisplay
 from student.learn.losses.table import LOSSES, NONE
 from student.run.run_files import RUN_FOLDER
+from student.run.run_reader import precision_before, recipe_before
 from teacher_cache.commands.flags import TeacherFlags, teacher_options
 
 if TYPE_CHECKING:
@@ -71,22 +73,20 @@ def train_student(
     choice = student.choice(combine=cache_flags.combine, **asdict(loss))
     _check(choice, cache_flags, online=online, views_used=views_used)
     require_own("--out", out, RUN_FOLDER)
+    world = world_from_env()
+    suit = partial(choice.suited_to, index, parts=world.size * training.accumulate, before=recipe_before(out))
+    if headers := list(cache_flags.headers().values()):
+        suit(headers[0].spec.recipe, num_views=[views_used or min(header.num_views for header in headers)])
+    elif not cache_flags.caches:
+        suit(num_views=[views_used])
     from student.feed.teaching import Teaching
     from student.run.loop import StudentJob, train_many
-    from student.run.run_reader import precision_before, recipe_before
 
     settings = training.settings(run_precision=precision_before(out), seed=seed, views_used=views_used)
-    world = world_from_env()
     with ExitStack() as stack:
         caches = cache_flags.open(stack)
         fewest_views = min((cache.num_views for cache in caches), default=None)
-        recipe, reasons = choice.suited_to(
-            index,
-            caches[0].spec.recipe if caches else None,
-            num_views=[views_used or fewest_views],
-            parts=world.size * settings.accumulate,
-            before=recipe_before(out),
-        )
+        recipe, reasons = suit(caches[0].spec.recipe if caches else None, num_views=[views_used or fewest_views])
         network = _in_the_loop(teacher, recipe, settings, world) if online else None
         display = TrainingDisplay(quiet=world.rank > 0)
         display.explain(reasons, cache_flags.words(recipe.combine))

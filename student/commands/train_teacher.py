@@ -15,6 +15,7 @@ from student.commands.flags import StudentFlags, TrainingFlags, training_options
 from student.commands.training_display import TrainingDisplay
 from student.recipe.student_recipe import PUBLISHED
 from student.run.run_files import RUN_FOLDER
+from student.run.run_reader import precision_before, recipe_before
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
@@ -35,8 +36,12 @@ class TeacherTraining:
     config: Path | None
     sets: tuple[str, ...]
 
-    def check(self) -> None:
-        """Refuse names, files and combinations that cannot be; ValueError, ArtefactError for a missing file."""
+    def check(self, index: "ShardIndex", *, parts: int, before: "dict[str, Any]") -> None:
+        """Refuse names, files, combinations and numbers that cannot be, as far as that is known without torch.
+
+        Errors:
+            ValueError; ArtefactError for a missing file.
+        """
         from teacher_cache.network.teacher_name import require_known
         from teacher_cache.network.weights_metadata import require_weights
 
@@ -50,22 +55,20 @@ class TeacherTraining:
         require_known("--pretrained" if self.pretrained else "--model", self.pretrained or self.model or "")
         if self.init_weights:
             require_weights("--init-weights", self.init_weights)
-        _ = self._choice.recipe()
+        self._choice.suited_to(index, parts=parts, before=before)
 
     def suited_recipe(self, index: "ShardIndex", *, parts: int, before: "dict[str, Any]") -> "Suited":
         """The recipe; the views are normalised as the network's published weights want, so that stage 1 agrees."""
         from teacher_cache.network.timm_network import normalisation
 
         name, mean, std = normalisation(self.pretrained or self.model or "")
-        start = f"{PUBLISHED}:{self.pretrained}" if self.pretrained else str(self.init_weights or "")
-        fixed: dict[str, Any] = {"view.mean": mean, "view.std": std, "image_size": self.size}
-        if start:
-            fixed |= {"finetune": True, "init_weights": start}
-        return replace(self._choice, model=name).with_fields(**fixed).suited_to(index, parts=parts, before=before)
+        choice = replace(self._choice, model=name).with_fields(**{"view.mean": mean, "view.std": std})
+        return choice.suited_to(index, parts=parts, before=before)
 
     @property
     def _choice(self) -> "RecipeChoice":
         """What the user asks for, before the network's normalisation is known."""
+        start = f"{PUBLISHED}:{self.pretrained}" if self.pretrained else str(self.init_weights or "")
         flags = StudentFlags(
             model=self.pretrained or self.model or "",
             recipe="teacher",
@@ -75,7 +78,8 @@ class TeacherTraining:
             config=self.config,
             sets=self.sets,
         )
-        return flags.choice(image_size=self.size)
+        started = {"finetune": True, "init_weights": start} if start else {}
+        return flags.choice(image_size=self.size).with_fields(**started)
 
 
 _teacher_training = bundled(
@@ -113,16 +117,16 @@ def train_teacher(
 
     Writes OUT/weights.safetensors, which `cache-teacher --teacher-weights` takes. Run the same command again to go on.
     """
-    teacher.check()
     require_own("--out", out, RUN_FOLDER)
-    index = shard_place.index()
+    index, world = shard_place.index(), world_from_env()
+    data: dict[str, Any] = {"parts": world.size * training.accumulate, "before": recipe_before(out)}
+    teacher.check(index, **data)
     val_index = shard_place.index_of(val_shards) if val_shards else index
     from student.run.loop import StudentJob, train_many
     from student.run.run_events import StudentFinished
-    from student.run.run_reader import precision_before, recipe_before
 
-    settings, world = training.settings(run_precision=precision_before(out), seed=seed), world_from_env()
-    recipe, reasons = teacher.suited_recipe(index, parts=world.size * settings.accumulate, before=recipe_before(out))
+    settings = training.settings(run_precision=precision_before(out), seed=seed)
+    recipe, reasons = teacher.suited_recipe(index, **data)
     if not recipe.finetune and world.rank == 0:
         say(f"{recipe.model}: from scratch; --pretrained or --init-weights gives a better teacher of few images")
     display = TrainingDisplay(quiet=world.rank > 0)

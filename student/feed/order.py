@@ -24,6 +24,7 @@ from shards.rng import stream
 from shards.views.blocks import BlockViews
 from shards.views.view_recipe import ViewRecipe
 from shards.world import ALONE, World
+from student.recipe.steps import require_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,37 +121,14 @@ class Order:
 
     def __post_init__(self) -> None:
         """Check every field, and that the parts divide a step."""
-        recipe, block_size = self.recipe, self.recipe.block_size
-        if self.batch_size < 1 or self.batch_size % block_size:
-            raise ValueError(
-                f"batch_size: must be a positive multiple of block_size {block_size} of recipe {recipe.name}, "
-                f"got {self.batch_size}; a block is mixed within itself and cannot be cut"
-            )
-        if self.repeats < 1 or recipe.block_views % self.repeats:
-            raise ValueError(
-                f"repeats: must divide block_views {recipe.block_views} of recipe {recipe.name}, got {self.repeats}; "
-                "views of one block must lie in one view block"
-            )
-        if self.num_views is not None and (self.num_views < 1 or self.num_views % self.repeats):
-            raise ValueError(f"num_views: must be a positive multiple of repeats {self.repeats}, got {self.num_views}")
-        if self.epochs is not None and self.epochs < 1:
-            raise ValueError(f"epochs: expected at least 1, got {self.epochs}")
-        if not self.steps:
-            raise ValueError(self._too_few())
-        self.plan(0).blocks(0, 0, self.parts)
-
-    def _too_few(self) -> str:
-        """Say why an epoch has no step, and which batch size fits."""
-        size, num_blocks = self.recipe.block_size, int(self._blocks_S.sum())
-        if not num_blocks:
-            return (
-                f"block_size: no shard holds a block of {size} samples (the largest has {int(max(self.rows_S))}), "
-                "so there is no batch; make shards of more samples, or a new cache, whose blocks fit these shards"
-            )
-        return (
-            f"batch_size {self.batch_size} needs {self._blocks_per_step} full blocks of {size} samples, the shards "
-            f"have {num_blocks} (a shard gives samples // block size); give a batch size of at most "
-            f"{num_blocks * size}, or use larger shards"
+        require_steps(
+            np.asarray(self.rows_S).tolist(),
+            self.recipe,
+            batch_size=self.batch_size,
+            repeats=self.repeats,
+            num_views=self.num_views,
+            epochs=self.epochs,
+            parts=self.parts,
         )
 
     @property

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from shards.index.index_checks import require_classes
 from shards.views.view_recipe import ViewRecipe
 from student.recipe.papers import chosen_recipe
+from student.recipe.steps import require_steps
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.suited import Suited, TrainingData, suited, with_fitting_blocks
 
@@ -54,6 +55,9 @@ class RecipeChoice:
         Args:
             cached: views of a cache. num_views: that are cycled through, one number a run; None: endless.
             parts, before: as of `TrainingData`.
+
+        Raises:
+            ValueError: numbers that do not fit each other or the data.
         """
         require_classes(index.path or "shards", index.class_names, index.num_classes)
         rows = index.rows_S.tolist()
@@ -66,4 +70,14 @@ class RecipeChoice:
             before=before,
         )
         fitted = suited(recipe, data, set_by_user=self.fields)
+        for number in data.num_views or (None,):
+            require_steps(
+                rows,
+                cached or fitted.recipe.view_recipe,
+                batch_size=fitted.recipe.batch_size,
+                repeats=fitted.recipe.repeats,
+                num_views=number,
+                epochs=fitted.recipe.epochs,
+                parts=parts,
+            )
         return fitted._replace(reasons=reasons + fitted.reasons)

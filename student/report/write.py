@@ -1,4 +1,7 @@
-"""`report`: one self-contained HTML page, PNG figures and a CSV, of several runs or of a sweep."""
+"""`report`: one self-contained HTML page, PNG figures and a CSV, of several runs or of a sweep.
+
+What draws is imported after the runs have been read, so that a refusal does not wait for matplotlib.
+"""
 
 import csv
 import io
@@ -11,9 +14,6 @@ from shards.atomic import atomic_file
 from shards.errors import RunError
 from shards.text.escapes import csv_cell, visible
 from student.report.charts import Level
-from student.report.png import run_pngs, sweep_pngs
-from student.report.runs_page import labels, runs_page
-from student.report.sweep_page import sweep_page
 from student.run.run_reader import VALIDATION, Run, is_run, read_run
 from student.sweep.sweep_directory import Sweep, is_sweep, read_sweep
 
@@ -53,6 +53,9 @@ def write_report(
             run and no sweep, or a damaged file.
     """
     results, level = read(paths), teacher_level(teacher) if teacher else None
+    from student.report.runs_page import runs_page
+    from student.report.sweep_page import sweep_page
+
     if isinstance(results, Sweep):
         page, html = sweep_page(results, teacher=level), html or results.path / "report.html"
     else:
@@ -97,6 +100,8 @@ def read(paths: Sequence[Path]) -> Sweep | list[Run]:
 
 def report_csv(results: Sweep | Sequence[Run]) -> str:
     """One line per run: name, state, settings, results; empty fields for what is not there, never a number."""
+    from student.report.runs_page import labels
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("name", "state", *_SETTINGS, *_RESULTS))
@@ -119,6 +124,8 @@ def _row(settings: dict[str, object], run: Run | None) -> list[object]:
 
 
 def _pngs(results: Sweep | list[Run], folder: Path, teacher: Level | None) -> tuple[Path, ...]:
+    from student.report.png import run_pngs, sweep_pngs
+
     return tuple(sweep_pngs(results, folder) if isinstance(results, Sweep) else run_pngs(results, folder, teacher))
 
 

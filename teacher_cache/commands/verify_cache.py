@@ -9,7 +9,7 @@ from shards.console import Bar, result, say
 from shards.flags import CACHE, SEED, Number, ShardPlace, device_option, refuse_ignored, shard_options, stop_with
 from shards.text.figures import count, plural
 from teacher_cache.commands.flags import TeacherFlags, optional_teacher_options
-from teacher_cache.store.header import local_header
+from teacher_cache.store.header import local_header, require_index
 
 if TYPE_CHECKING:
     from teacher_cache.inspect.verify import Finding
@@ -51,9 +51,9 @@ def verify_cache(
         refuse_ignored(["tolerance", "device"], "no --teacher is asked")
     if not asked and not deep:
         refuse_ignored(["shards", "shard_cache", "blocks", "seed"], "only --deep and --teacher render blocks again")
-    local_header(cache)
-    if deep or asked:
-        shard_place.index()
+    header, index = local_header(cache), shard_place.index() if deep or asked else None
+    if header is not None and index is not None:
+        require_index(header, index, cache)
     from teacher_cache.inspect import verify
     from teacher_cache.store.cache import TeacherCache
 

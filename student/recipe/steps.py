@@ -1,0 +1,62 @@
+"""The rules that batch size, blocks, repeats and parts of a step must meet; checked before torch is imported, too."""
+
+from collections.abc import Sequence
+
+from shards.views.view_recipe import ViewRecipe
+
+
+def require_steps(
+    rows: Sequence[int],
+    views: ViewRecipe,
+    *,
+    batch_size: int,
+    repeats: int = 1,
+    num_views: int | None = None,
+    epochs: int | None = None,
+    parts: int = 1,
+) -> None:
+    """Refuse numbers that do not fit each other, or that leave an epoch without a step.
+
+    Args:
+        rows: samples of each shard. views: the recipe; gives block_size and block_views.
+        batch_size: views per optimiser step over all ranks. repeats: views of a block in one super-epoch.
+        num_views: views that are cycled through; None when they never end. epochs: None: any number.
+        parts: ranks × micro-batches; each takes whole blocks of a step.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    block = views.block_size
+    if batch_size < 1 or batch_size % block:
+        raise ValueError(
+            f"batch_size: must be a positive multiple of block_size {block} of recipe {views.name}, got {batch_size}; "
+            "a block is mixed within itself and cannot be cut"
+        )
+    if repeats < 1 or views.block_views % repeats:
+        raise ValueError(
+            f"repeats: must divide block_views {views.block_views} of recipe {views.name}, got {repeats}; "
+            "views of one block must lie in one view block"
+        )
+    if num_views is not None and (num_views < 1 or num_views % repeats):
+        raise ValueError(f"num_views: must be a positive multiple of repeats {repeats}, got {num_views}")
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs: expected at least 1, got {epochs}")
+    num_blocks, per_step = sum(count // block for count in rows), batch_size // block
+    if not num_blocks:
+        raise ValueError(
+            f"block_size: no shard holds a block of {block} samples (the largest has {max(rows)}), so there is no "
+            "batch; make shards of more samples, or a new cache, whose blocks fit these shards"
+        )
+    if num_blocks < per_step:
+        raise ValueError(
+            f"batch_size {batch_size} needs {per_step} full blocks of {block} samples, the shards have {num_blocks} "
+            f"(a shard gives samples // block size); give a batch size of at most {num_blocks * block}, or use larger "
+            "shards"
+        )
+    if per_step % parts:
+        fitting = [str(number) for number in range(1, per_step + 1) if per_step % number == 0]
+        raise ValueError(
+            f"accumulate: a step of {batch_size} views is {per_step} blocks of {block}, which cannot be cut into "
+            f"{parts} equal parts (ranks × accumulate); give an --accumulate that makes them "
+            f"{' or '.join(fitting[-4:])}, or a --batch-size that is a multiple of {parts * block}"
+        )
