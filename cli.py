@@ -71,7 +71,7 @@ COMMANDS = {
 
 SECTIONS = {
     "Data": ("shards", "shard_cache", "val_shards", "cache", "caches", "out", "views_used"),
-    "Views": ("num_views", "recipe_name", "size", "view_seed", "views_per_unit"),
+    "Views": ("num_views", "recipe_name", "size", "view_seed", "--view-set", "views_per_unit"),
     "Stored logits": ("record_kind", "top_k", "num_bytes"),
     "Loss": ("distill", "distill_weight", "temperature", "distillations", "weights", "temperatures"),
     "Student": ("model", "recipe", "stage", "config", "sets"),
@@ -93,7 +93,8 @@ SECTIONS = {
     "Machine": ("device", "precision", "workers", "accumulate", "compile", "scratch", "skip_memory_check"),
     "Output": ("log_every", "checkpoint_every", "eval_every", "as_json", "png", "html"),
 }
-"""The sections of a long help, with the names of their options; all others stand under "Options"."""
+"""The sections of a long help, with the names of their options (spellings where two share a name); all others stand
+under "Options"."""
 
 _LONG_HELPS = frozenset({"train-teacher", "cache-teacher", "plan-cache", "train-student", "ablate"})
 """Commands whose options stand in these sections."""
@@ -103,31 +104,31 @@ REQUEUED = frozenset({"train-teacher", "cache-teacher", "copy-cache", "train-stu
 
 EXAMPLES = {
     "make-shards": (
-        "make-shards photos/train shards/train",
-        "make-shards photos/val shards/val --class-names classes.txt --workers 8",
+        "make-shards photos/train data/train",
+        "make-shards photos/val data/val --class-names classes.txt --workers 8",
     ),
     "check-shards": (
         "check-shards 'wds/train-{000000..001023}.tar'",
         "check-shards wds --label-key label --ignore-suffix bbox.json",
     ),
     "cache-teacher": (
-        "cache-teacher --shards shards/train --cache teacher.zarr --views 300",
-        "cache-teacher --shards shards/train --cache t.zarr --views 60 \\\n"
+        "cache-teacher --shards data/train --cache teacher.zarr --views 300",
+        "cache-teacher --shards data/train --cache t.zarr --views 60 \\\n"
         "    --teacher regnety_002 --teacher-weights runs/t/weights.safetensors --record dense",
     ),
-    "plan-cache": ("plan-cache --shards shards/train --views 300 --bytes 48 --gpus 8",),
+    "plan-cache": ("plan-cache --shards data/train --views 300 --bytes 48 --gpus 8",),
     "show-views": (
-        "show-views --shards shards/train --out some.png",
-        "show-views --shards shards/train --cache teacher.zarr --sample cat/0001 --out cat.png",
+        "show-views --shards data/train --out some.png",
+        "show-views --shards data/train --cache teacher.zarr --sample cat/0001 --out cat.png",
     ),
-    "train-teacher": ("train-teacher --shards shards/train --pretrained efficientnet_lite0 --out runs/t",),
+    "train-teacher": ("train-teacher --shards data/train --pretrained efficientnet_lite0 --out runs/t",),
     "train-student": (
-        "train-student --shards shards/train --cache teacher.zarr --out runs/hard",
-        "train-student --shards shards/train --val-shards shards/val --cache teacher.zarr \\\n"
+        "train-student --shards data/train --cache teacher.zarr --out runs/hard",
+        "train-student --shards data/train --val-shards data/val --cache teacher.zarr \\\n"
         "    --distill soft --lambda .9 --tau 2 --epochs 100 --set lr=0.001 --out runs/soft",
-        "train-student --shards shards/train --distill none --model resnet18 --out runs/alone",
+        "train-student --shards data/train --distill none --model resnet18 --out runs/alone",
     ),
-    "evaluate": ("evaluate --shards shards/val --weights runs/soft/weights.safetensors",),
+    "evaluate": ("evaluate --shards data/val --weights runs/soft/weights.safetensors",),
     "predict": (
         "predict cat.jpg photos/new --weights runs/soft/weights.safetensors",
         "predict photos/new --weights runs/soft/weights.safetensors --json > answers.jsonl",
@@ -135,13 +136,13 @@ EXAMPLES = {
     "models": ("models", "models deit_tiny_distilled_patch16_224"),
     "recipes": ("recipes", "recipes deit3_small"),
     "ablate": (
-        "ablate --shards shards/train --val-shards shards/val --cache teacher.zarr \\\n"
+        "ablate --shards data/train --val-shards data/val --cache teacher.zarr \\\n"
         "    --lambda 0,.5,.9 --tau 1,2,4 --together 4 --out sweeps/map",
     ),
     "cache-status": ("cache-status teacher.zarr", "cache-status teacher.zarr --fidelity --json"),
     "verify-cache": (
         "verify-cache teacher.zarr",
-        "verify-cache teacher.zarr --deep --shards shards/train",
+        "verify-cache teacher.zarr --deep --shards data/train",
         "verify-cache teacher.zarr --repair",
     ),
     "check-machine": ("check-machine", "check-machine --cache teacher.zarr"),
@@ -167,7 +168,11 @@ class SectionedCommand(click.Command):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
-                title = title_of.get(param.name or "", "Options") if self.name in _LONG_HELPS else "Options"
+                title = (
+                    title_of.get(param.opts[0]) or title_of.get(param.name or "", "Options")
+                    if self.name in _LONG_HELPS
+                    else "Options"
+                )
                 sections[title].append(_plain_record(*record))
         for title, records in sections.items():
             if records:

@@ -41,7 +41,9 @@ class _RemovedError(Exception):
 def _remove_unlocked(left: Path) -> None:
     with suppress(FileNotFoundError, BlockingIOError), open(left, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        left.unlink()
+        # Its writer may have renamed it since it was opened, and begun another of that name, which is not locked here.
+        if os.fstat(file.fileno()).st_ino == os.stat(left).st_ino:
+            left.unlink()
 
 
 @contextmanager
@@ -57,7 +59,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)  # still open: a lock on it ends after it has its name
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

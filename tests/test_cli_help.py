@@ -57,7 +57,7 @@ def test_the_list_of_commands_is_whole_and_grouped() -> None:
 def test_sections_name_options_that_exist() -> None:
     context = click.Context(cli, info_name="deit-cache")
     commands = [command for name in COMMANDS if (command := cli.get_command(context, name)) is not None]
-    names = {param.name for command in commands for param in command.params}
+    names = {name for command in commands for param in command.params for name in (param.name, *param.opts)}
     assert {name for section in SECTIONS.values() for name in section} <= names
     for name in ("train-student", "ablate"):
         shown = run(name, "--help").output

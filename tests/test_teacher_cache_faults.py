@@ -484,7 +484,7 @@ def _race(folder: Path, seed: int, barrier: Any) -> None:
     with TeacherCache.open(folder, writable=True) as cache:
         for unit in itertools.product(range(cache.num_view_blocks), range(cache.num_shards)):
             arrays = random_unit(cache, *unit, seed)
-            barrier.wait(60)
+            barrier.wait(600)
             cache.commit_unit(*unit, arrays)
 
 

@@ -25,7 +25,7 @@ class TrainingDisplay:
         for sentence in also if not self._quiet else ():
             say(sentence)
         if reasons and not self._quiet:
-            say("chosen for these data: " + "; ".join(reasons))
+            say("automatic settings: " + "; ".join(reasons))
 
     def show(self, event: "Event") -> None:
         """Draw one event; a stop ends the command with its exit code."""
@@ -57,8 +57,7 @@ class TrainingDisplay:
                 self._say(f"warning: {event.path}: {event.reason}; going on from an earlier checkpoint")
             case events.BalanceMeasured():
                 self._say(
-                    f"{event.student}  at step 0 the teacher pulls at the logits {event.balance:.3g} times as hard as "
-                    "the labels"
+                    f"{event.student}: at step 0 the gradient from the teacher is {event.balance:.3g} times that from the labels"
                 )
             case events.Stepped() if self._bar is not None:
                 shown = _figures(event.metrics, _STEP)
@@ -89,12 +88,13 @@ class TrainingDisplay:
         more = f" … {len(event.views) - 4} more passes" if len(event.views) > 4 else ""
         say(
             f"{', '.join(event.students)}: {count(event.epochs, 'epoch')} of "
-            f"{count(event.steps_per_epoch, 'step')} of {event.batch_size}"
+            f"{count(event.steps_per_epoch, 'step')}, {count(event.batch_size, 'image')} a step"
         )
         evenly = event.coverage.seen
-        counts = f"; each sample is trained on in {evenly[0]} to {count(evenly[1], 'view')}" if evenly else ""
-        left_out = f"samples left out of each pass (no full block or batch): {event.num_left_out}"
-        say(f"views: {spans}{more}; {left_out}{counts}")
+        counts = f"; over the run, each sample is seen in {evenly[0]} to {count(evenly[1], 'view')}" if evenly else ""
+        num_samples = event.coverage.num_samples
+        used = f"each pass uses {num_samples - event.num_left_out} of {count(num_samples, 'sample')}"
+        say(f"views: {spans}{more}; {used} (whole groups and batches only){counts}")
         if event.coverage.warning:
             say(f"warning: {event.coverage.warning}")
         self.close()
@@ -107,8 +107,8 @@ class TrainingDisplay:
             self._say("validation: none; give --val-shards to measure what the student has learned")
         elif num_in_training:
             self._say(
-                f"warning: validation: {num_in_training} of {num_samples} samples are in the training shards as well: "
-                "its numbers flatter; give --val-shards pictures that are not trained on"
+                f"warning: validation: {num_in_training} of {count(num_samples, 'sample')} are in the training shards as "
+                "well, so its numbers are too good; give --val-shards images that are not trained on"
             )
 
     def _say_cut(self, event: "Resumed") -> None:
@@ -139,20 +139,20 @@ class _Figure(NamedTuple):
 _STEP = (
     _Figure("loss", "loss {:.3f}"),
     _Figure("images_per_s", "{:,.0f} images/s"),
-    _Figure("data_wait_share", "waiting {:.0f} %", 100.0),
+    _Figure("data_wait_share", "data loading {:.0f} %", 100.0),
 )
 _EPOCH = (
-    _Figure("base_loss", "label {:.2f}"),
-    _Figure("distill_loss", "teacher {:.2f}"),
-    _Figure("teacher_agreement", "agree {:.0f} %", 100.0),
+    _Figure("base_loss", "label loss {:.2f}"),
+    _Figure("distill_loss", "teacher loss {:.2f}"),
+    _Figure("teacher_agreement", "same class as the teacher {:.0f} %", 100.0),
     _Figure("top1", "top-1 {:.1f} %"),
-    _Figure("cls_top1", "CLS {:.1f}"),
-    _Figure("dist_top1", "DIST {:.1f}"),
+    _Figure("cls_top1", "class head {:.1f}"),
+    _Figure("dist_top1", "distillation head {:.1f}"),
 )
 _END = (
     _Figure("top1", "top-1 {:.2f} %"),
-    _Figure("cls_top1", "CLS {:.2f}"),
-    _Figure("dist_top1", "DIST {:.2f}"),
+    _Figure("cls_top1", "class head {:.2f}"),
+    _Figure("dist_top1", "distillation head {:.2f}"),
     _Figure("pixels_checked", "{:,.0f} views compared"),
     _Figure("pixels_mismatched", "{:,.0f} differed"),
 )
@@ -164,6 +164,7 @@ def _figures(values: Mapping[str, Any], shown: tuple[_Figure, ...]) -> str:
     for figure in shown:
         value = values.get(figure.metric)
         absent = figure.metric == "distill_loss" and value == 0
+        absent |= figure.metric == "cls_top1" and "dist_top1" not in values  # one head: top-1 is its own
         absent |= figure.metric.startswith("pixels") and not values.get("pixels_checked")
         if isinstance(value, int | float) and not absent:
             parts.append(figure.text.format(figure.factor * value))

@@ -285,11 +285,18 @@ view_options = bundled(
         "--views", "num_views", required=True, type=click.IntRange(1), help="Views of every sample; may be raised."
     ),
     click.option(
-        "--view-recipe", "--recipe", "recipe_name", default="deit", show_default=True, help="By name. See `recipes`."
+        "--view-recipe",
+        "--recipe",
+        "recipe_name",
+        default="deit",
+        show_default=True,
+        help="How views are augmented; see `recipes`.",
     ),
     click.option("--size", type=click.IntRange(1), help="Side of the views, pixels; default: the recipe's."),
     click.option("--view-seed", default=0, show_default=True, type=SEED, help="Seed of the views."),
-    click.option("--view-set", "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any of its fields."),
+    click.option(
+        "--view-set", "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any field of the view recipe."
+    ),
     click.option(
         "--views-per-unit",
         type=click.IntRange(1),
