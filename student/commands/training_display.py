@@ -57,7 +57,8 @@ class TrainingDisplay:
                 self._say(f"warning: {event.path}: {event.reason}; going on from an earlier checkpoint")
             case events.BalanceMeasured():
                 self._say(
-                    f"{event.student}: at step 0 the gradient from the teacher is {event.balance:.3g} times that from the labels"
+                    f"{event.student}: at step 0 the gradient from the teacher is {event.balance:.3g} times that from "
+                    "the labels"
                 )
             case events.Stepped() if self._bar is not None:
                 shown = _figures(event.metrics, _STEP)
@@ -144,15 +145,15 @@ _STEP = (
 _EPOCH = (
     _Figure("base_loss", "label loss {:.2f}"),
     _Figure("distill_loss", "teacher loss {:.2f}"),
-    _Figure("teacher_agreement", "same class as the teacher {:.0f} %", 100.0),
+    _Figure("teacher_agreement", "agreement {:.0f} %", 100.0),
     _Figure("top1", "top-1 {:.1f} %"),
-    _Figure("cls_top1", "class head {:.1f}"),
-    _Figure("dist_top1", "distillation head {:.1f}"),
+    _Figure("cls_top1", "CLS {:.1f}"),
+    _Figure("dist_top1", "DIST {:.1f}"),
 )
 _END = (
     _Figure("top1", "top-1 {:.2f} %"),
-    _Figure("cls_top1", "class head {:.2f}"),
-    _Figure("dist_top1", "distillation head {:.2f}"),
+    _Figure("cls_top1", "CLS {:.2f}"),
+    _Figure("dist_top1", "DIST {:.2f}"),
     _Figure("pixels_checked", "{:,.0f} views compared"),
     _Figure("pixels_mismatched", "{:,.0f} differed"),
 )
