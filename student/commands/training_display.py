@@ -108,8 +108,8 @@ class TrainingDisplay:
             self._say("validation: none; give --val-shards to measure what the student has learned")
         elif num_in_training:
             self._say(
-                f"warning: validation: {num_in_training} of {count(num_samples, 'sample')} are in the training shards as "
-                "well, so its numbers are too good; give --val-shards images that are not trained on"
+                f"warning: validation: {num_in_training} of {count(num_samples, 'sample')} are in the training shards "
+                "as well, so its numbers are too good; give --val-shards images that are not trained on"
             )
 
     def _say_cut(self, event: "Resumed") -> None:
