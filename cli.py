@@ -22,6 +22,7 @@ import click
 from shards import __version__
 from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_standard_streams, say, shortened
 from shards.errors import ArtefactError, device_words, system_words
+from shards.names import nearest
 from shards.platforms import require_unix
 from shards.signals import interrupt_once, requeue_at_once
 from shards.text.escapes import visible
@@ -154,12 +155,26 @@ EXAMPLES = {
 """Lines at the end of the help of each command, without the program's name: one job, from photos to a report."""
 
 
+_NO_NUMBER = re.compile(r"is not a valid integer( range)?\b")
 _EXPECTED = re.compile(r"x>=[01]|0<=x<=\d{4,}")
 """Bounds that no reader wants to be told."""
 
 
 class SectionedCommand(click.Command):
     """A command whose options stand in sections where there are many."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; where a required option is missing and a bare word was typed, say how to give that word."""
+        bare = next(iter(args), "")
+        try:
+            return super().parse_args(ctx, args)
+        except click.MissingParameter as error:
+            if isinstance(error.param, click.Option) and bare and not bare.startswith("-") and not self._takes_words():
+                vars(error)["message"] = f"Type {error.param.opts[0]} {bare}"
+            raise
+
+    def _takes_words(self) -> bool:
+        return any(isinstance(param, click.Argument) for param in self.params)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, each section under its title."""
@@ -210,6 +225,10 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Before the command is imported: refuse other systems; from here on a signal to stop has its answer."""
         require_unix()
+        if args and args[0] not in COMMANDS:
+            near = nearest(args[0], (name.replace("-", "_") for name in COMMANDS))
+            meant = f" Did you mean {' or '.join(near)}?".replace("_", "-") if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{meant}")
         if args:
             ctx.with_resource(requeue_at_once() if args[0] in REQUEUED else interrupt_once())
         return super().resolve_command(ctx, args)
@@ -274,11 +293,12 @@ class Commands(click.Group):
 
 @contextlib.contextmanager
 def _visible_errors() -> Iterator[None]:
-    """click prints its own errors, which quote arguments: a shell puts names of files there."""
+    """Reword click's own errors: they quote arguments, where a shell puts names of files, and its names of types."""
     try:
         yield
     except click.ClickException as error:
-        vars(error)["message"] = visible(error.message)  # declared final, printed by click itself
+        message = visible(_NO_NUMBER.sub("is not a whole number", error.message))
+        vars(error)["message"] = message  # declared final, printed by click itself
         raise
 
 

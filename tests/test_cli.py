@@ -202,6 +202,17 @@ MISTAKES = [
         2,
         "'flip'",
     ),
+    (["cache-teacher", "--shards", "{work}/train", "--cache", "{tmp}/c", "--views", "2"], 2, "answers in 1000 classes"),
+    (["plan-cache", "--shards", "{work}/train", "--views", "2"], 2, "the shards have 10"),
+    (["cache-teacher", "--shards", "{work}/train", "--cache", "{tmp}/c", "--views", "twelve"], 2, "not a whole number"),
+    (
+        ["train-teacher", "--shards", "{work}/train", "--pretrained", "resnet50", "--out", "{tmp}/t"],
+        2,
+        "such as resnet50.a1_in1k (timm's default) or resnet50.fb_ssl_yfcc100m_ft_in1k",
+    ),
+    (["train-studnet"], 2, "No such command 'train-studnet'. Did you mean train-student"),
+    (["zzz"], 2, "No such command 'zzz'.\n"),
+    (["show-views", "{work}/train", "--out", "x.png"], 2, "Missing option '--shards'. Type --shards {work}/train"),
     (["cache-status", "{tmp}"], 1, "no cache here"),
     (["verify-cache", "{work}/c.zarr", "--teacher", "test_resnet"], 2, "needs --shards"),
     (["verify-cache", "{work}/c.zarr", "--teacher-weights", "w.pth"], 2, "give --teacher NAME"),
@@ -226,7 +237,7 @@ MISTAKES = [
 def test_a_mistake_is_one_clean_message(words: list[str], code: int, message: str, work: Path, tmp_path: Path) -> None:
     result = run(*(word.format(work=work, tmp=tmp_path) for word in words))
     assert result.exit_code == code, result.output
-    assert message in result.output
+    assert message.format(work=work) in result.output
     assert "Traceback" not in result.output and "defect" not in result.output
 
 

@@ -59,8 +59,10 @@ class TeacherTraining:
 
     def suited_recipe(self, index: "ShardIndex", *, parts: int, before: "dict[str, Any]") -> "Suited":
         """The recipe; the views are normalised as the network's published weights want, so that stage 1 agrees."""
-        from teacher_cache.network.timm_network import normalisation
+        from teacher_cache.network.timm_network import normalisation, require_published
 
+        if self.pretrained:
+            require_published(self.pretrained)
         name, mean, std = normalisation(self.pretrained or self.model or "")
         choice = replace(self._choice, model=name).with_fields(**{"view.mean": mean, "view.std": std})
         return choice.suited_to(index, parts=parts, before=before)

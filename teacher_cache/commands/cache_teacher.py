@@ -62,6 +62,7 @@ def cache_teacher(
     from teacher_cache.stage1.stage1_events import CacheOpened
     from teacher_cache.store.cache import spec_at
 
+    teacher.check_published_classes(index)
     existing_spec = spec_at(cache)
     recipe = views.recipe(index, existing_spec)
     network = execution.load(teacher, recipe, existing_spec, world)

@@ -83,6 +83,16 @@ class TeacherFlags:
             require_possible(self.teacher_weights, known.arguments)
         return (known.model if known and not given_flag("teacher") else name), known
 
+    def check_published_classes(self, index: "ShardIndex") -> None:
+        """Refuse a published teacher of other classes than the shards', before its weights are fetched; ValueError."""
+        from teacher_cache.network.teacher_name import split_name
+        from teacher_cache.network.timm_network import published_classes
+        from teacher_cache.stage1.agreement import require_same_classes
+
+        name, _ = split_name(self.named()[0])
+        if self.teacher_weights is None and (num_classes := published_classes(name)):
+            require_same_classes(index, num_classes, name)
+
     def load(
         self,
         views: "ViewRecipe",

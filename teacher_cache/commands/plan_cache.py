@@ -67,6 +67,7 @@ def plan_cache(
 
     from teacher_cache.inspect import cache_plan
 
+    teacher.check_published_classes(index)
     network = execution.load(teacher, recipe)
     with shard_place.reader(index) as reader:
         for event in cache_plan.plan_cache(

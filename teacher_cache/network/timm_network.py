@@ -1,6 +1,6 @@
 """A teacher by its timm name, or EfficientNet-Lite0 from the extra; the only file of this package that knows timm."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from shards.names import nearest, short
 from teacher_cache.network.classifier import Classifier, Rgb
 from teacher_cache.network.hub import hub_folder, hub_weights_without_network
 from teacher_cache.network.model_folder import read_model_folder
-from teacher_cache.network.teacher_name import LITE0, source_of, timm_name
+from teacher_cache.network.teacher_name import LITE0, is_own, source_of, timm_name
 from teacher_cache.network.trial import tried
 from teacher_cache.network.weights import WeightsFile, read_weights
 from teacher_cache.network.weights_metadata import require_arguments
@@ -138,15 +138,40 @@ def _try(base: str, arguments: Mapping[str, Any], num_classes: int, input_size: 
 
 def _require_hub_weights(base: str, cfg: PretrainedCfg, num_classes: int | None) -> None:
     """A hub name says which weights, and they answer in their own classes: timm would fill in others in silence."""
-    if not (tags := timm.list_pretrained(f"{base.partition('.')[0]}.*")):
-        raise ValueError(f"teacher: timm has no weights for {base}; give --teacher-weights")
-    if "." not in base and len(tags) > 1:
-        raise ValueError(f"teacher: {base} has several sets of weights, name one: {short(', '.join(tags), 300)}")
+    require_published(base)
     if num_classes not in (None, cfg.num_classes):
         raise ValueError(
             f"teacher: {base} answers in {cfg.num_classes} classes, the shards have {num_classes}; "
             "fine-tune it on these classes and give --teacher-weights"
         )
+
+
+def require_published(base: str) -> None:
+    """Refuse a timm name that has no weights, or several sets of which it names none; ValueError."""
+    if base == LITE0:
+        return
+    if not (tags := timm.list_pretrained(f"{base.partition('.')[0]}.*")):
+        raise ValueError(f"teacher: timm has no weights for {base}; give --teacher-weights")
+    if "." not in base and len(tags) > 1:
+        raise ValueError(f"teacher: {base} has {len(tags)} sets of weights; name one, {_good_start(base, tags)}")
+
+
+def _good_start(base: str, tags: Sequence[str]) -> str:
+    """Which of several sets of weights to begin with: timm's default, and one that has seen more than ImageNet-1k."""
+    default = f"{base}.{_configuration(base).tag}"
+    others = [name for name in tags if name != default]
+    larger = [name for name in others if name.endswith("ft_in1k")]
+    return f"such as {default} (timm's default) or {(larger or others)[0]}; all: timm.list_pretrained('{base}.*')"
+
+
+def published_classes(base: str) -> int | None:
+    """C of the weights that timm publishes under a name; None where it publishes none. Nothing is fetched.
+
+    ValueError as `timm_network`.
+    """
+    if source_of(base)[0] or is_own(base) or not timm.list_pretrained(f"{timm_name(base).partition('.')[0]}.*"):
+        return None
+    return int(_configuration(base).num_classes)
 
 
 def _why_not(base: str, weights: WeightsFile | None, kwargs: Mapping[str, Any], error: Exception) -> str:
