@@ -188,7 +188,7 @@ def test_scans_are_counted_without_those_of_a_thumbnail() -> None:
 
 REFUSED = {
     "jpeg_many_scans": (_many_scans(100), "at most 100 scans: it has 1[0-9][0-9]"),
-    "empty": (b"", "expected a JPEG, PNG or WebP"),
+    "empty": (b"", "expected a JPEG, PNG or WebP image: the file is empty; replace the image or leave it out"),
     "text": (b"not an image", "expected a JPEG, PNG or WebP"),
     "gif": (_encode(RGB, "GIF"), "expected a JPEG, PNG or WebP"),
     "tiff": (_encode(RGB, "TIFF"), "expected a JPEG, PNG or WebP"),

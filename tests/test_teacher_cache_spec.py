@@ -157,7 +157,7 @@ CACHE = make_header(SPEC, MADE_OF, SPEC.recipe.block_views, {})
     [
         (
             Shards(("a.tar",), (184,)),
-            "184 samples (shards: 1), the cache has 727 (shards: 3): is this another set, such",
+            "184 samples (shards: 1), the cache has 727 (shards: 3): perhaps another set, such",
         ),
         (
             Shards(("a.tar", "c.tar"), (250, 227)),

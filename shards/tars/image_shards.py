@@ -32,7 +32,7 @@ from shards.tars.tar import MOST_MEMBER_BYTES
 from shards.tars.tree_changes import tree_changes
 from shards.tars.writer import Sample, load_library, refuse_foreign, write_tar
 from shards.text.figures import count
-from shards.views.decode import MAX_PIXELS, OF_SHARDS
+from shards.views.decode import ADVICE, MAX_PIXELS
 
 _ONE_SHARD = 2_000
 
@@ -284,7 +284,7 @@ def _load_all(job: _Job, seen: list[_Seen]) -> Iterator[Sample]:
             made = job.rule.prepared(load(), image.path)
         except ShardError as error:
             text, _, advice = str(error).rpartition("; ")
-            problems.append(Problem(text, "", "" if advice == OF_SHARDS else advice))
+            problems.append(Problem(text, "", "" if advice == ADVICE else advice))
         else:
             turned, transparent = turned + made.turned, transparent + made.transparent
             if job.rule.skip_bad or not problems:

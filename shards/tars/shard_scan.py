@@ -362,9 +362,7 @@ def require_image(data: bytes, where: str) -> str:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     content = f"{len(data)} bytes starting {data[:8]!r}" if data else "0 bytes: the file is empty"
-    raise ShardError(
-        f"{where}: expected a JPEG, PNG or WebP image, got {content}; replace the image or take it out of the shards"
-    )
+    raise ShardError(f"{where}: expected a JPEG, PNG or WebP image, got {content}; replace the image or leave it out")
 
 
 def _pack(rows: list[_Row], name: str, tar_bytes: int) -> ShardScan:

@@ -32,7 +32,7 @@ _SCAN = b"\xff\xda"
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # not a stuffed byte, a restart or a fill byte
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
-OF_SHARDS = "replace the image or take it out of the shards"
+ADVICE = "replace the image or leave it out"
 """What to do about an image that cannot be decoded."""
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _TURBO_COLORS = ("YCbCr", "Gray", "RGB")
@@ -72,7 +72,7 @@ def read_header(data: bytes, where: str, *, max_pixels: int = MAX_PIXELS) -> Ima
     if not 0 < header.height * header.width <= most:
         raise ShardError(
             f"{where}: expected an image of 1 to {most:,} pixels, the {header.format} header says"
-            f" {header.width} × {header.height}; make it smaller or take it out of the shards"
+            f" {header.width} × {header.height}; make it smaller or leave it out"
         )
     return header
 
@@ -226,7 +226,7 @@ def _open_pillow(data: bytes, where: str) -> Image.Image:
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise _broken(where, f"expected at most {MAX_PIXELS:,} pixels", error) from None
         except UnidentifiedImageError:
-            first = f"its first bytes are {data[:12].hex(' ') or 'missing'}"
+            first = f"its first bytes are {data[:12].hex(' ')}" if data else "the file is empty"
             raise _broken(where, "expected a JPEG, PNG or WebP image", first) from None
         except (OSError, SyntaxError, ValueError, struct.error) as error:
             raise _broken(where, "the image header cannot be read", error) from None
@@ -250,4 +250,4 @@ def _shrunk(image_HWC: NDArray[np.uint8], shrink: int) -> NDArray[np.uint8]:
 
 
 def _broken(where: str, what: str, error: object) -> ShardError:
-    return ShardError(f"{where}: {what}: {error}; {OF_SHARDS}")
+    return ShardError(f"{where}: {what}: {error}; {ADVICE}")

@@ -61,9 +61,9 @@ class TeacherTraining:
         """The recipe; the views are normalised as the network's published weights want, so that stage 1 agrees."""
         from teacher_cache.network.timm_network import normalisation, require_published
 
+        name, mean, std = normalisation(self.pretrained or self.model or "")
         if self.pretrained:
             require_published(self.pretrained)
-        name, mean, std = normalisation(self.pretrained or self.model or "")
         choice = replace(self._choice, model=name).with_fields(**{"view.mean": mean, "view.std": std})
         return choice.suited_to(index, parts=parts, before=before)
 

@@ -141,7 +141,7 @@ def _shards_differ(made_of: Header, index: IndexLike) -> str:
     total, total_here = sum(rows.values()), sum(rows_here.values())
     if total != total_here:
         gone = [name for name in rows if name not in rows_here]
-        question = "is this another set, such as the validation set?"
+        question = "perhaps another set, such as the validation set"
         if gone and len(gone) < len(rows) and all(rows.get(name) == count for name, count in rows_here.items()):
             question = f"{', '.join(gone[:3])}{' …' if len(gone) > 3 else ''} missing"
         here = f"these hold {total_here} samples (shards: {len(rows_here)})"
