@@ -68,8 +68,9 @@ def test_places_that_cannot_be(golden: Path, words: tuple[str, ...], said: str) 
     os.mkfifo(golden / "fifo.safetensors")
     (golden / "fifos").mkdir()
     os.mkfifo(golden / "fifos/shard-000000.tar")
-    (golden / "pictures/a").mkdir(parents=True)
-    shutil.copy(ROOT / "tests/golden/v0.1.0/train/shard-000000.tar", golden / "pictures/a/x.jpg")
+    for label in ("a", "b"):
+        (golden / "pictures" / label).mkdir(parents=True)
+        shutil.copy(ROOT / "tests/golden/v0.1.0/train/shard-000000.tar", golden / "pictures" / label / "x.jpg")
     key = _a_key()
     assert said in refused(*(key if word == "KEY" else word for word in words))
 

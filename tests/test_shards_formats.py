@@ -73,6 +73,15 @@ def zip_of(path: Path, folder: Path, top: str = "", method: int = zipfile.ZIP_DE
     return path
 
 
+class UnflaggedName(zipfile.ZipInfo):
+    """A member whose name is written as it is, without the flag of UTF-8: so `zip` of Linux and macOS do."""
+
+    encoding = "utf-8"
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:  # noqa: N802 - zipfile's
+        return self.filename.encode(self.encoding), 0
+
+
 def make(source: Path, dest: Path, *words: str) -> Result:
     return CliRunner().invoke(cli, ["make-shards", str(source), str(dest), "--workers", "1", *words])
 
@@ -137,6 +146,19 @@ def test_the_same_images_make_the_same_shards_whatever_holds_them(holder: str, t
         if not path.name.startswith("."):
             assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
     assert "kept" not in made(archive, tmp_path / "out", "--samples-per-shard", "5"), "the same command goes on"
+
+
+@pytest.mark.parametrize(
+    ("system", "encoding"), [(3, "utf-8"), (0, "cp437"), (3, "cp437")], ids=["Unix", "DOS", "neither"]
+)
+def test_names_in_a_zip_are_those_that_its_writer_meant(system: int, encoding: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for n, label in enumerate(("église", "ant")):
+            info = UnflaggedName(f"{label}/0.JPEG")
+            info.create_system, info.encoding = system, encoding
+            archive.writestr(info, encoded(n))
+    made(tmp_path / "a.zip", tmp_path / "out")
+    assert ShardIndex.load(tmp_path / "out" / "shards.index").class_names == ("ant", "église")
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gzip", "text", "missing"])

@@ -20,6 +20,7 @@ from shards.errors import ShardError
 
 _FILE = stat.S_IFREG | 0o444
 _ZIP_HEADER_BYTES = 30
+_ZIP_UTF8, _ZIP_UNIX = 0x800, 3
 _MOST_DEPTH = 64
 
 
@@ -236,13 +237,24 @@ def _zip_tree(path: Path, file: BinaryIO) -> Archive:
     mtime_ns = os.fstat(file.fileno()).st_mtime_ns
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
+            name = _zip_name(info)
             if info.is_dir():
-                _add(folders, info.filename, None)
+                _add(folders, name, None)
                 continue
             if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError(f"{info.filename!r} is encrypted, or not stored or deflated")
-            _add(folders, info.filename, FileStatus(_FILE, info.file_size, mtime_ns, info.header_offset))
+                raise ValueError(f"{name!r} is encrypted, or not stored or deflated")
+            _add(folders, name, FileStatus(_FILE, info.file_size, mtime_ns, info.header_offset))
     return _Zip(path, folders)
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """The name of a member as its writer meant it: Unix writes UTF-8 without the flag that says so."""
+    if info.flag_bits & _ZIP_UTF8 or info.create_system != _ZIP_UNIX:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename  # in the encoding that zipfile takes it for
 
 
 def _tar_tree(path: Path, file: BinaryIO) -> Archive:
