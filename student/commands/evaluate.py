@@ -8,6 +8,7 @@ import click
 
 from shards.console import Bar, result, say
 from shards.flags import ShardPlace, device_option, json_option, precision_option, shard_options, workers_option
+from shards.index.index_checks import class_difference
 from shards.text.figures import count
 from student.commands.flags import student_of, weights_options
 from teacher_cache.commands.flags import announced_precision
@@ -46,8 +47,7 @@ def evaluate(
     from teacher_cache.network.device import chosen_device
 
     network, info = student_of(weights, model)
-    if info.num_classes != index.num_classes:
-        raise ValueError(f"--weights: answer {count(info.num_classes, 'class')}, the shards have {index.num_classes}")
+    _require_classes(info, index, weights)
     _say_other_pixels(info, index)
     target = torch.device(chosen_device(device))
     views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std))
@@ -76,6 +76,15 @@ def evaluate(
     for head, row in rows.items():
         top5 = f"   top-5 {row['top5']:6.2f} %" if index.num_classes > 5 else ""  # of five classes it says nothing
         result(f"  {head:8} top-1 {row['top1']:6.2f} %{top5}")
+
+
+def _require_classes(info: "ExportInfo", index: "ShardIndex", weights: Path) -> None:
+    """ValueError where weights and shards number other classes, or the same ones in another order."""
+    if differ := class_difference(info.class_names, info.num_classes, index.class_names, index.num_classes):
+        raise ValueError(
+            f"--weights {weights}: its classes are not those of the shards, in order: {differ} there; make the shards "
+            "again with the --class-names of its training shards"
+        )
 
 
 def _say_other_pixels(info: "ExportInfo", index: "ShardIndex") -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
+from shards.index.index_checks import class_difference
 from shards.index.shard_index import ShardIndex
 from student.feed.cache_check import Views
 
@@ -30,17 +31,14 @@ class ShardSets:
                 f"{val.path or 'validation shards'}: expected images {expected}, as in the training shards, got {got}; "
                 "make both with the same --upright and --background"
             )
-        if val is None or (val.num_classes, val.class_names) == (index.num_classes, index.class_names):
+        if val is None:
             return
-        if val.num_classes == index.num_classes and () in (val.class_names, index.class_names):
-            return  # one of them does not know its names
-        pairs = zip(index.class_names, val.class_names, strict=False)
-        first = next((n for n, (a, b) in enumerate(pairs) if a != b), min(index.num_classes, val.num_classes))
-        raise ShardError(
-            f"{val.path or 'validation shards'}: expected the {index.num_classes} classes of the training shards in "
-            f"their order, got {val.num_classes}, other from class {first} on; give the same "
-            "--class-names (or check-shards --num-classes) for both"
-        )
+        differ = class_difference(index.class_names, index.num_classes, val.class_names, val.num_classes)
+        if differ:
+            raise ShardError(
+                f"{val.path or 'validation shards'}: expected the classes of the training shards in order: {differ} "
+                "here; give the same --class-names (or check-shards --num-classes) for both"
+            )
 
     @property
     def num_in_training(self) -> int:

@@ -191,7 +191,7 @@ def require_possible(
 def _largest_size(path: Path) -> int:
     """The largest side of a file's tensors, or their number where that is more."""
     try:
-        tensors = {name: entry for name, entry in _header(path).items() if name != "__metadata__"}
+        tensors = {name: entry for name, entry in _header(weights_file(path)).items() if name != "__metadata__"}
         return max([*(int(side) for entry in tensors.values() for side in entry["shape"]), len(tensors), 16])
     except (OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise ArtefactError(f"weights {path}: cannot be read as safetensors ({error}); export them again") from None
