@@ -47,8 +47,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work
 
 
-def cache_command(work: Path, views: str = "4") -> list[str | Path]:
-    weights = work / "teacher" / "weights.safetensors"
+def cache_command(work: Path, views: str = "4", weights_name: str = "weights.safetensors") -> list[str | Path]:
+    weights = work / "teacher" / weights_name
     return ["cache-teacher", "--shards", work / "train", "--cache", work / "c.zarr", "--teacher", "test_resnet",
             "--teacher-weights", weights, "--views", views, *VIEWS, "--views-per-unit", "2", "--batch-size", "16",
             "--workers", "0"]  # fmt: skip
@@ -99,7 +99,7 @@ def test_online_sees_what_the_cache_saw(work: Path) -> None:
 def test_looking_growing_and_verifying(work: Path, tmp_path: Path) -> None:
     status = json.loads(done("cache-status", work / "c.zarr", "--fidelity", "--json").splitlines()[-1])
     assert status["whole_views"] >= 4 and status["fidelity"][0]["kl"] >= 0
-    done(*cache_command(work, views="6"))
+    done(*cache_command(work, views="6", weights_name=""))  # the folder of the run
     assert "views that every sample has: 6" in done("cache-status", work / "c.zarr", "--png", tmp_path / "c.png")
     assert "no problems" in done("verify-cache", work / "c.zarr", "--deep", "--shards", work / "train", "--blocks", "4")
     again = ("--teacher", "test_resnet", "--teacher-weights", work / "teacher" / "weights.safetensors", "--blocks", "4")

@@ -73,14 +73,14 @@ class TeacherFlags:
     def named(self) -> "tuple[str, TrainedAs | None]":
         """The teacher's name, and what a weights file of `train-teacher` says: its model where none is typed."""
         from teacher_cache.network.teacher_name import DEFAULT_TEACHER, is_own
-        from teacher_cache.network.weights_metadata import require_possible, trained_as
+        from teacher_cache.network.weights_metadata import require_possible, trained_as, weights_file
 
         if self.teacher is not None and not self.teacher.strip():
             raise ValueError("--teacher: expected a name, got an empty one")
         name = self.teacher or DEFAULT_TEACHER
         known = None if is_own(name) else trained_as(self.teacher_weights)
         if known is not None and self.teacher_weights is not None:
-            require_possible(self.teacher_weights, known.arguments)
+            require_possible(weights_file(self.teacher_weights), known.arguments)
         return (known.model if known and not given_flag("teacher") else name), known
 
     def check_published_classes(self, index: "ShardIndex") -> None:
