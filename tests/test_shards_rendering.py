@@ -13,6 +13,7 @@ import pytest
 
 from shards.errors import RunError, ShardError
 from shards.index.reader import ShardReader
+from shards.views import rendering
 from shards.views.blocks import BlockViews, concat, render_block, render_blocks
 from shards.views.rendering import RenderedStream, render_ahead
 from student.feed.order import Order
@@ -158,6 +159,20 @@ def test_a_stream_gives_the_batch_of_every_position_however_it_is_walked(index, 
             assert same(stream.batch(position), expected[position])
         stream.close()
     assert starts == [0, 1, 0, len(tasks) - 1, 0]
+
+
+def test_a_jump_renders_nothing_that_nobody_asked_for(index, monkeypatch):
+    """Without workers a stream renders the batches that are taken, and no other to find its place."""
+    tasks, rendered = plan_items(index), []
+    render = rendering.render_blocks
+    monkeypatch.setattr(rendering, "render_blocks", lambda *a: rendered.append(a[2]) or render(*a))
+    with ShardReader(index) as reader:
+        start = partial(render_ahead, reader=reader, recipe=views(), workers=0, died=RunError)
+        stream = RenderedStream(lambda first: enumerate(tasks[first:], first), start)
+        for position in (0, 1, 0, len(tasks) - 1, 0):
+            stream.batch(position)
+        stream.close()
+    assert len(rendered) == 5
 
 
 def test_a_process_that_forgets_its_stream_still_ends(index):

@@ -92,7 +92,9 @@ class RenderedStream(Generic[PositionT]):
         """
         self._tasks_from, self._start = tasks_from, start
         self._batches: Generator[ViewBatch, None, None] | None = None
-        self._positions: deque[PositionT] = deque()
+        self._tasks: Iterator[tuple[PositionT, Task]] = iter(())
+        self._following: tuple[PositionT, Task] | None = None  # what the workers take next
+        self._positions: deque[PositionT] = deque()  # of the batches that they have taken
         self.waited_s = 0.0
 
     def batch(self, position: PositionT) -> ViewBatch:
@@ -105,7 +107,9 @@ class RenderedStream(Generic[PositionT]):
             batch = self._next(position)
             if batch is None:
                 self.close()
-                self._batches = self._start(self._drawn(position))
+                self._tasks = self._tasks_from(position)
+                self._following = next(self._tasks, None)
+                self._batches = self._start(self._drawn())
                 batch = self._next(position)
         except BaseException:
             self.close()
@@ -119,17 +123,28 @@ class RenderedStream(Generic[PositionT]):
         """End the workers; a later batch starts new ones."""
         batches, self._batches = self._batches, None
         self._positions.clear()
+        self._following = None
         if batches is not None:
             batches.close()
 
     def _next(self, position: PositionT) -> ViewBatch | None:
-        """Return the next batch of the workers if it is that of the position."""
-        if self._batches is None or (self._positions and self._positions[0] != position):
+        """Return the next batch of the workers if it is that of the position; nothing is rendered to find out."""
+        if self._batches is None or self._upcoming != position:
             return None
-        batch = next(self._batches, None)
-        return batch if batch is not None and self._positions.popleft() == position else None
+        batch = next(self._batches)
+        self._positions.popleft()
+        return batch
 
-    def _drawn(self, position: PositionT) -> Iterator[Task]:
-        for drawn, task in self._tasks_from(position):
-            self._positions.append(drawn)
+    @property
+    def _upcoming(self) -> PositionT | None:
+        """The position of the next batch; None after the last."""
+        if self._positions:
+            return self._positions[0]
+        return self._following[0] if self._following is not None else None
+
+    def _drawn(self) -> Iterator[Task]:
+        while self._following is not None:
+            position, task = self._following
+            self._positions.append(position)
+            self._following = next(self._tasks, None)
             yield task
