@@ -194,7 +194,7 @@ def in_children(works: list[Callable[[], Any]], *, killed: bool = False) -> list
         except EOFError:
             results.append(None)
         process.join()
-        assert (process.exitcode == -signal.SIGKILL) == killed, f"exit code {process.exitcode}"
+        assert (process.exitcode == -signal.SIGKILL) == killed, f"exit code {process.exitcode}: {results[-1]!r}"
     for result in results:
         if isinstance(result, BaseException):
             raise result

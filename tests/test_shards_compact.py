@@ -124,7 +124,9 @@ def test_compact_and_other_shards_are_not_mixed_in_one_folder(tmp_path: Path) ->
     written(source, tmp_path / "plain", compact=None)
     written(source, tmp_path / "compact")
     for folder, rule in (("plain", RULE), ("compact", None), ("compact", CompactRule(max_side=64, quality=80))):
-        with pytest.raises(ShardError, match=r"of another source or other settings: (max_side|quality)"):
+        with pytest.raises(
+            ShardError, match=r"(?s)of another source or other settings\n.*(max_side|quality): existing"
+        ):
             written(source, tmp_path / folder, compact=rule)
     assert written(source, tmp_path / "compact").compact == RULE
 

@@ -193,7 +193,7 @@ def test_fewer_views_of_one_serve_when_asked_for(folder):
 def test_other_classes_are_refused(folder):
     with TeacherCache.open(folder / "a.zarr") as a, TeacherCache.open(folder / "b.zarr") as b:
         teacher, record = replace(b.spec.teacher, num_classes=6), RecordFormat.chosen("dense", 6)
-        b.spec = replace(b.spec, teacher=teacher, record=record)
+        b.header = replace(b.header, spec=replace(b.spec, teacher=teacher, record=record))
         with pytest.raises(CacheError, match=r"b\.zarr: its teacher knows 6 classes, the shards have 5"):
             Feed(folder / "shards", cache=[a, b], batch_size=BATCH, repeats=1)
 

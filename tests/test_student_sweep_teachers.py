@@ -24,7 +24,11 @@ class Named(TeacherCache):
     """A cache of which only its place and its number of views are asked."""
 
     def __init__(self, url, num_views):
-        self.url, self.num_views = url, num_views
+        self.url, self._num_views = url, num_views
+
+    @property
+    def num_views(self):
+        return self._num_views
 
 
 def caches(*urls):

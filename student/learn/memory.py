@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from shards.platforms import HAS_WORKERS
+from shards.pool.workers import in_workers
 from student.learn.network import heads, make_student
 from student.recipe.settings import Precision
 from student.recipe.student_recipe import StudentRecipe
@@ -106,20 +108,29 @@ def memory_need(
     copies = 4 + (1 if recipe.ema_decay > 0 else 0)  # weights, gradients, two moments, average
     batch = -(-recipe.batch_size // parts)
     pixels = 3 * recipe.image_size**2
-    with FakeTensorMode():
-        _as_fake(model)
-        # Of two batches the difference: what does not grow with the batch (parameters) is no activation.
-        smaller, larger = (_kept_bytes(model, recipe, precision, size) for size in (_PROBE, _PROBE + 1))
+    # Without a GPU torch's fake tensors register one that is not there, and a process that has it cannot fork others
+    # that train: so they live in a process of their own.
+    workers_here = 1 if HAS_WORKERS and not torch.cuda.is_available() else 0
+    counted = in_workers(lambda _: _kept_by_image(model, recipe, precision), [None], workers=workers_here)
+    (kept_by_image,) = counted
     return MemoryNeed(
         num_students=num_students,
         state=_FLOAT_BYTES * params * copies + buffers,
-        activation=batch * (larger - smaller),
+        activation=batch * kept_by_image,
         data=batch * pixels * (2 + 3 * _FLOAT_BYTES),  # two uint8 batches, three in float32 while one is prepared
         ahead=batch * pixels * prefetch * max(1, workers),
         workers=workers,
         precision=precision,
         parts=parts,
     )
+
+
+def _kept_by_image(model: torch.nn.Module, recipe: StudentRecipe, precision: Precision) -> int:
+    """Bytes that autograd keeps for each image: what does not grow with the batch (parameters) is no activation."""
+    with FakeTensorMode():
+        _as_fake(model)
+        smaller, larger = (_kept_bytes(model, recipe, precision, size) for size in (_PROBE, _PROBE + 1))
+    return larger - smaller
 
 
 def require_memory(need: MemoryNeed, free: FreeMemory, *, anyway: bool = False) -> tuple[str, ...]:
