@@ -96,7 +96,8 @@ def test_wrappers_and_prefixes_of_training_change_nothing(tmp_path: Path, wrappe
 
 def test_real_wrappers_give_these_prefixes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the table above is of names that torch makes; on no device, also where another test has made one up."""
-    monkeypatch.setattr("torch.nn.parallel.data_parallel._get_available_device_type", lambda: None)
+    module = sys.modules["torch.nn.parallel.data_parallel"]  # a function of torch has its name
+    monkeypatch.setattr(module, "_get_available_device_type", lambda: None)
     wrapped = torch.compile(nn.DataParallel(network()))
     torch.save({"state_dict": wrapped.state_dict()}, tmp_path / "w.pth")
     assert next(iter(wrapped.state_dict())).startswith("_orig_mod.module.")
