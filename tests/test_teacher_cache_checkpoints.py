@@ -1,6 +1,7 @@
 """Training checkpoints of timm, the DeiT authors and torchvision's references are teachers and starts as they are."""
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path, PosixPath
 from typing import Any
