@@ -205,22 +205,6 @@ def test_a_zip_that_was_written_as_a_stream_is_read(tmp_path: Path) -> None:
     assert labels_of(tmp_path / "out") == {"a/0": "a", "b/1": "b", "a/2": "a", "b/3": "b"}
 
 
-def test_names_in_a_zip_of_linux_are_utf_8_although_it_does_not_say_so(tmp_path: Path) -> None:
-    """`zip -r` sets no flag, and Python then reads the bytes as code page 437: "église" became "├⌐glise"."""
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as archive:
-        for n in range(4):
-            archive.writestr(f"{('église', 'tench')[n % 2]}/{n}.jpg", encoded(n))
-    plain = bytearray(data.getvalue())
-    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        at = -1
-        while (at := plain.find(signature, at + 1)) >= 0:
-            plain[at + flags + 1] &= 0xF7  # the flag that says UTF-8
-    put(tmp_path / "a.zip", bytes(plain))
-    made(tmp_path / "a.zip", tmp_path / "out")
-    assert set(labels_of(tmp_path / "out").values()) == {"église", "tench"}
-
-
 # Lists of labels.
 
 NAMES = {f"img_{n:03d}.jpg": ("cat", "dog")[n % 2] for n in range(8)}

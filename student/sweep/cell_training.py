@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from shards.index.shard_index import ShardIndex
-from shards.world import World
+from shards.world import ALONE, World
 from student.learn.memory import free_memory, memory_need, require_memory
 from student.learn.record_errors import loss_gradients
 from student.recipe.settings import TrainSettings
@@ -45,7 +45,7 @@ class SweepTraining:
     teachers: SweepTeachers
     val_index: ShardIndex
     shard_cache_dir: Path | None = None
-    world: World = World()  # noqa: RUF009 - a value
+    world: World = ALONE
 
     def common(self) -> dict[str, Any]:
         """What must not change between the cells of a sweep, as JSON: recipe, precision, shards, cache."""
