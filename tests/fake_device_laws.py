@@ -1,0 +1,133 @@
+"""On a device that the host cannot reach, nothing in a steady step makes the host wait or mixes devices."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shards.index.reader import ShardReader
+from shards.index.shard_index import ShardIndex
+from shards.world import World
+from student.learn.evaluation import eval_batches, eval_views, evaluate
+from student.learn.network import make_student
+from student.learn.process_group import ProcessGroup
+from student.learn.trainer import Trainer
+from student.recipe.settings import TrainSettings
+from teacher_cache.network.teacher import Teacher
+from teacher_cache.record.codec import RecordFormat
+from teacher_cache.record.kinds.table import KINDS
+from teacher_cache.stage1.build import build_cache
+from tests import stage1_tiny
+from tests.fake_device import DEVICE, Traffic, fake_gpu
+from tests.student_tiny import BATCH, CLASSES, feed_of, linear_teacher, make_cache, student_recipe, views, write_shards
+
+RECIPES = {
+    "adamw": {},
+    "clipped, hard": {"clip_grad": 1.0, "distill": "hard"},
+    "lamb": {"optimizer": "lamb", "distill": "none"},
+    "dist": {"distill": "dist"},
+}
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    return write_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    """Enough samples and classes for a tail basis."""
+    return stage1_tiny.make_shards(tmp_path_factory.mktemp("many"), num_samples=120, per_shard=40, num_classes=40)
+
+
+def test_the_device_counts_and_refuses_what_a_gpu_would() -> None:
+    with fake_gpu() as traffic:
+        x = torch.ones(3).to(DEVICE)
+        y = torch.ones(3).to(DEVICE, non_blocking=True)
+        torch.tensor([1.0], device=DEVICE)
+        assert (len(traffic.blocking), len(traffic.queued), traffic.reads) == (2, 1, [])
+        with pytest.raises(RuntimeError, match="one device"):
+            x + torch.ones(3)
+        assert ((x + y) * 2).sum().item() == 12 and len(traffic.reads) == 1
+        assert x.tolist() == [1, 1, 1] and x.cpu().sum() == 3 and len(traffic.reads) == 3
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("kind", ["dense", "dense8"])
+def test_a_steady_training_step_reads_nothing_and_copies_without_waiting(
+    tmp_path: Path, index: ShardIndex, name: str, kind: str
+) -> None:
+    recipe = student_recipe(**RECIPES[name])
+    with make_cache(tmp_path / "c", index, views(), num_views=2, kind=kind) as cache, fake_gpu() as traffic:
+        group = ProcessGroup(World(), DEVICE)
+        student = Trainer(recipe, TrainSettings(), num_classes=CLASSES, steps_per_epoch=4, group=group)
+        with feed_of(index, cache=cache, batch_size=BATCH, device=DEVICE, pin=False) as feed:
+            for step, batch in enumerate(feed.epoch(0)):
+                student.feed(batch.images, batch.labels, batch.answer, step=step)
+                if step > 0:
+                    require_no_waiting(traffic)
+                traffic.clear()
+        assert step > 1 and np.isfinite(student.interval_metrics()["loss"])
+        assert len(traffic.reads) == 1, "the means of an interval are one read"
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_feed_in_somebody_elses_loop_makes_nobody_wait(tmp_path: Path, many: ShardIndex, kind: str) -> None:
+    """Every kind of record is decoded on the device."""
+    record = RecordFormat.chosen(kind, many.num_classes)
+    teacher = stage1_tiny.tiny_teacher(num_classes=many.num_classes)
+    with stage1_tiny.opened(tmp_path / "c", many, teacher, num_views=2, record=record) as cache:
+        stage1_tiny.build(cache, many, teacher)
+        with (
+            fake_gpu() as traffic,
+            feed_of(many, cache=cache, batch_size=8, repeats=1, device=DEVICE, pin=False) as feed,
+        ):
+            for batch in feed.epoch(0):
+                values = batch.as_dict(temperature=2.0 if record.entry.soft else None)
+                assert {value.device.type for value in values.values()} == {DEVICE.type}
+                if batch.step > 0:
+                    require_no_waiting(traffic)
+                traffic.clear()
+
+
+def test_an_evaluation_reads_its_counts_once_at_its_end(index: ShardIndex) -> None:
+    recipe = student_recipe()
+    shown = eval_views(recipe, views(), block_size=8)
+    with ShardReader(index) as reader, fake_gpu() as traffic:
+        model = make_student(recipe, CLASSES, seed=0).to(DEVICE)
+        loaded = eval_batches(reader, shown, world=World(), workers=0)
+        traffic.clear()
+        events = evaluate(
+            model,
+            loaded,
+            views=shown,
+            num_samples=index.num_samples,
+            num_own=index.num_samples,
+            device=DEVICE,
+        )
+        next(events)
+        traffic.clear()
+        for event in events:
+            if event.result is None:
+                require_no_waiting(traffic)
+        assert event.result is not None and traffic.reads == ["tolist (9,)"] and not traffic.blocking
+
+
+def test_stage_1_reads_the_answer_of_each_batch_and_nothing_else(tmp_path: Path, index: ShardIndex) -> None:
+    recipe = views()
+    with fake_gpu() as traffic:
+        on_host = linear_teacher(recipe)
+        teacher = Teacher(on_host._network, on_host.spec, device=DEVICE)
+        cache = stage1_tiny.opened(tmp_path / "c", index, teacher, num_views=2, recipe=recipe)
+        with cache, ShardReader(index) as reader:
+            traffic.clear()
+            events = list(build_cache(cache, index, teacher, reader=reader, world=World(), workers=0, batch_size=BATCH))
+        forwards = stage1_tiny.end_of(events).num_forwards
+        assert len(traffic.reads) == forwards > 1
+        assert not traffic.blocking[2:], "beside the two constants"
+
+
+def require_no_waiting(traffic: Traffic) -> None:
+    """Fails where the host waited for the device."""
+    assert (traffic.reads, traffic.blocking) == ([], [])
