@@ -1,4 +1,4 @@
-"""The scripts of docs/slurm.md on a SLURM cluster of one node: time limits, requeues, kills of job steps.
+"""The scripts of docs/clusters.md on a SLURM cluster of one node: time limits, requeues, kills of job steps.
 
     python -m tests.slurm_campaign [--folder DIR] [--only NAME,…]
 
@@ -25,7 +25,7 @@ from tests.slurm_cluster import Cluster, absent
 from tests.stage1_tiny import CLASSES, make_shards
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "slurm.md"
+PAGE = ROOT / "docs" / "clusters.md"
 TEACHER = "test_resnet"
 VIEWS = ["--recipe", "deit", "--size", "32", "--set", "block_size=4", "--views-per-unit", "2", "--record", "dense"]
 STUDENT = [
@@ -180,7 +180,7 @@ def _minutes(clock: str) -> int:
 
 
 def script_of_page(name: str) -> str:
-    """The batch script of docs/slurm.md with that job name."""
+    """The batch script of docs/clusters.md with that job name."""
     scripts = re.findall(r"^```bash\n(#!/bin/bash\n.*?)^```$", PAGE.read_text(), flags=re.M | re.S)
     found = [script for script in scripts if f"--job-name={name}\n" in script]
     assert len(found) == 1, (name, len(found))

@@ -1,4 +1,4 @@
-"""docs/architecture.md says what is: its files exist, its rooms are the rooms, its examples run."""
+"""docs/dev/architecture.md says what is: its files exist, its rooms are the rooms, its examples run."""
 
 import re
 import textwrap
@@ -15,7 +15,7 @@ from teacher_cache.record.record_format import RecordFormat
 from tests.test_layering import LAYERS, ROOMS, full_folders
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "docs" / "architecture.md").read_text()
+TEXT = (ROOT / "docs" / "dev" / "architecture.md").read_text()
 NEW_FILE = re.compile(r"^    # (\S+\.py)\n((?:    .*\n|\n)+)", re.M)
 CITED = re.compile(r"\blaws? (\d+)", re.I)
 EXAMPLES = {path: textwrap.dedent(code) for path, code in NEW_FILE.findall(TEXT)}
@@ -32,11 +32,11 @@ def test_every_file_that_is_named_exists() -> None:
     assert len(named) > 20
     assert not [name for name in named if not (ROOT / name).exists() and not name.endswith("prepare")]
     for page in re.findall(r"\]\(([\w./-]+)\)", TEXT):
-        assert (ROOT / "docs" / page).exists(), page
+        assert (ROOT / "docs" / "dev" / page).exists(), page
 
 
 def test_every_law_that_is_cited_is_on_the_page_and_its_tests_exist() -> None:
-    page = (ROOT / "docs" / "laws.md").read_text()
+    page = (ROOT / "docs" / "dev" / "laws.md").read_text()
     numbers = [int(number) for number in re.findall(r"^(\d+)\. \*\*", page, re.M)]
     assert numbers == list(range(1, len(numbers) + 1))
     assert not [path for path in re.findall(r"`(tests/\w+\.py)`", page) if not (ROOT / path).is_file()]

@@ -10,7 +10,7 @@ import pytest
 from cli import cli
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -39,3 +39,11 @@ def test_commands_of_the_first_page_parse(words: list[str]) -> None:
     command = cli.get_command(group, words[0])
     assert command is not None, words[0]
     command.make_context(words[0], words[1:], parent=group)
+
+
+def test_the_index_names_every_page() -> None:
+    """A page that no list names is read by nobody."""
+    index = ROOT / "docs" / "index.md"
+    named = {(index.parent / target).resolve() for target in re.findall(r"\]\(([\w./-]+\.md)", index.read_text())}
+    pages = {page.resolve() for page in (ROOT / "docs").rglob("*.md")} - {index.resolve()}
+    assert sorted(pages - named) == []

@@ -1,4 +1,4 @@
-"""docs/slurm.md on a real SLURM cluster of one node; skipped, with the reason, where SLURM is not installed."""
+"""docs/clusters.md on a real SLURM cluster of one node; skipped, with the reason, where SLURM is not installed."""
 
 import os
 from collections.abc import Iterator
@@ -39,5 +39,5 @@ def test_the_page_has_a_script_of_each_name_and_its_command_can_be_exchanged(nam
 
 
 def test_no_batch_script_of_the_page_is_without_a_scenario() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "slurm.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "clusters.md").read_text()
     assert page.count("#!/bin/bash") == page.count("--job-name=") == len(SCENARIOS)

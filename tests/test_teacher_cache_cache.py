@@ -75,7 +75,7 @@ def _canonical(value: Any) -> bytes:
 
 
 def test_a_stranger_can_check_a_unit_from_the_format_page(tmp_path: Path) -> None:
-    """docs/cache-format.md, followed to the letter with zarr, hashlib and json alone."""
+    """docs/dev/cache-format.md, followed to the letter with zarr, hashlib and json alone."""
     make_cache(tmp_path / "c", rows=(7, 5), num_views=6)
     group: Any = zarr.open_group(str(tmp_path / "c"), mode="r")
     attributes = dict(group.attrs)

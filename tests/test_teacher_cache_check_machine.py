@@ -46,7 +46,7 @@ def run(*words: str) -> Result:
 
 
 def test_this_machine_renders_what_the_table_says() -> None:
-    """Not skipped for other library versions: docs/portability.md promises the same of all that are admitted."""
+    """Not skipped for other library versions: docs/dev/portability.md promises the same of all that are admitted."""
     result = run()
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [f"{name}: the same pixels" for name in RECIPES]

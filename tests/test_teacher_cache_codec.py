@@ -326,7 +326,7 @@ def test_bytes_on_disk_are_within_the_budget(tmp_path: Path, rows: int) -> None:
 def test_the_documented_reader_reads_records(tmp_path: Path, kind: str) -> None:
     """The page promises that plain zarr and NumPy are enough; this runs its code."""
     codec, fields, _ = _stored(tmp_path, kind, 20)
-    page = (Path(__file__).parent.parent / "docs" / "record.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "dev" / "record.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {}
     exec(page.split("```python\n")[1].split("```")[0], names)
     for temperature in (0.5, 1.0, 3.0):
@@ -347,7 +347,7 @@ def test_the_documented_reader_of_dense8_reads_records(tmp_path: Path) -> None:
     arrays = {name: value.reshape(2, 7, *value.shape[1:]) for name, value in fields.items()}
     with TeacherCache.create(tmp_path / "cache.zarr", spec, make_index(7), num_views=2) as store:
         store.commit_unit(0, 0, {**random_unit(store, 0, 0), **arrays})
-    page = (Path(__file__).parent.parent / "docs" / "record.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "dev" / "record.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {}
     programs = [part.split("```")[0] for part in page.split("```python\n")[1:]]
     exec(next(program for program in programs if "log_prob_dense8" in program), names)

@@ -1,7 +1,7 @@
 """What the built-in recipes render: digests by part, the same on every machine and with every version that is admitted.
 
 Compared by `check-machine` before there is a cache, and to name what differs where a cache of version 0.1 cannot.
-docs/portability.md says which machines and versions gave these.
+docs/dev/portability.md says which machines and versions gave these.
 """
 
 from collections.abc import Mapping

@@ -2,7 +2,7 @@
 
 The ledger alone says what is there: `unit_digest` holds one entry per unit in an object of its own, so that two writers
 never share one. `ledger` is a snapshot of all entries that shows a reader the coverage in one request; it is never the
-proof of a unit. docs/cache-format.md has the whole format.
+proof of a unit. docs/dev/cache-format.md has the whole format.
 
 V views of a unit, R rows of its shard, B view blocks, S shards, F sampled positions, C classes.
 """

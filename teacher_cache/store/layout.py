@@ -1,7 +1,7 @@
 """The layout of a cache on disk as plain values: its arrays, their chunks and codecs, and the root attributes.
 
 A pure function of spec, shards and number of views: the store writes what stands here, and on opening compares what it
-finds with what stands here, so that damaged metadata is an error. docs/cache-format.md describes it for a stranger.
+finds with what stands here, so that damaged metadata is an error. docs/dev/cache-format.md describes it for a stranger.
 """
 
 import json
