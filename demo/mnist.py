@@ -223,8 +223,8 @@ def told(summary: Mapping[str, Any], report: Path, seconds: float) -> str:
         f"{summary['teacher_forwards_in_training']} times\n"
         f"proof     all {checked:,} views trained on had the pixels that the teacher saw "
         f"({summary['pixels_mismatched']} differed)\n"
-        f"report    {report}, made in {seconds:.0f} s; one seed on easy images: docs/results/study.md asks what it means for "
-        "photographs"
+        f"report    {report}, made in {seconds:.0f} s; one seed on easy images; for photographs see "
+        "docs/results/study.md"
     )
 
 
