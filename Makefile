@@ -1,10 +1,10 @@
-# make demo | demo-sweep | test | test-fast | lint | constraints | clean.  Everything runs in .venv, which these targets create.
+# make demo | demo-sweep | test | test-fast | lint | docs | constraints | clean.  Everything runs in .venv, which these targets create.
 # Another Python: `make test PYTHON=python3.12`, after `make clean`. VENV=DIR puts the environment elsewhere.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: venv demo demo-sweep test test-fast lint constraints clean
+.PHONY: venv demo demo-sweep test test-fast lint docs constraints clean
 venv: $(VENV)/.ready
 
 # The versions of constraints.txt are those that the tests passed with; `pip install .` takes what pip finds.
@@ -32,11 +32,16 @@ test: lint
 test-fast: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow"
 
+# The pages, and a reference of Python names and commands, as a site: docs/_build/index.html. A broken link is an error.
+docs: venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(PY) -m sphinx -q -W --keep-going -b html docs docs/_build
+
 # One file for Python 3.11 to 3.13. Pins stay where they fit; `make constraints UPGRADE=--upgrade` takes the newest.
 constraints: venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 $(UPGRADE) \
-		--no-header --no-annotate --extra demo --extra lite0 --extra test -o constraints.txt pyproject.toml
+		--no-header --no-annotate --extra demo --extra lite0 --extra test --extra docs -o constraints.txt pyproject.toml
 
 clean:
-	rm -rf $(VENV) demo/work demo/report.html demo/summary.json
+	rm -rf $(VENV) docs/_build demo/work demo/report.html demo/summary.json

@@ -42,8 +42,8 @@ def test_commands_of_the_first_page_parse(words: list[str]) -> None:
 
 
 def test_the_index_names_every_page() -> None:
-    """A page that no list names is read by nobody."""
-    index = ROOT / "docs" / "index.md"
-    named = {(index.parent / target).resolve() for target in re.findall(r"\]\(([\w./-]+\.md)", index.read_text())}
-    pages = {page.resolve() for page in (ROOT / "docs").rglob("*.md")} - {index.resolve()}
-    assert sorted(pages - named) == []
+    """A page that no list names is read by nobody; the site that `make docs` builds has the same list."""
+    docs = ROOT / "docs"
+    pages = {str(page.relative_to(docs))[:-3] for page in docs.rglob("*.md")} - {"index"}
+    assert pages - set(re.findall(r"\]\(([\w./-]+)\.md", (docs / "index.md").read_text())) == set()
+    assert pages - set((docs / "contents.rst").read_text().split()) == set()
