@@ -245,7 +245,7 @@ def _say_pixels(event: "WriteEvent", index: "ShardIndex") -> None:
 
 def _show_made(index: "ShardIndex", num_bytes: int) -> None:
     """What make-shards has made: its classes with their counts."""
-    from shards.index.class_counts import class_table
+    from shards.index.classes import class_table
 
     for line in class_table(index):
         result(line)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from shards.errors import ShardError
 from shards.index.index_file import WRITE_ANEW, IndexMeta
-from shards.text.figures import count
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 """The image formats that are taken; the index keeps the place in this tuple."""
@@ -52,19 +51,6 @@ def require_classes(where: object, names: Sequence[str], num_classes: int) -> No
             f"{where}: expected at least two classes, got {one}: there is nothing to learn. Give the folder that holds "
             "one folder per class; where others are missing on purpose, name all of them with --class-names"
         )
-
-
-def class_difference(names: Sequence[str], num_classes: int, other_names: Sequence[str], other_num_classes: int) -> str:
-    """Say in what two lists of classes differ; "" where they are equal, or of one number and one has no names.
-
-    Two orders of the same names differ: a label is a place in the list.
-    """
-    if num_classes != other_num_classes:
-        return f"{count(num_classes, 'class')} against {other_num_classes}"
-    if not (names and other_names):
-        return ""
-    first = next((n for n, pair in enumerate(zip(names, other_names, strict=False)) if pair[0] != pair[1]), None)
-    return "" if first is None else f"class {first} is {names[first]!r} against {other_names[first]!r}"
 
 
 def _require(path: Path, name: str, expected: str, holds: bool, got: str) -> None:

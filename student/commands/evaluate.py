@@ -8,7 +8,7 @@ import click
 
 from shards.console import Bar, result, say
 from shards.flags import ShardPlace, device_option, json_option, precision_option, shard_options, workers_option
-from shards.index.index_checks import class_difference
+from shards.index.classes import Classes, classes_of, match_classes
 from shards.text.figures import count
 from student.commands.flags import student_of, weights_options
 from teacher_cache.commands.flags import announced_precision
@@ -47,7 +47,7 @@ def evaluate(
     from teacher_cache.network.device import chosen_device
 
     network, info = student_of(weights, model)
-    _require_classes(info, index, weights)
+    class_order = _class_order(info, index, weights)
     _say_other_pixels(info, index)
     target = torch.device(chosen_device(device))
     views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std))
@@ -60,6 +60,7 @@ def evaluate(
             num_own=index.num_samples,
             device=target,
             precision=announced_precision(target.type, precision),
+            class_order=class_order,
         ):
             bar.to(event.num_done)
     accuracy = event.result
@@ -74,17 +75,21 @@ def evaluate(
         return
     result(f"{count(n, 'sample')}, {crop}")
     for head, row in rows.items():
-        top5 = f"   top-5 {row['top5']:6.2f} %" if index.num_classes > 5 else ""  # of five classes it says nothing
+        top5 = f"   top-5 {row['top5']:6.2f} %" if info.num_classes > 5 else ""  # of five classes it says nothing
         result(f"  {head:8} top-1 {row['top1']:6.2f} %{top5}")
 
 
-def _require_classes(info: "ExportInfo", index: "ShardIndex", weights: Path) -> None:
-    """ValueError where weights and shards number other classes, or the same ones in another order."""
-    if differ := class_difference(info.class_names, info.num_classes, index.class_names, index.num_classes):
+def _class_order(info: "ExportInfo", index: "ShardIndex", weights: Path) -> tuple[int, ...]:
+    """For each class of the shards its number in the weights, () for the same; ValueError where it is none of them."""
+    match = match_classes(classes_of(index), Classes("the weights", info.class_names, info.num_classes))
+    if match.difference:
         raise ValueError(
-            f"--weights {weights}: its classes are not those of the shards, in order: {differ} there; make the shards "
-            "again with the --class-names of its training shards"
+            f"--weights {weights}: {match.difference}; give shards of the classes that it was trained on, under "
+            "the same names"
         )
+    if match.words:
+        say(f"classes: {match.words}" + ("; labels are counted in the order of the weights" if match.order else ""))
+    return match.order
 
 
 def _say_other_pixels(info: "ExportInfo", index: "ShardIndex") -> None:

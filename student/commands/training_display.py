@@ -42,6 +42,8 @@ class TrainingDisplay:
                 self._begin(event)
             case events.ValidationChecked():
                 self._say_validation(event.num_samples, event.num_in_training)
+                if event.classes:
+                    self._say(f"classes: {event.classes}")
             case events.Joining():
                 others = event.world_size - 1
                 say(f"rank {event.rank} of {event.world_size} waits at {event.where} for the other {others}")

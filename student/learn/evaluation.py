@@ -103,6 +103,7 @@ def evaluate(
     num_own: int,
     device: torch.device,
     precision: str = "fp32",
+    class_order: Sequence[int] = (),
     total: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> Iterator[EvalEvent]:
     """Count the hits of a student over all ranks; the model is in evaluation mode meanwhile and as before after.
@@ -110,17 +111,20 @@ def evaluate(
     Args:
         loaded: this rank's batches of `eval_batches`. num_samples: of all ranks together; num_own: of this rank.
         precision: "fp32", "tf32", "bf16" or "fp16", of the forward; ranks are counted on float32 logits.
+        class_order: for each class of the shards its number among the student's; empty: the same numbers.
         total: the sum over ranks of an int64 tensor on `device`, called once per rank even when it has no batch.
 
     RunError when the samples counted are not `num_samples`.
     """
     counts = torch.zeros(2 + 2 * len(HEADS), dtype=torch.int64, device=device)
+    order_C = np.array(class_order, np.int64)
     was_training, done, two_heads = model.training, 0, torch.zeros(1, dtype=torch.int64, device=device)
     model.eval()
     try:
         for batch in loaded:
             answer = _answer(model, batch, views, device, precision)
-            counts += count_hits(answer, torch.from_numpy(batch.label_B).to(device, non_blocking=True))
+            label_B = order_C[batch.label_B] if len(order_C) else batch.label_B
+            counts += count_hits(answer, torch.from_numpy(label_B).to(device, non_blocking=True))
             two_heads += int(answer.dist_BC is not None)
             done += len(batch.label_B)
             yield EvalEvent(done, num_own)

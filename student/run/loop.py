@@ -154,7 +154,7 @@ def _announced(jobs: Sequence[StudentJob], data: ShardSets, feed: Feed) -> Itera
     """What is to come, before the first step."""
     yield _scheduled(jobs, feed)
     num_samples = data.val_index.num_samples if data.val_index is not None else 0
-    yield ValidationChecked(num_samples=num_samples, num_in_training=data.num_in_training)
+    yield ValidationChecked(num_samples=num_samples, num_in_training=data.num_in_training, classes=data.class_words)
 
 
 def _scheduled(jobs: Sequence[StudentJob], feed: Feed) -> Scheduled:

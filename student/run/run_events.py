@@ -27,10 +27,14 @@ class Scheduled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationChecked:
-    """Before the first step: samples to validate on (0: none), and how many of them are trained on as well."""
+    """Before the first step: samples to validate on (0: none), and how many of them are trained on as well.
+
+    `classes` says how their classes are found among those of the training shards; "" where they are the same.
+    """
 
     num_samples: int
     num_in_training: int
+    classes: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

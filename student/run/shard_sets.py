@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
-from shards.index.index_checks import class_difference
+from shards.index.classes import ClassMatch, classes_of, match_classes
 from shards.index.shard_index import ShardIndex
 from student.feed.cache_check import Views
 
@@ -31,14 +31,27 @@ class ShardSets:
                 f"{val.path or 'validation shards'}: expected images {expected}, as in the training shards, got {got}; "
                 "make both with the same --upright and --background"
             )
-        if val is None:
-            return
-        differ = class_difference(index.class_names, index.num_classes, val.class_names, val.num_classes)
-        if differ:
+        if val is not None and (difference := self.val_classes.difference):
             raise ShardError(
-                f"{val.path or 'validation shards'}: expected the classes of the training shards in order: {differ} "
-                "here; give the same --class-names (or check-shards --num-classes) for both"
+                f"{val.path or 'validation shards'}: expected classes of the training shards: {difference}; give the "
+                "same --class-names (or check-shards --num-classes) for both"
             )
+
+    @property
+    def val_classes(self) -> ClassMatch:
+        """How the classes of the validation shards are found among those of the training shards."""
+        if self.val_index is None:
+            return ClassMatch()
+        val = classes_of(self.val_index, "the validation shards")
+        return match_classes(val, classes_of(self.index, "the training shards"))
+
+    @property
+    def class_words(self) -> str:
+        """What to say of the classes of the validation shards; "" where they are the same, or no side has names."""
+        if self.val_index is None or not (self.index.class_names or self.val_index.class_names):
+            return ""
+        match = self.val_classes
+        return match.words + ("; labels are counted in the order of the training shards" if match.order else "")
 
     @property
     def num_in_training(self) -> int:

@@ -45,6 +45,7 @@ def validate(
                 num_own=own_samples(data.val_index.rows_S, views, group.world),
                 device=torch.device(group.device),
                 precision=settings.precision,
+                class_order=data.val_classes.order,
                 total=group.sum,
             )
             for (_, _, model), copy in zip(models, itertools.tee(loaded, len(models)), strict=True)

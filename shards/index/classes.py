@@ -1,0 +1,139 @@
+"""The classes of an index: how many samples each has, and how they are found among the classes of somebody else.
+
+Names are compared as bytes: "Cat" is not "cat", and an é in one piece is not an e with an accent behind it. Messages
+show such differences.
+"""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from shards.index.shard_index import ShardIndex
+from shards.names import short
+from shards.text.escapes import one_line
+from shards.text.figures import count
+
+_MOST_LISTED = 20
+_ENDS = 3
+_UNEVEN = 1.5
+
+
+def class_table(index: ShardIndex) -> Iterator[str]:
+    """The classes with their samples, a line each: all of up to 20, else the largest and the smallest three."""
+    num_C = np.bincount(index.label_N, minlength=index.num_classes)
+    names = [one_line(name) for name in index.class_names] or [f"class {c}" for c in range(index.num_classes)]
+    present = np.flatnonzero(num_C)
+    largest_first = present[np.argsort(-num_C[present], kind="stable")]
+    listed = list(range(index.num_classes))
+    if index.num_classes > _MOST_LISTED:
+        listed = [*largest_first[:_ENDS], *largest_first[max(_ENDS, len(present) - _ENDS) :]]
+    width = max(len(names[c]) for c in listed)
+    for place, c in enumerate(listed):
+        if place == _ENDS and index.num_classes > _MOST_LISTED:
+            yield f"  … {count(len(present) - len(listed), 'class')} between"
+        yield f"  {names[c]:{width}}  {num_C[c]:>9,}"
+    most, least = int(num_C.max()), int(num_C[present].min())
+    if most >= _UNEVEN * least:
+        yield f"  the largest class has {most / least:.1f} times as many samples as the smallest"
+
+
+class Classes(NamedTuple):
+    """The classes of one side of a comparison.
+
+    Attributes:
+        whose: what messages call the side: "the shards".
+        names: in the order of the labels; () where nobody knows them.
+        num_classes: C.
+    """
+
+    whose: str
+    names: Sequence[str]
+    num_classes: int
+
+
+def classes_of(index: ShardIndex, whose: str = "the shards") -> Classes:
+    """The classes of an index."""
+    return Classes(whose, index.class_names, index.num_classes)
+
+
+class ClassMatch(NamedTuple):
+    """How the classes of one side are found among those of another.
+
+    Attributes:
+        order: for each class here its number there; () where the numbers are the same.
+        proven: whether both sides have names, so that nothing is assumed.
+        words: one line that says what is assumed, or what has to be reordered; "" for the same names in one order.
+        difference: why the classes do not fit each other; "" where they do.
+    """
+
+    order: tuple[int, ...] = ()
+    proven: bool = False
+    words: str = ""
+    difference: str = ""
+
+
+def match_classes(here: Classes, there: Classes) -> ClassMatch:
+    """Find each class of one side among those of the other by its name; without names, by its number.
+
+    Both sides may have the same classes, in one order or in two, or those here may be some of those there.
+    """
+    if not (here.names and there.names):
+        return _by_number(here, there)
+    if list(here.names) == list(there.names):
+        return ClassMatch(proven=True)
+    place = {name: number for number, name in enumerate(there.names)}
+    if len(place) < len(there.names) or len(set(here.names)) < len(here.names):
+        return ClassMatch(difference=f"{_first_difference(here, there)}; a name stands there twice")
+    common = sum(name in place for name in here.names)
+    if common < len(here.names):
+        return ClassMatch(
+            difference=f"{_first_difference(here, there)}; {common} of {len(here.names)} names are in both"
+        )
+    if len(here.names) == len(there.names):
+        words = f"the same {count(len(place), 'class')} in another order: {_first_difference(here, there)}"
+    else:
+        words = f"the {count(len(here.names), 'class')} of {here.whose} are among the {len(place):,} of {there.whose}"
+    return ClassMatch(order=tuple(place[name] for name in here.names), proven=True, words=words)
+
+
+def _by_number(here: Classes, there: Classes) -> ClassMatch:
+    if here.num_classes != there.num_classes:
+        classes = count(here.num_classes, "class")
+        return ClassMatch(difference=f"{classes} in {here.whose}, {there.num_classes:,} in {there.whose}")
+    nameless = " and in ".join(side.whose for side in (here, there) if not side.names)
+    return ClassMatch(words=f"no class names in {nameless}: nothing shows that both sides number the classes alike")
+
+
+def _first_difference(here: Classes, there: Classes) -> str:
+    """The first class that has another name there, both names as they can be told apart."""
+    if len(here.names) != len(there.names):
+        number, name = next(((n, name) for n, name in enumerate(here.names) if name not in there.names), (0, ""))
+        twin = next((other for other in there.names if _folded(other) == _folded(name)), "")
+        like = f" ({_quoted(twin, name)} there{_kind_of_twin(name, twin)})" if twin else ""
+        classes = count(len(there.names), "class")
+        return f"class {number} of {here.whose}, {_quoted(name, twin)}, is none of the {classes} of {there.whose}{like}"
+    number = next(n for n, pair in enumerate(zip(here.names, there.names, strict=True)) if pair[0] != pair[1])
+    name, other = here.names[number], there.names[number]
+    return (
+        f"class {number} is {_quoted(name, other)} in {here.whose}, {_quoted(other, name)} in {there.whose}"
+        f"{_kind_of_twin(name, other)}"
+    )
+
+
+def _quoted(name: str, other: str) -> str:
+    """A name in quotes; in ASCII where it would look like the other one."""
+    alike = name != other and unicodedata.normalize("NFKC", name) == unicodedata.normalize("NFKC", other)
+    return short(ascii(name) if alike else f"'{one_line(name)}'")
+
+
+def _kind_of_twin(name: str, other: str) -> str:
+    """What tells two names that are nearly the same; "" for others."""
+    if name == other or _folded(name) != _folded(other):
+        return ""
+    return " (lower and upper case)" if name.casefold() == other.casefold() else " (two Unicode forms of the same name)"
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold().strip()
