@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cli import cli
+from cli import COMMANDS, cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -47,3 +47,22 @@ def test_the_index_names_every_page() -> None:
     pages = {str(page.relative_to(docs))[:-3] for page in docs.rglob("*.md")} - {"index"}
     assert pages - set(re.findall(r"\]\(([\w./-]+)\.md", (docs / "index.md").read_text())) == set()
     assert pages - set((docs / "contents.rst").read_text().split()) == set()
+
+
+COMMAND_TABLE = re.compile(r"(?<=<!-- commands -->\n).*(?=<!-- end -->)", re.DOTALL)
+
+
+def command_table() -> str:
+    """The commands in their groups, as a Markdown table."""
+    rows = [f"| {entry.group} | `{name}` | {entry.summary} |\n" for name, entry in COMMANDS.items()]
+    return "\n| | command | |\n|---|---|---|\n" + "".join(rows) + "\n"
+
+
+def test_the_page_of_commands_lists_them_as_the_help_does() -> None:
+    """`python -m tests.test_readme` writes the table anew."""
+    assert COMMAND_TABLE.findall((ROOT / "docs" / "commands.md").read_text(encoding="utf-8")) == [command_table()]
+
+
+if __name__ == "__main__":
+    page = ROOT / "docs" / "commands.md"
+    page.write_text(COMMAND_TABLE.sub(lambda _: command_table(), page.read_text(encoding="utf-8")), encoding="utf-8")
