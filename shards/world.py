@@ -37,12 +37,15 @@ class _Source(NamedTuple):
     within: str = ""
 
 
-# In this order: torchrun; a SLURM array, whose tasks are jobs of their own and are numbered from MIN; tasks that srun
+_INDEX, _COMPLETIONS = "JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"
+# In this order: torchrun; a SLURM array, whose tasks are jobs of their own and are numbered from MIN; the pods of an
+# Indexed Job of Kubernetes, which sets the index, while the manifest repeats the number of completions; tasks that srun
 # has started, of which the step knows how many they are (one in an interactive shell of a larger job); a batch script,
 # whose SLURM_NTASKS says how many srun would start.
 _SOURCES = (
     _Source("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     _Source("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "", "SLURM_ARRAY_TASK_MIN", shared=True),
+    _Source(_INDEX, _COMPLETIONS, "", shared=True),
     _Source("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", within="SLURM_STEP_ID"),
     _Source("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", within="SLURM_STEP_ID"),
     _Source("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", shared=True),
@@ -69,6 +72,20 @@ def world_from_env(environ: Mapping[str, str] = os.environ, *, shared: bool = Fa
         raise ValueError(f"{source.rank}: expected a rank in [0, {size}) for {source.size}={size}, got {rank}")
     local_rank = _integer(environ, source.local_rank) if source.local_rank in environ else 0
     return World(rank, size, local_rank, _local_size(environ, source))
+
+
+def require_completions(environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse a pod that knows its index but not how many pods there are: each would do the work of all.
+
+    Errors:
+        ValueError that says what to add to the manifest.
+    """
+    if _INDEX in environ and _source(environ, shared=True) is None:
+        raise ValueError(
+            f"{_INDEX}={environ[_INDEX]} is set by Kubernetes, but {_COMPLETIONS} is not, so this process does not "
+            f"know how many share the work: add {_COMPLETIONS} to the container's `env`, with the Job's number of "
+            f"`completions`; for one process alone: `env -u {_INDEX} python cli.py …`"
+        )
 
 
 def _local_size(environ: Mapping[str, str], source: _Source) -> int:

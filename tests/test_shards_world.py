@@ -1,15 +1,23 @@
 """Which variables make a world: those of ranks that meet for everyone, those of tasks that share a list for two."""
 
-import pytest
+import re
+from pathlib import Path
+from typing import Any
 
-from shards.world import World, world_from_env, world_variables
+import pytest
+import yaml
+
+from shards.world import World, require_completions, world_from_env, world_variables
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "5"}
 BATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}
 STEP = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "3", "SLURM_STEP_ID": "0"}
 SPREAD = {"SLURM_STEP_TASKS_PER_NODE": "2(x3),1", "SLURM_NODEID": "1"}
+POD = {"JOB_COMPLETION_INDEX": "2", "JOB_COMPLETIONS": "16"}
 CASES = [
+    (POD, World(), World(2, 16), ""),
+    (POD | TORCHRUN, World(1, 4, 1, 2), World(1, 4, 1, 2), "RANK=1, WORLD_SIZE=4"),
     ({}, World(), World(), ""),
     (TORCHRUN, World(1, 4, 1, 2), World(1, 4, 1, 2), "RANK=1, WORLD_SIZE=4"),
     (ARRAY, World(), World(2, 4), ""),
@@ -46,3 +54,41 @@ def test_an_interactive_step_of_a_larger_job_is_one_process():
     left = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}
     assert world_from_env(left).size == 4
     assert world_from_env({**left, "SLURM_STEP_NUM_TASKS": "1"}) == World()
+
+
+def test_a_pod_that_does_not_know_how_many_there_are_is_told_what_to_add() -> None:
+    """Each of them would compute the whole cache."""
+    with pytest.raises(ValueError, match="JOB_COMPLETIONS to the container's `env`"):
+        require_completions({"JOB_COMPLETION_INDEX": "2"})
+    for environ in ({}, POD, {"JOB_COMPLETION_INDEX": "2"} | TORCHRUN):
+        require_completions(environ)
+
+
+def manifests() -> list[dict[str, Any]]:
+    """The Jobs of the page, as Kubernetes would read them."""
+    page = (Path(__file__).parents[1] / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    documents = [
+        document
+        for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+        for document in yaml.safe_load_all(block)
+    ]
+    return [document for document in documents if document["kind"] == "Job"]
+
+
+def test_the_manifests_say_to_each_pod_how_many_there_are() -> None:
+    """Kubernetes sets the index of a pod of an Indexed Job, and nothing else."""
+    caching, training = manifests()
+    for job in (caching, training):
+        spec = job["spec"]
+        (container,) = spec["template"]["spec"]["containers"]
+        environ = {item["name"]: item["value"] for item in container.get("env", ())}
+        environ["JOB_COMPLETION_INDEX"] = str(spec["completions"] - 1)
+        assert spec["completionMode"] == "Indexed" and spec["completions"] == spec["parallelism"]
+        assert spec["template"]["spec"]["restartPolicy"] == "Never"  # each exit makes a new pod, of the same index
+        if job is caching:
+            assert world_from_env(environ, shared=True) == World(spec["completions"] - 1, spec["completions"])
+        else:
+            command = " ".join(container["command"])
+            assert f"--nnodes {spec['completions']} " in command and "--node-rank $JOB_COMPLETION_INDEX" in command
+            service = f"{job['metadata']['name']}-0.{spec['template']['spec']['subdomain']}"
+            assert f"--master-addr {service}" in command

@@ -11,7 +11,7 @@ import click
 from shards.console import say
 from shards.flags import PATH, TEXT, ShardPlace, refuse_ignored, shard_options, stop_with
 from shards.own_folder import require_own
-from shards.world import World, world_from_env, world_variables
+from shards.world import World, require_completions, world_from_env, world_variables
 from student.commands.flags import (
     CacheFlags,
     StudentFlags,
@@ -151,6 +151,8 @@ def _views(grid: "Grid", num_views: int) -> list[int]:
 
 def _world(spread: bool) -> World:
     """Return rank and size; ValueError for one of several processes that were not told to share the cells."""
+    if spread:
+        require_completions()
     world = world_from_env(shared=spread)
     if world.size > 1 and not spread:
         raise ValueError(

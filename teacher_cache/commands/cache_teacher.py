@@ -11,7 +11,7 @@ from shards.flags import CACHE, ShardPlace, shard_options, stop_with, workers_op
 from shards.own_folder import require_own
 from shards.signals import StopRequest
 from shards.text.figures import count, duration
-from shards.world import World, world_from_env
+from shards.world import World, require_completions, world_from_env
 from teacher_cache.commands.flags import (
     RecordFlags,
     RunsTeacher,
@@ -56,6 +56,7 @@ def cache_teacher(
     """
     index = shard_place.index()
     _refuse_early(cache, index, teacher, views, record, precision=execution.precision)
+    require_completions()
     world = world_from_env(shared=True)
     from teacher_cache.stage1.build import build_cache
     from teacher_cache.stage1.opening import open_or_create
