@@ -154,6 +154,22 @@ class ShardPlace:
 
         return open_index(shards, self.shard_cache)
 
+    def labelled(self, shards: str | None, flag: str, what: str) -> "ShardIndex":
+        """The index of shards that a flag names, all of whose samples have a label.
+
+        Args:
+            what: needs the labels, such as "validation".
+
+        Errors:
+            ShardError where some have none; others as `open_index`.
+        """
+        from shards.index.index_checks import require_labels
+
+        assert shards is not None, "the flag is required"
+        index = self.index_of(shards)
+        require_labels(index, f"{flag} {shards}", what)
+        return index
+
     def reader(self, index: "ShardIndex") -> "ShardReader":
         """A reader of an index; a context manager."""
         from shards.index.reader import ShardReader

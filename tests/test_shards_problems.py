@@ -478,7 +478,6 @@ def test_a_name_that_is_no_utf8_is_not_called_damage(tmp_path: Path) -> None:
         (("a", 1.7, "png", encoded()), "sample 'a': expected an integer label, got 1.7"),
         (("a", float("nan"), "png", encoded()), "expected an integer label, got nan"),
         (("a", "cat", "png", encoded()), "expected an integer label, got 'cat'"),
-        (("a", None, "png", encoded()), "expected an integer label, got None"),
         (("a", 1, "png", encoded(1, "JPEG")), "expected a png image as its suffix says, got a jpg"),
         (("a", 1, "webp", encoded()), "expected a webp image as its suffix says, got a png"),
         (("a.b", 1, "png", encoded()), "write dots as %2E"),

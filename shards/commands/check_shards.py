@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.argument("shards")
 @click.option("--num-classes", type=click.IntRange(2), help="Labels must lie below it; default: the largest label + 1.")
 @class_names_option
+@click.option("--no-labels", is_flag=True, help="Samples may lack a label; those learn from a teacher's answers alone.")
 @click.option("--label-key", help="Take the label from this key of each sample's .json (img2dataset).")
 @click.option(
     "--ignore-suffix", "ignored", multiple=True, metavar="SUFFIX", help="Pass over members NAME.SUFFIX, counted."
@@ -38,6 +39,7 @@ def check_shards(
     shards: str,
     num_classes: int | None,
     class_names: Path | None,
+    no_labels: bool,
     label_key: str | None,
     ignored: tuple[str, ...],
     ignore_unknown: bool,
@@ -54,6 +56,7 @@ def check_shards(
     An index that is written anew keeps the class names of the one before, unless others are given.
     """
     from shards.index.class_names import read_class_names
+    from shards.index.classes import samples_words
     from shards.index.shard_index import ShardIndex, index_path
     from shards.index.sources import expand_shards
     from shards.tars.scan import scan_shards
@@ -65,14 +68,14 @@ def check_shards(
     expected = ShardIndex.load(path) if path.exists() and not overwrite else None
     kept = () if class_names else expected.class_names if expected else _names_before(path, num_classes)
     names = read_class_names(class_names) if class_names else kept
-    foreign = Foreign(tuple(suffix.lower().lstrip(".") for suffix in ignored), ignore_unknown, key_dots)
     urls = expand_shards(shards)
     events = scan_shards(
         urls,
         num_classes=num_classes or (expected.num_classes if expected else None),
         class_names=names,
         label_key=label_key,
-        foreign=foreign,
+        foreign=Foreign(tuple(suffix.lower().lstrip(".") for suffix in ignored), ignore_unknown, key_dots),
+        labels_optional=no_labels or bool(expected and expected.num_unlabelled),
         expected=expected,
         decode=decode,
         max_pixels=max_pixels,
@@ -83,11 +86,9 @@ def check_shards(
     if expected is None:
         index = _require_no_fewer(path, index, allow_fewer)
         index.save(path)
-    result(
-        f"{count(index.num_samples, 'sample')} of {count(index.num_classes, 'class')} in "
-        f"{count(index.num_shards, 'shard')}: "
-        f"all as they must be\n{'checked against' if expected else 'index'} {path}\nfingerprint {index.fingerprint}"
-    )
+    verb = "checked against" if expected else "index"
+    result(f"{samples_words(index)} in {count(index.num_shards, 'shard')}: all as they must be\n{verb} {path}")
+    result(f"fingerprint {index.fingerprint}")
 
 
 def _show_scan(events: Iterable["ScanEvent"], num_shards: int) -> "ShardIndex":
@@ -106,6 +107,8 @@ def _show_scan(events: Iterable["ScanEvent"], num_shards: int) -> "ShardIndex":
 
 def _say_empty_classes(index: "ShardIndex") -> None:
     """Which classes have no sample; where it is the first alone, labels may begin at 1."""
+    if index.num_unlabelled == index.num_samples:
+        return
     empty = sorted(set(range(index.num_classes)) - set(index.label_N.tolist()))
     if empty == [0]:
         say(

@@ -31,6 +31,7 @@ class SourceFlags:
     first_label: int | None
     class_names: Path | None
     ignore_unknown: bool
+    no_labels: bool
     split: float | None
 
     def sets(self, path: Path) -> "Mapping[str, ImageList]":
@@ -44,12 +45,14 @@ class SourceFlags:
         from shards.formats.table import format_of
         from shards.index.class_names import read_class_names
 
+        self._check_no_labels()
         source = Source(
             path=path,
             class_names=read_class_names(self.class_names) if self.class_names else (),
             labels=self.labels,
             first_label=self.first_label,
             ignore_unknown=self.ignore_unknown,
+            no_labels=self.no_labels,
         )
         found, source = format_of(source, self.format_name)
         if not found.takes_labels:
@@ -63,6 +66,11 @@ class SourceFlags:
             raise ValueError(f"--split: {path} has a validation part already; drop the flag, or give train alone")
         return held_out(sets[""], self.split)
 
+    def _check_no_labels(self) -> None:
+        """ValueError for flags that say something of labels, where there are to be none."""
+        for flag, value in (("--labels", self.labels), ("--first-label", self.first_label), ("--split", self.split)):
+            require_use(self.no_labels and value is not None, f"{flag}: the images have no labels; drop one of the two")
+
 
 _source_flags = bundled(
     SourceFlags,
@@ -74,6 +82,11 @@ _source_flags = bundled(
         help="folders, labels, splits or parquet; default: what SOURCE looks like.",
     ),
     click.option("--labels", type=PATH, help="CSV, TSV or text: a line for each image, with its path and class."),
+    click.option(
+        "--no-labels",
+        is_flag=True,
+        help="Take all images of SOURCE, in folders of any depth, without labels: a teacher's answers are learnt.",
+    ),
     click.option("--first-label", type=click.IntRange(0, 1), help="The number of the first class in --labels."),
     class_names_option,
     click.option(
@@ -171,8 +184,9 @@ def make_shards(
 
     SOURCE is a folder with a folder for each class, a folder of images with --labels FILE, a folder that holds train/
     and val/ (both are written, to DEST/train and DEST/val), ImageNet's ILSVRC2012_img_train.tar, or a zip or tar of any
-    of these. Run it again to go on where it was stopped; finished shards are kept. Every image is decoded to find bad
-    ones; its bytes are kept as they are, unless --max-side, --upright or --background change them, for good.
+    of these; with --no-labels any folder of images. Run it again to go on where it was stopped; finished shards are
+    kept. Every image is decoded to find bad ones; its bytes are kept as they are, unless --max-side, --upright or
+    --background change them, for good.
     """
     from shards.tars.image_shards import write_shards
     from shards.tars.journal import SHARDS_FOLDER
@@ -245,15 +259,11 @@ def _say_pixels(event: "WriteEvent", index: "ShardIndex") -> None:
 
 def _show_made(index: "ShardIndex", num_bytes: int) -> None:
     """What make-shards has made: its classes with their counts."""
-    from shards.index.classes import class_table
+    from shards.index.classes import class_table, samples_words
 
     for line in class_table(index):
         result(line)
-    result(
-        f"{count(index.num_samples, 'sample')} of {count(index.num_classes, 'class')} in "
-        f"{count(index.num_shards, 'shard')}, "
-        f"{byte_size(num_bytes)}; index {index.path}"
-    )
+    result(f"{samples_words(index)} in {count(index.num_shards, 'shard')}, {byte_size(num_bytes)}; index {index.path}")
     if index.compact:
         result(f"compact: longest side {index.compact.max_side}, JPEG quality {index.compact.quality}")
     if words := index.pixels.words():

@@ -12,7 +12,7 @@ class SourceImage(NamedTuple):
     """An image of a source.
 
     Attributes:
-        path: from the root of the source. key: of its sample. label: its class.
+        path: from the root of the source. key: of its sample. label: its class, -1 in a list without labels.
         size: in bytes; -1 for an unknown one. mtime_ns: time of change (ns).
         offset: where its bytes are in an archive; -1 for a file of its own.
     """
@@ -39,11 +39,12 @@ class ImageList:
     Attributes:
         tree: where the bytes of the images are.
         class_names: a label is a place in them; () when the labels are numbers without names.
-        num_classes: of the labels.
+        num_classes: of the labels; 0 where there are none and nobody has named the classes.
         images: sorted by path.
         ignored: how many files were passed over, by what they are called.
         without_images: class names that have no image.
         remarks: sentences for the reader, on how the source was understood.
+        labelled: whether its images have labels.
     """
 
     tree: FileTree
@@ -53,6 +54,7 @@ class ImageList:
     ignored: Mapping[str, int] = field(default_factory=dict)
     without_images: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    labelled: bool = True
 
     def digest(self) -> str:
         """sha256 (hex) over classes and images: path, size and time of change of each."""

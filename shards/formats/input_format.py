@@ -19,6 +19,7 @@ class Source:
         labels: a file that says the label of each image.
         first_label: the number of the first class in `labels`, 0 or 1; None to find out.
         ignore_unknown: pass over files that are no images of an accepted format, counted.
+        no_labels: the images have no labels, or theirs are not to be used.
         format_named: the user has named the format, so that nothing is guessed.
     """
 
@@ -27,6 +28,7 @@ class Source:
     labels: Path | None = None
     first_label: int | None = None
     ignore_unknown: bool = False
+    no_labels: bool = False
     format_named: bool = False
 
     @cached_property

@@ -20,9 +20,24 @@ _ENDS = 3
 _UNEVEN = 1.5
 
 
+def samples_words(index: ShardIndex) -> str:
+    """How many samples of how many classes: "90 samples of 3 classes, 30 of them without a label,"."""
+    samples, classes = count(index.num_samples, "sample"), count(index.num_classes, "class")
+    if not index.num_unlabelled:
+        return f"{samples} of {classes}"
+    if index.num_unlabelled == index.num_samples:
+        return f"{samples} without labels" + (f", of {classes}," if index.num_classes else "")
+    return f"{samples} of {classes}, {index.num_unlabelled} of them without a label,"
+
+
 def class_table(index: ShardIndex) -> Iterator[str]:
-    """The classes with their samples, a line each: all of up to 20, else the largest and the smallest three."""
-    num_C = np.bincount(index.label_N, minlength=index.num_classes)
+    """The classes with their samples, a line each: all of up to 20, else the largest and the smallest three.
+
+    Nothing where no sample has a label.
+    """
+    if index.num_unlabelled == index.num_samples:
+        return
+    num_C = np.bincount(index.label_N[index.label_N >= 0], minlength=index.num_classes)
     names = [one_line(name) for name in index.class_names] or [f"class {c}" for c in range(index.num_classes)]
     present = np.flatnonzero(num_C)
     largest_first = present[np.argsort(-num_C[present], kind="stable")]

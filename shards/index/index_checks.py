@@ -8,16 +8,22 @@ S shards, N samples of all shards.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import ShardError
 from shards.index.index_file import WRITE_ANEW, IndexMeta
+from shards.text.figures import count
+
+if TYPE_CHECKING:
+    from shards.index.shard_index import ShardIndex
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 """The image formats that are taken; the index keeps the place in this tuple."""
+UNLABELLED = -1
+"""The label of a sample that has none."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -35,7 +41,7 @@ def require_sound(meta: IndexMeta, arrays: Arrays, path: Path) -> None:
     _require_names(meta, path)
     _require_steps(path, "first_S", arrays["first_S"], num_samples)
     _require_steps(path, "key_first_S", arrays["key_first_S"], len(arrays["key_bytes"]))
-    _require_range(path, "label_N", arrays["label_N"], 0, meta.num_classes)
+    _require_labels(meta, arrays["label_N"], path)
     _require_range(path, "suffix_N", arrays["suffix_N"], 0, len(SUFFIXES))
     _require_range(path, "tar_bytes_S", arrays["tar_bytes_S"], 1, 2**50)
     _require_range(path, "size_N", arrays["size_N"], 1, 2**50)
@@ -44,12 +50,29 @@ def require_sound(meta: IndexMeta, arrays: Arrays, path: Path) -> None:
 
 
 def require_classes(where: object, names: Sequence[str], num_classes: int) -> None:
-    """ShardError where there is one class: a network that is always right has nothing to learn."""
-    if num_classes < 2:
+    """ShardError where there is one class: a network that is always right has nothing to learn.
+
+    No classes at all are those of unlabelled images, which a teacher will name.
+    """
+    if num_classes == 1:
         one = f"one class ({names[0]})" if names else "one class"
         raise ShardError(
             f"{where}: expected at least two classes, got {one}: there is nothing to learn. Give the folder that holds "
             "one folder per class; where others are missing on purpose, name all of them with --class-names"
+        )
+
+
+def require_labels(index: "ShardIndex", where: object, what: str) -> None:
+    """ShardError where samples lack the label that something needs.
+
+    Args:
+        where: what the message calls the shards. what: needs the labels, such as "evaluation".
+    """
+    if index.num_unlabelled:
+        some = "none" if index.num_unlabelled == index.num_samples else f"{index.num_unlabelled} without one"
+        raise ShardError(
+            f"{where}: {what} needs the label of every sample, expected {count(index.num_samples, 'label')}, got "
+            f"{some}; give shards of labelled images"
         )
 
 
@@ -70,6 +93,13 @@ def _require_names(meta: IndexMeta, path: Path) -> None:
     _require(path, "class_names", f"none or {meta.num_classes}", known in (0, meta.num_classes), f"{known}")
     places, shards = len(meta.places), len(meta.names)
     _require(path, "places", f"none or {shards}", places in (0, shards), f"{places}")
+
+
+def _require_labels(meta: IndexMeta, label_N: NDArray[Any], path: Path) -> None:
+    """Labels are below the number of classes; as many samples as the head says have none, which is UNLABELLED."""
+    _require_range(path, "label_N", label_N, UNLABELLED if meta.num_unlabelled else 0, meta.num_classes)
+    missing = int((label_N < 0).sum())
+    _require(path, "num_unlabelled", f"{missing}", meta.num_unlabelled == missing, f"{meta.num_unlabelled}")
 
 
 def _require_steps(path: Path, name: str, values: NDArray[Any], last: int) -> None:

@@ -25,16 +25,20 @@ _Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**50)]
 
 
 class IndexMeta(msgspec.Struct, forbid_unknown_fields=True):
-    """What the head says about all shards; `places` is where they were, [] for beside the index."""
+    """What the head says about all shards; `places` is where they were, [] for beside the index.
+
+    `num_classes` is 0 where no sample has a label and nobody has named the classes.
+    """
 
     names: list[str]
     class_names: list[str]
-    num_classes: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
+    num_classes: Annotated[int, msgspec.Meta(ge=0, le=2**31)]
     places: list[str]
     fingerprint: str
     compact: dict[str, Any] | None = None
     pixels: dict[str, Any] = {}
     num_skipped: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 0
+    num_unlabelled: Annotated[int, msgspec.Meta(ge=0, le=2**50)] = 0
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -144,7 +148,17 @@ def _head(mapped: mmap.mmap, path: Path) -> tuple[_Head, int]:
     if _HEAD_START + len(head) != start or google_crc32c.value(head) != checksum:
         raise _broken(path, "the checksum of its head does not fit")
     parsed = parse_json(head, path, error=ShardError, advice=_ADVICE)
+    _refuse_newer(parsed, path)
     return checked(parsed, _Head, path, error=ShardError, advice=_ADVICE), start
+
+
+def _refuse_newer(head: Any, path: Path) -> None:
+    """ShardError for fields that a newer version wrote: the file is whole, and this version cannot read it."""
+    meta = head.get("meta") if isinstance(head, dict) else None
+    known = {field.name for field in msgspec.structs.fields(IndexMeta)}
+    unknown = sorted(set(meta) - known) if isinstance(meta, dict) else []
+    if unknown:
+        raise ShardError(f"{path}: made by a newer version: unknown fields {unknown}; update this project to read it")
 
 
 def _release(mapped: mmap.mmap) -> None:

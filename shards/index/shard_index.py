@@ -7,6 +7,7 @@ lies beside the shards and knows them by name, so a folder of shards can be move
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,15 +51,16 @@ class ShardIndex:
         urls: where each shard is; not part of the fingerprint. names: base names, unique.
         tar_bytes_S: size of each tar. first_S: (S + 1,) first row of each shard.
         offset_N, size_N: the image's bytes in its tar. crc32c_N: their checksum.
-        label_N: in [0, num_classes). suffix_N: index into SUFFIXES.
+        label_N: in [0, num_classes); -1 for a sample without a label. suffix_N: index into SUFFIXES.
         key_bytes, key_first_S (S + 1,), key_end_N: all keys as one UTF-8 blob; where each shard's part starts;
             where each key ends in that part.
         shard_digest_S32: sha256 of each shard's scan, flat.
-        class_names: () when unknown. num_classes: C.
+        class_names: () when unknown. num_classes: C; 0 where no sample has a label and nobody has named the classes.
         compact: how make-shards made the images smaller; None when it did not, or nobody knows. No part of the
             fingerprint, which is of the bytes that came of it.
         pixels: what make-shards did to the pixels; no part of the fingerprint either.
         num_skipped: images that could not be taken and were left out.
+        classes_of_teacher: the classes are those of a teacher (`taught`), and no part of the fingerprint.
         path: the file it was loaded from; pickling sends the path instead of the arrays.
     """
 
@@ -80,6 +82,7 @@ class ShardIndex:
     compact: CompactRule | None = field(default=None)
     pixels: PixelRule = field(default=PixelRule())
     num_skipped: int = field(default=0)
+    classes_of_teacher: bool = field(default=False)
     path: Path | None = field(default=None)
 
     @property
@@ -91,6 +94,11 @@ class ShardIndex:
     def num_samples(self) -> int:
         """N."""
         return len(self.label_N)
+
+    @property
+    def num_unlabelled(self) -> int:
+        """Samples without a label."""
+        return int((self.label_N < 0).sum())
 
     @property
     def rows_S(self) -> NDArray[np.int64]:  # noqa: N802 - the shape is part of the name
@@ -120,6 +128,12 @@ class ShardIndex:
         sha = hashlib.sha256(json.dumps(self._meta(), sort_keys=True).encode())
         sha.update(self.shard_digest_S32.tobytes())
         return sha.hexdigest()
+
+    def taught(self, num_classes: int, class_names: Sequence[str] = ()) -> "ShardIndex":
+        """The same samples with the classes of a teacher, where the index has none; the fingerprint stays."""
+        if self.num_classes:
+            return self
+        return replace(self, num_classes=num_classes, class_names=tuple(class_names), classes_of_teacher=True)
 
     def find(self, key: str) -> tuple[int, int]:
         """(shard, row) of a key; ShardError, naming similar keys, when it is not there.
@@ -165,9 +179,10 @@ class ShardIndex:
         meta |= {"compact": self.compact.to_json()} if self.compact else {}
         meta |= {"pixels": self.pixels.to_json()} if self.pixels != PixelRule() else {}
         meta |= {"num_skipped": self.num_skipped} if self.num_skipped else {}
+        meta |= {"num_unlabelled": self.num_unlabelled} if self.num_unlabelled else {}
         arrays = {name: np.ascontiguousarray(getattr(self, name), dtype) for name, dtype in _ARRAYS.items()}
         try:
-            write_copy(Path(path), self.class_names)
+            write_copy(Path(path), meta["class_names"])
             write_index_file(Path(path), meta, arrays)
         except OSError as error:
             raise ShardError(
@@ -195,7 +210,7 @@ class ShardIndex:
             pixels=_rule(PixelRule, meta.pixels, path),
             num_skipped=meta.num_skipped,
             path=path.absolute(),
-            **arrays,
+            **dict[str, Any](arrays),
         )
         if index.fingerprint != meta.fingerprint:
             raise ShardError(
@@ -204,12 +219,18 @@ class ShardIndex:
         return index
 
     def _meta(self) -> dict[str, Any]:
-        return {"names": self.names, "class_names": self.class_names, "num_classes": self.num_classes}
+        own = not self.classes_of_teacher
+        return {
+            "names": self.names,
+            "class_names": self.class_names if own else (),
+            "num_classes": self.num_classes if own else 0,
+        }
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as (path, fingerprint, urls) when there is a file: a worker maps it, too, instead of copying."""
         if self.path is not None:
-            return _reload, (self.path, self.fingerprint, self.urls)
+            taught = (self.num_classes, self.class_names) if self.classes_of_teacher else (0, ())
+            return _reload, (self.path, self.fingerprint, self.urls, taught)
         return _rebuild, ({name: getattr(self, name) for name in self.__slots__},)
 
 
@@ -221,14 +242,14 @@ def _rule(kind: type[_Rule], stored: dict[str, Any], path: Path) -> _Rule:
         raise ShardError(f"{path}: {error}; the index is damaged: {WRITE_ANEW}") from error
 
 
-def _reload(path: Path, fingerprint: str, urls: tuple[str, ...]) -> ShardIndex:
+def _reload(path: Path, fingerprint: str, urls: tuple[str, ...], taught: tuple[int, tuple[str, ...]]) -> ShardIndex:
     index = ShardIndex.load(path)
     if index.fingerprint != fingerprint:
         raise ShardError(
             f"{path}: the index was replaced while it was in use: expected fingerprint {fingerprint}, "
             f"got {index.fingerprint}; start again"
         )
-    return _rebuild({name: getattr(index, name) for name in index.__slots__} | {"urls": urls})
+    return replace(index, urls=urls).taught(*taught)
 
 
 def _rebuild(fields: dict[str, Any]) -> ShardIndex:
@@ -255,7 +276,8 @@ def index_path(pattern: str, cache_dir: Path | None = None) -> Path:
 def open_index(pattern: str, cache_dir: Path | None = None) -> ShardIndex:
     """The index of exactly the shards that a pattern names, as make-shards or check-shards left it.
 
-    Local shards must have the sizes in the index; remote ones are compared when they are fetched.
+    Local shards must have the sizes in the index; remote ones are compared when they are fetched. Where "::" joins sets
+    of which no index covers all, each set's own index is read, and they become one (`joined`).
 
     Errors:
         ShardError when there is no index, it is damaged, it covers other shards, or a size differs.
@@ -263,6 +285,8 @@ def open_index(pattern: str, cache_dir: Path | None = None) -> ShardIndex:
     urls = expand_shards(pattern)
     path = index_path(pattern, cache_dir)
     names = tuple(base_name(url) for url in urls)
+    if "::" in pattern and not (path.exists() and ShardIndex.load(path).names == names):
+        return joined([open_index(part, cache_dir) for part in pattern.split("::")], pattern)
     if not path.exists() and not is_remote(urls[0]) and (whole := path.with_name("shards.index")).exists():
         path = whole  # made for the whole folder; good when it covers exactly these shards
     if is_remote(urls[0]) and not path.exists():
@@ -283,6 +307,60 @@ def open_index(pattern: str, cache_dir: Path | None = None) -> ShardIndex:
                 "check-shards again if it was changed on purpose"
             )
     return replace(index, urls=tuple(urls))
+
+
+def joined(parts: Sequence[ShardIndex], where: str) -> ShardIndex:
+    """One index of several sets, in their order: such as labelled and unlabelled images.
+
+    The classes are those of the sets that have any.
+
+    Errors:
+        ShardError for sets of other classes or other pixels, and for a key that two of them have.
+    """
+    first = next((part for part in parts if part.num_classes), parts[0])
+    for part in parts:
+        renamed = bool(part.class_names and first.class_names) and part.class_names != first.class_names
+        if part.num_classes and (part.num_classes != first.num_classes or renamed):
+            words = " and ".join(f"{one.num_classes} ({', '.join(one.class_names[:3])} …)" for one in (first, part))
+            raise ShardError(
+                f"{where}: expected sets of the same classes in the same order, got {words}; make them with one file "
+                "of --class-names"
+            )
+        if part.pixels != parts[0].pixels:
+            words = " and ".join(repr(one.pixels.words() or "as they are stored") for one in (parts[0], part))
+            raise ShardError(f"{where}: expected images treated alike, got {words}; make both sets with the same flags")
+    starts = np.cumsum([0] + [part.num_samples for part in parts])
+    key_starts = np.cumsum([0] + [len(part.key_bytes) for part in parts])
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+    for name, begins in (("first_S", starts), ("key_first_S", key_starts)):
+        steps = [getattr(part, name)[:-1] + begin for part, begin in zip(parts, begins, strict=False)]
+        arrays[name] = np.concatenate([*steps, begins[-1:]])
+    index = ShardIndex(
+        urls=tuple(url for part in parts for url in part.urls),
+        names=tuple(name for part in parts for name in part.names),
+        class_names=first.class_names,
+        num_classes=first.num_classes,
+        compact=parts[0].compact if all(part.compact == parts[0].compact for part in parts) else None,
+        pixels=parts[0].pixels,
+        num_skipped=sum(part.num_skipped for part in parts),
+        **arrays,
+    )
+    _require_keys_once(parts, where)
+    return index
+
+
+def _require_keys_once(parts: Sequence[ShardIndex], where: str) -> None:
+    """ShardError naming a key that two sets have: a view is drawn from the key."""
+    seen: dict[str, str] = {}
+    for part in parts:
+        keys = [part.key(shard, row) for shard in range(part.num_shards) for row in range(part.num_rows(shard))]
+        twice = next((key for key in keys if key in seen), None)
+        if twice is not None:
+            raise ShardError(
+                f"{where}: expected keys that are unique over all sets, got {twice!r} in {seen[twice]} and in "
+                f"{part.path}; rename one of the images, or leave one set out"
+            )
+        seen |= dict.fromkeys(keys, str(part.path))
 
 
 def _require_all_here(index: ShardIndex, names: tuple[str, ...], path: Path) -> None:

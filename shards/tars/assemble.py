@@ -25,6 +25,8 @@ def assemble(
 ) -> ShardIndex:
     """The index of scanned shards, in their order; `num_classes` defaults to the class names, then to the labels.
 
+    Where no sample has a label and no classes are given, it is 0.
+
     Errors:
         ValueError when `num_classes` and `class_names` contradict each other; ShardError when a label is out of range
         or two samples have one key.

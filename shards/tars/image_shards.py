@@ -20,6 +20,7 @@ from shards.formats.class_folders import list_class_folders
 from shards.formats.file_tree import open_tree
 from shards.formats.image_list import ImageList, SourceImage
 from shards.index.compact import CompactRule
+from shards.index.index_checks import UNLABELLED
 from shards.index.pixel_rule import PixelRule
 from shards.index.shard_index import ShardIndex
 from shards.pool.workers import in_workers
@@ -35,6 +36,7 @@ from shards.text.figures import count
 from shards.views.decode import ADVICE, MAX_PIXELS
 
 _ONE_SHARD = 2_000
+_SHARD, _UNLABELLED_SHARD = "shard", "unlabelled"  # a shard is known by its name: "labelled::unlabelled" has each once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,8 @@ def write_shards(
 ) -> Iterator[WriteEvent]:
     """Write the images of `source` to `dest`/shard-000000.tar … and `dest`/shards.index.
 
+    Shards of a list without labels are called unlabelled-000000.tar …
+
     Args:
         source: a list of images, or a folder of class folders (class/…/image), or a zip or tar of one.
         samples_per_shard: at most; all shards hold the same number, or one less. None takes what `dest` was begun with,
@@ -177,7 +181,7 @@ def _save_index(
     index = assemble(
         [str(job.path) for job in jobs],
         [scans[s] for s in range(len(jobs))],
-        num_classes=source.num_classes,
+        num_classes=source.num_classes or None,
         class_names=source.class_names,
     )
     index = replace(index, compact=rule.compact, pixels=rule.pixels, num_skipped=len(event.skipped))
@@ -241,7 +245,7 @@ def _jobs(source: ImageList, dest: Path, samples_per_shard: int, seed: int, rule
         part = order[num_samples * shard // num_shards : num_samples * (shard + 1) // num_shards]
         if source.tree.group(source.images[0].offset) is not None:
             part = part[stream(seed, "shard", shard).permutation(len(part))]
-        path = dest / f"shard-{shard:06d}.tar"
+        path = dest / f"{_SHARD if source.labelled else _UNLABELLED_SHARD}-{shard:06d}.tar"
         jobs.append(_Job(path, source, [source.images[n] for n in part], rule))
     return jobs
 
@@ -259,7 +263,7 @@ def _order(source: ImageList, random: Stream) -> NDArray[np.int64]:
 
 
 def _make_shard(shard: int, job: _Job) -> _Made:
-    rule, recorded = SampleRule(job.source.num_classes), job.recorded
+    rule, recorded = SampleRule(job.source.num_classes or None, labels_optional=not job.source.labelled), job.recorded
     if recorded is not None and job.path.exists():
         try:
             scan = scan_shard(job.path, job.path.name, rule)
@@ -289,7 +293,7 @@ def _load_all(job: _Job, seen: list[_Seen]) -> Iterator[Sample]:
             turned, transparent = turned + made.turned, transparent + made.transparent
             if job.rule.skip_bad or not problems:
                 num_written += 1
-                yield image.key, image.label, made.suffix, made.data
+                yield image.key, None if image.label == UNLABELLED else image.label, made.suffix, made.data
     if problems and not (job.rule.skip_bad and num_written):
         raise _UnusableImagesError(problems)
     seen.append(_Seen(tuple(problem.text for problem in problems), turned, transparent))

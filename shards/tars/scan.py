@@ -50,6 +50,7 @@ def scan_shards(
     class_names: Sequence[str] = (),
     label_key: str | None = None,
     foreign: Foreign = Foreign(),  # noqa: B008 - a value
+    labels_optional: bool = False,
     expected: ShardIndex | None = None,
     decode: bool = False,
     max_pixels: int | None = None,
@@ -63,6 +64,7 @@ def scan_shards(
         num_classes, class_names: when known, labels must lie in [0, num_classes).
         label_key: take labels from this key of each sample's .json (img2dataset) instead of .cls.
         foreign: what shards of others may hold beside samples.
+        labels_optional: samples may lack a label.
         expected: an index made before: every difference to it is a problem.
         decode: decode every image, too: finds images that are cut or corrupt inside an intact shard.
         max_pixels: of an image that is decoded; default MAX_PIXELS.
@@ -76,7 +78,8 @@ def scan_shards(
         raise ValueError("scan: expected at least one shard, got none")
     most = MAX_PIXELS if max_pixels is None else max_pixels
     numbers = {name: label for label, name in enumerate(class_names)}
-    rule = SampleRule(settled_classes(num_classes, class_names), label_key, decode, most, foreign, numbers)
+    limit = settled_classes(num_classes, class_names)
+    rule = SampleRule(limit, label_key, decode, most, foreign, labels_optional, numbers)
     scans: dict[int, ShardScan] = {}
     problems = _missing(expected, urls)
     num_bad = len(problems)

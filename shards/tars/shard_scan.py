@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from shards.documents import open_regular, parse_json
 from shards.errors import Problem, ShardError, problems_text
-from shards.index.shard_index import SUFFIXES
+from shards.index.index_checks import SUFFIXES, UNLABELLED
 from shards.names import short
 from shards.tars.tar import Member, read_members
 from shards.views.decode import MAX_PIXELS, decode_rgb, read_header
@@ -58,6 +58,7 @@ class SampleRule(NamedTuple):
     decode: bool = False  # images are decoded, too
     max_pixels: int = MAX_PIXELS  # of an image that is decoded
     foreign: Foreign = Foreign()
+    labels_optional: bool = False  # a sample may lack one: its label is -1
     class_numbers: Mapping[str, int] = {}
     """Class name → label, for labels that are names."""
 
@@ -71,7 +72,7 @@ class ShardScan:
         key_bytes: the keys, UTF-8, one after the other. key_end_N: where each ends.
         key_hash_N: 64-bit hashes of the keys, to find duplicates between shards.
         offset_N, size_N: the image's bytes in the tar. crc32c_N: their checksum.
-        label_N, suffix_N: the label; the index into SUFFIXES.
+        label_N, suffix_N: the label, -1 for none; the index into SUFFIXES.
         ignored: how many members were passed over, by suffix; no part of the digest.
         problems: images that do not decode, where the rule asks for it; no part of the digest.
     """
@@ -283,17 +284,19 @@ class _Sample:
         start = f"{self._where}: offset {self._offset}: sample {self.key!r}"
         if self._image is None:
             raise ShardError(f"{start}: expected an image ({', '.join(SUFFIXES)}), got {self._found()}; make it again")
-        if not self._labels:
+        if not self._labels and not self._rule.labels_optional:
             advice = (
                 "if the labels are in .json, name their key with --label-key"
                 if "json" in self._suffixes
-                else "images without labels: give make-shards this tar and a list of their labels, --labels FILE"
+                else "images without labels: give make-shards this tar and a list of their labels, --labels FILE; to "
+                "train on them as they are, from a teacher's answers, give --no-labels"
             )
             raise ShardError(f"{start}: expected a label in .cls, got {self._found()}; {advice}")
         if len(set(self._labels)) > 1:
             raise ShardError(f"{start}: .cls and .json disagree on the label: {self._labels}; make the shard again")
         member, checksum, suffix = self._image
-        return _Row(self.key, member.data_offset, member.size, checksum, self._labels[0], suffix)
+        label = self._labels[0] if self._labels else UNLABELLED
+        return _Row(self.key, member.data_offset, member.size, checksum, label, suffix)
 
     def _found(self) -> str:
         return "only " + ", ".join(f".{suffix}" for suffix in sorted(self._suffixes))
@@ -334,6 +337,8 @@ class _Sample:
         if name is None:
             return
         found = _nested(fields, name)
+        if found is None and self._rule.labels_optional:
+            return
         label = self._number(found)
         if label is None:
             advice = "check --label-key; where labels are names of classes give all names with --class-names"

@@ -13,7 +13,7 @@ from shards.tars.assemble import assemble
 from shards.tars.journal import INDEX_NAME
 from shards.tars.shard_scan import SampleRule, ShardScan, require_image, scan_file
 
-Sample = tuple[str, int, str, bytes]  # key, label, suffix, encoded image
+Sample = tuple[str, int | None, str, bytes]  # key, label (None: it has none), suffix, encoded image
 
 
 def write_samples(
@@ -27,6 +27,8 @@ def write_samples(
 ) -> ShardIndex:
     """Write (key, label, suffix, encoded image) in the order given to `dest`/<prefix>-000000.tar …, and their index.
 
+    A label of None is that of a sample without one: it can learn from a teacher's answer only.
+
     Errors:
         ValueError for a wrong number; ShardError when there are no samples, when one is not what the strict scan
         accepts, has a label that is no integer or another suffix than its bytes, and when `dest` holds tars already.
@@ -36,7 +38,7 @@ def write_samples(
     dest = Path(dest)
     dest.mkdir(parents=True, exist_ok=True)
     refuse_foreign(dest, [])
-    rule = SampleRule(len(class_names) or num_classes)
+    rule = SampleRule(len(class_names) or num_classes, labels_optional=True)
     rest = map(_checked, samples)
     scans: list[ShardScan] = []
     while part := list(islice(rest, samples_per_shard)):
@@ -49,7 +51,7 @@ def write_samples(
 
 
 def _checked(sample: Sample) -> Sample:
-    """A sample with an integer label; ShardError naming it where key, label or suffix are not what they must be."""
+    """A sample with an integer label or None; ShardError naming it where key, label or suffix are not as they must."""
     key, label, suffix, data = sample
     where = f"sample {key!r}"
     name = key.rpartition("/")[2]
@@ -60,13 +62,16 @@ def _checked(sample: Sample) -> Sample:
         )
     if suffix.lower() not in SUFFIXES:
         raise ShardError(f"{where}: expected one of the suffixes {', '.join(SUFFIXES)}, got suffix {suffix!r}")
-    whole = isinstance(label, Real) and float(label).is_integer()
+    whole = label is None or (isinstance(label, Real) and float(label).is_integer())
     if not whole:
-        raise ShardError(f"{where}: expected an integer label, got {label!r}; give each class its number")
+        raise ShardError(
+            f"{where}: expected an integer label, got {label!r}; give each class its number, and None to an image "
+            "without a label"
+        )
     found = require_image(data, where)
     if found != suffix.lower().replace("jpeg", "jpg"):
         raise ShardError(f"{where}: expected a {suffix} image as its suffix says, got a {found}; give suffix {found!r}")
-    return key, int(label), suffix, data
+    return key, None if label is None else int(label), suffix, data
 
 
 def refuse_foreign(dest: Path, expected: Sequence[Path]) -> None:
@@ -102,4 +107,4 @@ def _write_members(file: BinaryIO, samples: Iterable[Sample]) -> None:
         file, user="", group="", mode=0o444, mtime=0, compress=False, encoder=False, format="PAX_FORMAT"
     ) as tar:
         for key, label, suffix, data in samples:
-            tar.write({"__key__": key, suffix: data, "cls": b"%d" % label})
+            tar.write({"__key__": key, suffix: data} | ({} if label is None else {"cls": b"%d" % label}))

@@ -90,7 +90,7 @@ def ablate(
         views_used=integers("--views-used", views_used) if views_used else (None,),
         teachers=tuple(word.strip() for word in teachers.split(",")) if teachers else ("",),
     )
-    index, val_index = shard_place.index(), shard_place.index_of(val_shards)
+    index, val_index = shard_place.index(), shard_place.labelled(val_shards, "--val-shards", "validation")
     choice = student.choice(combine=cache_flags.combine)
     _check(choice, cache_flags, grid.distillations, out)
     suit = _checked_steps(choice, index, cache_flags, grid, training.accumulate, out)

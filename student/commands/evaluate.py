@@ -36,7 +36,7 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Top-1 and top-5 of a student on shards: every sample counted exactly once."""
-    index = shard_place.index()
+    index = shard_place.labelled(shard_place.shards, "--shards", "evaluation")
     require_weights("--weights", weights)
     import torch
 

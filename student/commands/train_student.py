@@ -69,7 +69,7 @@ def train_student(
     Run the same command again to go on after a kill. Under torchrun every process is one rank.
     """
     index = shard_place.index()
-    val_index = shard_place.index_of(val_shards) if val_shards else None
+    val_index = shard_place.labelled(val_shards, "--val-shards", "validation") if val_shards else None
     choice = student.choice(combine=cache_flags.combine, **asdict(loss))
     _check(choice, cache_flags, online=online, views_used=views_used)
     require_own("--out", out, RUN_FOLDER)

@@ -120,10 +120,11 @@ def train_teacher(
     Writes OUT/weights.safetensors, which `cache-teacher --teacher-weights` takes. Run the same command again to go on.
     """
     require_own("--out", out, RUN_FOLDER)
-    index, world = shard_place.index(), world_from_env()
+    index = shard_place.labelled(shard_place.shards, "--shards", "a teacher's training")
+    world = world_from_env()
     data: dict[str, Any] = {"parts": world.size * training.accumulate, "before": recipe_before(out)}
     teacher.check(index, **data)
-    val_index = shard_place.index_of(val_shards) if val_shards else index
+    val_index = shard_place.labelled(val_shards, "--val-shards", "validation") if val_shards else index
     from student.run.loop import StudentJob, train_many
     from student.run.run_events import StudentFinished
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from shards.errors import ShardError
 from shards.index.classes import ClassMatch, classes_of, match_classes
+from shards.index.index_checks import require_labels
 from shards.index.shard_index import ShardIndex
 from student.feed.cache_check import Views
 
@@ -31,6 +32,8 @@ class ShardSets:
                 f"{val.path or 'validation shards'}: expected images {expected}, as in the training shards, got {got}; "
                 "make both with the same --upright and --background"
             )
+        if val is not None:
+            require_labels(val, val.path or "validation shards", "validation")
         if val is not None and (difference := self.val_classes.difference):
             raise ShardError(
                 f"{val.path or 'validation shards'}: expected classes of the training shards: {difference}; give the "

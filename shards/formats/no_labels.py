@@ -1,0 +1,37 @@
+"""Images without labels: all of a folder, in folders of any depth; a teacher's answers are what is learnt from them."""
+
+from collections.abc import Mapping
+
+from shards.errors import ShardError, problems_text
+from shards.formats.image_list import ImageList
+from shards.formats.input_format import InputFormat, Source
+from shards.formats.walk import ImageWalk
+from shards.index.index_checks import UNLABELLED
+
+
+def _read(source: Source) -> Mapping[str, ImageList]:
+    tree = source.tree
+    walk = ImageWalk(tree, ignore_unknown=source.ignore_unknown)
+    images = sorted(walk.images("", UNLABELLED))
+    walk.note_equal_keys(images)
+    if walk.problems:
+        raise ShardError(problems_text(tree.name, walk.problems))
+    if not images:
+        raise ShardError(f"{tree.name}: expected images, got none; check the path")
+    listed = ImageList(
+        tree=tree,
+        class_names=source.class_names,
+        num_classes=len(source.class_names),
+        images=images,
+        ignored=dict(walk.ignored),
+        labelled=False,
+    )
+    return {"": listed}
+
+
+NO_LABELS = InputFormat(
+    name="unlabelled",
+    summary="images without labels, in folders of any depth",
+    suits=lambda source: source.no_labels,
+    read=_read,
+)
