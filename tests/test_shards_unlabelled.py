@@ -154,7 +154,7 @@ def test_sets_that_do_not_fit_each_other_are_not_joined(tmp_path: Path) -> None:
     written(tmp_path / "a", [0, 1], class_names=("ant", "bee"))
     written(tmp_path / "b", [0, 1], first=2, class_names=("bee", "ant"), prefix="b")
     written(tmp_path / "c", [None], first=1, prefix="c")
-    with pytest.raises(ShardError, match="same classes in the same order, got 2 .ant, bee …. and 2 .bee, ant"):
+    with pytest.raises(ShardError, match=r"same classes in the same order, got 2 .ant, bee …. and 2 .bee, ant"):
         open_index(f"{tmp_path / 'a'}::{tmp_path / 'b'}")
     with pytest.raises(ShardError, match="unique over all sets, got 'k001'"):
         open_index(f"{tmp_path / 'a'}::{tmp_path / 'c'}")
