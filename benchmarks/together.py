@@ -61,15 +61,15 @@ CLASSES, VIEWS, BATCH, STEPS = 1000, 2, 64, 2
 SMALL = ("model_args.embed_dim=64", "model_args.depth=2", "model_args.num_heads=1")
 
 
-def make_shards(folder: Path) -> ShardIndex:
-    """Enough synthetic JPEGs of 500×375 for the steps of a round."""
-    samples = [(f"s{n:04}", n % CLASSES, "jpg", synthetic_jpeg(n)) for n in range(BATCH * STEPS)]
+def make_shards(folder: Path, count: int = BATCH * STEPS) -> ShardIndex:
+    """Synthetic JPEGs of 500×375; by default enough for the steps of a round."""
+    samples = [(f"s{n:04}", n % CLASSES, "jpg", synthetic_jpeg(n)) for n in range(count)]
     return write_samples(samples, folder, samples_per_shard=len(samples), num_classes=CLASSES)
 
 
-def make_cache(folder: Path, index: ShardIndex) -> TeacherCache:
+def make_cache(folder: Path, index: ShardIndex, num_views: int = VIEWS) -> TeacherCache:
     """Records of 64 bytes from a teacher of one layer: what they say does not matter, what reading them costs does."""
-    views = recipe_named("deit", block_views=VIEWS)
+    views = recipe_named("deit", block_views=num_views)
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.AvgPool2d(32), torch.nn.Flatten(), torch.nn.Linear(147, index.num_classes))
     spec = TeacherSpec(
@@ -94,7 +94,7 @@ def make_cache(folder: Path, index: ShardIndex) -> TeacherCache:
     keep_freed_memory()
     teacher = Teacher(network, spec, device=torch.device("cpu"))
     url = str(folder / "cache.zarr")
-    with TeacherCache.create(url, cache_spec, index, basis, num_views=VIEWS) as cache, ShardReader(index) as reader:
+    with TeacherCache.create(url, cache_spec, index, basis, num_views=num_views) as cache, ShardReader(index) as reader:
         for _ in build_cache(cache, index, teacher, reader=reader, world=World(), workers=0, batch_size=BATCH):
             pass
     return TeacherCache.open(url)

@@ -14,7 +14,7 @@ import pytest
 from shards.errors import RunError, ShardError
 from shards.index.reader import ShardReader
 from shards.views import rendering
-from shards.views.blocks import BlockViews, concat, render_block, render_blocks
+from shards.views.blocks import BlockViews, render_block, render_blocks
 from shards.views.rendering import RenderedStream, render_ahead
 from student.feed.order import Order
 from tests.student_tiny import in_child, views, write_shards
@@ -123,13 +123,15 @@ def test_workers_outlive_a_signal_to_the_process_group(index, number):
     assert in_child(work) == 9 * len(plan_items(index))
 
 
-def test_workers_are_given_the_reader_and_the_recipe_and_nothing_else(index, monkeypatch):
+def test_workers_are_given_reader_recipe_and_ring_and_nothing_else(index, monkeypatch):
     """A forked worker that could reach the cache could hang on a remote store."""
     works = []
-    monkeypatch.setattr("shards.views.rendering.in_workers", lambda work, *_, **__: works.append(work) or iter(()))
+    monkeypatch.setattr(
+        "shards.views.rendering.in_workers", lambda work, *_, **__: works.append(work) or (n for n in ())
+    )
     with ShardReader(index) as reader:
         list(batches(plan_items(index), reader=reader, recipe=views(), workers=2))
-    assert set(inspect.getclosurevars(works[0]).nonlocals) == {"reader", "recipe"}
+    assert set(inspect.getclosurevars(works[0]).nonlocals) == {"reader", "recipe", "ring"}
     assert BlockViews._fields == ("shard", "block", "views")
 
 
@@ -139,7 +141,7 @@ def test_one_view_of_a_block_is_the_block_in_that_view(index):
         block = render_block(reader, views(), 0, 0, range(4, 6))
         for position, view in enumerate(range(4, 6)):
             assert same(block.one_view(position, 2), render_block(reader, views(), 0, 0, [view]))
-        assert same(block, concat([block.one_view(0, 2), block.one_view(1, 2)]))
+        assert same(block, render_blocks(reader, views(), [BlockViews(0, 0, range(4, 6))]))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from shards.index.reader import ShardReader
 from shards.tars.writer import write_samples
-from shards.views.blocks import concat, render_block
+from shards.views.blocks import BlockViews, render_blocks
 from shards.views.mixing import prepare
 from shards.views.view_recipe import ViewRecipe
 from student.feed.answers import answer_from_logits
@@ -62,8 +62,8 @@ def seen(reader: ShardReader, views: ViewRecipe) -> list[Seen]:
     weight_PC = linear_teacher(reader, views)
     per_batch = BATCH // views.block_size
     for first in range(0, DIGITS // views.block_size, per_batch):
-        blocks = [render_block(reader, views, 0, block, [0]) for block in range(first, first + per_batch)]
-        batch = concat(blocks)
+        blocks = [BlockViews(0, block, [0]) for block in range(first, first + per_batch)]
+        batch = render_blocks(reader, views, blocks)
         partner_B, lam_B, box_B4 = (torch.from_numpy(a) for a in (batch.partner_B, batch.lam_B, batch.box_B4))
         x = prepare(torch.from_numpy(batch.view_BHWC), partner_B, lam_B, box_B4, mean=views.mean, std=views.std)
         labels = Labels.of(torch.from_numpy(batch.label_B), partner_B, lam_B)
@@ -75,7 +75,8 @@ def linear_teacher(reader: ShardReader, views: ViewRecipe) -> Tensor:
     """Ridge regression from pixels to classes, float32 (pixels, classes)."""
     plain = ViewRecipe(name="plain", size=views.size, crop="resize", flip=0, rand_augment="", erase_prob=0,
                        mixup_alpha=0, cutmix_alpha=0)  # fmt: skip
-    batch = concat([render_block(reader, plain, 0, block, [0]) for block in range(DIGITS // plain.block_size)])
+    blocks = [BlockViews(0, block, [0]) for block in range(DIGITS // plain.block_size)]
+    batch = render_blocks(reader, plain, blocks)
     x = (torch.from_numpy(batch.view_BHWC).permute(0, 3, 1, 2).flatten(1).double() / 255 - 0.45) / 0.225
     target = 6.0 * nn.functional.one_hot(torch.from_numpy(batch.label_B), CLASSES).double() - 1.0
     gram = x @ x.T + 100.0 * torch.eye(len(x), dtype=torch.float64)

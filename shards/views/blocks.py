@@ -6,6 +6,7 @@ teacher's by construction; the digests prove it for every sample.
 
 import struct
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -59,8 +60,19 @@ def pixel_digest(view_HWC: NDArray[np.uint8], partner_key: str, lam: np.float32,
     return checksum
 
 
-def render_block(reader: ShardReader, recipe: ViewRecipe, shard: int, block: int, views: Sequence[int]) -> ViewBatch:
+def render_block(
+    reader: ShardReader,
+    recipe: ViewRecipe,
+    shard: int,
+    block: int,
+    views: Sequence[int],
+    *,
+    out_BHWC: NDArray[np.uint8] | None = None,
+) -> ViewBatch:
     """Read, decode once and render one block in several views of one view block.
+
+    Args:
+        out_BHWC: where the pixels are put, uint8 and contiguous; None: into new memory.
 
     Returns:
         A view-major batch: all rows of views[0] in block order, then those of views[1] …
@@ -75,10 +87,12 @@ def render_block(reader: ShardReader, recipe: ViewRecipe, shard: int, block: int
     rows = all_rows_R[block * recipe.block_size : (block + 1) * recipe.block_size]
     num_rows, num_views = len(rows), len(views)
     keys = [index.key(shard, int(row)) for row in rows]
-    view_VNHWC = np.empty((num_views, num_rows, recipe.size, recipe.size, 3), np.uint8)
+    if out_BHWC is None:
+        out_BHWC = _new_pixels(recipe, num_views * num_rows)
+    view_VNHWC = out_BHWC.reshape(num_views, num_rows, *out_BHWC.shape[1:])
     for n, (row, key) in enumerate(zip(rows, keys, strict=True)):
         data = reader.image_bytes(shard, int(row))
-        view_VNHWC[:, n] = render_views(data, recipe, key, views, where=f"{name}: {key}")
+        render_views(data, recipe, key, views, where=f"{name}: {key}", out_VHWC=view_VNHWC[:, n])
     mixes = [block_mix(recipe, name, block, num_rows, view) for view in views]
     digest_VN = np.array(
         [
@@ -96,7 +110,7 @@ def render_block(reader: ShardReader, recipe: ViewRecipe, shard: int, block: int
         row_B=np.tile(rows.astype(np.int32), num_views),
         view_B=np.repeat(np.asarray(views, np.int32), num_rows),
         label_B=np.tile(index.label_N[first + rows].astype(np.int64), num_views),
-        view_BHWC=view_VNHWC.reshape(-1, *view_VNHWC.shape[2:]),
+        view_BHWC=out_BHWC,
         pixel_digest_B=digest_VN.reshape(-1),
         partner_B=np.concatenate([mix.partner_N + v * num_rows for v, mix in enumerate(mixes)]).astype(np.int32),
         lam_B=np.concatenate([mix.lam_N for mix in mixes]),
@@ -104,9 +118,39 @@ def render_block(reader: ShardReader, recipe: ViewRecipe, shard: int, block: int
     )
 
 
-def render_blocks(reader: ShardReader, recipe: ViewRecipe, parts: Iterable[BlockViews]) -> ViewBatch:
-    """Render several blocks as one batch, in order; a pure function of (shards, recipe, parts)."""
-    return concat([render_block(reader, recipe, *part) for part in parts])
+def render_blocks(
+    reader: ShardReader,
+    recipe: ViewRecipe,
+    parts: Sequence[BlockViews],
+    out_BHWC: NDArray[np.uint8] | None = None,
+) -> ViewBatch:
+    """Render several blocks as one batch, in order; a pure function of (shards, recipe, parts).
+
+    Args:
+        out_BHWC: as of `render_block`; the batch takes its first samples.
+    """
+    starts = np.cumsum([0, *(_num_samples(reader, recipe, part) for part in parts)]).tolist()
+    if out_BHWC is None:
+        out_BHWC = _new_pixels(recipe, starts[-1])
+    cuts = [slice(start, end) for start, end in pairwise(starts)]
+    batches = [
+        render_block(reader, recipe, *part, out_BHWC=out_BHWC[cut]) for part, cut in zip(parts, cuts, strict=True)
+    ]
+    return _joined(batches, out_BHWC[: starts[-1]])
+
+
+def most_samples(recipe: ViewRecipe, parts: Iterable[BlockViews]) -> int:
+    """How many samples the batch of some blocks has at most: blocks at the end of a shard have fewer."""
+    return sum(recipe.block_size * len(part.views) for part in parts)
+
+
+def _num_samples(reader: ShardReader, recipe: ViewRecipe, part: BlockViews) -> int:
+    left = reader.index.num_rows(part.shard) - part.block * recipe.block_size
+    return len(part.views) * min(recipe.block_size, left)
+
+
+def _new_pixels(recipe: ViewRecipe, num_samples: int) -> NDArray[np.uint8]:
+    return np.empty((num_samples, recipe.size, recipe.size, 3), np.uint8)
 
 
 def render_sample(reader: ShardReader, recipe: ViewRecipe, key: str, views: Sequence[int]) -> NDArray[np.uint8]:
@@ -120,11 +164,10 @@ def render_sample(reader: ShardReader, recipe: ViewRecipe, key: str, views: Sequ
     return render_views(data, recipe, key, views, where=f"{reader.index.names[shard]}: {key}")
 
 
-def concat(batches: Sequence[ViewBatch]) -> ViewBatch:
-    """One batch of several, in order; partners keep pointing at the same samples."""
+def _joined(batches: Sequence[ViewBatch], view_BHWC: NDArray[np.uint8]) -> ViewBatch:
+    """Several batches, whose pixels lie one behind the other in `view_BHWC`, as one; partners stay the same samples."""
     starts = np.cumsum([0] + [len(b.row_B) for b in batches[:-1]])
-    joined = {name: np.concatenate([getattr(b, name) for b in batches]) for name in ViewBatch._fields}
-    joined["partner_B"] = np.concatenate(
-        [b.partner_B + np.int32(start) for b, start in zip(batches, starts, strict=True)]
-    )
-    return ViewBatch(**joined)
+    others = [name for name in ViewBatch._fields if name not in ("view_BHWC", "partner_B")]
+    joined: dict[str, Any] = {name: np.concatenate([getattr(b, name) for b in batches]) for name in others}
+    partner_B = np.concatenate([b.partner_B + np.int32(start) for b, start in zip(batches, starts, strict=True)])
+    return ViewBatch(**joined, view_BHWC=view_BHWC, partner_B=partner_B)

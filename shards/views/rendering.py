@@ -1,26 +1,32 @@
 """Render views ahead in worker processes: where both stages and the evaluation get their batches from.
 
 A task is a list of blocks with their views; its result is one `ViewBatch`, the same however many workers there are.
-Workers hold the reader and the recipe and nothing else: they never see a cache, a network or a device.
+Workers hold the reader, the recipe and the ring into which they render, and nothing else: they never see a cache, a
+network or a device.
 """
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
-
-import torch
+from typing import Generic, NamedTuple, TypeVar
 
 from shards.errors import ArtefactError
 from shards.index.reader import ShardReader
+from shards.platforms import require_workers
+from shards.pool.device_copy import page_lock
+from shards.pool.ring import Ring
 from shards.pool.workers import in_workers
-from shards.views.blocks import BlockViews, ViewBatch, render_blocks
+from shards.text.figures import byte_size
+from shards.views.blocks import BlockViews, ViewBatch, most_samples, render_blocks
 from shards.views.resample import without_threads
 from shards.views.view_recipe import ViewRecipe
 
 Task = Sequence[BlockViews]
 PositionT = TypeVar("PositionT")
+
+HELD = 2
+"""Batches that a consumer holds: the one in use, and one on its way to the device."""
 
 
 def render_ahead(
@@ -30,46 +36,79 @@ def render_ahead(
     recipe: ViewRecipe,
     workers: int,
     prefetch: int = 2,
+    held: int = HELD,
     pin_memory: bool = False,
     died: type[ArtefactError],
 ) -> Generator[ViewBatch, None, None]:
     """Render the tasks, in their order.
 
+    Workers render into a ring of prefetch · workers + held slots. A batch that is kept longer keeps its slot; when none
+    is left, batches come in memory of their own, more slowly.
+
     Args:
         tasks: drawn lazily, in this process, as workers become free.
         workers: processes; 0 renders in this one. The result does not depend on it.
         prefetch: tasks that each worker may be ahead of the consumer.
-        pin_memory: return page-locked pixels; a thread locks the next batch while one is used.
-        died: the class of the error when a worker dies.
+        held: batches that the consumer holds at once.
+        pin_memory: page-lock the ring, so that a GPU copies from it while the host goes on.
+        died: the class of the error when a worker dies, or when there is no memory for the ring.
 
     Errors:
         ShardError of the first task that cannot be rendered, when its turn comes; `died`.
     """
+    require_workers(workers)
+    if not workers:
+        return (render_blocks(reader, recipe, task) for task in tasks)
+    ring = Ring(workers * prefetch + held)
 
-    def render(task: Task) -> ViewBatch:
-        return render_blocks(reader, recipe, task)
+    def render(given: tuple[int | None, Task]) -> _Rendered:
+        slot, task = given
+        if slot is None:
+            return _Rendered(None, render_blocks(reader, recipe, task))
+        out_BHWC = ring.room(slot).reshape(-1, recipe.size, recipe.size, 3)
+        batch = render_blocks(reader, recipe, task, out_BHWC)
+        return _Rendered(slot, batch._replace(view_BHWC=out_BHWC[:0]))
 
-    batches = in_workers(render, tasks, workers=workers, ahead=prefetch, start=without_threads, died=died)
-    return _page_locked(batches) if pin_memory else batches
+    given = _with_slots(tasks, ring, recipe, died)
+    rendered = in_workers(render, given, workers=workers, ahead=prefetch, start=without_threads, died=died)
+    return _lent(rendered, ring, recipe.size, pin_memory=pin_memory)
 
 
-def _page_locked(batches: Generator[ViewBatch, None, None]) -> Generator[ViewBatch, None, None]:
-    def lock(batch: ViewBatch) -> ViewBatch:
-        # torch knows its page-locked memory by where it begins: copy these pixels to the device whole, not in slices.
-        return batch._replace(view_BHWC=torch.from_numpy(batch.view_BHWC).pin_memory().numpy())
+class _Rendered(NamedTuple):
+    """A batch from a worker; its pixels are in the slot, or in the batch itself where there was no slot."""
 
-    before: Future[ViewBatch] | None = None
-    with ThreadPoolExecutor(1, "page-lock") as thread:
+    slot: int | None
+    batch: ViewBatch
+
+
+def _with_slots(
+    tasks: Iterable[Task], ring: Ring, recipe: ViewRecipe, died: type[ArtefactError]
+) -> Iterator[tuple[int | None, Task]]:
+    for task in tasks:
+        num_bytes = most_samples(recipe, task) * recipe.size**2 * 3
         try:
-            for batch in batches:
-                locked = thread.submit(lock, batch)
-                if before is not None:
-                    yield before.result()
-                before = locked
-            if before is not None:
-                yield before.result()
-        finally:
-            batches.close()
+            slot = ring.take(num_bytes)
+        except OSError as error:
+            raise died(
+                f"batches of {byte_size(num_bytes)} that workers render ahead find no memory: {error}; use fewer "
+                "--workers or a smaller batch size"
+            ) from error
+        yield slot, task
+
+
+def _lent(
+    rendered: Generator[_Rendered, None, None], ring: Ring, size: int, *, pin_memory: bool
+) -> Generator[ViewBatch, None, None]:
+    """The batches with their pixels; no name of this function keeps those while the consumer has them."""
+    with contextlib.closing(rendered):
+        for number, (slot, batch) in enumerate(rendered):
+            if pin_memory and not number:  # only now: what the driver has locked is better not forked
+                page_lock(ring.memory)
+            if slot is None:
+                yield batch
+                del batch
+            else:
+                yield batch._replace(view_BHWC=ring.lend(slot, (len(batch.row_B), size, size, 3)))
 
 
 class RenderedStream(Generic[PositionT]):

@@ -231,11 +231,18 @@ def decoded_size(data: bytes, recipe: ViewRecipe, where: str) -> tuple[int, int]
     return shrunk_size(*size, shrink_of(recipe, size))
 
 
-def render_views(data: bytes, recipe: ViewRecipe, key: str, views: Sequence[int], where: str) -> NDArray[np.uint8]:
+def render_views(
+    data: bytes,
+    recipe: ViewRecipe,
+    key: str,
+    views: Sequence[int],
+    where: str,
+    out_VHWC: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
     """Several views of one sample from one decode, uint8 (V, size, size, 3); each equals the same view rendered alone.
 
     Args:
-        data: the bytes of the image. where: what errors call the sample.
+        data: the bytes of the image. where: what errors call the sample. out_VHWC: where the pixels are put.
 
     Errors:
         ShardError naming `where` when the bytes are no image we take.
@@ -248,7 +255,8 @@ def render_views(data: bytes, recipe: ViewRecipe, key: str, views: Sequence[int]
     image_HWC = decode_rgb(data, where, rows=rows, shrink=shrink, header=header)
     if image_HWC.shape[1] != size[1] or not rows <= image_HWC.shape[0] <= size[0]:
         raise ShardError(f"{where}: the header says {size[1]} × {size[0]} pixels, decoded {image_HWC.shape[:2]}")
-    view_VHWC = np.empty((len(drawn), recipe.size, recipe.size, 3), np.uint8)
-    for view_HWC, params in zip(view_VHWC, drawn, strict=True):
+    if out_VHWC is None:
+        out_VHWC = np.empty((len(drawn), recipe.size, recipe.size, 3), np.uint8)
+    for view_HWC, params in zip(out_VHWC, drawn, strict=True):
         view_HWC[:] = render(image_HWC, params)
-    return view_VHWC
+    return out_VHWC

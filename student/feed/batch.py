@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shards.index.shard_index import ShardIndex
+from shards.pool.device_copy import on_device
 from shards.views.blocks import ViewBatch
 from shards.views.mixing import prepare
 from shards.views.view_recipe import ViewRecipe
@@ -122,7 +123,7 @@ def ready(
     mixing = [torch.from_numpy(values) for values in (rendered.partner_B, rendered.lam_B, rendered.box_B4)]
     partner_B, lam_B, box_B4 = (values.to(device, non_blocking=True) for values in mixing)
     image_BCHW = prepare(
-        torch.from_numpy(rendered.view_BHWC).to(device, non_blocking=True),
+        on_device(rendered.view_BHWC, device),
         partner_B,
         lam_B,
         box_B4,

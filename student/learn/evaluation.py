@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from shards.errors import RunError
 from shards.index.reader import ShardReader
+from shards.pool.device_copy import on_device
 from shards.views.blocks import BlockViews, ViewBatch
 from shards.views.mixing import num_blocks, prepare
 from shards.views.rendering import render_ahead
@@ -139,7 +140,7 @@ def evaluate(
 @torch.no_grad()
 def _answer(model: nn.Module, batch: ViewBatch, views: ViewRecipe, device: torch.device, precision: str) -> Heads:
     """The student's logits for a batch, float32."""
-    view_BHWC = torch.from_numpy(batch.view_BHWC).to(device, non_blocking=True)
+    view_BHWC = on_device(batch.view_BHWC, device)
     mixing = (torch.from_numpy(a) for a in (batch.partner_B, batch.lam_B, batch.box_B4))
     image_BCHW = prepare(view_BHWC, *mixing, mean=views.mean, std=views.std)
     with arithmetic(device.type, precision), autocast(device.type, precision):

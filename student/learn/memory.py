@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from shards.platforms import HAS_WORKERS
 from shards.pool.workers import in_workers
+from shards.views.rendering import HELD
 from student.learn.network import heads, make_student
 from student.recipe.settings import Precision
 from student.recipe.student_recipe import StudentRecipe
@@ -40,7 +41,7 @@ class MemoryNeed:
 
     Attributes:
         state: of each student; activation: of the one whose turn it is; data: the batch. All three on the device.
-        ahead: rendered batches that wait on the host, for all `workers`.
+        ahead: rendered batches on the host: the ring of all `workers`.
         precision: of the activations. parts: into how many a batch is cut already.
     """
 
@@ -118,7 +119,7 @@ def memory_need(
         state=_FLOAT_BYTES * params * copies + buffers,
         activation=batch * kept_by_image,
         data=batch * pixels * (2 + 3 * _FLOAT_BYTES),  # two uint8 batches, three in float32 while one is prepared
-        ahead=batch * pixels * prefetch * max(1, workers),
+        ahead=batch * pixels * (prefetch * workers + HELD if workers else 1),
         workers=workers,
         precision=precision,
         parts=parts,
@@ -165,8 +166,8 @@ def _shortages(need: MemoryNeed, free: FreeMemory) -> Iterator[_Shortage]:
     usable = int(free.host * _HEADROOM)
     if need.ahead > usable:
         words = f"--workers {need.workers}: needs {ahead} on this machine, {_gib(usable)} of {_gib(free.host)} free"
-        fitting = need.workers * usable // need.ahead
-        advice = f"--workers {fitting} fits" if fitting else "give --workers 1 and --accumulate"
+        fitting = need.workers * usable // need.ahead - 1  # the ring has some slots whatever the workers
+        advice = f"--workers {fitting} fits" if fitting > 0 else "give --workers 1 and --accumulate"
         yield _Shortage(f"{words} may be used; {advice}", _ratio(need.ahead, usable))
 
 

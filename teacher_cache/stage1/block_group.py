@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shards.pool.device_copy import on_device
 from shards.views.blocks import ViewBatch
 from shards.views.mixing import prepare
 from shards.views.view_recipe import ViewRecipe
@@ -22,7 +23,7 @@ class BlockGroup:
     def __init__(self, blocks: Sequence[ViewBatch], recipe: ViewRecipe, device: torch.device) -> None:
         """Start copying the pixels of the blocks to the device, each block whole."""
         self._blocks, self._recipe = blocks, recipe
-        self._pixels = [torch.from_numpy(block.view_BHWC).to(device, non_blocking=True) for block in blocks]
+        self._pixels = [on_device(block.view_BHWC, device) for block in blocks]
 
     def view(self, position: int) -> list[ViewBatch]:
         """Return one view of each block, in order."""

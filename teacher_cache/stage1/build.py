@@ -91,6 +91,7 @@ def build_cache(
         reader=reader,
         recipe=recipe,
         workers=workers,
+        held=2 * batch_size // recipe.block_size + 1,  # two groups of blocks, and the first of the next unit
         pin_memory=teacher.device.type == "cuda",
         died=CacheError,
     )
