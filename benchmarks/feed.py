@@ -1,6 +1,6 @@
 """The feed in a loop of one's own: what the door costs, and such a loop beside timm's loader with the teacher in it.
 
-    python -m benchmarks.feed [--json] [--rounds N] [--loops N] [--teacher NAME] [--student NAME]
+    python -m benchmarks.feed [--json] [--rounds N] [--loops N] [--epochs N] [--teacher NAME] [--student NAME]
 
 Everything real, on one CPU core and in one process: JPEGs of 500×375 are decoded and augmented with the DeiT recipe at
 224, 64-byte records of 1,000 classes are gathered, compared digest by digest and decoded at τ = 3.
@@ -13,6 +13,9 @@ Everything real, on one CPU core and in one process: JPEGs of 500×375 are decod
     timm_loop    images/s of that student on timm's transforms and Mixup through a DataLoader, and the teacher, with
                  random weights, answering in the loop
     speedup      feed_loop ÷ timm_loop, median of the ratios of neighbouring epochs
+
+and what the host pays beside a GPU, with four workers (benchmarks/feed_host.py): main_us_per_image, worker_us_per_view.
+--rounds 0 and --loops 0 leave out the parts above.
 """
 
 import argparse
@@ -33,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.feed_host import host_costs
 from benchmarks.together import CLASSES, make_cache, make_shards
 from benchmarks.views import timm_transform, work_around_posterize
 from shards.errors import RunError
@@ -142,22 +146,30 @@ def measure(folder: Path, *, rounds: int, loops: int, teacher: str, student: str
         def parts(epoch: int) -> float:
             return rate(lambda: below(feed, source, reader, epoch))
 
-        door(0), parts(0), door(1), parts(1)
-        pairs = []
-        for number in range(rounds):
-            epoch = number // 2 % 2
-            if number % 2:
-                pairs.append((door(epoch), parts(epoch)))
-            else:
-                pairs.append((parts(epoch), door(epoch))[::-1])
-        ratios = [ours / bare for ours, bare in pairs]
-        result = {
-            "ratio": statistics.median(ratios),
-            "ratio_quartiles": statistics.quantiles(ratios, n=4),
-            "feed_images_per_s": statistics.median(ours for ours, _ in pairs),
-            "trainer_path_images_per_s": statistics.median(bare for _, bare in pairs),
-        }
-        return result | _loops(feed, reader, loops=loops, teacher=teacher, student=student) | {"rounds": rounds}
+        result = _door(door, parts, rounds) if rounds else {}
+        if loops:
+            result |= _loops(feed, reader, loops=loops, teacher=teacher, student=student)
+        return result
+
+
+def _door(door: Callable[[int], float], parts: Callable[[int], float], rounds: int) -> dict[str, Any]:
+    """The feed against its parts, in pairs of epochs."""
+    door(0), parts(0), door(1), parts(1)
+    pairs = []
+    for number in range(rounds):
+        epoch = number // 2 % 2
+        if number % 2:
+            pairs.append((door(epoch), parts(epoch)))
+        else:
+            pairs.append((parts(epoch), door(epoch))[::-1])
+    ratios = [ours / bare for ours, bare in pairs]
+    return {
+        "ratio": statistics.median(ratios),
+        "ratio_quartiles": statistics.quantiles(ratios, n=4),
+        "feed_images_per_s": statistics.median(ours for ours, _ in pairs),
+        "trainer_path_images_per_s": statistics.median(bare for _, bare in pairs),
+        "rounds": rounds,
+    }
 
 
 def _loops(feed: Feed, reader: ShardReader, *, loops: int, teacher: str, student: str) -> dict[str, Any]:
@@ -189,6 +201,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=20, help="pairs of epochs without a network")
     parser.add_argument("--loops", type=int, default=3, help="pairs of epochs with a student's step")
+    parser.add_argument("--epochs", type=int, default=14, help="epochs of two batches without a network")
     parser.add_argument("--teacher", default="regnety_032", help="of the timm loop; random weights")
     parser.add_argument("--student", default="resnet10t", help="a timm model")
     options = parser.parse_args()
@@ -197,6 +210,8 @@ def main() -> None:
         result = measure(
             Path(folder), rounds=options.rounds, loops=options.loops, teacher=options.teacher, student=options.student
         )
+        if options.epochs:
+            result |= host_costs(Path(folder), epochs=options.epochs)
     result |= {"torch": torch.__version__, "timm": timm.__version__}
     for name, value in result.items():
         print(f"{name:>26}  {value:.3f}" if isinstance(value, float) else f"{name:>26}  {value}")
