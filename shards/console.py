@@ -7,9 +7,10 @@ import contextlib
 import errno
 import math
 import os
+import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 import click
@@ -18,6 +19,8 @@ from shards.text.escapes import visible
 from shards.text.figures import duration, plural
 
 STANDARD_OUTPUT = "standard output"
+RUNS_NEXT_ITSELF = "deit_cache.runs_next_itself"
+"""Key of click's `Context.meta` under which a command that calls others says that their hints are not wanted."""
 
 
 class Bar:
@@ -111,6 +114,21 @@ def say(text: str) -> None:
     """
     with contextlib.suppress(OSError):
         click.echo(visible(text), err=True)
+
+
+def command_line(words: Sequence[object]) -> str:
+    """A command of ours as the user types it in this shell: the program as it was started, the words quoted."""
+    context = click.get_current_context(silent=True)
+    name = (context.find_root().info_name if context else None) or "deit-cache"
+    return f"{f'python {name}' if name.endswith('.py') else name} {shlex.join(map(str, words))}"
+
+
+def say_next(*commands: Sequence[object]) -> None:
+    """Say which commands come next, a line each, ready to paste; nothing inside a command that runs them itself."""
+    context = click.get_current_context(silent=True)
+    if context is not None and not context.meta.get(RUNS_NEXT_ITSELF):
+        for number, words in enumerate(commands):
+            say(f"{'      ' if number else 'next: '}{command_line(words)}")
 
 
 def shortened(text: str, lines: int = 6, characters: int = 600) -> str:

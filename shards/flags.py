@@ -177,6 +177,13 @@ class ShardPlace:
         return ShardReader(index, self.shard_cache)
 
 
+def val_beside(shards: str) -> str | None:
+    """The folder of validation shards beside a local folder of training shards, as make-shards leaves them; or None."""
+    folder = Path(shards)
+    val = folder.with_name("val")
+    return str(val) if folder.name == "train" and (val / "shards.index").is_file() else None
+
+
 def shard_options(required: bool = True, help: str = "") -> Decorator:
     """--shards and --shard-cache, as `place`."""
     where = (

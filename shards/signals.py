@@ -124,5 +124,5 @@ class StopRequest:
                     former(number, frame)
                 raise KeyboardInterrupt
             self.exit_code = INTERRUPTED_EXIT_CODE
-            os.write(2, b"\nwill stop at the next point where everything is saved; Ctrl-C again ends at once\n")
+            os.write(2, b"\nstopping soon; a line will say what is saved. Ctrl-C again ends at once\n")
         self.told = True

@@ -89,7 +89,7 @@ with block():
     "block, hits, where, said",
     [
         ("requeued", 1, "starting", "error: interrupted"),
-        ("requeued", 1, "saving", "will stop at the next point"),
+        ("requeued", 1, "saving", "stopping soon"),
         ("requeued", 2, "saving", "error: interrupted"),
         ("requeued", 3, "saving", "error: interrupted"),
         ("plain", 2, "starting", "error: interrupted"),

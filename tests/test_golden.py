@@ -73,7 +73,7 @@ def test_caches_grow_and_old_units_stay(made: Path, kind: str) -> None:
     with TeacherCache.open(f"{kind}.zarr") as cache:
         before = {unit: cache.read_unit(*unit) for unit in np.ndindex(cache.num_view_blocks, cache.num_shards)}
     said = done(*cache_command(made, kind, views=2 * views))
-    assert "extended" in said and "0 units missing" in said
+    assert "extended" in said and "0 chunks missing" in said
     with TeacherCache.open(f"{kind}.zarr") as cache:
         assert cache.num_views == 2 * views and not cache.missing()
         for unit, arrays in before.items():

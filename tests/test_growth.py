@@ -116,7 +116,7 @@ def test_new_members_go_through_the_whole_path(grown: Path) -> None:
     stage1 = ["--shards", "train", "--cache", "half.zarr", *TEACHER, "--teacher-weights", "teacher.safetensors"]
     said = done("cache-teacher", *stage1, *VIEWS, "--set", 'operations=["mirror","invert"]', "--record", "half",
                 "--batch-size", "16", "--workers", "0")  # fmt: skip
-    assert "0 units missing" in said
+    assert "0 chunks missing" in said
     status = json.loads(done("cache-status", "half.zarr", "--fidelity", "--json"))
     assert status["spec"]["recipe"]["operations"] == ["mirror", "invert"] and status["spec"]["record"]["kind"] == "half"
     assert max(row["gradient_error"] for row in status["fidelity"]) < 0.01

@@ -255,7 +255,7 @@ def test_it_goes_through_every_command_that_asks_a_teacher(own: str, tmp_path: P
         return result.output
 
     stage1 = ["--shards", tmp_path / "train", *teacher, *shown, "--workers", "0", "--batch-size", "8"]
-    assert "0 units missing" in run("cache-teacher", "--cache", "c.zarr", *stage1)
+    assert "0 chunks missing" in run("cache-teacher", "--cache", "c.zarr", *stage1)
     spec = json.loads(run("cache-status", "c.zarr", "--json"))["spec"]["teacher"]
     assert spec["name"] == own + ':small{"width": 6}' and spec["num_classes"] == 5
     found = run("verify-cache", "c.zarr", "--shards", tmp_path / "train", *teacher, "--blocks", "4")

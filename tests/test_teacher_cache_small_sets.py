@@ -69,8 +69,8 @@ def test_a_fit_on_few_views_says_what_it_costs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("num_views", "per_unit", "words"),
     [
-        (300, 6, "up to 300 epochs see each view once, longer ones start again; repeats 3, as DeiT's"),
-        (10, 10, "repeats 2, not DeiT's 3: 10 views in units of 10 cannot be cut in threes; --views 12 could"),
+        (300, 6, "enough for 300 epochs; longer runs use the views again; a batch holds each of its images in 3 views, as in DeiT"),
+        (10, 10, "in 2 views, not 3 as in DeiT: 10 views in chunks of 10 cannot be divided by 3; --views 12 can"),
         (7, 7, "repeats 1, not DeiT's 3"),
     ],
 )

@@ -7,7 +7,7 @@ published code. A recipe is part of the cache's spec; a student reads it from th
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -238,16 +238,25 @@ def _newest(recipe: ViewRecipe) -> tuple[str, ...]:
     return newest_versions((*recipe.drawn_operations, recipe.crop))
 
 
-def default_block_views(num_views: int) -> int:
+_FEW_UNITS = 32  # from here on a lost unit is at most a thirtieth of the work
+_SMALL_UNIT = 600  # views: seconds of work
+
+
+def default_block_views(num_views: int, rows: Sequence[int] = ()) -> int:
     """Views per unit of a cache of so many: 6 where it divides them, else a divisor up to 12.
 
     The largest one that serves three repeats of a sample, else two, else one (`fitting_repeats`), so that every cache
-    made so can be trained on.
+    made so can be trained on. Where that would cut the work into a few large units, of which a stopped stage 1 loses
+    one, it is the smallest such divisor instead.
+
+    Args:
+        rows: samples of each shard; empty where they are not known.
     """
-    if num_views % 6 == 0:
-        return 6
     divisors = [d for d in range(1, 13) if num_views % d == 0]
-    return max(divisors, key=lambda d: (d % 3 == 0, d % 2 == 0, d))
+    largest = 6 if num_views % 6 == 0 else max(divisors, key=lambda d: (d % 3 == 0, d % 2 == 0, d))
+    few = len(rows) * num_views // largest < _FEW_UNITS and max(rows, default=0) * largest > _SMALL_UNIT
+    repeats = next(r for r in (3, 2, 1) if largest % r == 0)
+    return repeats if few else largest
 
 
 def fitting_block_size(wanted: int, rows: Iterable[int]) -> int:

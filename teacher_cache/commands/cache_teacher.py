@@ -1,13 +1,15 @@
 """`cache-teacher`: stage 1, drawn as a bar over views with lines for what stands out."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from shards.console import Bar, result, say
-from shards.flags import CACHE, ShardPlace, shard_options, stop_with, workers_option
+from shards.console import Bar, result, say, say_next
+from shards.flags import CACHE, ShardPlace, shard_options, stop_with, val_beside, workers_option
 from shards.own_folder import require_own
 from shards.signals import StopRequest
 from shards.text.figures import count, duration
@@ -26,8 +28,7 @@ from teacher_cache.commands.flags import (
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
-    from teacher_cache.stage1.stage1_events import BuildEvent, BuildFinished, OpenEvent, ShortCalibration, UnitCommitted
-    from teacher_cache.store.cache import TeacherCache
+    from teacher_cache.stage1.stage1_events import BuildEvent, BuildFinished, CacheOpened, OpenEvent, ShortCalibration, Started, UnitCommitted
 
 
 @click.command("cache-teacher")
@@ -49,7 +50,7 @@ def cache_teacher(
     execution: RunsTeacher,
     workers: int,
 ) -> None:
-    """Run the teacher once over views of every sample and keep a small record of each (stage 1).
+    """Run the teacher once over augmented views of every image and store its answers (stage 1).
 
     Run the same command again to go on after a kill, or with more --views to extend. Any number of processes may work
     on one cache: under torchrun, as a SLURM array, or started by hand with RANK and WORLD_SIZE.
@@ -95,6 +96,17 @@ def cache_teacher(
                 should_stop=lambda: stop.told,
             ):
                 display.show(done)
+            if not display.quiet:
+                say_next(_student_command(shard_place, cache, opened.spec.recipe.size))
+
+
+def _student_command(shard_place: ShardPlace, cache: str, size: int) -> list[str]:
+    """The command that trains a first student from the cache."""
+    assert shard_place.shards is not None
+    words = ["train-student", "--shards", shard_place.shards]
+    words += ["--val-shards", val] if (val := val_beside(shard_place.shards)) else []
+    out = "student" if "://" in cache else str(Path(cache).with_name("student"))
+    return [*words, "--cache", cache, "--distill", "soft", "--lambda", "0.9", "--tau", "2", "--out", out]
 
 
 def _refuse_early(
@@ -153,46 +165,44 @@ class _Display:
     """A bar over views, lines for what stands out."""
 
     def __init__(self, world: World, stop: StopRequest) -> None:
-        self._quiet, self._world_size, self._stop = world.rank > 0, world.size, stop
+        self.quiet, self._world_size, self._stop = world.rank > 0, world.size, stop
         self._bar: Bar | None = None
         self._calibration: Bar | None = None
-        self._units = self._num_classes = 0
+        self._units = self._num_classes = self._num_units = self._views_of_unit = 0
+        self._opening: list[str] = []
 
     def show(self, event: "BuildEvent | OpenEvent") -> None:
         """Draw one event of stage 1."""
         from teacher_cache.stage1 import stage1_events as events
 
         match event:
-            case events.Calibrated() if not self._quiet:
+            case events.Calibrated() if not self.quiet:
                 self._calibration = self._calibration or Bar("calibrate", event.num_views, "view")
                 self._calibration.to(event.views_done)
-            case events.ShortCalibration() if not self._quiet:
+            case events.ShortCalibration() if not self.quiet:
                 self._say_cost(event)
-            case events.CacheOpened() if not self._quiet:
-                what = "made" if event.created else "extended" if event.grown else "found"
-                say(
-                    f"{what} {event.cache.url}: {count(event.cache.num_views, 'view')}, record "
-                    f"{event.cache.spec.record.kind}"
-                )
-                say(f"views: {served(event.cache.num_views, event.cache.views_per_unit)}")
-                if (size := event.cache.spec.recipe.block_size) != _BLOCK:
-                    say(f"blocks of {count(size, 'sample')}, mixed with each other: batches are multiples of {size}")
+            case events.CacheOpened() if not self.quiet:
                 self._num_classes = event.cache.spec.record.num_classes
-                if event.created:
-                    self._say_bytes(event.cache)
-            case events.Started() if not self._quiet:
-                say(f"{event.num_units - event.missing_units} of {count(event.num_units, 'unit')} done")
-                of = f" (rank 0 of {self._world_size})" if self._world_size > 1 else ""
-                self._bar = Bar(f"cache-teacher{of}", event.share_views, "view")
+                self._opening = list(_opened_words(event))
+            case events.Started() if not self.quiet:
+                self._start(event)
             case events.SnapshotDamaged():
                 say(f"warning: {event.reason}; it is written anew")
             case events.UnitDamaged():
                 say(f"warning: {event.reason}; it will be computed again")
-            case events.BatchDone() if self._bar is not None:
-                self._bar.to(event.views_done)
-            case events.UnitCommitted() if not self._quiet and not self._units:
+            case events.UnitStarted():
+                self._views_of_unit = 0
+            case events.BatchDone():
+                self._views_of_unit += event.num_views
+                if self._bar is not None:
+                    self._bar.to(event.views_done)
+            case events.UnitCommitted():
+                self._views_of_unit = 0
                 self._units += 1
-                self._say_first(event)
+                if not self.quiet and self._units == 1:
+                    self._say_first(event)
+            case events.UnitSkipped():
+                self._views_of_unit = 0
             case events.BuildFinished():
                 self._finish(event)
 
@@ -217,26 +227,25 @@ class _Display:
             "keep more"
         )
 
-    def _say_bytes(self, cache: "TeacherCache") -> None:
-        """What a view takes on disk beside its record, where that is more than the record allows for."""
-        from teacher_cache.record.record_format import STORE_BYTES
-        from teacher_cache.store.digest import fidelity_bytes, fidelity_count
-
-        spec = cache.spec
-        kept = fidelity_bytes(spec, cache.rows_S)
-        if kept > STORE_BYTES:
-            say(
-                f"bytes: {spec.record.num_bytes} per view, and {kept:.0f} more as the set is small: full logits of "
-                f"{count(fidelity_count(spec, cache.rows_S), 'view')} in each unit, which measure "
-                "the error of this cache"
-            )
+    def _start(self, event: "Started") -> None:
+        """Say what the cache will be, or that nothing is left to do."""
+        self._num_units = event.num_units
+        if not event.missing_units:
+            say(f"already finished: all of {count(event.num_units, 'chunk')} checked, nothing to compute")
+            return
+        for line in self._opening:
+            say(line)
+        if done := event.num_units - event.missing_units:
+            say(f"{done} of {count(event.num_units, 'chunk')} done before")
+        of = f" (rank 0 of {self._world_size})" if self._world_size > 1 else ""
+        self._bar = Bar(f"cache-teacher{of}", event.share_views, "view")
 
     def _say_first(self, event: "UnitCommitted") -> None:
         """Whether teacher and labels seem to be of the same classes, while it is cheap to stop."""
         from teacher_cache.stage1.agreement import disagrees
 
         if disagrees(event.label_agreement, self._num_classes):
-            say(f"warning: after the first unit {_doubt(event.label_agreement)}; Ctrl-C stops, docs/own-data.md helps")
+            say(f"warning: after the first chunk {_doubt(event.label_agreement)}; Ctrl-C stops, docs/own-data.md helps")
 
     def _finish(self, event: "BuildFinished") -> None:
         if self._bar is not None:
@@ -247,12 +256,44 @@ class _Display:
         result(
             f"{count(event.num_forwards, 'teacher forward')}, {count(event.views_done, 'view')} in "
             f"{duration(event.seconds)}; "
-            f"{count(event.missing_units, 'unit')} missing"
-            + (f"; the teacher names the label of {agreed:.1f} % of them" if not math.isnan(agreed) else "")
+            f"{count(event.missing_units, 'chunk')} missing"
+            + (
+                f"; teacher accuracy on the augmented views {agreed:.1f} % (lower than top-1: views are cropped and mixed)"
+                if not math.isnan(agreed)
+                else ""
+            )
         )
         if event.stopped:
-            say("stopped, every finished unit is kept; run the same command again to go on")
+            kept = self._num_units - event.missing_units
+            lost = f"; {count(self._views_of_unit, 'view')} of an unfinished chunk are lost" * bool(self._views_of_unit)
+            say(
+                f"stopped: {kept} of {count(self._num_units, 'chunk')} of the cache are saved{lost}; run the same "
+                "command again to go on"
+            )
             raise stop_with(self._stop.exit_code)
+
+
+def _opened_words(event: "CacheOpened") -> Iterator[str]:
+    """What the cache holds or will hold, for whom it is enough, and what it takes on disk."""
+    from teacher_cache.record.record_format import STORE_BYTES
+    from teacher_cache.store.digest import fidelity_bytes, fidelity_count
+
+    cache, spec = event.cache, event.cache.spec
+    what = "new cache" if event.created else "extended" if event.grown else "found"
+    images = count(int(cache.rows_S.sum()), "image")
+    yield (
+        f"{what} {cache.url}: {count(cache.num_views, 'view')} of each of {images}; logits are stored as "
+        f"{spec.record.kind}, {count(spec.record.num_bytes, 'byte')} a view"
+    )
+    yield f"views: {served(cache.num_views, cache.views_per_unit)}"
+    if (size := spec.recipe.block_size) != _BLOCK:
+        yield f"mixing groups of {count(size, 'image')}: batches are multiples of {size}"
+    kept = fidelity_bytes(spec, cache.rows_S)
+    if event.created and kept > STORE_BYTES:
+        yield (
+            f"storage: {kept:.0f} more bytes a view, because the set is small: all logits of "
+            f"{count(fidelity_count(spec, cache.rows_S), 'view')} in each chunk are kept to measure the error of storing"
+        )
 
 
 def _doubt(agreement: float) -> str:

@@ -260,26 +260,29 @@ class ViewFlags:
         values = parsed_sets | {"seed": self.view_seed} | ({"size": self.size} if self.size else {})
         if existing is not None:
             values = {"versions": existing.recipe.versions} | values
-        default_views = existing.recipe.block_views if existing else default_block_views(self.num_views)
+        rows = index.rows_S.tolist()
+        default_views = existing.recipe.block_views if existing else default_block_views(self.num_views, rows)
         recipe = recipe_named(self.recipe_name, **(values | {"block_views": self.views_per_unit or default_views}))
-        fitting = fitting_block_size(recipe.block_size, index.rows_S.tolist())
+        fitting = fitting_block_size(recipe.block_size, rows)
         if "block_size" in parsed_sets or fitting == recipe.block_size:
             return recipe
         return replace(recipe, block_size=existing.recipe.block_size if existing else fitting)
 
 
 def served(num_views: int, per_unit: int) -> str:
-    """Which epochs and repeats a cache of so many views in units of so many serves, in one line."""
+    """Which epochs and repeats a cache of `num_views` views in chunks of `per_unit` serves, in one line."""
     from shards.views.view_recipe import fitting_repeats
 
     best = fitting_repeats(DEIT_REPEATS, block_views=per_unit, num_views=(num_views,))
-    says = f"runs of up to {count(num_views, 'epoch')} see each view once, longer ones start again; repeats {best}"
+    says = (
+        f"enough for {count(num_views, 'epoch')}; longer runs use the views again; a batch holds each of its images in "
+        f"{count(best, 'view')}"
+    )
     if best == DEIT_REPEATS:
-        return f"{says}, as DeiT's"
+        return f"{says}, as in DeiT"
     return (
-        f"{says}, not DeiT's {DEIT_REPEATS}: {count(num_views, 'view')} in units of {per_unit} "
-        "cannot be cut in threes; "
-        f"--views {-(-num_views // 6) * 6} could"
+        f"{says}, not {DEIT_REPEATS} as in DeiT: {count(num_views, 'view')} in chunks of {per_unit} cannot be divided "
+        f"by {DEIT_REPEATS}; --views {-(-num_views // 6) * 6} can"
     )
 
 
@@ -310,7 +313,8 @@ view_options = bundled(
     click.option(
         "--views-per-unit",
         type=click.IntRange(1),
-        help="Views computed and committed at once (decoded once); default 6, or what divides --views.",
+        help="Views of a chunk, which is computed and saved at once; default 6, or what divides --views; less for small "
+        "sets.",
     ),
 )
 
