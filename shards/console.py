@@ -72,8 +72,12 @@ class Bar:
         self._bar.initial = self._bar.n = done
         self._bar.refresh()
 
-    def to(self, done: int, note: str = "") -> None:
-        """Now at `done` of the total, which grows when there is more; `note` stands behind the rate."""
+    def to(self, done: int, note: str = "", *, line: bool = False) -> None:
+        """Now at `done` of the total, which grows when there is more; `note` stands behind the rate.
+
+        Args:
+            line: without a terminal a line is written now; default: every few seconds.
+        """
         grown, self._total = done > self._total, max(self._total, done)
         advanced, self._done = done - self._done, done
         now = time.monotonic()
@@ -83,7 +87,7 @@ class Bar:
         self._bar.total = self._total
         self._bar.set_postfix_str(visible(", ".join(shown)), refresh=False)
         self._bar.update(advanced)
-        if not self._tty and advanced and (now >= self._next or (done == self._total and not grown)):
+        if not self._tty and advanced and (line or now >= self._next or (done == self._total and not grown)):
             unit = plural(self._total, self._unit)
             say(", ".join([f"{self._label}: {done:,}/{self._total:,} {unit}", *shown]))
             self._next = now + self.LINE_EVERY_S

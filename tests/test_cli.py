@@ -170,7 +170,8 @@ def test_what_is_begun_goes_on_in_its_own_precision_where_the_default_is_another
         patch.setattr("teacher_cache.network.arithmetic.default_precision", lambda device: ("bf16", "a pretended GPU"))
         for words in ([*grow, "--views", "2"], train, [*sweep, "--lambda", "0.5"]):
             assert "precision bf16: a pretended GPU" in done(*words)
-    for words in (train, [*sweep, "--lambda", "0.5,0.9"], [*grow, "--views", "4"]):
+    assert "already finished" in done(*train), "no other run"
+    for words in ([*sweep, "--lambda", "0.5,0.9"], [*grow, "--views", "4"]):
         assert "precision bf16: as begun" in done(*words)
         refused = run(*words, "--precision", "fp32")
         assert refused.exit_code == 1 and "precision" in refused.output and "bf16" in refused.output

@@ -45,7 +45,7 @@ def ended(metrics: dict[str, float], validation: dict[str, float]) -> EpochEnded
 
 def test_an_epoch_is_one_short_line_with_shares_in_percent(capsys: Any) -> None:
     line = next(line for line in shown(capsys, ended(METRICS, VALIDATION)).splitlines() if "epoch 1/300" in line)
-    assert "agreement 87 %" in line and "top-1 76.9 %" in line and "CLS 75.1" in line
+    assert "agreement 87 %" in line and "top-1 76.9 %" in line and "CLS 75.1 %" in line
     assert len(line) <= 120
 
 
@@ -57,7 +57,7 @@ def test_without_distillation_its_loss_is_not_shown(capsys: Any) -> None:
 def test_the_end_names_the_student_and_what_was_compared(capsys: Any) -> None:
     summary = {**VALIDATION, "pixels_checked": 24_000, "pixels_mismatched": 0}
     said = shown(capsys, StudentFinished(student="a", out=Path("runs/a"), summary=summary))
-    assert "runs/a: done, top-1 76.90 %, CLS 75.10, DIST 76.25, 24,000 views compared, 0 differed" in said
+    assert "runs/a: done, top-1 76.9 %, CLS head 75.1 %, DIST head 76.2 %, 24,000 views compared, 0 differed" in said
     alone = shown(capsys, StudentFinished(student="a", out=Path("runs/a"), summary={**VALIDATION, "pixels_checked": 0}))
     assert "compared" not in alone and "differed" not in alone, "nobody compared"
 

@@ -132,3 +132,16 @@ def test_what_is_given_stays_and_a_run_that_is_there_keeps_its_choice():
     before = {"batch_size": 64, "ema_decay": 0.5, "lr": 0.25, "name": "another"}
     found, reasons = suited(recipe, data(200, before=before), set_by_user=("lr",))
     assert (found.batch_size, found.ema_decay, found.lr, found.name) == (64, 0.5, recipe.lr, "deit") and not reasons
+
+
+@pytest.mark.parametrize("num_views", [1, 2, 6, 7, 10, 12, 25, 30, 300])
+@pytest.mark.parametrize("shard_rows", [(16,), (400,), (1000, 1000), (1281,) * 1000])
+def test_a_stopped_stage_1_loses_little_of_a_small_cache(num_views, shard_rows):
+    """A chunk is a small part of the cache, or seconds of work, or as small as the recipe's repeats allow."""
+    views = default_block_views(num_views, shard_rows)
+    assert num_views % views == 0
+    repeats = 3 if num_views % 3 == 0 else 2 if num_views % 2 == 0 else 1
+    assert fitting_repeats(3, block_views=views, num_views=(num_views,)) == repeats
+    few = len(shard_rows) * num_views // views < 32
+    assert not few or views * max(shard_rows) <= 600 or views == repeats
+    assert len(shard_rows) < 1000 or views == default_block_views(num_views), "large sets stay as they were"

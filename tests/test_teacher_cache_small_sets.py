@@ -3,16 +3,27 @@
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
 from shards.index.reader import ShardReader
+from shards.signals import StopRequest
 from shards.world import World
+from teacher_cache.commands.cache_teacher import _Display
 from teacher_cache.commands.flags import served
 from teacher_cache.record.record_format import FIDELITY_FLOOR, RecordFormat
 from teacher_cache.stage1.opening import open_or_create
-from teacher_cache.stage1.stage1_events import CacheOpened, ShortCalibration
-from teacher_cache.store.digest import fidelity_bytes, fidelity_count
+from teacher_cache.stage1.stage1_events import (
+    BatchDone,
+    BuildFinished,
+    CacheOpened,
+    ShortCalibration,
+    Started,
+    UnitCommitted,
+    UnitStarted,
+)
+from teacher_cache.store.digest import UnitId, fidelity_bytes, fidelity_count
 from tests.cache_maker import make_spec
 from tests.stage1_tiny import make_shards, tiny_teacher, views
 
@@ -69,11 +80,33 @@ def test_a_fit_on_few_views_says_what_it_costs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("num_views", "per_unit", "words"),
     [
-        (300, 6, "enough for 300 epochs; longer runs use the views again; a batch holds each of its images in 3 views, as in DeiT"),
+        (300, 6, "enough for 300 epochs; longer runs use the views again; a batch holds each of its images in 3 views"),
         (10, 10, "in 2 views, not 3 as in DeiT: 10 views in chunks of 10 cannot be divided by 3; --views 12 can"),
-        (7, 7, "repeats 1, not DeiT's 3"),
+        (7, 7, "in 1 view, not 3 as in DeiT"),
     ],
 )
 def test_a_cache_says_which_epochs_and_repeats_it_serves(num_views: int, per_unit: int, words: str) -> None:
     """Before it is made (`plan-cache`) and where it is opened (`cache-teacher`)."""
     assert words in served(num_views, per_unit)
+
+
+def test_a_stopped_stage_1_says_what_is_saved_and_what_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of four chunks one is committed, the second is half computed."""
+    first, second = UnitId(0, 0), UnitId(1, 0)
+    batch = {"num_views": 64, "seconds": 1.0}
+    display = _Display(World(), StopRequest())
+    display._num_classes = 5  # as `CacheOpened` says
+    for event in (
+        Started(num_units=4, missing_units=4, share_views=512),
+        UnitStarted(unit=first, shard_name="0.tar"),
+        BatchDone(unit=first, views_done=64, **batch),
+        UnitCommitted(unit=first, written=True, num_views=64, seconds=1.0, label_agreement=0.5),
+        UnitStarted(unit=second, shard_name="0.tar"),
+        BatchDone(unit=second, views_done=128, **batch),
+    ):
+        display.show(event)
+    end = {"num_forwards": 2, "views_done": 128, "seconds": 1.0, "label_agreement": 0.5, "labels_disagree": False}
+    with pytest.raises(click.exceptions.Exit):
+        display.show(BuildFinished(stopped=True, missing_units=3, **end))
+    said = capsys.readouterr().err
+    assert "1 of 4 chunks of the cache are saved; 64 views of an unfinished chunk are lost" in said

@@ -10,10 +10,11 @@ import click
 
 from shards.atomic import replace_file
 from shards.commands.flags import class_names_option, require_use, say_ignored
-from shards.console import Bar, result, say
+from shards.console import Bar, result, say, say_next
 from shards.documents import read_regular
 from shards.flags import PATH, SEED, TEXT, Number, bundled, workers_option
 from shards.own_folder import require_file, require_own
+from shards.tars.journal import INDEX_NAME, SHARDS_FOLDER
 from shards.text.figures import byte_size, count, has, was
 
 if TYPE_CHECKING:
@@ -189,7 +190,6 @@ def make_shards(
     --background change them, for good.
     """
     from shards.tars.image_shards import write_shards
-    from shards.tars.journal import SHARDS_FOLDER
 
     _require_apart(source, dest)
     arguments = rule.arguments()
@@ -206,6 +206,19 @@ def make_shards(
     if rule.skip_bad:
         replace_file(rule.skip_bad, (_SKIPPED + "".join(f"{line}\n" for line in skipped)).encode())
         say(f"{count(len(skipped), 'image')} left out" + (f": see {rule.skip_bad}" if skipped else ""))
+    say_next(_next_command(source, dest, tuple(sets)))
+
+
+def _next_command(source: Path, dest: Path, splits: Sequence[str]) -> list[object]:
+    """What comes after these shards: the validation part that lies beside SOURCE, else a teacher."""
+    train, val = (dest / "train", dest / "val") if "val" in splits else (dest, dest.with_name("val"))
+    if "val" not in splits and dest.name == "val" and (dest.with_name("train") / INDEX_NAME).is_file():
+        train, val = dest.with_name("train"), dest
+    elif not (val / INDEX_NAME).is_file() and source.name == dest.name == "train" and source.with_name("val").is_dir():
+        return ["make-shards", source.with_name("val"), val]
+    words: list[object] = ["train-teacher", "--shards", train]
+    words += ["--val-shards", val] if (val / INDEX_NAME).is_file() and val != train else []
+    return [*words, "--pretrained", "efficientnet_lite0", "--size", 128, "--out", train.parent.with_name("teacher")]
 
 
 def _require_apart(source: Path, dest: Path) -> None:

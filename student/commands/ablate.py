@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.console import say
+from shards.console import say, say_next
 from shards.flags import PATH, TEXT, ShardPlace, refuse_ignored, shard_options, stop_with
 from shards.own_folder import require_own
 from shards.world import World, require_completions, world_from_env, world_variables
@@ -180,3 +180,5 @@ def _run(
             num_failed = event.tally.num_failed
     if num_failed:
         raise stop_with(1)
+    if world.rank == 0:
+        say_next(["report", out])

@@ -243,11 +243,13 @@ class TrainingFlags:
     workers: int
     scratch: Path | None
 
-    def settings(self, *, run_precision: str | None, seed: int = 0, views_used: int | None = None) -> "TrainSettings":
+    def settings(
+        self, *, run_precision: str | None, seed: int = 0, views_used: int | None = None, quiet: bool = False
+    ) -> "TrainSettings":
         """The settings of a run.
 
         Args:
-            run_precision: the precision of the run that goes on, where there is one.
+            run_precision: the precision of the run that goes on, where there is one. quiet: do not say the precision.
 
         Raises:
             ValueError: a device that is not here.
@@ -255,7 +257,7 @@ class TrainingFlags:
         from student.recipe.settings import TrainSettings
         from teacher_cache.network.device import chosen_device
 
-        device, quiet = chosen_device(self.device), world_from_env().rank > 0
+        device, quiet = chosen_device(self.device), quiet or world_from_env().rank > 0
         kind = device.partition(":")[0]
         precision = announced_precision(kind, self.precision, begun=run_precision, compile=self.compile, quiet=quiet)
         return TrainSettings(

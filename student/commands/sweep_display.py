@@ -45,7 +45,8 @@ class SweepDisplay:
         counts = _counts(event.tally)
         match event:
             case SweepPlanned():
-                say(f"{self._out}: {counts}")
+                done = event.tally.num_done == event.tally.num_total
+                say(f"{self._out}: {'already finished: ' if done else ''}{counts}")
             case CellsStarted(names=names, tally=tally):
                 self._began, self._pass_left_s = time.monotonic(), float("inf")
                 self._waiting = tally.num_total - tally.num_done - tally.num_failed - len(names)
@@ -53,7 +54,8 @@ class SweepDisplay:
             case CellFailed():
                 say(f"error: {event.name}: {event.error}; {counts}; run the same command to retry")
             case SweepFinished():
-                say(f"{self._out}: {counts}")
+                if self._began:
+                    say(f"{self._out}: {counts}")
                 if not self._quiet:
                     self._table()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shards.console import say_next
 from shards.flags import PATH, SEED, TEXT, ShardPlace, refuse_ignored, shard_options
 from shards.own_folder import require_own
 from shards.world import World, world_from_env
@@ -25,7 +26,7 @@ from student.commands.flags import (
 from student.commands.training_display import TrainingDisplay
 from student.learn.losses.table import LOSSES, NONE
 from student.run.run_files import RUN_FOLDER
-from student.run.run_reader import precision_before, recipe_before
+from student.run.run_reader import is_finished, precision_before, recipe_before
 from teacher_cache.commands.flags import TeacherFlags, teacher_options
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ def train_student(
     from student.feed.teaching import Teaching
     from student.run.loop import StudentJob, train_many
 
-    settings = training.settings(run_precision=precision_before(out), seed=seed, views_used=views_used)
+    settings = training.settings(
+        run_precision=precision_before(out), seed=seed, views_used=views_used, quiet=is_finished(out)
+    )
     with ExitStack() as stack:
         caches = cache_flags.open(stack)
         fewest_views = min((cache.num_views for cache in caches), default=None)
@@ -101,6 +104,15 @@ def train_student(
         ):
             display.show(event)
         display.close()
+    if world.rank == 0:
+        say_after_training(out, val_shards)
+
+
+def say_after_training(out: Path, val_shards: str | None) -> None:
+    """Say what a finished run is good for."""
+    evaluate = [["evaluate", "--shards", val_shards, "--weights", out]] if val_shards else []
+    export = ["export", out, out.with_name(f"{out.name}-export")]
+    say_next(["report", out], *evaluate, ["predict", "photo.jpg", "--weights", out], export)
 
 
 def _check(choice: "RecipeChoice", cache_flags: CacheFlags, *, online: bool, views_used: int | None) -> None:

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shards.console import result, say
+from shards.console import result, say_next
 from shards.flags import PATH, SEED, TEXT, ShardPlace, bundled, shard_options
 from shards.own_folder import require_own
-from shards.text.figures import count
 from shards.world import world_from_env
 from student.commands.flags import StudentFlags, TrainingFlags, training_options
 from student.commands.training_display import TrainingDisplay
 from student.recipe.student_recipe import PUBLISHED
 from student.run.run_files import RUN_FOLDER
-from student.run.run_reader import precision_before, recipe_before
+from student.run.run_reader import is_finished, precision_before, recipe_before
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
@@ -128,12 +127,11 @@ def train_teacher(
     from student.run.loop import StudentJob, train_many
     from student.run.run_events import StudentFinished
 
-    settings = training.settings(run_precision=precision_before(out), seed=seed)
+    settings = training.settings(run_precision=precision_before(out), seed=seed, quiet=is_finished(out))
     recipe, reasons = teacher.suited_recipe(index, **data)
-    if not recipe.finetune and world.rank == 0:
-        say(f"{recipe.model}: from scratch; --pretrained or --init-weights gives a better teacher of few images")
+    scratch = f"{recipe.model} is trained from random weights; --pretrained or --init-weights needs fewer images"
     display = TrainingDisplay(quiet=world.rank > 0)
-    display.explain(reasons)
+    display.explain(reasons, () if recipe.finetune else (scratch,))
     for event in train_many(
         [StudentJob(recipe, out)],
         index,
@@ -145,12 +143,8 @@ def train_teacher(
         display.show(event)
         if isinstance(event, StudentFinished) and world.rank == 0:
             display.close()
-            images = count(val_index.num_samples, "validation image" if val_shards else "image")
-            of = images if val_shards else f"{images} of its own training"
-            result(
-                f"teacher: top-1 {event.summary['top1']:.1f} % of {of}, chance is "
-                f"{100 / index.num_classes:.1f} %\n"
-                f"next: cache-teacher --shards {shard_place.shards} --teacher-weights {out}/{event.summary['weights']} "
-                f"--size {recipe.image_size} --cache DIR --views 12"
-            )
+            if not val_shards:
+                result("these are its own training images, which flatters it; give --val-shards others")
+            cache = ["--size", recipe.image_size, "--views", 12, "--cache", out.with_name(f"{out.name}.zarr")]
+            say_next(["cache-teacher", "--shards", shard_place.shards, "--teacher-weights", out, *cache])
     display.close()

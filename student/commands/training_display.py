@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shards.console import Bar, result, say
 from shards.flags import stop_with
-from shards.text.figures import count
+from shards.text.figures import accuracy, count, duration
 
 if TYPE_CHECKING:
-    from student.run.run_events import Event, Resumed, Scheduled
+    from student.run.run_events import Event, Progressed, Resumed, Scheduled, StudentFinished, ValidationChecked
+
+_LONG_S = 1800.0
+_SHORT_S = 600.0
 
 
 class TrainingDisplay:
@@ -18,14 +21,14 @@ class TrainingDisplay:
         """Nothing is shown before the first event; `beside` is asked for what else stands behind the bar."""
         self._quiet, self._beside = quiet, beside
         self._bar: Bar | None = None
-        self._epochs = 0
+        self._opening: list[str] = []
+        self._epochs = self._num_steps = self._num_validated = self._num_told = 0
 
     def explain(self, reasons: Sequence[str], also: Sequence[str] = ()) -> None:
-        """Say which settings were chosen for these data, and why; and what else there is to say, a line each."""
-        for sentence in also if not self._quiet else ():
-            say(sentence)
-        if reasons and not self._quiet:
-            say("automatic settings: " + "; ".join(reasons))
+        """Keep for the first line: which settings were chosen for these data, and why; and other sentences."""
+        self._opening += also
+        if reasons:
+            self._opening.append("automatic settings: " + "; ".join(reasons))
 
     def show(self, event: "Event") -> None:
         """Draw one event; a stop ends the command with its exit code."""
@@ -33,7 +36,8 @@ class TrainingDisplay:
 
         if isinstance(event, events.Stopped):
             self.close()
-            say(f"stopped after step {event.step}, everything is saved; run the same command again to go on")
+            of = f" of {self._num_steps}" if self._num_steps else ""
+            say(f"stopped after step {event.step}{of}, everything is saved; run the same command again to go on")
             raise stop_with(event.exit_code)
         if self._quiet:
             return
@@ -41,14 +45,14 @@ class TrainingDisplay:
             case events.Scheduled():
                 self._begin(event)
             case events.ValidationChecked():
-                self._say_validation(event.num_samples, event.num_in_training)
+                self._say_validation(event)
                 if event.classes:
                     self._say(f"classes: {event.classes}")
             case events.Joining():
                 others = event.world_size - 1
                 say(f"rank {event.rank} of {event.world_size} waits at {event.where} for the other {others}")
             case events.Resumed():
-                self._say(f"resumed after step {event.step}")
+                self._say(f"resumed after step {event.step} of {self._num_steps}")
                 self._say_cut(event)
                 if self._bar is not None:
                     self._bar.start_at(event.step)
@@ -57,24 +61,17 @@ class TrainingDisplay:
                 self._say(f"{event.student} starts from {event.weights}: {changes}")
             case events.CheckpointRejected():
                 self._say(f"warning: {event.path}: {event.reason}; going on from an earlier checkpoint")
-            case events.BalanceMeasured():
-                self._say(
-                    f"{event.student}: at step 0 the gradient from the teacher is {event.balance:.3g} times that from "
-                    "the labels"
-                )
-            case events.Stepped() if self._bar is not None:
-                shown = _figures(event.metrics, _STEP)
-                self._bar.to(event.step, ", ".join(part for part in (shown, self._beside()) if part))
+            case events.Progressed():
+                self._progress(event)
             case events.EpochEnded():
                 if self._bar is not None:
                     self._bar.to(event.step)
-                shown = _figures({**event.metrics, **(event.validation or {})}, _EPOCH)
+                shown = self._figures({**event.metrics, **(event.validation or {})}, _EPOCH)
                 self._say(f"{event.student} epoch {event.epoch + 1}/{self._epochs}: {shown}")
             case events.StudentFailed():
                 self._say(f"error: {event.student}: {event.error}")
             case events.StudentFinished():
-                self.close()
-                result(", ".join(part for part in (f"{event.out}: done", _figures(event.summary, _END)) if part))
+                self._finish(event)
 
     def close(self) -> None:
         """End the bar."""
@@ -83,35 +80,61 @@ class TrainingDisplay:
             self._bar = None
 
     def _begin(self, event: "Scheduled") -> None:
-        steps = event.epochs * event.steps_per_epoch
-        spans = "; ".join(
-            f"epochs {s.first_epoch + 1}-{s.last_epoch + 1}: views {s.first_view}-{s.last_view}"
-            for s in event.views[:4]
-        )
-        more = f" … {len(event.views) - 4} more passes" if len(event.views) > 4 else ""
+        for line in self._opening:
+            say(line)
+        self._opening = []
+        self._epochs, self._num_steps = event.epochs, event.epochs * event.steps_per_epoch
         say(
             f"{', '.join(event.students)}: {count(event.epochs, 'epoch')} of "
             f"{count(event.steps_per_epoch, 'step')}, {count(event.batch_size, 'image')} a step"
         )
-        evenly = event.coverage.seen
-        counts = f"; over the run, each sample is seen in {evenly[0]} to {count(evenly[1], 'view')}" if evenly else ""
-        num_samples = event.coverage.num_samples
-        used = f"each pass uses {num_samples - event.num_left_out} of {count(num_samples, 'sample')}"
-        say(f"views: {spans}{more}; {used} (whole groups and batches only){counts}")
+        for line in _data_words(event):
+            say(line)
         if event.coverage.warning:
             say(f"warning: {event.coverage.warning}")
         self.close()
-        self._epochs = event.epochs
-        self._bar = Bar("train", steps, "step", rate=False)
+        self._num_told = 0
+        self._bar = Bar("train", self._num_steps, "step", rate=False)
 
-    def _say_validation(self, num_samples: int, num_in_training: int) -> None:
+    def _progress(self, event: "Progressed") -> None:
+        """A line by time: the first step, an estimate of the whole soon after it, then how far the pass is."""
+        self._num_told += 1
+        if self._bar is None:
+            return
+        if self._num_told == 2 and event.steps_per_s > 0:
+            self._say(self._estimate(event))
+        parts = [f"loss {event.loss:.3f}"] if event.loss is not None else []
+        parts += [f"{event.images_per_s:,.0f} images/s, data loading {100 * event.wait_share:.0f} %"]
+        self._bar.to(event.step, ", ".join(part for part in (*parts, self._beside()) if part), line=True)
+
+    def _estimate(self, event: "Progressed") -> str:
+        """How long the rest takes at the rate of the first steps; of a long run, what would be short."""
+        left_s = (event.num_steps - event.step) / event.steps_per_s
+        text = f"about {duration(left_s)} for {count(event.num_steps - event.step, 'step')}, validation not counted"
+        epochs = int(self._epochs * _SHORT_S / left_s) if left_s > _LONG_S else 0
+        return text + (f"; --epochs {epochs} takes about {duration(_SHORT_S)}" if epochs else "")
+
+    def _finish(self, event: "StudentFinished") -> None:
+        self.close()
+        images = event.summary.get("validation_images", self._num_validated)
+        self._num_validated = images if isinstance(images, int) else 0
+        parts = [f"{event.out}: {'already finished' if event.before else 'done'}"]
+        parts += [shown] if (shown := self._figures(event.summary, _END)) else []
+        majority = event.summary.get("validation_majority")
+        if self._num_validated and isinstance(majority, float):
+            of = f"of {count(self._num_validated, 'validation image')}"
+            parts.append(f"{of} (always naming the largest class: {accuracy(majority, self._num_validated)})")
+        result(", ".join(parts))
+
+    def _say_validation(self, event: "ValidationChecked") -> None:
         """What the numbers of the validation are worth."""
-        if not num_samples:
+        self._num_validated = event.num_samples
+        if not event.num_samples:
             self._say("validation: none; give --val-shards to measure what the student has learned")
-        elif num_in_training:
+        elif event.num_in_training:
             self._say(
-                f"warning: validation: {num_in_training} of {count(num_samples, 'sample')} are in the training shards "
-                "as well, so its numbers are too good; give --val-shards images that are not trained on"
+                f"warning: validation: {event.num_in_training} of {count(event.num_samples, 'sample')} are in the "
+                "training shards as well, so its numbers are too good; give --val-shards images that are not trained on"
             )
 
     def _say_cut(self, event: "Resumed") -> None:
@@ -130,45 +153,62 @@ class TrainingDisplay:
     def _say(self, text: str) -> None:
         (self._bar.say if self._bar else say)(text)
 
+    def _figures(self, values: Mapping[str, Any], shown: "tuple[_Figure, ...]") -> str:
+        """Metrics in words; without a teacher its loss is no figure, and digests that nobody compared."""
+        parts = []
+        for figure in shown:
+            value = values.get(figure.metric)
+            absent = figure.metric == "distill_loss" and value == 0
+            absent |= figure.metric == "cls_top1" and "dist_top1" not in values  # one head: top-1 is its own
+            absent |= figure.metric.startswith("pixels") and not values.get("pixels_checked")
+            if isinstance(value, int | float) and not absent:
+                score = accuracy(value, self._num_validated or 1000) if "top1" in figure.metric else ""
+                parts.append(figure.text.format(score or figure.factor * value))
+        return ", ".join(parts)
+
+
+def _data_words(event: "Scheduled") -> list[str]:
+    """Which images and views the epochs use, a sentence each."""
+    num_images, all_images = event.steps_per_epoch * event.batch_size, f"{event.coverage.num_samples:,} training images"
+    lines = [f"an epoch: one view of {num_images:,} of the {all_images}"]
+    if event.repeats > 1:
+        distinct = f"{count(event.repeats, 'view')} of each of {num_images // event.repeats:,} of the {all_images}"
+        lines = [f"an epoch: {count(num_images, 'augmented image')}, {distinct}"]
+    if event.num_left_out:
+        lines[0] += f"; {event.num_left_out} do not fill a batch and wait: others each time the views are new"
+    spans = "; ".join(
+        f"epochs {s.first_epoch + 1}-{s.last_epoch + 1} use views {s.first_view}-{s.last_view}" for s in event.views[:4]
+    )
+    more = f" … {len(event.views) - 4} more passes over the views" if len(event.views) > 4 else ""
+    seen = event.coverage.seen
+    times = f"; an image is shown {_range(*seen)} in the whole run" if seen else ""
+    return [*lines, f"{spans}{more}{times}".removeprefix("; ")] if spans or times else lines
+
+
+def _range(least: int, most: int) -> str:
+    return f"{least} to {most} times" if least < most else count(most, "time")
+
 
 class _Figure(NamedTuple):
-    """How a metric is shown: a share as percent, like everything that is one."""
+    """How a metric is shown; accuracies come with their unit."""
 
     metric: str
     text: str
     factor: float = 1.0
 
 
-_STEP = (
-    _Figure("loss", "loss {:.3f}"),
-    _Figure("images_per_s", "{:,.0f} images/s"),
-    _Figure("data_wait_share", "data loading {:.0f} %", 100.0),
-)
 _EPOCH = (
     _Figure("base_loss", "label loss {:.2f}"),
     _Figure("distill_loss", "teacher loss {:.2f}"),
     _Figure("teacher_agreement", "agreement {:.0f} %", 100.0),
-    _Figure("top1", "top-1 {:.1f} %"),
-    _Figure("cls_top1", "CLS {:.1f}"),
-    _Figure("dist_top1", "DIST {:.1f}"),
+    _Figure("top1", "top-1 {}"),
+    _Figure("cls_top1", "CLS {}"),
+    _Figure("dist_top1", "DIST {}"),
 )
 _END = (
-    _Figure("top1", "top-1 {:.2f} %"),
-    _Figure("cls_top1", "CLS {:.2f}"),
-    _Figure("dist_top1", "DIST {:.2f}"),
+    _Figure("top1", "top-1 {}"),
+    _Figure("cls_top1", "CLS head {}"),
+    _Figure("dist_top1", "DIST head {}"),
     _Figure("pixels_checked", "{:,.0f} views compared"),
     _Figure("pixels_mismatched", "{:,.0f} differed"),
 )
-
-
-def _figures(values: Mapping[str, Any], shown: tuple[_Figure, ...]) -> str:
-    """Metrics that are there, in words; without a teacher its loss is no figure, and digests that nobody compared."""
-    parts = []
-    for figure in shown:
-        value = values.get(figure.metric)
-        absent = figure.metric == "distill_loss" and value == 0
-        absent |= figure.metric == "cls_top1" and "dist_top1" not in values  # one head: top-1 is its own
-        absent |= figure.metric.startswith("pixels") and not values.get("pixels_checked")
-        if isinstance(value, int | float) and not absent:
-            parts.append(figure.text.format(figure.factor * value))
-    return ", ".join(parts)

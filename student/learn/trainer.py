@@ -103,6 +103,11 @@ class Trainer:
         """The learning rate of the optimiser step after `step` others."""
         return lr_at(self.recipe, *divmod(step, self._steps_per_epoch), self._steps_per_epoch)
 
+    def recent_loss(self) -> float | None:
+        """Mean loss of this process since the last metrics, None where there is none; waits for the device."""
+        images, total = self._interval[:2].tolist()
+        return total / images if images else None
+
     def interval_metrics(self) -> dict[str, float]:
         """Means over all ranks since the last call; RunError when the loss is no longer a number."""
         self._epoch += self._interval

@@ -117,13 +117,10 @@ def load_checkpoint(
     Raises:
         RunError: it belongs to another configuration or cache; every differing field is named.
     """
-    path = folder / f"step-{step:09d}.json"
-    try:
-        manifest = Manifest.from_json(parse_json(read_regular(path), path, error=RunError, advice="it is passed over"))
-    except (OSError, RunError) as error:
-        return Rejected(path=path, reason=f"its manifest cannot be read ({error})")
-    require_identity(expected=identity, got=_stored_identity(manifest, identity, world_size), where=path)
-    payload = path.with_suffix(".pt")
+    manifest = read_manifest(folder, step, identity=identity, world_size=world_size)
+    if isinstance(manifest, Rejected):
+        return manifest
+    payload = folder / f"step-{step:09d}.pt"
     reason = _damage(payload, manifest)
     if reason:
         return Rejected(path=payload, reason=reason)
@@ -135,6 +132,17 @@ def load_checkpoint(
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         return Rejected(path=payload, reason=f"expected named parts of a checkpoint, got {type(state).__name__}")
     return state, manifest
+
+
+def read_manifest(folder: Path, step: int, *, identity: Mapping[str, Any], world_size: int = 1) -> Manifest | Rejected:
+    """The manifest of a step's checkpoint, or why it cannot be read; arguments and errors as `load_checkpoint`."""
+    path = folder / f"step-{step:09d}.json"
+    try:
+        manifest = Manifest.from_json(parse_json(read_regular(path), path, error=RunError, advice="it is passed over"))
+    except (OSError, RunError) as error:
+        return Rejected(path=path, reason=f"its manifest cannot be read ({error})")
+    require_identity(expected=identity, got=_stored_identity(manifest, identity, world_size), where=path)
+    return manifest
 
 
 @contextmanager

@@ -23,11 +23,11 @@ from student.feed.teaching import NOBODY, Teaching
 from student.learn.process_group import ProcessGroup, meeting_place, process_group
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
-from student.run.resume import together
-from student.run.run_events import Event, Joining, Scheduled, Stopped, ValidationChecked
+from student.run.resume import finished_before, together
+from student.run.run_events import Event, Joining, Scheduled, Stopped, StudentFinished, ValidationChecked
 from student.run.run_files import RunFiles, read_json
 from student.run.shard_sets import ShardSets
-from student.run.students import StudentJob, Students
+from student.run.students import StudentJob, Students, run_identity
 from teacher_cache.network.device import rank_device
 
 __all__ = ["StudentJob", "train", "train_many"]
@@ -103,8 +103,9 @@ def train_many(
         data.check()
         yield from _joining(world, init_method)
         with process_group(world, device, init_method=init_method) as group, StopRequest() as stop:
-            yield from _announced(jobs, data, feed)
-            for members in group.from_main(lambda: together([RunFiles(job.out).checkpoints for job in jobs])):
+            finished, passes = group.from_main(lambda: _existing(jobs, settings, data, feed, world))
+            yield from finished or _announced(jobs, data, feed)
+            for members in passes:
                 mates = [jobs[number] for number in members]
                 run = Students(mates, data, settings, group, feed, feed.teaching.identity(), alone=len(jobs) == 1)
                 if (yield from _one_pass(run, feed, group, stop)):
@@ -121,6 +122,20 @@ def own_views(jobs: Sequence[StudentJob]) -> ViewRecipe:
     return replace(recipe.view_recipe, versions=tuple(stored_views.get("versions", ())))
 
 
+def _existing(
+    jobs: Sequence[StudentJob], settings: TrainSettings, data: ShardSets, feed: Feed, world: World
+) -> tuple[list[Event], list[list[int]]]:
+    """What the students came to where all of them had finished before this call; else the passes to train."""
+    summaries: list[Event] = []
+    for recipe, out, *_ in jobs:
+        files, identity = RunFiles(out), run_identity(recipe, settings, data, feed.teaching.identity())
+        if not finished_before(files, recipe.epochs * feed.order.steps, identity, world.size):
+            return [], together([RunFiles(job.out).checkpoints for job in jobs])
+        summary = read_json(files.summary)
+        summaries.append(StudentFinished(student=out.name, out=out, summary=summary, before=True))
+    return summaries, []
+
+
 def _one_pass(run: Students, feed: Feed, group: ProcessGroup, stop: StopRequest) -> Generator[Event, None, bool]:
     """Train the students of one pass to the end, or until none is left (False), or to a signal (True)."""
     with run:
@@ -133,6 +148,7 @@ def _one_pass(run: Students, feed: Feed, group: ProcessGroup, stop: StopRequest)
                 if batch.micro + 1 < feed.order.accumulate:
                     continue
                 step += 1
+                yield from run.progress(step)
                 stopping = group.any_was_told_to_stop(stop.told) and step < run.num_steps
                 yield from run.after_step(step, stopping=stopping)
                 if stopping:
@@ -168,6 +184,7 @@ def _scheduled(jobs: Sequence[StudentJob], feed: Feed) -> Scheduled:
         num_left_out=plan.num_left_out,
         coverage=coverage(feed.index, feed.order, recipe.epochs),
         views=tuple(feed.order.schedule(recipe.epochs)),
+        repeats=recipe.repeats,
     )
 
 

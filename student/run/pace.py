@@ -1,6 +1,7 @@
 """How fast a run goes and how much of its time it waits for data."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -11,6 +12,25 @@ class Rate(NamedTuple):
 
     steps_per_s: float
     wait_share: float
+
+
+class Ticker:
+    """When a reader is told how far a run is: at the first step, soon after it, then every ten seconds."""
+
+    SOON_S, EVERY_S = 2.0, 10.0
+
+    def __init__(self) -> None:
+        """Nothing was told yet."""
+        self._told, self._next_s = 0, -math.inf
+
+    def due(self) -> bool:
+        """Whether it is time; then the next one is planned."""
+        now = time.monotonic()
+        if now < self._next_s:
+            return False
+        self._next_s = now + (self.EVERY_S if self._told else self.SOON_S)
+        self._told += 1
+        return True
 
 
 class _Mark(NamedTuple):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from shards.index.class_counts import majority
 from student.learn.trainer import Trainer
 from student.run.export import ExportInfo, export_weights, model_card
 from student.run.run_files import read_json
@@ -58,10 +59,17 @@ def write_results(
         "images": steps * recipe.batch_size,
         **measured,
         **({"validation_in_training": shared} if shared else {}),
+        **_validation(data),
         "weights": files.weights.name,
     }
     log.finish(summary)
     return summary
+
+
+def _validation(data: ShardSets) -> dict[str, float]:
+    """How many images the accuracy is of, and what always naming the largest class would reach, percent."""
+    val = data.val_index
+    return {} if val is None else {"validation_images": val.num_samples, "validation_majority": majority(val)}
 
 
 def _fingerprints(teacher: Mapping[str, Any]) -> dict[str, str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shards.errors import RunError
-from student.run.checkpoint import Rejected, load_checkpoint, saved_steps
+from student.run.checkpoint import Manifest, Rejected, load_checkpoint, read_manifest, saved_steps
+from student.run.run_files import RunFiles
 
 
 class Saved(NamedTuple):
@@ -72,6 +73,17 @@ def newest_of_all(saved: Sequence[tuple[Path, Mapping[str, Any]]], world_size: i
             + ". Delete the checkpoints folder to train from the beginning, or choose another --out"
         )
     return Saved(0, world_size, 1, ())
+
+
+def finished_before(files: RunFiles, num_steps: int, identity: Mapping[str, Any], world_size: int) -> bool:
+    """Whether the run in a directory has reached its last step and written its summary.
+
+    Raises:
+        RunError: the directory is of another run.
+    """
+    if not files.summary.is_file() or num_steps not in saved_steps(files.checkpoints):
+        return False
+    return isinstance(read_manifest(files.checkpoints, num_steps, identity=identity, world_size=world_size), Manifest)
 
 
 def read_state(folder: Path, step: int, identity: Mapping[str, Any], world_size: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Scheduled:
     num_left_out: int
     coverage: Coverage
     views: tuple[Span, ...]
+    repeats: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,24 @@ class BalanceMeasured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Progressed:
+    """How far the pass is, for whoever watches: told at the first step and then by time.
+
+    Attributes:
+        loss: mean of the main process since the last metrics; None for several students, or right after metrics.
+        steps_per_s, images_per_s, wait_share: since this was told last.
+    """
+
+    students: tuple[str, ...]
+    step: int
+    num_steps: int
+    loss: float | None
+    steps_per_s: float
+    images_per_s: float
+    wait_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stepped:
     """Metrics of a student over the last steps, with what is left: `eta_s` seconds at this pace."""
 
@@ -147,11 +166,12 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentFinished:
-    """A student is done; `summary` is what summary.json holds."""
+    """A student is done; `summary` is what summary.json holds. `before`: it was done when the call began."""
 
     student: str
     out: Path
     summary: Mapping[str, object]
+    before: bool = False
 
 
 Event = (
@@ -162,6 +182,7 @@ Event = (
     | StartedFrom
     | CheckpointRejected
     | BalanceMeasured
+    | Progressed
     | Stepped
     | EpochEnded
     | Checkpointed

@@ -94,6 +94,11 @@ def is_run(path: Path) -> bool:
     return RunFiles(path).config.is_file()
 
 
+def is_finished(path: Path) -> bool:
+    """Whether the directory holds a run that wrote its summary."""
+    return is_run(path) and RunFiles(path).summary.is_file()
+
+
 def recipe_before(path: Path) -> dict[str, Any]:
     """The recipe fields of the run in a directory; empty where there is none yet."""
     return dict(read_json(RunFiles(path).config).get("recipe", {})) if is_run(path) else {}

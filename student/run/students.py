@@ -18,7 +18,7 @@ from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from student.run import run_events as events
 from student.run.checkpoint import as_state, save_checkpoint, saved_steps
-from student.run.pace import Pace, Rate
+from student.run.pace import Pace, Rate, Ticker
 from student.run.results import write_results
 from student.run.resume import newest_of_all, read_state
 from student.run.run_events import Event
@@ -53,6 +53,13 @@ class _Student:
         return {_BALANCE: self.last[_BALANCE]} if _BALANCE in self.last else {}
 
 
+def run_identity(
+    recipe: StudentRecipe, settings: TrainSettings, data: ShardSets, teacher: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything that decides the numbers of a run: what its checkpoints belong to."""
+    return {"recipe": recipe.to_json(), **settings.identity(), **data.identity(), "teacher": dict(teacher)}
+
+
 class Students:
     """The students of one pass; a context manager that holds their directories."""
 
@@ -79,7 +86,7 @@ class Students:
         self._per_epoch = feed.order.steps
         self._counts_before = torch.zeros(2, dtype=torch.int64)
         self._counts_of_others = self._fed()  # one feed serves every pass
-        self.pace = Pace(lambda: feed.waited_s)
+        self.pace, self._ticker = Pace(lambda: feed.waited_s), Ticker()
         self._stack = ExitStack()
         self._students = [
             _Student(
@@ -151,6 +158,24 @@ class Students:
             yield from self._report_epoch([self._students[number] for number in owed], step)
         return step
 
+    def progress(self, step: int) -> Iterator[Event]:
+        """Tell a reader how far the run is: after the first step, seconds later, then every `Ticker.EVERY_S` seconds.
+
+        Only the main process asks its device, for its own part of the batches: no rank waits for another.
+        """
+        if not self._group.is_main or not self._ticker.due():
+            return
+        rate = self.pace.rate("shown", step)
+        yield events.Progressed(
+            students=self.names,
+            step=step,
+            num_steps=self.num_steps,
+            loss=self._students[0].trainer.recent_loss() if len(self._students) == 1 else None,
+            steps_per_s=rate.steps_per_s,
+            images_per_s=rate.steps_per_s * self._students[0].job.recipe.batch_size,
+            wait_share=rate.wait_share,
+        )
+
     def after_step(self, step: int, *, stopping: bool) -> Iterator[Event]:
         """Log, save and evaluate what is due after `step` optimiser steps, in this order.
 
@@ -180,12 +205,7 @@ class Students:
 
     def identity(self, recipe: StudentRecipe) -> dict[str, Any]:
         """Everything that decides the numbers of a run: what its checkpoints belong to."""
-        return {
-            "recipe": recipe.to_json(),
-            **self._settings.identity(),
-            **self._data.identity(),
-            "teacher": dict(self._teacher_identity),
-        }
+        return run_identity(recipe, self._settings, self._data, self._teacher_identity)
 
     def _take_directories(self) -> None:
         with ExitStack() as stack:

@@ -28,7 +28,15 @@ from teacher_cache.commands.flags import (
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
-    from teacher_cache.stage1.stage1_events import BuildEvent, BuildFinished, CacheOpened, OpenEvent, ShortCalibration, Started, UnitCommitted
+    from teacher_cache.stage1.stage1_events import (
+        BuildEvent,
+        BuildFinished,
+        CacheOpened,
+        OpenEvent,
+        ShortCalibration,
+        Started,
+        UnitCommitted,
+    )
 
 
 @click.command("cache-teacher")
@@ -96,11 +104,10 @@ def cache_teacher(
                 should_stop=lambda: stop.told,
             ):
                 display.show(done)
-            if not display.quiet:
-                say_next(_student_command(shard_place, cache, opened.spec.recipe.size))
+            display.say_next(_student_command(shard_place, cache))
 
 
-def _student_command(shard_place: ShardPlace, cache: str, size: int) -> list[str]:
+def _student_command(shard_place: ShardPlace, cache: str) -> list[str]:
     """The command that trains a first student from the cache."""
     assert shard_place.shards is not None
     words = ["train-student", "--shards", shard_place.shards]
@@ -206,6 +213,11 @@ class _Display:
             case events.BuildFinished():
                 self._finish(event)
 
+    def say_next(self, command: list[str]) -> None:
+        """Say which command comes next, on one process."""
+        if not self.quiet:
+            say_next(command)
+
     def end_if_told(self, opened: bool) -> None:
         """End a calibration that is asked to stop: it is seconds to minutes of forwards of which nothing is kept."""
         if self._stop.told and not opened:
@@ -258,7 +270,7 @@ class _Display:
             f"{duration(event.seconds)}; "
             f"{count(event.missing_units, 'chunk')} missing"
             + (
-                f"; teacher accuracy on the augmented views {agreed:.1f} % (lower than top-1: views are cropped and mixed)"
+                f"; teacher accuracy on the augmented views {agreed:.1f} %, lower than top-1: views are cropped, mixed"
                 if not math.isnan(agreed)
                 else ""
             )
@@ -292,7 +304,7 @@ def _opened_words(event: "CacheOpened") -> Iterator[str]:
     if event.created and kept > STORE_BYTES:
         yield (
             f"storage: {kept:.0f} more bytes a view, because the set is small: all logits of "
-            f"{count(fidelity_count(spec, cache.rows_S), 'view')} in each chunk are kept to measure the error of storing"
+            f"{count(fidelity_count(spec, cache.rows_S), 'view')} in each chunk, to measure the error of storing"
         )
 
 

@@ -313,8 +313,8 @@ view_options = bundled(
     click.option(
         "--views-per-unit",
         type=click.IntRange(1),
-        help="Views of a chunk, which is computed and saved at once; default 6, or what divides --views; less for small "
-        "sets.",
+        help="Views of a chunk, which is computed and saved at once; default 6, or what divides --views; "
+        "less for small sets.",
     ),
 )
 
