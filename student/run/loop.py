@@ -64,8 +64,8 @@ def train_many(
         teaching: the caches, whose recipe decides the views, or the teachers in the loop ("online"); None: nobody, and
             recipes must have distill "none".
         views: the view recipe of a run without a cache; None takes the first recipe's.
-        shard_cache_dir: local copies of remote shards.
-        world: rank and size of this process; None is alone. init_method: how ranks meet (torch.distributed).
+        shard_cache_dir: local copies of remote shards. init_method: how ranks meet (torch.distributed).
+        world: rank and size of this process; None is alone.
         former: cache, teacher and teacher_weights, which were arguments before `teaching`; for one version.
 
     Raises:
@@ -88,14 +88,7 @@ def train_many(
         epochs=recipe.epochs,
         device=device,
         workers=settings.workers,
-        options=FeedOptions(
-            rank=world.rank,
-            world_size=world.size,
-            accumulate=settings.accumulate,
-            prefetch=settings.prefetch,
-            shard_cache=shard_cache_dir,
-            scratch=Path(settings.scratch) if settings.scratch else None,
-        ),
+        options=_feed_options(settings, world, shard_cache_dir),
     ) as feed:
         for job in jobs:
             require_student(job.recipe, feed.views, feed.teaching.open_caches)
@@ -110,6 +103,17 @@ def train_many(
                 run = Students(mates, data, settings, group, feed, feed.teaching.identity(), alone=len(jobs) == 1)
                 if (yield from _one_pass(run, feed, group, stop)):
                     return
+
+
+def _feed_options(settings: TrainSettings, world: World, shard_cache_dir: Path | None) -> FeedOptions:
+    return FeedOptions(
+        rank=world.rank,
+        world_size=world.size,
+        accumulate=settings.accumulate,
+        prefetch=settings.prefetch,
+        shard_cache=shard_cache_dir,
+        scratch=Path(settings.scratch) if settings.scratch else None,
+    )
 
 
 def own_views(jobs: Sequence[StudentJob]) -> ViewRecipe:

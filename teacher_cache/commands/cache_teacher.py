@@ -1,7 +1,7 @@
 """`cache-teacher`: stage 1, drawn as a bar over views with lines for what stands out."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,7 +77,7 @@ def cache_teacher(
     recipe = views.recipe(index, existing_spec)
     network = execution.load(teacher, recipe, existing_spec, world)
     with StopRequest() as stop, shard_place.reader(index) as reader:
-        display, opened = _Display(world, stop), None
+        display, opened = _Display(world, stop, _student_command(shard_place, cache)), None
         for event in open_or_create(
             cache,
             index,
@@ -104,7 +104,6 @@ def cache_teacher(
                 should_stop=lambda: stop.told,
             ):
                 display.show(done)
-            display.say_next(_student_command(shard_place, cache))
 
 
 def _student_command(shard_place: ShardPlace, cache: str) -> list[str]:
@@ -171,7 +170,8 @@ _BLOCK = 16  # of the built-in recipes: another size is worth a word
 class _Display:
     """A bar over views, lines for what stands out."""
 
-    def __init__(self, world: World, stop: StopRequest) -> None:
+    def __init__(self, world: World, stop: StopRequest, next_command: Sequence[str] = ()) -> None:
+        self._next_command = next_command
         self.quiet, self._world_size, self._stop = world.rank > 0, world.size, stop
         self._bar: Bar | None = None
         self._calibration: Bar | None = None
@@ -212,11 +212,6 @@ class _Display:
                 self._views_of_unit = 0
             case events.BuildFinished():
                 self._finish(event)
-
-    def say_next(self, command: list[str]) -> None:
-        """Say which command comes next, on one process."""
-        if not self.quiet:
-            say_next(command)
 
     def end_if_told(self, opened: bool) -> None:
         """End a calibration that is asked to stop: it is seconds to minutes of forwards of which nothing is kept."""
@@ -283,6 +278,8 @@ class _Display:
                 "command again to go on"
             )
             raise stop_with(self._stop.exit_code)
+        if not self.quiet and self._next_command:
+            say_next(self._next_command)
 
 
 def _opened_words(event: "CacheOpened") -> Iterator[str]:
