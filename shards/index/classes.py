@@ -4,6 +4,7 @@ Names are compared as bytes: "Cat" is not "cat", and an é in one piece is not a
 show such differences.
 """
 
+import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -152,3 +153,9 @@ def _kind_of_twin(name: str, other: str) -> str:
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold().strip()
+
+
+def majority(index: ShardIndex) -> float:
+    """The accuracy of always naming the largest class, percent; NaN where no sample has a label."""
+    label_N = index.label_N[index.label_N >= 0]
+    return 100.0 * float(np.bincount(label_N).max()) / len(label_N) if len(label_N) else math.nan

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from shards.index.class_counts import majority
+from shards.index.classes import majority
 from student.learn.trainer import Trainer
 from student.run.export import ExportInfo, export_weights, model_card
 from student.run.run_files import read_json
