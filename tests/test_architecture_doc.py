@@ -1,4 +1,4 @@
-"""docs/dev/architecture.md says what is: its files exist, its rooms are the rooms, its examples run."""
+"""docs/dev/architecture.md says what is: its files exist, its folders are those of the code, its examples run."""
 
 import re
 import textwrap
@@ -46,7 +46,7 @@ def test_every_law_that_is_cited_is_on_the_page_and_its_tests_exist() -> None:
 
 
 def test_every_room_is_in_the_list_in_the_order_of_the_imports() -> None:
-    listed = TEXT[TEXT.index("## Rooms") : TEXT.index("One door per dependency")]
+    listed = TEXT[TEXT.index("## Folders") : TEXT.index("One place imports each dependency")]
     for package, rooms in ROOMS.items():
         part = listed[listed.index(f"    {package}/") :]
         folders = [
