@@ -82,12 +82,21 @@ def make_basis(seed: int = 0) -> TailBasis:
     return fit_basis(logit_NC, RecordFormat.chosen("topk", 100))
 
 
-def make_cache(url: Path | str, *, rows: tuple[int, ...] = (7, 5), num_views: int = 6, kind: str = "dense8") -> None:
-    """A full cache; of 100 classes for "topk"."""
+def make_cache(
+    url: Path | str,
+    *,
+    rows: tuple[int, ...] = (7, 5),
+    num_views: int = 6,
+    kind: str = "dense8",
+    missing: tuple[tuple[int, int], ...] = (),
+) -> None:
+    """A full cache, but for some units; of 100 classes for "topk"."""
     basis = make_basis() if kind == "topk" else None
     spec = make_spec(kind, num_classes=100 if kind == "topk" else 10)
     with TeacherCache.create(url, spec, make_index(*rows), basis, num_views=num_views) as cache:
         fill(cache)
+        for unit in missing:
+            cache.invalidate(*unit)
 
 
 def assert_unit(cache: TeacherCache, view_block: int, shard: int, seed: int = 0) -> None:

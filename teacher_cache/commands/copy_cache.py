@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 @click.option(
     "--bytes", "num_bytes", default=0, type=click.IntRange(0), help="On disk per view; implies --record auto."
 )
+@click.option(
+    "--pack",
+    is_flag=True,
+    help="At most ten files for each shard instead of several for each unit; the copy can be read but not extended.",
+)
 @click.option("--card", is_flag=True, help="Write a README.md beside the copy: what it is, its error, how to use it.")
 @click.option("--workers", default=4, show_default=True, type=click.IntRange(1), help="Units in flight at once.")
 def copy_cache(
@@ -47,6 +52,7 @@ def copy_cache(
     record_kind: str | None,
     top_k: int,
     num_bytes: int,
+    pack: bool,
     card: bool,
     workers: int,
 ) -> None:
@@ -62,6 +68,8 @@ def copy_cache(
         raise ValueError(f"{destination}: this is the cache to be copied; name another place")
     if place.folder is not None:
         require_own("DESTINATION", place.folder, CACHE_FOLDER)
+    if pack:
+        _require_whole(shards, record_kind, top_k, num_bytes)
     local_header(source)
     from teacher_cache.publish.card import write_card
     from teacher_cache.publish.copying import copy_units
@@ -71,6 +79,9 @@ def copy_cache(
 
     with StopRequest() as stop, TeacherCache.open(source) as opened:
         selection = select(opened, views=views, shards=shards)
+        if pack:
+            _pack(opened, place, selection.num_first_views(opened, views), card, workers, stop)
+            return
         record = _record(opened, record_kind, top_k, num_bytes)
         with open_destination(opened, destination, selection, record) as copy:
             display = _Display(copy.url)
@@ -87,6 +98,34 @@ def copy_cache(
         damaged = count(event.num_damaged, "unit")
         say(f"{source}: {damaged} damaged and not copied; run verify-cache --repair on it, then this command again")
         raise stop_with(1)
+
+
+def _pack(opened: "TeacherCache", place: Place, num_views: int, card: bool, workers: int, stop: StopRequest) -> None:
+    """Write a packed copy of the first views, and its card."""
+    from teacher_cache.publish.card import write_card
+    from teacher_cache.publish.packing import pack_cache
+    from teacher_cache.store.cache import TeacherCache
+
+    display = _Display(place.url)
+    for event in pack_cache(opened, place.url, num_views, workers=workers, should_stop=lambda: stop.told):
+        display.show(event)
+    if event.stopped:
+        say("stopped, every packed shard is kept; run the same command again to go on")
+        raise stop_with(stop.exit_code)
+    if card:
+        with TeacherCache.open(place.url) as copy:
+            result(f"card {write_card(copy)}")
+
+
+def _require_whole(shards: str, record_kind: str | None, top_k: int, num_bytes: int) -> None:
+    """ValueError for a flag that does something else than pack a finished cache."""
+    flags = {"--shards": shards, "--record": record_kind, "--top-k": top_k, "--bytes": num_bytes}
+    for flag, value in flags.items():
+        if value:
+            raise ValueError(
+                f"{flag} with --pack: a packed copy holds all shards, with the records as they are; make a copy with "
+                f"{flag} first, then pack that copy"
+            )
 
 
 def _record(cache: "TeacherCache", kind: str | None, top_k: int, num_bytes: int) -> "RecordFormat | None":

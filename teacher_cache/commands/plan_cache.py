@@ -98,6 +98,7 @@ def _show(plan: "Plan", *, num_samples: int, num_views: int, gpus: int) -> None:
         f"bytes     {plan.bytes_per_view:.1f} per view; {byte_size(plan.total_bytes)}, of these "
         f"{byte_size(plan.fidelity_bytes)} of full logits that measure its error"
     )
+    result(f"files     {plan.num_files:,}; a copy made by `copy-cache --pack` has {plan.num_packed_files:,}")
     result(
         f"hours     {plan.hours:.2f} on {count(gpus, 'such process')}: "
         f"{plan.views_per_s:.1f} views/s each, timed over {count(plan.num_timed, 'view')}"

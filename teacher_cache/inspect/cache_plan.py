@@ -52,6 +52,7 @@ class Plan:
 
     Attributes:
         num_views: views × samples. num_units: units of stage 1.
+        num_files, num_packed_files: objects of records, in the cache and in a packed copy of it.
         bytes_per_view: of records, digests and overheads, without the full logits kept for the fidelity report.
         fidelity_bytes: of those, in the whole cache, before compression.
         views_per_s: of one process like this one.
@@ -64,6 +65,8 @@ class Plan:
 
     num_views: int
     num_units: int
+    num_files: int
+    num_packed_files: int
     bytes_per_view: float
     fidelity_bytes: int
     views_per_s: float
@@ -114,9 +117,7 @@ def plan_cache(
     samples = calibration_sample(spec, index, calibration_views)
     logit_NC = np.concatenate(list(calibration_logits(teacher, reader, recipe, samples)))
     yield PlanProgress(what="fitting and measuring the record")
-    cut = len(logit_NC) * 2 // 3
-    basis = fit_basis(logit_NC[:cut], record) if record.needs_basis else None
-    held_NC = logit_NC[cut:] if record.needs_basis else logit_NC
+    basis, held_NC = _fitted(logit_NC, record)
     codec = RecordCodec(record, basis)
     yield PlanProgress(what=f"stage 1 runs for {seconds:.0f} s")
     with tempfile.TemporaryDirectory(prefix="plan-cache-") as folder:
@@ -124,14 +125,16 @@ def plan_cache(
         with TeacherCache.create(
             Path(folder) / "speed.zarr", spec, index, basis, num_views=recipe.block_views
         ) as cache:
+            num_arrays = len(cache.layouts)
             num_timed, views_per_s = _timed(cache, index, teacher, reader, workers, batch_size, seconds)
     total = index.num_samples * num_views
     batches = sum(-(-int(rows) // batch_size) for rows in index.rows_S) * num_views
     num_units = index.num_shards * num_views // recipe.block_views
-    measurable = record.entry.measurable
     yield Plan(
         num_views=total,
         num_units=num_units,
+        num_files=num_units * (num_arrays + 1),
+        num_packed_files=index.num_shards * num_arrays,
         bytes_per_view=bytes_per_view,
         fidelity_bytes=num_units * fidelity_count(spec, index.rows_S) * record.num_classes * 2,
         views_per_s=views_per_s,
@@ -139,10 +142,18 @@ def plan_cache(
         read_bytes_per_s=num_processes * views_per_s * float(index.size_N.mean()) / recipe.block_views,
         write_bytes_per_s=num_processes * views_per_s * bytes_per_view,
         disk_bytes_per_s=read_rate(index, seconds=min(seconds, _DISK_S)),
-        errors=tuple(record_fidelity(codec, codec.encode(held_NC), held_NC)) if measurable else (),
+        errors=tuple(record_fidelity(codec, codec.encode(held_NC), held_NC)) if record.entry.measurable else (),
         num_measured=len(held_NC),
         num_timed=num_timed,
     )
+
+
+def _fitted(logit_NC: NDArray[np.float32], record: RecordFormat) -> tuple[TailBasis | None, NDArray[np.float32]]:
+    """Fit the basis on two thirds of the logits, where the record has one, and hold out the others to measure it."""
+    if not record.needs_basis:
+        return None, logit_NC
+    cut = len(logit_NC) * 2 // 3
+    return fit_basis(logit_NC[:cut], record), logit_NC[cut:]
 
 
 class _OneShard(NamedTuple):

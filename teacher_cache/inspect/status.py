@@ -238,7 +238,7 @@ def _first_missing(status: Status) -> str:
 
 def _recent_speed(cache: TeacherCache, units: list[tuple[int, int]]) -> float:
     """Views per second over the last commits, from the times of the ledger's files; nan where there are none."""
-    if cache.folder is None or len(units) < 2:
+    if cache.folder is None or cache.header.packed or len(units) < 2:
         return float("nan")
     times = np.array([os.stat(cache.folder / entry_key(UnitId(*unit))).st_mtime for unit in units])
     order = np.argsort(times)[-_RECENT:]

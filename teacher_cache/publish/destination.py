@@ -42,7 +42,7 @@ def open_destination(
         require_smaller(spec.record, record, source.url)
         spec = replace(spec, record=record)
     num_views = (selection.view_blocks[-1] + 1) * source.views_per_unit
-    with _alone(place.folder):
+    with alone(place.folder):
         existing_spec = spec_at(url)
         if existing_spec is None:
             basis = source.basis if spec == source.spec else fitted_basis(source, spec)
@@ -73,8 +73,8 @@ def _same(one: Path, other: Path) -> bool:
 
 
 @contextmanager
-def _alone(folder: Path | None) -> Iterator[None]:
-    """Hold the lock under which a cache is made, so that two copies to one folder make one cache."""
+def alone(folder: Path | None) -> Iterator[None]:
+    """Hold the lock under which a cache is made, so that two copies to one folder make one cache; remote: no lock."""
     if folder is None:
         yield
         return

@@ -16,6 +16,14 @@ class Selection(NamedTuple):
         """Units selected."""
         return len(self.view_blocks) * len(self.shards)
 
+    def num_first_views(self, cache: TeacherCache, views: str) -> int:
+        """How many views from view 0 on are selected; ValueError where they do not begin at 0 or leave some out."""
+        if self.view_blocks != tuple(range(len(self.view_blocks))):
+            raise ValueError(
+                f"--views {views} with --pack: expected views from 0 on, such as 0-{cache.views_per_unit - 1}"
+            )
+        return len(self.view_blocks) * cache.views_per_unit
+
 
 def select(cache: TeacherCache, *, views: str = "", shards: str = "") -> Selection:
     """What `--views 0-47` and `--shards 0-99,200` select of a cache; "" is everything.

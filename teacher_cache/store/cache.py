@@ -50,7 +50,8 @@ class TeacherCache:
         self.url, self.folder = objects.place.url, objects.place.folder
         self.writable, self.objects, self.header = writable, objects, header
         shape = header.num_view_blocks, len(header.rows_S)
-        self.units = UnitStore(objects, header, Ledger(objects, self.url, shape, trust_snapshot=not writable))
+        ledger = Ledger(objects, self.url, shape, trust_snapshot=not writable, packed=header.packed)
+        self.units = UnitStore(objects, header, ledger)
         self.basis = read_basis(objects, header)
 
     @classmethod
@@ -121,6 +122,11 @@ class TeacherCache:
             header = header_from_attributes(attributes, place.url)
             if expect is not None:
                 require_equal(expect, header.spec, place.url)
+            if writable and header.packed:
+                raise CacheError(
+                    f"{place.url}: this cache is packed, so it cannot be extended or repaired; copy it with copy-cache "
+                    "(without --pack) to another place, and work there"
+                )
             return cls(objects, header, writable=writable)
         except BaseException:
             objects.close_session()

@@ -61,6 +61,7 @@ class _Root(msgspec.Struct, forbid_unknown_fields=True):
     tail_basis: dict[str, tuple[Literal["<f4", "<f8", "<i4", "<i8", "|u1", "|i1", "<u2"], list[_Size]]]
     tail_basis_digest: str
     made_with: dict[str, str]
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,7 @@ class Header:
         basis_layout: name → (dtype, shape) of each array of the tail basis; empty without one.
         basis_digest: hex digest of those arrays; "" without one.
         made_with: versions of the libraries, as provenance.
+        packed: all units of a shard in one object of each array, by Zarr's sharding codec; such a cache is read only.
     """
 
     spec: CacheSpec
@@ -83,6 +85,7 @@ class Header:
     basis_layout: dict[str, tuple[str, tuple[int, ...]]]
     basis_digest: str
     made_with: dict[str, str]
+    packed: bool = False
 
     @property
     def identity(self) -> str:
@@ -187,6 +190,7 @@ def header_to_attributes(header: Header) -> dict[str, Any]:
         "tail_basis": {name: [dtype, list(shape)] for name, (dtype, shape) in header.basis_layout.items()},
         "tail_basis_digest": header.basis_digest,
         "made_with": header.made_with,
+        **({"packed": True} if header.packed else {}),
     }
     return {**attributes, "attributes_digest": _attributes_digest(attributes)}
 
@@ -226,6 +230,7 @@ def header_from_attributes(attributes: Mapping[str, Any], where: str) -> Header:
         basis_layout={name: (dtype, tuple(shape)) for name, (dtype, shape) in root.tail_basis.items()},
         basis_digest=root.tail_basis_digest,
         made_with=root.made_with,
+        packed=root.packed,
     )
     _require_possible(header, f"{where}/zarr.json")
     return header

@@ -23,7 +23,13 @@ Shuffle = Literal["noshuffle", "shuffle", "bitshuffle"]
 
 
 class ArrayLayout(NamedTuple):
-    """One array: `shuffle` is that of Blosc ("bitshuffle", "shuffle", "noshuffle"); None is uncompressed."""
+    """One array.
+
+    Attributes:
+        chunks: what is compressed together: one unit.
+        shuffle: Blosc's, "bitshuffle", "shuffle" or "noshuffle"; None is uncompressed.
+        shards: in a packed cache, the chunks in one object: all units of a shard; None where each has its own.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -32,10 +38,16 @@ class ArrayLayout(NamedTuple):
     fill: int | float
     dimensions: tuple[str, ...]
     shuffle: Shuffle | None
+    shards: tuple[int, ...] | None = None
 
 
 def unit_layouts(header: Header) -> list[ArrayLayout]:
     """The arrays that hold units: one chunk of each is one unit, rows of shorter shards padded at the end."""
+    layouts = _unit_layouts(header)
+    return [item._replace(shards=(item.shape[0], *item.chunks[1:])) for item in layouts] if header.packed else layouts
+
+
+def _unit_layouts(header: Header) -> list[ArrayLayout]:
     spec, num_shards = header.spec, len(header.rows_S)
     # C-Blosc shuffles no bits of a chunk whose number of items is no multiple of 8: 2 of 12 bytes of class indices.
     per_unit, num_rows = spec.recipe.block_views, -(-int(header.rows_S.max()) // 8) * 8
@@ -69,13 +81,16 @@ def unit_layouts(header: Header) -> list[ArrayLayout]:
 
 
 def ledger_layouts(header: Header) -> list[ArrayLayout]:
-    """The ledger: one entry per unit in a chunk of its own, and a snapshot of all entries in few chunks."""
+    """The ledger: one entry per unit in a chunk of its own, and a snapshot of all entries in few chunks.
+
+    A packed cache has the snapshot alone.
+    """
     num_blocks, num_shards = header.num_view_blocks, len(header.rows_S)
     shape, dimensions = (num_blocks, num_shards), ("view_block", "shard")
-    return [
-        ArrayLayout(UNIT_DIGEST, shape, (1, 1), "<u8", 0, dimensions, None),
-        ArrayLayout(LEDGER, shape, (LEDGER_BLOCKS, num_shards), "<u8", UNKNOWN, dimensions, None),
-    ]
+    snapshot = ArrayLayout(LEDGER, shape, (LEDGER_BLOCKS, num_shards), "<u8", UNKNOWN, dimensions, None)
+    return (
+        [snapshot] if header.packed else [ArrayLayout(UNIT_DIGEST, shape, (1, 1), "<u8", 0, dimensions, None), snapshot]
+    )
 
 
 def basis_layouts(header: Header) -> list[ArrayLayout]:
@@ -129,12 +144,12 @@ def _former_names(names: Sequence[str] | None) -> list[str] | None:
     return [name if not name.endswith("_value") else "value" for name in names] if names else None
 
 
-def most_chunk_bytes(item: ArrayLayout) -> int:
-    """Bytes of a chunk at most: its numbers, and what a compressor adds to numbers that do not compress."""
-    return math.prod(item.chunks) * int(item.dtype[2:]) * 9 // 8 + (1 << 16)
+def most_object_bytes(item: ArrayLayout) -> int:
+    """Bytes of an object at most: its numbers, and what a compressor adds to numbers that do not compress."""
+    return math.prod(item.shards or item.chunks) * int(item.dtype[2:]) * 9 // 8 + (1 << 16)
 
 
 def chunk_key(item: ArrayLayout, unit: UnitId) -> str:
     """The object that holds the chunk of a unit."""
     rest = "/0" * (len(item.shape) - 2)
-    return f"{item.name}/c/{unit.view_block}/{unit.shard}{rest}"
+    return f"{item.name}/c/{0 if item.shards else unit.view_block}/{unit.shard}{rest}"

@@ -63,13 +63,17 @@ class Ledger:
         url: for messages.
         shape: (B, S).
         trust_snapshot: start from the snapshot (readers) instead of from nothing (writers).
+        packed: the snapshot is all there is.
 
     Attributes:
         changed: whether an entry was written since the snapshot was last saved.
     """
 
-    def __init__(self, objects: "Objects", url: str, shape: tuple[int, int], *, trust_snapshot: bool) -> None:
+    def __init__(
+        self, objects: "Objects", url: str, shape: tuple[int, int], *, trust_snapshot: bool, packed: bool = False
+    ) -> None:
         """Nothing is read yet."""
+        self._packed = packed
         self._objects, self._url, self._shape = objects, url, shape
         self._trust_snapshot = trust_snapshot
         self._known_BS = np.zeros(shape, np.uint64)
@@ -91,7 +95,8 @@ class Ledger:
 
     def write(self, unit: UnitId, digest: int) -> None:
         """Replace the entry of a unit; 0 takes it out."""
-        self._objects.write(entry_key(unit), encode_values(np.array([digest], np.uint64)))
+        if not self._packed:
+            self._objects.write(entry_key(unit), encode_values(np.array([digest], np.uint64)))
         self._known_BS[unit] = digest
         self.changed = True
 
@@ -102,8 +107,7 @@ class Ledger:
             CacheError when the snapshot is damaged or gone, or an entry that a reader looks up is damaged. For a writer
             such an entry is not there: it is about to be replaced.
         """
-        if not self._started:
-            self._known_BS, self._started = self.snapshot(), True
+        self._start()
         units = [UnitId(int(block), int(shard)) for block, shard in np.argwhere(self._known_BS == 0)]
         for unit, entry in self.look_up(units):
             if not isinstance(entry, CacheError):
@@ -112,8 +116,17 @@ class Ledger:
                 raise entry
         return self._known_BS.copy()
 
+    def _start(self) -> None:
+        """Read the snapshot, once."""
+        if not self._started:
+            self._known_BS, self._started = self.snapshot(), True
+
     def look_up(self, units: Sequence[UnitId]) -> Iterator[tuple[UnitId, int | CacheError]]:
         """The entries of some units as they stand: 0 when it is not there, the error when it is damaged."""
+        if self._packed:
+            self._start()
+            yield from ((unit, int(self._known_BS[unit])) for unit in units)
+            return
         keys = [entry_key(unit) for unit in units]
         for unit, key, chunk in zip(units, keys, self._objects.read(keys), strict=True):
             try:

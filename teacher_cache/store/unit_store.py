@@ -8,7 +8,7 @@ V views of a unit, R rows of its shard, F sampled positions, C classes.
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,11 +122,13 @@ class UnitStore:
         )
 
     def num_bytes(self, unit: UnitId) -> dict[str, int]:
-        """Bytes on disk of each object of a unit, ledger entry included."""
+        """Bytes on disk of each object of a unit, ledger entry included; in a packed cache its share of each object."""
         keys = {item.name: chunk_key(item, unit) for item in self.layouts}
-        keys[UNIT_DIGEST] = entry_key(unit)
+        if not self._header.packed:
+            keys[UNIT_DIGEST] = entry_key(unit)
+        share = self._header.num_view_blocks if self._header.packed else 1
         stored = self._objects.read(list(keys.values()))
-        return {name: len(data or b"") for name, data in zip(keys, stored, strict=True)}
+        return {name: -(-len(data or b"") // share) for name, data in zip(keys, stored, strict=True)}
 
     def read_entry(self, unit: UnitId) -> int:
         """The ledger entry, 0 when absent; CacheError when damaged."""
@@ -143,6 +145,23 @@ class UnitStore:
     def write_arrays(self, unit: UnitId, arrays: Arrays) -> None:
         """Replace the chunks of a unit, each atomically, in no order."""
         self._arrays.write(unit, arrays)
+
+    def write_shard(self, shard: int, units: Sequence[Arrays]) -> None:
+        """Write all units of a shard of a packed cache, read them back, and enter them into the ledger.
+
+        Errors:
+            CacheError when what is read back is not what was written.
+        """
+        self._arrays.write_shard(shard, units)
+        for block, arrays in enumerate(units):
+            unit = UnitId(block, shard)
+            digest = self.digest(unit, arrays)
+            if self._stored_digest(unit) != digest:
+                raise CacheError(
+                    f"{self.describe(unit)}: what is read back is not what was written; the disk is failing, or "
+                    "another process writes here"
+                )
+            self.write_entry(unit, digest)
 
     def digest(self, unit: UnitId, arrays: Arrays) -> int:
         """What the ledger says of a unit with these arrays."""

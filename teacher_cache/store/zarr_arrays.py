@@ -34,8 +34,8 @@ class UnitArrays:
 
     def __init__(self, objects: Objects, header: Header) -> None:
         """Open every array; CacheError when the metadata of one is not what the header says."""
-        self._url, self._layouts = objects.place.url, layout.unit_layouts(header)
-        objects.expect_at_most(max(map(layout.most_chunk_bytes, self._layouts)))
+        self._objects, self._url, self._layouts = objects, objects.place.url, layout.unit_layouts(header)
+        objects.expect_at_most(max(map(layout.most_object_bytes, self._layouts)))
         self._arrays = open_arrays(objects, [*self._layouts, *layout.ledger_layouts(header)])
 
     def read(self, unit: UnitId, num_rows: int, num_positions: int) -> Arrays:
@@ -57,6 +57,24 @@ class UnitArrays:
             await self._arrays[item.name].async_array.setitem(selection(item, unit), chunk)
 
         sync(_gather([one(item) for item in self._layouts]))
+
+    def write_shard(self, shard: int, units: Sequence[Arrays]) -> None:
+        """Write the one object of a shard in each array of a packed cache.
+
+        Args:
+            units: the arrays of every unit of the shard, in the order of their views.
+        """
+        for item in self._layouts:
+            padded = [pad_array(item, arrays[item.name]) for arrays in units]
+            joined = np.stack(padded) if item.dimensions[0] == "view_block" else np.concatenate(padded)
+            # Made in memory: the array library would first read the object that is about to be replaced.
+            store = _blueprint([item])
+            with zarr.config.set({"array.write_empty_chunks": True}):
+                zarr.open_array(store, path=item.name, mode="r+", zarr_format=3)[:, shard] = joined
+            key = chunk_key(item, UnitId(0, shard))
+            made = sync(store.get(key, default_buffer_prototype()))
+            assert made is not None
+            self._objects.write(key, bytes(made.to_bytes()))
 
 
 def read_basis(objects: Objects, header: Header) -> TailBasis | None:
@@ -90,22 +108,28 @@ def _blueprint(items: Iterable[ArrayLayout]) -> MemoryStore:
             size = np.dtype(item.dtype).itemsize
             compressors.insert(0, BloscCodec(cname="zstd", clevel=5, shuffle=item.shuffle, typesize=size))
         grid: dict[str, Any] = {"shape": item.shape, "chunks": item.chunks, "dimension_names": item.dimensions}
+        if item.shards is not None:
+            grid["shards"] = {"shape": item.shards, "index_location": "start"}
         value: dict[str, Any] = {"dtype": item.dtype, "fill_value": item.fill, "compressors": compressors}
         zarr.create_array(store, name=item.name, zarr_format=3, **grid, **value)
     return store
 
 
-def write_metadata(objects: Objects, header: Header) -> None:
-    """Write the metadata of every array and group but the root's."""
+def metadata_objects(header: Header) -> dict[str, bytes]:
+    """The metadata of every array and group but the root's: key → JSON."""
     items = [*layout.unit_layouts(header), *layout.ledger_layouts(header), *layout.basis_layouts(header)]
     store = _blueprint(items)
     keys = [f"{item.name}/zarr.json" for item in items]
     if header.basis_layout:
         keys.append(f"{layout.BASIS}/zarr.json")
-    for key in keys:
-        metadata = sync(store.get(key, default_buffer_prototype()))
-        assert metadata is not None
-        objects.write(key, bytes(metadata.to_bytes()))
+    metadata = {key: sync(store.get(key, default_buffer_prototype())) for key in keys}
+    return {key: bytes(buffer.to_bytes()) for key, buffer in metadata.items() if buffer is not None}
+
+
+def write_metadata(objects: Objects, header: Header) -> None:
+    """Write the metadata of every array and group but the root's."""
+    for key, metadata in metadata_objects(header).items():
+        objects.write(key, metadata)
 
 
 def open_arrays(objects: Objects, items: Sequence[ArrayLayout]) -> dict[str, zarr.Array[Any]]:
