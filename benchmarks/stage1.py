@@ -165,7 +165,7 @@ def in_turns(
             elif isinstance(event, UnitCommitted):
                 ended, committed = time.perf_counter(), committed + 1
             elif isinstance(event, BuildFinished):
-                assert event.missing_units == 1
+                assert event.missing_units <= 1, "the last one is dropped, unless it was through already"
     teacher.logits = forward  # type: ignore[method-assign]
     stage1 = ended - began - bare
     return bare / stage1, inside / stage1, bare / num_batches

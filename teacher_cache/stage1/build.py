@@ -1,8 +1,9 @@
 """Stage 1: the teacher runs once over every view and its answers become the cache.
 
-Worker processes render, this thread feeds the device, a second thread encodes and commits. A process needs no others:
-it walks the missing units in its own order and skips what others have committed by then. What is killed loses the one
-unit it was computing; the same command finishes the job, whatever the number of processes.
+Worker processes render, this thread feeds the device, a second thread encodes, and a third one commits a unit while the
+next one is computed. A process needs no others: it walks the missing units in its own order and skips what others have
+committed by then. A process that is killed loses at most two units: the one that it was committing and the one that it
+was computing. The same command finishes the job, whatever the number of processes.
 """
 
 import time
@@ -64,7 +65,7 @@ def build_cache(
         batch_size: views in a teacher forward, a multiple of the recipe's block size. Within a unit and view, rows
             go to the teacher in block order; the last batch is padded, so that each forward has this one shape.
         check_committed: first read this rank's share of the committed units; damaged ones are computed again.
-        should_stop: asked between forwards; True drops the unit in flight and ends the walk.
+        should_stop: asked between forwards; True drops the unit that is being computed and ends the walk.
 
     Errors:
         ValueError for a wrong setting; CacheError naming the unit, or shard and key, that cannot be computed or
@@ -100,6 +101,7 @@ def build_cache(
             yield from run.compute(unit, unit_blocks, writer)
             if should_stop():
                 break
+        yield from run.committed(writer, wait=True)
     yield from run.skips()
     yield run.finished()
 
@@ -138,14 +140,13 @@ class _Run:
                 yield [BlockViews(unit.shard, block, views)]
 
     def compute(self, unit: UnitId, blocks: Iterator[ViewBatch], writer: UnitWriter) -> Iterator[BuildEvent]:
-        """Run the teacher over one unit and commit it, unless another process has by now."""
+        """Run the teacher over one unit and begin to commit it, unless another process has by now."""
         yield from self.skips()
         if self.cache.is_committed(*unit):
             for _ in blocks:
                 pass
             yield UnitSkipped(unit=unit)
             return
-        began = time.monotonic()
         yield UnitStarted(unit=unit, shard_name=self.index.names[unit.shard])
         writer.begin(unit)
         for together in _groups(blocks, self.batch_size // self.recipe.block_size):
@@ -154,18 +155,19 @@ class _Run:
                 if self.should_stop():
                     return
                 yield self._forward(unit, group, view, writer)
+                yield from self.committed(writer, wait=False)
+        yield from self.committed(writer, wait=True)
         if self.cache.is_committed(*unit):
             yield UnitSkipped(unit=unit)
             return
-        done = writer.commit()
-        self.agreement.append(done.label_agreement)
-        yield UnitCommitted(
-            unit=unit,
-            written=done.written,
-            num_views=int(self.cache.rows_S[unit.shard]) * self.recipe.block_views,
-            seconds=time.monotonic() - began,
-            label_agreement=done.label_agreement,
-        )
+        writer.commit()
+
+    def committed(self, writer: UnitWriter, *, wait: bool) -> Iterator[UnitCommitted]:
+        """Say that the unit before is committed, as soon as it is."""
+        done = writer.committed(wait=wait)
+        if done is not None:
+            self.agreement.append(done.label_agreement)
+            yield UnitCommitted(**done._asdict())
 
     def _forward(self, unit: UnitId, group: BlockGroup, view: int, writer: UnitWriter) -> BatchDone:
         logit_BC = self.teacher.logits(group.prepared(view, self.batch_size))

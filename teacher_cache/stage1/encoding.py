@@ -1,7 +1,8 @@
-"""Encodes and commits units in a thread of its own, so that the device does not wait for the codec."""
+"""Encodes answers in one thread and commits units in another, so that the device waits for neither codec nor store."""
 
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -51,36 +52,45 @@ class GroupAnswer(NamedTuple):
 
 
 class CommittedUnit(NamedTuple):
-    """Whether this process wrote the unit (else another one had), and how often the first class is the label."""
+    """A unit in the ledger: whether this process wrote it (else another one had), how often the first class is the
+    label, its views, and seconds since it was begun.
+    """
 
+    unit: UnitId
     written: bool
     label_agreement: float
+    num_views: int
+    seconds: float
 
 
 class UnitWriter:
-    """Takes one unit at a time: `begin`, `put` …, `commit`; an error of the thread surfaces in the next call.
+    """Takes one unit at a time: `begin`, `put` …, `commit`; an error of a thread surfaces in a later call.
 
-    Leaving the `with` lets a commit that has begun end and drops what has not begun; nothing is half done.
+    A unit is committed while the next one is computed, and before the next one is committed: so at no time are more
+    than two units uncommitted. Leaving the `with` lets a commit that has begun end and drops what has not begun;
+    nothing is half done.
     """
 
     def __init__(self, cache: TeacherCache, index: ShardIndex) -> None:
         """Encode for this cache; the index has the keys for messages."""
         self._cache, self._index = cache, index
         self._codec = RecordCodec(cache.spec.record, cache.basis)
-        self._thread = ThreadPoolExecutor(1, "unit-writer")
+        self._encoder, self._committer = (ThreadPoolExecutor(1, name) for name in ("unit-encoder", "unit-committer"))
         self._pending: deque[Future[None]] = deque()
         self._unit: _OpenUnit | None = None
+        self._committing: Future[CommittedUnit] | None = None
 
     def __enter__(self) -> Self:
         """The writer itself."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Stop the thread."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Stop the threads."""
+        self._encoder.shutdown(wait=True, cancel_futures=True)
+        self._committer.shutdown(wait=True)
 
     def begin(self, unit: UnitId) -> None:
-        """Start a unit; what was put of an uncommitted one before it is dropped."""
+        """Start a unit; what was put of one before it that was not handed to `commit` is dropped."""
         self._settle(0)
         self._unit = _OpenUnit(self._cache, unit)
 
@@ -91,26 +101,33 @@ class UnitWriter:
             CacheError naming shard, key and view of a row with NaN or infinity (from this or an earlier answer).
         """
         self._settle(_AHEAD - 1)
-        self._submit(self._encode, self._open(), answer)
+        self._pending.append(self._encoder.submit(self._encode, self._open(), answer))
 
-    def commit(self) -> CommittedUnit:
-        """Commit the unit and wait for it: at no time is more than one unit uncommitted.
+    def commit(self) -> None:
+        """Begin to commit the unit; the one before must have been `committed`."""
+        assert self._committing is None, "at most two units are uncommitted"
+        unit = self._open()
+        self._settle(0)
+        self._unit = None
+        self._committing = self._committer.submit(self._commit, unit)
+
+    def committed(self, *, wait: bool) -> CommittedUnit | None:
+        """The unit whose commit has ended since this was last asked; None when there is none.
+
+        Args:
+            wait: for the end of a commit that has begun.
 
         Errors:
             CacheError naming the unit when the store cannot hold it.
         """
-        unit = self._open()
-        self._settle(0)
-        self._unit = None
-        written = self._thread.submit(self._commit, unit).result()
-        return CommittedUnit(written, unit.num_agreed / max(unit.num_own, 1))
+        if self._committing is None or not (wait or self._committing.done()):
+            return None
+        done, self._committing = self._committing, None
+        return done.result()
 
     def _open(self) -> "_OpenUnit":
         assert self._unit is not None, "begin a unit first"
         return self._unit
-
-    def _submit(self, work: Callable[..., None], *arguments: Any) -> None:
-        self._pending.append(self._thread.submit(work, *arguments))
 
     def _settle(self, allowed: int) -> None:
         """Wait until at most `allowed` answers are waiting; raise what went wrong with the others."""
@@ -154,21 +171,22 @@ class UnitWriter:
         view = unit.unit.view_block * self._cache.views_per_unit + answer.view
         return f"shard {self._index.names[shard]}: key {key!r}, view {view}"
 
-    def _commit(self, unit: "_OpenUnit") -> bool:
+    def _commit(self, unit: "_OpenUnit") -> CommittedUnit:
         try:
-            return self._cache.commit_unit(*unit.unit, unit.complete())
+            written = self._cache.commit_unit(*unit.unit, unit.complete())
         except OSError as error:
             raise CacheError(
                 f"{self._cache.describe(unit.unit)}: cannot be written: {error}; "
                 "make room or restore access, then run cache-teacher again: it goes on where it stopped"
             ) from error
+        return unit.committed(written)
 
 
 class _OpenUnit:
     """The arrays of a unit while they fill up."""
 
     def __init__(self, cache: TeacherCache, unit: UnitId) -> None:
-        self.unit = unit
+        self.unit, self._began = unit, time.monotonic()
         self.num_own, self.num_agreed = 0, 0
         self._shape = (cache.views_per_unit, int(cache.rows_S[unit.shard]))
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -203,3 +221,8 @@ class _OpenUnit:
         """The arrays, all rows of all views in place."""
         assert self._filled_VR.all(), "a unit is committed only when every row of every view is there"
         return self._arrays
+
+    def committed(self, written: bool) -> CommittedUnit:
+        """What there is to say of the unit when it is in the ledger."""
+        seconds = time.monotonic() - self._began
+        return CommittedUnit(self.unit, written, self.num_agreed / max(self.num_own, 1), self._filled_VR.size, seconds)

@@ -59,7 +59,7 @@ class BatchDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitCommitted:
-    """A unit is in the ledger.
+    """A unit is in the ledger; said while the next one is computed.
 
     Attributes:
         written: False where another process had committed it just before.
@@ -87,7 +87,7 @@ class BuildFinished:
     """The end of this process's walk.
 
     Attributes:
-        stopped: it was asked to stop; the unit in flight was dropped.
+        stopped: it was asked to stop; the unit that was being computed was dropped.
         num_forwards: teacher forwards of this run.
         views_done: views computed by this run. seconds: wall time.
         missing_units: units that are still missing in the cache.
