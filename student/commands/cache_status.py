@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 
 @click.command("cache-status")
 @click.argument("cache", type=CACHE)
-@click.option("--fidelity", "measure", is_flag=True, help="Also the error of the records, from kept full logits.")
 @click.option(
-    "--max-units", default=256, show_default=True, type=click.IntRange(1), help="Units that --fidelity reads."
+    "--fidelity", "measure", is_flag=True, help="Also print the error of the stored logits, for each τ and loss."
+)
+@click.option(
+    "--max-units", default=256, show_default=True, type=click.IntRange(1), help="Chunks that --fidelity reads."
 )
 @click.option("--png", type=PATH, help="Write the coverage as a picture.")
 @json_option
 def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as_json: bool) -> None:
-    """Coverage, bytes per view, speed and what is missing of CACHE; with --fidelity its true error per τ and loss."""
+    """Show what CACHE holds and misses, bytes per view and speed; with --fidelity also its measured error."""
     if not measure:
         refuse_ignored(["max_units"], "only --fidelity reads units")
     if png is not None:

@@ -12,7 +12,7 @@ from teacher_cache.store.header import local_header
     "--cache", type=CACHE, help="Compare with the machine that made this cache; default: with the built-in recipes."
 )
 def check_machine(cache: str | None) -> None:
-    """Render fixed images and compare digests: seconds, before a job of days. Exit code 1 names what differs."""
+    """Render fixed images and compare their checksums, in seconds. Exit code 1 if this machine renders other pixels."""
     found = _with_cache(cache) if cache else _with_reference()
     for name, parts in found.items():
         result(f"{name}: {'renders differently: ' + ', '.join(parts) if parts else 'the same pixels'}")

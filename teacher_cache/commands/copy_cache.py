@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 @click.command("copy-cache")
 @click.argument("source", type=CACHE)
 @click.argument("destination", type=CACHE)
-@click.option("--views", default="", metavar="RANGES", help="Views to copy, such as 0-47; whole units; default: all.")
+@click.option(
+    "--views", default="", metavar="RANGES", help="Views to copy, such as 0-47, in whole chunks; default: all."
+)
 @click.option(
     "--shards", default="", metavar="RANGES", help="Shards to copy, by number, such as 0-99,200; default: all."
 )
@@ -31,19 +33,19 @@ if TYPE_CHECKING:
     "record_kind",
     callback=record_kind_callback,
     metavar=f"[{'|'.join(('auto', *KINDS))}]",
-    help="Encode the records again as this kind; default: copy them as they are.",
+    help="Compress the logits again, as this kind; default: copy them unchanged.",
 )
-@click.option("--top-k", default=0, type=click.IntRange(0), help="With --record: classes kept exactly.")
+@click.option("--top-k", default=0, type=click.IntRange(0), help="With --record: classes stored exactly.")
 @click.option(
-    "--bytes", "num_bytes", default=0, type=click.IntRange(0), help="On disk per view; implies --record auto."
+    "--bytes", "num_bytes", default=0, type=click.IntRange(0), help="Bytes on disk per view; implies --record auto."
 )
 @click.option(
     "--pack",
     is_flag=True,
-    help="At most ten files for each shard instead of several for each unit; the copy can be read but not extended.",
+    help="At most ten files for each shard instead of several for each chunk; the copy can be read but not extended.",
 )
-@click.option("--card", is_flag=True, help="Write a README.md beside the copy: what it is, its error, how to use it.")
-@click.option("--workers", default=4, show_default=True, type=click.IntRange(1), help="Units in flight at once.")
+@click.option("--card", is_flag=True, help="Write a README.md into the copy: content, error, how to use it.")
+@click.option("--workers", default=4, show_default=True, type=click.IntRange(1), help="Chunks copied at the same time.")
 def copy_cache(
     source: str,
     destination: str,
@@ -58,8 +60,9 @@ def copy_cache(
 ) -> None:
     """Copy the cache SOURCE to DESTINATION, all of it or a part, verified on the way.
 
-    Places are folders or object stores: s3://, gs://, az://, memory:// …; hf:// and https:// to read. Run the same
-    command again to go on after a kill. A smaller --record is made from the records of SOURCE, and its error printed.
+    Both are folders or object stores (s3://, gs://, az://, memory://); SOURCE may also be hf:// or https://. Run the
+    same command again to continue after a stop. With --record the logits of SOURCE are compressed again, and the error
+    is printed.
     """
     from teacher_cache.store.header import CACHE_FOLDER, local_header
 

@@ -163,7 +163,7 @@ _teacher_files = options(
         type=click.Choice(["yes", "no"]),
         default="yes",
         show_default=True,
-        help="Of a training checkpoint that also has averaged weights: take these.",
+        help="Use the averaged (EMA) weights if a checkpoint has both.",
     ),
     click.option(
         "--teacher-arg",
@@ -176,9 +176,9 @@ _teacher_files = options(
         "--teacher-mean",
         callback=_rgb,
         metavar="R,G,B",
-        help="Mean of the images the teacher was trained with; default: what its weights say.",
+        help="Mean of the images that the teacher was trained with; default: as stored with its weights.",
     ),
-    click.option("--teacher-std", callback=_rgb, metavar="R,G,B", help="Standard deviation, as --teacher-mean."),
+    click.option("--teacher-std", callback=_rgb, metavar="R,G,B", help="Standard deviation of these images."),
 )
 teacher_options = bundled(
     TeacherFlags,
@@ -295,7 +295,11 @@ view_options = bundled(
     ViewFlags,
     "views",
     click.option(
-        "--views", "num_views", required=True, type=click.IntRange(1), help="Views of every sample; may be raised."
+        "--views",
+        "num_views",
+        required=True,
+        type=click.IntRange(1),
+        help="Views of every image; more can be added later.",
     ),
     click.option(
         "--view-recipe",
@@ -308,7 +312,7 @@ view_options = bundled(
     click.option("--size", type=click.IntRange(1), help="Side of the views, pixels; default: the recipe's."),
     click.option("--view-seed", default=0, show_default=True, type=SEED, help="Seed of the views."),
     click.option(
-        "--view-set", "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any field of the view recipe."
+        "--view-set", "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Change a field of the view recipe."
     ),
     click.option(
         "--views-per-unit",
@@ -362,6 +366,6 @@ record_options = bundled(
         metavar=f"[{'|'.join(('auto', *KINDS))}]",
         help="auto: lowrank, or dense8 up to 64 classes; dense: all logits, lossless.",
     ),
-    click.option("--top-k", default=0, type=click.IntRange(0), help="Classes kept exactly; 0: the budget chooses."),
-    click.option("--bytes", "num_bytes", default=0, type=click.IntRange(0), help="On disk per view; default 64."),
+    click.option("--top-k", default=0, type=click.IntRange(0), help="Classes stored exactly; 0: chosen from --bytes."),
+    click.option("--bytes", "num_bytes", default=0, type=click.IntRange(0), help="Bytes on disk per view; default 64."),
 )

@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 @teacher_options
 @view_options
 @record_options
-@click.option("--gpus", default=1, show_default=True, type=click.IntRange(1), help="Processes like this one.")
+@click.option("--gpus", default=1, show_default=True, type=click.IntRange(1), help="GPUs (processes) to plan for.")
 @click.option(
     "--seconds",
     default=20.0,
     show_default=True,
     type=Number(0, 86400, min_open=True),
-    help="How long stage 1 is timed.",
+    help="How long making the cache is timed, s.",
 )
 @click.option(
     "--calibration-views",
     default=768,
     show_default=True,
     type=click.IntRange(8),
-    help="Views that the teacher answers for the estimate.",
+    help="Views that the error is estimated from.",
 )
 @runs_teacher_options
 @workers_option()
@@ -56,7 +56,7 @@ def plan_cache(
     execution: RunsTeacher,
     workers: int,
 ) -> None:
-    """Predict bytes, hours and error of a cache before it is made, from a short calibration on this machine."""
+    """Predict size, time and error of a cache before you make it, from a short measurement on this machine."""
     index = shard_place.index()
     from teacher_cache.stage1.agreement import require_new_cache
 

@@ -21,14 +21,14 @@ SHOWN = 4
 
 @click.command("show-views")
 @shard_options()
-@click.option("--cache", type=CACHE, help="Its recipe, and its record's top classes.")
+@click.option("--cache", type=CACHE, help="The cache whose views are drawn, with the teacher's likeliest classes.")
 @click.option(
     "--view-recipe",
     "--recipe",
     "recipe_name",
     default="deit",
     show_default=True,
-    help="Without --cache. See `recipes`.",
+    help="View recipe without --cache; see `recipes`.",
 )
 @click.option("--view-set", "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any field of the view recipe.")
 @click.option("--sample", metavar="KEY", help=f"Key of the sample; default: {SHOWN} samples from all over the shards.")

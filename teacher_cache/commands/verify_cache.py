@@ -18,15 +18,19 @@ if TYPE_CHECKING:
 
 @click.command("verify-cache")
 @click.argument("cache", type=CACHE)
-@shard_options(required=False, help="With --deep: the shards it was made from.")
-@click.option("--deep", is_flag=True, help="Also render a sample of blocks anew and compare their pixel digests.")
-@click.option("--blocks", default=64, show_default=True, type=click.IntRange(1), help="Blocks that --deep checks.")
+@shard_options(required=False, help="With --deep: the shards that the cache was made from.")
+@click.option("--deep", is_flag=True, help="Also render some images again and compare the checksums of their pixels.")
+@click.option(
+    "--blocks", default=64, show_default=True, type=click.IntRange(1), help="Groups of 16 images that --deep renders."
+)
 @optional_teacher_options("Also ask this teacher again about those blocks; implies --deep.")
 @click.option(
-    "--tolerance", type=Number(0, 1), help="Largest total variation of a repeated answer; default by precision."
+    "--tolerance", type=Number(0, 1), help="Largest allowed total variation between two answers; default: by precision."
 )
-@click.option("--repair", is_flag=True, help="Take damaged units out of the ledger; cache-teacher computes them again.")
-@click.option("--sample-seed", "--seed", "seed", default=0, show_default=True, type=SEED, help="Of the sample.")
+@click.option("--repair", is_flag=True, help="Mark damaged chunks as missing; cache-teacher then computes them again.")
+@click.option(
+    "--sample-seed", "--seed", "seed", default=0, show_default=True, type=SEED, help="Chooses the groups of --deep."
+)
 @device_option
 def verify_cache(
     cache: str,
@@ -39,7 +43,10 @@ def verify_cache(
     seed: int,
     device: str | None,
 ) -> None:
-    """Check every digest of CACHE; deeper: render again, ask the teacher again. Exit code 1 when anything is wrong."""
+    """Check every checksum of CACHE; --deep renders images again, --teacher runs the teacher again.
+
+    Exit code 1 if anything is wrong.
+    """
     asked = teacher.teacher is not None
     if not asked and (teacher.teacher_weights or teacher.teacher_args or teacher.teacher_mean or teacher.teacher_std):
         raise ValueError("--teacher-weights, --teacher-arg: whose? give --teacher NAME as well")
