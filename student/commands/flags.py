@@ -310,7 +310,7 @@ training_options = bundled(
     click.option(
         "--scratch",
         type=PATH,
-        help="Local disk for the records in use, once per machine; default: TMPDIR.",
+        help="Local disk for the stored logits in use, once per machine; default: TMPDIR.",
     ),
 )
 weights_options = options(
