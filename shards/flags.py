@@ -174,7 +174,9 @@ class ShardPlace:
         """A reader of an index; a context manager."""
         from shards.index.reader import ShardReader
 
-        return ShardReader(index, self.shard_cache)
+        reader = ShardReader(index, self.shard_cache)
+        # One of several processes fetches what it needs itself, and maybe on a machine of its own.
+        return reader.with_room() if world_from_env(shared=True).size == 1 else reader
 
 
 def val_beside(shards: str) -> str | None:

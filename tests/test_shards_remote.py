@@ -325,6 +325,24 @@ def test_more_than_the_disk_takes_is_refused_before_it_comes(
     assert not list(tmp_path.glob("*.tar"))
 
 
+def test_shards_that_will_not_all_fit_are_refused_before_the_first_is_fetched(
+    server: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full after the first hundred shards costs the night; copies that are there count nothing."""
+    index = scan(pattern_of(server), tmp_path / "cache")
+    free = SimpleNamespace(free=int(index.tar_bytes_S.sum()) - 1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: free)
+    with (
+        ShardReader(index, tmp_path / "elsewhere") as reader,
+        pytest.raises(ShardError, match=f"{NUM_SHARDS} of {NUM_SHARDS} remote shards"),
+    ):
+        reader.with_room()
+    with ShardReader(index, tmp_path / "cache") as reader:  # the scan has fetched them
+        reader.with_room()
+    with ShardReader(open_index(str(shards))) as reader:
+        reader.with_room()
+
+
 def test_an_s3_server_that_lies_about_the_size_costs_nothing(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,12 +5,12 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import google_crc32c
 
 from shards.errors import ShardError
-from shards.index.remote import local_shard
+from shards.index.remote import local_shard, require_room_for_all
 from shards.index.shard_index import SUFFIXES, ShardIndex
 
 _OPEN_SHARDS = 32
@@ -30,6 +30,11 @@ class ShardReader:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
+
+    def with_room(self) -> Self:
+        """The reader itself; ShardError with the sizes for remote shards that will not all fit on the disk."""
+        require_room_for_all(self.index.urls, self.index.tar_bytes_S, self.cache_dir)
+        return self
 
     def image_bytes(self, shard: int, row: int) -> bytes:
         """The encoded image of a sample.

@@ -7,13 +7,18 @@ import glob
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from shards.atomic import TEMPORARY
 from shards.errors import ShardError
 from shards.index.sources import base_name, is_remote
 from shards.index.transfer import TransferOrder, fetch
 from shards.locks import FOR_EVER, locked
+from shards.text.figures import byte_size
 
 STALL_S = 60.0
 
@@ -62,6 +67,32 @@ def _fetched(url: str, target: Path, expected_bytes: int | None, stall_s: float)
                 left.unlink(missing_ok=True)  # of a process that was killed: whoever fetches this holds the lock
             _fetch(url, target, told, stall_s)
     return target
+
+
+def require_room_for_all(urls: Sequence[str], tar_bytes_S: NDArray[np.int64], cache_dir: Path | None = None) -> None:
+    """Refuse, before the first step, remote shards that will not fit where their copies are kept.
+
+    Args:
+        tar_bytes_S: size of each shard, (S,), from the index; local shards and complete copies count nothing.
+
+    Errors:
+        ShardError with the sizes and the way out.
+    """
+    folder = cache_dir or default_cache_dir()
+    missing = [
+        int(num_bytes)
+        for url, num_bytes in zip(urls, tar_bytes_S, strict=True)
+        if is_remote(url) and _size(cached_path(url, cache_dir)) != num_bytes
+    ]
+    if not missing:
+        return
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    if sum(missing) > free:
+        raise ShardError(
+            f"{folder}: expected room for {len(missing)} of {len(urls)} remote shards that will be fetched, "
+            f"{byte_size(sum(missing))}, got {byte_size(free)} free; make room, or name another folder by --shard-cache"
+        )
 
 
 def _require_room(url: str, folder: Path, num_bytes: int) -> None:

@@ -128,7 +128,7 @@ class Feed:
             for opened in self.teaching.open_caches:
                 require_units(opened, self.order)
             self._source = stack.enter_context(self._make_source())
-            reader = stack.enter_context(ShardReader(self.index, options.shard_cache))
+            reader = stack.enter_context(ShardReader(self.index, options.shard_cache).with_room())
             pinned = self.device.type == "cuda" if options.pin is None else options.pin
             start = partial(
                 render_ahead,
