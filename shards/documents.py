@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
-from shards.errors import ArtefactError
+from shards.errors import ArtefactError, ShardError
 from shards.values import validation_words
 
 T = TypeVar("T")
@@ -64,6 +64,14 @@ def read_regular(path: Path | str, *, most_bytes: int = MOST_BYTES) -> bytes:
         if num_bytes > most_bytes:
             raise NotRegularError(None, f"expected at most {most_bytes} bytes, got {num_bytes}", str(path))
         return file.read()
+
+
+def read_image_file(path: Path) -> bytes:
+    """All bytes of an image file; ShardError when it cannot be read."""
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise ShardError(f"image {path}: cannot be read: {error.strerror}") from error
 
 
 def read_utf8(path: Path, where: str, what: str) -> str:

@@ -28,6 +28,7 @@ _REMEDIES = {
     errno.EROFS: "choose a place that can be written",
     errno.EACCES: "check the permissions, or choose another place",
     errno.EPERM: "check the permissions, or choose another place",
+    errno.EAGAIN: "use fewer --workers, or raise the limit on processes (`ulimit -u`)",
     errno.EMFILE: "raise the limit (`ulimit -n`), or use fewer --workers",
     errno.ENFILE: "the machine has too many files open: close some",
     errno.ENOENT: "check the path; its folder must exist",

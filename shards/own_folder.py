@@ -47,6 +47,14 @@ def require_file(flag: str, path: Path, suffix: str = "") -> None:
         raise ValueError(f"{flag} {path}: expected a folder {path.parent} to write it in, got {got}; make it first")
 
 
+def require_utf8(flag: str, folder: Path) -> None:
+    """ValueError for a folder whose name is no UTF-8: torch writes no checkpoints there."""
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{flag} {folder}: expected a name in UTF-8, got other bytes; choose another one") from None
+
+
 def require_own(flag: str, folder: Path, kind: FolderKind) -> None:
     """ValueError unless the folder is new, empty, or one of that kind.
 

@@ -7,6 +7,7 @@ expected, got and what next; it never ends in a traceback, asks for memory it ca
 
 import copy
 import json
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ from safetensors.torch import load_file, save_file
 from teacher_cache.store.header import _attributes_digest
 
 _INFO = "deit_teacher_cache"
+
+
+def obeyed(text: str) -> list[str]:
+    """What a terminal would obey."""
+    return [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t"]
 
 
 def _nested(depth: int) -> Any:

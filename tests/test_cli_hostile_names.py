@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import unicodedata
 from pathlib import Path
 
 import cv2
@@ -15,16 +14,12 @@ from safetensors.numpy import load_file, save_file
 
 from cli import COMMANDS, cli
 from shards.text.escapes import csv_cell, markdown, markdown_code, one_line, visible
+from tests.damage import obeyed
 from tests.test_layering import ROOT, SOURCES
 from tests.test_own_data import SMALL
 
 EVIL = "=1\x1b]0;own\x07\x9b2J\u202e$x$|`<b>[x](y)"
 """A title, a cleared screen, text turned round, a formula twice, a table's border, code, HTML and a link."""
-
-
-def obeyed(text: str) -> list[str]:
-    """What a terminal would obey."""
-    return [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t"]
 
 
 def run(*words: str | Path) -> Result:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from tests.golden import SETS
 from tests.golden.make import STUDENT, TEACHER
@@ -16,6 +17,7 @@ SET = SETS[0]
 SHARDS = ["--shards", "{set}/train"]
 CACHE = ["cache-teacher", *SHARDS, "--cache", "{tmp}/new.zarr", *TEACHER, "--views", "2"]
 TRAIN = ["train-student", *SHARDS, "--cache", "{set}/dense.zarr", *STUDENT, "--out", "{tmp}/run"]
+REMOTE = ["train-student", *SHARDS, "--cache", "https://nowhere.invalid/c.zarr", *STUDENT, "--out", "{tmp}/run"]
 ABLATE = ["ablate", *SHARDS, "--val-shards", "{set}/val", "--cache", "{set}/dense.zarr", *STUDENT, "--out", "{tmp}/s"]
 
 REFUSED: list[tuple[list[str], str]] = [
@@ -37,6 +39,9 @@ REFUSED: list[tuple[list[str], str]] = [
     ([*TRAIN, "--views-used", "2.5"], "--views-used"),
     ([*TRAIN, "--out", ""], "--out"),
     ([*TRAIN, "--out", "s3://bucket/run"], "--out"),
+    ([*TRAIN, "--out", "{tmp}/\udcff"], "expected a name in UTF-8"),
+    ([*ABLATE, "--out", "{tmp}/\udcff"], "expected a name in UTF-8"),
+    (["train-teacher", *SHARDS, "--out", "{tmp}/\udcff", "--model", "resnet18"], "expected a name in UTF-8"),
     ([*CACHE, "--teacher", "regnty_160"], "timm has no model 'regnty_160': the nearest is 'regnety_160'"),
     ([*CACHE, "--teacher", "regnety_160.deit"], "deit_in1k"),
     ([*CACHE, "--teacher-arg", "channels"], "KEY=VALUE"),
@@ -129,6 +134,18 @@ REFUSED: list[tuple[list[str], str]] = [
     (["verify-cache", ""], "CACHE"),
     (["models", "deit_tinny"], "the nearest is 'deit_tiny"),
     (["make-shards", "{set}", "{tmp}/shards", "--seed", "-1"], "--seed"),
+    (["evaluate", *SHARDS, "--weights", "{set}/teacher.safetensors"], "give --model NAME"),
+    (["predict", "{picture}", "--weights", "{set}/teacher.safetensors"], "give --model NAME"),
+    (["export", "{set}/teacher.safetensors", "{tmp}/x.safetensors"], "give --model NAME"),
+    ([*CACHE, "--teacher", "nomodule:x"], "module nomodule cannot be imported"),
+    ([*CACHE, "--teacher", "os:pathlike"], "os has no function 'pathlike'; similar: PathLike"),
+    ([*CACHE, "--teacher", ":x"], "expected package.module:function"),
+    ([*REMOTE, "--lambda", "2"], "--lambda"),
+    ([*REMOTE, "--set", "learning_rate=0.1"], "the nearest is 'lr'"),
+    ([*REMOTE, "--set", "lr=nan"], "lr"),
+    ([*REMOTE, "--distill", "hard", "--tau", "2"], "--tau: would be ignored"),
+    ([*REMOTE, "--model", "deit_tinny"], "the nearest is 'deit_tiny"),
+    ([*REMOTE, "--recipe", "deit_finetune384", "--set", "image_size=32"], "init_weights"),
 ]
 """Command lines and a word of the refusal."""
 
@@ -151,6 +168,11 @@ MISSING: list[tuple[list[str], str]] = [
     (["report", "{set}/run", "{set}/train"], "neither a run"),
     (["report", "{set}/run", "--teacher", "{tmp}/nope"], "no run here"),
     (["verify-cache", "{set}/dense.zarr", "--deep", "--shards", "{set}/val"], "other shards"),
+    ([*CACHE, "--teacher-weights", "{cut}"], "cannot be read as safetensors: expected"),
+    (["evaluate", *SHARDS, "--weights", "{cut}"], "cannot be read as safetensors: expected"),
+    (["export", "{cut}", "{tmp}/x.safetensors"], "cannot be read as safetensors: expected"),
+    (["predict", "{set}/classes.txt", *WEIGHTS], "classes.txt"),
+    (["predict", "{set}/classes.txt", "{tmp}/no.png", *WEIGHTS], "2 of 2 files could not be answered"),
 ]
 """Command lines that name an artefact which does not exist, and a word of the refusal; their exit code is 1."""
 
@@ -171,8 +193,11 @@ for words in json.load(sys.stdin):
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, list[str]]]:
     """Exit code, output and heavy modules imported by then, of every case in turn."""
-    tmp = tmp_path_factory.mktemp("refused")
-    cases = [[word.format(set=SET, tmp=tmp) for word in words] for words, _ in (*REFUSED, *MISSING)]
+    tmp, made = tmp_path_factory.mktemp("refused"), tmp_path_factory.mktemp("made")
+    (made / "cut.safetensors").write_bytes((SET / "teacher.safetensors").read_bytes()[:-100])
+    Image.new("RGB", (9, 9)).save(made / "picture.png")
+    places = {"set": SET, "tmp": tmp, "cut": made / "cut.safetensors", "picture": made / "picture.png"}
+    cases = [[word.format(**places) for word in words] for words, _ in (*REFUSED, *MISSING)]
     done = subprocess.run([sys.executable, "-c", CHILD], input=json.dumps(cases), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = dict(zip(map(_id, (*REFUSED, *MISSING)), map(json.loads, done.stdout.splitlines()), strict=True))

@@ -181,6 +181,44 @@ def test_too_many_open_files_are_an_error_that_says_so() -> None:
     assert _children() == []
 
 
+FEW = """
+import os, resource, sys
+import numpy as np
+from shards.errors import system_words
+from shards.pool.workers import in_workers
+held = []
+def hold():
+    try:
+        while True:
+            held.append(open(os.devnull))
+    except OSError:
+        pass
+def work(n):
+    if ending != "keeps":
+        hold()
+    if ending == "refuses":
+        raise ValueError("x" * 100_000)
+    return np.zeros(100_000)
+ending = sys.argv[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+results = in_workers(work, range(2), workers=1, ahead=1)
+try:
+    next(results)
+    hold()
+    next(results)
+except OSError as error:
+    print(system_words(error))
+"""
+
+
+@pytest.mark.parametrize("ending", ["answers", "refuses", "keeps"])
+def test_too_many_open_files_are_no_death_of_a_worker(ending: str) -> None:
+    """In the worker, with a result or an error that needs one, and in the process that takes the result."""
+    done = subprocess.run([sys.executable, "-c", FEW, ending], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "too many open files; raise the limit (`ulimit -n`), or use fewer --workers\n"
+
+
 def test_results_that_are_kept_hold_no_open_file() -> None:
     """A scan of a thousand shards keeps a result of each."""
 

@@ -371,6 +371,11 @@ REFUSED = {
     "views_used": ({"views_used": 5}, "holds 4 views, got 5"),
     "pin": ({"pin": "x"}, "pin: expected True, False or None, got 'x'"),
     "smoothing of words": ({"smoothing": "0.1"}, r"smoothing: expected a number in \[0, 1\), got '0.1'"),
+    "a cache that is a number": ({"cache": 1.5}, "cache: expected one str or Path or TeacherCache, or a list of them"),
+    "caches of numbers": ({"cache": [1, 2]}, r"cache: expected one .*, got \[1, 2\]"),
+    "a teacher that is a text": ({"cache": None, "teacher": "t"}, "teacher: expected one Teacher, or a list of them"),
+    "scratch": ({"scratch": []}, r"scratch: expected a folder or None, got \[\]"),
+    "shard_cache": ({"shard_cache": True}, "shard_cache: expected a folder or None, got True"),
     "device": ({"device": "tpu"}, "expected cpu, cuda or cuda:N, got 'tpu'"),
 }
 

@@ -99,6 +99,34 @@ def test_damage_to_any_object_is_a_named_error(tmp_path: Path, damage: str, kind
     assert problems(folder) == []
 
 
+NO_FILE: dict[str, Callable[[Path], None]] = {
+    "a FIFO": os.mkfifo,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": Path.mkdir,
+    "expected at most": lambda path: (path.touch(), os.truncate(path, 1 << 40))[1],
+}
+
+
+@pytest.mark.parametrize("got", NO_FILE)
+def test_an_object_that_blocks_or_never_ends_is_not_opened(tmp_path: Path, got: str) -> None:
+    """What stands in place of an object is no regular file, or a hole larger than any memory."""
+    folder = tmp_path / "c"
+    make_cache(folder, rows=(7, 5), num_views=3)
+    first = {name.split("/c/")[0]: name for name in objects_of(folder)}
+    for name in first.values():
+        path = folder / name
+        data = path.read_bytes()
+        path.unlink()
+        NO_FILE[got](path)
+        with pytest.raises(CacheError, match=re.escape(name)) as caught:
+            use(folder)
+        assert got in str(caught.value)
+        assert any(got in problem for problem in problems(folder)), name
+        path.rmdir() if path.is_dir() else path.unlink()
+        path.write_bytes(data)
+    use(folder)
+
+
 def _forwarded() -> set[str]:
     """The methods by which the array library's own wrapper reaches the objects behind it, in its installed version."""
     words = ("get", "set", "delete", "clear", "exists", "empty")

@@ -9,6 +9,7 @@ limit. What is smallest goes through the socket itself.
 Only for sockets between processes that were forked from each other: a parcel is a pickle.
 """
 
+import errno
 import mmap
 import os
 import pickle
@@ -52,14 +53,14 @@ def receive(channel: socket.socket) -> Any:
     Errors:
         EOFError when the other side is gone; OSError when its descriptor cannot be taken.
     """
-    header, descriptors, flags, _ = socket.recv_fds(channel, _HEADER.size, 1)
+    header, descriptors, _, _ = socket.recv_fds(channel, _HEADER.size, 1)
     if not header:
         raise EOFError("the other side closed")
     start, length, inside = _HEADER.unpack(header)
     if inside:
         return _opened(memoryview(channel.recv(length, socket.MSG_WAITALL)), 0)
     if not descriptors:
-        raise OSError(f"no descriptor came with a parcel (flags {flags}): too many open files; raise `ulimit -n`")
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # the kernel drops what this process cannot hold
     descriptor = descriptors[0]
     try:
         if start + length > _COPIED_BYTES:

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Generic, NoReturn, TypeVar
 
-from shards.errors import ArtefactError
+from shards.errors import ArtefactError, system_words
 from shards.platforms import require_workers
 from shards.pool import parcels
 from shards.pool.worker_process import BEAT_S, NO_TASK, Beats, Done, start_worker
@@ -158,7 +158,7 @@ class _Pool(Generic[T, R]):
             pid = start_worker(self._work, self._start, ours, theirs, self._beats, place)
         except OSError as error:
             ours.close()
-            raise self._died(f"a worker process cannot be started: {error}; use fewer --workers") from error
+            raise self._died(f"a worker process cannot be started: {system_words(error)}") from error
         finally:
             theirs.close()
         worker = _Worker(pid, ours, place)

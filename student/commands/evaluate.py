@@ -12,7 +12,7 @@ from shards.index.classes import Classes, classes_of, match_classes
 from shards.text.figures import count
 from student.commands.flags import student_of, weights_options
 from teacher_cache.commands.flags import announced_precision
-from teacher_cache.network.weights_metadata import require_weights
+from teacher_cache.network.weights_metadata import require_named, require_weights
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
@@ -37,7 +37,7 @@ def evaluate(
 ) -> None:
     """Top-1 and top-5 of a student on shards: every sample counted exactly once."""
     index = shard_place.labelled(shard_place.shards, "--shards", "evaluation")
-    require_weights("--weights", weights)
+    require_named(require_weights("--weights", weights), model)
     import torch
 
     from shards.views.view_recipe import ViewRecipe

@@ -12,7 +12,7 @@ from shards.flags import PATH, refuse_ignored
 from shards.own_folder import FolderKind, named, require_file, require_own
 from student.commands.flags import student_of
 from student.commands.predict import image_files
-from teacher_cache.network.weights_metadata import require_weights, trained_as
+from teacher_cache.network.weights_metadata import require_named, require_weights, trained_as
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,6 +46,7 @@ def export(weights: Path, dest: Path | None, model: str | None, onnx_file: Path 
     file name ending in .safetensors.
     """
     file = require_weights("WEIGHTS", weights)
+    require_named(file, model)
     if dest is None and onnx_file is None:
         raise ValueError("export: where to? give DEST, a folder or a .safetensors file, or --onnx FILE")
     if dest is not None:

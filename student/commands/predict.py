@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import result, say
+from shards.documents import read_image_file
 from shards.errors import Problem, ShardError, problems_text
 from shards.flags import PATH, device_option, stop_with
 from shards.text.escapes import one_line
 from shards.text.figures import count
 from student.commands.flags import student_of, weights_options
-from teacher_cache.network.weights_metadata import require_weights
+from teacher_cache.network.weights_metadata import require_named, require_weights
 
 if TYPE_CHECKING:
     from student.run.export import Prediction
@@ -32,11 +33,15 @@ def predict(
 
     A file that cannot be read or decoded is named, the others are answered, and the exit code is 1 at the end.
     """
-    require_weights("--weights", weights)
+    require_named(require_weights("--weights", weights), model)
     paths, passed_over = image_files(images)
     if not any(path.exists() for path in paths):
         others = f", nor is any of {len(paths)}" if len(paths) > 1 else ""
         raise ShardError(f"image {paths[0]}: no such file{others}; check the path")
+    if (refused := _refused(paths)) and len(refused) == len(paths):
+        for path, problem in refused:
+            _say_problem(path, problem, as_json)
+        _end(len(refused), len(paths), passed_over)
 
     from student.run.export import predict as run
     from teacher_cache.network.device import chosen_device
@@ -49,13 +54,36 @@ def predict(
                 _show(answer, as_json)
         except ShardError as error:
             failed += 1
-            if as_json:
-                result(json.dumps({"path": str(path), "problem": str(error)}, ensure_ascii=False))
-            say(f"error: {error}")
+            _say_problem(path, error, as_json)
+    _end(failed, len(paths), passed_over)
+
+
+def _refused(paths: Sequence[Path]) -> list[tuple[Path, ShardError]]:
+    """The files before the first that begins as an image does, and why: where none does, no network is needed."""
+    from shards.views.decode import read_header
+
+    refused = []
+    for path in paths:
+        try:
+            read_header(read_image_file(path), str(path))
+            break
+        except ShardError as error:
+            refused.append((path, error))
+    return refused
+
+
+def _say_problem(path: Path, problem: ShardError, as_json: bool) -> None:
+    if as_json:
+        result(json.dumps({"path": str(path), "problem": str(problem)}, ensure_ascii=False))
+    say(f"error: {problem}")
+
+
+def _end(failed: int, num_paths: int, passed_over: Sequence[Problem]) -> None:
+    """Say what was not answered; end with 1 where an image was not."""
     if passed_over:
-        say(f"{count(len(paths) - failed, 'file')} answered; {_named('passed over', passed_over)}")
+        say(f"{count(num_paths - failed, 'file')} answered; {_named('passed over', passed_over)}")
     if failed:
-        say(f"{failed} of {count(len(paths), 'file')} could not be answered")
+        say(f"{failed} of {count(num_paths, 'file')} could not be answered")
         raise stop_with(1)
 
 

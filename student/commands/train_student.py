@@ -10,7 +10,7 @@ import click
 
 from shards.console import say_next
 from shards.flags import PATH, SEED, TEXT, ShardPlace, refuse_ignored, shard_options
-from shards.own_folder import require_own
+from shards.own_folder import require_own, require_utf8
 from shards.world import World, world_from_env
 from student.commands.flags import (
     CacheFlags,
@@ -73,6 +73,7 @@ def train_student(
     val_index = shard_place.labelled(val_shards, "--val-shards", "validation") if val_shards else None
     choice = student.choice(combine=cache_flags.combine, **asdict(loss))
     _check(choice, cache_flags, online=online, views_used=views_used)
+    require_utf8("--out", out)
     require_own("--out", out, RUN_FOLDER)
     world = world_from_env()
     suit = partial(choice.suited_to, index, parts=world.size * training.accumulate, before=recipe_before(out))
@@ -129,8 +130,7 @@ def _check(choice: "RecipeChoice", cache_flags: CacheFlags, *, online: bool, vie
     for url, header in headers.items():
         if views_used is not None and views_used > header.num_views:
             raise ValueError(f"--views-used: expected at most {header.num_views}, what {url} holds, got {views_used}")
-    if cache_flags.caches and not headers:
-        return  # remote ones: their recipe is known when they are open
+    # The views of remote caches are known when they are open: till then they are the recipe's own.
     recipe = choice.recipe(next((header.spec.recipe for header in headers.values()), None))
     if recipe.distill == NONE:
         if online:

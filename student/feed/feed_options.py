@@ -45,6 +45,9 @@ class FeedOptions:
         """Check every number."""
         if self.pin is not None and not isinstance(self.pin, bool):
             raise ValueError(f"pin: expected True, False or None, got {self.pin!r}")
+        for name, folder in (("shard_cache", self.shard_cache), ("scratch", self.scratch)):
+            if folder is not None and not isinstance(folder, (str, Path)):
+                raise ValueError(f"{name}: expected a folder or None, got {folder!r:.60}")
         check_whole(rank=self.rank, world_size=self.world_size, accumulate=self.accumulate, prefetch=self.prefetch)
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.cache import TeacherCache
@@ -16,8 +16,6 @@ from teacher_cache.store.place import require_distinct
 
 CachePlace = str | Path | TeacherCache
 """A cache: its place, or open."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,8 +57,8 @@ class Teaching:
             if teacher is not None or weights is not None:
                 raise ValueError("cache: a Teaching has teachers and weights of its own; give nothing beside it")
             return cache
-        caches: tuple[CachePlace, ...] = _several(cache, (str, Path, TeacherCache))
-        teachers: tuple[Teacher, ...] = _several(teacher, Teacher)
+        caches: tuple[CachePlace, ...] = _several("cache", cache, (str, Path, TeacherCache))
+        teachers: tuple[Teacher, ...] = _several("teacher", teacher, (Teacher,))
         parts = parts_of_one(weights, len(caches) + len(teachers))
         return cls(caches=caches, teachers=teachers, weights=parts)
 
@@ -107,15 +105,18 @@ def parts_of_one(weights: Sequence[float] | None, count: int) -> tuple[float, ..
     return tuple(weight / math.fsum(weights) for weight in weights)
 
 
-def _several(one_or_more: Any, kind: type[T] | tuple[type[Any], ...]) -> tuple[T, ...]:
-    """Return one of a kind, several or none, as a tuple."""
+def _several(name: str, one_or_more: Any, kinds: tuple[type[Any], ...]) -> tuple[Any, ...]:
+    """Return one of some kinds, several or none, as a tuple; ValueError, naming the argument, for anything else."""
     if one_or_more is None:
         return ()
-    if isinstance(one_or_more, kind):
+    if isinstance(one_or_more, kinds):
         return (one_or_more,)
-    several: tuple[T, ...] = tuple(one_or_more)
+    several = tuple(one_or_more) if isinstance(one_or_more, Sequence) and not isinstance(one_or_more, bytes) else (0,)
     if not several:
         raise ValueError("cache, teacher: give one, several, or None; got an empty list")
+    if not all(isinstance(one, kinds) for one in several):
+        known = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{name}: expected one {known}, or a list of them, got {one_or_more!r:.60}")
     return several
 
 

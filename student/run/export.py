@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from shards.atomic import atomic_file
-from shards.documents import checked, parse_json, read_regular
-from shards.errors import RunError, ShardError
+from shards.documents import checked, parse_json, read_image_file
+from shards.errors import RunError
 from shards.index.pixel_rule import PixelRule
 from shards.tars.image_rule import pictured
 from shards.text.escapes import markdown, markdown_code, one_line
@@ -36,7 +36,7 @@ from student.recipe.student_recipe import StudentRecipe
 from student.recipe.zoo import model_entry
 from student.run.run_files import write_json
 from teacher_cache.network.weights import read_weights, write_weights
-from teacher_cache.network.weights_metadata import METADATA_KEY, require_possible, weights_file
+from teacher_cache.network.weights_metadata import METADATA_KEY, require_named, require_possible, weights_file
 
 
 class _Stored(msgspec.Struct, forbid_unknown_fields=True):
@@ -159,12 +159,10 @@ def load_student(path: Path, *, model: str | None = None) -> tuple[nn.Module, Ex
     ArtefactError for a file that cannot be read or does not fit; ValueError when the name is missing or contradicts it.
     """
     path = weights_file(path)
-    info = read_info(path)
-    known_from_file = info is not None
-    if info is None:
-        if model is None:
-            raise ValueError(f"weights {path}: do not say which model they are of; give --model NAME")
-        info = _foreign_info(model, path)
+    require_named(path, model)
+    stored = read_info(path)
+    known_from_file = stored is not None
+    info = stored or _foreign_info(model or "", path)
     if model is not None and model != info.recipe.model:
         raise ValueError(f"--model: the weights {path} are of {info.recipe.model}, got {model}")
     args = dict(info.recipe.model_args)
@@ -269,10 +267,7 @@ def predict(
 
 def image_view(path: Path, views: ViewRecipe, rule: PixelRule = _AS_STORED) -> torch.Tensor:
     """Render the evaluation view of an image file, uint8 (1, H, W, 3); ShardError where it cannot be read."""
-    try:
-        data = pictured(read_regular(path), rule, str(path))
-    except OSError as error:
-        raise ShardError(f"image {path}: cannot be read: {error.strerror}") from error
+    data = pictured(read_image_file(path), rule, str(path))
     return torch.from_numpy(render_views(data, views, path.name, [0], str(path)))
 
 

@@ -5,6 +5,7 @@ A resumed run drops the lines after the step it goes on from, so the file reads 
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -103,6 +104,6 @@ class RunLog:
 
 def _whole_lines(path: Path) -> list[bytes]:
     """The lines that were written completely: a killed run may leave the last one torn."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return []
     return read_regular(path, most_bytes=MOST_METRICS_BYTES).split(b"\n")[:-1]

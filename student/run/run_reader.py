@@ -6,6 +6,7 @@ not finite is NaN here, so that charts leave a gap instead of drawing a lie.
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -157,7 +158,7 @@ def finite_json(value: Any) -> Any:
 
 
 def _metric_lines(path: Path) -> Iterator[tuple[str, Point]]:
-    if not path.is_file():
+    if not os.path.lexists(path):
         return
     # Split on "\n" alone: str.splitlines also cuts at characters that JSON strings may hold.
     lines = read_regular(path, most_bytes=MOST_METRICS_BYTES).split(b"\n")

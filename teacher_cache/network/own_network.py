@@ -8,7 +8,6 @@ it is read as tensors and loaded into the network, and never runs anything.
     input_size    side of its images, an attribute it may have; views of another size are then refused
 """
 
-import difflib
 import importlib
 import os
 import sys
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from teacher_cache.network.classifier import Classifier, Rgb
+from teacher_cache.network.teacher_name import require_function
 from teacher_cache.network.weights import WeightsFile
 
 _SHOWN = 3
@@ -80,9 +80,8 @@ def search_current_folder() -> None:
 
 
 def _called(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    require_function(name)
     module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name:
-        raise ValueError(f"teacher: expected package.module:function, got {name!r}")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the module is the user's: whatever it raises is what is wrong with it
@@ -90,11 +89,8 @@ def _called(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
             f"teacher: module {module_name} cannot be imported: {_reason(error)}; it is looked for on the Python path "
             "and, by commands, in the current folder"
         ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        callables = [known for known in dir(module) if callable(getattr(module, known))]
-        near = ", ".join(difflib.get_close_matches(function_name, callables, 3, 0.5)) or "none"
-        raise ValueError(f"teacher: {module_name} has no function {function_name!r}; similar: {near}")
+    require_function(name)  # now that the module is loaded
+    function = getattr(module, function_name)
     try:
         network = function(**kwargs)
     except Exception as error:

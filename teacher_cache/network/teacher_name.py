@@ -1,11 +1,14 @@
 """Parse and check names of teachers without importing timm: its sources say which models it has."""
 
+import difflib
 import importlib.util
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +43,29 @@ def is_own(base: str) -> bool:
     return ":" in base and not source_of(base)[0]
 
 
+def require_function(name: str) -> None:
+    """Refuse `package.module:function` where no such package is found, or a loaded module lacks it; ValueError.
+
+    It is looked for on the Python path and, by commands, in the current folder. Nothing is imported.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise ValueError(f"teacher: expected package.module:function, got {name!r}")
+    if (module := sys.modules.get(module_name)) is not None:
+        if callable(getattr(module, function_name, None)):
+            return
+        callables = [known for known in dir(module) if callable(getattr(module, known))]
+        near = ", ".join(difflib.get_close_matches(function_name, callables, 3, 0.5)) or "none"
+        raise ValueError(f"teacher: {module_name} has no function {function_name!r}; similar: {near}")
+    package = module_name.partition(".")[0]
+    if PathFinder.find_spec(package, [*sys.path, os.getcwd()]) is None and package not in sys.builtin_module_names:
+        reason = f"ModuleNotFoundError: No module named {package!r}"
+        raise ValueError(
+            f"teacher: module {module_name} cannot be imported: {reason}; it is looked for on the Python path and, by "
+            "commands, in the current folder"
+        )
+
+
 def source_of(base: str) -> tuple[str, str]:
     """The source of a teacher as timm writes it ("hf-hub" or "local-dir") and its place there; "" and the name else."""
     source, colon, place = base.partition(":")
@@ -64,6 +90,8 @@ def require_known(flag: str, name: str) -> None:
         _require_folder(flag, place)
     elif source and not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", place):
         raise ValueError(f"{flag}: expected hf-hub:USER/NAME, or hf-hub:USER/NAME@REVISION, got {short(base)!r}")
+    if is_own(base):
+        require_function(base)
     if source or is_own(base) or "timm" in sys.modules or not (known := _timm_words()).models:
         return
     architecture, _, tag = timm_name(base).partition(".")

@@ -115,7 +115,39 @@ def require_weights(flag: str, path: Path) -> Path:
         raise ArtefactError(f"{flag}: {error}") from None
     if not file.is_file():
         raise ArtefactError(f"{flag} {path}: no such file; give a .safetensors or torch file of weights, or a run")
+    if file.suffix == ".safetensors":
+        _require_whole(file)
     return file
+
+
+def _require_whole(path: Path) -> None:
+    """ArtefactError unless a file is as long as its own header says; it may be a torch file of that name."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if file.read(1) != b"{":
+            return
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in _header(path).items() if name != "__metadata__"]
+        expected, got = 8 + length + max(ends, default=0), path.stat().st_size
+        problem = "" if expected == got else f"expected {expected} bytes, got {got}"
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        problem = short(f"its header: {error}", 150)
+    if problem:
+        raise ArtefactError(f"weights {path}: cannot be read as safetensors: {problem}; copy or export them again")
+
+
+def require_named(path: Path, model: str | None) -> None:
+    """ValueError where neither a file of weights nor the user says which model they are of.
+
+    A damaged file is refused where it is read.
+    """
+    file = weights_file(path)
+    try:
+        named = file.suffix == ".safetensors" and METADATA_KEY in _header(file).get("__metadata__", {})
+    except (OSError, ValueError, TypeError, RecursionError):
+        return
+    if model is None and not named:
+        raise ValueError(f"weights {path}: do not say which model they are of; give --model NAME")
 
 
 def trained_as(weights: Path | None) -> TrainedAs | None:

@@ -13,8 +13,12 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from shards.atomic import replace_file
-from shards.errors import CacheError
+from shards.documents import open_regular, read_regular
+from shards.errors import CacheError, system_words
 from teacher_cache.store.schemes import open_filesystem, scheme_of
+
+METADATA_BYTES = 1 << 26
+"""No object of metadata is larger; of chunks the layout says how large they can be."""
 
 DEFAULT_TIMEOUT_S = 60.0
 """Longest wait for one object of a remote cache, seconds, retries of the client library included."""
@@ -143,15 +147,28 @@ def write_file(path: Path, data: bytes) -> None:
     replace_file(path, data)
 
 
-def read_file(path: Path) -> bytes | None:
-    """The bytes of a file, None when there is none; CacheError when it cannot be read."""
+def read_file(path: Path, most_bytes: int = METADATA_BYTES) -> bytes | None:
+    """The bytes of a regular file, None when there is none; CacheError when it cannot be read or is larger."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return read_regular(path, most_bytes=most_bytes)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise CacheError(f"{path}: {error}; check the disk, then run the same command again") from error
+        raise CacheError(system_words(error)) from error
+
+
+def require_readable(path: Path, most_bytes: int) -> None:
+    """Refuse what a reader would wait for or read without end; CacheError. A missing file is no matter here."""
+    try:
+        with open_regular(path) as file:
+            num_bytes = os.fstat(file.fileno()).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise CacheError(system_words(error)) from error
+    if num_bytes > most_bytes:
+        advice = "run verify-cache --repair, then cache-teacher"
+        raise CacheError(f"{path}: expected at most {most_bytes} bytes, got {num_bytes}; {advice}")
 
 
 def require_distinct(caches: Iterable[str | Path]) -> None:

@@ -14,8 +14,8 @@ from fsspec.implementations.http import HTTPFileSystem
 from shards.errors import CacheError
 from shards.index.redirects import session_options
 from shards.index.tries import may_pass, pauses
+from teacher_cache.store.place import METADATA_BYTES
 
-METADATA_BYTES = 1 << 26
 _PIECE_BYTES = 1 << 16
 
 

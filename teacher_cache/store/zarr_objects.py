@@ -9,7 +9,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from shards.errors import CacheError
-from teacher_cache.store.place import Place, close_filesystem, read_file, write_file
+from teacher_cache.store.place import METADATA_BYTES, Place, close_filesystem, read_file, require_readable, write_file
 
 _LOOKUPS_AT_ONCE = 64
 
@@ -21,6 +21,7 @@ class Objects(WrapperStore[Any]):
         """Guard the store of a place."""
         super().__init__(store)
         self.place = place
+        self._most_bytes = METADATA_BYTES
 
     @classmethod
     def at(cls, place: Place, *, writable: bool) -> "Objects":
@@ -35,6 +36,7 @@ class Objects(WrapperStore[Any]):
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
         """The object's buffer, or None when there is none; an absent chunk is an error, never the fill value."""
+        self._require_readable(key)
         return self._present(key, await self.place.reach(key, self._store.get(key, prototype, byte_range)))
 
     async def set(self, key: str, value: Any) -> None:
@@ -53,6 +55,7 @@ class Objects(WrapperStore[Any]):
 
     def get_sync(self, key: str, *, prototype: Any = None, byte_range: Any = None) -> Any:
         """What `get` does, on a local disk."""
+        self._require_readable(key)
         with self.place.reaching(key):
             return self._present(key, self._store.get_sync(key, prototype=prototype, byte_range=byte_range))
 
@@ -62,6 +65,11 @@ class Objects(WrapperStore[Any]):
         self._check_writable()
         with self.place.reaching(key):
             write_file(self.place.folder / key, bytes(value.to_bytes()))
+
+    def _require_readable(self, key: str) -> None:
+        """CacheError for an object on a local disk that is no regular file, or larger than any can be."""
+        if self.place.folder is not None:
+            require_readable(self.place.folder / key, self._most_bytes)
 
     def _present(self, key: str, buffer: Any) -> Any:
         if buffer is None and "/c/" in key:
@@ -103,7 +111,7 @@ class Objects(WrapperStore[Any]):
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
         """The bytes of each object, None where there is none."""
         if self.place.folder is not None:
-            return [read_file(self.place.folder / key) for key in keys]
+            return [read_file(self.place.folder / key, self._most_bytes) for key in keys]
         return sync(self._read_all(keys))
 
     async def _read_all(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -121,7 +129,8 @@ class Objects(WrapperStore[Any]):
         sync(self.set(key, default_buffer_prototype().buffer.from_bytes(data)))
 
     def expect_at_most(self, num_bytes: int) -> None:
-        """No object is larger from now on: what a server of nobody's sends beyond it is cut off while it comes."""
+        """No object is larger from now on: a larger file is refused, what a server sends beyond it is cut off."""
+        self._most_bytes = max(self._most_bytes, num_bytes)
         fs = getattr(self._store, "fs", None)
         if fs is not None and hasattr(fs, "most_bytes"):
             fs.most_bytes = max(fs.most_bytes, num_bytes)
