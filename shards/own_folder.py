@@ -15,12 +15,14 @@ class FolderKind:
         what: "a run". command: which one makes it.
         is_ours: whether a folder holds the mark of one.
         begun: whether an entry of the folder is what a making leaves that was interrupted before the mark was written.
+        utf8: whether its name must be UTF-8: torch writes no checkpoints to other names.
     """
 
     what: str
     command: str
     is_ours: Callable[[Path], bool]
     begun: Callable[[Path], bool]
+    utf8: bool = False
 
 
 def named(*patterns: str) -> Callable[[Path], bool]:
@@ -47,20 +49,14 @@ def require_file(flag: str, path: Path, suffix: str = "") -> None:
         raise ValueError(f"{flag} {path}: expected a folder {path.parent} to write it in, got {got}; make it first")
 
 
-def require_utf8(flag: str, folder: Path) -> None:
-    """ValueError for a folder whose name is no UTF-8: torch writes no checkpoints there."""
-    try:
-        os.fspath(folder).encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{flag} {folder}: expected a name in UTF-8, got other bytes; choose another one") from None
-
-
 def require_own(flag: str, folder: Path, kind: FolderKind) -> None:
     """ValueError unless the folder is new, empty, or one of that kind.
 
     Args:
         flag: what the user typed the folder behind.
     """
+    if kind.utf8 and any("\udc80" <= character <= "\udcff" for character in str(folder)):
+        raise ValueError(f"{flag} {folder}: expected a name in UTF-8, got other bytes; choose another one")
     above = folder
     while not os.path.lexists(above) and above != above.parent:
         above = above.parent

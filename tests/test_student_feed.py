@@ -376,6 +376,7 @@ REFUSED = {
     "a teacher that is a text": ({"cache": None, "teacher": "t"}, "teacher: expected one Teacher, or a list of them"),
     "scratch": ({"scratch": []}, r"scratch: expected a folder or None, got \[\]"),
     "shard_cache": ({"shard_cache": True}, "shard_cache: expected a folder or None, got True"),
+    "a list of devices": ({"device": []}, r"expected cpu, cuda or cuda:N, got \[\]"),
     "device": ({"device": "tpu"}, "expected cpu, cuda or cuda:N, got 'tpu'"),
 }
 

@@ -10,7 +10,7 @@ import click
 
 from shards.console import say, say_next
 from shards.flags import PATH, TEXT, ShardPlace, refuse_ignored, shard_options, stop_with
-from shards.own_folder import require_own, require_utf8
+from shards.own_folder import require_own
 from shards.world import World, require_completions, world_from_env, world_variables
 from student.commands.flags import (
     CacheFlags,
@@ -127,7 +127,6 @@ def _check(choice: "RecipeChoice", cache_flags: CacheFlags, distillations: Seque
         refuse_ignored(["temperatures"], f"--distill {','.join(distillations)} does not read τ")
     for header in list(cache_flags.headers().values())[:1]:
         require_start(choice.recipe(header.spec.recipe))
-    require_utf8("--out", out)
     require_own("--out", out, SWEEP_FOLDER)
 
 

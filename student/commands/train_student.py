@@ -10,7 +10,7 @@ import click
 
 from shards.console import say_next
 from shards.flags import PATH, SEED, TEXT, ShardPlace, refuse_ignored, shard_options
-from shards.own_folder import require_own, require_utf8
+from shards.own_folder import require_own
 from shards.world import World, world_from_env
 from student.commands.flags import (
     CacheFlags,
@@ -73,7 +73,6 @@ def train_student(
     val_index = shard_place.labelled(val_shards, "--val-shards", "validation") if val_shards else None
     choice = student.choice(combine=cache_flags.combine, **asdict(loss))
     _check(choice, cache_flags, online=online, views_used=views_used)
-    require_utf8("--out", out)
     require_own("--out", out, RUN_FOLDER)
     world = world_from_env()
     suit = partial(choice.suited_to, index, parts=world.size * training.accumulate, before=recipe_before(out))

@@ -8,7 +8,7 @@ import click
 
 from shards.console import result, say_next
 from shards.flags import PATH, SEED, TEXT, ShardPlace, bundled, shard_options
-from shards.own_folder import require_own, require_utf8
+from shards.own_folder import require_own
 from shards.world import world_from_env
 from student.commands.flags import StudentFlags, TrainingFlags, training_options
 from student.commands.training_display import TrainingDisplay
@@ -118,7 +118,6 @@ def train_teacher(
 
     Writes OUT/weights.safetensors, which `cache-teacher --teacher-weights` takes. Run the same command again to go on.
     """
-    require_utf8("--out", out)
     require_own("--out", out, RUN_FOLDER)
     index = shard_place.labelled(shard_place.shards, "--shards", "a teacher's training")
     world = world_from_env()

@@ -129,6 +129,10 @@ def _is_run(folder: Path) -> bool:
 
 
 RUN_FOLDER = FolderKind(
-    what="a run", command="train-student", is_ours=_is_run, begun=named(".lock", "checkpoints", ".config.json.*")
+    what="a run",
+    command="train-student",
+    is_ours=_is_run,
+    begun=named(".lock", "checkpoints", ".config.json.*"),
+    utf8=True,
 )
 """The directory of a run; what it holds before its configuration is there: `RunLog`."""

@@ -31,6 +31,7 @@ SWEEP_FOLDER = FolderKind(
     command="ablate",
     is_ours=lambda folder: (folder / "sweep.json").is_file(),
     begun=named("cells", "status", ".sweep.json.*"),
+    utf8=True,
 )
 """The directory of a sweep; `begun` names what `SweepDirectory.prepare` writes before the grid."""
 _LOOK_S = 0.1  # a reader may hold the lock for a moment, looking whether it is held
