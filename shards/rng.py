@@ -7,7 +7,9 @@ betas and permutations are derived from the words here. There is no global gener
 
 import hashlib
 import math
+import threading
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,22 +30,49 @@ def stream(seed: int, purpose: str, *key: str | int) -> "Stream":
     return Stream(hashlib.blake2b(name.encode(), digest_size=16).digest())
 
 
+_AHEAD = 32
+"""Words that a stream computes at once: a call of the generator costs as much as these words."""
+
+
 class Stream:
     """A sequence of random values; asking for more continues it, so the order of the calls is part of its meaning."""
 
-    __slots__ = ("_philox",)
+    __slots__ = ("_ahead", "_key", "_num_blocks")
 
     def __init__(self, key: bytes) -> None:
         """Start the stream of a 16-byte key."""
-        self._philox = np.random.Philox(key=np.frombuffer(key, "<u8"))
+        self._key = np.frombuffer(key, "<u8")
+        self._ahead: list[int] = []  # words that are computed and not yet asked for, the next one last
+        self._num_blocks = 0
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """The next `count` raw words, uint64."""
-        return self._philox.random_raw(count)
+        if not self._ahead:
+            word_N = self._computed(count)
+            self._ahead = word_N[count:][::-1].tolist()
+            return word_N[:count]
+        missing = count - len(self._ahead)
+        if missing > 0:
+            self._ahead = self._computed(missing)[::-1].tolist() + self._ahead
+        return np.array([self._ahead.pop() for _ in range(count)], np.uint64)
+
+    def _word(self) -> int:
+        """The next raw word."""
+        if not self._ahead:
+            self._ahead = self._computed(_AHEAD)[::-1].tolist()
+        return self._ahead.pop()
+
+    def _computed(self, count: int) -> NDArray[np.uint64]:
+        """At least `count` words behind those that are computed already, in whole blocks of four."""
+        num_blocks = -(-count // 4)
+        word_N = _GENERATOR.words(self._key, self._num_blocks, 4 * num_blocks)
+        self._num_blocks += num_blocks
+        return word_N
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """The next float in [low, high), 53 random bits."""
-        return low + (high - low) * ((int(self._philox.random_raw()) >> 11) * 2.0**-53)
+        word = self._ahead.pop() if self._ahead else self._word()
+        return low + (high - low) * ((word >> 11) * 2.0**-53)
 
     def uniforms(self, count: int) -> NDArray[np.float64]:
         """The next `count` floats in [0, 1), float64."""
@@ -55,7 +84,7 @@ class Stream:
             raise ValueError(f"below: bound must be at least 1, got {bound}")
         limit = (1 << 64) - (1 << 64) % bound
         while True:
-            word = int(self._philox.random_raw())
+            word = self._word()
             if word < limit:
                 return word % bound
 
@@ -88,3 +117,22 @@ class Stream:
     def permutation(self, count: int) -> NDArray[np.int64]:
         """A permutation of range(count), int64: the order of `count` words, ties by position."""
         return np.argsort(self.words(count), kind="stable")
+
+
+class _Generator(threading.local):
+    """One Philox a thread, which is put where a stream is: to make one for each stream costs ten times as much."""
+
+    def __init__(self) -> None:
+        self._philox = np.random.Philox(0)
+        self._state: Any = self._philox.state
+        self._counter = np.zeros(4, np.uint64)
+
+    def words(self, key: NDArray[np.uint64], first_block: int, count: int) -> NDArray[np.uint64]:
+        """Some words of the stream of a key, from a block of four words on."""
+        self._counter[0] = first_block
+        self._state["state"] = {"counter": self._counter, "key": key}
+        self._philox.state = self._state  # its buffer is empty: the next word begins a block
+        return self._philox.random_raw(count)
+
+
+_GENERATOR = _Generator()

@@ -1,16 +1,37 @@
 """Streams: what they are keyed by, and that they are what they say."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from shards.rng import stream
+from shards.rng import Stream, stream
 
 
 def test_golden_words_never_change() -> None:
     """A change here changes every view of every cache in the world."""
     assert stream(0, "view", "n01440764_18", 3).words(3).tolist() == GOLDEN_WORDS
     assert stream(7, "blocks", "train-000000.tar", 0).permutation(8).tolist() == GOLDEN_PERMUTATION
+
+
+def test_words_are_those_of_philox_whoever_asks_in_what_portions_and_between_whom() -> None:
+    """Streams are read in turns, a word or many at a time, in several threads."""
+
+    def walk(seed: int) -> None:
+        dice = np.random.Generator(np.random.PCG64(seed))
+        keys = [dice.bytes(16) for _ in range(4)]
+        streams = [Stream(key) for key in keys]
+        philox = [np.random.Philox(key=np.frombuffer(key, "<u8")) for key in keys]
+        for _ in range(400):
+            which, count = int(dice.integers(4)), int(dice.choice([0, 1, 2, 3, 4, 5, 31, 32, 33, 200]))
+            if dice.integers(2):
+                assert streams[which].words(count).tolist() == philox[which].random_raw(count).tolist()
+            else:
+                assert streams[which].uniform() == (int(philox[which].random_raw()) >> 11) * 2.0**-53
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(walk, range(8)))
 
 
 def test_equal_names_give_equal_streams_and_all_else_differs() -> None:

@@ -6,7 +6,8 @@ Zhong et al., arXiv:1708.04896. Streams are explicit (shards.rng).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from shards.rng import Stream
@@ -69,8 +70,16 @@ def draw_color_jitter(strength: float, rng: Stream) -> tuple[Operation, ...]:
 
 def in_versions(operations: Sequence[Operation], versions: Sequence[str]) -> tuple[Operation, ...]:
     """The operations, each in the version that a recipe uses; their numbers stay."""
-    version = replaced(versions)
-    return tuple(operation._replace(name=version.get(operation.name, operation.name)) for operation in operations)
+    version = _replaced(tuple(versions))
+    return tuple(
+        Operation(version[operation.name], operation.value) if operation.name in version else operation
+        for operation in operations
+    )
+
+
+@lru_cache(maxsize=64)
+def _replaced(versions: tuple[str, ...]) -> Mapping[str, str]:
+    return replaced(versions)
 
 
 class Erase(NamedTuple):

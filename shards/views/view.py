@@ -11,6 +11,7 @@ come later, on the device (shards.mixing).
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,7 +117,6 @@ def draw(recipe: ViewRecipe, size: tuple[int, int], rng: Stream) -> ViewParams:
     if recipe.erase_prob > 0:
         hole = draw_erase(recipe.size, recipe.erase_prob, recipe.erase_scale, recipe.erase_ratio, rng)
         erased = None if hole is None else Erased(hole, recipe.mean, recipe.std)
-    red, green, blue = (min(255, round(255 * m)) for m in recipe.mean)
     return ViewParams(
         image=size,
         size=recipe.size,
@@ -125,9 +125,15 @@ def draw(recipe: ViewRecipe, size: tuple[int, int], rng: Stream) -> ViewParams:
         window=window,
         flip=flip,
         operations=operations,
-        fill=(red, green, blue),
+        fill=_fill(recipe.mean),
         erased=erased,
     )
+
+
+@lru_cache(maxsize=64)
+def _fill(mean: tuple[float, float, float]) -> tuple[int, int, int]:
+    red, green, blue = (min(255, round(255 * m)) for m in mean)
+    return red, green, blue
 
 
 def _draw_crop(recipe: ViewRecipe, size: tuple[int, int], rng: Stream) -> tuple[Box, tuple[int, int], tuple[int, int]]:
