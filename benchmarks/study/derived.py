@@ -53,7 +53,7 @@ def _answers(source: TeacherCache, answers: str, index: ShardIndex) -> Answers:
     if answers == "next":
         return lambda view, shard: same((view + 1) % source.num_views, shard)
     if answers == "present":
-        absent_C = np.bincount(index.label_N, minlength=index.num_classes) == 0
+        absent_C = np.bincount(index.label_N[index.label_N >= 0], minlength=index.num_classes) == 0
         return lambda view, shard: _without(same(view, shard), absent_C)
     with TeacherCache.open(answers) as one:
         centre = _reader(one)

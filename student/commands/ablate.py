@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import say, say_next
-from shards.flags import PATH, TEXT, ShardPlace, refuse_ignored, shard_options, stop_with
+from shards.flags import PATH, TEXT, ShardPlace, given_flag, refuse_ignored, shard_options, stop_with
 from shards.own_folder import require_own
 from shards.world import World, require_completions, world_from_env, world_variables
 from student.commands.flags import (
@@ -82,15 +82,15 @@ def ablate(
     from student.sweep.grid import Grid
 
     world = _world(spread)
+    index, val_index = shard_place.index(), shard_place.labelled(val_shards, "--val-shards", "validation")
     grid = Grid(
-        weights=numbers("--lambda", weights),
+        weights=_weights(weights, index),
         temperatures=numbers("--tau", temperatures),
         distillations=tuple(word.strip() for word in distillations.split(",")),
         seeds=tuple(range(first_seed, first_seed + seeds)),
         views_used=integers("--views-used", views_used) if views_used else (None,),
         teachers=tuple(word.strip() for word in teachers.split(",")) if teachers else ("",),
     )
-    index, val_index = shard_place.index(), shard_place.labelled(val_shards, "--val-shards", "validation")
     choice = student.choice(combine=cache_flags.combine)
     _check(choice, cache_flags, grid.distillations, out)
     suit = _checked_steps(choice, index, cache_flags, grid, training.accumulate, out)
@@ -103,7 +103,7 @@ def ablate(
         sweep = SweepTraining(
             recipe=recipe,
             settings=training.settings(run_precision=precision_of_sweep(out)),
-            index=index,
+            index=opened.teaching("").with_classes(index),
             teachers=opened,
             val_index=val_index,
             shard_cache_dir=shard_place.shard_cache,
@@ -111,6 +111,23 @@ def ablate(
         )
         _warn(sweep.check(grid, together=together, anyway=skip_memory_check))
         _run(out, grid, sweep, together, world, reasons)
+
+
+def _weights(text: str, index: "ShardIndex") -> tuple[float, ...]:
+    """The values of λ; where no image has a label, 1 alone makes sense, and is the default.
+
+    Raises:
+        ValueError: for what is no list of numbers, and for another λ without labels.
+    """
+    if index.num_unlabelled < index.num_samples:
+        return numbers("--lambda", text)
+    weights = numbers("--lambda", text) if given_flag("weights") else (1.0,)
+    if weights != (1.0,):
+        raise ValueError(
+            f"--lambda: no training image has a label, so all of the loss is the teacher's: expected 1, got {text}; "
+            "leave it out"
+        )
+    return weights
 
 
 def _warn(warnings: Sequence[str]) -> None:

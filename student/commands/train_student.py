@@ -73,6 +73,8 @@ def train_student(
     val_index = shard_place.labelled(val_shards, "--val-shards", "validation") if val_shards else None
     choice = student.choice(combine=cache_flags.combine, **asdict(loss))
     _check(choice, cache_flags, online=online, views_used=views_used)
+    if choice.recipe().distill == NONE:
+        choice.recipe().require_labels(index.num_samples - index.num_unlabelled)
     require_own("--out", out, RUN_FOLDER)
     world = world_from_env()
     suit = partial(choice.suited_to, index, parts=world.size * training.accumulate, before=recipe_before(out))

@@ -182,6 +182,8 @@ def _data_words(event: "Scheduled") -> list[str]:
     more = f" … {len(event.views) - 4} more passes over the views" if len(event.views) > 4 else ""
     seen = event.coverage.seen
     times = f"; an image is shown {_range(*seen)} in the whole run" if seen else ""
+    if event.labels:
+        lines.append(f"labels: {event.labels}")
     return [*lines, f"{spans}{more}{times}".removeprefix("; ")] if spans or times else lines
 
 

@@ -22,7 +22,8 @@ from student.feed.answers import TeacherAnswer, TeacherSource
 class Labels(NamedTuple):
     """What the images of a batch show: class (B,) int64, the partner's class, and the weight of the own image.
 
-    An image that is not mixed is its own partner, with weight 1.
+    An image that is not mixed is its own partner, with weight 1. The class of an image without a label is -1; a batch
+    that has some has `PartlyLabelled`.
     """
 
     label_B: Tensor
@@ -30,19 +31,76 @@ class Labels(NamedTuple):
     lam_B: Tensor
 
     @classmethod
-    def of(cls, label_B: Tensor, partner_B: Tensor | None = None, lam_B: Tensor | None = None) -> "Labels":
-        """From class, partner's position in the batch and weight; unmixed without the last two."""
+    def of(
+        cls, label_B: Tensor, partner_B: Tensor | None = None, lam_B: Tensor | None = None, *, partly: bool = False
+    ) -> "Labels":
+        """From class, partner's position in the batch and weight; unmixed without the last two.
+
+        Args:
+            partly: some classes may be -1. It is said by who knows it without reading the device.
+        """
+        kind = PartlyLabelled if partly else cls
         if partner_B is None or lam_B is None:
-            return cls(label_B, label_B, torch.ones(label_B.shape, device=label_B.device))
-        return cls(label_B, label_B[partner_B.long()], lam_B.float())
+            return kind(label_B, label_B, torch.ones(label_B.shape, device=label_B.device))
+        return kind(label_B, label_B[partner_B.long()], lam_B.float())
+
+    @property
+    def partly(self) -> bool:
+        """Whether some images of the batch may have no label."""
+        return False
+
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """Weights (B,) of the own and the partner's image in each target: 0 for one without a label."""
+        own_B, partner_B = self.lam_B, 1.0 - self.lam_B
+        if not self.partly:
+            return own_B, partner_B
+        nothing = torch.zeros_like(own_B)
+        own_B = torch.where(self.label_B >= 0, own_B, nothing)
+        return own_B, torch.where(self.partner_label_B >= 0, partner_B, nothing)
+
+    @property
+    def weight_B(self) -> Tensor:  # noqa: N802 - the shape is part of the name
+        """How much of each image is labelled, float32 (B,): 1, or less where it or its partner has no label."""
+        whole = torch.ones_like(self.lam_B)
+        if not self.partly:
+            return whole
+        both_B = (self.label_B >= 0) & (self.partner_label_B >= 0)
+        return torch.where(both_B, whole, sum(self.halves(), torch.zeros_like(whole)))
+
+    @property
+    def classes(self) -> tuple[Tensor, Tensor]:
+        """The own and the partner's class (B,); 0 in place of one that is absent, whose weight is 0."""
+        if not self.partly:
+            return self.label_B, self.partner_label_B
+        return self.label_B.clamp_min(0), self.partner_label_B.clamp_min(0)
 
     def soft(self, num_classes: int, smoothing: float = 0.0) -> Tensor:
-        """The target distribution, float32 (B, C): both classes by weight, each smoothed (off ε/C, on 1 − ε + ε/C)."""
+        """The target distribution, float32 (B, C): both classes by weight, each smoothed (off ε/C, on 1 − ε + ε/C).
+
+        A row sums to `weight_B`: an image without a label asks for nothing.
+        """
         on = 1.0 - smoothing
+        if self.partly:
+            own_B, partner_B = self.halves()
+            label_B, partner_label_B = self.classes
+            target_BC = (self.weight_B * (smoothing / num_classes))[:, None].repeat(1, num_classes)
+            target_BC.scatter_add_(1, label_B[:, None], own_B[:, None] * on)
+            return target_BC.scatter_add_(1, partner_label_B[:, None], partner_B[:, None] * on)
         lam_B1 = self.lam_B[:, None] * on
         target_BC = torch.full((len(self.label_B), num_classes), smoothing / num_classes, device=self.label_B.device)
         target_BC.scatter_add_(1, self.label_B[:, None], lam_B1)
         return target_BC.scatter_add_(1, self.partner_label_B[:, None], on - lam_B1)
+
+
+class PartlyLabelled(Labels):
+    """Labels of a batch in which some images may have none."""
+
+    __slots__ = ()
+
+    @property
+    def partly(self) -> bool:
+        """True: what is absent has to be masked."""
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +115,7 @@ class Batch:
         epoch, step, micro: the epoch; the optimiser step within it, from 0 (what `first_step` of a resumed epoch
             counts); which of the `accumulate` batches of the step this is, from 0.
         index: of the shards. smoothing: ε of label smoothing in `targets`.
+        unlabelled: whether some samples of the shards have no label.
     """
 
     images: Tensor
@@ -70,11 +129,24 @@ class Batch:
     micro: int
     index: ShardIndex
     smoothing: float
+    unlabelled: bool = False
 
     @property
     def targets(self) -> Tensor:
-        """Soft targets with mixing and smoothing, float32 (B, C); `torch.nn.functional.cross_entropy` takes them."""
+        """Soft targets with mixing and smoothing, float32 (B, C); `torch.nn.functional.cross_entropy` takes them.
+
+        A row sums to the labelled part of its image (`labelled`): 1, or less where it or its partner has no label.
+        """
+        if not self.index.num_classes:
+            raise ValueError(
+                "batch.targets: no sample has a label and no teacher has named the classes; give a teacher"
+            )
         return self.labels.soft(self.index.num_classes, self.smoothing)
+
+    @property
+    def labelled(self) -> Tensor:
+        """How much of each image's target is there, float32 (B,): 1 with a label, 0 without, between where mixed."""
+        return self.labels.weight_B
 
     @property
     def teacher(self) -> TeacherAnswer:
@@ -96,12 +168,15 @@ class Batch:
 
         Returns:
             "images" (B, 3, H, W) and "targets" (B, C) float32, "labels" (B,) int64; with a teacher "teacher_hard" (B,)
-            int64 and, with a τ, "teacher_log_prob" (B, C) float32; "shard", "row", "view" (B,) int32.
+            int64 and, with a τ, "teacher_log_prob" (B, C) float32; "shard", "row", "view" (B,) int32. Where shards have
+            samples without a label, also "labelled" (B,) float32; their "labels" are -1.
 
         Errors:
             ValueError for a τ where the feed has no teacher.
         """
         values = {"images": self.images, "targets": self.targets, "labels": self.labels.label_B}
+        if self.unlabelled:
+            values["labelled"] = self.labelled
         if self.answer is not None:
             values["teacher_hard"] = self.answer.hard
         if temperature is not None:
@@ -131,4 +206,5 @@ def ready(
         std=recipe.std,
     )
     label_B = torch.from_numpy(rendered.label_B).to(device, non_blocking=True)
-    return image_BCHW, Labels.of(label_B, partner_B, lam_B), source.answer(rendered, image_BCHW)
+    labels = Labels.of(label_B, partner_B, lam_B, partly=bool((rendered.label_B < 0).any()))
+    return image_BCHW, labels, source.answer(rendered, image_BCHW)

@@ -92,10 +92,11 @@ def coverage(index: ShardIndex, order: Order, epochs: int) -> Coverage:
         unseen_N, seen = count_N == 0, (int(count_N.min()), int(count_N.max()))
     else:
         unseen_N = left_over_in_all(index, order, epochs)
-    lost_C = np.bincount(index.label_N[unseen_N], minlength=index.num_classes)
-    all_C = np.bincount(index.label_N, minlength=index.num_classes)
+    class_N = np.where(index.label_N < 0, index.num_classes, index.label_N)
+    lost_C = np.bincount(class_N[unseen_N], minlength=index.num_classes + 1)
+    all_C = np.bincount(class_N, minlength=index.num_classes + 1)
     losing = sorted(np.flatnonzero(lost_C), key=lambda c: (-lost_C[c] / all_C[c], c))
-    names = index.class_names or tuple(map(str, range(index.num_classes)))
+    names = (*(index.class_names or map(str, range(index.num_classes))), "without a label")
     return Coverage(
         num_samples=index.num_samples,
         num_unseen=int(unseen_N.sum()),

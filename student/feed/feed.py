@@ -40,7 +40,8 @@ class Feed:
     """Batches for a training loop: open it in a `with`, iterate over one epoch after the other.
 
     Attributes:
-        index: of the shards. views: the view recipe, and how many views are cycled through (None: endless).
+        index: of the shards, with the classes of who teaches where it has none.
+        views: the view recipe, and how many views are cycled through (None: endless).
         order: which samples come when; `steps` of it are the optimiser steps of every epoch.
         device: where the batches are.
         teaching: the open caches that it reads, or the teachers that it runs in the loop, and their weights.
@@ -112,6 +113,8 @@ class Feed:
         with ExitStack() as stack:
             self.index = shards if isinstance(shards, ShardIndex) else open_index(str(shards), options.shard_cache)
             self.teaching = teaching.open(stack)
+            self.index = self.teaching.with_classes(self.index)
+            self._unlabelled = self.index.num_unlabelled > 0
             self.views = self._checked_views(views, views_used)
             repeats = chosen_repeats(self.views) if repeats is None else repeats
             self.order = Order(
@@ -245,6 +248,7 @@ class Feed:
             micro=position.micro,
             index=self.index,
             smoothing=self._smoothing,
+            unlabelled=self._unlabelled,
         )
 
     def _require_own_process(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from shards.index.shard_index import ShardIndex
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.place import require_distinct
@@ -78,6 +79,11 @@ class Teaching:
     def names(self) -> list[str]:
         """What messages call each of them."""
         return [cache.url for cache in self.open_caches] or [teacher.spec.name for teacher in self.teachers]
+
+    def with_classes(self, index: ShardIndex) -> ShardIndex:
+        """Return an index with the classes of the first who teaches, where it has none of its own; after `open`."""
+        specs = [cache.spec.teacher for cache in self.open_caches] + [teacher.spec for teacher in self.teachers]
+        return index.taught(specs[0].num_classes) if specs else index
 
     def identity(self) -> dict[str, Any]:
         """Return what configuration and checkpoints say of the teachers, as JSON types.

@@ -4,7 +4,12 @@
 
 `distill` is one of `student.learn.losses`; of several teachers it is combined as the recipe's `combine` says.
 Everything is float32 whatever the autocast: in bf16 a log-softmax has three digits. B batch, C classes. A student with
-one head trains it on both.
+one head trains it on both; of two heads DIST learns from the teacher, or both as
+the recipe's `teacher_heads` says.
+
+An image may have no label. Each half of a mixture counts in `base` with its weight if its image has a label, and the
+mean is over the labelled weight of the batch, which counts as one image at least: a sliver of a labelled image is not a
+whole one, and a batch without labels has a base loss of zero.
 """
 
 import math
@@ -21,7 +26,7 @@ from student.learn.network import Heads
 from student.recipe.combinations import Answers, combination_named
 from student.recipe.student_recipe import StudentRecipe
 
-__all__ = ["Labels", "Loss", "base_loss", "gradient_balance", "student_loss"]
+__all__ = ["Labels", "Loss", "base_loss", "gradient_balance", "student_loss", "taught_heads"]
 
 
 class Loss(NamedTuple):
@@ -33,12 +38,14 @@ class Loss(NamedTuple):
 
 
 def base_loss(logit_BC: Tensor, labels: Labels, *, kind: str, smoothing: float) -> Tensor:
-    """The loss against the labels, mean over the batch; float32 (float64 stays) scalar.
+    """The loss against the labels, mean over the labelled part of the batch; float32 (float64 stays) scalar.
 
     "cross_entropy": the target is λ-mix of the two classes, each smoothed (off ε/C, on 1 − ε + ε/C).
     "binary": sigmoid cross-entropy, mean over batch and classes, of the target `weight > 0` (DeiT-III).
     """
     logit_BC = full(logit_BC)
+    if labels.partly:
+        return _partly_labelled(logit_BC, labels, kind=kind, smoothing=smoothing)
     lam_B = labels.lam_B.to(logit_BC.dtype)
     if kind == "binary":
         target_BC = torch.zeros_like(logit_BC)
@@ -51,6 +58,32 @@ def base_loss(logit_BC: Tensor, labels: Labels, *, kind: str, smoothing: float) 
     partner_B = log_prob_BC.gather(1, labels.partner_label_B[:, None]).squeeze(1)
     mixed_B = lam_B * own_B + (1.0 - lam_B) * partner_B
     return -((1.0 - smoothing) * mixed_B + smoothing * log_prob_BC.mean(-1)).mean()
+
+
+def _partly_labelled(logit_BC: Tensor, labels: Labels, *, kind: str, smoothing: float) -> Tensor:
+    """The same where some images have no label: a mean over the labelled weight, of at least one image."""
+    own_B, partner_B = (half_B.to(logit_BC.dtype) for half_B in labels.halves())
+    weight_B = labels.weight_B.to(logit_BC.dtype)
+    label_B, partner_label_B = labels.classes
+    if kind == "binary":
+        target_BC = torch.zeros_like(logit_BC)
+        target_BC.scatter_reduce_(1, label_B[:, None], (own_B > 0)[:, None].to(logit_BC.dtype), "amax")
+        target_BC.scatter_reduce_(1, partner_label_B[:, None], (partner_B > 0)[:, None].to(logit_BC.dtype), "amax")
+        loss_B = weight_B * binary_cross_entropy_with_logits(logit_BC, target_BC, reduction="none").mean(-1)
+        return loss_B.sum() / weight_B.sum().clamp_min(1.0)
+    log_prob_BC = torch.log_softmax(logit_BC, -1)
+    own_log_B = log_prob_BC.gather(1, label_B[:, None]).squeeze(1)
+    partner_log_B = log_prob_BC.gather(1, partner_label_B[:, None]).squeeze(1)
+    mixed_B = own_B * own_log_B + partner_B * partner_log_B
+    smoothed_B = (1.0 - smoothing) * mixed_B + smoothing * (weight_B * log_prob_BC.mean(-1))
+    return -(smoothed_B.sum() / weight_B.sum().clamp_min(1.0))
+
+
+def taught_heads(heads: Heads, recipe: StudentRecipe) -> tuple[Tensor, ...]:
+    """The logits that learn from the teacher: those of the only head, of DIST, or of both."""
+    if heads.dist_BC is None:
+        return (heads.cls_BC,)
+    return (heads.cls_BC, heads.dist_BC) if recipe.teacher_heads == "both" else (heads.dist_BC,)
 
 
 def student_loss(heads: Heads, labels: Labels, answer: Answers | None, recipe: StudentRecipe) -> Loss:
@@ -78,8 +111,9 @@ def gradient_balance(answered: Heads, labels: Labels, answer: Answers, recipe: S
     leaves, weight = Heads(cls_BC, dist_BC), recipe.distill_weight
     with torch.enable_grad(), torch.autocast(cls_BC.device.type, enabled=False):
         (of_base_BC,) = torch.autograd.grad(_base(leaves, labels, recipe), cls_BC)
-        (of_distill_BC,) = torch.autograd.grad(_distill(leaves, answer, recipe), cls_BC if dist_BC is None else dist_BC)
-    base, distill = (1.0 - weight) * of_base_BC.norm().item(), weight * of_distill_BC.norm().item()
+        of_distill = torch.autograd.grad(_distill(leaves, answer, recipe), taught_heads(leaves, recipe))
+    of_distill_HBC = of_distill[0] if len(of_distill) == 1 else torch.stack(of_distill)
+    base, distill = (1.0 - weight) * of_base_BC.norm().item(), weight * of_distill_HBC.norm().item()
     return distill / base if base > 0 else math.inf
 
 
@@ -90,6 +124,8 @@ def _base(heads: Heads, labels: Labels, recipe: StudentRecipe) -> Tensor:
 def _distill(heads: Heads, answer: Answers | None, recipe: StudentRecipe) -> Tensor:
     if answer is None:
         raise ValueError(f"distill: {recipe.distill} needs a teacher, got none; give a cache, or distill=none")
-    dist_BC = heads.cls_BC if heads.dist_BC is None else heads.dist_BC
-    distill = combination_named(recipe.combine).compute(loss_named(recipe.distill), dist_BC, answer, recipe)
-    return distill / dist_BC.shape[-1] if recipe.reduction == "per_class" else distill
+    combine, loss = combination_named(recipe.combine).compute, loss_named(recipe.distill)
+    distill, *other = (combine(loss, pupil_BC, answer, recipe) for pupil_BC in taught_heads(heads, recipe))
+    if other:
+        distill = torch.stack([distill, *other]).mean()
+    return distill / heads.cls_BC.shape[-1] if recipe.reduction == "per_class" else distill

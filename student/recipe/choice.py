@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shards.index.index_checks import require_classes
 from shards.views.view_recipe import ViewRecipe
+from student.learn.losses.table import NONE
 from student.recipe.papers import chosen_recipe
 from student.recipe.steps import require_steps
 from student.recipe.student_recipe import StudentRecipe
@@ -66,10 +67,13 @@ class RecipeChoice:
             views=cached or recipe.view_recipe,
             num_views=tuple(number for number in num_views if number),
             shard_rows=tuple(rows),
+            num_unlabelled=index.num_unlabelled,
             parts=parts,
             before=before,
         )
         fitted = suited(recipe, data, set_by_user=self.fields)
+        if fitted.recipe.distill != NONE:
+            fitted.recipe.require_labels(index.num_samples - index.num_unlabelled)
         for number in data.num_views or (None,):
             require_steps(
                 rows,

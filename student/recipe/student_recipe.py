@@ -78,6 +78,8 @@ class StudentRecipe:
         dist_beta, dist_gamma: weights of the two parts of the loss "dist", within views and within classes.
         std_ddof: the loss "soft-std" divides its variances by the classes minus this; 1 is the authors' code.
         eval_crop_pct: evaluation resizes the short side to image_size / eval_crop_pct and crops the centre.
+        teacher_heads: of a student with two heads, "dist" alone learns from the teacher, or "both" do: CLS then learns
+            from labels and teacher, as the head of a student with one.
         combine: how several teachers teach, a name of `combinations.COMBINATIONS`; of one, both are the same.
     """
 
@@ -124,6 +126,9 @@ class StudentRecipe:
     combine: str = later(MEAN, words=("", "how several teachers teach"))
     std_ddof: int = later(
         0, words=("classes", "that soft-std takes off the divisor of its variances; 1: the authors' code")
+    )
+    teacher_heads: Literal["dist", "both"] = later(
+        "dist", words=("", "of a two-headed student: which heads learn from the teacher")
     )
 
     def __post_init__(self) -> None:
@@ -173,6 +178,19 @@ class StudentRecipe:
         """ValueError for a loss against a teacher where nobody teaches."""
         if self.distill != NONE and not taught:
             raise ValueError(f"distill: {self.distill} needs a teacher; give --cache, or --online with --teacher")
+
+    def require_labels(self, num_labelled: int) -> None:
+        """ValueError for a loss against labels where no training image has one."""
+        if num_labelled == 0 and self.distill == NONE:
+            raise ValueError(
+                "distill: no training image has a label, so a student learns from a teacher or not at all; give "
+                "--cache and a --distill other than none"
+            )
+        if num_labelled == 0 and self.distill_weight != 1:
+            raise ValueError(
+                f"distill_weight: no training image has a label, so all of the loss is the teacher's: expected λ = 1, "
+                f"got {self.distill_weight:g}; leave it out, or give --lambda 1"
+            )
 
     def require_start(self) -> None:
         """ValueError for fine-tuning without weights to start from."""

@@ -20,6 +20,8 @@ PAPERS_SET = 1_000_000
 
 ADAPTED = ("repeats", "batch_size", "lr", "lr_scaling", "warmup_epochs", "ema_decay")
 """The recipe fields that are adapted unless the user sets them."""
+OF_UNLABELLED = ("distill_weight", "teacher_heads")
+"""Those that are adapted where training images have no label."""
 
 _STEPS = 50  # optimiser steps of an epoch that a batch should leave
 _BATCH = 16  # no smaller batch is chosen while one fits
@@ -35,6 +37,7 @@ class TrainingData:
         views: the view recipe.
         num_views: how many views are cycled through, one number a run; empty where they never end.
         shard_rows: samples of each training shard; empty where the size of the set is not known.
+        num_unlabelled: how many of them have no label.
         parts: ranks × micro-batches; each takes whole blocks of a batch.
         before: recipe fields of the existing run, when the same command is given again.
     """
@@ -42,6 +45,7 @@ class TrainingData:
     views: ViewRecipe
     num_views: tuple[int, ...] = ()
     shard_rows: tuple[int, ...] = ()
+    num_unlabelled: int = 0
     parts: int = 1
     before: Mapping[str, Any] = field(default_factory=dict)
 
@@ -94,11 +98,12 @@ def suited(recipe: StudentRecipe, data: TrainingData, *, set_by_user: Collection
     Args:
         set_by_user: names of the fields that the user set.
     """
-    free = [name for name in ADAPTED if name not in set_by_user]
+    adapted = (*ADAPTED, *OF_UNLABELLED) if data.num_unlabelled else ADAPTED
+    free = [name for name in adapted if name not in set_by_user]
     if data.before:
         return Suited(replace(recipe, **{name: data.before[name] for name in free if name in data.before}), ())
     reasons: list[str] = []
-    for adapt in (_repeats, _batch, _warm_up, _average):
+    for adapt in (_repeats, _batch, _warm_up, _average, _unlabelled):
         change = adapt(recipe, data, free)
         if change is not None:
             recipe = replace(recipe, **change.fields)
@@ -176,3 +181,18 @@ def _average(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -
         f"weight average {decay:g} (over {count(averaged, 'step')}) instead of {recipe.ema_decay:g} "
         f"({span:.0f} of {count(steps, 'step')})",
     )
+
+
+def _unlabelled(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -> _Change | None:
+    """Let every head learn from the teacher where images have no label, and nothing else where none has one."""
+    if not data.num_unlabelled:
+        return None
+    num_images = sum(data.shard_rows)
+    fields: dict[str, Any] = {"teacher_heads": "both"} if "teacher_heads" in free else {}
+    words = ["every head learns from the teacher"] if fields else []
+    nothing = data.num_unlabelled == num_images
+    if nothing and "distill_weight" in free:
+        fields["distill_weight"] = 1.0
+        words.insert(0, "λ = 1")
+    have = "no image has a label" if nothing else f"{data.num_unlabelled} of {num_images} images have no label"
+    return _Change(fields, f"{' and '.join(words)}: {have}") if fields else None

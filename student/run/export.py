@@ -294,6 +294,15 @@ def _taught(recipe: StudentRecipe) -> str:
     return f"{loss.title} from a teacher cache, λ = {recipe.distill_weight}{settings}"
 
 
+def _heads(recipe: StudentRecipe) -> str:
+    """What each of two heads was trained on, in words."""
+    if recipe.teacher_heads == "dist":
+        return "CLS was trained on the labels, DIST on the teacher."
+    if recipe.distill_weight == 1:
+        return "CLS and DIST were both trained on the teacher; no label was used."
+    return "CLS and DIST were both trained on the teacher, CLS on the labels of labelled images as well."
+
+
 def model_card(info: ExportInfo, weights: str = "", *, load: str = "") -> str:
     """A Markdown page: what the model is, how it was trained, what it was measured to do, how to load it.
 
@@ -329,7 +338,7 @@ def model_card(info: ExportInfo, weights: str = "", *, load: str = "") -> str:
     ]
     if entry and entry.distilled and recipe.distill != NONE:
         lines += [
-            "CLS was trained on the labels, DIST on the teacher. In evaluation mode timm answers with the average of "
+            f"{_heads(recipe)} In evaluation mode timm answers with the average of "
             "their logits; in training mode, after set_distilled_training(True), with both.",
             "",
         ]

@@ -13,6 +13,7 @@ from typing import Any
 
 from shards.index.shard_index import ShardIndex
 from shards.signals import StopRequest
+from shards.text.figures import count
 from shards.views.view_recipe import ViewRecipe
 from shards.world import ALONE, World
 from student.feed.cache_check import require_student
@@ -20,6 +21,7 @@ from student.feed.coverage import coverage
 from student.feed.feed import Feed
 from student.feed.feed_options import FeedOptions
 from student.feed.teaching import NOBODY, Teaching
+from student.learn.losses.table import NONE
 from student.learn.process_group import ProcessGroup, meeting_place, process_group
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
@@ -73,7 +75,7 @@ def train_many(
             teacher saw other pixels. ShardError: from the reader. RunError: a directory of another run, a full disk.
     """
     teaching = _with_former(teaching, former)
-    _require_alike(jobs, teaching)
+    _require_alike(jobs, teaching, index)
     world, recipe = world or ALONE, jobs[0].recipe
     device = rank_device(settings.device, world)
     with Feed(
@@ -92,7 +94,7 @@ def train_many(
     ) as feed:
         for job in jobs:
             require_student(job.recipe, feed.views, feed.teaching.open_caches)
-        data = ShardSets(index=index, val_index=val_index, views=feed.views, shard_cache_dir=shard_cache_dir)
+        data = ShardSets(index=feed.index, val_index=val_index, views=feed.views, shard_cache_dir=shard_cache_dir)
         data.check()
         yield from _joining(world, init_method)
         with process_group(world, device, init_method=init_method) as group, StopRequest() as stop:
@@ -189,7 +191,23 @@ def _scheduled(jobs: Sequence[StudentJob], feed: Feed) -> Scheduled:
         coverage=coverage(feed.index, feed.order, recipe.epochs),
         views=tuple(feed.order.schedule(recipe.epochs)),
         repeats=recipe.repeats,
+        labels=_label_words(jobs, feed.index),
     )
+
+
+def _label_words(jobs: Sequence[StudentJob], index: ShardIndex) -> str:
+    """What to say where training images have no label; "" where all have one."""
+    missing, total = index.num_unlabelled, index.num_samples
+    if not missing:
+        return ""
+    if missing == total:
+        return f"none of {count(total, 'training image')} has a label: all that is learnt are the teacher's answers"
+    words = [f"{total - missing} of {count(total, 'training image')} have a label"]
+    if any(job.recipe.distill != NONE for job in jobs):
+        words.append("the others learn from the teacher alone")
+    if any(job.recipe.distill == NONE for job in jobs):
+        words.append("without a teacher (--distill none) the others teach nothing")
+    return "; ".join(words)
 
 
 def _with_former(teaching: Teaching | None, former: Mapping[str, Any]) -> Teaching:
@@ -205,12 +223,13 @@ def _with_former(teaching: Teaching | None, former: Mapping[str, Any]) -> Teachi
     return Teaching.of(former.get("cache"), former.get("teacher"), former.get("teacher_weights"))
 
 
-def _require_alike(jobs: Sequence[StudentJob], teaching: Teaching) -> None:
-    """ValueError unless the students can see the same batches and have directories of their own."""
+def _require_alike(jobs: Sequence[StudentJob], teaching: Teaching, index: ShardIndex) -> None:
+    """ValueError unless the students can learn, see the same batches and have directories of their own."""
     if not jobs:
         raise ValueError("students: expected at least one, got none")
     for job in jobs:
         job.recipe.require_teacher(bool(teaching))
+        job.recipe.require_labels(index.num_samples - index.num_unlabelled)
     first = jobs[0].recipe
     for job in jobs[1:]:
         for name in ("epochs", "batch_size", "repeats", "image_size", "eval_crop_pct"):

@@ -13,7 +13,8 @@ class Scheduled:
     """Before the first step: how long the run is, and which views its epochs use.
 
     `num_left_out` samples per super-epoch are in no full block or full batch. They take turns from one view block to
-    the next; `coverage` says how evenly, and which samples no epoch reaches.
+    the next; `coverage` says how evenly, and which samples no epoch reaches. `labels` says how many samples
+    have no label; "" where all have one.
     """
 
     students: tuple[str, ...]
@@ -24,6 +25,7 @@ class Scheduled:
     coverage: Coverage
     views: tuple[Span, ...]
     repeats: int = 1
+    labels: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

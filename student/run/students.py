@@ -12,6 +12,7 @@ import torch
 
 from shards.errors import RunError
 from student.feed.feed import Feed
+from student.learn.network import has_dist
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
@@ -104,6 +105,8 @@ class Students:
             )
             for job in jobs
         ]
+        for student in self._students:
+            _require_taught_heads(student, data)
 
     def __enter__(self) -> "Students":
         """Take the directories; RunError, on every rank, when one is taken."""
@@ -353,4 +356,15 @@ class Students:
         }
         return write_results(
             student.log, student.trainer, self._data, steps=step, measured=measured, teacher=self._teacher_identity
+        )
+
+
+def _require_taught_heads(student: _Student, data: ShardSets) -> None:
+    """ValueError for a head that would learn from nobody and still be half of the student's answer."""
+    recipe = student.job.recipe
+    untaught = data.index.num_unlabelled == data.index.num_samples and recipe.teacher_heads == "dist"
+    if untaught and has_dist(student.trainer.core):
+        raise ValueError(
+            f"teacher_heads: no training image has a label, so the CLS head of {recipe.model} would learn nothing and "
+            "still be half of its answer: expected both, got dist; leave it out, or set teacher_heads=both"
         )

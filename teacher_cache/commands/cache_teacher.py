@@ -77,7 +77,8 @@ def cache_teacher(
     recipe = views.recipe(index, existing_spec)
     network = execution.load(teacher, recipe, existing_spec, world)
     with StopRequest() as stop, shard_place.reader(index) as reader:
-        display, opened = _Display(world, stop, _student_command(shard_place, cache)), None
+        display = _Display(world, stop, _student_command(shard_place, cache), num_unlabelled=index.num_unlabelled)
+        opened = None
         for event in open_or_create(
             cache,
             index,
@@ -144,7 +145,8 @@ def _refuse_early(
         if place.folder is not None:
             recipe = views.recipe(index)
             require_new_cache(index, recipe, views.num_views)
-            record.format(index.num_classes, index, recipe)
+            if index.num_classes:
+                record.format(index.num_classes, index, recipe)
         return
     require_index(header, index, place.url)
     spec = header.spec
@@ -170,13 +172,16 @@ _BLOCK = 16  # of the built-in recipes: another size is worth a word
 class _Display:
     """A bar over views, lines for what stands out."""
 
-    def __init__(self, world: World, stop: StopRequest, next_command: Sequence[str] = ()) -> None:
+    def __init__(
+        self, world: World, stop: StopRequest, next_command: Sequence[str] = (), *, num_unlabelled: int = 0
+    ) -> None:
         self._next_command = next_command
         self.quiet, self._world_size, self._stop = world.rank > 0, world.size, stop
         self._bar: Bar | None = None
         self._calibration: Bar | None = None
         self._units = self._num_classes = self._num_units = self._views_of_unit = 0
         self._opening: list[str] = []
+        self._judged = "augmented views of labelled images" if num_unlabelled else "augmented views"
 
     def show(self, event: "BuildEvent | OpenEvent") -> None:
         """Draw one event of stage 1."""
@@ -265,7 +270,7 @@ class _Display:
             f"{duration(event.seconds)}; "
             f"{count(event.missing_units, 'chunk')} missing"
             + (
-                f"; teacher accuracy on the augmented views {agreed:.1f} %, lower than top-1: views are cropped, mixed"
+                f"; teacher accuracy on the {self._judged} {agreed:.1f} %, lower than top-1: views are cropped, mixed"
                 if not math.isnan(agreed)
                 else ""
             )

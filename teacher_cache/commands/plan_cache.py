@@ -63,7 +63,8 @@ def plan_cache(
     teacher.checked_name()
     recipe = views.recipe(index)
     require_new_cache(index, recipe, views.num_views)
-    record.format(index.num_classes, index, recipe)
+    if index.num_classes:
+        record.format(index.num_classes, index, recipe)
 
     from teacher_cache.inspect import cache_plan
 

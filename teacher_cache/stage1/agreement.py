@@ -25,8 +25,11 @@ _FEW_CLASSES = 0.4  # chance of a first class being the label, above which agree
 
 
 def require_same_classes(index: ShardIndex, num_classes: int, teacher: str) -> None:
-    """ValueError unless there are as many classes in the labels as in the answers, with the three ways to a teacher."""
-    if index.num_classes != num_classes:
+    """ValueError unless there are as many classes in the labels as in the answers, with the three ways to a teacher.
+
+    Shards without classes of their own take those of the teacher.
+    """
+    if index.num_classes not in (0, num_classes):
         raise ValueError(
             f"teacher: {teacher} answers in {num_classes} classes, the shards have {index.num_classes}. Three ways:\n"
             "- fine-tune one on these classes: train-teacher --pretrained NAME, then --teacher-weights\n"
@@ -37,8 +40,8 @@ def require_same_classes(index: ShardIndex, num_classes: int, teacher: str) -> N
 
 def require_known_labels(index: ShardIndex, num_classes: int, teacher: str) -> None:
     """ValueError where labels are merely said to be of so many classes: 0 … 7 of 1,000 are ImageNet's first eight."""
-    used = np.unique(index.label_N)
-    if not index.class_names and len(used) == used[-1] + 1 and 2 * len(used) <= num_classes:
+    used = np.unique(index.label_N[index.label_N >= 0])
+    if len(used) and not index.class_names and len(used) == used[-1] + 1 and 2 * len(used) <= num_classes:
         raise ValueError(
             f"shards: their labels are 0 to {used[-1]} of {num_classes} classes without names: nothing says that they "
             f"are the first classes of {teacher}. Two ways:\n"

@@ -1,5 +1,6 @@
 """Encodes answers in one thread and commits units in another, so that the device waits for neither codec nor store."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shards.errors import CacheError
+from shards.index.index_checks import UNLABELLED
 from shards.index.shard_index import ShardIndex
 from shards.views.blocks import ViewBatch
 from teacher_cache.record.codec import RecordCodec
@@ -53,7 +55,7 @@ class GroupAnswer(NamedTuple):
 
 class CommittedUnit(NamedTuple):
     """A unit in the ledger: whether this process wrote it (else another one had), how often the first class is the
-    label, its views, and seconds since it was begun.
+    label (of labelled samples; NaN without any), its views, and seconds since it was begun.
     """
 
     unit: UnitId
@@ -142,7 +144,7 @@ class UnitWriter:
         for name, value in self._codec.encode(logit_GC).items():
             unit.place(name, answer.view, answer.row_G, value)
         unit.keep_fidelity(answer.view, answer.row_G, logit_GC)
-        own_G = answer.lam_G >= 0.5
+        own_G = (answer.lam_G >= 0.5) & (answer.label_G != UNLABELLED)
         unit.num_own += int(own_G.sum())
         unit.num_agreed += int((logit_GC.argmax(axis=1) == answer.label_G)[own_G].sum())
 

@@ -65,7 +65,8 @@ class UnitCommitted:
         written: False where another process had committed it just before.
         num_views: views of the unit. seconds: since its first forward.
         label_agreement: share of the views, among those that show their own image for the larger part, whose first
-            class is the label. Near 1 / C it says that teacher and labels number their classes differently.
+            class is the label. Near 1 / C it says that teacher and labels number their classes differently. NaN where
+            no sample has a label.
     """
 
     unit: UnitId
