@@ -227,4 +227,10 @@ class _OpenUnit:
     def committed(self, written: bool) -> CommittedUnit:
         """What there is to say of the unit when it is in the ledger."""
         seconds = time.monotonic() - self._began
-        return CommittedUnit(self.unit, written, self.num_agreed / max(self.num_own, 1), self._filled_VR.size, seconds)
+        return CommittedUnit(
+            self.unit,
+            written,
+            self.num_agreed / self.num_own if self.num_own else math.nan,
+            self._filled_VR.size,
+            seconds,
+        )
