@@ -30,6 +30,7 @@ from student.run.run_reader import is_finished, precision_before, recipe_before
 from teacher_cache.commands.flags import TeacherFlags, teacher_options
 
 if TYPE_CHECKING:
+    from shards.index.shard_index import ShardIndex
     from student.recipe.choice import RecipeChoice
     from student.recipe.settings import TrainSettings
     from student.recipe.student_recipe import StudentRecipe
@@ -72,9 +73,7 @@ def train_student(
     index = shard_place.index()
     val_index = shard_place.labelled(val_shards, "--val-shards", "validation") if val_shards else None
     choice = student.choice(combine=cache_flags.combine, **asdict(loss))
-    _check(choice, cache_flags, online=online, views_used=views_used)
-    if choice.recipe().distill == NONE:
-        choice.recipe().require_labels(index.num_samples - index.num_unlabelled)
+    _check(choice, cache_flags, index, online=online, views_used=views_used)
     require_own("--out", out, RUN_FOLDER)
     world = world_from_env()
     suit = partial(choice.suited_to, index, parts=world.size * training.accumulate, before=recipe_before(out))
@@ -117,7 +116,9 @@ def say_after_training(out: Path, val_shards: str | None) -> None:
     say_next(["report", out], *evaluate, ["predict", "photo.jpg", "--weights", out], export)
 
 
-def _check(choice: "RecipeChoice", cache_flags: CacheFlags, *, online: bool, views_used: int | None) -> None:
+def _check(
+    choice: "RecipeChoice", cache_flags: CacheFlags, index: "ShardIndex", *, online: bool, views_used: int | None
+) -> None:
     """Refuse what the command could not do or would ignore, as far as that is known without torch.
 
     Raises:
@@ -134,6 +135,7 @@ def _check(choice: "RecipeChoice", cache_flags: CacheFlags, *, online: bool, vie
     # The views of remote caches are known when they are open: till then they are the recipe's own.
     recipe = choice.recipe(next((header.spec.recipe for header in headers.values()), None))
     if recipe.distill == NONE:
+        recipe.require_labels(index.num_samples - index.num_unlabelled)
         if online:
             raise ValueError("--online: would be ignored: --distill none has no teacher; drop one of them")
         refuse_ignored(["distill_weight", "temperature"], "without distillation (--distill none) nothing reads it")

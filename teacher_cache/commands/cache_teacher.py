@@ -77,8 +77,7 @@ def cache_teacher(
     recipe = views.recipe(index, existing_spec)
     network = execution.load(teacher, recipe, existing_spec, world)
     with StopRequest() as stop, shard_place.reader(index) as reader:
-        display = _Display(world, stop, _student_command(shard_place, cache), num_unlabelled=index.num_unlabelled)
-        opened = None
+        display, opened = _Display(world, stop, _student_command(shard_place, cache), not index.num_unlabelled), None
         for event in open_or_create(
             cache,
             index,
@@ -173,7 +172,7 @@ class _Display:
     """A bar over views, lines for what stands out."""
 
     def __init__(
-        self, world: World, stop: StopRequest, next_command: Sequence[str] = (), *, num_unlabelled: int = 0
+        self, world: World, stop: StopRequest, next_command: Sequence[str] = (), labelled: bool = True
     ) -> None:
         self._next_command = next_command
         self.quiet, self._world_size, self._stop = world.rank > 0, world.size, stop
@@ -181,7 +180,7 @@ class _Display:
         self._calibration: Bar | None = None
         self._units = self._num_classes = self._num_units = self._views_of_unit = 0
         self._opening: list[str] = []
-        self._judged = "augmented views of labelled images" if num_unlabelled else "augmented views"
+        self._judged = "augmented views" if labelled else "augmented views of labelled images"
 
     def show(self, event: "BuildEvent | OpenEvent") -> None:
         """Draw one event of stage 1."""
