@@ -24,7 +24,7 @@ from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_stan
 from shards.errors import ArtefactError, device_words, system_words
 from shards.names import nearest
 from shards.platforms import require_unix
-from shards.signals import interrupt_once, requeue_at_once
+from shards.signals import end_at_interrupt, interrupt_once, requeue_at_once
 from shards.text.escapes import visible
 
 
@@ -336,6 +336,14 @@ def cli(debug: bool) -> None:
     """
 
 
-if __name__ == "__main__":
+def program() -> None:
+    """Run the command line as a process of its own: it owns the standard streams, and what Ctrl-C does at its end."""
     hold_standard_streams()
-    cli()
+    try:
+        cli()
+    finally:
+        end_at_interrupt()
+
+
+if __name__ == "__main__":
+    program()

@@ -49,6 +49,11 @@ def interrupt_once() -> Iterator[None]:
         yield
 
 
+def end_at_interrupt() -> None:
+    """Let Ctrl-C end the process at once from now on: while Python shuts down, an exception has nowhere to go."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def raise_interrupt(error: BaseException) -> None:
     """Raise KeyboardInterrupt if `error` came of one: torch's writers and readers turn it into errors of their own."""
     cause: BaseException | None = error

@@ -108,3 +108,20 @@ def test_debug_shows_the_traceback_wherever_it_stands() -> None:
     for words in (["--debug", "models", "deit_tny"], ["models", "deit_tny", "--debug"], ["models", "--debug", "x"]):
         done = subprocess.run([sys.executable, "cli.py", *words], capture_output=True, text=True, check=False)
         assert done.returncode == 2 and "Traceback" in done.stderr
+
+
+AT_EXIT = """
+import atexit, os, signal, sys
+import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.argv = ["cli.py", "models"]
+cli.program()
+"""
+
+
+def test_ctrl_c_while_python_shuts_down_prints_nothing() -> None:
+    """The command is over and everything is saved: an exception would have nowhere to go but the terminal."""
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", AT_EXIT], capture_output=True, text=True, cwd=root)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")

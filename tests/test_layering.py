@@ -237,4 +237,4 @@ def test_the_package_list_is_explicit_and_complete() -> None:
     packages = {str(p.parent.relative_to(ROOT)).replace("/", ".") for p in SOURCES if p.name == "__init__.py"}
     assert set(project["tool"]["setuptools"]["packages"]) == packages
     scripts = project["project"]["scripts"]
-    assert scripts == {"deit-cache": "cli:cli"}, "a command named cli would shadow others"
+    assert scripts == {"deit-cache": "cli:program"}, "a command named cli would shadow others"
