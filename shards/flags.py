@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shards.data_defaults import ImageSet
 from shards.platforms import require_device_name, require_workers
 from shards.pool.cpus import default_workers
 from shards.world import world_from_env
@@ -169,6 +170,15 @@ class ShardPlace:
         index = self.index_of(shards)
         require_labels(index, f"{flag} {shards}", what)
         return index
+
+    def survey(self, index: "ShardIndex") -> ImageSet:
+        """What settings for a small set are chosen by; of a large one its number of images alone, without a look."""
+        from shards.views.decode import survey
+
+        if not (images := ImageSet(num_images=index.num_samples)).is_small:
+            return images
+        with self.reader(index) as reader:
+            return survey(reader)
 
     def reader(self, index: "ShardIndex") -> "ShardReader":
         """A reader of an index; a context manager."""

@@ -98,3 +98,18 @@ def test_blocks_are_smaller_only_where_no_shard_fills_one(wanted: int) -> None:
         size = fitting_block_size(wanted, rows)
         assert size == wanted if max(rows) >= wanted else max(rows) / 2 < size <= max(rows)
     assert fitting_block_size(recipe_named("deit").block_size, [10]) == 8
+
+
+def test_a_budget_becomes_epochs_and_the_run_goes_on_with_them(tmp_path: Path) -> None:
+    """The rate is measured once: a run that exists keeps its number of epochs."""
+    said("make-shards", pictures(tmp_path / "set", (20, 20)), tmp_path / "shards")
+    words = ["train-student", "--shards", tmp_path / "shards", "--distill", "none", "--set", "image_size=32"]
+    words += ["--workers", 0, "--out", tmp_path / "run"]
+    refused = said(*words, "--budget", 1, "--epochs", 3, code=2)
+    assert "--budget: chooses the number of epochs" in refused
+    first = said(*words, "--budget", 0.02)
+    assert "budget: " in first and "images/s, measured" in first and "student small_cnn" in first
+    epochs = json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]["epochs"]
+    again = said(*words)
+    assert "budget: " not in again and "error" not in again
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == epochs

@@ -326,7 +326,7 @@ DOC = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="ut
 def doc_row(recipe: StudentRecipe) -> str:
     """The recipe's line in docs/recipes.md."""
     views = recipe.view_recipe
-    augmentation = ["RandAugment"] if views.rand_augment else ["3-Augment"]
+    augmentation = ["RandAugment"] if views.rand_augment else ["3-Augment"] if views.three_augment else ["none"]
     augmentation += [f"erasing {views.erase_prob:g}"] if views.erase_prob else []
     loss = "BCE" if recipe.base_loss == "binary" else f"CE {recipe.label_smoothing:g}"
     if recipe.distill != "none":

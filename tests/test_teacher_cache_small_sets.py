@@ -11,7 +11,7 @@ from shards.index.reader import ShardReader
 from shards.signals import StopRequest
 from shards.world import World
 from teacher_cache.commands.cache_teacher import _Display
-from teacher_cache.commands.flags import served
+from teacher_cache.commands.view_flags import served
 from teacher_cache.record.record_format import FIDELITY_FLOOR, RecordFormat
 from teacher_cache.stage1.opening import open_or_create
 from teacher_cache.stage1.stage1_events import (

@@ -21,7 +21,9 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from shards.data_defaults import ImageSet
 from shards.errors import ShardError
+from shards.index.reader import ShardReader
 
 # H, W of an image; C = 3.
 
@@ -38,6 +40,8 @@ _FORMATS = ("JPEG", "PNG", "WEBP")
 _TURBO_COLORS = ("YCbCr", "Gray", "RGB")
 # What libjpeg-turbo says when the last scan ends before its data does (0xd9 is the end of the image) and nothing was
 # wrong before. With another marker more scans may follow, or a restart was out of step: not harmless.
+_SURVEYED = 24  # images that `survey` looks at
+_GREY = 12  # levels between the channels of a pixel that is still grey: JPEG keeps colour coarsely
 _ONLY_EXTRANEOUS = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9")
 
 
@@ -125,6 +129,32 @@ def decode_alpha(data: bytes, where: str) -> NDArray[np.uint8] | None:
 def shrunk_size(height: int, width: int, shrink: int) -> tuple[int, int]:
     """Height and width that `decode_rgb` gives for `shrink`: each side divided, rounded up."""
     return -(-height // shrink), -(-width // shrink)
+
+
+def survey(reader: ShardReader) -> ImageSet:
+    """Look at some images, evenly over the set, and tell what defaults are chosen by: number, side and colours.
+
+    Errors:
+        ShardError: an image cannot be read or decoded.
+    """
+    index = reader.index
+    numbers = np.unique(np.linspace(0, index.num_samples - 1, _SURVEYED).astype(np.int64)).tolist()
+    sides, coloured = [], False
+    for number in numbers:
+        shard = int(np.searchsorted(index.first_S, number, "right")) - 1
+        row = number - int(index.first_S[shard])
+        data, where = reader.image_bytes(shard, row), f"{index.names[shard]}: {index.key(shard, row)}"
+        header = read_header(data, where)
+        sides.append(min(header.height, header.width))
+        if not coloured:
+            pixel_HWC = decode_rgb(data, where, header=header, shrink=_shrink_to(sides[-1])).astype(np.int16)
+            coloured = bool((pixel_HWC.max(-1) - pixel_HWC.min(-1)).max(initial=0) > _GREY)
+    return ImageSet(num_images=index.num_samples, short_side=int(np.median(sides)), coloured=coloured)
+
+
+def _shrink_to(side: int) -> int:
+    """The largest of 1, 2, 4, 8 that leaves about 64 pixels: enough to see a colour."""
+    return next((shrink for shrink in (8, 4, 2) if side >= 64 * shrink), 1)
 
 
 def _decode_turbo(data: bytes, where: str, header: ImageHeader, shrink: int) -> NDArray[np.uint8]:

@@ -46,6 +46,7 @@ REFERENCE: Mapping[str, str] = {
         "contrast=a09bd24ce4b9 brightness=b477841535e3 sharpness=222d3bc59858 shear_x=575f13d0023d "
         "shear_y=557fd49065a5 translate_x=c1d6e74d3541 translate_y=fad6b77549cf"
     ),
+    "small": ("2 draw=a2b0cc16488c decode=57140473ef7b crop=fe711e94a223 flip=ab75f773e6d9"),
 }
 """Recipe → `behaviour_digest`; `python -m tests.golden.values` adds the row of a new recipe."""
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from shards.data_defaults import SMALL_VIEW
 from shards.names import require_packages, unknown
 from shards.values import check_fields, from_json, later, stored_packages, to_json
 from shards.views.operation_names import (
@@ -195,6 +196,7 @@ RECIPES: dict[str, ViewRecipe] = {
     "finetune384": ViewRecipe(name="finetune384", size=384),
     "eval": ViewRecipe(name="eval", crop="center", **_PLAIN),
     "plain": ViewRecipe(name="plain", crop="resize", **_PLAIN),
+    SMALL_VIEW: ViewRecipe(name=SMALL_VIEW, size=96, crop_scale=(0.25, 1.0), rand_augment="", erase_prob=0.0),
 }
 
 

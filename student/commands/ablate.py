@@ -17,6 +17,7 @@ from student.commands.flags import (
     StudentFlags,
     TrainingFlags,
     cache_options,
+    evaluated,
     integers,
     numbers,
     require_start,
@@ -91,7 +92,7 @@ def ablate(
         views_used=integers("--views-used", views_used) if views_used else (None,),
         teachers=tuple(word.strip() for word in teachers.split(",")) if teachers else ("",),
     )
-    choice = student.choice(combine=cache_flags.combine)
+    choice = student.choice(combine=cache_flags.combine).for_set(shard_place.survey(index), recipe_of_sweep(out))
     _check(choice, cache_flags, grid.distillations, out)
     suit = _checked_steps(choice, index, cache_flags, grid, training.accumulate, out)
     from student.sweep.cell_training import SweepTraining
@@ -102,7 +103,7 @@ def ablate(
         recipe, reasons = suit(opened.first.spec.recipe, num_views=_views(grid, opened.num_views))
         sweep = SweepTraining(
             recipe=recipe,
-            settings=training.settings(run_precision=precision_of_sweep(out)),
+            settings=evaluated(training.settings(run_precision=precision_of_sweep(out)), recipe.epochs, index),
             index=opened.teaching("").with_classes(index),
             teachers=opened,
             val_index=val_index,

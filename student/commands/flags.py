@@ -2,7 +2,7 @@
 
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,6 +33,7 @@ from teacher_cache.store.place import require_distinct
 if TYPE_CHECKING:
     from torch import nn
 
+    from shards.index.shard_index import ShardIndex
     from student.recipe.choice import RecipeChoice
     from student.recipe.settings import Precision, TrainSettings
     from student.recipe.student_recipe import StudentRecipe
@@ -41,11 +42,16 @@ if TYPE_CHECKING:
     from teacher_cache.store.header import Header
 
 
+_EVALUATIONS = 20  # of a run on a small set
+_WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentFlags:
     """Which student, and what the user changes in its recipe."""
 
-    model: str
+    model: str | None
+    pretrained: str | None
     recipe: str | None
     stage: int
     epochs: int | None
@@ -64,17 +70,40 @@ class StudentFlags:
         from student.recipe.zoo import model_entry
         from teacher_cache.network.teacher_name import require_known
 
-        named = flags | {"epochs": self.epochs, "batch_size": self.batch_size}
+        model, start = self._start()
+        named = flags | start | {"epochs": self.epochs, "batch_size": self.batch_size}
         typed = {name: value for name, value in named.items() if value is not None}
         sets = parse_sets(self.sets)
         if twice := sorted(typed.keys() & sets.keys()):
             raise ValueError(f"--set {twice[0]}=…: would be ignored: there is a flag for it as well; drop one of them")
         if self.recipe is not None and given_flag("stage"):
             raise ValueError("--stage: would be ignored: --recipe names the recipe of a stage; drop one of them")
-        if model_entry(self.model) is None:
-            require_known("--model", self.model)
+        if model and model_entry(model) is None:
+            require_known("--model", model)
         fields = (read_toml(self.config) if self.config else {}) | sets | typed
-        return RecipeChoice(model=self.model, name=self.recipe, stage=self.stage, fields=fields)
+        return RecipeChoice(model=model, name=self.recipe, stage=self.stage, fields=fields)
+
+    def _start(self) -> tuple[str, dict[str, Any]]:
+        """The model, "" where none is named, and the recipe fields of weights to begin with.
+
+        Raises:
+            ValueError: --pretrained is no name that can be. ArtefactError: a missing or damaged file.
+        """
+        from student.recipe.student_recipe import PUBLISHED
+        from teacher_cache.network.teacher_name import require_known
+        from teacher_cache.network.weights_metadata import require_weights, trained_as
+
+        if self.pretrained is None:
+            return self.model or "", {}
+        path = Path(self.pretrained)
+        if path.exists() or path.suffix in _WEIGHT_FILES:
+            require_weights("--pretrained", path)
+            stored = trained_as(path)
+            if not (model := self.model or (stored.model if stored else "")):
+                raise ValueError(f"--pretrained {path}: the file does not name its network; give --model as well")
+            return model, {"finetune": True, "init_weights": str(path)}
+        require_known("--pretrained", self.pretrained)
+        return self.model or self.pretrained, {"finetune": True, "init_weights": f"{PUBLISHED}:{self.pretrained}"}
 
 
 student_options = bundled(
@@ -82,9 +111,10 @@ student_options = bundled(
     "student",
     click.option(
         "--model",
-        default="deit_tiny_distilled_patch16_224",
-        show_default=True,
-        help="The network to train; see `models`.",
+        help="The network to train; see `models`. Default: deit_tiny_distilled_patch16_224, for a small set small_cnn.",
+    ),
+    click.option(
+        "--pretrained", metavar="NAME|FILE", help="Begin with published weights (a timm name with tag), or a file."
     ),
     click.option("--recipe", help="Student recipe; default: the model's own. See `recipes`."),
     click.option(
@@ -238,7 +268,7 @@ class TrainingFlags:
     compile: bool
     log_every: int
     checkpoint_every: int
-    eval_every: int
+    eval_every: int | None
     device: str | None
     workers: int
     scratch: Path | None
@@ -269,10 +299,19 @@ class TrainingFlags:
             workers=self.workers,
             log_every=self.log_every,
             checkpoint_every=self.checkpoint_every,
-            eval_every=self.eval_every,
+            eval_every=self.eval_every or 1,
             device=device,
             scratch=str(self.scratch or ""),
         )
+
+
+def evaluated(settings: "TrainSettings", epochs: int, index: "ShardIndex") -> "TrainSettings":
+    """The settings where --eval-every was not typed: the many short epochs of a small set are not all evaluated."""
+    from shards.data_defaults import ImageSet
+
+    if given_flag("eval_every") or not ImageSet(num_images=index.num_samples).is_small:
+        return settings
+    return replace(settings, eval_every=max(1, epochs // _EVALUATIONS))
 
 
 training_options = bundled(
@@ -299,11 +338,9 @@ training_options = bundled(
     ),
     click.option(
         "--eval-every",
-        default=1,
-        show_default=True,
         type=click.IntRange(1),
         metavar="EPOCHS",
-        help="Epochs between evaluations on --val-shards.",
+        help="Epochs between evaluations on --val-shards; default 1, for a small set a twentieth of the run.",
     ),
     device_option,
     workers_option("Rendering processes per rank."),

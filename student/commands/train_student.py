@@ -1,16 +1,17 @@
 """`train-student`: train a student from shards and a teacher cache (stage 2)."""
 
 from contextlib import ExitStack
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from shards.console import say_next
-from shards.flags import PATH, SEED, TEXT, ShardPlace, refuse_ignored, shard_options
+from shards.console import say, say_next
+from shards.data_defaults import epochs_within
+from shards.flags import PATH, SEED, TEXT, Number, ShardPlace, refuse_ignored, shard_options
 from shards.own_folder import require_own
+from shards.text.figures import count
 from shards.world import World, world_from_env
 from student.commands.flags import (
     CacheFlags,
@@ -18,6 +19,7 @@ from student.commands.flags import (
     StudentFlags,
     TrainingFlags,
     cache_options,
+    evaluated,
     loss_options,
     require_start,
     student_options,
@@ -31,6 +33,7 @@ from teacher_cache.commands.flags import TeacherFlags, teacher_options
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
+    from shards.views.view_recipe import ViewRecipe
     from student.recipe.choice import RecipeChoice
     from student.recipe.settings import TrainSettings
     from student.recipe.student_recipe import StudentRecipe
@@ -51,6 +54,12 @@ _TEACHER_FLAGS = ("teacher", "teacher_weights", "teacher_args", "teacher_mean", 
 @click.option("--online", is_flag=True, help="Run the teacher in the loop instead of reading a cache.")
 @teacher_options
 @click.option("--views-used", type=click.IntRange(1), help="Use only the first N views of the cache.")
+@click.option(
+    "--budget",
+    type=Number(0, 100_000, min_open=True),
+    metavar="MINUTES",
+    help="Train as many epochs as fit into this time, by the rate that is measured first.",
+)
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Initial weights, order, drop path.")
 @training_options
 def train_student(
@@ -63,6 +72,7 @@ def train_student(
     online: bool,
     teacher: TeacherFlags,
     views_used: int | None,
+    budget: float | None,
     seed: int,
     training: TrainingFlags,
 ) -> None:
@@ -72,32 +82,31 @@ def train_student(
     """
     index = shard_place.index()
     val_index = shard_place.labelled(val_shards, "--val-shards", "validation") if val_shards else None
-    choice = student.choice(combine=cache_flags.combine, **asdict(loss))
-    _check(choice, cache_flags, index, online=online, views_used=views_used)
-    require_own("--out", out, RUN_FOLDER)
     world = world_from_env()
-    suit = partial(choice.suited_to, index, parts=world.size * training.accumulate, before=recipe_before(out))
-    if headers := list(cache_flags.headers().values()):
-        suit(headers[0].spec.recipe, num_views=[views_used or min(header.num_views for header in headers)])
-    elif not cache_flags.caches:
-        suit(num_views=[views_used])
+    data: dict[str, Any] = {"parts": world.size * training.accumulate, "before": recipe_before(out)}
+    choice = student.choice(combine=cache_flags.combine, **asdict(loss))
+    choice = choice.for_set(shard_place.survey(index), data["before"])
+    _check(choice, cache_flags, index, online=online, views_used=views_used, budget=budget)
+    require_own("--out", out, RUN_FOLDER)
+    _check_steps(choice, index, cache_flags, views_used, data)
     from student.feed.teaching import Teaching
     from student.run.loop import StudentJob, train_many
 
-    settings = training.settings(
-        run_precision=precision_before(out), seed=seed, views_used=views_used, quiet=is_finished(out)
-    )
+    settings = training.settings(seed=seed, views_used=views_used, **_as_begun(out))
     with ExitStack() as stack:
         caches = cache_flags.open(stack)
         fewest_views = min((cache.num_views for cache in caches), default=None)
-        recipe, reasons = suit(caches[0].spec.recipe if caches else None, num_views=[views_used or fewest_views])
+        views = caches[0].spec.recipe if caches else None
+        if budget is not None and not data["before"]:
+            choice = _within(budget, choice, index, settings, views, shard_place.shard_cache, data)
+        recipe, reasons = choice.suited_to(index, views, num_views=[views_used or fewest_views], **data)
         network = _in_the_loop(teacher, recipe, settings, world) if online else None
         display = TrainingDisplay(quiet=world.rank > 0)
         display.explain(reasons, cache_flags.words(recipe.combine))
         for event in train_many(
             [StudentJob(recipe, out)],
             index,
-            settings=settings,
+            settings=evaluated(settings, recipe.epochs, index),
             teaching=Teaching.of(caches or None, network, cache_flags.weights),
             val_index=val_index,
             shard_cache_dir=shard_place.shard_cache,
@@ -116,14 +125,26 @@ def say_after_training(out: Path, val_shards: str | None) -> None:
     say_next(["report", out], *evaluate, ["predict", "photo.jpg", "--weights", out], export)
 
 
+def _as_begun(out: Path) -> "dict[str, Any]":
+    """What the settings of an existing run decide, as arguments of `TrainingFlags.settings`."""
+    return {"run_precision": precision_before(out), "quiet": is_finished(out)}
+
+
 def _check(
-    choice: "RecipeChoice", cache_flags: CacheFlags, index: "ShardIndex", *, online: bool, views_used: int | None
+    choice: "RecipeChoice",
+    cache_flags: CacheFlags,
+    index: "ShardIndex",
+    *,
+    online: bool,
+    views_used: int | None,
+    budget: float | None,
 ) -> None:
     """Refuse what the command could not do or would ignore, as far as that is known without torch.
 
     Raises:
         ValueError: for what was typed. CacheError: for a missing cache.
     """
+    _check_budget(budget, choice)
     if cache_flags.caches and online:
         raise ValueError("--online: runs the teacher in the loop; drop it, or drop --cache")
     if not online:
@@ -143,6 +164,53 @@ def _check(
         refuse_ignored(["temperature"], f"{recipe.distill} distillation does not read τ")
     recipe.require_teacher(bool(cache_flags.caches) or online)
     require_start(recipe)
+
+
+def _check_steps(
+    choice: "RecipeChoice",
+    index: "ShardIndex",
+    cache_flags: CacheFlags,
+    views_used: int | None,
+    data: "dict[str, Any]",
+) -> None:
+    """ValueError for numbers that do not fit each other or the data, where the views are known without torch."""
+    if headers := list(cache_flags.headers().values()):
+        fewest_views = min(header.num_views for header in headers)
+        choice.suited_to(index, headers[0].spec.recipe, num_views=[views_used or fewest_views], **data)
+    elif not cache_flags.caches:
+        choice.suited_to(index, num_views=[views_used], **data)
+
+
+def _check_budget(budget: float | None, choice: "RecipeChoice") -> None:
+    """ValueError for a budget beside a number of epochs, and for one that every rank would measure for itself."""
+    if budget is None:
+        return
+    if "epochs" in choice.fields:
+        raise ValueError("--budget: chooses the number of epochs; drop it, or drop the epochs")
+    if (world := world_from_env()).size > 1:
+        raise ValueError(f"--budget: measures one process, this is rank {world.rank} of {world.size}; give --epochs")
+
+
+def _within(
+    minutes: float,
+    choice: "RecipeChoice",
+    index: "ShardIndex",
+    settings: "TrainSettings",
+    views: "ViewRecipe | None",
+    shard_cache: Path | None,
+    data: "dict[str, Any]",
+) -> "RecipeChoice":
+    """The choice with as many epochs as a time budget allows, by a measured rate, which is said."""
+    from student.learn.rate import images_per_s
+
+    recipe = choice.suited_to(index, views, **data).recipe
+    plain = replace(recipe, distill=NONE)
+    seconds = min(max(6 * minutes, 1.0), 8.0)  # a tenth of the budget
+    views = views or recipe.view_recipe
+    rate = images_per_s(plain, index, settings, views=views, shard_cache=shard_cache, seconds=seconds)
+    epochs = epochs_within(minutes, rate, index.num_samples)
+    say(f"budget: {count(epochs, 'epoch')} in {minutes:g} minutes at {rate:.0f} images/s, measured without validation")
+    return choice.with_epochs(epochs)
 
 
 def _in_the_loop(teacher: TeacherFlags, recipe: "StudentRecipe", settings: "TrainSettings", world: World) -> "Teacher":

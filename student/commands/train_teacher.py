@@ -35,7 +35,7 @@ class TeacherTraining:
     config: Path | None
     sets: tuple[str, ...]
 
-    def check(self, index: "ShardIndex", *, parts: int, before: "dict[str, Any]") -> None:
+    def check(self, choice: "RecipeChoice", index: "ShardIndex", *, parts: int, before: "dict[str, Any]") -> None:
         """Refuse names, files, combinations and numbers that cannot be, as far as that is known without torch.
 
         Errors:
@@ -54,24 +54,27 @@ class TeacherTraining:
         require_known("--pretrained" if self.pretrained else "--model", self.pretrained or self.model or "")
         if self.init_weights:
             require_weights("--init-weights", self.init_weights)
-        self._choice.suited_to(index, parts=parts, before=before)
+        choice.suited_to(index, parts=parts, before=before)
 
-    def suited_recipe(self, index: "ShardIndex", *, parts: int, before: "dict[str, Any]") -> "Suited":
+    def suited_recipe(
+        self, choice: "RecipeChoice", index: "ShardIndex", *, parts: int, before: "dict[str, Any]"
+    ) -> "Suited":
         """The recipe; the views are normalised as the network's published weights want, so that stage 1 agrees."""
         from teacher_cache.network.timm_network import normalisation, require_published
 
         name, mean, std = normalisation(self.pretrained or self.model or "")
         if self.pretrained:
             require_published(self.pretrained)
-        choice = replace(self._choice, model=name).with_fields(**{"view.mean": mean, "view.std": std})
+        choice = replace(choice, model=name).with_fields(**{"view.mean": mean, "view.std": std})
         return choice.suited_to(index, parts=parts, before=before)
 
     @property
-    def _choice(self) -> "RecipeChoice":
+    def choice(self) -> "RecipeChoice":
         """What the user asks for, before the network's normalisation is known."""
         start = f"{PUBLISHED}:{self.pretrained}" if self.pretrained else str(self.init_weights or "")
         flags = StudentFlags(
             model=self.pretrained or self.model or "",
+            pretrained=None,
             recipe="teacher",
             stage=0,
             epochs=self.epochs,
@@ -91,9 +94,11 @@ _teacher_training = bundled(
     ),
     click.option("--model", metavar="NAME", help="A timm model without published weights."),
     click.option("--init-weights", type=PATH, help="For --model: a file to begin with."),
-    click.option("--epochs", type=click.IntRange(1), help="Default 10."),
+    click.option("--epochs", type=click.IntRange(1), help="Default 10, of fewer than 1,500 images more."),
     click.option("--batch-size", type=click.IntRange(1), help="Global: over all processes."),
-    click.option("--size", type=click.IntRange(1), help="Side of the images, pixels; default 224."),
+    click.option(
+        "--size", type=click.IntRange(1), help="Side of the images, pixels; default 224, for a small set less."
+    ),
     click.option("--config", type=PATH, help="A TOML file of recipe fields."),
     click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any recipe field; view.FIELD for views."),
 )
@@ -121,14 +126,16 @@ def train_teacher(
     require_own("--out", out, RUN_FOLDER)
     index = shard_place.labelled(shard_place.shards, "--shards", "a teacher's training")
     world = world_from_env()
-    data: dict[str, Any] = {"parts": world.size * training.accumulate, "before": recipe_before(out)}
-    teacher.check(index, **data)
+    before = recipe_before(out)
+    data: dict[str, Any] = {"parts": world.size * training.accumulate, "before": before}
+    choice = teacher.choice.for_set(shard_place.survey(index), before)
+    teacher.check(choice, index, **data)
     val_index = shard_place.labelled(val_shards, "--val-shards", "validation") if val_shards else index
     from student.run.loop import StudentJob, train_many
     from student.run.run_events import StudentFinished
 
     settings = training.settings(run_precision=precision_before(out), seed=seed, quiet=is_finished(out))
-    recipe, reasons = teacher.suited_recipe(index, **data)
+    recipe, reasons = teacher.suited_recipe(choice, index, **data)
     scratch = f"{recipe.model} is trained from random weights; --pretrained or --init-weights needs fewer images"
     display = TrainingDisplay(quiet=world.rank > 0)
     display.explain(reasons, () if recipe.finetune else (scratch,))
@@ -145,6 +152,7 @@ def train_teacher(
             display.close()
             if not val_shards:
                 result("these are its own training images, which flatters it; give --val-shards others")
-            cache = ["--size", recipe.image_size, "--views", 12, "--cache", out.with_name(f"{out.name}.zarr")]
+            views = [] if shard_place.survey(index).is_small else ["--size", recipe.image_size, "--views", 12]
+            cache = [*views, "--cache", out.with_name(f"{out.name}.zarr")]
             say_next(["cache-teacher", "--shards", shard_place.shards, "--teacher-weights", out, *cache])
     display.close()

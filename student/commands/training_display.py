@@ -21,6 +21,7 @@ class TrainingDisplay:
         """Nothing is shown before the first event; `beside` is asked for what else stands behind the bar."""
         self._quiet, self._beside = quiet, beside
         self._bar: Bar | None = None
+        self._notes: set[object] = set()
         self._opening: list[str] = []
         self._epochs = self._num_steps = self._num_validated = self._num_told = 0
 
@@ -125,6 +126,14 @@ class TrainingDisplay:
             of = f"of {count(self._num_validated, 'validation image')}"
             parts.append(f"{of} (always naming the largest class: {accuracy(majority, self._num_validated)})")
         result(", ".join(parts))
+        self._say_notes(event.summary.get("diagnosis"))
+
+    def _say_notes(self, sentences: object) -> None:
+        """What the student suffers from; of the students of a sweep each sentence once."""
+        for sentence in sentences if isinstance(sentences, list) else ():
+            if sentence not in self._notes:
+                self._notes.add(sentence)
+                say(f"note: {sentence}")
 
     def _say_validation(self, event: "ValidationChecked") -> None:
         """What the numbers of the validation are worth."""

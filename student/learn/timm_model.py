@@ -16,6 +16,7 @@ from torch import nn
 
 from shards.names import short, unknown
 from student.recipe.zoo import model_entry
+from teacher_cache.network.teacher_name import split_name, timm_name
 from teacher_cache.network.trial import reason_of, tried
 from teacher_cache.network.weights_metadata import require_arguments
 
@@ -85,6 +86,16 @@ def bare_model(name: str, num_classes: int, *, image_size: int, arguments: Mappi
         raise ValueError(
             f"model {name}: cannot be built{with_arguments} for images of {image_size} px: {reason_of(error)}{hint}"
         ) from error
+
+
+def num_params(name: str, num_classes: int) -> int | None:
+    """Parameters of a teacher or student by its name, counted without memory; None for a network that timm lacks."""
+    base, arguments = split_name(name)
+    if not timm.is_model(timm_name(base)):
+        return None
+    with torch.device("meta"):
+        network: nn.Module = timm.create_model(timm_name(base), num_classes=num_classes, **arguments)
+    return sum(param.numel() for param in network.parameters())
 
 
 def timm_options(

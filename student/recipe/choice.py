@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from shards.data_defaults import SMALL_VIEW, ImageSet, data_defaults
 from shards.index.index_checks import require_classes
 from shards.views.view_recipe import ViewRecipe
 from student.learn.losses.table import NONE
-from student.recipe.papers import chosen_recipe
+from student.recipe.papers import chosen_recipe, recipe_for
 from student.recipe.steps import require_steps
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.suited import Suited, TrainingData, suited, with_fitting_blocks
@@ -20,19 +21,72 @@ if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
 
 
+TEACHER_RECIPE = "teacher"
+"""The recipe by which a teacher is fine-tuned."""
+
+DEFAULT_STUDENT = "deit_tiny_distilled_patch16_224"
+"""The student of a large set, and where the user sets what belongs to a DeiT."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeChoice:
     """A model, the name of a recipe, and the fields that the user set.
 
     Attributes:
-        model: name of the student. name: of the recipe; None: the model's own. stage: 0 trains, 1 fine-tunes.
+        model: name of the student; "" until `for_set` chooses one.
+        name: of the recipe; None: the model's own. stage: 0 trains, 1 fine-tunes.
         fields: the recipe fields that the user set, by name.
+        defaults: the recipe fields that `for_set` chose; those of the user come before them.
+        reasons: a sentence for each choice, by its name.
     """
 
     model: str
     name: str | None = None
     stage: int = 0
     fields: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def with_epochs(self, epochs: int) -> "RecipeChoice":
+        """Return the same with a number of epochs in place of the chosen one; its reason is the caller's to say."""
+        reasons = {name: reason for name, reason in self.reasons.items() if name != "epochs"}
+        return replace(self, defaults=dict(self.defaults) | {"epochs": epochs}, reasons=reasons)
+
+    def for_set(self, images: ImageSet, before: Mapping[str, Any]) -> "RecipeChoice":
+        """Choose what the user did not: as in an existing run or sweep, else by the size of the set.
+
+        A recipe that the user names stays as it is. A large set has DeiT-Ti and its recipe.
+
+        Args:
+            before: recipe fields of the existing run or sweep; empty where there is none.
+        """
+        if before:
+            return self._as_before(before)
+        pretrained = bool(self.fields.get("init_weights"))
+        small = data_defaults(images, pretrained=pretrained, teacher=self.name == TEACHER_RECIPE)
+        named = self.name is not None or self.stage or any(key.startswith("model_args.") for key in self.fields)
+        model, by_size = self.model or DEFAULT_STUDENT, []
+        if not self.model and small is not None and not named:
+            model = small.model
+            by_size.append("model")
+        fields: dict[str, Any] = {}
+        if small is not None and self.name in (None, TEACHER_RECIPE) and not self.stage:
+            if "epochs" not in self.fields:
+                fields["epochs"] = small.epochs
+                by_size.append("epochs")
+            if self.name == TEACHER_RECIPE or recipe_for(model).view == SMALL_VIEW:
+                by_size += [] if "image_size" in self.fields else ["size"]
+                fields["image_size"] = small.size
+                fields |= {f"view.{name}": value for name, value in small.view_fields.items()}
+        reasons = {name: small.reasons[name] for name in by_size} if small is not None else {}
+        return replace(self, model=model, defaults=fields, reasons=reasons)
+
+    def _as_before(self, before: Mapping[str, Any]) -> "RecipeChoice":
+        """The same with what was chosen for an existing run."""
+        fields = {name: before[name] for name in ("epochs", "image_size") if name in before}
+        if "flip" in (overrides := before.get("view_overrides") or {}):
+            fields["view.flip"] = overrides["flip"]
+        return replace(self, model=self.model or str(before.get("model", DEFAULT_STUDENT)), defaults=fields)
 
     def with_fields(self, **fields: Any) -> "RecipeChoice":
         """Return the same with further fields; None leaves a field as it is."""
@@ -40,7 +94,14 @@ class RecipeChoice:
 
     def recipe(self, cached: ViewRecipe | None = None) -> StudentRecipe:
         """Return the recipe, with the views of a cache if one is read; ValueError for unknown names and keys."""
-        return chosen_recipe(self.model, name=self.name, stage=self.stage, user_fields=self.fields, cached=cached)
+        return chosen_recipe(
+            self.model or DEFAULT_STUDENT,
+            name=self.name,
+            stage=self.stage,
+            user_fields=self.fields,
+            cached=cached,
+            defaults=self.defaults,
+        )
 
     def suited_to(
         self,
@@ -61,6 +122,7 @@ class RecipeChoice:
             ValueError: numbers that do not fit each other or the data.
         """
         require_classes(index.path or "shards", index.class_names, index.num_classes)
+        by_size = [reason for name, reason in self.reasons.items() if name != "size" or cached is None]
         rows = index.rows_S.tolist()
         recipe, reasons = with_fitting_blocks(self.recipe(cached), cached, rows)
         data = TrainingData(
@@ -84,4 +146,4 @@ class RecipeChoice:
                 epochs=fitted.recipe.epochs,
                 parts=parts,
             )
-        return fitted._replace(reasons=reasons + fitted.reasons)
+        return fitted._replace(reasons=(*by_size, *reasons, *fitted.reasons))

@@ -7,8 +7,10 @@ torch.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
+from shards.data_defaults import SMALL_VIEW
 from shards.names import unknown
 from shards.views.view_recipe import ViewRecipe
 from student.learn.losses.table import LOSSES, NONE
@@ -28,6 +30,21 @@ _TEACHER = StudentRecipe(
     drop_path=0.0,
     ema_decay=0.0,
     view_overrides=(("crop_scale", (0.35, 1.0)), ("erase_prob", 0.0), ("mixup_alpha", 0.2), ("cutmix_alpha", 0.0)),
+)
+_SMALL = StudentRecipe(
+    image_size=96,
+    epochs=300,
+    batch_size=32,
+    repeats=1,
+    lr=2e-3,
+    lr_scaling="none",
+    schedule_unit="step",
+    drop_path=0.0,
+    label_smoothing=0.0,  # the teacher says how sure one may be
+    distill="soft",
+    distill_weight=0.5,
+    temperature=1.0,
+    view=SMALL_VIEW,
 )
 _DEIT3 = StudentRecipe(
     name="deit3",
@@ -70,6 +87,7 @@ def _named() -> dict[str, StudentRecipe]:
         "deit_finetune384": finetune,
         "deit_hard_finetune384": replace(finetune, distill="hard", distill_weight=0.5),
         "teacher": _TEACHER,
+        "small": _SMALL,
         "deit3_small": replace(_DEIT3, lr=4e-3, drop_path=0.05),
         "deit3_base": replace(_DEIT3, image_size=192, drop_path=0.2),
         "deit3_large": replace(_DEIT3, image_size=192, drop_path=0.45),
@@ -136,15 +154,25 @@ def with_cache_views(recipe: StudentRecipe, cached: ViewRecipe, *, explicit: Ite
 
 
 def chosen_recipe(
-    model: str, *, name: str | None, stage: int, user_fields: Mapping[str, Any], cached: ViewRecipe | None
+    model: str,
+    *,
+    name: str | None,
+    stage: int,
+    user_fields: Mapping[str, Any],
+    cached: ViewRecipe | None,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> StudentRecipe:
     """The recipe of a run: by name or the model's own, with what the user gave, with a cache's views if one is read.
+
+    `defaults` are fields that were chosen for the data; what the user gave comes before them, and a cache's views.
 
     Errors:
         ValueError for unknown names and keys, and for views other than the cache's.
     """
     with_cache = cached is not None
     named = student_recipe_named(name, model=model) if name else recipe_for(model, stage=stage, with_cache=with_cache)
+    of_views = {key for key in defaults if cached is not None and (key == "image_size" or key.startswith("view"))}
+    named = override(named, {key: value for key, value in defaults.items() if key not in {*of_views, *user_fields}})
     recipe = override(named, _as_published(named, user_fields) | dict(user_fields))
     if recipe.base_loss == "binary" and recipe.reduction == "textbook" and "reduction" not in user_fields:
         # The labels' loss is a mean over the classes; the teacher's, a sum over them, would drown it.

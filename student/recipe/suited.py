@@ -24,6 +24,7 @@ OF_UNLABELLED = ("distill_weight", "teacher_heads")
 """Those that are adapted where training images have no label."""
 
 _STEPS = 50  # optimiser steps of an epoch that a batch should leave
+_SMALL_BATCH = 32  # a batch that was meant for a small set stays as it is
 _BATCH = 16  # no smaller batch is chosen while one fits
 _WARM_STEPS = 200  # a warm-up is a matter of steps: AdamW's second moments average over 1,000
 _AVERAGED = 15  # of a run's steps, one in so many is in the weight average: DeiT's 25,000 of 375,300
@@ -126,6 +127,9 @@ def _repeats(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -
 def _batch(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -> _Change | None:
     """Lower the batch so that an epoch has enough steps, and the peak learning rate with it."""
     batch = _fitting_batch(recipe.batch_size, data)
+    fits = recipe.batch_size <= _SMALL_BATCH and recipe.batch_size % (data.views.block_size * data.parts) == 0
+    if fits and _steps(recipe.batch_size, data):
+        return None
     if "batch_size" not in free or not data.is_small or batch == recipe.batch_size:
         return None
     changes: dict[str, Any] = {"batch_size": batch}

@@ -9,6 +9,7 @@ ImageNet-1k, as published (arXiv:2012.12877, arXiv:2204.07118 and the authors' m
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
+from shards.data_defaults import SMALL_STUDENT
 from shards.names import OpenSet, unknown
 
 TEACHER = "regnety_160.deit_in1k"
@@ -51,7 +52,7 @@ class ModelEntry:
     name: str
     recipes: tuple[str, ...] = ("deit",)
     timm_name: str | None = None
-    timm_args: tuple[tuple[str, bool | float], ...] = ()
+    timm_args: tuple[tuple[str, bool | float | tuple[int, ...]], ...] = ()
     family: str = ""
     distilled: bool = False
     transformer: Transformer | None = None
@@ -164,6 +165,12 @@ _STUDENTS = (
     ModelEntry(name="deit3_huge_patch14_224", family="deit3", transformer=_HUGE3,
                recipes=("deit3_huge", "deit3_huge_finetune224"), epochs="800 + 20", params_m=632.13, gmacs=167.40,
                top1_published=85.2, top1_timm=85.2, drop_path=0.6, note="drop path .55 in the 20 fine-tuning epochs"),
+    ModelEntry(name=SMALL_STUDENT, recipes=("small",), timm_name="resnet10t", image_size=96, params_m=1.49,
+               timm_args=(("channels", (32, 64, 128, 256)), ("stem_width", 16)),
+               note="for small sets of images: timm's resnet10t at half its width"),
+    ModelEntry(name="small_deit", recipes=("small",), timm_name="deit_tiny_distilled_patch16_224", image_size=96,
+               params_m=0.71, timm_args=(("embed_dim", 96), ("depth", 4), ("num_heads", 3)),
+               note="for small sets of images: DeiT-Ti with two heads, half its width and a third of its depth"),
 )  # fmt: skip
 MODELS = OpenSet("students", "model", ModelEntry, _STUDENTS)
 

@@ -68,10 +68,22 @@ def runs_page(runs: Sequence[Run], *, title: str = "Student runs", teacher: Leve
     if checked:
         items.append(Tile(number(sum(checked)), "views checked by digest, none differed"))
     body = paragraph(_result_in_words(runs, names, best, teacher), "lead") + tiles(items)
-    body += section("Results", _results(runs, names, best))
+    body += section("Results", _results(runs, names, best)) + notes(runs, names)
     body += section("Curves", _curves(runs, names, teacher), "Hover a line for its numbers.")
     body += section("What differs", _differences(runs, names), "Only settings that are not the same in all runs.")
     return page(title, _subtitle(runs), body)
+
+
+def notes(runs: Sequence[Run], names: Sequence[str]) -> Markup:
+    """What finished runs suffer from, each sentence once with the names of its runs; nothing where all are well."""
+    suffering: dict[str, list[str]] = {}
+    for run, name in zip(runs, names, strict=True):
+        for sentence in run.summary.get("diagnosis", ()):
+            suffering.setdefault(str(sentence), []).append(name)
+    if not suffering:
+        return Markup("")
+    head, rows = ("run", "what it suffers from"), [(", ".join(those), text) for text, those in suffering.items()]
+    return section("Notes", card(table(head, rows, caption="Notes", text_columns=(0, 1))))
 
 
 def _subtitle(runs: Sequence[Run]) -> str:

@@ -22,7 +22,7 @@ from student.report.heat_map import (
     loss_errors,
 )
 from student.report.page import Markup, Tile, card, details, empty, grid, page, paragraph, section, table, tiles
-from student.report.runs_page import flat
+from student.report.runs_page import flat, notes
 from student.report.stats import (
     ForwardCount,
     SeedGroup,
@@ -58,6 +58,8 @@ def sweep_page(sweep: Sweep, *, title: str = "", teacher: Level | None = None) -
         body += section("How many views are enough?", views_curve(all_groups))
     body += grid([_record(sweep), _cost(sweep)], wide=True)
     body += section("Every cell", _cells(all_groups, top, noise))
+    runs = [result.run for result in sweep.results if result.run is not None]
+    body += notes(runs, [run.name for run in runs])
     body += _settings(sweep)
     return page(title or f"Sweep {sweep.name}", _subtitle(sweep), body)
 

@@ -149,6 +149,7 @@ def _one_pass(run: Students, feed: Feed, group: ProcessGroup, stop: StopRequest)
         while step < run.num_steps:
             epoch, first_step = divmod(step, feed.order.steps)
             for batch in feed.epoch(epoch, first_step=first_step):
+                run.look_at(batch, step)
                 for trainer in run.trainers:
                     trainer.feed(batch.images, batch.labels, batch.answer, step=step, micro=batch.micro)
                 if batch.micro + 1 < feed.order.accumulate:

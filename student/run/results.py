@@ -1,9 +1,13 @@
 """What a finished run leaves: weights that plain timm loads, a model card, the summary."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from shards.index.classes import majority
+from student.learn.diagnosis import RunFacts, diagnosis
+from student.learn.losses.table import NONE
+from student.learn.timm_model import num_params
 from student.learn.trainer import Trainer
 from student.run.export import ExportInfo, export_weights, model_card
 from student.run.run_files import read_json
@@ -70,6 +74,44 @@ def _validation(data: ShardSets) -> dict[str, float]:
     """How many images the accuracy is of, and what always naming the largest class would reach, percent."""
     val = data.val_index
     return {} if val is None else {"validation_images": val.num_samples, "validation_majority": majority(val)}
+
+
+def diagnosed(
+    trainer: Trainer,
+    data: ShardSets,
+    measured: Mapping[str, Any],
+    teacher: Mapping[str, Any],
+    teacher_right: float | None,
+) -> dict[str, Any]:
+    """What a finished student suffers from, as an entry of its summary; empty for one that is well.
+
+    Args:
+        measured: metrics of its last epoch. teacher: what the teacher was, as in the checkpoints.
+        teacher_right: share of the training views where its first class is the label; None: nobody looked.
+    """
+    recipe, val_index, num_views = trainer.recipe, data.val_index, data.views.num_views
+    taught = recipe.distill != NONE
+    sentences = diagnosis(
+        RunFacts(
+            num_classes=data.index.num_classes,
+            base_loss=measured.get("base_loss", math.nan) if recipe.base_loss == "cross_entropy" else math.nan,
+            validation={name: value for name, value in measured.items() if name.endswith("top1")},
+            num_validated=val_index.num_samples if val_index is not None else 0,
+            teacher_right=teacher_right if taught else None,
+            student_params=sum(param.numel() for param in trainer.core.parameters()),
+            teacher_params=_teacher_params(teacher) if taught else None,
+            times_each_view=recipe.epochs / num_views if num_views and taught else None,
+        )
+    )
+    return {"diagnosis": list(sentences)} if sentences else {}
+
+
+def _teacher_params(identity: Mapping[str, Any]) -> int | None:
+    """Parameters of a single teacher of timm's, by its spec; None for several, none, and a function of the user's."""
+    teacher = identity.get("teacher")
+    if not isinstance(teacher, Mapping):
+        return None
+    return num_params(str(teacher.get("name", "")), int(identity.get("record", {}).get("num_classes", 0)))
 
 
 def _fingerprints(teacher: Mapping[str, Any]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from shards.errors import RunError
+from student.feed.batch import Batch
 from student.feed.feed import Feed
 from student.learn.network import has_dist
 from student.learn.process_group import ProcessGroup
@@ -20,7 +21,7 @@ from student.recipe.student_recipe import StudentRecipe
 from student.run import run_events as events
 from student.run.checkpoint import as_state, save_checkpoint, saved_steps
 from student.run.pace import Pace, Rate, Ticker
-from student.run.results import write_results
+from student.run.results import diagnosed, write_results
 from student.run.resume import newest_of_all, read_state
 from student.run.run_events import Event
 from student.run.run_files import RunFiles
@@ -30,6 +31,8 @@ from student.run.validation import validate
 
 T = TypeVar("T")
 _BALANCE = "gradient_balance"
+_LOOK_EVERY = 4
+"""Steps between looks at whether the teacher is right."""
 
 
 class StudentJob(NamedTuple):
@@ -89,6 +92,7 @@ class Students:
         self._counts_of_others = self._fed()  # one feed serves every pass
         self.pace, self._ticker = Pace(lambda: feed.waited_s), Ticker()
         self._stack = ExitStack()
+        self._right = torch.zeros(2, dtype=torch.float64, device=group.device)
         self._students = [
             _Student(
                 name=job.out.name,
@@ -131,6 +135,15 @@ class Students:
     def num_steps(self) -> int:
         """Optimiser steps of the whole run."""
         return self._num_steps
+
+    def look_at(self, batch: Batch, step: int) -> None:
+        """Count on some of the batches for how many labelled views the teacher's first class is the label."""
+        if batch.answer is None or step % _LOOK_EVERY:
+            return
+        labels = batch.labels
+        label_B = torch.where(labels.lam_B >= 0.5, labels.label_B, labels.partner_label_B)
+        right_B = (batch.answer.hard == label_B) & (label_B >= 0)
+        self._right += torch.stack((right_B.sum(), (label_B >= 0).sum()))
 
     def resume(self) -> Generator[Event, None, int]:
         """Yield what was found and load it; returns the step to go on from."""
@@ -201,8 +214,10 @@ class Students:
 
     def finish(self, step: int) -> Iterator[Event]:
         """Write weights and summary; a run that has its summary is left as it is."""
-        counts = self._counts()
+        counts, right = self._counts(), self._group.sum(self._right).tolist()
         for student in self._students:
+            teacher_right = right[0] / right[1] if right[1] else None
+            student.last |= diagnosed(student.trainer, self._data, student.last, self._teacher_identity, teacher_right)
             summary = self._group.from_main(partial(self._write_results, student, step, counts))
             yield events.StudentFinished(student=student.name, out=student.job.out, summary=summary)
 

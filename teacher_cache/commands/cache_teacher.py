@@ -18,13 +18,11 @@ from teacher_cache.commands.flags import (
     RecordFlags,
     RunsTeacher,
     TeacherFlags,
-    ViewFlags,
     record_options,
     runs_teacher_options,
-    served,
     teacher_options,
-    view_options,
 )
+from teacher_cache.commands.view_flags import ViewFlags, served, view_options
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
         Started,
         UnitCommitted,
     )
+    from teacher_cache.store.header import Header
 
 
 @click.command("cache-teacher")
@@ -64,8 +63,8 @@ def cache_teacher(
     on one cache: under torchrun, as a SLURM array, or started by hand with RANK and WORLD_SIZE.
     """
     index = shard_place.index()
+    views = views.for_set(shard_place, index, _existing_header(cache))
     _refuse_early(cache, index, teacher, views, record, precision=execution.precision)
-    require_completions()
     world = world_from_env(shared=True)
     from teacher_cache.stage1.build import build_cache
     from teacher_cache.stage1.opening import open_or_create
@@ -112,7 +111,22 @@ def _student_command(shard_place: ShardPlace, cache: str) -> list[str]:
     words = ["train-student", "--shards", shard_place.shards]
     words += ["--val-shards", val] if (val := val_beside(shard_place.shards)) else []
     out = "student" if "://" in cache else str(Path(cache).with_name("student"))
-    return [*words, "--cache", cache, "--distill", "soft", "--lambda", "0.9", "--tau", "2", "--out", out]
+    return [*words, "--cache", cache, "--out", out]
+
+
+def _existing_header(cache: str) -> "Header | None":
+    """The header of the cache that is there, on a local disk or not; None where there is none."""
+    from teacher_cache.store.header import header_at
+    from teacher_cache.store.place import Place
+
+    if Place.parse(cache, writable=True).folder is not None:
+        return header_at(cache)
+    from teacher_cache.store.cache import TeacherCache
+
+    if not TeacherCache.exists(cache):
+        return None
+    with TeacherCache.open(cache) as opened:
+        return opened.header
 
 
 def _refuse_early(
@@ -134,6 +148,7 @@ def _refuse_early(
     from teacher_cache.store.place import Place
     from teacher_cache.store.spec import require_equal
 
+    require_completions()
     place = Place.parse(cache, writable=True)
     if place.folder is not None:
         require_own("--cache", place.folder, CACHE_FOLDER)

@@ -1,14 +1,22 @@
-"""Flags that several commands of both stages share, as frozen values: the teacher, the views, the record."""
+"""Flags that several commands of both stages share, as frozen values: the teacher, how it is run, the record."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from shards.console import say
-from shards.flags import PATH, SEED, Decorator, bundled, device_option, given_flag, options, pairs, precision_option
-from shards.text.figures import count
+from shards.flags import (
+    PATH,
+    Decorator,
+    bundled,
+    device_option,
+    given_flag,
+    options,
+    pairs,
+    precision_option,
+)
 from shards.world import ALONE, World
 from teacher_cache.record.kinds.table import KINDS
 
@@ -19,10 +27,6 @@ if TYPE_CHECKING:
     from teacher_cache.network.weights_metadata import TrainedAs
     from teacher_cache.record.record_format import RecordFormat
     from teacher_cache.store.spec import CacheSpec
-
-
-DEIT_REPEATS = 3
-"""Views of a sample per visit in the papers' training recipes."""
 
 
 def announced_precision(
@@ -230,96 +234,6 @@ runs_teacher_options = bundled(
     precision_option,
     click.option("--compile", is_flag=True, help="torch.compile the teacher."),
     device_option,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ViewFlags:
-    """The views of a new cache."""
-
-    num_views: int
-    recipe_name: str
-    size: int | None
-    view_seed: int
-    sets: tuple[str, ...]
-    views_per_unit: int | None
-
-    def recipe(self, index: "ShardIndex", existing: "CacheSpec | None" = None) -> "ViewRecipe":
-        """The view recipe for these shards; what is not given is as in an existing cache.
-
-        Shards that are all smaller than a block get smaller blocks.
-        """
-        from shards.views.view_recipe import default_block_views, fitting_block_size, recipe_named
-
-        parsed_sets = view_settings(self.sets)
-        flags = {"seed": "--view-seed", "block_views": "--views-per-unit", "name": "--view-recipe"}
-        flags |= {"size": "--size"} if self.size else {}
-        for field, flag in flags.items():
-            if field in parsed_sets:
-                raise ValueError(f"--set {field}=…: would be ignored: {flag} says it; drop one of them")
-        values = parsed_sets | {"seed": self.view_seed} | ({"size": self.size} if self.size else {})
-        if existing is not None:
-            values = {"versions": existing.recipe.versions} | values
-        rows = index.rows_S.tolist()
-        default_views = existing.recipe.block_views if existing else default_block_views(self.num_views, rows)
-        recipe = recipe_named(self.recipe_name, **(values | {"block_views": self.views_per_unit or default_views}))
-        fitting = fitting_block_size(recipe.block_size, rows)
-        if "block_size" in parsed_sets or fitting == recipe.block_size:
-            return recipe
-        return replace(recipe, block_size=existing.recipe.block_size if existing else fitting)
-
-
-def served(num_views: int, per_unit: int) -> str:
-    """Which epochs and repeats a cache of `num_views` views in chunks of `per_unit` serves, in one line."""
-    from shards.views.view_recipe import fitting_repeats
-
-    best = fitting_repeats(DEIT_REPEATS, block_views=per_unit, num_views=(num_views,))
-    says = (
-        f"enough for {count(num_views, 'epoch')}; longer runs use the views again; a batch holds each of its images in "
-        f"{count(best, 'view')}"
-    )
-    if best == DEIT_REPEATS:
-        return f"{says}, as in DeiT"
-    return (
-        f"{says}, not {DEIT_REPEATS} as in DeiT: {count(num_views, 'view')} in chunks of {per_unit} cannot be divided "
-        f"by {DEIT_REPEATS}; --views {-(-num_views // 6) * 6} can"
-    )
-
-
-def view_settings(sets: tuple[str, ...]) -> dict[str, Any]:
-    """The fields of a view recipe that --set gives."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in pairs("--set", sets).items()}
-
-
-view_options = bundled(
-    ViewFlags,
-    "views",
-    click.option(
-        "--views",
-        "num_views",
-        required=True,
-        type=click.IntRange(1),
-        help="Views of every image; more can be added later.",
-    ),
-    click.option(
-        "--view-recipe",
-        "--recipe",
-        "recipe_name",
-        default="deit",
-        show_default=True,
-        help="How views are augmented; see `recipes`.",
-    ),
-    click.option("--size", type=click.IntRange(1), help="Side of the views, pixels; default: the recipe's."),
-    click.option("--view-seed", default=0, show_default=True, type=SEED, help="Seed of the views."),
-    click.option(
-        "--view-set", "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Change a field of the view recipe."
-    ),
-    click.option(
-        "--views-per-unit",
-        type=click.IntRange(1),
-        help="Views of a chunk, which is computed and saved at once; default 6, or what divides --views; "
-        "less for small sets.",
-    ),
 )
 
 

@@ -11,13 +11,11 @@ from teacher_cache.commands.flags import (
     RecordFlags,
     RunsTeacher,
     TeacherFlags,
-    ViewFlags,
     record_options,
     runs_teacher_options,
-    served,
     teacher_options,
-    view_options,
 )
+from teacher_cache.commands.view_flags import ViewFlags, served, view_options
 
 if TYPE_CHECKING:
     from teacher_cache.inspect.cache_plan import Plan
@@ -61,6 +59,7 @@ def plan_cache(
     from teacher_cache.stage1.agreement import require_new_cache
 
     teacher.checked_name()
+    views = views.for_set(shard_place, index)
     recipe = views.recipe(index)
     require_new_cache(index, recipe, views.num_views)
     if index.num_classes:

@@ -9,7 +9,7 @@ import click
 from shards.console import result
 from shards.flags import CACHE, PATH, ShardPlace, refuse_ignored, shard_options
 from shards.own_folder import require_file
-from teacher_cache.commands.flags import view_settings
+from teacher_cache.commands.view_flags import view_settings
 from teacher_cache.store.header import local_header
 
 if TYPE_CHECKING:

@@ -1,0 +1,118 @@
+"""Choose what a small set of images is trained with: views, their number and size, student and epochs, with reasons.
+
+The papers' recipes are for 1,281,167 images. On some hundred of them DeiT's augmentation leaves a teacher right on two
+views of three, and a network of five million weights learns next to nothing. From `SMALL_SET` images on nothing is
+chosen here. Everything follows from numbers, so that stage 1 and stage 2 choose alike; every flag overrides it, and a
+cache, run or sweep that exists keeps its settings.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shards.text.figures import count
+
+SMALL_SET = 50_000
+"""Images from which on nothing is chosen by this module."""
+
+SMALL_VIEW = "small"
+"""The name of the view recipe for small sets."""
+
+SMALL_STUDENT = "small_cnn"
+"""The student of small sets, in the table of students."""
+
+_FORWARDS = 60_000  # teacher answers that a cache of a small set is worth: 120 views of 500 images
+_MOST_VIEWS, _FEWEST_VIEWS, _UNIT = 120, 12, 6
+_IMAGES_SEEN = 60_000  # images that a student is trained on
+_IMAGES_SEEN_TUNED = 20_000  # the same where it begins with published weights
+_IMAGES_TAUGHT = 15_000  # the same for a teacher: a few hundred images need more than ten passes
+_MOST_EPOCHS, _FEWEST_EPOCHS = 300, 10
+_MOST_TEACHER_EPOCHS = 30
+_SIZES = (64, 96)  # pixels: a side that a convolutional teacher still reads, and one that two cores can train on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSet:
+    """What is known of a set of images.
+
+    Attributes:
+        num_images: of the training set.
+        short_side: the median of the shorter sides of a sample, pixels; 0: not known.
+        coloured: whether any image of the sample has colours.
+    """
+
+    num_images: int
+    short_side: int = 0
+    coloured: bool = True
+
+    @property
+    def is_small(self) -> bool:
+        """Whether settings are chosen for it."""
+        return 0 < self.num_images < SMALL_SET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataDefaults:
+    """The settings for a small set.
+
+    Attributes:
+        view: name of the view recipe. view_fields: what differs in it. num_views: of a cache.
+        size: side of the views, pixels. model: name of the student. epochs: passes over the images.
+        reasons: one sentence each, by the name of the attribute.
+    """
+
+    view: str
+    view_fields: Mapping[str, float]
+    num_views: int
+    size: int
+    model: str
+    epochs: int
+    reasons: Mapping[str, str]
+
+
+def data_defaults(images: ImageSet, *, pretrained: bool = False, teacher: bool = False) -> DataDefaults | None:
+    """Return the settings for a set; None for a large one, which is trained as in the papers.
+
+    Args:
+        pretrained: whether the student begins with published weights, which takes fewer epochs.
+        teacher: whether they are for the training of a teacher.
+    """
+    if not images.is_small:
+        return None
+    of_images = count(images.num_images, "image")
+    size = _size(images)
+    num_views = _in_units(_FORWARDS / images.num_images)
+    seen = _IMAGES_TAUGHT if teacher else _IMAGES_SEEN_TUNED if pretrained else _IMAGES_SEEN
+    most = _MOST_TEACHER_EPOCHS if teacher else _MOST_EPOCHS
+    epochs = round(min(max(seen / images.num_images, _FEWEST_EPOCHS), most))
+    mirrored = "" if images.coloured else "; none is mirrored, as the images have no colours and may be letters"
+    side = f"their shorter side is {images.short_side}" if images.short_side else "the set is small"
+    return DataDefaults(
+        view=SMALL_VIEW,
+        view_fields={} if images.coloured else {"flip": 0.0},
+        num_views=num_views,
+        size=size,
+        model=SMALL_STUDENT,
+        epochs=epochs,
+        reasons={
+            "view": f"view recipe {SMALL_VIEW}: crops and mixing without distortion, for {of_images}{mirrored}",
+            "size": f"{size} px: {side}, and small views leave time for more of them",
+            "num_views": f"{count(num_views, 'view')} of each image: about {_FORWARDS:,} teacher answers",
+            "model": f"student {SMALL_STUDENT}: {of_images} teach a small CNN more than a transformer",
+            "epochs": f"{count(epochs, 'epoch')} of {of_images}: about {epochs * images.num_images:,} images in all",
+        },
+    )
+
+
+def epochs_within(minutes: float, images_per_s: float, num_images: int) -> int:
+    """How many passes over so many images a time budget allows at a measured rate; at least one."""
+    return max(1, int(60 * minutes * images_per_s / max(1, num_images)))
+
+
+def _size(images: ImageSet) -> int:
+    smallest, usual = _SIZES
+    return smallest if 0 < images.short_side <= smallest // 2 else usual
+
+
+def _in_units(num_views: float) -> int:
+    """The number of views in whole units, within the limits."""
+    return min(max(round(num_views / _UNIT) * _UNIT, _FEWEST_VIEWS), _MOST_VIEWS)

@@ -1,0 +1,111 @@
+"""Say in plain sentences what a finished run suffers from, as far as the run knows it. This file imports no torch."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from shards.text.figures import count
+
+_UNLEARNED = 0.9  # of log C: a student that guesses has a label loss of log C
+_MOSTLY_WRONG = 0.5  # of the views
+_BETTER_HEAD = 1.0  # points of top-1
+_TIMES_EACH_VIEW = 4  # a network of some size learns answers by heart that it is shown more often
+_UNSURE = 2.0  # points: half of what a good teacher is worth
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What a finished run knows of itself; None or NaN where it does not.
+
+    Attributes:
+        num_classes: C. base_loss: of the last epoch against the labels, nats; NaN for a loss that is no cross-entropy.
+        validation: top-1 by name in percent: "top1" of the answer, "cls_top1", "dist_top1". num_validated: images.
+        teacher_right: share of the training views where the teacher's first class is the label.
+        student_params, teacher_params: parameters; None of a teacher that cannot be counted.
+        times_each_view: how often the run trains on each cached view; None where views never end.
+    """
+
+    num_classes: int
+    base_loss: float = math.nan
+    validation: Mapping[str, float]
+    num_validated: int = 0
+    teacher_right: float | None = None
+    student_params: int = 0
+    teacher_params: int | None = None
+    times_each_view: float | None = None
+
+
+def diagnosis(facts: RunFacts) -> tuple[str, ...]:
+    """Return one sentence for each thing that is due; nothing for a run that is well."""
+    checks = (_underfits, _teacher_wrong, _larger_than_teacher, _uneven_heads, _few_views, _unsure)
+    return tuple(sentence for check in checks if (sentence := check(facts)))
+
+
+def _underfits(facts: RunFacts) -> str:
+    chance, top1 = math.log(facts.num_classes), facts.validation.get("top1", 0.0)
+    halfway = 50 + 50 / facts.num_classes  # between a guess and always right: smoothed labels keep a loss high
+    if not facts.base_loss >= _UNLEARNED * chance or top1 >= halfway:
+        return ""
+    return (
+        f"the network is still underfitting: its training loss of {facts.base_loss:.2f} is near {chance:.2f}, that of "
+        f"a guess among {count(facts.num_classes, 'class')}; train longer (--epochs, --budget), or with a higher lr"
+    )
+
+
+def _teacher_wrong(facts: RunFacts) -> str:
+    if facts.teacher_right is None or facts.teacher_right >= _MOSTLY_WRONG:
+        return ""
+    return (
+        f"the teacher's first class is the label for only {100 * facts.teacher_right:.0f} % of the training views; "
+        "use milder views (cache-teacher --view-recipe small), larger ones, or a better teacher"
+    )
+
+
+def _larger_than_teacher(facts: RunFacts) -> str:
+    if facts.teacher_params is None or facts.student_params <= facts.teacher_params:
+        return ""
+    student, teacher = facts.student_params / 1e6, facts.teacher_params / 1e6
+    return (
+        f"the student is larger than its teacher ({student:.2f} and {teacher:.2f} million parameters); a smaller one "
+        "learns faster (--model; `models` lists them), or begin with published weights (--pretrained)"
+    )
+
+
+def _uneven_heads(facts: RunFacts) -> str:
+    average = facts.validation.get("top1", math.nan)
+    heads = {"CLS": facts.validation.get("cls_top1", math.nan), "DIST": facts.validation.get("dist_top1", math.nan)}
+    better = {name: top1 for name, top1 in heads.items() if top1 > average + _BETTER_HEAD}
+    if not better:
+        return ""
+    name = max(better, key=lambda head: better[head])
+    advice = (
+        "what the teacher says does not help here; see how often it is right (cache-teacher says it), or lower λ"
+        if name == "CLS"
+        else "the head of the labels lags behind; raise λ"
+    )
+    return (
+        f"the {name} head alone has {better[name]:.1f} % top-1, the average of both heads, which answers, "
+        f"{average:.1f} %: {advice} (--lambda)"
+    )
+
+
+def _few_views(facts: RunFacts) -> str:
+    if facts.times_each_view is None or facts.times_each_view <= _TIMES_EACH_VIEW:
+        return ""
+    return (
+        f"each cached view was trained on {facts.times_each_view:.0f} times; more views of the same images (the same "
+        "cache-teacher command with a larger --views extends the cache) help a student that is trained so long"
+    )
+
+
+def _unsure(facts: RunFacts) -> str:
+    share = facts.validation.get("top1", math.nan) / 100
+    if not facts.num_validated or not 0 <= share <= 1:
+        return ""
+    error = 100 * math.sqrt(max(share * (1 - share), 0.01) / facts.num_validated)
+    if error < _UNSURE:
+        return ""
+    return (
+        f"{count(facts.num_validated, 'validation image')} leave a standard error of {error:.1f} points: smaller "
+        "differences between runs are chance; validate on more images, or compare several seeds"
+    )

@@ -1,0 +1,75 @@
+"""What a command chooses for a set: the user's word first, then the existing run, then the size of the set."""
+
+from typing import Any
+
+import pytest
+
+from shards.data_defaults import SMALL_SET, ImageSet
+from shards.views.view_recipe import recipe_named
+from student.recipe.choice import DEFAULT_STUDENT, RecipeChoice
+
+FEW = ImageSet(num_images=700, short_side=224)
+MANY = ImageSet(num_images=1_281_167)
+
+
+def choice(model: str = "", name: str | None = None, **fields: Any) -> RecipeChoice:
+    """What a user asks for."""
+    return RecipeChoice(model=model, name=name, fields=fields)
+
+
+def test_a_large_set_has_deit_tiny_and_its_recipe() -> None:
+    """ImageNet's runs are those of the paper, to the field."""
+    for images in (MANY, ImageSet(num_images=SMALL_SET)):
+        chosen = choice().for_set(images, {})
+        assert (chosen.model, chosen.defaults, chosen.reasons) == (DEFAULT_STUDENT, {}, {})
+        assert chosen.recipe(recipe_named("deit")).distill == "hard"
+
+
+def test_a_few_hundred_images_get_a_small_network_and_their_own_number_of_epochs() -> None:
+    """300 epochs of DeiT-Ti were what nobody waited for."""
+    chosen = choice().for_set(FEW, {})
+    recipe = chosen.recipe(recipe_named("small"))
+    assert chosen.model == recipe.model == "small_cnn"
+    assert (recipe.distill, recipe.epochs, recipe.image_size) == ("soft", chosen.defaults["epochs"], 96)
+    assert set(chosen.reasons) == {"model", "epochs", "size"}
+    assert choice(distill="none").for_set(FEW, {}).recipe().view == "small"
+
+
+@pytest.mark.parametrize("model", [DEFAULT_STUDENT, "small_deit", "resnet10t"])
+def test_a_model_that_is_named_stays_and_is_not_trained_for_300_epochs(model: str) -> None:
+    """Only what nobody typed is chosen."""
+    chosen = choice(model).for_set(FEW, {})
+    assert chosen.model == model and "model" not in chosen.reasons
+    assert chosen.recipe(recipe_named("small")).epochs == chosen.defaults["epochs"] < 100
+
+
+def test_what_the_user_sets_comes_first() -> None:
+    """Flags, --set and a named recipe are kept as they are."""
+    assert choice(epochs=7).for_set(FEW, {}).recipe(recipe_named("small")).epochs == 7
+    assert choice(name="deit_hard").for_set(FEW, {}).recipe(recipe_named("small")).epochs == 300
+    assert choice(**{"model_args.depth": 2}).for_set(FEW, {}).model == DEFAULT_STUDENT
+    recipe = choice(distill="none", image_size=64).for_set(FEW, {}).recipe()
+    assert recipe.image_size == 64
+
+
+def test_an_existing_run_keeps_what_was_chosen_for_it() -> None:
+    """Rules may change between versions; the run that goes on is the same run."""
+    before = {"model": "resnet10t", "epochs": 11, "image_size": 72, "view_overrides": {"flip": 0.0}}
+    chosen = choice(distill="none").for_set(FEW, before)
+    recipe = chosen.recipe()
+    assert (recipe.model, recipe.epochs, recipe.image_size) == ("resnet10t", 11, 72)
+    assert recipe.view_recipe.flip == 0.0 and not chosen.reasons
+
+
+def test_published_weights_take_fewer_epochs() -> None:
+    """The time goes into what must be learned."""
+    tuned = choice("resnet18", finetune=True, init_weights="timm:resnet18").for_set(FEW, {})
+    assert tuned.defaults["epochs"] < choice("resnet18").for_set(FEW, {}).defaults["epochs"]
+
+
+def test_a_teacher_of_few_images_is_trained_on_small_images_and_longer() -> None:
+    """Ten epochs of 500 images are 78 steps."""
+    chosen = choice("efficientnet_lite0", "teacher").for_set(FEW, {})
+    recipe = chosen.recipe()
+    assert recipe.image_size == 96 and recipe.epochs > 10
+    assert choice("efficientnet_lite0", "teacher").for_set(MANY, {}).recipe().epochs == 10
