@@ -236,6 +236,87 @@ def test_a_derived_cache_may_answer_among_the_classes_present(work: Path) -> Non
                 assert name == "all" or np.all(after[..., :2].max(-1) < after[..., 2] - 40)
 
 
+UNLABELLED = """
+[shards]
+samples_per_shard = 18
+photos_per_class = 6
+classes = "folders"
+[sets]
+others = { skip = 6, labels = false }
+none = { labels = false }
+all = {}
+[teacher]
+name = "none"
+trained_on = "train"
+train = { model = "TINY", size = 32, epochs = 1 }
+[views]
+recipe = "plain"
+size = 32
+[student]
+epochs = 1
+batch_size = 16
+repeats = 1
+warmup_epochs = 0
+ema_decay = 0.0
+model_args = { patch_size = 16, embed_dim = 16, depth = 1, num_heads = 1 }
+[caches]
+few = { record = "dense8", views = 2 }
+few-others = { record = "dense8", views = 2, photos = "train+others" }
+none = { record = "dense8", views = 2, photos = "none" }
+all = { record = "dense8", views = 2, photos = "all" }
+[[sweeps]]
+name = "few"
+cache = "few"
+weights = [0, 0.5]
+seeds = 1
+[[sweeps]]
+name = "few-others"
+cache = "few-others"
+weights = [0.9]
+seeds = 1
+[[sweeps]]
+name = "none"
+cache = "none"
+weights = [1]
+seeds = 1
+student = { epochs = 2 }
+[[sweeps]]
+name = "all"
+cache = "all"
+weights = [0]
+seeds = 1
+[[questions]]
+name = "teaching"
+title = "What are they worth?"
+arms = [
+  { label = "few", at = "few/none" },
+  { label = "few taught", at = "few/soft-l0.5-t1" },
+  { label = "joined", at = "few-others/soft-l0.9-t1" },
+  { label = "no label", at = "none/soft-l1-t1" },
+  { label = "all", at = "all/none" },
+]
+"""
+
+
+@pytest.mark.slow
+def test_a_study_of_photos_without_labels_trains_its_teacher_and_its_five_rows(work: Path) -> None:
+    (work / "unlabelled.toml").write_text(UNLABELLED.replace("TINY", TINY))
+    settings, out = read_settings(work / "unlabelled.toml"), work / "unlabelled"
+    Stages(settings, work / "photos", out, _InProcess()).run()
+    counts = {
+        name: (index.num_samples, index.num_unlabelled)
+        for name in ("train", "others", "none", "all")
+        for index in [open_index(str(out / "shards" / name))]
+    }
+    assert counts == {"train": (18, 0), "others": (21, 21), "none": (39, 39), "all": (39, 0)}
+    text = "\n".join(study_tables(settings, out))
+    assert text.count("| 1 of 1 |") == 5
+    run = read_run(out / "sweeps/none/cells/soft-l1-t1-s0")
+    assert (run.setting("epochs", 0), run.setting("teacher_heads", "")) == (2, "both")
+    shipped = read_settings(STUDY / "unlabelled.toml")
+    assert [arm.at for arm in shipped.questions[0].arms] == [arm.at for arm in settings.questions[0].arms]
+
+
 def test_a_study_whose_time_is_up_says_so_and_starts_nothing(work: Path, tmp_path: Path) -> None:
     with Commands(tmp_path, minutes=0) as commands, pytest.raises(SystemExit) as stopped:
         commands.run("shards", "make-shards", work / "photos" / "val", tmp_path / "val")

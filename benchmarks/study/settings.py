@@ -29,10 +29,29 @@ class Shards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     classes: str = "imagenet"
 
 
+class PhotoSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A further training set: of each class the photos after the first `skip` by name, `first` of them (0: all).
+
+    Attributes:
+        labels: whether the shards say which class a photo is of; without, their folders are not looked at.
+    """
+
+    skip: int = 0
+    first: int = 0
+    labels: bool = True
+    samples_per_shard: int = 1000
+
+
 class TeacherSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A teacher as `cache-teacher` takes it; `weights` is a file, "" the teacher's own; `args` build the network."""
+    """A teacher as `cache-teacher` takes it; `weights` is a file, "" the teacher's own; `args` build the network.
+
+    `trained_on` names a set, or "train": the teacher is what `train-teacher` makes of it with the flags of `train`,
+    beginning with the published weights of `name` unless they say a `model`.
+    """
 
     name: str
+    trained_on: str = ""
+    train: dict[str, Json] = {}
     args: dict[str, Json] = {}
     weights: str = ""
     batch_size: int = 64
@@ -57,6 +76,7 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         answers: of a derived cache: to the "same" view, to the "next" view of the same photo, to the same view among
             the classes "present" in the photos, or the name of a cache of one view whose answer stands for every view.
         view: fields of a recipe of its own, its name among them as `recipe`; empty: the views of the study.
+        photos: names of `sets` joined by "+"; "train" are the study's own training photos.
     """
 
     record: str
@@ -67,6 +87,7 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     source: str = ""
     answers: str = "same"
     view: dict[str, Json] = {}
+    photos: str = "train"
 
 
 class SweepSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,6 +96,7 @@ class SweepSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         cache: its name; "a+b" learns from the mean of both teachers.
         online: the teacher in the loop instead of the cache, one student a seed. epochs: 0 are the student's own.
+        student: fields of the student's recipe that differ in this sweep.
     """
 
     name: str
@@ -87,6 +109,7 @@ class SweepSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     views_used: list[int] = []
     epochs: int = 0
     online: bool = False
+    student: dict[str, Json] = {}
 
     @property
     def caches(self) -> list[str]:
@@ -132,11 +155,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sweeps: list[SweepSettings]
     questions: list[Question]
     teachers: dict[str, TeacherSettings] = {}
+    sets: dict[str, PhotoSet] = {}
     eval_every: int = 1
 
     def __post_init__(self) -> None:
         """Check that names point somewhere; ValueError naming the place, what it may be and what it is."""
+        for name, teacher in {"": self.teacher, **self.teachers}.items():
+            _known(f"teachers.{name}.trained_on", teacher.trained_on, ["", "train", *self.sets])
         for name, cache in self.caches.items():
+            for photos in cache.photos.split("+"):
+                _known(f"caches.{name}.photos", photos, ["train", *self.sets])
             _known(f"caches.{name}.teacher", cache.teacher, ["", *self.teachers])
             _known(f"caches.{name}.source", cache.source, ["", *self.caches])
             _known(f"caches.{name}.answers", cache.answers, ["same", "next", "present", *self.caches])

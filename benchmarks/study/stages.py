@@ -3,7 +3,7 @@
 Everything is a command of this project, printed before it runs, but for caches of other views' answers (`derived`).
 What is finished is found finished, so the same study goes on where it was stopped, cell by cell.
 
-    WORK/shards/{train,val}  WORK/caches/NAME  WORK/sweeps/NAME  WORK/times.jsonl
+    WORK/shards/{train,val,SET}  WORK/teachers/SET  WORK/caches/NAME  WORK/sweeps/NAME  WORK/times.jsonl
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Protocol
 from timm.data.imagenet_info import ImageNetInfo
 
 from benchmarks.study.derived import derive
-from benchmarks.study.settings import Cache, Json, Settings, SweepSettings
+from benchmarks.study.settings import Cache, Json, PhotoSet, Settings, SweepSettings, TeacherSettings
 from shards.index.shard_index import open_index
 from shards.locks import locked
 from student.sweep.grid import Cell
@@ -52,6 +52,8 @@ class Stages:
         self.work.mkdir(parents=True, exist_ok=True)
         for split in ("train", "val"):
             self._shards(split)
+        for name, photos in self.settings.sets.items():
+            self._set(name, photos)
         self._write_recipes()
         for sweep in self.settings.sweeps:
             for cache in sweep.caches:
@@ -70,15 +72,24 @@ class Stages:
             wnids: list[str] = sorted(ImageNetInfo().label_names())  # type: ignore[no-untyped-call]
             names.write_text("".join(f"{wnid}\n" for wnid in wnids), encoding="utf-8")
             words += ["--class-names", names]
-        photos = self._some(split) if split == "train" and shards.photos_per_class else self.photos / split
+        photos = self.photos / split
+        if split == "train" and shards.photos_per_class:
+            photos = self._some(split, 0, shards.photos_per_class)
         self.commands.run("shards", "make-shards", photos, self.work / "shards" / split, *words)
 
-    def _some(self, split: str) -> Path:
-        """A folder of links to the first photos of each class."""
-        folder = self.work / "photos" / split
-        for label in sorted(path for path in (self.photos / split).iterdir() if path.is_dir()):
+    def _set(self, name: str, photos: PhotoSet) -> None:
+        """The shards of a further training set."""
+        folder = self._some(name, photos.skip, photos.first)
+        words = ["--samples-per-shard", str(photos.samples_per_shard), "--workers", "0"]
+        labels = [] if photos.labels else ["--no-labels"]
+        self.commands.run("shards", "make-shards", folder, self.work / "shards" / name, *words, *labels)
+
+    def _some(self, name: str, skip: int, first: int) -> Path:
+        """A folder of links to training photos: of each class `first` (0: all) after the first `skip` by name."""
+        folder = self.work / "photos" / name
+        for label in sorted(path for path in (self.photos / "train").iterdir() if path.is_dir()):
             (folder / label.name).mkdir(parents=True, exist_ok=True)
-            for photo in sorted(label.iterdir())[: self.settings.shards.photos_per_class]:
+            for photo in sorted(label.iterdir())[skip : skip + first if first else None]:
                 link = folder / label.name / photo.name
                 if not link.is_symlink():
                     link.symlink_to(photo.absolute())
@@ -103,7 +114,7 @@ class Stages:
         view = self._views_of(cache)
         record = ["--record", cache.record, *(["--bytes", str(cache.num_bytes)] if cache.num_bytes else [])]
         self.commands.run(
-            f"cache {name}", "cache-teacher", "--shards", self.work / "shards" / "train", "--cache", out,
+            f"cache {name}", "cache-teacher", "--shards", self._training(cache), "--cache", out,
             *self._teacher(cache), "--batch-size", str(self.settings.teacher.batch_size), "--views", str(cache.views),
             "--views-per-unit", str(cache.views_per_unit), *view, *record, "--workers", "0",
         )  # fmt: skip
@@ -116,8 +127,25 @@ class Stages:
 
     def _teacher(self, cache: Cache) -> list[str]:
         teacher = self.settings.teachers[cache.teacher] if cache.teacher else self.settings.teacher
+        if teacher.trained_on:
+            return ["--teacher-weights", str(self._trained(teacher))]
         args = [f"--teacher-arg={name}={json.dumps(value)}" for name, value in teacher.args.items()]
         return ["--teacher", teacher.name, *(["--teacher-weights", teacher.weights] if teacher.weights else []), *args]
+
+    def _trained(self, teacher: TeacherSettings) -> Path:
+        """The weights of a teacher that is trained on one of the sets; one that is trained is found trained."""
+        out = self.work / "teachers" / teacher.trained_on
+        flags = ({} if "model" in teacher.train else {"pretrained": teacher.name}) | teacher.train
+        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        self.commands.run(
+            "teacher", "train-teacher", "--shards", self.work / "shards" / teacher.trained_on,
+            "--val-shards", self.work / "shards" / "val", *words, "--workers", "0", "--out", out,
+        )  # fmt: skip
+        return out / "weights.safetensors"
+
+    def _training(self, cache: Cache) -> str:
+        """The shards of a cache: a set, or several joined."""
+        return "::".join(str(self.work / "shards" / name) for name in cache.photos.split("+"))
 
     def _derived_cache(self, name: str, cache: Cache, out: Path) -> None:
         source, answers = self.work / "caches" / cache.source, cache.answers
@@ -132,24 +160,32 @@ class Stages:
         self.commands.require_time()
         print(f"\ncache {name}: the views of {cache.source}, answers: {cache.answers}", flush=True)
         with TeacherCache.open(source) as opened:
-            derive(out, open_index(str(self.work / "shards" / "train")), opened, answers)
+            derive(out, open_index(self._training(self._made(name))), opened, answers)
 
     def _made(self, name: str) -> Cache:
         """The cache that the teacher made, from which this one may be derived."""
         cache = self.settings.caches[name]
         return self.settings.caches[cache.source] if cache.source else cache
 
-    def _data(self) -> list[str | Path]:
-        shards = self.work / "shards"
-        return ["--shards", shards / "train", "--val-shards", shards / "val"]
+    def _data(self, cache: str) -> list[str | Path]:
+        return ["--shards", self._training(self._made(cache)), "--val-shards", self.work / "shards" / "val"]
+
+    def _student(self, sweep: SweepSettings) -> Path:
+        """The settings of the students of a sweep, as a file for --config."""
+        if not sweep.student:
+            return self.work / STUDENT
+        path = self.work / f"sweep-{sweep.name}-{STUDENT}"
+        fields = {**self.settings.student, **sweep.student}
+        path.write_text("".join(_toml(name, value) for name, value in fields.items()), encoding="utf-8")
+        return path
 
     def _sweep(self, sweep: SweepSettings) -> None:
         caches = [word for name in sweep.caches for word in ("--cache", self.work / "caches" / name)]
         taus = ["--tau", ",".join(map(str, sweep.temperatures))] if sweep.temperatures else []
         used = ["--views-used", ",".join(map(str, sweep.views_used))] if sweep.views_used else []
         self.commands.run(
-            f"sweep {sweep.name}", "ablate", *self._data(), *caches,
-            "--config", self.work / STUDENT, "--distill", ",".join(sweep.distill),
+            f"sweep {sweep.name}", "ablate", *self._data(sweep.caches[0]), *caches,
+            "--config", self._student(sweep), "--distill", ",".join(sweep.distill),
             "--lambda", ",".join(map(str, sweep.weights)), *taus, *used,
             "--seeds", str(sweep.seeds), "--together", str(sweep.together), "--workers", "0",
             *self._length(sweep), "--out", sweep_path(self.work, sweep.name),
@@ -174,7 +210,7 @@ class Stages:
         made = self._made(sweep.cache)
         tau = [] if cell.temperature is None else ["--tau", str(cell.temperature)]
         self.commands.run(
-            f"sweep {sweep.name}", "train-student", *self._data(), "--online", *self._teacher(made),
+            f"sweep {sweep.name}", "train-student", *self._data(sweep.cache), "--online", *self._teacher(made),
             "--config", self.work / f"{sweep.cache}-{STUDENT_AND_VIEWS}", "--distill", cell.distill,
             "--lambda", str(cell.distill_weight), *tau, "--views-used", str(cell.views_used or made.views),
             "--seed", str(cell.seed), "--workers", "0", *self._length(sweep), "--out", out,
