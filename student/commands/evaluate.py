@@ -1,21 +1,24 @@
-"""`evaluate`: measure top-1 and top-5 of a student."""
+"""`evaluate`: measure the accuracy of a student, of each class too."""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from shards.console import Bar, result, say
-from shards.flags import ShardPlace, device_option, json_option, precision_option, shard_options, workers_option
-from shards.index.classes import Classes, classes_of, match_classes
-from shards.text.figures import count
+from shards.flags import PATH, ShardPlace, device_option, json_option, precision_option, shard_options, workers_option
+from shards.index.classes import Classes, classes_of, majority, match_classes
+from shards.own_folder import require_file
+from shards.text.figures import accuracy, count, noise
 from student.commands.flags import student_of, weights_options
 from teacher_cache.commands.flags import announced_precision
 from teacher_cache.network.weights_metadata import require_named, require_weights
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
+    from student.learn.confusion import Confusion
+    from student.learn.evaluation import EvalResult
     from student.run.export import ExportInfo
 
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 @precision_option
 @device_option
 @workers_option()
+@click.option("--html", type=PATH, help="Also a page: accuracy of each class, confusion matrix, the worst answers.")
 @json_option
 def evaluate(
     shard_place: ShardPlace,
@@ -33,15 +37,19 @@ def evaluate(
     precision: str | None,
     device: str | None,
     workers: int,
+    html: Path | None,
     as_json: bool,
 ) -> None:
-    """Top-1 and top-5 of a student on shards: every sample counted exactly once."""
+    """Top-1 of a student on shards, of each class too: every sample counted exactly once."""
     index = shard_place.labelled(shard_place.shards, "--shards", "evaluation")
     require_named(require_weights("--weights", weights), model)
+    if html is not None:
+        require_file("--html", html)
     import torch
 
     from shards.views.view_recipe import ViewRecipe
     from shards.world import World
+    from student.learn.confusion import Confusion
     from student.learn.evaluation import eval_batches, eval_views
     from student.learn.evaluation import evaluate as run
     from teacher_cache.network.device import chosen_device
@@ -51,6 +59,7 @@ def evaluate(
     _say_other_pixels(info, index)
     target = torch.device(chosen_device(device))
     views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std))
+    confusion = Confusion(info.class_names or [f"class {c}" for c in range(info.num_classes)])
     with shard_place.reader(index) as reader, Bar("evaluate", index.num_samples, "sample") as bar:
         for event in run(
             network.to(target),
@@ -63,20 +72,60 @@ def evaluate(
             class_order=class_order,
         ):
             bar.to(event.num_done)
-    accuracy = event.result
-    assert accuracy is not None, "the last event carries the result"
-    n = accuracy.num_samples
-    rows = {
-        head: {"top1": 100 * accuracy.top1[head] / n, "top5": 100 * accuracy.top5[head] / n} for head in accuracy.top1
-    }
+            if event.answered is not None:
+                confusion.add(event.answered.batch, event.answered.heads, event.answered.label_B)
+    assert event.result is not None, "the last event carries the result"
     crop = f"short side {views.short_side}, centre {views.size}"
     if as_json:
-        result(json.dumps({"num_samples": n, "crop": crop, "num_not_finite": accuracy.num_not_finite, **rows}))
-        return
-    result(f"{count(n, 'sample')}, {crop}")
-    for head, row in rows.items():
-        top5 = f"   top-5 {row['top5']:6.2f} %" if info.num_classes > 5 else ""  # of five classes it says nothing
-        result(f"  {head:8} top-1 {row['top1']:6.2f} %{top5}")
+        result(json.dumps(_as_json(event.result, confusion, crop)))
+    else:
+        _show(event.result, confusion, crop, majority(index))
+    if html is not None:
+        _write_page(html, weights, index, event.result, confusion)
+
+
+def _as_json(found: "EvalResult", confusion: "Confusion", crop: str) -> dict[str, Any]:
+    """The numbers as JSON types: accuracies in percent, and right answers and images of each class."""
+    n = found.num_samples
+    rows = {head: {"top1": 100 * found.top1[head] / n, "top5": 100 * found.top5[head] / n} for head in found.top1}
+    classes = {
+        confusion.names[c]: {"right": int(confusion.count_CC[c, c]), "images": int(confusion.total_C[c])}
+        for c in sorted(confusion.present.tolist())
+    }
+    return {"num_samples": n, "crop": crop, "num_not_finite": found.num_not_finite, **rows, "classes": classes}
+
+
+def _show(found: "EvalResult", confusion: "Confusion", crop: str, largest: float) -> None:
+    """The one number with its noise, what it is compared with, then each class."""
+    n, values, two_heads = found.num_samples, found.metrics(), "dist" in found.top1
+    result(f"{count(n, 'image')}, {crop}")
+    top5 = f", top-5 {accuracy(values['top5'], n)}" if len(confusion.names) > 5 else ""  # of five it says nothing
+    heads = [f"{name} {accuracy(values[f'{name.lower()}_top1'], n)}" for name in ("CLS", "DIST") if two_heads]
+    two = f"; the average of its heads {', '.join(heads)}" if two_heads else ""
+    result(f"top-1 {accuracy(values['top1'], n)} (± {noise(values['top1'], n):.1f} points){top5}{two}")
+    chance = accuracy(100 / len(confusion.names), n)
+    result(f"compare: always naming the largest class {accuracy(largest, n)}, chance {chance}")
+    if found.num_not_finite:
+        result(f"{count(found.num_not_finite, 'answer')} with numbers that are not finite count as wrong")
+    for line in confusion.lines():
+        result(line)
+
+
+def _write_page(html: Path, weights: Path, index: "ShardIndex", found: "EvalResult", confusion: "Confusion") -> None:
+    from shards.atomic import replace_file
+    from shards.text.escapes import visible
+    from student.report.evaluation_page import Evaluated, evaluation_page
+
+    evaluated = Evaluated(
+        weights=str(weights),
+        shards=str(index.path or "shards"),
+        num_samples=found.num_samples,
+        top1=found.metrics()["top1"],
+        majority=majority(index),
+        confusion=confusion,
+    )
+    replace_file(html, visible(evaluation_page(evaluated, index.key)).encode())
+    result(html)
 
 
 def _class_order(info: "ExportInfo", index: "ShardIndex", weights: Path) -> tuple[int, ...]:

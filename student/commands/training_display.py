@@ -65,7 +65,7 @@ class TrainingDisplay:
             case events.Progressed():
                 self._progress(event)
             case events.EpochEnded():
-                if self._bar is not None:
+                if self._bar is not None and event.step == self._num_steps:
                     self._bar.to(event.step)
                 shown = self._figures({**event.metrics, **(event.validation or {})}, _EPOCH)
                 self._say(f"{event.student} epoch {event.epoch + 1}/{self._epochs}: {shown}")
@@ -120,11 +120,11 @@ class TrainingDisplay:
         images = event.summary.get("validation_images", self._num_validated)
         self._num_validated = images if isinstance(images, int) else 0
         parts = [f"{event.out}: {'already finished' if event.before else 'done'}"]
-        parts += [shown] if (shown := self._figures(event.summary, _END)) else []
-        majority = event.summary.get("validation_majority")
-        if self._num_validated and isinstance(majority, float):
-            of = f"of {count(self._num_validated, 'validation image')}"
-            parts.append(f"{of} (always naming the largest class: {accuracy(majority, self._num_validated)})")
+        top1, majority = self._figures(event.summary, _END[:1]), event.summary.get("validation_majority")
+        if top1 and self._num_validated and isinstance(majority, float):
+            top1 += f" of {count(self._num_validated, 'validation image')}"
+            top1 += f" (always naming the largest class: {accuracy(majority, self._num_validated)})"
+        parts += [part for part in (top1, self._figures(event.summary, _END[1:])) if part]
         result(", ".join(parts))
         self._say_notes(event.summary.get("diagnosis"))
 

@@ -53,12 +53,24 @@ class EvalResult:
         return {name: 100.0 * hits / self.num_samples for name, hits in named.items()}
 
 
+class Answered(NamedTuple):
+    """A batch with the student's answers on the device; `label_B` are numbers of the student's classes."""
+
+    batch: ViewBatch
+    heads: Heads
+    label_B: NDArray[np.int64]
+
+
 class EvalEvent(NamedTuple):
-    """Samples this rank has seen of those it will; the last event carries the result over all ranks."""
+    """Samples this rank has seen of those it will, and the batch just seen, which is good until the next event.
+
+    The last event carries the result over all ranks.
+    """
 
     num_done: int
     num_total: int
     result: EvalResult | None = None
+    answered: Answered | None = None
 
 
 def eval_views(recipe: StudentRecipe, train_views: ViewRecipe, *, block_size: int = 64) -> ViewRecipe:
@@ -128,7 +140,7 @@ def evaluate(
             counts += count_hits(answer, torch.from_numpy(label_B).to(device, non_blocking=True))
             two_heads += int(answer.dist_BC is not None)
             done += len(batch.label_B)
-            yield EvalEvent(done, num_own)
+            yield EvalEvent(done, num_own, answered=Answered(batch, answer, label_B))
     finally:
         model.train(was_training)
     values = total(torch.cat((counts, two_heads))).tolist()
