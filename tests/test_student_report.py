@@ -277,7 +277,7 @@ def test_the_page_of_runs_holds_their_results_curves_and_differences(tmp_path: P
         write_run(tmp_path / name, {"recipe": {"distill": "soft", "temperature": top1, "epochs": 6}}, top1)
     write_run(tmp_path / "c", {"recipe": {"distill": "none", "epochs": 6}}, 80.0, finished=False)
     html, page = page_of(tmp_path, *(tmp_path / name for name in "abc"))
-    for text in ("91.25", "93.50", "80.00", "unfinished", "no teacher", "recipe.temperature"):
+    for text in ("91.2", "93.5", "80.0", "unfinished: step 60, 6 of", "no teacher", "recipe.temperature"):
         assert text in page.words, text
     assert "recipe.epochs = 6" in page.words, "equal settings are listed apart"
     charts = [attributes for tag, attributes in page.tags if tag == "svg" and attributes.get("role") == "img"]
@@ -483,7 +483,7 @@ def test_curves_show_every_epoch_counted_from_1(tmp_path: Path) -> None:
     assert len(points) == 24
     assert all(left <= x <= left + width and top <= y <= top + height for x, y in points)
     assert re.search(r'x="46" y="[^"]*">1</text>', chart), "the axis begins where the data do"
-    assert "24 (90.00)" in page.words, "the best epoch is the last, the 24th"
+    assert "24 (90.0 %)" in page.words, "the best epoch is the last, the 24th"
 
 
 def test_what_never_changes_is_a_sentence_and_no_chart(tmp_path: Path) -> None:
@@ -497,9 +497,30 @@ def test_a_page_begins_with_its_result_in_a_sentence(tmp_path: Path) -> None:
     write_run(tmp_path / "a", {"recipe": {"model": "deit_tiny"}, "teacher": {"num_classes": 10}}, 91.25)
     write_run(tmp_path / "b", {"recipe": {"model": "deit_tiny"}, "teacher": {"num_classes": 10}}, 93.5)
     one = page_of(tmp_path, tmp_path / "a")[1].words
-    assert "a reached 91.25 % top-1 on the validation set." in one
-    assert "1 run · deit_tiny · 10 classes · 30,000 images" in one and "between best and last" not in one
+    assert "a reached 91.2 % top-1 on the validation set." in one
+    assert "1 run · deit_tiny · 10 classes · 30,000 images" in one and "points" not in one
     html = write_report([tmp_path / "a", tmp_path / "b"], html=tmp_path / "p.html", teacher="95").html.read_text()
-    assert "b reached 93.50 % top-1 on the validation set, 2.25 points more than a, 1.50 points less than the" in html
+    assert "b reached 93.5 % top-1 on the validation set, 2.2 points more than a; that is 1.5 points less than" in html
     write_sweep(tmp_path / "s")
     assert "The best mean top-1 is" in page_of(tmp_path, tmp_path / "s")[1].words
+
+
+def test_a_report_compares_finished_runs_only_and_says_the_noise(tmp_path: Path) -> None:
+    """A difference of one photo of a hundred is no result; a run that was stopped is none either."""
+    for name, top1, finished in (("a", 26.0, True), ("b", 25.0, True), ("c", 90.0, False)):
+        write_run(tmp_path / name, {"teacher": {"num_classes": 5}, "recipe": {"epochs": 20}}, top1, finished=finished)
+        if finished:
+            path = tmp_path / name / "summary.json"
+            more = {"validation_images": 100, "validation_majority": 20.0, "seconds": 58.0}
+            path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    html, page = page_of(tmp_path, *(tmp_path / name for name in "abc"))
+    lead = "a reached 26 % of 100 validation images, 1.0 points more than b, within the noise of ± 12.1 points"
+    assert lead in page.words and "Always naming the largest class gives 20 %." in page.words
+    assert "Not compared, because unfinished: c." in page.words and "unfinished: step 60, 6 of 20 epochs" in page.words
+    assert "top-5" not in html and "58.0 s" in page.words and "hours" not in page.words
+
+
+def test_a_teacher_far_above_the_curves_does_not_flatten_them(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", {}, 26.0)
+    html = write_report([tmp_path / "a"], html=tmp_path / "p.html", teacher="93").html.read_text()
+    assert "The teacher reaches 93.0 %, outside this chart." in html

@@ -17,6 +17,7 @@ from teacher_cache.network.weights_metadata import require_named, require_weight
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
+    from shards.views.view_recipe import ViewRecipe
     from student.learn.confusion import Confusion
     from student.learn.evaluation import EvalResult
     from student.run.export import ExportInfo
@@ -75,29 +76,33 @@ def evaluate(
             if event.answered is not None:
                 confusion.add(event.answered.batch, event.answered.heads, event.answered.label_B)
     assert event.result is not None, "the last event carries the result"
-    crop = f"short side {views.short_side}, centre {views.size}"
     if as_json:
-        result(json.dumps(_as_json(event.result, confusion, crop)))
+        result(json.dumps(_as_json(event.result, confusion, _crop(views))))
     else:
-        _show(event.result, confusion, crop, majority(index))
+        _show(event.result, confusion, _crop(views), majority(index))
     if html is not None:
         _write_page(html, weights, index, event.result, confusion)
 
 
-def _as_json(found: "EvalResult", confusion: "Confusion", crop: str) -> dict[str, Any]:
+def _crop(views: "ViewRecipe") -> str:
+    """How an image is cut before it is shown to the student."""
+    return f"short side {views.short_side}, centre {views.size}"
+
+
+def _as_json(counted: "EvalResult", confusion: "Confusion", crop: str) -> dict[str, Any]:
     """The numbers as JSON types: accuracies in percent, and right answers and images of each class."""
-    n = found.num_samples
-    rows = {head: {"top1": 100 * found.top1[head] / n, "top5": 100 * found.top5[head] / n} for head in found.top1}
+    n = counted.num_samples
+    rows = {head: {"top1": 100 * counted.top1[head] / n, "top5": 100 * counted.top5[head] / n} for head in counted.top1}
     classes = {
         confusion.names[c]: {"right": int(confusion.count_CC[c, c]), "images": int(confusion.total_C[c])}
         for c in sorted(confusion.present.tolist())
     }
-    return {"num_samples": n, "crop": crop, "num_not_finite": found.num_not_finite, **rows, "classes": classes}
+    return {"num_samples": n, "crop": crop, "num_not_finite": counted.num_not_finite, **rows, "classes": classes}
 
 
-def _show(found: "EvalResult", confusion: "Confusion", crop: str, largest: float) -> None:
+def _show(counted: "EvalResult", confusion: "Confusion", crop: str, largest: float) -> None:
     """The one number with its noise, what it is compared with, then each class."""
-    n, values, two_heads = found.num_samples, found.metrics(), "dist" in found.top1
+    n, values, two_heads = counted.num_samples, counted.metrics(), "dist" in counted.top1
     result(f"{count(n, 'image')}, {crop}")
     top5 = f", top-5 {accuracy(values['top5'], n)}" if len(confusion.names) > 5 else ""  # of five it says nothing
     heads = [f"{name} {accuracy(values[f'{name.lower()}_top1'], n)}" for name in ("CLS", "DIST") if two_heads]
@@ -105,13 +110,13 @@ def _show(found: "EvalResult", confusion: "Confusion", crop: str, largest: float
     result(f"top-1 {accuracy(values['top1'], n)} (± {noise(values['top1'], n):.1f} points){top5}{two}")
     chance = accuracy(100 / len(confusion.names), n)
     result(f"compare: always naming the largest class {accuracy(largest, n)}, chance {chance}")
-    if found.num_not_finite:
-        result(f"{count(found.num_not_finite, 'answer')} with numbers that are not finite count as wrong")
+    if counted.num_not_finite:
+        result(f"{count(counted.num_not_finite, 'answer')} with numbers that are not finite count as wrong")
     for line in confusion.lines():
         result(line)
 
 
-def _write_page(html: Path, weights: Path, index: "ShardIndex", found: "EvalResult", confusion: "Confusion") -> None:
+def _write_page(html: Path, weights: Path, index: "ShardIndex", counted: "EvalResult", confusion: "Confusion") -> None:
     from shards.atomic import replace_file
     from shards.text.escapes import visible
     from student.report.evaluation_page import Evaluated, evaluation_page
@@ -119,8 +124,8 @@ def _write_page(html: Path, weights: Path, index: "ShardIndex", found: "EvalResu
     evaluated = Evaluated(
         weights=str(weights),
         shards=str(index.path or "shards"),
-        num_samples=found.num_samples,
-        top1=found.metrics()["top1"],
+        num_samples=counted.num_samples,
+        top1=counted.metrics()["top1"],
         majority=majority(index),
         confusion=confusion,
     )

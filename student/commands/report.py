@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from shards.console import result
+from shards.console import result, say
 from shards.flags import PATH
 from shards.own_folder import require_file
 
@@ -27,5 +27,7 @@ def report(
     from student.report.write import write_report
 
     files = write_report(runs, html=html, png_dir=png_dir, csv_path=csv_path, teacher=teacher)
+    for run in files.unfinished:
+        say(f"{run.path}: {run.state}; run its command again to finish it")
     for path in (files.html, *files.pngs, *([files.csv] if files.csv else [])):
         result(path)

@@ -29,18 +29,18 @@ class Evaluated:
     confusion: Confusion
 
 
-def evaluation_page(found: Evaluated, key: Callable[[int, int], str]) -> str:
+def evaluation_page(evaluated: Evaluated, key: Callable[[int, int], str]) -> str:
     """The HTML page; `key` names the sample of a (shard, row)."""
-    n, confusion = found.num_samples, found.confusion
+    n, confusion = evaluated.num_samples, evaluated.confusion
     images = count(n, "image")
     lead = (
-        f"{accuracy(found.top1, n)} of {images} are named rightly, ± {noise(found.top1, n):.1f} points (95 %); always "
-        f"naming the largest class gives {accuracy(found.majority, n)}."
+        f"{accuracy(evaluated.top1, n)} of {images} are named rightly, ± {noise(evaluated.top1, n):.1f} points (95 %); always "
+        f"naming the largest class gives {accuracy(evaluated.majority, n)}."
     )
     items = [
-        Tile(accuracy(found.top1, n).removesuffix(" %"), "top-1, the answer that predict gives", "%"),
-        Tile(f"± {noise(found.top1, n):.1f}", f"noise of {images} (95 %)", "points"),
-        Tile(accuracy(found.majority, n).removesuffix(" %"), "always naming the largest class", "%"),
+        Tile(accuracy(evaluated.top1, n).removesuffix(" %"), "top-1, the answer that predict gives", "%"),
+        Tile(f"± {noise(evaluated.top1, n):.1f}", f"noise of {images} (95 %)", "points"),
+        Tile(accuracy(evaluated.majority, n).removesuffix(" %"), "always naming the largest class", "%"),
         Tile(accuracy(100 / len(confusion.names), n).removesuffix(" %"), "chance", "%"),
     ]
     body = paragraph(lead, "lead") + tiles(items)
@@ -51,7 +51,7 @@ def evaluation_page(found: Evaluated, key: Callable[[int, int], str]) -> str:
     body += section(
         "The worst answers", _worst(confusion, key), "Wrong, and most certain of it; as the student sees them."
     )
-    return page("Evaluation", f"{found.weights} on {found.shards}", body)
+    return page("Evaluation", f"{evaluated.weights} on {evaluated.shards}", body)
 
 
 def _classes(confusion: Confusion) -> Markup:

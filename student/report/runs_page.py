@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from shards.text.figures import count
+from shards.text.figures import accuracy, count, duration, noise
 from student.learn.losses.table import LOSSES, NONE
 from student.report.charts import Level, Series, changes, fixed, number
 from student.report.drawing import line_chart
@@ -52,21 +52,25 @@ _CURVES = (
 def runs_page(runs: Sequence[Run], *, title: str = "Student runs", teacher: Level | None = None) -> str:
     """The HTML page of several runs, in the order given; `teacher` is its top-1."""
     names = labels(runs)
-    scored = [run for run in runs if math.isfinite(run.result("top1"))]
-    best = max(scored, key=lambda run: run.result("top1"), default=None)
+    best = _best(runs)
     finished = sum(run.finished for run in runs)
     items = [Tile(f"{finished} of {len(runs)}", "runs finished")]
     if best is not None:
+        num_images = _validated(best)
         label = f"best top-1: {names[list(runs).index(best)]}" if len(runs) > 1 else "top-1"
-        items.insert(0, Tile(f"{best.result('top1'):.2f}", label, "%"))
-    if best is not None and len(scored) > 1:
-        spread = best.result("top1") - min(run.result("top1") for run in scored)
-        items.append(Tile(f"{spread:.2f}", "between best and last", "points"))
+        items.insert(0, Tile(accuracy(best.result("top1"), num_images or 1000).removesuffix(" %"), label, "%"))
+        if num_images:
+            around = f"± {noise(best.result('top1'), num_images):.1f}"
+            items.append(Tile(around, f"noise of {count(num_images, 'validation image')} (95 %)", "points"))
+        if math.isfinite(largest := best.result("validation_majority")):
+            largest_words = accuracy(largest, num_images or 1000).removesuffix(" %")
+            items.append(Tile(largest_words, "always naming the largest class", "%"))
     if teacher is not None:
-        items.append(Tile(f"{teacher.y:.2f}", "top-1 of the teacher", "%"))
+        digits = _validated(best) if best is not None else 0
+        items.append(Tile(accuracy(teacher.y, digits or 1000).removesuffix(" %"), "top-1 of the teacher", "%"))
     checked = [value for run in runs if math.isfinite(value := run.result("pixels_checked"))]
-    if checked:
-        items.append(Tile(number(sum(checked)), "views checked by digest, none differed"))
+    if checked and sum(checked):
+        items.append(Tile(number(sum(checked)), "views compared with the teacher's, none differed"))
     body = paragraph(_result_in_words(runs, names, best, teacher), "lead") + tiles(items)
     body += section("Results", _results(runs, names, best)) + notes(runs, names)
     body += section("Curves", _curves(runs, names, teacher), "Hover a line for its numbers.")
@@ -97,24 +101,54 @@ def _subtitle(runs: Sequence[Run]) -> str:
     seen = {run.result("images") for run in runs}
     if len(seen) == 1 and math.isfinite(images := seen.pop()):
         parts.append(f"{number(images)} images seen in training")
-    return " · ".join(parts)
+    for metric, noun in (("training_images", "training image"), ("validation_images", "validation image")):
+        sizes = {run.result(metric) for run in runs}
+        if len(sizes) == 1 and math.isfinite(size := sizes.pop()):
+            parts.append(count(int(size), noun))
+    written = [time for run in runs if (time := run.written)]
+    return " · ".join([*parts, *([f"{max(written):%Y-%m-%d %H:%M}"] if written else [])])
+
+
+def _best(runs: Sequence[Run]) -> Run | None:
+    """The run with the highest top-1 among those that finished; among all where none has."""
+    scored = [run for run in runs if math.isfinite(run.result("top1"))]
+    finished = [run for run in scored if run.finished]
+    return max(finished or scored, key=lambda run: run.result("top1"), default=None)
+
+
+def _validated(run: Run) -> int:
+    """On how many images a run was validated; 0 where it does not say."""
+    value = run.result("validation_images")
+    return int(value) if math.isfinite(value) else 0
 
 
 def _result_in_words(runs: Sequence[Run], names: Sequence[str], best: Run | None, teacher: Level | None) -> str:
-    """The result as a sentence: which run is best, by how much, and how far it is from the teacher."""
+    """The result as a sentence: the best finished run, how it compares, and how much of that is noise."""
     if best is None:
         return "No run has been evaluated on validation images yet."
-    top1 = best.result("top1")
+    top1, num_images = best.result("top1"), _validated(best)
+    known = num_images or 1000
     name = names[list(runs).index(best)]
-    text = f"{name} reached {top1:.2f} % top-1 on the validation set" + ("" if best.finished else " so far")
+    of = f" of {count(num_images, 'validation image')}" if num_images else " top-1 on the validation set"
+    text = f"{name} reached {accuracy(top1, known)}{of}"
+    if not best.finished:
+        return f"{text} so far: no run has finished, so nothing is compared yet."
     others = [(run.result("top1"), other) for run, other in zip(runs, names, strict=True) if run is not best]
-    if others := [(value, other) for value, other in others if math.isfinite(value)]:
+    finished = [run.finished for run in runs if run is not best]
+    others = [pair for pair, done in zip(others, finished, strict=True) if done and math.isfinite(pair[0])]
+    if others:
         second, other = max(others)
-        text += f", {top1 - second:.2f} points more than {other}"
+        text += f", {top1 - second:.1f} points more than {other}"
+        if num_images:
+            doubt = math.hypot(noise(top1, num_images), noise(second, num_images))
+            text += f", {'more than' if top1 - second > doubt else 'within'} the noise of ± {doubt:.1f} points"
     if teacher is not None:
         side = "more" if top1 >= teacher.y else "less"
-        text += f", {abs(top1 - teacher.y):.2f} points {side} than the teacher"
-    return text + "."
+        text += f"; that is {abs(top1 - teacher.y):.1f} points {side} than the teacher"
+    if math.isfinite(largest := best.result("validation_majority")):
+        text += f". Always naming the largest class gives {accuracy(largest, known)}"
+    unfinished = [name for run, name in zip(runs, names, strict=True) if not run.finished]
+    return text + "." + (f" Not compared, because unfinished: {', '.join(unfinished)}." if unfinished else "")
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -130,23 +164,30 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _results(runs: Sequence[Run], names: Sequence[str], best: Run | None) -> Markup:
-    head = ["run", "top-1 %", "top-5 %", "CLS %", "DIST %", "distillation"]
-    head += ["best epoch", "agreement %", "epochs", "hours", "state"]
+    """The table of results, without columns that say nothing of these runs."""
+    classes = {value for run in runs for key, value in flat(run.config) if key.rpartition(".")[2] == "num_classes"}
+    few = bool(classes) and all(isinstance(value, int) and value <= 5 for value in classes)
+    metrics = [("top1", "top-1 %")] + [("top5", "top-5 %")] * (not few)
+    if any(math.isfinite(run.result("dist_top1")) for run in runs):
+        metrics += [("cls_top1", "CLS %"), ("dist_top1", "DIST %")]
+    head = ["run", *(title for _, title in metrics), "distillation", "best epoch"]
+    head += ["agreement %", "epochs", "time", "state"]
     rows = [
         (
             name,
-            *(fixed(run.result(metric), 2) for metric in ("top1", "top5", "cls_top1", "dist_top1")),
+            *(accuracy(run.result(metric), _validated(run) or 1000).removesuffix(" %") for metric, _ in metrics),
             distillation(run),
             _best_epoch(run),
             fixed(100 * run.result("teacher_agreement"), 1),
             len(run.epochs),
-            fixed(run.result("seconds") / 3600, 3),
-            "finished" if run.finished else "unfinished",
+            duration(run.result("seconds")).replace("?", "–"),
+            run.state,
         )
         for run, name in zip(runs, names, strict=True)
     ]
     best_row = list(runs).index(best) if best is not None else -1
-    return card(table(head, rows, caption="Results", text_columns=(0, 5, 10), best_row=best_row))
+    text = (0, 1 + len(metrics), len(head) - 1)
+    return card(table(head, rows, caption="Results", text_columns=text, best_row=best_row))
 
 
 def distillation(run: Run) -> str:
@@ -163,7 +204,7 @@ def distillation(run: Run) -> str:
 
 def _best_epoch(run: Run) -> str:
     value, epoch = run.best("top1")
-    return f"{epoch + 1} ({value:.2f})" if epoch >= 0 else "–"
+    return f"{epoch + 1} ({accuracy(value, _validated(run) or 1000)})" if epoch >= 0 else "–"
 
 
 def _curves(runs: Sequence[Run], names: Sequence[str], teacher: Level | None) -> Markup:
@@ -175,13 +216,23 @@ def _curves(runs: Sequence[Run], names: Sequence[str], teacher: Level | None) ->
         )
         series = [line for line in lines if line.y]
         if changes(series):
-            level = teacher if shown.metric == "top1" else None
+            level, above = _level(series, teacher) if shown.metric == "top1" else (None, "")
             chart = line_chart(series, title=shown.title, x_label="epoch", y_label=shown.y_label, level=level)
-            figures.append(figure(shown.title, chart, shown.caption, key=legend(series, level)))
+            figures.append(figure(shown.title, chart, f"{shown.caption}{above}", key=legend(series, level)))
         elif len(values := {y for line in series for y in line.y}) == 1:
             constant.append(f"{shown.title.lower()} {number(values.pop())} ({shown.y_label})")
     body = grid(figures) if figures else empty("No metrics yet.")
     return body + (paragraph(f"Constant, and not drawn: {'; '.join(constant)}.") if constant else "")
+
+
+def _level(series: Sequence[Series], teacher: Level | None) -> tuple[Level | None, str]:
+    """The teacher's line where the curves keep half of the chart beside it; else a sentence in place of the line."""
+    if teacher is None:
+        return None, ""
+    values = [y for line in series for y in line.y if math.isfinite(y)]
+    if max(values) - min(values) < 0.5 * (max(*values, teacher.y) - min(*values, teacher.y)):
+        return None, f" The teacher reaches {teacher.y:.1f} %, outside this chart."
+    return teacher, ""
 
 
 def curve(run: Run, name: str, metric: str, colour: int, *, factor: float = 1.0) -> Series:
@@ -191,12 +242,17 @@ def curve(run: Run, name: str, metric: str, colour: int, *, factor: float = 1.0)
     """
     points: Sequence[Point] = run.epochs
     to_x: Callable[[Point], float] = lambda point: point.epoch + 1.0  # noqa: E731
-    if len(points) < 4 and any(math.isfinite(point[metric]) for point in run.steps):
+    if len(points) < 4 and _finite(run.steps, metric) > _finite(points, metric):
         per_epoch = _steps_per_epoch(run)
         points, to_x = run.steps, lambda point: point.step / per_epoch
     # Runs may be evaluated only every few epochs; the line joins what was measured.
     points = [point for point in points if math.isfinite(point[metric])]
     return Series(name=name, x=[to_x(p) for p in points], y=[factor * p[metric] for p in points], colour=colour)
+
+
+def _finite(points: Sequence[Point], metric: str) -> int:
+    """How many of the points have the metric."""
+    return sum(math.isfinite(point[metric]) for point in points)
 
 
 def _steps_per_epoch(run: Run) -> float:

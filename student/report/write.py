@@ -23,12 +23,13 @@ _SETTINGS = ("model", "distill", "distill_weight", "temperature", "seed", "views
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportFiles:
-    """What a report wrote: the page, the figures, the table (None when not asked for); and how many runs it shows."""
+    """What a report wrote: the page, the figures, the table (None when not asked for); its runs, those unfinished."""
 
     html: Path
     pngs: tuple[Path, ...]
     csv: Path | None
     num_runs: int
+    unfinished: tuple[Run, ...] = ()
 
 
 def write_report(
@@ -65,7 +66,11 @@ def write_report(
         _write(csv_path, report_csv(results))
     pngs = _pngs(results, png_dir, level) if png_dir is not None else ()
     return ReportFiles(
-        html=html, pngs=pngs, csv=csv_path, num_runs=len(results.results if isinstance(results, Sweep) else results)
+        html=html,
+        pngs=pngs,
+        csv=csv_path,
+        num_runs=len(results.results if isinstance(results, Sweep) else results),
+        unfinished=() if isinstance(results, Sweep) else tuple(run for run in results if not run.finished),
     )
 
 

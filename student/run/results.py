@@ -71,9 +71,10 @@ def write_results(
 
 
 def _validation(data: ShardSets) -> dict[str, float]:
-    """How many images the accuracy is of, and what always naming the largest class would reach, percent."""
+    """Images trained and validated on, and what always naming the largest class would reach, percent."""
     val = data.val_index
-    return {} if val is None else {"validation_images": val.num_samples, "validation_majority": majority(val)}
+    sizes = {} if val is None else {"validation_images": val.num_samples, "validation_majority": majority(val)}
+    return {"training_images": data.index.num_samples, **sizes}
 
 
 def diagnosed(

@@ -4,6 +4,7 @@ Percent for top-1 and top-5, shares in [0, 1] for agreement and waiting, nats fo
 not finite is NaN here, so that charts leave a gap instead of drawing a lie.
 """
 
+import datetime
 import json
 import math
 import os
@@ -33,6 +34,7 @@ METRICS = (
 )
 _TABLES = ("view_overrides", "model_args")  # objects in JSON
 _LARGEST = 1e300  # an integer of JSON may be larger than any float
+_MANIFESTS = f"step-{'[0-9]' * 9}.json"
 VALIDATION = ("top1", "top5", "cls_top1", "dist_top1")
 
 
@@ -58,6 +60,26 @@ class Run:
     steps: tuple[Point, ...]
     epochs: tuple[Point, ...]
     summary: Mapping[str, Any]
+
+    @property
+    def state(self) -> str:
+        """Finished, or how far it is."""
+        if self.finished:
+            return "finished"
+        epochs = self.setting("epochs", "?")
+        return f"unfinished: step {self.last_step}, {len(self.epochs)} of {epochs} epochs"
+
+    @property
+    def last_step(self) -> int:
+        """The last step that was saved or told of; 0 where there is none."""
+        saved = [int(p.stem.removeprefix("step-")) for p in RunFiles(self.path).checkpoints.glob(_MANIFESTS)]
+        return max([point.step for point in (*self.steps, *self.epochs)] + saved, default=0)
+
+    @property
+    def written(self) -> datetime.datetime | None:
+        """When the run was finished, local time; None where it is not."""
+        summary = RunFiles(self.path).summary
+        return datetime.datetime.fromtimestamp(summary.stat().st_mtime) if summary.is_file() else None
 
     @property
     def name(self) -> str:
