@@ -34,7 +34,7 @@ def evaluation_page(evaluated: Evaluated, key: Callable[[int, int], str]) -> str
     n, confusion = evaluated.num_samples, evaluated.confusion
     images = count(n, "image")
     lead = (
-        f"{accuracy(evaluated.top1, n)} of {images} are named rightly, ± {noise(evaluated.top1, n):.1f} points (95 %); always "
+        f"{accuracy(evaluated.top1, n)} of {images} are named rightly, ± {noise(evaluated.top1, n):.1f} points; always "
         f"naming the largest class gives {accuracy(evaluated.majority, n)}."
     )
     items = [
