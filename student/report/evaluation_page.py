@@ -82,8 +82,8 @@ def _worst(confusion: Confusion, key: Callable[[int, int], str]) -> Markup:
         return empty("No image was named wrongly.")
     pictures = []
     for wrong in confusion.worst:
-        said = f"{confusion.names[wrong.named]} ({100 * wrong.probability:.0f} %)"
-        caption = f"{key(wrong.shard, wrong.row)}: is {confusion.names[wrong.label]}, named {said}"
+        answer = f"{confusion.names[wrong.named]} ({100 * wrong.probability:.0f} %)"
+        caption = f"{key(wrong.shard, wrong.row)}: is {confusion.names[wrong.label]}, named {answer}"
         pictures.append(part("picture", source=_data_uri(wrong.view_HWC), caption=caption))
     return grid(pictures)
 
