@@ -38,6 +38,7 @@ class Entry(NamedTuple):
 
 START, LOOK, PLAN, KEEP = "Start here", "Look at results", "Plan and compare", "Caches and tables"
 COMMANDS = {
+    "distill": Entry("student.commands.distill:distill", START, "From photos to a student and a report."),
     "make-shards": Entry("shards.commands.make_shards:make_shards", START, "Pack images into shards (tar files)."),
     "check-shards": Entry(
         "shards.commands.check_shards:check_shards", START, "Check shards, yours or others', and index them."
@@ -76,7 +77,7 @@ SECTIONS = {
     "Stored logits": ("record_kind", "top_k", "num_bytes"),
     "Loss": ("distill", "distill_weight", "temperature", "distillations", "weights", "temperatures"),
     "Student": ("model", "recipe", "stage", "config", "sets"),
-    "Schedule": ("epochs", "batch_size", "seed", "seeds", "first_seed", "together", "spread"),
+    "Schedule": ("epochs", "budget", "batch_size", "seed", "seeds", "first_seed", "together", "spread"),
     "Teacher": (
         *(
             "teacher",
@@ -100,10 +101,11 @@ under "Options"."""
 _LONG_HELPS = frozenset({"train-teacher", "cache-teacher", "plan-cache", "train-student", "ablate"})
 """Commands whose options stand in these sections."""
 
-REQUEUED = frozenset({"train-teacher", "cache-teacher", "copy-cache", "train-student", "ablate"})
+REQUEUED = frozenset({"distill", "train-teacher", "cache-teacher", "copy-cache", "train-student", "ablate"})
 """What a scheduler starts again until it is done: a signal ends these with 75 from their first moment on."""
 
 EXAMPLES = {
+    "distill": ("distill photos --out work", "distill photos --out work --budget 60"),
     "make-shards": (
         "make-shards photos/train data/train",
         "make-shards photos/val data/val --class-names classes.txt --workers 8",

@@ -218,7 +218,7 @@ def _next_command(source: Path, dest: Path, splits: Sequence[str]) -> list[objec
         return ["make-shards", source.with_name("val"), val]
     words: list[object] = ["train-teacher", "--shards", train]
     words += ["--val-shards", val] if (val / INDEX_NAME).is_file() and val != train else []
-    return [*words, "--pretrained", "efficientnet_lite0", "--size", 128, "--out", train.parent.with_name("teacher")]
+    return [*words, "--pretrained", "efficientnet_lite0", "--out", train.parent.with_name("teacher")]
 
 
 def _require_apart(source: Path, dest: Path) -> None:
