@@ -22,7 +22,7 @@ def test_every_small_set_gets_whole_units_and_some_epochs(num_images: int) -> No
     assert chosen is not None
     assert chosen.num_views % 6 == 0 and 12 <= chosen.num_views <= 120
     assert 10 <= chosen.epochs <= 300
-    assert chosen.epochs * num_images <= max(10 * num_images, 70_000)
+    assert chosen.epochs * num_images <= max(10 * num_images, 110_000)
 
 
 @pytest.mark.parametrize("num_images", NUMBERS)

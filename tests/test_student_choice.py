@@ -40,7 +40,7 @@ def test_a_model_that_is_named_stays_and_is_not_trained_for_300_epochs(model: st
     """Only what nobody typed is chosen."""
     chosen = choice(model).for_set(FEW, {})
     assert chosen.model == model and "model" not in chosen.reasons
-    assert chosen.recipe(recipe_named("small")).epochs == chosen.defaults["epochs"] < 100
+    assert chosen.recipe(recipe_named("small")).epochs == chosen.defaults["epochs"] < 200
 
 
 def test_what_the_user_sets_comes_first() -> None:
