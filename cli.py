@@ -83,6 +83,7 @@ SECTIONS = {
             "teacher",
             "teacher_weights",
             "teacher_ema",
+            "teacher_classes",
             "teacher_args",
             "teacher_mean",
             "teacher_std",

@@ -8,6 +8,7 @@ from .network.teacher import Teacher as Teacher
 from .network.teacher import load_teacher as load_teacher
 from .record.codec import RecordCodec as RecordCodec
 from .record.record_format import RecordFormat as RecordFormat
+from .stage1.agreement import fit_classes as fit_classes
 from .stage1.build import build_cache as build_cache
 from .stage1.opening import open_or_create as open_or_create
 from .store.cache import TeacherCache as TeacherCache

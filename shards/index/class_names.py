@@ -19,13 +19,16 @@ from shards.errors import Problem, ShardError, problems_text
 _NUMBERED = re.compile(r"[0-9]+\s*[,;\t].*|.*[,;\t]\s*[0-9]+")
 
 
-def read_class_names(path: Path) -> tuple[str, ...]:
+def read_class_names(path: Path, flag: str = "--class-names") -> tuple[str, ...]:
     """Read one class a line, in the order of the labels.
+
+    Args:
+        flag: what messages call the file.
 
     Errors:
         ValueError for a file that cannot be read or holds no name, counting all lines that are no names.
     """
-    where = f"--class-names {path}"
+    where = f"{flag} {path}"
     text = read_utf8(path, where, "one class a line")
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     problems = list(_wrong_lines(lines))

@@ -99,7 +99,7 @@ def ablate(
     from student.sweep.sweep_teachers import SweepTeachers
 
     with ExitStack() as stack:
-        opened = SweepTeachers.of(cache_flags.open(stack), cache_flags.weights)
+        opened = SweepTeachers.of(cache_flags.open(stack, index), cache_flags.weights)
         recipe, reasons = suit(opened.first.spec.recipe, num_views=_views(grid, opened.num_views))
         sweep = SweepTraining(
             recipe=recipe,

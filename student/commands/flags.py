@@ -197,11 +197,22 @@ class CacheFlags:
         named = ", ".join(f"{url} {weight:.3g}" for url, weight in zip(self.caches, weights, strict=True))
         return (f"{count(len(self.caches), 'teacher')} ({combination_named(combine).title}): {named}",)
 
-    def open(self, stack: ExitStack) -> "tuple[TeacherCache, ...]":
-        """The caches, closed with the stack; errors as `TeacherCache.open`."""
+    def open(self, stack: ExitStack, index: "ShardIndex") -> "tuple[TeacherCache, ...]":
+        """The caches, closed with the stack; errors as `TeacherCache.open`.
+
+        Rank 0 says of which nothing proves that the teacher's classes are those of the shards.
+        """
         from teacher_cache.store.cache import TeacherCache
 
-        return tuple(stack.enter_context(TeacherCache.open(url)) for url in self.caches)
+        caches = tuple(stack.enter_context(TeacherCache.open(url)) for url in self.caches)
+        if index.class_names and world_from_env().rank == 0:
+            for cache in caches:
+                if not cache.header.class_names:
+                    say(
+                        f"classes: {cache.url} was made without the class names of its teacher: nothing shows that "
+                        "they are in the order of the shards"
+                    )
+        return caches
 
 
 def cache_options(*, required: bool = False, help: str) -> Decorator:

@@ -39,7 +39,15 @@ if TYPE_CHECKING:
     from student.recipe.student_recipe import StudentRecipe
     from teacher_cache.network.teacher import Teacher
 
-_TEACHER_FLAGS = ("teacher", "teacher_weights", "teacher_args", "teacher_mean", "teacher_std", "teacher_ema")
+_TEACHER_FLAGS = (
+    "teacher",
+    "teacher_weights",
+    "teacher_args",
+    "teacher_mean",
+    "teacher_std",
+    "teacher_ema",
+    "teacher_classes",
+)
 
 
 @click.command("train-student")
@@ -86,7 +94,7 @@ def train_student(
     data: dict[str, Any] = {"parts": world.size * training.accumulate, "before": recipe_before(out)}
     choice = student.choice(combine=cache_flags.combine, **asdict(loss))
     choice = choice.for_set(shard_place.survey(index), data["before"])
-    _check(choice, cache_flags, index, online=online, views_used=views_used, budget=budget)
+    _check(choice, cache_flags, index, teacher if online else None, views_used=views_used, budget=budget)
     require_own("--out", out, RUN_FOLDER)
     _check_steps(choice, index, cache_flags, views_used, data)
     from student.feed.teaching import Teaching
@@ -94,13 +102,13 @@ def train_student(
 
     settings = training.settings(seed=seed, views_used=views_used, **_as_begun(out))
     with ExitStack() as stack:
-        caches = cache_flags.open(stack)
+        caches = cache_flags.open(stack, index)
         fewest_views = min((cache.num_views for cache in caches), default=None)
         views = caches[0].spec.recipe if caches else None
         if budget is not None and not data["before"]:
             choice = _within(budget, choice, index, settings, views, shard_place.shard_cache, data)
         recipe, reasons = choice.suited_to(index, views, num_views=[views_used or fewest_views], **data)
-        network = _in_the_loop(teacher, recipe, settings, world) if online else None
+        network = _in_the_loop(teacher, recipe, index, settings, world) if online else None
         display = TrainingDisplay(quiet=world.rank > 0)
         display.explain(reasons, cache_flags.words(recipe.combine))
         for event in train_many(
@@ -134,20 +142,26 @@ def _check(
     choice: "RecipeChoice",
     cache_flags: CacheFlags,
     index: "ShardIndex",
+    teacher: TeacherFlags | None,
     *,
-    online: bool,
     views_used: int | None,
     budget: float | None,
 ) -> None:
     """Refuse what the command could not do or would ignore, as far as that is known without torch.
 
+    Args:
+        teacher: of --online; None without it.
+
     Raises:
         ValueError: for what was typed. CacheError: for a missing cache.
     """
     _check_budget(budget, choice)
+    online = teacher is not None
     if cache_flags.caches and online:
         raise ValueError("--online: runs the teacher in the loop; drop it, or drop --cache")
-    if not online:
+    if teacher is not None:
+        teacher.check_known_classes(index)
+    else:
         refuse_ignored(_TEACHER_FLAGS, "no teacher runs without --online")
     headers = cache_flags.headers()
     for url, header in headers.items():
@@ -213,6 +227,9 @@ def _within(
     return choice.with_epochs(epochs)
 
 
-def _in_the_loop(teacher: TeacherFlags, recipe: "StudentRecipe", settings: "TrainSettings", world: World) -> "Teacher":
+def _in_the_loop(
+    teacher: TeacherFlags, recipe: "StudentRecipe", index: "ShardIndex", settings: "TrainSettings", world: World
+) -> "Teacher":
     """The teacher of --online, for the views of a run without a cache."""
-    return teacher.load(recipe.view_recipe, device=settings.device, precision=settings.precision, world=world)
+    views = recipe.view_recipe
+    return teacher.load(views, index, device=settings.device, precision=settings.precision, world=world)

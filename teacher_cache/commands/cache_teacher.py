@@ -10,8 +10,10 @@ import click
 
 from shards.console import Bar, result, say, say_next
 from shards.flags import CACHE, ShardPlace, shard_options, stop_with, val_beside, workers_option
+from shards.names import short
 from shards.own_folder import require_own
 from shards.signals import StopRequest
+from shards.text.escapes import one_line
 from shards.text.figures import count, duration
 from shards.world import World, require_completions, world_from_env
 from teacher_cache.commands.flags import (
@@ -26,6 +28,7 @@ from teacher_cache.commands.view_flags import ViewFlags, served, view_options
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
+    from teacher_cache.stage1.agreement import Renumbered
     from teacher_cache.stage1.stage1_events import (
         BuildEvent,
         BuildFinished,
@@ -74,9 +77,9 @@ def cache_teacher(
     teacher.check_published_classes(index)
     existing_spec = spec_at(cache)
     recipe = views.recipe(index, existing_spec)
-    network = execution.load(teacher, recipe, existing_spec, world)
+    network = execution.load(teacher, recipe, index, existing_spec, world)
     with StopRequest() as stop, shard_place.reader(index) as reader:
-        display, opened = _Display(world, stop, _student_command(shard_place, cache), not index.num_unlabelled), None
+        display, opened = _Display(world, stop, index, _student_command(shard_place, cache)), None
         for event in open_or_create(
             cache,
             index,
@@ -153,6 +156,7 @@ def _refuse_early(
     if place.folder is not None:
         require_own("--cache", place.folder, CACHE_FOLDER)
     name = teacher.checked_name()
+    teacher.check_known_classes(index)
     header = header_at(cache)
     if header is None:
         require_known_labels(index, index.num_classes, name)
@@ -187,15 +191,21 @@ class _Display:
     """A bar over views, lines for what stands out."""
 
     def __init__(
-        self, world: World, stop: StopRequest, next_command: Sequence[str] = (), labelled: bool = True
+        self,
+        world: World,
+        stop: StopRequest,
+        index: "ShardIndex | None" = None,
+        next_command: Sequence[str] = (),
     ) -> None:
-        self._next_command = next_command
+        self._names, self._next_command = index.class_names if index else (), next_command
         self.quiet, self._world_size, self._stop = world.rank > 0, world.size, stop
         self._bar: Bar | None = None
         self._calibration: Bar | None = None
         self._units = self._num_classes = self._num_units = self._views_of_unit = 0
         self._opening: list[str] = []
-        self._judged = "augmented views" if labelled else "augmented views of labelled images"
+        self._judged = (
+            "augmented views" if not (index and index.num_unlabelled) else "augmented views of labelled images"
+        )
 
     def show(self, event: "BuildEvent | OpenEvent") -> None:
         """Draw one event of stage 1."""
@@ -272,12 +282,16 @@ class _Display:
 
         if disagrees(event.label_agreement, self._num_classes):
             say(f"warning: after the first chunk {_doubt(event.label_agreement)}; Ctrl-C stops, docs/own-data.md helps")
+        elif event.renumbered:
+            say(f"warning: after the first chunk {self._otherwise(event)}; Ctrl-C stops")
 
     def _finish(self, event: "BuildFinished") -> None:
         if self._bar is not None:
             self._bar.close()
         if event.labels_disagree:
             say(f"warning: {_doubt(event.label_agreement)}; docs/own-data.md says what to do")
+        elif event.renumbered:
+            say(f"warning: {self._otherwise(event)}")
         agreed = 100 * event.label_agreement
         result(
             f"{count(event.num_forwards, 'teacher forward')}, {count(event.views_done, 'view')} in "
@@ -299,6 +313,9 @@ class _Display:
             raise stop_with(self._stop.exit_code)
         if not self.quiet and self._next_command:
             say_next(self._next_command)
+
+    def _otherwise(self, event: "UnitCommitted | BuildFinished") -> str:
+        return _otherwise(event.renumbered, self._names, self._num_classes)
 
 
 def _opened_words(event: "CacheOpened") -> Iterator[str]:
@@ -322,6 +339,19 @@ def _opened_words(event: "CacheOpened") -> Iterator[str]:
             f"storage: {kept:.0f} more bytes a view, because the set is small: all logits of "
             f"{count(fidelity_count(spec, cache.rows_S), 'view')} in each chunk, to measure the error of storing"
         )
+
+
+def _otherwise(renumbered: Sequence["Renumbered"], class_names: Sequence[str], num_classes: int) -> str:
+    """That the teacher seems to number some classes otherwise, and which."""
+    names = [short(one_line(repr(name))) for name in class_names] or [f"class {n}" for n in range(num_classes)]
+    shown = ", ".join(
+        f"{names[one.label]} as {names[one.answered_as]} ({100 * one.share:.0f} %)" for one in renumbered[:3]
+    )
+    return (
+        f"the teacher seems to number {len(renumbered)} of {num_classes} classes otherwise, its commonest answers: "
+        f"{shown}{' …' if len(renumbered) > 3 else ''}; make the cache anew with --teacher-classes FILE, the teacher's "
+        "classes in its order"
+    )
 
 
 def _doubt(agreement: float) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from teacher_cache.network.teacher import Teacher
     from teacher_cache.network.weights_metadata import TrainedAs
     from teacher_cache.record.record_format import RecordFormat
-    from teacher_cache.store.spec import CacheSpec
+    from teacher_cache.store.spec import CacheSpec, TeacherSpec
 
 
 def announced_precision(
@@ -48,6 +48,10 @@ def announced_precision(
     return precision
 
 
+_IMAGENETS = ("imagenet-1k", "imagenet-12k", "imagenet-22k")
+"""What --teacher-classes takes beside files: sets of classes that timm knows."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherFlags:
     """Which teacher: a timm name or a function, a file of weights, arguments, and the normalisation it wants."""
@@ -58,6 +62,7 @@ class TeacherFlags:
     teacher_mean: tuple[float, float, float] | None
     teacher_std: tuple[float, float, float] | None
     teacher_ema: str
+    teacher_classes: str | None
 
     def checked_name(self) -> str:
         """The teacher as a cache's spec calls it; ValueError for a name, a file or arguments that cannot be."""
@@ -87,38 +92,69 @@ class TeacherFlags:
             require_possible(weights_file(self.teacher_weights), known.arguments)
         return (known.model if known and not given_flag("teacher") else name), known
 
+    def typed_classes(self) -> tuple[str, ...]:
+        """The class names in the file of --teacher-classes; () without it, and for timm's name of an ImageNet."""
+        from shards.index.class_names import read_class_names
+
+        if not self.teacher_classes or self.teacher_classes in _IMAGENETS:
+            return ()
+        return read_class_names(Path(self.teacher_classes), "--teacher-classes")
+
+    def check_known_classes(self, index: "ShardIndex") -> None:
+        """Refuse a teacher whose file, or --teacher-classes, names other classes than the shards'; ValueError.
+
+        It imports no torch.
+        """
+        from teacher_cache.stage1.agreement import match_teacher
+
+        name, known = self.named()
+        names = self.typed_classes() or (known.class_names if known and not self.teacher_classes else ())
+        if names:
+            match_teacher(index, (names,), len(names), name)
+
     def check_published_classes(self, index: "ShardIndex") -> None:
         """Refuse a published teacher of other classes than the shards', before its weights are fetched; ValueError."""
         from teacher_cache.network.teacher_name import split_name
-        from teacher_cache.network.timm_network import published_classes
-        from teacher_cache.stage1.agreement import require_same_classes
+        from teacher_cache.network.timm_network import published_class_lists, published_classes
+        from teacher_cache.stage1.agreement import match_teacher
 
         name, _ = split_name(self.named()[0])
-        if self.teacher_weights is None and (num_classes := published_classes(name)):
-            require_same_classes(index, num_classes, name)
+        if self.teacher_weights is None and not self.teacher_classes and (num_classes := published_classes(name)):
+            match_teacher(index, published_class_lists(name), num_classes, name)
+
+    def _class_names(self) -> tuple[str, ...]:
+        """The names of --teacher-classes, from a file or of an ImageNet; () without it."""
+        from teacher_cache.network.timm_network import imagenet_class_lists
+
+        if self.teacher_classes in _IMAGENETS:
+            return imagenet_class_lists(self.teacher_classes)[0]
+        return self.typed_classes()
 
     def load(
         self,
         views: "ViewRecipe",
+        index: "ShardIndex",
         *,
         device: str | None,
         precision: str | None,
-        begun: str | None = None,
+        existing: "TeacherSpec | None" = None,
         compile: bool = False,
         world: World = ALONE,
     ) -> "Teacher":
-        """The teacher for the views of a recipe; errors as `load_teacher`.
+        """The teacher for the views of a recipe and the classes of the shards; errors as `load_teacher`.
 
         Args:
-            precision: None takes `begun`, that of an existing cache, or else the device's default.
+            precision: None takes that of `existing`, the teacher of an existing cache, or else the device's default.
         """
         from teacher_cache.network.device import rank_device
         from teacher_cache.network.heap import keep_freed_memory
         from teacher_cache.network.own_network import search_current_folder
         from teacher_cache.network.teacher import load_teacher
+        from teacher_cache.stage1.agreement import fit_classes
 
         chosen, (name, known) = rank_device(device, world), self.named()
         quiet = world.rank > 0
+        begun = existing.precision if existing is not None else None
         precision = announced_precision(chosen.type, precision, begun=begun, compile=compile, quiet=quiet)
         search_current_folder()
         if chosen.type == "cpu":
@@ -136,10 +172,14 @@ class TeacherFlags:
             model_mean=self.teacher_mean or (known.mean if known else None),
             model_std=self.teacher_std or (known.std if known else None),
             model_kwargs=(known.arguments if known else {}) | pairs("--teacher-arg", self.teacher_args),
+            class_names=self._class_names(),
         )
-        if teacher.chosen and world.rank == 0:
+        if teacher.chosen and not quiet:
             say(f"teacher: {self.teacher_weights}: {teacher.chosen} (--teacher-ema {self.teacher_ema})")
-        return teacher
+        fitted = fit_classes(teacher, index, existing)
+        if fitted.words and not quiet:
+            say(fitted.words)
+        return fitted.teacher
 
 
 def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float, float] | None:
@@ -177,6 +217,11 @@ _teacher_files = options(
         help="An argument of timm.create_model, or of your function.",
     ),
     click.option(
+        "--teacher-classes",
+        metavar="FILE",
+        help="Names of the teacher's classes, one a line in its order, or imagenet-1k; default: what its weights say.",
+    ),
+    click.option(
         "--teacher-mean",
         callback=_rgb,
         metavar="R,G,B",
@@ -212,14 +257,20 @@ class RunsTeacher:
     device: str | None
 
     def load(
-        self, teacher: TeacherFlags, views: "ViewRecipe", existing: "CacheSpec | None" = None, world: World = ALONE
+        self,
+        teacher: TeacherFlags,
+        views: "ViewRecipe",
+        index: "ShardIndex",
+        existing: "CacheSpec | None" = None,
+        world: World = ALONE,
     ) -> "Teacher":
         """The teacher of a new cache, or in the precision of the existing one; errors as `load_teacher`."""
         return teacher.load(
             views,
+            index,
             device=self.device,
             precision=self.precision,
-            begun=existing.teacher.precision if existing is not None else None,
+            existing=existing.teacher if existing is not None else None,
             compile=self.compile,
             world=world,
         )

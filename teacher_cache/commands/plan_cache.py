@@ -59,6 +59,7 @@ def plan_cache(
     from teacher_cache.stage1.agreement import require_new_cache
 
     teacher.checked_name()
+    teacher.check_known_classes(index)
     views = views.for_set(shard_place, index)
     recipe = views.recipe(index)
     require_new_cache(index, recipe, views.num_views)
@@ -68,7 +69,7 @@ def plan_cache(
     from teacher_cache.inspect import cache_plan
 
     teacher.check_published_classes(index)
-    network = execution.load(teacher, recipe)
+    network = execution.load(teacher, recipe, index)
     with shard_place.reader(index) as reader:
         for event in cache_plan.plan_cache(
             index,

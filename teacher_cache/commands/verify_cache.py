@@ -51,7 +51,7 @@ def verify_cache(
     if not asked and (teacher.teacher_weights or teacher.teacher_args or teacher.teacher_mean or teacher.teacher_std):
         raise ValueError("--teacher-weights, --teacher-arg: whose? give --teacher NAME as well")
     if not asked:
-        refuse_ignored(["teacher_ema"], "no --teacher is asked")
+        refuse_ignored(["teacher_ema", "teacher_classes"], "no --teacher is asked")
     if (deep or asked) and shard_place.shards is None:
         raise ValueError("--deep: renders again, so it needs --shards")
     if not asked:
@@ -93,7 +93,9 @@ def _verify_deep(
         if teacher.teacher is None:
             found = verify.verify_pixels(cache, index, reader, num_blocks_to_check=blocks, seed=seed)
             return _show_findings("pixels", blocks, "block", found)
-        network = teacher.load(spec.recipe, device=device, precision=spec.teacher.precision)
+        network = teacher.load(
+            spec.recipe, index, device=device, precision=spec.teacher.precision, existing=spec.teacher
+        )
         asked = verify.verify_teacher(
             cache, index, reader, network, num_blocks_to_check=blocks, seed=seed, tolerance=tolerance
         )

@@ -16,6 +16,7 @@ class Classifier(NamedTuple):
         mean, std: the normalisation that it was trained with, in [0, 1] units.
         head: the name of the module whose output the logits are; "" where there is none.
         channels_last: whether it takes images that lie channels last in memory.
+        class_lists: the names of its classes in their order, in each naming that is known.
     """
 
     network: nn.Module
@@ -24,6 +25,7 @@ class Classifier(NamedTuple):
     std: Rgb
     head: str
     channels_last: bool = True
+    class_lists: tuple[tuple[str, ...], ...] = ()
 
 
 def run_in_float32(network: nn.Module, name: str) -> None:

@@ -36,6 +36,7 @@ class _Config(msgspec.Struct):
     pretrained_cfg: _Pretrained
     num_classes: _Count | None = None
     model_args: dict[str, Any] = {}
+    label_names: list[str] | None = None
 
 
 class ModelFolder(NamedTuple):
@@ -44,6 +45,7 @@ class ModelFolder(NamedTuple):
     Attributes:
         architecture: timm's name. arguments: for `timm.create_model`, beside those that the views decide.
         mean, std: of its images, in [0, 1] units. num_classes: C; None where it does not say.
+        class_names: in the order of its answers; () where it does not say.
     """
 
     architecture: str
@@ -51,6 +53,7 @@ class ModelFolder(NamedTuple):
     mean: _Rgb
     std: _Rgb
     num_classes: int | None
+    class_names: tuple[str, ...]
 
 
 def read_model_folder(folder: Path) -> ModelFolder:
@@ -73,4 +76,5 @@ def read_model_folder(folder: Path) -> ModelFolder:
             )
     known = config.pretrained_cfg
     classes = config.num_classes or known.num_classes
-    return ModelFolder(config.architecture, arguments, known.mean, known.std, classes)
+    names = tuple(config.label_names or ())
+    return ModelFolder(config.architecture, arguments, known.mean, known.std, classes, names)

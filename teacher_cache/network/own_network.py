@@ -6,6 +6,7 @@ it is read as tensors and loaded into the network, and never runs anything.
 
     mean, std     of the images it was trained on, three numbers in [0, 1] units: attributes of the network, or flags
     input_size    side of its images, an attribute it may have; views of another size are then refused
+    class_names   its classes in the order of its answers, an attribute it may have
 """
 
 import importlib
@@ -55,11 +56,13 @@ def own_network(
     size = getattr(network, "input_size", input_size)
     if isinstance(size, int) and size != input_size:
         raise ValueError(f"teacher: {name} takes images of {size} px, the views have {input_size}; give --size {size}")
+    names = tuple(map(str, getattr(network, "class_names", ())))
+    class_lists = (names,) if names else ()
     network = network.float().eval().requires_grad_(False)
     network, channels_last, classes, head = _tried(network, name, input_size)
     if num_classes not in (None, classes):
         raise ValueError(f"teacher: {name} answers in {classes} classes, expected {num_classes}")
-    return Classifier(network, classes, found_mean, found_std, head, channels_last)
+    return Classifier(network, classes, found_mean, found_std, head, channels_last, class_lists)
 
 
 class _LogitsOf(nn.Module):

@@ -4,7 +4,9 @@ Both stages use this class: stage 1 fills the cache from it, and a student that 
 calls the same `logits` on the same tensors. The network is timm's (`timm_network`) or the user's own (`own_network`).
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from teacher_cache.network.classifier import Classifier, Rgb, run_in_float32
 from teacher_cache.network.own_network import own_network
 from teacher_cache.network.teacher_name import DEFAULT_TEACHER, LITE0, is_own, spec_name, split_name
 from teacher_cache.network.timm_network import timm_network
-from teacher_cache.network.weights import read_weights, weights_sha256
+from teacher_cache.network.weights import WeightsFile, read_weights, weights_sha256
+from teacher_cache.network.weights_metadata import trained_as
 from teacher_cache.store.spec import TeacherSpec
 
 __all__ = ["DEFAULT_TEACHER", "LITE0", "Teacher", "load_teacher"]
@@ -34,6 +37,7 @@ class Teacher:
         device: where it runs.
         num_forwards: calls of `logits` so far.
         chosen: which of several sets of weights in its file it has, in words; "" where there was no choice.
+        class_lists: the names of its classes in the order of its answers, in each naming that is known; () where none.
     """
 
     def __init__(
@@ -45,10 +49,21 @@ class Teacher:
         compiled: bool = False,
         channels_last: bool = True,
         chosen: str = "",
+        class_lists: Sequence[Sequence[str]] = (),
     ) -> None:
-        """Take a network that maps normalised views to logits; see `load_teacher`."""
+        """Take a network that maps normalised views to logits; see `load_teacher`.
+
+        ValueError where there are not as many names as classes.
+        """
+        for names in class_lists:
+            if len(names) != spec.num_classes:
+                raise ValueError(
+                    f"teacher: {spec.name} answers in {spec.num_classes} classes, got {len(names)} class names; give "
+                    "all of them in its order with --teacher-classes"
+                )
         self.spec, self.num_classes, self.device, self.num_forwards = spec, spec.num_classes, device, 0
-        self.chosen = chosen
+        self.chosen, self.class_lists = chosen, tuple(map(tuple, class_lists))
+        self._order_C: Tensor | None = None
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # else pinning memory would open a context on the first GPU as well
         network = network.requires_grad_(False).eval().to(device)
@@ -71,7 +86,20 @@ class Teacher:
         kind, precision = self.device.type, self.spec.precision
         with torch.inference_mode(), arithmetic(kind, precision, benchmark=True), autocast(kind, precision):
             logit_BC: Tensor = self._network(image_BCHW)
-        return logit_BC.float()
+        return (logit_BC if self._order_C is None else logit_BC.index_select(1, self._order_C)).float()
+
+    def in_order(self, class_order: Sequence[int]) -> "Teacher":
+        """The same network, answering for some of its classes or in another order; it counts forwards of its own.
+
+        Args:
+            class_order: for each class of the answers its number in the network.
+        """
+        teacher = copy.copy(self)
+        teacher.spec = replace(self.spec, num_classes=len(class_order), class_order=tuple(class_order))
+        teacher.num_classes, teacher.num_forwards = len(class_order), 0
+        teacher.class_lists = tuple(tuple(names[place] for place in class_order) for names in self.class_lists)
+        teacher._order_C = torch.tensor(class_order, dtype=torch.int64, device=self.device)
+        return teacher
 
 
 def load_teacher(
@@ -90,6 +118,7 @@ def load_teacher(
     model_mean: Rgb | None = None,
     model_std: Rgb | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] = (),
 ) -> Teacher:
     """Build a teacher and load its weights.
 
@@ -113,6 +142,7 @@ def load_teacher(
         model_mean, model_std: what the network was trained with; None takes timm's configuration of the tag, or the
             attributes `mean` and `std` of the user's network.
         model_kwargs: further arguments for `timm.create_model`, or for the function.
+        class_names: of its classes, in its order; empty takes those that the weights file, the network or timm knows.
 
     Errors:
         ValueError naming what does not exist or does not fit; ArtefactError for a weights file that cannot be read.
@@ -128,11 +158,7 @@ def load_teacher(
     found = found._replace(mean=model_mean or found.mean, std=model_std or found.std)
     state = _state_of(found, base)
     _keep_logits_in_float32(found, base, precision)
-    network = found.network
-    if (tuple(found.mean), tuple(found.std)) != (tuple(view_mean), tuple(view_std)):
-        first = _Renormalise(view_mean, view_std, found.mean, found.std)
-        state |= {f"view_normalisation.{name}": tensor for name, tensor in first.state_dict().items()}
-        network = nn.Sequential(first, network)
+    network = _for_views(found, state, view_mean, view_std)
     spec = TeacherSpec(
         name=spec_name(base, kwargs),
         weights_sha256=weights_sha256(state),
@@ -149,7 +175,23 @@ def load_teacher(
         compiled=compile,
         channels_last=found.channels_last,
         chosen=file.chosen if file else "",
+        class_lists=(class_names,) if class_names else _class_lists(found, file),
     )
+
+
+def _for_views(found: Classifier, state: dict[str, Tensor], view_mean: Rgb, view_std: Rgb) -> nn.Module:
+    """The network, behind a layer that changes the normalisation where it wants another; its tensors go into state."""
+    if (tuple(found.mean), tuple(found.std)) == (tuple(view_mean), tuple(view_std)):
+        return found.network
+    first = _Renormalise(view_mean, view_std, found.mean, found.std)
+    state |= {f"view_normalisation.{name}": tensor for name, tensor in first.state_dict().items()}
+    return nn.Sequential(first, found.network)
+
+
+def _class_lists(found: Classifier, file: WeightsFile | None) -> Sequence[Sequence[str]]:
+    """The names of the classes that a file of ours says, or what builds the network."""
+    known = trained_as(file.path) if file else None
+    return (known.class_names,) if known and known.class_names else found.class_lists
 
 
 def _state_of(found: Classifier, name: str) -> dict[str, Tensor]:

@@ -1,11 +1,13 @@
 """A teacher by its timm name, or EfficientNet-Lite0 from the extra; the only file of this package that knows timm."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
@@ -18,6 +20,7 @@ from teacher_cache.network.trial import tried
 from teacher_cache.network.weights import WeightsFile, read_weights
 from teacher_cache.network.weights_metadata import require_arguments
 
+_OF_IMAGENET = re.compile(r"in(1|12|21|22)k")
 _OURS = frozenset(("num_classes", "in_chans", "pretrained_cfg_overlay"))
 
 
@@ -36,6 +39,7 @@ def timm_network(
         ValueError naming what does not exist or does not fit.
     """
     source, place = source_of(base)
+    class_lists = published_class_lists(base) if weights is None and pretrained else ()
     if source:
         folder = hub_folder(place) if source == "hf-hub" else Path(place)
         found = read_model_folder(folder)
@@ -43,11 +47,19 @@ def timm_network(
         base, kwargs = found.architecture, found.arguments | kwargs
         cfg = _configuration(base)
         cfg = replace(cfg, mean=found.mean, std=found.std, num_classes=found.num_classes or cfg.num_classes)
+        class_lists = (found.class_names,) if found.class_names else class_lists
     else:
         cfg = _configuration(base)
     network, classes = _build(base, cfg, weights, num_classes, pretrained, input_size, kwargs)
     (red, green, blue), (red_std, green_std, blue_std) = cfg.mean, cfg.std
-    return Classifier(network, classes, (red, green, blue), (red_std, green_std, blue_std), _head_of(network, base))
+    return Classifier(
+        network,
+        classes,
+        (red, green, blue),
+        (red_std, green_std, blue_std),
+        _head_of(network, base),
+        class_lists=class_lists,
+    )
 
 
 class Published(NamedTuple):
@@ -172,6 +184,39 @@ def published_classes(base: str) -> int | None:
     if source_of(base)[0] or is_own(base) or not timm.list_pretrained(f"{timm_name(base).partition('.')[0]}.*"):
         return None
     return int(_configuration(base).num_classes)
+
+
+def published_class_lists(base: str) -> tuple[tuple[str, ...], ...]:
+    """The class names of weights that timm publishes, in each naming of ImageNet that it knows; () where it knows none.
+
+    The weights of `hf-hub:timm/NAME` are the same ones.
+    """
+    source, place = source_of(base)
+    if source:
+        base = place.partition("@")[0].removeprefix("timm/") if source == "hf-hub" and place.startswith("timm/") else ""
+    if not timm.is_model(timm_name(base).partition(".")[0]):
+        return ()
+    cfg = _configuration(base)
+    if base != LITE0 and not _OF_IMAGENET.search(cfg.tag or ""):
+        return ()
+    subset = infer_imagenet_subset({"num_classes": cfg.num_classes})
+    return imagenet_class_lists(subset) if subset else ()
+
+
+def imagenet_class_lists(subset: str) -> tuple[tuple[str, ...], ...]:
+    """The classes of an ImageNet in the order of timm's weights: WordNet ids, and of ImageNet-1k the words as well.
+
+    Args:
+        subset: as timm calls it, "imagenet-1k" or "imagenet-12k".
+    """
+    info = ImageNetInfo(subset)
+    ids: tuple[str, ...] = tuple(info.label_names())  # type: ignore[no-untyped-call]
+    words = list(info.label_descriptions())
+    if len(ids) != 1000:
+        return (ids,)  # the words of larger sets repeat by the hundred
+    # Two classes are "crane": where names must differ, the second is "crane2".
+    counts = [words[:number].count(word) for number, word in enumerate(words)]
+    return ids, tuple(f"{word}{number + 1}" if number else word for word, number in zip(words, counts, strict=True))
 
 
 def _why_not(base: str, weights: WeightsFile | None, kwargs: Mapping[str, Any], error: Exception) -> str:

@@ -83,12 +83,18 @@ _LARGEST_HEADER = 100_000_000  # as safetensors itself
 
 
 class TrainedAs(NamedTuple):
-    """What a weights file says it is of: a timm model, its arguments, and what its input was normalised with."""
+    """What a weights file says of itself.
+
+    Attributes:
+        model: timm's name. arguments: for `timm.create_model`. mean, std: what its input was normalised with.
+        class_names: in the order of its answers; () where it knows none.
+    """
 
     model: str
     arguments: dict[str, Any]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    class_names: tuple[str, ...]
 
 
 def weights_file(path: Path) -> Path:
@@ -160,7 +166,8 @@ def trained_as(weights: Path | None) -> TrainedAs | None:
     try:
         said = json.loads(_header(weights)["__metadata__"][METADATA_KEY])
         (a, b, c), (d, e, f) = said["mean"], said["std"]
-        return TrainedAs(said["recipe"]["model"], dict(said["recipe"]["model_args"]), (a, b, c), (d, e, f))
+        names = tuple(str(name) for name in said["class_names"])
+        return TrainedAs(said["recipe"]["model"], dict(said["recipe"]["model_args"]), (a, b, c), (d, e, f), names)
     except (OSError, KeyError, ValueError, TypeError, RecursionError):
         return None
 

@@ -50,7 +50,15 @@ def open_destination(
             if spec != source.spec:
                 old = source.spec.record
                 made_with["records"] = f"encoded from {old.kind!r} records of {old.num_bytes} bytes per view"
-            return TeacherCache.create(url, spec, Shards.of(source), basis, num_views=num_views, made_with=made_with)
+            return TeacherCache.create(
+                url,
+                spec,
+                Shards.of(source),
+                basis,
+                num_views=num_views,
+                made_with=made_with,
+                class_names=source.header.class_names,
+            )
         require_equal(spec, existing_spec, url)
         cache = TeacherCache.open(url, writable=True)
         if spec == source.spec:

@@ -19,7 +19,7 @@ from shards.views.rendering import render_ahead
 from shards.world import World
 from teacher_cache.network.heap import keep_freed_memory
 from teacher_cache.network.teacher import Teacher
-from teacher_cache.stage1.agreement import disagrees, mean_agreement
+from teacher_cache.stage1.agreement import ClassAgreement, disagrees, mean_agreement
 from teacher_cache.stage1.block_group import BlockGroup
 from teacher_cache.stage1.encoding import GroupAnswer, UnitWriter
 from teacher_cache.stage1.stage1_events import (
@@ -117,6 +117,7 @@ class _Run:
         self.recipe = cache.spec.recipe
         self.skipped: list[UnitId] = []
         self.agreement: list[float] = []
+        self.class_agreement = ClassAgreement(teacher.num_classes)
         self.views_done, self.forwards_before, self.began = 0, teacher.num_forwards, time.monotonic()
 
     def unit_of(self, block: ViewBatch) -> UnitId:
@@ -167,7 +168,15 @@ class _Run:
         done = writer.committed(wait=wait)
         if done is not None:
             self.agreement.append(done.label_agreement)
-            yield UnitCommitted(**done._asdict())
+            self.class_agreement.add(done.label_N, done.first_N)
+            yield UnitCommitted(
+                unit=done.unit,
+                written=done.written,
+                num_views=done.num_views,
+                seconds=done.seconds,
+                label_agreement=done.label_agreement,
+                renumbered=self.class_agreement.renumbered(),
+            )
 
     def _forward(self, unit: UnitId, group: BlockGroup, view: int, writer: UnitWriter) -> BatchDone:
         logit_BC = self.teacher.logits(group.prepared(view, self.batch_size))
@@ -188,6 +197,7 @@ class _Run:
             missing_units=len(self.cache.missing()),
             label_agreement=agreement,
             labels_disagree=disagrees(agreement, self.teacher.num_classes),
+            renumbered=self.class_agreement.renumbered(),
         )
 
     def skips(self) -> Iterator[UnitSkipped]:

@@ -54,8 +54,12 @@ class GroupAnswer(NamedTuple):
 
 
 class CommittedUnit(NamedTuple):
-    """A unit in the ledger: whether this process wrote it (else another one had), how often the first class is the
-    label (of labelled samples; NaN without any), its views, and seconds since it was begun.
+    """A unit in the ledger: whether this process wrote it (else another one had), its views, and seconds since it was
+    begun.
+
+    Attributes:
+        label_agreement: how often the first class is the label; NaN without labels.
+        label_N, first_N: both, of the labelled views that show their own image for the larger part.
     """
 
     unit: UnitId
@@ -63,6 +67,8 @@ class CommittedUnit(NamedTuple):
     label_agreement: float
     num_views: int
     seconds: float
+    label_N: NDArray[np.int64]
+    first_N: NDArray[np.int64]
 
 
 class UnitWriter:
@@ -145,8 +151,8 @@ class UnitWriter:
             unit.place(name, answer.view, answer.row_G, value)
         unit.keep_fidelity(answer.view, answer.row_G, logit_GC)
         own_G = (answer.lam_G >= 0.5) & (answer.label_G != UNLABELLED)
-        unit.num_own += int(own_G.sum())
-        unit.num_agreed += int((logit_GC.argmax(axis=1) == answer.label_G)[own_G].sum())
+        unit.labels.append(answer.label_G[own_G].astype(np.int64))
+        unit.firsts.append(logit_GC.argmax(axis=1)[own_G].astype(np.int64))
 
     def _require_storable(self, unit: "_OpenUnit", answer: GroupAnswer, logit_GC: NDArray[np.float32]) -> None:
         finite_G: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(logit_GC), axis=1)
@@ -189,7 +195,8 @@ class _OpenUnit:
 
     def __init__(self, cache: TeacherCache, unit: UnitId) -> None:
         self.unit, self._began = unit, time.monotonic()
-        self.num_own, self.num_agreed = 0, 0
+        self.labels: list[NDArray[np.int64]] = []
+        self.firsts: list[NDArray[np.int64]] = []
         self._shape = (cache.views_per_unit, int(cache.rows_S[unit.shard]))
         self._arrays: dict[str, NDArray[Any]] = {}
         self._filled_VR = np.zeros(self._shape, np.bool_)
@@ -227,10 +234,6 @@ class _OpenUnit:
     def committed(self, written: bool) -> CommittedUnit:
         """What there is to say of the unit when it is in the ledger."""
         seconds = time.monotonic() - self._began
-        return CommittedUnit(
-            self.unit,
-            written,
-            self.num_agreed / self.num_own if self.num_own else math.nan,
-            self._filled_VR.size,
-            seconds,
-        )
+        label_N, first_N = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (self.labels, self.firsts))
+        agreement = float((label_N == first_N).mean()) if len(label_N) else math.nan
+        return CommittedUnit(self.unit, written, agreement, self._filled_VR.size, seconds, label_N, first_N)

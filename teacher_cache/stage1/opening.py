@@ -24,7 +24,7 @@ from shards.world import World
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
 from teacher_cache.record.fidelity import record_fidelity
-from teacher_cache.stage1.agreement import require_known_labels, require_new_cache, require_same_classes
+from teacher_cache.stage1.agreement import require_fitted, require_known_labels, require_new_cache
 from teacher_cache.stage1.calibration import FEWEST, calibration_logits, calibration_sample, calibration_size
 from teacher_cache.stage1.stage1_events import CacheOpened, Calibrated, OpenEvent, ShortCalibration
 from teacher_cache.store.cache import TeacherCache, spec_at
@@ -37,7 +37,7 @@ _WANTED = 2000  # calibration views: the error of a fit on fewer is worth a word
 
 def cache_spec(index: ShardIndex, teacher: Teacher, recipe: ViewRecipe, record: RecordFormat) -> CacheSpec:
     """What a cache of these would be; ValueError where they do not fit each other, before anything runs."""
-    require_same_classes(index, teacher.num_classes, teacher.spec.name)
+    require_fitted(teacher, index)
     return CacheSpec(
         index_fingerprint=index.fingerprint,
         teacher=teacher.spec,
@@ -97,7 +97,8 @@ def open_or_create(
         basis = None
         if record.needs_basis:
             basis = yield from _calibrate(spec, index, teacher, reader)
-        cache = TeacherCache.create(url, spec, index, basis, num_views=num_views)
+        names = index.class_names if require_fitted(teacher, index) else ()
+        cache = TeacherCache.create(url, spec, index, basis, num_views=num_views, class_names=names)
     yield CacheOpened(cache=cache, created=True, grown=False)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from teacher_cache.record.fidelity import Fidelity
+from teacher_cache.stage1.agreement import Renumbered
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
 
@@ -67,6 +68,7 @@ class UnitCommitted:
         label_agreement: share of the views, among those that show their own image for the larger part, whose first
             class is the label. Near 1 / C it says that teacher and labels number their classes differently. NaN where
             no sample has a label.
+        renumbered: classes that the teacher seems to know by another number, of the views of this run so far.
     """
 
     unit: UnitId
@@ -74,6 +76,7 @@ class UnitCommitted:
     num_views: int
     seconds: float
     label_agreement: float
+    renumbered: tuple[Renumbered, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +97,7 @@ class BuildFinished:
         missing_units: units that are still missing in the cache.
         label_agreement: as in `UnitCommitted`, the mean over the units of this run; NaN without any.
         labels_disagree: it is so small that teacher and shards number their classes differently.
+        renumbered: as in `UnitCommitted`.
     """
 
     stopped: bool
@@ -103,6 +107,7 @@ class BuildFinished:
     missing_units: int
     label_agreement: float
     labels_disagree: bool
+    renumbered: tuple[Renumbered, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ proof of a unit. docs/dev/cache-format.md has the whole format.
 V views of a unit, R rows of its shard, B view blocks, S shards, F sampled positions, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -64,6 +64,7 @@ class TeacherCache:
         *,
         num_views: int,
         made_with: Mapping[str, str] | None = None,
+        class_names: Sequence[str] = (),
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> Self:
         """Make an empty cache, or open the one of the same spec that is there; one process should create.
@@ -73,13 +74,14 @@ class TeacherCache:
             spec, index, basis: what it is for; the basis where the record kind needs one.
             num_views: a multiple of V; a cache that is there and has fewer views grows.
             made_with: provenance, of a copy; None takes the libraries installed here.
+            class_names: of the answers, where teacher and shards both say them.
             timeout_s: longest wait for one object of a remote place.
 
         Errors:
             ValueError for arguments that do not fit each other, CacheError for a cache of another spec.
         """
         basis_arrays = {} if basis is None else dict(basis.to_arrays())
-        header = make_header(spec, index, num_views, basis_arrays, made_with)
+        header = make_header(spec, index, num_views, basis_arrays, made_with, class_names)
         objects = Objects.at(Place.parse(url, writable=True, timeout_s=timeout_s), writable=True)
         if read_root(objects, objects.place.url) is not None:
             objects.close_session()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -62,6 +62,7 @@ class _Root(msgspec.Struct, forbid_unknown_fields=True):
     tail_basis_digest: str
     made_with: dict[str, str]
     packed: bool = False
+    class_names: list[str] = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,8 @@ class Header:
         basis_digest: hex digest of those arrays; "" without one.
         made_with: versions of the libraries, as provenance.
         packed: all units of a shard in one object of each array, by Zarr's sharding codec; such a cache is read only.
+        class_names: of the answers in their order, where the teacher and the shards both said them when the cache was
+            made, so that names prove the order; () where one did not. No part of the fingerprint.
     """
 
     spec: CacheSpec
@@ -86,6 +89,7 @@ class Header:
     basis_digest: str
     made_with: dict[str, str]
     packed: bool = False
+    class_names: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -104,10 +108,11 @@ def make_header(
     num_views: int,
     basis_arrays: Mapping[str, NDArray[Any]],
     made_with: Mapping[str, str] | None = None,
+    class_names: Sequence[str] = (),
 ) -> Header:
     """The header of a new cache; ValueError when the views are not whole view blocks or the index is another.
 
-    `made_with` is the provenance of a copy; None takes the libraries installed here.
+    `made_with` is the provenance of a copy; None takes the libraries installed here. `class_names` as of `Header`.
     """
     require_views(spec, num_views)
     if index.fingerprint != spec.index_fingerprint:
@@ -123,6 +128,7 @@ def make_header(
         basis_layout={name: (array.dtype.str, array.shape) for name, array in sorted(basis_arrays.items())},
         basis_digest=array_digest(basis_arrays, "basis").hex() if basis_arrays else "",
         made_with=library_versions() if made_with is None else dict(made_with),
+        class_names=tuple(class_names),
     )
 
 
@@ -191,6 +197,7 @@ def header_to_attributes(header: Header) -> dict[str, Any]:
         "tail_basis_digest": header.basis_digest,
         "made_with": header.made_with,
         **({"packed": True} if header.packed else {}),
+        **({"class_names": list(header.class_names)} if header.class_names else {}),
     }
     return {**attributes, "attributes_digest": _attributes_digest(attributes)}
 
@@ -231,6 +238,7 @@ def header_from_attributes(attributes: Mapping[str, Any], where: str) -> Header:
         basis_digest=root.tail_basis_digest,
         made_with=root.made_with,
         packed=root.packed,
+        class_names=tuple(root.class_names),
     )
     _require_possible(header, f"{where}/zarr.json")
     return header

@@ -12,7 +12,7 @@ from typing import Any
 
 from shards.errors import CacheError, OtherVersionError
 from shards.names import short
-from shards.values import from_json, require_fields, to_json
+from shards.values import from_json, later, require_fields, to_json
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.record.record_format import RecordFormat
 
@@ -42,8 +42,10 @@ class TeacherSpec:
         weights_sha256: hex digest of the weights.
         precision: "fp32", "tf32", "bf16" or "fp16", of the forward pass.
         input_size: side of the square input, pixels.
-        num_classes: C.
+        num_classes: C, of the answers.
         mean, std: normalisation of the input, in [0, 1] units.
+        class_order: for each class of the answers its number in the network; () where the network's are answered as
+            they are.
     """
 
     name: str
@@ -53,6 +55,7 @@ class TeacherSpec:
     num_classes: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    class_order: tuple[int, ...] = later(())
 
     def __post_init__(self) -> None:
         """Check every field; ValueError names field, value and range."""
@@ -69,6 +72,11 @@ class TeacherSpec:
         for name in ("mean", "std"):
             if len(getattr(self, name)) != 3:
                 raise ValueError(f"teacher.{name}: expected three numbers, got {getattr(self, name)!r}")
+        order = self.class_order
+        if order and (len(order) != self.num_classes or len(set(order)) < len(order) or min(order) < 0):
+            raise ValueError(
+                f"teacher.class_order: expected () or {self.num_classes} numbers, each once, got {short(repr(order))}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types."""
@@ -205,6 +213,8 @@ def _line(name: str, there: Any, asked: Any) -> str:
 
         names = ", ".join(behaviour_difference(there, asked))
         return f"  behaviour: this machine renders differently: {short(names, 90)}"
+    if name == "teacher.class_order":
+        return f"  {name}: by class names the answers belong in another order than they have in the cache"
     return f"  {name}: expected {short(repr(there), 28)} as there, got {short(repr(asked), 28)}"
 
 
