@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +15,11 @@ import pytest
 from shards.errors import CacheError, RunError
 from student.feed.node_file import SEAL_BYTES, scratch_folder, shared_file
 from student.feed.slab import RecordSlab, SlabLoader
+from student.feed.slab_process import SlabOrder, filled_apart
+from teacher_cache.store.cache import TeacherCache
 from tests.student_tiny import SLAB_ROWS as ROWS
-from tests.student_tiny import loaded_batch
+from tests.student_tiny import loaded_batch, make_cache, write_shards
+from tests.student_tiny import views as recipe
 
 VIEWS = 4
 FIELDS = {"pixel_digest": (np.dtype(np.uint32), ()), "logit": (np.dtype(np.float32), (2,))}
@@ -239,3 +243,86 @@ def test_the_folder_is_this_users_alone(tmp_path):
     folder.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunError, match="another's"):
         scratch_folder(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def real_cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("apart")
+    index = write_shards(folder / "shards", rows=(16, 12))
+    with make_cache(folder / "cache.zarr", index, recipe(), num_views=2 * recipe().block_views) as cache:
+        yield cache
+
+
+def children():
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+def per_block():
+    size = recipe().block_views
+    return [range(0, size), range(size, 2 * size)]
+
+
+def values_of(slab):
+    return {name: np.array(values) for name, values in slab._fields.items()}
+
+
+def test_a_slab_that_is_prepared_is_read_by_another_process(real_cache, tmp_path, monkeypatch):
+    """Threads that read beside a training loop make every short call of it wait."""
+    before = children()
+    expected = RecordSlab.load(real_cache, per_block()[1], scratch=tmp_path)
+    values = values_of(expected)
+    expected.close()
+    monkeypatch.setattr("student.feed.slab.APART_BYTES", 0)
+    read, here = TeacherCache.read_unit, []
+    monkeypatch.setattr(TeacherCache, "read_unit", lambda self, *unit: here.append(unit[0]) or read(self, *unit))
+    with SlabLoader(real_cache, per_block(), scratch=tmp_path) as slabs:
+        slabs.epoch(0)
+        found = values_of(slabs.epoch(1))
+    assert set(here) == {0}, "units of the first slab alone: everybody waits for that one"
+    assert all(np.array_equal(found[name], values[name]) for name in values)
+    assert not [link for link in scratch_folder(tmp_path).iterdir() if link.is_symlink()]
+    assert children() == before, "the other process has ended"
+
+
+def test_a_process_that_cannot_fill_a_slab_is_said_and_replaced(real_cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("student.feed.slab.APART_BYTES", 0)
+    monkeypatch.setattr("student.feed.slab_process.sys.executable", "/bin/false")
+    with SlabLoader(real_cache, per_block(), scratch=tmp_path) as slabs:
+        slabs.epoch(0)
+        with pytest.warns(RuntimeWarning, match="ended with 1") as said:
+            assert slabs.epoch(1).views == per_block()[1]
+    assert len(said) == 1
+
+
+def test_a_unit_that_is_damaged_is_the_error_of_the_epoch_that_needs_it(real_cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("student.feed.slab.APART_BYTES", 0)
+
+    def damaged(*_):
+        raise CacheError("unit is damaged")
+
+    monkeypatch.setattr("student.feed.slab_process.sys.executable", "/bin/false")
+    with SlabLoader(real_cache, per_block(), scratch=tmp_path) as slabs:
+        slabs.epoch(0)
+        monkeypatch.setattr(TeacherCache, "read_unit", damaged)
+        with pytest.raises(CacheError, match="unit is damaged"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            slabs.epoch(1)
+
+
+def test_a_process_that_fills_a_slab_ends_with_the_one_that_asked(real_cache, tmp_path):
+    """Killed at any moment: nobody is left to hold the room on the disk."""
+    read, write = os.pipe()
+    asker = os.fork()
+    if asker == 0:
+        with filled_apart(SlabOrder.of(real_cache.url, per_block()[0], tmp_path)):
+            os.write(write, " ".join(children()).encode())
+            time.sleep(60)
+        os._exit(1)
+    filler = int(os.read(read, 99))
+    os.kill(asker, signal.SIGKILL)
+    os.waitpid(asker, 0)
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{filler}").exists() and Path(f"/proc/{filler}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline, "it is still there"
+        time.sleep(0.05)
+    os.close(read), os.close(write)

@@ -2,7 +2,8 @@
 
 A slab holds the records of all shards for some consecutive views of one view block. A unit is read once for all its
 views that the run still needs, so an epoch that needs three of six views costs no second reading. The next slab
-is prepared in a thread while this one is used: on disk, not in memory. At ImageNet's size a view at 64 bytes is 82 MB.
+is prepared while this one is used, by a process of its own where it is large: on disk, not in memory. At ImageNet's
+size a view at 64 bytes is 82 MB.
 
 Legend: S shards, N samples of the index, V views of the slab, B a batch.
 """
@@ -12,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,12 +25,16 @@ from shards.pool.worker_process import close_in_workers
 from shards.text.figures import byte_size
 from shards.views.blocks import ViewBatch
 from student.feed.node_file import SEAL_BYTES, NodeFile, held_file, one_at_a_time, scratch_folder, shared_file
+from student.feed.slab_process import SlabOrder, filled_apart
 
 if TYPE_CHECKING:
     from teacher_cache.store.cache import TeacherCache
 
 _ALIGN = 64
 _THREADS = 4
+APART_BYTES = 1 << 26
+"""What is smaller is read in less time than a process takes to start."""
+_CAN_SHARE = Path("/proc/self/fd").exists()
 
 
 class _Column(NamedTuple):
@@ -106,11 +112,14 @@ class RecordSlab:
 
     @classmethod
     def load_most(
-        cls, cache: "TeacherCache", views: range, least: range, *, scratch: Path | None = None, threads: int = _THREADS
+        cls, cache: "TeacherCache", views: range, least: range, *, scratch: Path | None = None, ahead: bool = False
     ) -> "RecordSlab":
         """Load the slab of `views`, or of `least` among them where `views` take more than half the room of the disk.
 
         One process of the machine decides; the others take what it has made, whatever room that has left.
+
+        Args:
+            ahead: this process has other work meanwhile: another one fills a slab of more than APART_BYTES.
 
         Args, errors: as `load`.
         """
@@ -124,7 +133,10 @@ class RecordSlab:
             num_rows = int(cache.rows_S.sum())
             needed = _num_bytes(_columns(cache, len(views), num_rows), len(views), num_rows)
             room = needed <= shutil.disk_usage(folder).free // 2
-            return cls.load(cache, views if room else least, scratch=scratch, threads=threads)
+            chosen = views if room else least
+            apart = ahead and _CAN_SHARE and needed * len(chosen) > APART_BYTES * len(views)
+            with filled_apart(SlabOrder.of(cache.url, chosen, scratch)) if apart else nullcontext():
+                return cls.load(cache, chosen, scratch=scratch)
 
     @property
     def num_bytes(self) -> int:
@@ -146,7 +158,7 @@ class RecordSlab:
 
 
 class SlabLoader:
-    """Loads the slab of each epoch and prepares the next one in a thread meanwhile; close it after use."""
+    """Loads the slab of each epoch and has the next one prepared meanwhile; close it after use."""
 
     def __init__(self, cache: "TeacherCache", schedule: Sequence[range], *, scratch: Path | None = None) -> None:
         """Take the views of each epoch of the run, in order; `scratch` as `RecordSlab.load`."""
@@ -177,13 +189,13 @@ class SlabLoader:
         views = self._schedule[epoch]
         if self._slab is None or not _holds(self._slab.views, views):
             self._drop()
-            self._slab = self._taken_ahead(views) or self._load(epoch)
+            self._slab = self._taken_ahead(views) or self._load(epoch, ahead=False)
         held = self._slab.views
         following = next(
             (e for e in range(epoch + 1, len(self._schedule)) if not _holds(held, self._schedule[e])), None
         )
         if following is not None and self._ahead is None:
-            self._ahead = self._pool.submit(self._load, following)
+            self._ahead = self._pool.submit(self._load, following, ahead=True)
         return self._slab
 
     def _taken_ahead(self, views: range) -> RecordSlab | None:
@@ -197,12 +209,12 @@ class SlabLoader:
         slab.close()
         return None
 
-    def _load(self, epoch: int) -> RecordSlab:
+    def _load(self, epoch: int, *, ahead: bool) -> RecordSlab:
         """Load all views of the epoch's view block that the run still needs; the epoch's own where the disk is full."""
         per_unit, own = self._cache.views_per_unit, self._schedule[epoch]
         needed = [views for views in self._schedule[epoch:] if views.start // per_unit == own.start // per_unit]
         span = range(min(views.start for views in needed), max(views.stop for views in needed))
-        return RecordSlab.load_most(self._cache, span, own, scratch=self._scratch)
+        return RecordSlab.load_most(self._cache, span, own, scratch=self._scratch, ahead=ahead)
 
     def _drop(self) -> None:
         if self._slab is not None:
