@@ -1,9 +1,11 @@
 """Evaluation: exact counts for any number of samples, batch size and processes."""
 
 import io
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,6 +36,7 @@ from student.learn.evaluation import (
 )
 from student.learn.network import Heads
 from student.recipe.student_recipe import StudentRecipe
+from student.run.validation import in_step
 
 SIZE, CLASSES, SAMPLES = 16, 7, 23
 RECIPE = StudentRecipe(image_size=SIZE)
@@ -245,3 +248,21 @@ def test_workers_change_nothing(reader: ShardReader, tmp_path: Path) -> None:
     alone = list(eval_batches(reader, views, world=World(), workers=0))
     helped = list(eval_batches(reader, views, world=World(), workers=2))
     assert all(np.array_equal(a.view_BHWC, b.view_BHWC) for a, b in zip(alone, helped, strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_readers_in_step_see_every_batch_and_keep_no_other(count):
+    """With what they keep, workers could not render into it again."""
+    made = []
+
+    def batches():
+        for number in range(80):
+            pixels = np.full((1, 1, 1, 3), number, np.uint8)
+            made.append(weakref.ref(pixels))
+            yield SimpleNamespace(view_BHWC=pixels)
+            del pixels
+
+    for number, together in enumerate(zip(*in_step(batches(), count), strict=True)):
+        assert [batch.view_BHWC[0, 0, 0, 0] for batch in together] == [number] * count
+        assert sum(pixels() is not None for pixels in made) <= 2
+    assert number == 79

@@ -133,10 +133,10 @@ class RecordSlab:
             num_rows = int(cache.rows_S.sum())
             needed = _num_bytes(_columns(cache, len(views), num_rows), len(views), num_rows)
             room = needed <= shutil.disk_usage(folder).free // 2
-            chosen = views if room else least
-            apart = ahead and _CAN_SHARE and needed * len(chosen) > APART_BYTES * len(views)
-            with filled_apart(SlabOrder.of(cache.url, chosen, scratch)) if apart else nullcontext():
-                return cls.load(cache, chosen, scratch=scratch)
+            slab_views = views if room else least
+            apart = ahead and _CAN_SHARE and needed * len(slab_views) > APART_BYTES * len(views)
+            with filled_apart(SlabOrder.of(cache.url, slab_views, scratch)) if apart else nullcontext():
+                return cls.load(cache, slab_views, scratch=scratch)
 
     @property
     def num_bytes(self) -> int:

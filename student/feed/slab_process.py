@@ -55,10 +55,10 @@ def filled_apart(order: SlabOrder) -> Iterator[None]:
         try:
             if process.stdout.readline() != _READY:
                 errors.seek(0)
-                said = errors.read().decode(errors="replace").strip().splitlines()
+                error_lines = ["nothing was said", *errors.read().decode(errors="replace").strip().splitlines()]
                 warnings.warn(
                     f"the process that reads stored logits ahead ended with {process.wait()} "
-                    f"({said[-1] if said else 'nothing was said'}); this process reads them now, which slows training",
+                    f"({error_lines[-1]}); this process reads them now, which slows training",
                     RuntimeWarning,
                     stacklevel=2,
                 )

@@ -1,12 +1,13 @@
 """Evaluate several students on one pass over the validation shards."""
 
-import itertools
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
 from shards.index.reader import ShardReader
+from shards.views.blocks import ViewBatch
 from student.learn.evaluation import eval_batches, eval_views, evaluate, own_samples
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
@@ -48,7 +49,7 @@ def validate(
                 class_order=data.val_classes.order,
                 total=group.sum,
             )
-            for (_, _, model), copy in zip(models, itertools.tee(loaded, len(models)), strict=True)
+            for (_, _, model), copy in zip(models, in_step(loaded, len(models)), strict=True)
         ]
         results: list[dict[str, float]] = [{} for _ in trainers]
         for events in zip(*evaluations, strict=True):
@@ -56,3 +57,24 @@ def validate(
                 if event.result is not None:
                     results[number] |= {prefix + name: value for name, value in event.result.metrics().items()}
     return results
+
+
+def in_step(batches: Iterator[ViewBatch], count: int) -> list[Iterator[ViewBatch]]:
+    """Give the batches to several readers that walk in step; a batch is let go as soon as the last one has passed it.
+
+    `itertools.tee` would keep 57 of them.
+    """
+    waiting: list[deque[ViewBatch]] = [deque() for _ in range(count)]
+
+    def reader(own: deque[ViewBatch]) -> Iterator[ViewBatch]:
+        while True:
+            if not own:
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                for queue in waiting:
+                    queue.append(batch)
+                del batch
+            yield own.popleft()
+
+    return [reader(own) for own in waiting]
