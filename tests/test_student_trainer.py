@@ -16,6 +16,7 @@ from student.learn.network import Heads, heads
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
+from student.run.export import read_info
 from student.run.loop import StudentJob, train_many
 from student.run.run_events import (
     BalanceMeasured,
@@ -340,3 +341,27 @@ def test_missing_units_and_another_machine_are_refused(tmp_path, index, monkeypa
         monkeypatch.setattr("student.feed.cache_check.parts_differing_here", lambda *_: ("rotate",))
         with pytest.raises(CacheError, match="renders other pixels"):
             run_to_end(tmp_path / "c", index, cache)
+
+
+def test_the_weights_of_the_best_epoch_are_kept_and_a_killed_run_keeps_the_same(tmp_path, index, cache):
+    """The last epoch is not always the best; which one it was follows from the metrics alone."""
+    val, recipe = write_shards(tmp_path / "val", seed=7), student_recipe(epochs=4)
+
+    def events(out):
+        job = StudentJob(recipe, tmp_path / out, keep_best=True)
+        return train_many([job], index, settings=TrainSettings(), teaching=by(cache), val_index=val)
+
+    summary = list(events("whole"))[-1].summary
+    killed = events("killed")
+    next(event for event in killed if isinstance(event, Checkpointed) and event.step == 8)
+    killed.close()
+    list(events("killed"))
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    top1_by_epoch = {line["epoch"]: line["val"]["top1"] for line in lines if line["kind"] == "epoch"}
+    assert summary["best_top1"] == max(top1_by_epoch.values()) == top1_by_epoch[summary["best_epoch"]]
+    info = read_info(tmp_path / "whole" / "weights_best.safetensors")
+    assert info.metrics["top1"] == summary["best_top1"]
+    name = "weights_best.safetensors"
+    assert final_weights(tmp_path / "whole", name) == final_weights(tmp_path / "killed", name)
+    run_to_end(tmp_path / "plain", index, cache, val_index=val)
+    assert not (tmp_path / "plain" / name).exists(), "only where it is asked for"

@@ -1,5 +1,7 @@
 """`train-teacher`: fine-tune a teacher on the user's classes, with the code that trains students."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ import click
 from shards.console import result, say_next
 from shards.flags import PATH, SEED, TEXT, ShardPlace, bundled, shard_options
 from shards.own_folder import require_own
+from shards.text.figures import accuracy, noise
 from shards.world import world_from_env
 from student.commands.flags import StudentFlags, TrainingFlags, training_options
 from student.commands.training_display import TrainingDisplay
@@ -140,7 +143,7 @@ def train_teacher(
     display = TrainingDisplay(quiet=world.rank > 0)
     display.explain(reasons, () if recipe.finetune else (scratch,))
     for event in train_many(
-        [StudentJob(recipe, out)],
+        [StudentJob(recipe, out, keep_best=val_shards is not None)],
         index,
         settings=settings,
         val_index=val_index,
@@ -150,9 +153,23 @@ def train_teacher(
         display.show(event)
         if isinstance(event, StudentFinished) and world.rank == 0:
             display.close()
+            _say_best(out, event.summary)
             if not val_shards:
                 result("these are its own training images, which flatters it; give --val-shards others")
             views = [] if shard_place.survey(index).is_small else ["--size", recipe.image_size, "--views", 12]
             cache = [*views, "--cache", out.with_name(f"{out.name}.zarr")]
             say_next(["cache-teacher", "--shards", shard_place.shards, "--teacher-weights", out, *cache])
     display.close()
+
+
+def _say_best(out: Path, summary: Mapping[str, Any]) -> None:
+    """Name the weights of the best epoch beside the last ones, where it was another one, and what that is worth."""
+    best, images = summary.get("best_epoch"), summary.get("validation_images")
+    if best is None or not images or best + 1 == summary["epochs"]:
+        return
+    top1, last = summary["best_top1"], summary["top1"]
+    doubt = math.hypot(noise(top1, images), noise(last, images))
+    result(
+        f"best epoch {best + 1}: top-1 {accuracy(top1, images)}, {out / summary['best_weights']}; "
+        f"{out / summary['weights']} is of the last epoch; differences below {doubt:.1f} points are noise"
+    )

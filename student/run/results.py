@@ -36,17 +36,7 @@ def write_results(
     files = log.files
     if files.summary.is_file():
         return read_json(files.summary)
-    recipe, index = trainer.recipe, data.index
-    info = ExportInfo(
-        recipe=recipe,
-        mean=data.views.recipe.mean,
-        std=data.views.recipe.std,
-        num_classes=index.num_classes,
-        class_names=index.class_names,
-        pixels=index.pixels,
-        fingerprints={"shards": index.fingerprint, **_fingerprints(teacher)},
-        metrics={k: v for k, v in measured.items() if isinstance(v, float) and k not in _TIMES},
-    )
+    recipe, info = trainer.recipe, _info(trainer, data, measured, teacher)
     export_weights(trainer.core, files.weights, info)
     if trainer.ema is not None:
         export_weights(trainer.ema.model, files.ema_weights, info)
@@ -65,9 +55,48 @@ def write_results(
         **({"validation_in_training": shared} if shared else {}),
         **_validation(data),
         "weights": files.weights.name,
+        **_best(log),
     }
     log.finish(summary)
     return summary
+
+
+def keep_best(
+    log: RunLog, trainer: Trainer, data: ShardSets, *, measured: Mapping[str, Any], teacher: Mapping[str, Any]
+) -> None:
+    """Write the weights beside the last ones where this epoch is better than all before it.
+
+    Before the epoch's line is in the log: what is killed in between writes the same file again.
+
+    Args:
+        measured, teacher: as of `write_results`; with "top1".
+    """
+    _, top1 = log.best_epoch()
+    if measured.get("top1", -1.0) > top1:
+        export_weights(trainer.core, log.files.best_weights, _info(trainer, data, measured, teacher))
+
+
+def _info(trainer: Trainer, data: ShardSets, measured: Mapping[str, Any], teacher: Mapping[str, Any]) -> ExportInfo:
+    """What a file of the student's weights says of itself."""
+    index = data.index
+    return ExportInfo(
+        recipe=trainer.recipe,
+        mean=data.views.recipe.mean,
+        std=data.views.recipe.std,
+        num_classes=index.num_classes,
+        class_names=index.class_names,
+        pixels=index.pixels,
+        fingerprints={"shards": index.fingerprint, **_fingerprints(teacher)},
+        metrics={k: v for k, v in measured.items() if isinstance(v, float) and k not in _TIMES},
+    )
+
+
+def _best(log: RunLog) -> dict[str, Any]:
+    """The best epoch (from 0) and its top-1, where its weights were kept."""
+    if not log.files.best_weights.is_file():
+        return {}
+    epoch, top1 = log.best_epoch()
+    return {"best_epoch": epoch, "best_top1": top1, "best_weights": log.files.best_weights.name}
 
 
 def _validation(data: ShardSets) -> dict[str, float]:

@@ -4,7 +4,7 @@ config.json                 the resolved configuration
 metrics.jsonl               {"kind": "step" | "epoch", "step", "epoch", metrics …}, one object per line
 tensorboard/                the same numbers as events
 checkpoints/                see student.run.checkpoint
-weights.safetensors, weights_ema.safetensors, model_card.md
+weights.safetensors, weights_ema.safetensors, model_card.md; of a teacher also weights_best.safetensors
 summary.json                what the run came to; written last, so it is there only when the run has finished
 .lock                       held by the process that trains here
 """
@@ -62,6 +62,11 @@ class RunFiles:
     def ema_weights(self) -> Path:
         """The averaged weights, where the recipe has them."""
         return self.out / "weights_ema.safetensors"
+
+    @property
+    def best_weights(self) -> Path:
+        """The weights of the best epoch, where a run keeps them."""
+        return self.out / "weights_best.safetensors"
 
     @property
     def model_card(self) -> Path:

@@ -74,6 +74,13 @@ class RunLog:
                 return stored.val or {}
         return None
 
+    def best_epoch(self) -> tuple[int, float]:
+        """The epoch (from 0) with the highest validated top-1, the first of several, and that; (-1, -1) for none."""
+        lines = [metric_line(line, self.files.metrics) for line in _whole_lines(self.files.metrics)]
+        validated = [line for line in lines if line.kind == "epoch" and line.val and "top1" in line.val]
+        best = max(validated, key=lambda line: float((line.val or {})["top1"]), default=None)
+        return (-1, -1.0) if best is None else (best.epoch, float((best.val or {})["top1"]))
+
     def write(self, kind: str, *, step: int, epoch: int, metrics: Mapping[str, float], **groups: Any) -> None:
         """One line of metrics; numbers that are not finite are left out, as JSON has none. RunError when it cannot."""
         assert self._lines is not None and self._events is not None, "write before begin"

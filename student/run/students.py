@@ -21,7 +21,7 @@ from student.recipe.student_recipe import StudentRecipe
 from student.run import run_events as events
 from student.run.checkpoint import as_state, save_checkpoint, saved_steps
 from student.run.pace import Pace, Rate, Ticker
-from student.run.results import diagnosed, write_results
+from student.run.results import diagnosed, keep_best, write_results
 from student.run.resume import newest_of_all, read_state
 from student.run.run_events import Event
 from student.run.run_files import RunFiles
@@ -36,10 +36,11 @@ _LOOK_EVERY = 4
 
 
 class StudentJob(NamedTuple):
-    """A student to train: its recipe and the run directory to fill."""
+    """A student to train: its recipe, the run directory to fill, whether the weights of its best epoch are kept."""
 
     recipe: StudentRecipe
     out: Path
+    keep_best: bool = False
 
 
 @dataclass(slots=True)
@@ -306,9 +307,15 @@ class Students:
         for student, val in zip(students, validation, strict=True):
             metrics = {name: value for name, value in student.last.items() if name not in ("epoch", _BALANCE)}
             student.last |= val
+            if student.job.keep_best and val:
+                self._group.from_main(partial(self._keep_best, student))
             if student.log is not None:
                 student.log.write("epoch", step=step, epoch=epoch, metrics=metrics, val=val)
             yield events.EpochEnded(student=student.name, step=step, epoch=epoch, metrics=metrics, validation=val)
+
+    def _keep_best(self, student: _Student) -> None:
+        assert student.log is not None, "only rank 0 writes"
+        keep_best(student.log, student.trainer, self._data, measured=student.last, teacher=self._teacher_identity)
 
     def _looked_at(self, look: Callable[[Trainer], T]) -> Generator[Event, None, list[tuple[_Student, T]]]:
         """What `look` gives for each student; those whose numbers it refuses leave the pass, the others go on."""
