@@ -189,6 +189,7 @@ def test_other_classes_are_refused_before_the_first_forward(tmp_path, shards, or
     result = cached(shards, order, says, classes, tmp_path / "c")
     assert result.exit_code == 2 and words in result.output, result.output
     assert not (tmp_path / "c" / "zarr.json").exists()
+    assert "in the teacher" not in result.output or ": class " in result.output
     message = result.output[result.output.index("error") :]
     assert len(message) <= 640 and ("--teacher-classes" in message or "Three ways" in message)
 

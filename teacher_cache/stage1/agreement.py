@@ -58,17 +58,15 @@ def match_teacher(
     match = next((match for match in matches if not match.difference), matches[0])
     if not match.difference:
         return match
-    counts = f"answers in {num_classes} classes, the shards have {index.num_classes}"
-    named = bool(index.class_names and class_lists)
-    why = [counts] if index.num_classes != num_classes else []
+    named, as_many = bool(index.class_names and class_lists), index.num_classes == num_classes
+    counts = "" if as_many else f" answers in {num_classes} classes, the shards have {index.num_classes}"
+    why = f": {match.difference}" if named else ""
     ways = [
         "fine-tune one on these classes: train-teacher --pretrained NAME, then --teacher-weights",
         _OTHER_NAMES if named and index.num_classes <= num_classes else _SUBSET,
         f"take another teacher of exactly these {index.num_classes} classes",
     ]
-    raise ValueError(
-        f"teacher: {teacher} {': '.join(why + [match.difference] * named)}. Three ways:\n- " + "\n- ".join(ways)
-    )
+    raise ValueError(f"teacher: {teacher}{counts}{why}. Three ways:\n- " + "\n- ".join(ways))
 
 
 class FittedTeacher(NamedTuple):
