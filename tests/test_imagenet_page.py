@@ -58,12 +58,12 @@ def test_the_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         words = shlex.split(line)[3:]
         made(Path(words[0]), Path(words[1]), *words[2:], "--workers", "1")
     for folder in ("train", "kaggle/train", "unpacked/train", "folders/train"):
-        index = ShardIndex.load(tmp_path / "shards" / folder / "shards.index")
+        index = ShardIndex.load(tmp_path / "data" / folder / "shards.index")
         assert index.class_names == WNIDS
-        first = tmp_path / "shards" / folder / "shard-000000.tar"
-        assert first.read_bytes() == (tmp_path / "shards" / "train" / "shard-000000.tar").read_bytes(), folder
+        first = tmp_path / "data" / folder / "shard-000000.tar"
+        assert first.read_bytes() == (tmp_path / "data" / "train" / "shard-000000.tar").read_bytes(), folder
     for folder in ("val", "val-caffe", "val-devkit", "kaggle/val", "unpacked/val", "folders/val"):
-        found = {key.rpartition("/")[2]: wnid for key, wnid in labels_of(tmp_path / "shards" / folder).items()}
+        found = {key.rpartition("/")[2]: wnid for key, wnid in labels_of(tmp_path / "data" / folder).items()}
         assert found == wnid_of, folder
 
 
