@@ -23,6 +23,7 @@ from cli import cli
 from shards.index.shard_index import open_index
 from shards.locks import locked
 from student.run.run_reader import Run, read_run
+from teacher_cache.network.weights_metadata import trained_as
 from teacher_cache.store.cache import TeacherCache
 from tests.stage1_tiny import TINY
 
@@ -313,6 +314,12 @@ def test_a_study_of_photos_without_labels_trains_its_teacher_and_its_five_rows(w
     assert text.count("| 1 of 1 |") == 5
     run = read_run(out / "sweeps/none/cells/soft-l1-t1-s0")
     assert (run.setting("epochs", 0), run.setting("teacher_heads", "")) == (2, "both")
+    names = ("class0", "class1", "class2")
+    with TeacherCache.open(out / "caches" / "none") as opened:
+        assert opened.header.class_names == names, "the shards have none: they are the teacher's"
+    student = trained_as(out / "sweeps/none/cells/soft-l1-t1-s0/weights.safetensors")
+    assert student is not None
+    assert student.class_names == names
     shipped = read_settings(STUDY / "unlabelled.toml")
     assert [arm.at for arm in shipped.questions[0].arms] == [arm.at for arm in settings.questions[0].arms]
 

@@ -82,8 +82,11 @@ class Teaching:
 
     def with_classes(self, index: ShardIndex) -> ShardIndex:
         """Return an index with the classes of the first who teaches, where it has none of its own; after `open`."""
-        specs = [cache.spec.teacher for cache in self.open_caches] + [teacher.spec for teacher in self.teachers]
-        return index.taught(specs[0].num_classes) if specs else index
+        for cache in self.open_caches[:1]:
+            return index.taught(cache.spec.teacher.num_classes, cache.header.class_names)
+        for teacher in self.teachers[:1]:
+            return index.taught(teacher.num_classes, (*teacher.class_lists, ())[0])
+        return index
 
     def identity(self) -> dict[str, Any]:
         """Return what configuration and checkpoints say of the teachers, as JSON types.

@@ -69,7 +69,7 @@ def show_views(
         if cache:
             opened = stack.enter_context(TeacherCache.open(cache))
             require_index(opened.header, index, opened.url)
-            index = index.taught(opened.spec.teacher.num_classes)
+            index = index.taught(opened.spec.teacher.num_classes, opened.header.class_names)
             recipe, views = opened.spec.recipe, range(first_view, min(first_view + num_views, opened.num_views))
         sheets = []
         for key in keys:

@@ -107,6 +107,13 @@ def require_fitted(teacher: "Teacher", index: ShardIndex) -> bool:
     return match.proven
 
 
+def answer_names(teacher: "Teacher", index: ShardIndex) -> tuple[str, ...]:
+    """The class names of a cache's answers: proven on both sides, or the teacher's where the shards have no classes."""
+    if not index.num_classes:
+        return tuple(teacher.class_lists[0]) if teacher.class_lists else ()
+    return index.class_names if require_fitted(teacher, index) else ()
+
+
 def require_known_labels(index: ShardIndex, num_classes: int, teacher: str) -> None:
     """ValueError where labels are merely said to be of so many classes: 0 … 7 of 1,000 are ImageNet's first eight."""
     used = np.unique(index.label_N[index.label_N >= 0])

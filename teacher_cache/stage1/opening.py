@@ -24,7 +24,7 @@ from shards.world import World
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
 from teacher_cache.record.fidelity import record_fidelity
-from teacher_cache.stage1.agreement import require_fitted, require_known_labels, require_new_cache
+from teacher_cache.stage1.agreement import answer_names, require_fitted, require_known_labels, require_new_cache
 from teacher_cache.stage1.calibration import FEWEST, calibration_logits, calibration_sample, calibration_size
 from teacher_cache.stage1.stage1_events import CacheOpened, Calibrated, OpenEvent, ShortCalibration
 from teacher_cache.store.cache import TeacherCache, spec_at
@@ -97,7 +97,7 @@ def open_or_create(
         basis = None
         if record.needs_basis:
             basis = yield from _calibrate(spec, index, teacher, reader)
-        names = index.class_names if require_fitted(teacher, index) else ()
+        names = answer_names(teacher, index)
         cache = TeacherCache.create(url, spec, index, basis, num_views=num_views, class_names=names)
     yield CacheOpened(cache=cache, created=True, grown=False)
 
