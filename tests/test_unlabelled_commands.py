@@ -79,7 +79,7 @@ def test_every_command_takes_photos_without_labels(sets: list[str], photos: Path
     assert (config["teacher_heads"], config["distill_weight"]) == ("both", 1.0 if none else 0.1)
     assert "both trained on the teacher" in (tmp_path / "run" / "model_card.md").read_text()
     again = run("train-student", *data, *taught, "--distill", "soft", "--tau", 2, "--out", tmp_path / "run")
-    assert "error" not in again
+    assert "error:" not in again
     run("ablate", *data, *taught, "--distill", "soft,hard", "--tau", 2, "--out", tmp_path / "sweep",
         *([] if none else ["--lambda", "0,0.9"]))  # fmt: skip
     cells = sorted(path.name for path in (tmp_path / "sweep" / "cells").iterdir() if path.is_dir())
