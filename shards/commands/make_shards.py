@@ -206,7 +206,10 @@ def make_shards(
     if rule.skip_bad:
         replace_file(rule.skip_bad, (_SKIPPED + "".join(f"{line}\n" for line in skipped)).encode())
         say(f"{count(len(skipped), 'image')} left out" + (f": see {rule.skip_bad}" if skipped else ""))
-    say_next(_next_command(source, dest, tuple(sets)))
+    if flags.no_labels:
+        say_next(["cache-teacher", "--shards", dest, "--teacher-weights", "teacher", "--cache", "unlabelled.zarr"])
+    else:
+        say_next(_next_command(source, dest, tuple(sets)))
 
 
 def _next_command(source: Path, dest: Path, splits: Sequence[str]) -> list[object]:

@@ -78,7 +78,8 @@ class Header:
         made_with: versions of the libraries, as provenance.
         packed: all units of a shard in one object of each array, by Zarr's sharding codec; such a cache is read only.
         class_names: of the answers in their order, where the teacher and the shards both said them when the cache was
-            made, so that names prove the order; () where one did not. No part of the fingerprint.
+            made, so that names prove the order; those of the teacher where the shards have no classes; () otherwise. No
+            part of the fingerprint.
     """
 
     spec: CacheSpec
