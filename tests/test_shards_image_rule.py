@@ -12,12 +12,13 @@ from click.testing import CliRunner, Result
 from PIL import Image, ImageOps
 
 from cli import cli
+from shards.errors import ShardError
 from shards.index.pixel_rule import PixelRule, background_of
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
 from shards.tars.image_rule import ImageRule, orientation, pictured
 from shards.tars.shard_scan import require_image
-from shards.views.decode import decode_rgb
+from shards.views.decode import decode_rgb, read_header
 from student.learn.network import bare_model
 from student.recipe.papers import recipe_for
 from student.run.export import ExportInfo, export_weights, load_student, predict
@@ -260,3 +261,20 @@ def test_a_picture_is_shown_to_a_student_as_its_training_images_were(tmp_path: P
             answers.append(answer.classes)
     stored, turned, as_written, again = answers
     assert turned == as_written == again != stored
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "the file is empty"),
+        (b"GIF89a", "a GIF image; convert it to JPEG"),
+        (b"\0\0\0\x18ftypheic", "a HEIC image; convert it to JPEG"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"hello", "a text file"),
+        (b"\x7fELF\x02\x01", "of another kind, or damaged"),
+    ],
+)
+def test_what_is_no_image_is_called_what_it_is(data: bytes, words: str) -> None:
+    """Nobody reads bytes in hexadecimal."""
+    with pytest.raises(ShardError, match=words):
+        read_header(data, "a.jpg")

@@ -256,10 +256,32 @@ def _open_pillow(data: bytes, where: str) -> Image.Image:
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise _broken(where, f"expected at most {MAX_PIXELS:,} pixels", error) from None
         except UnidentifiedImageError:
-            first = f"its first bytes are {data[:12].hex(' ')}" if data else "the file is empty"
-            raise _broken(where, "expected a JPEG, PNG or WebP image", first) from None
+            raise _broken(where, "expected a JPEG, PNG or WebP image", _content_words(data)) from None
         except (OSError, SyntaxError, ValueError, struct.error) as error:
             raise _broken(where, "the image header cannot be read", error) from None
+
+
+_OTHER_FORMATS = {
+    b"GIF8": "a GIF image",
+    b"BM": "a BMP image",
+    b"II*\0": "a TIFF image",
+    b"MM\0*": "a TIFF image",
+    b"%PDF": "a PDF document",
+    b"PK\3\4": "a zip archive",
+}
+_OTHER_BRANDS = {b"heic": "a HEIC image", b"heix": "a HEIC image", b"mif1": "a HEIF image", b"avif": "an AVIF image"}
+
+
+def _content_words(data: bytes) -> str:
+    """What the bytes seem to be, in words."""
+    if not data:
+        return "the file is empty"
+    name = next((name for start, name in _OTHER_FORMATS.items() if data.startswith(start)), "")
+    name = name or (_OTHER_BRANDS.get(data[8:12], "") if data[4:8] == b"ftyp" else "")
+    if name:
+        return f"it is {name}; convert it to JPEG"
+    is_text = all(32 <= byte < 127 or byte in b"\t\r\n" for byte in data[:64])
+    return "it is a text file" if is_text else "it is of another kind, or damaged at its beginning"
 
 
 def _decode_pillow(data: bytes, where: str) -> NDArray[np.uint8]:

@@ -58,10 +58,18 @@ def export(weights: Path, dest: Path | None, model: str | None, onnx_file: Path 
         _require_onnx()
     pictures = image_files([images])[0][:_MOST_PICTURES] if images else []
     network, info = student_of(file, model)
+    if weights.is_dir():
+        say(f"weights: {file}" + _beside(file))
     if dest is not None:
         _write(network, info, dest)
     if onnx_file is not None:
         _write_onnx(network, info, onnx_file, pictures)
+
+
+def _beside(file: Path) -> str:
+    """The other weights of a run, which were not taken; "" where there are none."""
+    others = [path.name for path in sorted(file.parent.glob("weights_*.safetensors")) if path != file]
+    return f", of the last epoch; beside it: {', '.join(others)}" if others else ""
 
 
 def _check_dest(dest: Path, weights: Path) -> None:

@@ -1,7 +1,7 @@
 """`predict`: classify image files."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from shards.documents import read_image_file
 from shards.errors import Problem, ShardError, problems_text
 from shards.flags import PATH, device_option, stop_with
 from shards.text.escapes import one_line
-from shards.text.figures import count
+from shards.text.figures import accuracy, count
 from student.commands.flags import student_of, weights_options
 from teacher_cache.network.weights_metadata import require_named, require_weights
 
@@ -48,13 +48,18 @@ def predict(
 
     network, info = student_of(weights, model)
     target, failed = chosen_device(device), 0
+    truth, right = _class_folders(images, info.class_names), dict[str, list[bool]]()
     for path in paths:
         try:
             for answer in run(network, info, [path], top=top, device=target):
                 _show(answer, as_json)
+                if (label := path.parent.name) in truth:
+                    right.setdefault(label, []).append(answer.classes[0][1] == label)
         except ShardError as error:
             failed += 1
             _say_problem(path, error, as_json)
+    for line in _right_words(right) if not as_json else ():
+        result(line)
     _end(failed, len(paths), passed_over)
 
 
@@ -85,6 +90,22 @@ def _end(failed: int, num_paths: int, passed_over: Sequence[Problem]) -> None:
     if failed:
         say(f"{failed} of {count(num_paths, 'file')} could not be answered")
         raise stop_with(1)
+
+
+def _class_folders(images: Sequence[Path], class_names: Sequence[str]) -> frozenset[str]:
+    """The names of folders whose pictures are taken to be of the class of that name; none unless a folder was given."""
+    return frozenset(class_names if any(path.is_dir() for path in images) else ())
+
+
+def _right_words(right: Mapping[str, Sequence[bool]]) -> list[str]:
+    """How many pictures of each class folder are named as it is, the worst first; nothing without such folders."""
+    if not right:
+        return []
+    answers = [hit for hits in right.values() for hit in hits]
+    share = accuracy(100 * sum(answers) / len(answers), len(answers))
+    lines = [f"{sum(answers)} of {count(len(answers), 'image')} ({share}) are named as the folder they are in"]
+    worst_first = sorted(right.items(), key=lambda pair: sum(pair[1]) / len(pair[1]))
+    return lines + [f"  {one_line(name)}: {sum(hits)} of {len(hits)}" for name, hits in worst_first]
 
 
 def image_files(images: Sequence[Path]) -> tuple[list[Path], list[Problem]]:

@@ -182,8 +182,8 @@ def _average(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -
     decay = round(1 - 1 / averaged, 6)
     return _Change(
         {"ema_decay": decay},
-        f"weight average {decay:g} (over {count(averaged, 'step')}) instead of {recipe.ema_decay:g} "
-        f"({span:.0f} of {count(steps, 'step')})",
+        f"weight average (EMA) over the last {count(averaged, 'step')}, not {span:,.0f} as in the paper: the run has "
+        f"{count(steps, 'step')}",
     )
 
 
