@@ -106,5 +106,5 @@ def test_what_cannot_be_learnt_without_labels_is_refused(photos: Path, tmp_path:
     assert "no training image has a label" in said
     said = run("ablate", *data, "--val-shards", photos / "validation", "--cache", tmp_path / "none.zarr",
                "--lambda", "0,.5", fails=True)  # fmt: skip
-    assert "expected 1, got 0,.5" in said
+    assert "expected 1, got 0,0.5" in said
     assert open_index(f"{photos / 'labelled'}::{photos / 'unlabelled'}").num_unlabelled == 33

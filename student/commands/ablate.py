@@ -82,10 +82,10 @@ def ablate(
     """
     from student.sweep.grid import Grid
 
-    world = _world(spread)
+    world, lambdas = _world(spread), numbers("--lambda", weights)
     index, val_index = shard_place.index(), shard_place.labelled(val_shards, "--val-shards", "validation")
     grid = Grid(
-        weights=_weights(weights, index),
+        weights=_weights(lambdas, index),
         temperatures=numbers("--tau", temperatures),
         distillations=tuple(word.strip() for word in distillations.split(",")),
         seeds=tuple(range(first_seed, first_seed + seeds)),
@@ -114,21 +114,21 @@ def ablate(
         _run(out, grid, sweep, together, world, reasons)
 
 
-def _weights(text: str, index: "ShardIndex") -> tuple[float, ...]:
+def _weights(lambdas: tuple[float, ...], index: "ShardIndex") -> tuple[float, ...]:
     """The values of λ; where no image has a label, 1 alone makes sense, and is the default.
 
     Raises:
-        ValueError: for what is no list of numbers, and for another λ without labels.
+        ValueError: for another λ without labels.
     """
     if index.num_unlabelled < index.num_samples:
-        return numbers("--lambda", text)
-    weights = numbers("--lambda", text) if given_flag("weights") else (1.0,)
-    if weights != (1.0,):
+        return lambdas
+    if given_flag("weights") and lambdas != (1.0,):
+        got = ",".join(f"{value:g}" for value in lambdas)
         raise ValueError(
-            f"--lambda: no training image has a label, so all of the loss is the teacher's: expected 1, got {text}; "
+            f"--lambda: no training image has a label, so all of the loss is the teacher's: expected 1, got {got}; "
             "leave it out"
         )
-    return weights
+    return (1.0,)
 
 
 def _warn(warnings: Sequence[str]) -> None:
