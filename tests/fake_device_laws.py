@@ -1,11 +1,15 @@
 """On a device that the host cannot reach, nothing in a steady step makes the host wait or mixes devices."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.gpu.__main__ import run
+from benchmarks.gpu.clock import Clock
+from benchmarks.gpu.sizes import TINY
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
 from shards.world import World
@@ -126,6 +130,17 @@ def test_stage_1_reads_the_answer_of_each_batch_and_nothing_else(tmp_path: Path,
         forwards = stage1_tiny.end_of(events).num_forwards
         assert len(traffic.reads) == forwards > 1
         assert not traffic.blocking[2:], "beside the two constants"
+
+
+def test_the_gpu_benchmark_runs_on_a_device_that_the_host_cannot_reach(tmp_path: Path) -> None:
+    """The sections that start no process of their own; the device computes on the CPU, so nothing differs."""
+    with fake_gpu():
+        sizes = replace(TINY, precisions=("fp32",))  # the device has no autocast
+        clock = Clock(DEVICE, TINY.budget_s)
+        names = ["start", "same", "waiting", "feed"]
+        figures = run(sizes, clock, workers=0, photos=None, names=names)
+    assert figures["failed"] == [], figures
+    assert max(figures["same"]["losses"].values()) == 0
 
 
 def require_no_waiting(traffic: Traffic) -> None:

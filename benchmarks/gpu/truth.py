@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import material
-from benchmarks.gpu.clock import Clock
+from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.sizes import Sizes
 from shards.atomic import atomic_file
 from shards.index.reader import ShardReader
@@ -32,16 +32,16 @@ from teacher_cache.stage1.build import build_cache
 _RUN_TIMEOUT_S, _LEAST_RUN_S = 120.0, 30.0
 
 
-def truth(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, workers: int) -> dict[str, Any]:
+def truth(bench: Bench) -> dict[str, Any]:
     """Cached against online, and killed against uninterrupted: equal bits, or how far apart."""
-    _start(_fill, folder, sizes, index, clock)
-    cached, online = (_finished(folder, sizes, index, clock, name) for name in ("cached", "online"))
-    _start(_run, folder, sizes, index, clock, "killed", True, expected=-signal.SIGKILL)
-    resumed = _finished(folder, sizes, index, clock, "killed")
+    _start(bench, _fill)
+    cached, online = (_finished(bench, name) for name in ("cached", "online"))
+    _start(bench, _run, "killed", True, expected=-signal.SIGKILL)
+    resumed = _finished(bench, "killed")
     differences = [abs(a - b) for a, b in zip(cached["losses"], online["losses"], strict=True)]
     rest = cached["losses"][-len(resumed["losses"]) :]
     return {
-        "steps": sizes.compare_steps,
+        "steps": bench.sizes.compare_steps,
         "precision": "fp32",
         "flags": cached["flags"],
         "cached_is_online": cached["losses"] == online["losses"] and cached["weights"] == online["weights"],
@@ -53,23 +53,21 @@ def truth(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, workers: 
     }
 
 
-def _finished(folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, name: str) -> dict[str, Any]:
+def _finished(bench: Bench, name: str) -> dict[str, Any]:
     """What a run to its end has to say."""
-    _start(_run, folder, sizes, index, clock, name, False)
-    answer: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    _start(bench, _run, name, False)
+    answer: dict[str, Any] = json.loads((bench.folder / f"{name}.json").read_text())
     return answer
 
 
-def _start(
-    work: Any, folder: Path, sizes: Sizes, index: ShardIndex, clock: Clock, *words: Any, expected: int = 0
-) -> None:
+def _start(bench: Bench, work: Any, *words: Any, expected: int = 0) -> None:
     """Run in a process of its own; RuntimeError unless it ends as expected."""
     # A forked process starts at once, but has neither a GPU that its parent opened nor the threads it computed with.
-    alone = clock.device.type == "cpu" and torch.get_num_threads() == 1
+    alone = bench.device.type == "cpu" and torch.get_num_threads() == 1
     context = multiprocessing.get_context("fork" if alone else "spawn")
-    process = context.Process(target=work, args=(folder, sizes, index, clock.device.type, *words))  # type: ignore[attr-defined]
+    process = context.Process(target=work, args=(bench.folder, bench.sizes, bench.index, bench.device.type, *words))  # type: ignore[attr-defined]
     process.start()
-    process.join(min(_RUN_TIMEOUT_S, max(clock.left_s, _LEAST_RUN_S)))
+    process.join(min(_RUN_TIMEOUT_S, max(bench.clock.left_s, _LEAST_RUN_S)))
     if process.is_alive():
         process.kill()
         process.join()

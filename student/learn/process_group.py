@@ -23,6 +23,8 @@ from shards.world import World, way_out, world_variables
 T = TypeVar("T")
 _GRACE_S = 30.0
 _ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+"""Of torch.distributed by the type of device: tensors on a GPU travel over NCCL, messages between hosts over gloo."""
 
 
 class ProcessGroup:
@@ -163,7 +165,7 @@ def _joined(world: World, device: torch.device, init_method: str, *, timeout_s: 
                 torch.cuda.set_device(device)  # each thread has its own
             timeout = timedelta(seconds=timeout_s)
             dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                BACKENDS.get(device.type, "gloo"),
                 store=_meeting(world, init_method, timedelta(seconds=join_s)),
                 rank=world.rank,
                 world_size=world.size,
