@@ -4,6 +4,8 @@ import copy
 import itertools
 import math
 from dataclasses import replace
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -11,10 +13,12 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from student.learn.learning_rate import lr_at
 from student.learn.network import make_student
-from student.learn.optimiser import Ema, clip_gradients, make_optimizer, param_groups, set_lr
+from student.learn.optimiser import Ema, clip_gradients, load_optimizer, make_optimizer, param_groups, set_lr
 from student.recipe.papers import STUDENT_RECIPES
 from student.recipe.student_recipe import StudentRecipe
 
@@ -136,6 +140,53 @@ def quadratic_step(optimizer: torch.optim.Optimizer, params: list[nn.Parameter])
     optimizer.step()
 
 
+class Launches(TorchDispatchMode):
+    """Counts operations on tensors of the device, each of which is a kernel or more on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, torch.Tensor)]
+        self.count += any(tensor.device.type == "meta" for tensor in tensors)
+        return func(*args, **(kwargs or {}))
+
+
+def launches(optimizer: str, setting: dict[str, bool]) -> int:
+    """Operations of the second step of a DeiT-Ti on the meta device, with the kernels of a GPU chosen as given."""
+    recipe = StudentRecipe(optimizer=optimizer, distill="hard")  # type: ignore[arg-type]
+    model = make_student(recipe, 1000, seed=0, device="meta")
+    with mock.patch("torch.optim.optimizer._get_fused_kernels_supported_devices", lambda: ["meta"]):
+        stepper = make_optimizer(model, recipe)
+        for group in stepper.param_groups:
+            group |= setting
+        for param in model.parameters():
+            param.grad = torch.empty_like(param)
+        stepper.step()
+        with Launches() as counted:
+            stepper.step()
+    return counted.count
+
+
+def test_the_step_of_an_optimiser_is_a_few_launches_on_a_gpu() -> None:
+    """One by one AdamW launches more than a thousand for 157 parameters, and LAMB nearly two thousand."""
+    assert launches("adamw", {"foreach": False}) > 1000 and launches("adamw", {"fused": True}) <= 4
+    assert launches("lamb", {"foreach": False}) > 1800 and launches("lamb", {"foreach": True}) <= 40
+
+
+def test_adamw_is_fused_where_the_parameters_are_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU the choice stays torch's: golden runs have its bits."""
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **options: made.append(options))
+    make_optimizer(small_net(), StudentRecipe())
+    on_gpu = mock.Mock(device=torch.device("cuda", 0), requires_grad=True, ndim=2)
+    net = mock.Mock(spec=nn.Module, named_parameters=lambda: [("weight", on_gpu)])
+    monkeypatch.setattr("student.learn.optimiser.unwrapped", lambda model: model)
+    make_optimizer(net, StudentRecipe())
+    assert "fused" not in made[0] and made[1]["fused"] is True
+
+
 def small_net() -> nn.Sequential:
     """A matrix and a bias that start away from the optimum."""
     net = nn.Sequential(nn.Linear(3, 2))
@@ -185,6 +236,29 @@ def test_a_resumed_optimiser_continues_to_the_bit(optimizer: str) -> None:
         quadratic_step(optimizer_, list(net_.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
     assert {group["lr"] for group in first.param_groups} == {0.03}
+
+
+@pytest.mark.parametrize("began_on_gpu", [True, False])
+def test_a_state_of_another_kind_of_device_goes_on_with_the_kernels_of_this_one(began_on_gpu: bool) -> None:
+    """The same moments; fused or not is what this optimiser was made with. A CPU computes both to the same numbers."""
+    recipe = StudentRecipe(lr=0.05, lr_scaling="none")
+    nets = [small_net() for _ in range(2)]
+    gpu, cpu = (make_optimizer(net, recipe) for net in nets)
+    for group in gpu.param_groups:
+        group["fused"] = True  # as on a GPU
+    first, second, net, twin = (gpu, cpu, *nets) if began_on_gpu else (cpu, gpu, *reversed(nets))
+    for _ in range(2):
+        quadratic_step(first, list(net.parameters()))
+    twin.load_state_dict(net.state_dict())
+    load_optimizer(second, copy.deepcopy(first.state_dict()))
+    assert all(group["fused"] is True for group in gpu.param_groups)
+    assert not any(group["fused"] for group in cpu.param_groups)
+    for optimizer, net_ in ((first, net), (second, twin)):
+        quadratic_step(optimizer, list(net_.parameters()))
+    for a, b in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+    with pytest.raises(ValueError):
+        load_optimizer(second, {**first.state_dict(), "param_groups": []})
 
 
 @pytest.mark.parametrize(("max_norm", "after"), [(1.0, 1.0), (100.0, 5.0), (0.0, 5.0)])

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from benchmarks.gpu.bench import Bench, free_port, output_of, start_command
+from student.run.checkpoint import saved_steps
 
 _RANKS = 2
 
@@ -26,7 +27,7 @@ def ranks(bench: Bench) -> dict[str, Any]:
         output_of(process)
     processes = _start(bench, killed)
     until = time.monotonic() + 60
-    while not list((killed / "checkpoints").glob("*")) and time.monotonic() < until:
+    while not saved_steps(killed / "checkpoints") and time.monotonic() < until:
         time.sleep(0.05)
     for process in processes:
         process.send_signal(signal.SIGKILL)

@@ -15,8 +15,9 @@ from student.learn.learning_rate import lr_at
 from student.learn.process_group import unwrapped
 from student.recipe.student_recipe import StudentRecipe
 
-__all__ = ["Ema", "clip_gradients", "decays", "lr_at", "make_optimizer", "param_groups", "set_lr"]
+__all__ = ["Ema", "clip_gradients", "decays", "load_optimizer", "lr_at", "make_optimizer", "param_groups", "set_lr"]
 
+_KERNELS = ("fused", "foreach", "capturable")
 _Pair = tuple[Tensor, Tensor]
 
 
@@ -55,12 +56,29 @@ def param_groups(model: nn.Module, recipe: StudentRecipe) -> list[dict[str, Any]
 
 
 def make_optimizer(model: nn.Module, recipe: StudentRecipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser at its scaled learning rate; the loop sets the rate of each step with `set_lr`."""
+    """The recipe's optimiser at its scaled learning rate; the loop sets the rate of each step with `set_lr`.
+
+    On GPUs AdamW launches one kernel a group, and timm's LAMB one a list of tensors (`foreach`, its own choice).
+    """
     groups = param_groups(model, recipe)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.scaled_lr, betas=recipe.betas, eps=recipe.eps)
+        # On a GPU one kernel for all parameters; on a CPU torch's own choice, whose bits older runs have.
+        fused = {"fused": True} if groups[0]["params"][0].device.type == "cuda" else {}
+        return torch.optim.AdamW(groups, lr=recipe.scaled_lr, betas=recipe.betas, eps=recipe.eps, **fused)
     # max_grad_norm would clip a second time; the recipe's clip_grad does it once, after the fp16 unscaling
     return Lamb(groups, lr=recipe.scaled_lr, betas=recipe.betas, eps=recipe.eps, max_grad_norm=None)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load a state, but keep this optimiser's own kernels: a run may have begun on another kind of device.
+
+    Raises:
+        ValueError: a state of other groups or parameters.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    kernels = [{name: group[name] for name in _KERNELS if name in group} for group in own]
+    groups = [{**group, **kept} for group, kept in zip(state["param_groups"], kernels, strict=True)]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -23,7 +23,7 @@ from student.learn.evaluation import teacher_stats
 from student.learn.loss import Loss, gradient_balance, student_loss
 from student.learn.losses.table import LOSSES, NONE
 from student.learn.network import Heads, heads, student_and_start
-from student.learn.optimiser import Ema, clip_gradients, lr_at, make_optimizer, set_lr
+from student.learn.optimiser import Ema, clip_gradients, load_optimizer, lr_at, make_optimizer, set_lr
 from student.learn.process_group import ProcessGroup, no_sync
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
@@ -143,7 +143,7 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         self.core.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
