@@ -93,7 +93,16 @@ SECTIONS = {
         ),
         *("teacher_weight", "combine", "teachers"),
     ),
-    "Machine": ("device", "precision", "workers", "accumulate", "compile", "scratch", "skip_memory_check"),
+    "Machine": (
+        "device",
+        "precision",
+        "workers",
+        "accumulate",
+        "compile",
+        "grad_checkpointing",
+        "scratch",
+        "skip_memory_check",
+    ),
     "Output": ("log_every", "checkpoint_every", "eval_every", "as_json", "png", "html"),
 }
 """The sections of a long help, with the names of their options (spellings where two share a name); all others stand

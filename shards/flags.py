@@ -221,11 +221,18 @@ def workers_option(help: str = "Rendering processes.") -> Decorator:
 
     return click.option(
         "--workers",
-        show_default="the CPUs of the rank less one",
+        show_default="the CPUs of the rank less one; on a CPU an eighth of them",
         type=click.IntRange(0, MOST_WORKERS),
         callback=checked,
         help=help,
     )
+
+
+def suited_workers(workers: int, device_type: str) -> int:
+    """The rendering processes of --workers; by default fewer where the network computes on the same CPUs."""
+    if given_flag("workers") or device_type != "cpu":
+        return workers
+    return default_workers(world_from_env(shared=True), beside_network=True)
 
 
 def given_flag(name: str) -> bool:

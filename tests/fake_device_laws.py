@@ -71,6 +71,7 @@ def test_a_steady_training_step_reads_nothing_and_copies_without_waiting(
                 student.feed(batch.images, batch.labels, batch.answer, step=step)
                 if step > 0:
                     require_no_waiting(traffic)
+                    assert sum("torch.uint8" in copy for copy in traffic.queued) == 2, "pixels; and records in one"
                 traffic.clear()
         assert step > 1 and np.isfinite(student.interval_metrics()["loss"])
         assert len(traffic.reads) == 1, "the means of an interval are one read"

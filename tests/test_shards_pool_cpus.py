@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shards.pool import cpus
-from shards.pool.cpus import default_workers, rank_cpus
+from shards.pool.cpus import default_workers, network_threads, rank_cpus
 from shards.world import World
 
 EIGHT = World(3, 8, 3, 8)
@@ -53,7 +53,13 @@ def test_a_rank_has_its_share_of_what_may_be_used(
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(cpus, "_affinity", lambda: affinity)
     assert rank_cpus(world, groups=tmp_path) == expected
-    assert default_workers(world, groups=tmp_path) == max(1, expected - 1)
+    workers = default_workers(world, groups=tmp_path)
+    assert workers == max(1, expected - 1) and network_threads("cuda", workers, world, groups=tmp_path) == 1
+    beside = default_workers(world, beside_network=True, groups=tmp_path)
+    assert beside == max(1, expected // 8)
+    for chosen in (0, beside, workers):
+        threads = network_threads("cpu", chosen, world, groups=tmp_path)
+        assert threads >= 1 and (threads + chosen <= expected or (threads == 1 and chosen >= expected - 1))
 
 
 def test_the_cpus_of_this_process_are_counted() -> None:

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from shards.errors import CacheError
 from shards.world import World
 from student import Feed, FeedOptions
-from student.feed.answers import TeacherAnswer, answer_from_logits
+from student.feed.answers import TeacherAnswer, answer_from_logits, fields_on
 from student.learn.loss import Labels, base_loss
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
@@ -506,3 +506,17 @@ def test_nothing_is_drawn_from_a_global_generator(folder):
     torch.manual_seed(7)
     np.random.seed(7)  # noqa: NPY002
     assert drawn == (torch.rand(3).tolist(), np.random.rand(3).tolist())  # noqa: NPY002
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_fields_of_a_batch_travel_packed(device):
+    """Every type and shape of a record, and values that are no multiples of what they are aligned to."""
+    rng = np.random.default_rng(0)
+    dtypes = ("<u2", "<u4", "<f2", "<f4", "u1", "<i8")
+    arrays = {kind: rng.integers(0, 200, (7, n)).astype(kind) for n, kind in enumerate(dtypes, start=1)}
+    arrays |= {"flat": rng.random(7).astype("<f4"), "turned": rng.integers(0, 9, (3, 7)).astype("u1").T}
+    fields = fields_on(arrays, torch.device(device))
+    for name, array in arrays.items():
+        expected = torch.from_numpy(np.ascontiguousarray(array))
+        assert (fields[name].dtype, fields[name].shape) == (expected.dtype, expected.shape)
+        assert device == "meta" or torch.equal(fields[name], expected)

@@ -204,3 +204,9 @@ def test_a_huge_student_is_sized_without_allocating_it() -> None:
     recipe = replace(recipe, view=recipe_named("deit3").name)
     need = memory_need(recipe, num_classes=1000, num_students=1)
     assert 12e9 < need.state < 13e9 and need.activation > 1e12
+
+
+def test_gradient_checkpointing_keeps_the_input_of_each_block_alone() -> None:
+    recipe = StudentRecipe(model=TINY, image_size=64)
+    plain, less = (memory_need(recipe, num_classes=10, num_students=1, grad_checkpointing=on) for on in (False, True))
+    assert less.state == plain.state and less.activation < plain.activation / 5

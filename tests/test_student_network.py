@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from shards.errors import RunError
 from student.feed.answers import TeacherAnswer
 from student.learn.loss import Labels, student_loss
-from student.learn.network import Heads, has_dist, heads, load_initial, load_weights, make_student
+from student.learn.network import Heads, has_dist, heads, layout_on, load_initial, load_weights, make_student
 from student.learn.optimiser import make_optimizer
 from student.recipe.papers import recipe_for
 from student.recipe.student_recipe import StudentRecipe
@@ -389,3 +389,13 @@ def test_timm_still_returns_tuples_only_when_told() -> None:
     """The trap this file guards against; if timm changes, `set_distilled` can go."""
     model = timm.create_model(TWO, img_size=32, num_classes=5).train()
     assert isinstance(model(images(8)), torch.Tensor)
+
+
+@pytest.mark.parametrize(
+    ("model", "cuda"),
+    [("resnet18", torch.channels_last), ("deit_tiny_distilled_patch16_224", None), ("deit3_small_patch16_224", None)],
+)
+def test_cnns_are_channels_last_on_gpus(model: str, cuda: torch.memory_format | None) -> None:
+    """On a CPU nothing changes: older runs have these bits."""
+    network = make_student(StudentRecipe(model=model), 5, seed=0, device="meta")
+    assert layout_on(network, "cuda") == cuda and layout_on(network, "cpu") is None

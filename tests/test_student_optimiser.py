@@ -261,6 +261,19 @@ def test_a_state_of_another_kind_of_device_goes_on_with_the_kernels_of_this_one(
         load_optimizer(second, {**first.state_dict(), "param_groups": []})
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_moments_take_the_layout_of_the_parameters_that_load_them(optimizer: str) -> None:
+    """CNNs are channels last on GPUs and not on CPUs, and a fused kernel refuses moments of another layout."""
+    recipe = StudentRecipe(optimizer=optimizer, lr=0.05, lr_scaling="none")  # type: ignore[arg-type]
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3))
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    first, second = make_optimizer(plain, recipe), make_optimizer(last, recipe)
+    quadratic_step(first, list(plain.parameters()))
+    load_optimizer(second, copy.deepcopy(first.state_dict()))
+    moment, other = (stepper.state[net[0].weight]["exp_avg"] for stepper, net in ((first, plain), (second, last)))
+    assert torch.equal(moment, other) and other.stride() == last[0].weight.stride() != moment.stride()
+
+
 @pytest.mark.parametrize(("max_norm", "after"), [(1.0, 1.0), (100.0, 5.0), (0.0, 5.0)])
 def test_clipping_bounds_the_global_norm_and_tells_it(max_norm: float, after: float) -> None:
     """Two gradients of norm 3 and 4 have a global norm of 5; 0 is off."""
@@ -283,7 +296,7 @@ def test_the_weight_average_is_the_exponential_one() -> None:
     expected = 0.9**3 * 1.0 + 0.1 * (0.81 * 5.0 + 0.9 * -3.0 + 2.0)
     assert ema.model[0].weight.item() == pytest.approx(expected, rel=1e-6)
     assert ema.state_dict()["1.num_batches_tracked"].item() == 3
-    assert not ema.model.training and not any(p.requires_grad for p in ema.model.parameters())
+    assert not ema.model.training and not any(p.grad_fn for p in ema.model.parameters())
     other = Ema(net, 0.9)
     other.load_state_dict(ema.state_dict())
     assert other.model[0].weight.item() == ema.model[0].weight.item()

@@ -12,7 +12,7 @@ from shards.errors import CacheError, RunError
 from shards.world import World
 from student.feed.answers import TeacherAnswer
 from student.learn.loss import Labels, student_loss
-from student.learn.network import Heads, heads
+from student.learn.network import Heads, heads, set_grad_checkpointing
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
@@ -365,3 +365,35 @@ def test_the_weights_of_the_best_epoch_are_kept_and_a_killed_run_keeps_the_same(
     assert final_weights(tmp_path / "whole", name) == final_weights(tmp_path / "killed", name)
     run_to_end(tmp_path / "plain", index, cache, val_index=val)
     assert not (tmp_path / "plain" / name).exists(), "only where it is asked for"
+
+
+def test_the_norm_of_the_gradients_is_logged_where_metrics_are_due():
+    """Before clipping, of the last step; no other step pays for it."""
+    recipe, some = student_recipe(drop_path=0.0, clip_grad=0.05), batch()
+    for clipped in (recipe, replace(recipe, clip_grad=0.0)):
+        ours, other = trainer(clipped), trainer(clipped)
+        ours.feed(*some, step=0)
+        images, labels, answer = some
+        student_loss(heads(other.core, images), labels, answer, clipped).total.backward()
+        norm = sum(param.grad.square().sum() for param in other.core.parameters() if param.grad is not None) ** 0.5
+        assert ours.interval_metrics()["grad_norm"] == pytest.approx(norm.item(), rel=1e-5)
+    rare = Trainer(recipe, TrainSettings(log_every=3), num_classes=CLASSES, steps_per_epoch=10, group=GROUP)
+    rare.feed(*some, step=0)
+    assert "grad_norm" not in rare.interval_metrics() and "grad_norm" not in rare.epoch_metrics()
+
+
+def test_gradient_checkpointing_changes_no_bit():
+    """Drop path draws the same when a block is computed again."""
+    recipe = student_recipe(drop_path=0.3)
+    plain, checkpointed = trainer(recipe), trainer(recipe, grad_checkpointing=True)
+    for step in range(3):
+        for one in (plain, checkpointed):
+            one.feed(*batch(seed=step), step=step)
+    for name, value in plain.core.state_dict().items():
+        assert torch.equal(value, checkpointed.core.state_dict()[name]), name
+    assert "grad_checkpointing" not in TrainSettings().to_json()
+
+
+def test_a_model_without_the_switch_is_told_so():
+    with pytest.raises(ValueError, match="drop --grad-checkpointing"):
+        set_grad_checkpointing(torch.nn.Linear(1, 1))

@@ -27,7 +27,7 @@ from shards.views.view_recipe import recipe_named
 from shards.world import World
 from teacher_cache.network.teacher import Teacher, load_teacher
 from teacher_cache.record.codec import RecordFormat
-from teacher_cache.stage1.build import build_cache
+from teacher_cache.stage1.build import build_cache, default_batch_size
 from teacher_cache.stage1.calibration import calibration_sample
 from teacher_cache.stage1.opening import cache_spec, open_or_create
 from teacher_cache.stage1.stage1_events import (
@@ -515,3 +515,31 @@ def test_the_calibration_sample_is_keyed_and_never_measured(tmp_path: Path, num_
         num_views += len(place_N)
     assert num_views >= min(64, num_samples // 2)
     assert len({s[:3] for s in samples}) == len(samples)
+
+
+@pytest.mark.parametrize("rows", [1, 17, 100, 256, 257, 300, 1251, 10_000])
+@pytest.mark.parametrize("block_size", [1, 4, 16, 24, 48, 64, 100, 300])
+def test_the_default_batch_is_of_whole_blocks_and_wastes_little_on_a_gpu(rows: int, block_size: int) -> None:
+    """On a CPU it is 64, as ever, where that is a number of blocks."""
+    batch = default_batch_size("cuda", rows, block_size)
+    assert batch % block_size == 0 and block_size <= batch <= max(256, block_size)
+    padded = -(-rows // batch) * batch
+    assert padded - rows < block_size * -(-rows // batch) + block_size, "the last batch is nearly full"
+    assert default_batch_size("cpu", rows, block_size) == (
+        64 if 64 % block_size == 0 else max(1, 64 // block_size) * block_size
+    )
+    if block_size == 16:
+        assert default_batch_size("cuda", 1251, 16) == 256 and default_batch_size("cuda", 100, 16) == 112
+
+
+@pytest.mark.slow
+def test_a_cache_goes_on_with_another_batch(tmp_path: Path, index: ShardIndex, teacher: Teacher) -> None:
+    """The batch is in no fingerprint: a default that changes refuses no cache that exists."""
+    with opened(tmp_path / "c", index, teacher, num_views=2) as cache:
+        events = build(cache, index, teacher, batch_size=BATCH)
+        header = (tmp_path / "c" / "zarr.json").read_bytes()
+    assert end_of(events).num_forwards > 0
+    with opened(tmp_path / "c", index, teacher, num_views=4) as cache:
+        ended = end_of(build(cache, index, teacher, batch_size=2 * BATCH))
+    assert ended.num_forwards > 0 and ended.missing_units == 0
+    assert b"batch" not in header

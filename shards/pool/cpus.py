@@ -8,6 +8,7 @@ from shards.platforms import HAS_WORKERS
 from shards.world import World
 
 _GROUPS = Path("/sys/fs/cgroup")
+_SHARE = 8
 
 
 def rank_cpus(world: World, *, groups: Path = _GROUPS) -> int:
@@ -23,12 +24,23 @@ def rank_cpus(world: World, *, groups: Path = _GROUPS) -> int:
     return max(1, cpus // world.local_size)
 
 
-def default_workers(world: World, *, groups: Path = _GROUPS) -> int:
+def default_workers(world: World, *, beside_network: bool = False, groups: Path = _GROUPS) -> int:
     """Return how many rendering processes a rank starts by default: its CPUs less one, for the main process.
+
+    Args:
+        beside_network: a network computes on the same CPUs, which takes far longer than rendering: an eighth of them.
 
     0 where the system cannot fork.
     """
-    return max(1, rank_cpus(world, groups=groups) - 1) if HAS_WORKERS else 0
+    if not HAS_WORKERS:
+        return 0
+    cpus = rank_cpus(world, groups=groups)
+    return max(1, cpus // _SHARE if beside_network else cpus - 1)
+
+
+def network_threads(device_type: str, workers: int, world: World, *, groups: Path = _GROUPS) -> int:
+    """Return how many threads of this process compute: on a CPU those that the workers leave, beside a GPU one."""
+    return 1 if device_type != "cpu" else max(1, rank_cpus(world, groups=groups) - workers)
 
 
 def _affinity() -> int:

@@ -20,6 +20,7 @@ from shards.flags import (
     options,
     precision_option,
     refuse_ignored,
+    suited_workers,
     workers_option,
 )
 from shards.names import short
@@ -277,6 +278,7 @@ class TrainingFlags:
     precision: str | None
     accumulate: int
     compile: bool
+    grad_checkpointing: bool
     log_every: int
     checkpoint_every: int
     eval_every: int | None
@@ -307,12 +309,13 @@ class TrainingFlags:
             accumulate=self.accumulate,
             compile=self.compile,
             views_used=views_used,
-            workers=self.workers,
+            workers=suited_workers(self.workers, kind),
             log_every=self.log_every,
             checkpoint_every=self.checkpoint_every,
             eval_every=self.eval_every or 1,
             device=device,
             scratch=str(self.scratch or ""),
+            grad_checkpointing=self.grad_checkpointing,
         )
 
 
@@ -331,6 +334,11 @@ training_options = bundled(
     precision_option,
     click.option("--accumulate", default=1, show_default=True, type=click.IntRange(1), help="Micro-batches per step."),
     click.option("--compile", is_flag=True, help="torch.compile the student."),
+    click.option(
+        "--grad-checkpointing",
+        is_flag=True,
+        help="Keep little of each forward, compute it again: less memory, a third more time.",
+    ),
     click.option(
         "--log-every",
         default=50,

@@ -107,8 +107,9 @@ class Feed:
             workers=workers,
         )
         world = options.world
-        workers = default_workers(world) if workers is None else workers
         self.device = rank_device(device, world)
+        if workers is None:
+            workers = default_workers(world, beside_network=self.device.type == "cpu")
         self._smoothing, self._scratch, self._turn = smoothing, options.scratch, object()
         with ExitStack() as stack:
             self.index = shards if isinstance(shards, ShardIndex) else open_index(str(shards), options.shard_cache)

@@ -6,12 +6,14 @@ the number of samples or there is no result. B batch, C classes.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from shards.errors import RunError
 from shards.index.reader import ShardReader
@@ -26,6 +28,7 @@ from student.learn.network import Heads, heads
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.arithmetic import arithmetic, autocast
 
+Answers = Callable[[nn.Module, Tensor], Heads]
 HEADS = ("cls", "dist", "average")
 
 
@@ -118,6 +121,7 @@ def evaluate(
     precision: str = "fp32",
     class_order: Sequence[int] = (),
     total: Callable[[Tensor], Tensor] = lambda counts: counts,
+    answers: Answers = heads,
 ) -> Iterator[EvalEvent]:
     """Count the hits of a student over all ranks; the model is in evaluation mode meanwhile and as before after.
 
@@ -126,6 +130,7 @@ def evaluate(
         precision: "fp32", "tf32", "bf16" or "fp16", of the forward; ranks are counted on float32 logits.
         class_order: for each class of the shards its number among the student's; empty: the same numbers.
         total: the sum over ranks of an int64 tensor on `device`, called once per rank even when it has no batch.
+        answers: how a model in evaluation mode is asked; see `answers_of`.
 
     RunError when the samples counted are not `num_samples`.
     """
@@ -135,7 +140,7 @@ def evaluate(
     model.eval()
     try:
         for batch in loaded:
-            answer = _answer(model, batch, views, device, precision)
+            answer = _answer(partial(answers, model), batch, views, device, precision)
             label_B = order_C[batch.label_B] if len(order_C) else batch.label_B
             counts += count_hits(answer, torch.from_numpy(label_B).to(device, non_blocking=True))
             two_heads += int(answer.dist_BC is not None)
@@ -149,14 +154,33 @@ def evaluate(
     yield EvalEvent(done, num_own, _result(values))
 
 
+def answers_of(*, compiled: bool, batch_size: int) -> Answers:
+    """How a model in evaluation mode is asked: as it is, or compiled, for batches of one size.
+
+    A compiled one fills smaller batches up, so that the last ones of a shard need no graph of their own.
+    """
+    if not compiled:
+        return heads
+    compiled_heads: Answers = torch.compile(heads, dynamic=False)
+
+    def ask(model: nn.Module, image_BCHW: Tensor) -> Heads:
+        size = len(image_BCHW)
+        cls_BC, dist_BC = compiled_heads(model, pad(image_BCHW, (0, 0, 0, 0, 0, 0, 0, batch_size - size)))
+        return Heads(cls_BC[:size], None if dist_BC is None else dist_BC[:size])
+
+    return ask
+
+
 @torch.no_grad()
-def _answer(model: nn.Module, batch: ViewBatch, views: ViewRecipe, device: torch.device, precision: str) -> Heads:
+def _answer(
+    ask: Callable[[Tensor], Heads], batch: ViewBatch, views: ViewRecipe, device: torch.device, precision: str
+) -> Heads:
     """The student's logits for a batch, float32."""
     view_BHWC = on_device(batch.view_BHWC, device)
     mixing = (torch.from_numpy(a) for a in (batch.partner_B, batch.lam_B, batch.box_B4))
     image_BCHW = prepare(view_BHWC, *mixing, mean=views.mean, std=views.std)
     with arithmetic(device.type, precision), autocast(device.type, precision):
-        answer = heads(model, image_BCHW)
+        answer = ask(image_BCHW)
     return Heads(answer.cls_BC.float(), None if answer.dist_BC is None else answer.dist_BC.float())
 
 

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from shards.platforms import HAS_WORKERS
 from shards.pool.workers import in_workers
 from shards.views.rendering import HELD
-from student.learn.network import heads, make_student
+from student.learn.network import heads, make_student, set_grad_checkpointing
 from student.recipe.settings import Precision
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.arithmetic import autocast
@@ -93,6 +93,7 @@ def memory_need(
     parts: int = 1,
     workers: int = 0,
     prefetch: int = 2,
+    grad_checkpointing: bool = False,
 ) -> MemoryNeed:
     """Count what a pass needs.
 
@@ -100,10 +101,13 @@ def memory_need(
         precision: of the forward pass.
         parts: processes × accumulation steps that a batch is cut into.
         workers: rendering processes; prefetch: uint8 batches that each of them may be ahead.
+        grad_checkpointing: blocks keep their input alone.
     """
     # Weights from a file would be loaded onto tensors that hold nothing; shapes are the same without them.
     bare = replace(recipe, finetune=False, init_weights="")
     model = make_student(bare, num_classes, seed=0, device="meta")
+    if grad_checkpointing:
+        set_grad_checkpointing(model)
     params = sum(param.numel() for param in model.parameters())
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
     copies = 4 + (1 if recipe.ema_decay > 0 else 0)  # weights, gradients, two moments, average

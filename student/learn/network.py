@@ -144,6 +144,29 @@ def set_layer_scale(model: nn.Module, value: float) -> None:
         nn.init.constant_(scale.gamma, value)
 
 
+def layout_on(model: nn.Module, device_type: str) -> torch.memory_format | None:
+    """Return the memory layout in which a model computes fastest on a device; None: as it is.
+
+    Channels last for CNNs on GPUs, whose tensor cores want it; a vision transformer has one convolution.
+    """
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    return torch.channels_last if device_type == "cuda" and convolutions > 1 else None
+
+
+def set_grad_checkpointing(model: nn.Module) -> None:
+    """Let the model keep little between forward and backward, and compute the rest again; same numbers.
+
+    ValueError for a model that has no such switch.
+    """
+    switch: Any = getattr(unwrapped(model), "set_grad_checkpointing", None)
+    if switch is None:
+        raise ValueError(
+            f"grad_checkpointing: {type(unwrapped(model)).__name__} has no set_grad_checkpointing, as timm's models "
+            "have; drop --grad-checkpointing, or give --accumulate"
+        )
+    switch(True)
+
+
 def has_dist(model: nn.Module) -> bool:
     """Whether the student has a distillation token with its own head."""
     return isinstance(unwrapped(model), VisionTransformerDistilled)

@@ -79,6 +79,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
     kernels = [{name: group[name] for name in _KERNELS if name in group} for group in own]
     groups = [{**group, **kept} for group, kept in zip(state["param_groups"], kernels, strict=True)]
     optimizer.load_state_dict({**state, "param_groups": groups})
+    for param, values in optimizer.state.items():
+        for name, value in values.items():
+            # A fused kernel wants moments in the layout of their parameter, which may be another here.
+            if isinstance(value, Tensor) and value.shape == param.shape and value.stride() != param.stride():
+                values[name] = torch.empty_like(param, dtype=value.dtype).copy_(value)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -89,7 +94,11 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 def clip_gradients(params: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Scale the gradients to a global norm of at most `max_norm` (0: leave them); returns the norm before, float32."""
-    return nn.utils.clip_grad_norm_(list(params), max_norm if max_norm > 0 else float("inf"))
+    if max_norm > 0:
+        return nn.utils.clip_grad_norm_(list(params), max_norm)
+    grads = [param.grad for param in params if param.grad is not None]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+    return norm
 
 
 class Ema:
@@ -104,7 +113,8 @@ class Ema:
         if not 0.0 < decay < 1.0:
             raise ValueError(f"ema_decay: expected a number in (0, 1), got {decay}")
         self.decay = decay
-        self.model = copy.deepcopy(unwrapped(model)).eval().requires_grad_(False)
+        # Parameters are left as the model's, requiring gradients: a compiled evaluation has one graph for both.
+        self.model = copy.deepcopy(unwrapped(model)).eval()
         self._model: nn.Module | None = None
         self._pairs: tuple[list[_Pair], list[_Pair]] = ([], [])
 

@@ -42,13 +42,20 @@ class ProcessGroup:
         """Whether this is rank 0: the one that writes."""
         return self.world.rank == 0
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with gradients averaged over the ranks, and rank 0's weights on all of them."""
+    def wrap(self, model: nn.Module, *, static_graph: bool = False) -> nn.Module:
+        """The model with gradients averaged over the ranks, and rank 0's weights on all of them.
+
+        Args:
+            static_graph: every backward pass is alike, and gradients travel after each.
+        """
         if self.world.size == 1:
             return model
         on_gpu = self.device.type == "cuda"
         return DistributedDataParallel(
-            model, device_ids=[self.device.index] if on_gpu else None, gradient_as_bucket_view=True
+            model,
+            device_ids=[self.device.index] if on_gpu else None,
+            gradient_as_bucket_view=True,
+            static_graph=static_graph,
         )
 
     def sum(self, values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from shards.errors import RunError
 from shards.rng import stream
@@ -22,7 +22,7 @@ from student.feed.batch import Labels
 from student.learn.evaluation import teacher_stats
 from student.learn.loss import Loss, gradient_balance, student_loss
 from student.learn.losses.table import LOSSES, NONE
-from student.learn.network import Heads, heads, student_and_start
+from student.learn.network import Heads, heads, layout_on, set_grad_checkpointing, student_and_start
 from student.learn.optimiser import Ema, clip_gradients, load_optimizer, lr_at, make_optimizer, set_lr
 from student.learn.process_group import ProcessGroup, no_sync
 from student.recipe.settings import TrainSettings
@@ -63,8 +63,13 @@ class Trainer:
         device = group.device
         core, self.start = student_and_start(recipe, num_classes, seed=settings.seed)
         self.core = core.to(device)
-        self._wrapped = group.wrap(self.core)
-        self.model: nn.Module = torch.compile(self._wrapped) if settings.compile else self._wrapped  # type: ignore[assignment]
+        if (layout := layout_on(core, device.type)) is not None:
+            self.core = self.core.to(memory_format=layout)
+        if settings.grad_checkpointing:
+            set_grad_checkpointing(self.core)
+        # Compiled before it is wrapped: the other way round DistributedDataParallel cuts the graph at its buckets.
+        network: Any = torch.compile(self.core, dynamic=False) if settings.compile else self.core
+        self.model = group.wrap(network, static_graph=settings.accumulate == 1)
         self.optimizer = make_optimizer(self.core, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.ema = Ema(self.core, recipe.ema_decay) if recipe.ema_decay > 0 else None
@@ -74,6 +79,7 @@ class Trainer:
         # float64 on the device: sums stay exact enough over an epoch, and no step waits for the device.
         self._interval = torch.zeros(2 + len(_MEANS) + len(_SAMPLED), dtype=torch.float64, device=device)
         self._epoch = torch.zeros_like(self._interval)
+        self._grad_norm = torch.full((1,), math.nan, dtype=torch.float64, device=device)
         self.balance: float | None = None
 
     def feed(
@@ -86,7 +92,7 @@ class Trainer:
         part = self._group.world.rank * settings.accumulate + micro
         torch.manual_seed(int(stream(settings.seed, "step", step, part).words(1)[0]) >> 1)
         kind, precision = self._group.device.type, settings.precision
-        with contextlib.nullcontext() if last else no_sync(self._wrapped), arithmetic(kind, precision):
+        with contextlib.nullcontext() if last else no_sync(self.model), arithmetic(kind, precision):
             with autocast(kind, precision):
                 answered = heads(self.model, image_BCHW)
             loss = student_loss(answered, labels, answer, self.recipe)
@@ -109,9 +115,12 @@ class Trainer:
         return total / images if images else None
 
     def interval_metrics(self) -> dict[str, float]:
-        """Means over all ranks since the last call; RunError when the loss is no longer a number."""
+        """Means over all ranks since the last call; RunError when the loss is no longer a number.
+
+        "grad_norm" is that of the last step, before clipping, where that step was due for metrics.
+        """
         self._epoch += self._interval
-        metrics = self._means(self._interval)
+        metrics = self._means(torch.cat((self._interval, self._grad_norm)))
         self._interval.zero_()
         return metrics
 
@@ -168,9 +177,12 @@ class Trainer:
 
     def _update(self, step: int) -> None:
         set_lr(self.optimizer, self.lr(step))
-        if self.recipe.clip_grad > 0:
+        logged = (step + 1) % self.settings.log_every == 0
+        if self.recipe.clip_grad > 0 or logged:
             self.scaler.unscale_(self.optimizer)
-            clip_gradients(self._params, self.recipe.clip_grad)
+            norm = clip_gradients(self._params, self.recipe.clip_grad)
+            if logged:
+                self._grad_norm.copy_(norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -191,13 +203,15 @@ class Trainer:
 
     def _means(self, sums: Tensor) -> dict[str, float]:
         images, *rest = self._group.sum(sums).tolist()
-        diagnosed, sampled = rest[len(_MEANS)], rest[len(_MEANS) + 1 :]
+        diagnosed, sampled = rest[len(_MEANS)], rest[len(_MEANS) + 1 : len(self._interval) - 1]
         means = {name: value / images for name, value in zip(_MEANS, rest, strict=False) if images}
         means |= {name: value / diagnosed for name, value in zip(_SAMPLED, sampled, strict=True) if diagnosed}
         if images and not math.isfinite(means["loss"]):
             raise RunError(
                 f"student {self.recipe.model}: the loss is {means['loss']}, expected a finite number; {_ADVICE}"
             )
+        if len(sums) > len(self._interval):
+            means["grad_norm"] = rest[-1] / self._group.world.size  # the same on every rank
         return {name: value for name, value in means.items() if math.isfinite(value)}
 
 

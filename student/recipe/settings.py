@@ -25,6 +25,8 @@ class TrainSettings:
         log_every: steps between step metrics. checkpoint_every: steps between checkpoints within an epoch (0: only at
             its end). eval_every: epochs between evaluations; the last epoch is always evaluated.
         device: "cpu" or "cuda".
+        grad_checkpointing: keep little of each forward and compute it again in the backward: less memory, the same
+            numbers, about a third more time.
         scratch: a folder on a local disk for the records of the views in use; "" is the system's (TMPDIR).
     """
 
@@ -41,6 +43,7 @@ class TrainSettings:
     eval_every: int = 1
     device: str = "cpu"
     scratch: str = later("")
+    grad_checkpointing: bool = later(False)
 
     def __post_init__(self) -> None:
         """Check every field; ValueError names field, value and range."""

@@ -30,7 +30,7 @@ from student.run.run_events import Event, Joining, Scheduled, Stopped, StudentFi
 from student.run.run_files import RunFiles, read_json
 from student.run.shard_sets import ShardSets
 from student.run.students import StudentJob, Students, run_identity
-from teacher_cache.network.device import rank_device
+from teacher_cache.network.device import own_threads, rank_device
 
 __all__ = ["StudentJob", "train", "train_many"]
 
@@ -78,20 +78,23 @@ def train_many(
     _require_alike(jobs, teaching, index)
     world, recipe = world or ALONE, jobs[0].recipe
     device = rank_device(settings.device, world)
-    with Feed(
-        index,
-        cache=teaching,
-        views=views if teaching.caches else views or own_views(jobs),
-        views_used=settings.views_used,
-        batch_size=recipe.batch_size,
-        repeats=recipe.repeats,
-        seed=settings.seed,
-        smoothing=recipe.label_smoothing,
-        epochs=recipe.epochs,
-        device=device,
-        workers=settings.workers,
-        options=_feed_options(settings, world, shard_cache_dir),
-    ) as feed:
+    with (
+        own_threads(device, settings.workers, world),
+        Feed(
+            index,
+            cache=teaching,
+            views=views if teaching.caches else views or own_views(jobs),
+            views_used=settings.views_used,
+            batch_size=recipe.batch_size,
+            repeats=recipe.repeats,
+            seed=settings.seed,
+            smoothing=recipe.label_smoothing,
+            epochs=recipe.epochs,
+            device=device,
+            workers=settings.workers,
+            options=_feed_options(settings, world, shard_cache_dir),
+        ) as feed,
+    ):
         for job in jobs:
             require_student(job.recipe, feed.views, feed.teaching.open_caches)
         data = ShardSets(index=feed.index, val_index=val_index, views=feed.views, shard_cache_dir=shard_cache_dir)

@@ -80,6 +80,7 @@ class SweepTraining:
             parts=self.settings.accumulate,
             workers=self.settings.workers,
             prefetch=self.settings.prefetch,
+            grad_checkpointing=self.settings.grad_checkpointing,
         )
         warnings = require_memory(need, free_memory(device, sharing=self.world.local_size), anyway=anyway)
         for group in grid.groups(len(grid.cells())):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import Bar, result, say, say_next
-from shards.flags import CACHE, ShardPlace, shard_options, stop_with, val_beside, workers_option
+from shards.flags import CACHE, ShardPlace, shard_options, stop_with, suited_workers, val_beside, workers_option
 from shards.names import short
 from shards.own_folder import require_own
 from shards.signals import StopRequest
@@ -101,8 +101,8 @@ def cache_teacher(
                 network,
                 reader=reader,
                 world=world,
-                workers=workers,
-                batch_size=execution.batch_size,
+                workers=suited_workers(workers, network.device.type),
+                batch_size=execution.views_per_forward(network, index, recipe),
                 should_stop=lambda: stop.told,
             ):
                 display.show(done)

@@ -251,10 +251,18 @@ def optional_teacher_options(help: str) -> Decorator:
 class RunsTeacher:
     """How the teacher of stage 1 is run."""
 
-    batch_size: int
+    batch_size: int | None
     precision: str | None
     compile: bool
     device: str | None
+
+    def views_per_forward(self, network: "Teacher", index: "ShardIndex", recipe: "ViewRecipe") -> int:
+        """The batch of stage 1: as given, else what suits the device and the shards."""
+        from teacher_cache.stage1.build import default_batch_size
+
+        if self.batch_size is not None:
+            return self.batch_size
+        return default_batch_size(network.device.type, int(index.rows_S.max()), recipe.block_size)
 
     def load(
         self,
@@ -280,7 +288,9 @@ runs_teacher_options = bundled(
     RunsTeacher,
     "execution",
     click.option(
-        "--batch-size", default=64, show_default=True, type=click.IntRange(1), help="Views per teacher forward."
+        "--batch-size",
+        type=click.IntRange(1),
+        help="Views per teacher forward; default: up to 256 on a GPU, 64 on a CPU.",
     ),
     precision_option,
     click.option("--compile", is_flag=True, help="torch.compile the teacher."),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import result, say
-from shards.flags import Number, ShardPlace, shard_options, workers_option
+from shards.flags import Number, ShardPlace, shard_options, suited_workers, workers_option
 from shards.text.figures import byte_size, count
 from teacher_cache.commands.flags import (
     RecordFlags,
@@ -78,8 +78,8 @@ def plan_cache(
             record.format(network.num_classes, index, recipe),
             num_views=views.num_views,
             reader=reader,
-            workers=workers,
-            batch_size=execution.batch_size,
+            workers=suited_workers(workers, network.device.type),
+            batch_size=execution.views_per_forward(network, index, recipe),
             num_processes=gpus,
             calibration_views=calibration_views,
             seconds=seconds,

@@ -2,10 +2,13 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from shards.platforms import require_device_name
+from shards.pool.cpus import network_threads
 from shards.world import World
 
 
@@ -59,6 +62,21 @@ def rank_device(device: str | torch.device | None, world: World) -> torch.device
     if name == "cuda":
         return torch.device("cuda", world.local_rank % torch.cuda.device_count())
     return torch.device(name)
+
+
+@contextmanager
+def own_threads(device: torch.device, workers: int, world: World) -> Iterator[None]:
+    """Let torch compute in no more threads than the workers leave CPUs of this rank; never in more than before.
+
+    Beside a GPU one is enough: more of them take turns with the workers, and every launch waits for its turn.
+    """
+    before = torch.get_num_threads()
+    if device.type == "cpu" or workers:
+        torch.set_num_threads(min(before, network_threads(device.type, workers, world)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _has_compiler() -> bool:

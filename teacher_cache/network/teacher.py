@@ -69,7 +69,7 @@ class Teacher:
         network = network.requires_grad_(False).eval().to(device)
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         network = network.to(memory_format=self._layout)
-        self._network: Callable[[Tensor], Tensor] = torch.compile(network) if compiled else network
+        self._network: Callable[[Tensor], Tensor] = torch.compile(network, dynamic=False) if compiled else network
 
     def logits(self, image_BCHW: Tensor) -> Tensor:
         """The answer to a batch of prepared views.

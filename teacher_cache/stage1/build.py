@@ -17,6 +17,7 @@ from shards.views.blocks import BlockViews, ViewBatch
 from shards.views.mixing import num_blocks
 from shards.views.rendering import render_ahead
 from shards.world import World
+from teacher_cache.network.device import own_threads
 from teacher_cache.network.heap import keep_freed_memory
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.stage1.agreement import ClassAgreement, disagrees, mean_agreement
@@ -38,7 +39,25 @@ from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
 from teacher_cache.store.header import require_index
 
-__all__ = ["build_cache"]
+__all__ = ["build_cache", "default_batch_size"]
+
+_ON_GPU, _ON_CPU = 256, 64  # views of a forward where nobody chose
+
+
+def default_batch_size(device_type: str, most_rows: int, block_size: int) -> int:
+    """Return the views of a forward when nobody chose them: a multiple of the block size.
+
+    On a GPU up to 256, as few as fill the last batch of the largest shard; on other devices 64.
+
+    Args:
+        most_rows: samples of the largest shard, at least 1.
+    """
+    on_gpu = device_type == "cuda"
+    most = max(1, (_ON_GPU if on_gpu else _ON_CPU) // block_size) * block_size
+    if not on_gpu:
+        return most
+    even = -(-most_rows // -(-most_rows // most))
+    return -(-even // block_size) * block_size
 
 
 def build_cache(
@@ -96,7 +115,7 @@ def build_cache(
         pin_memory=teacher.device.type == "cuda",
         died=CacheError,
     )
-    with UnitWriter(cache, index) as writer:
+    with own_threads(teacher.device, workers, world), UnitWriter(cache, index) as writer:
         for unit, unit_blocks in groupby(blocks, key=run.unit_of):
             yield from run.compute(unit, unit_blocks, writer)
             if should_stop():
