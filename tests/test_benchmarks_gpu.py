@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import host
 from benchmarks.gpu.__main__ import SECTIONS
 
 ROOT = Path(__file__).parent.parent
@@ -66,3 +67,28 @@ def test_a_section_that_fails_costs_only_itself() -> None:
 def test_an_unknown_section_is_refused() -> None:
     done = run("--only", "nothing")
     assert done.returncode == 2 and "expected start, same" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ("GPU", 1000.0)),
+        ({"cores": 2.0}, ("rendering", 900.0)),
+        ({"cores": 0.5}, ("rendering", 900.0)),
+        ({"host_ms": 200.0}, ("main process", 500.0)),
+        ({"main_us": 2000.0, "host_ms": 0.0}, ("main process", 500.0)),
+    ],
+)
+def test_the_least_of_three_parts_bounds_a_rank(changes: dict[str, float], expected: tuple[str, float]) -> None:
+    given = {"gpu": 1000.0, "cores": 16.0, "views_per_s": 900.0, "main_us": 0.0, "host_ms": 1.0, "batch": 100}
+    found = host.bound(**(given | changes))  # type: ignore[arg-type]
+    assert (found["bound"], found["images_per_s"]) == (expected[0], pytest.approx(expected[1]))
+
+
+@pytest.mark.slow
+def test_the_host_benchmark_says_what_bounds_each_network() -> None:
+    words = [sys.executable, "-m", "benchmarks.host", "--rounds", "1", "--json", "--size", "32"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert 600 < figures["launches"]["DeiT-Ti"] == figures["launches"]["DeiT-B"] < 1100
+    assert all(figures[name][ranks]["bound"] for name in host.GPU_RATES for ranks in ("1 rank", "8 ranks"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from shards.index.reader import ShardReader
+from teacher_cache.commands.plan_cache import _bound_words
 from teacher_cache.inspect.cache_plan import Plan, plan_cache
 from teacher_cache.inspect.status import cache_status
 from teacher_cache.record.codec import RecordCodec, RecordFormat, fit_basis
@@ -50,3 +51,14 @@ def test_errors_are_those_of_the_definition_and_fall_with_bytes() -> None:
     dense = RecordCodec(RecordFormat.chosen("dense", CLASSES))
     exact = record_fidelity(dense, dense.encode(logit_NC), logit_NC)
     assert all(error.gradient_error < 1e-6 and abs(error.kl) < 1e-6 for error in exact)
+
+
+@pytest.mark.parametrize(("views_per_s", "said"), [(99.0, "the teacher: alone"), (60.0, "the CPUs, which render")])
+def test_the_part_that_sets_the_pace_is_named_with_what_to_change(views_per_s: float, said: str) -> None:
+    plan = Plan(
+        num_views=1, num_units=1, bytes_per_view=64.0, fidelity_bytes=0, views_per_s=views_per_s, hours=1.0,
+        read_bytes_per_s=1.0, write_bytes_per_s=1.0, disk_bytes_per_s=None, errors=(), num_measured=0, num_timed=1,
+        forwards_per_s=100.0, num_files=1, num_packed_files=1,
+    )  # fmt: skip
+    words = _bound_words(plan)
+    assert words.startswith(said) and "100.0 views/s" in words and ("--compile" in words or "--workers" in words)

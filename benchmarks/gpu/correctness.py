@@ -128,11 +128,11 @@ def _records(bench: Bench) -> dict[str, float]:
         noise_NC = rng.normal(size=(600, classes)).astype(np.float32)
         codec = RecordCodec(record, fit_basis(noise_NC, record) if record.needs_basis else None)
         fields = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in codec.encode(logit_BC).items()}
-        there = {name: value.to(bench.device) for name, value in fields.items()}
-        if not torch.equal(codec.hard_label(there).cpu(), codec.hard_label(fields)):
+        moved = {name: value.to(bench.device) for name, value in fields.items()}
+        if not torch.equal(codec.hard_label(moved).cpu(), codec.hard_label(fields)):
             figures[f"{kind}: first classes"] = float("nan")
         for temperature in _TEMPERATURES if record.entry.soft else ():
-            gap_BC = codec.log_prob(there, temperature).cpu() - codec.log_prob(fields, temperature)
+            gap_BC = codec.log_prob(moved, temperature).cpu() - codec.log_prob(fields, temperature)
             figures[f"{kind}, τ = {temperature:g}"] = float(gap_BC.abs().max())
     return figures
 

@@ -24,13 +24,13 @@ def student(bench: Bench) -> dict[str, Any]:
     model, precisions = bench.sizes.students[0][1], bench.sizes.precisions
     figures: dict[str, Any] = {}
     with feed_of(bench, bench.device) as feed:
-        kept = list(batches_of(feed, _KEPT))
+        batches = list(batches_of(feed, _KEPT))
     for precision in precisions:
         bench.clock.reset_peak()
         learner = trainer(bench, model, precision)
         seconds, losses, scale = [], [], learner.scaler.get_scale()
         for step in range(2 + bench.sizes.steps):
-            seconds.append(bench.clock.seconds(partial(_step, learner, kept, step)))
+            seconds.append(bench.clock.seconds(partial(_step, learner, batches, step)))
             losses.append(learner.interval_metrics()["loss"])
         peak_gb = bench.clock.peak_gb()
         step_s = sorted(seconds[2:])[len(seconds[2:]) // 2]
@@ -43,14 +43,14 @@ def student(bench: Bench) -> dict[str, Any]:
             "loss_scale_at_start": scale,
         } | _memory(bench, model, precision, peak_gb)
         if precision == bench.sizes.precision:
-            figures["kernels"] = kernels(bench, learner, kept)
+            figures["kernels"] = kernels(bench, learner, batches)
     first = figures["fp32"]["last_loss"]
     gaps = {name: abs(figures[name]["last_loss"] / first - 1) for name in precisions[1:]}
     wrong = [f"{name}: the loss differs from fp32's by {gap:.1%}" for name, gap in gaps.items() if not gap < 0.05]
     return figures | {"loss_differs": gaps, "wrong": wrong}
 
 
-def kernels(bench: Bench, learner: Trainer, kept: list[Any]) -> dict[str, Any]:
+def kernels(bench: Bench, learner: Trainer, batches: list[Any]) -> dict[str, Any]:
     """Launches and busy share of a step, and where the time goes; on a CPU operations stand for kernels."""
     on_gpu = bench.device.type == "cuda"
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -58,7 +58,7 @@ def kernels(bench: Bench, learner: Trainer, kept: list[Any]) -> dict[str, Any]:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profile:
         numbers = iter(range(_PROFILED))
-        wall_s = _PROFILED * bench.clock.seconds(lambda: _step(learner, kept, next(numbers)), _PROFILED)
+        wall_s = _PROFILED * bench.clock.seconds(lambda: _step(learner, batches, next(numbers)), _PROFILED)
     spent = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     rows = [
         row
@@ -114,16 +114,16 @@ def compiled(bench: Bench) -> dict[str, Any]:
 
     model = bench.sizes.students[0][1]
     with feed_of(bench, bench.device) as source:
-        kept = list(batches_of(source, _KEPT))
+        batches = list(batches_of(source, _KEPT))
     eager = trainer(bench, model, bench.sizes.precision)
     with mock.patch.object(torch, "compile", partial(torch.compile, backend=bench.sizes.backend)):
         learner = trainer(bench, model, bench.sizes.precision, compile=True)
     counters.clear()
-    figures: dict[str, Any] = {"first_step_s": bench.clock.seconds(lambda: _step(learner, kept, 0))}
+    figures: dict[str, Any] = {"first_step_s": bench.clock.seconds(lambda: _step(learner, batches, 0))}
     step_s = {}
     for name, one in (("eager", eager), ("compiled", learner)):
-        bench.clock.seconds(partial(_step, one, kept, 1), 2)
-        step_s[name] = bench.clock.seconds(partial(_step, one, kept, 2), bench.sizes.steps)
+        bench.clock.seconds(partial(_step, one, batches, 1), 2)
+        step_s[name] = bench.clock.seconds(partial(_step, one, batches, 2), bench.sizes.steps)
     figures |= {"training_graphs": counters["stats"]["unique_graphs"], **{f"{n}_s": s for n, s in step_s.items()}}
     figures |= {
         "eager_over_compiled": step_s["eager"] / step_s["compiled"],
@@ -133,8 +133,8 @@ def compiled(bench: Bench) -> dict[str, Any]:
     return figures | {"wrong": [] if one_graph else [f"{figures['training_graphs']} graphs, expected 1"]}
 
 
-def _step(learner: Trainer, kept: list[Any], step: int) -> None:
-    batch = kept[step % len(kept)]
+def _step(learner: Trainer, batches: list[Any], step: int) -> None:
+    batch = batches[step % len(batches)]
     learner.feed(batch.images, batch.labels, batch.answer, step=step)
 
 

@@ -188,7 +188,10 @@ def _lines(job: Job, rates: Rates, value: Cost) -> list[str]:
     def bound(share: float) -> str:
         if share >= 1:
             return f"the GPUs are the bound; rendering could feed {share:.1f} × as much"
-        return f"rendering is the bound: it feeds {100 * share:.0f} % of what the GPUs could take; add cores"
+        cores = math.ceil(job.num_cores / share)
+        return (
+            f"rendering is the bound: it feeds {100 * share:.0f} % of what the GPUs could take; add cores: {cores} do"
+        )
 
     lines = [
         f"assumed: {rates.source}",

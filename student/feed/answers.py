@@ -227,9 +227,9 @@ def fields_on(arrays: Mapping[str, NDArray[Any]], device: torch.device) -> dict[
     packed = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
     for name, array in dense.items():
         packed.numpy()[starts[name] : starts[name] + array.nbytes] = array.reshape(-1).view(np.uint8)
-    there = packed.to(device, non_blocking=True)
+    moved_X = packed.to(device, non_blocking=True)
     return {
-        name: there[starts[name] : starts[name] + array.nbytes].view(torch.from_numpy(array).dtype).view(array.shape)
+        name: moved_X[starts[name] : starts[name] + array.nbytes].view(torch.from_numpy(array).dtype).view(array.shape)
         for name, array in dense.items()
     }
 

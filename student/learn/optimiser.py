@@ -77,7 +77,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
     """
     own = optimizer.state_dict()["param_groups"]
     kernels = [{name: group[name] for name in _KERNELS if name in group} for group in own]
-    groups = [{**group, **kept} for group, kept in zip(state["param_groups"], kernels, strict=True)]
+    groups = [{**group, **own_kernels} for group, own_kernels in zip(state["param_groups"], kernels, strict=True)]
     optimizer.load_state_dict({**state, "param_groups": groups})
     for param, values in optimizer.state.items():
         for name, value in values.items():

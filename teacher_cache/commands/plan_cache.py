@@ -104,6 +104,7 @@ def _show(plan: "Plan", *, num_samples: int, num_views: int, gpus: int) -> None:
         f"hours     {plan.hours:.2f} on {count(gpus, 'such process')}: "
         f"{plan.views_per_s:.1f} views/s each, timed over {count(plan.num_timed, 'view')}"
     )
+    result(f"bound     {_bound_words(plan)}")
     result(
         f"disk      reads {rate_in_words(plan.read_bytes_per_s)} of images, writes "
         f"{rate_in_words(plan.write_bytes_per_s)} of records"
@@ -120,3 +121,14 @@ def _show(plan: "Plan", *, num_samples: int, num_views: int, gpus: int) -> None:
         result(
             f"errors on {count(plan.num_measured, 'view')} the record was not fitted on, against an untrained student"
         )
+
+
+def _bound_words(plan: "Plan") -> str:
+    """Which part sets the pace, and what to change."""
+    alone = f"alone it answers {plan.forwards_per_s:.1f} views/s"
+    if plan.teacher_is_the_bound:
+        return f"the teacher: {alone}; --precision bf16, --compile or more GPUs make stage 1 faster"
+    return (
+        f"the CPUs, which render and write, not the teacher: {alone}; give each process more CPUs (--workers), or "
+        "use smaller images (make-shards --max-side)"
+    )

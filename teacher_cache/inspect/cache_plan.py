@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from shards.index.disk import read_rate
@@ -37,6 +38,7 @@ from teacher_cache.store.spec import CacheSpec
 
 _WARM_UP_BATCHES = 1
 _DISK_S = 3.0
+_BOUND = 0.9  # of the teacher's own rate: above it nothing else is worth changing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ class Plan:
             unit; records. disk_bytes_per_s: what the shards' disk gives, None for remote shards.
         errors: per τ, of views the basis was not fitted on; empty where there is no error to measure.
         num_measured: views behind `errors`. num_timed: views behind `views_per_s`.
+        forwards_per_s: of the teacher alone, on views that are ready.
     """
 
     num_views: int
@@ -77,6 +80,12 @@ class Plan:
     errors: tuple[Fidelity, ...]
     num_measured: int
     num_timed: int
+    forwards_per_s: float
+
+    @property
+    def teacher_is_the_bound(self) -> bool:
+        """Whether stage 1 is about as fast as the teacher alone."""
+        return self.views_per_s >= _BOUND * self.forwards_per_s
 
     @property
     def total_bytes(self) -> int:
@@ -122,9 +131,8 @@ def plan_cache(
     yield PlanProgress(what=f"stage 1 runs for {seconds:.0f} s")
     with tempfile.TemporaryDirectory(prefix="plan-cache-") as folder:
         bytes_per_view = _measured_bytes(Path(folder) / "bytes.zarr", spec, basis, codec, held_NC)
-        with TeacherCache.create(
-            Path(folder) / "speed.zarr", spec, index, basis, num_views=recipe.block_views
-        ) as cache:
+        url = Path(folder) / "speed.zarr"
+        with TeacherCache.create(url, spec, index, basis, num_views=recipe.block_views) as cache:
             num_arrays = len(cache.layouts)
             num_timed, views_per_s = _timed(cache, index, teacher, reader, workers, batch_size, seconds)
     total = index.num_samples * num_views
@@ -145,6 +153,7 @@ def plan_cache(
         errors=tuple(record_fidelity(codec, codec.encode(held_NC), held_NC)) if record.entry.measurable else (),
         num_measured=len(held_NC),
         num_timed=num_timed,
+        forwards_per_s=_forward_rate(teacher, recipe, batch_size),
     )
 
 
@@ -154,6 +163,14 @@ def _fitted(logit_NC: NDArray[np.float32], record: RecordFormat) -> tuple[TailBa
         return None, logit_NC
     cut = len(logit_NC) * 2 // 3
     return fit_basis(logit_NC[:cut], record), logit_NC[cut:]
+
+
+def _forward_rate(teacher: Teacher, recipe: ViewRecipe, batch_size: int) -> float:
+    """Views per second of one forward of stage 1's batch, which has warmed it up."""
+    image_BCHW = torch.zeros(batch_size, 3, recipe.size, recipe.size, device=teacher.device)
+    began = time.monotonic()
+    teacher.logits(image_BCHW).cpu()
+    return batch_size / max(time.monotonic() - began, 1e-9)
 
 
 class _OneShard(NamedTuple):
