@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import RunError
-from student.feed.answers import TeacherAnswer
+from student.feed.answers import TeacherAnswer, answer_from_logits
 from student.learn.loss import Labels, student_loss
 from student.learn.network import Heads, has_dist, heads, layout_on, load_initial, load_weights, make_student
 from student.learn.optimiser import make_optimizer
@@ -196,7 +196,7 @@ def test_every_model_takes_a_step_at_its_real_resolution(name: str) -> None:
         x, label_B = torch.zeros(2, 3, entry.image_size, entry.image_size), torch.zeros(2, dtype=torch.int64)
     optimizer = make_optimizer(model, recipe)
     answer = heads(model, x)
-    teacher = TeacherAnswer(label_B) if recipe.distill != "none" else None
+    teacher = answer_from_logits(torch.zeros(2, 1000, device=device)) if recipe.distill != "none" else None
     loss = base_and_distill(answer, label_B, teacher, recipe, device)
     loss.backward()
     optimizer.step()

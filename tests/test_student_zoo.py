@@ -45,7 +45,8 @@ def test_architecture_is_what_timm_builds(name: str) -> None:
     assert model.patch_embed.patch_size == (shape.patch, shape.patch)
     assert model.patch_embed.img_size == (entry.image_size, entry.image_size)
     assert model.patch_embed.num_patches + model.num_prefix_tokens == entry.num_tokens
-    assert hasattr(model, "head_dist") == entry.distilled == (entry.teacher == TEACHER)
+    assert hasattr(model, "head_dist") == entry.distilled
+    assert (entry.teacher == TEACHER) == (entry.distilled and bool(entry.family))
     if entry.built_as == name:
         assert timm.get_pretrained_cfg(name).input_size == (3, entry.image_size, entry.image_size)
 

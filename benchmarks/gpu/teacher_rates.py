@@ -61,7 +61,7 @@ def _interrupted(bench: Bench, words: list[str]) -> tuple[float, str]:
     printed, began = [], time.monotonic()
     for line in process.stdout:
         printed.append(line)
-        if " units done" in line or " unit done" in line:
+        if line.startswith("views: "):  # said when the cache is open and the first chunk begins
             began = time.monotonic()
             break
     else:

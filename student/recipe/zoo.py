@@ -73,7 +73,7 @@ class ModelEntry:
     @property
     def teacher(self) -> str | None:
         """The teacher the published weights were distilled from."""
-        return TEACHER if self.distilled else None
+        return TEACHER if self.distilled and self.family else None
 
     @property
     def num_patches(self) -> int:
@@ -168,8 +168,8 @@ _STUDENTS = (
     ModelEntry(name=SMALL_STUDENT, recipes=("small",), timm_name="resnet10t", image_size=96, params_m=1.49,
                timm_args=(("channels", (32, 64, 128, 256)), ("stem_width", 16)),
                note="for small sets of images: timm's resnet10t at half its width"),
-    ModelEntry(name="small_deit", recipes=("small",), timm_name="deit_tiny_distilled_patch16_224", image_size=96,
-               params_m=0.71, timm_args=(("embed_dim", 96), ("depth", 4), ("num_heads", 3)),
+    ModelEntry(name="small_deit", recipes=("small",), distilled=True, timm_name="deit_tiny_distilled_patch16_224",
+               image_size=96, params_m=0.71, timm_args=(("embed_dim", 96), ("depth", 4), ("num_heads", 3)),
                note="for small sets of images: DeiT-Ti with two heads, half its width and a third of its depth"),
 )  # fmt: skip
 MODELS = OpenSet("students", "model", ModelEntry, _STUDENTS)
