@@ -87,7 +87,7 @@ def notes(runs: Sequence[Run], names: Sequence[str]) -> Markup:
     if not suffering:
         return Markup("")
     head, rows = ("run", "what it suffers from"), [(", ".join(those), text) for text, those in suffering.items()]
-    return section("Notes", card(table(head, rows, caption="Notes", text_columns=(0, 1))))
+    return section("Notes", card(table(head, rows, caption="Notes", wrap_columns=(1,))))
 
 
 def _subtitle(runs: Sequence[Run]) -> str:
