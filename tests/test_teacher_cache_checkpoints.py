@@ -17,7 +17,7 @@ from shards.errors import ArtefactError
 from student.learn.network import load_initial, make_student
 from student.recipe.papers import recipe_for
 from teacher_cache.network.teacher import load_teacher
-from teacher_cache.network.weights import read_weights
+from teacher_cache.network.weights import part_of_network, read_weights
 
 TINY = "test_resnet.r160_in1k"
 ARGS = argparse.Namespace(model="test_resnet", lr=0.1, opt_betas=None, mean=(0.5, 0.5, 0.5), device="cuda", seed=1)
@@ -108,6 +108,96 @@ def test_the_content_says_what_a_file_is_and_not_its_name(tmp_path: Path) -> Non
     torch.save(RAW.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     for path in tmp_path.iterdir():
         assert equals(read_weights(path).state, RAW), path.name
+
+
+class Lightning(nn.Module):
+    """A module as users of Lightning write them: the network is an attribute, beside a loss with weights."""
+
+    def __init__(self, attribute: str) -> None:
+        super().__init__()
+        self.add_module(attribute, network(5))
+        self.loss = nn.Linear(2, 2)
+
+
+HELD = ("model", "net", "student", "student.module", "model._orig_mod")
+
+
+def lightning(folder: Path, attribute: str) -> Path:
+    """What Lightning's ModelCheckpoint leaves."""
+    module = Lightning(attribute.partition(".")[0]).state_dict()
+    first, _, rest = attribute.partition(".")
+    names = {name: name.replace(f"{first}.", f"{first}.{rest}.", 1) if rest else name for name in module}
+    state = {names[name]: value for name, value in module.items()}
+    others = {"epoch": 3, "global_step": 9, "pytorch-lightning_version": "2.5.0", "callbacks": {}, "loops": {}}
+    torch.save({**others, "state_dict": state, "optimizer_states": [], "hyper_parameters": {"lr": 0.1}}, folder / "l")
+    return folder / "l"
+
+
+@pytest.mark.parametrize("attribute", HELD)
+def test_a_network_inside_a_lightning_module_is_a_teacher_and_said(tmp_path: Path, attribute: str) -> None:
+    torch.save(RAW.state_dict(), tmp_path / "plain.pth")
+    plain = load_teacher(TINY, weights=tmp_path / "plain.pth", input_size=32)
+    teacher = load_teacher(TINY, weights=lightning(tmp_path, attribute), input_size=32)
+    assert teacher.spec == plain.spec and plain.part == ""
+    assert teacher.part == f"the tensors under '{attribute}.', without 2 others (loss.weight, loss.bias)"
+
+
+def test_a_prefix_is_taken_off_only_where_all_names_of_the_network_stand_under_it() -> None:
+    one, whole = torch.ones(1), {"a.weight": torch.zeros(1), "b.weight": torch.zeros(1)}
+    under = {f"net.{name}": one for name in whole}
+    for state in (whole, {**whole, **under}, {"net.a.weight": one}, {"xa.weight": one, "xb.weight": one}, {}):
+        assert part_of_network(state, whole, "w.pth") == (state, "")
+    assert part_of_network(under, whole, "w.pth") == (dict.fromkeys(whole, one), "the tensors under 'net.'")
+    assert part_of_network(under, under, "w.pth") == (under, "")
+    assert part_of_network({"net.a.weight": one}, whole, "w.pth", optional=["b.weight"])[0] == {"a.weight": one}
+    twice = {**under, **{f"ema.{name}": one for name in whole}}
+    with pytest.raises(
+        ArtefactError, match=r"w\.pth: the network stands in the file 2 times, under 'ema\.' and 'net\.'"
+    ):
+        part_of_network(twice, whole, "w.pth")
+
+
+def dino(folder: Path, student: nn.Module, teacher: nn.Module) -> Path:
+    """What main_dino.py leaves: two networks without classifier, with a projection each; the student is distributed."""
+
+    def inside(model: nn.Module, prefix: str) -> dict[str, Tensor]:
+        named = {f"{prefix}backbone.{n}": v for n, v in model.state_dict().items() if not n.startswith("head")}
+        return {**named, f"{prefix}head.mlp.0.weight": torch.zeros(3, 3), f"{prefix}head.mlp.0.bias": torch.zeros(3)}
+
+    both = {"student": inside(student, "module."), "teacher": inside(teacher, "")}
+    rest = {"optimizer": {}, "epoch": 9, "args": ARGS, "dino_loss": {"center": torch.zeros(1, 3)}}
+    torch.save({**both, **rest}, folder / "checkpoint.pth")
+    return folder / "checkpoint.pth"
+
+
+@pytest.mark.slow
+def test_a_student_starts_from_dino_and_says_so(tmp_path: Path) -> None:
+    recipe = replace(recipe_for("deit_tiny_patch16_224"), image_size=32, model_args=(("depth", 1),))
+    students = [make_student(recipe, 5, seed=seed) for seed in (1, 2, 3)]
+    path = dino(tmp_path, *students[:2])
+    report = load_initial(students[2], str(path))
+    assert report.chosen == (
+        "the averaged weights (EMA) under 'teacher', not 'student'; the tensors under 'backbone.', without 2 others "
+        "(head.mlp.0.weight, head.mlp.0.bias)"
+    )
+    heads = {name for name in students[2].state_dict() if name.startswith("head")}
+    assert set(report.fresh) == heads
+    expected = students[1].state_dict()
+    assert all(
+        torch.equal(value, expected[name]) for name, value in students[2].state_dict().items() if name not in heads
+    )
+    name = 'deit_tiny_patch16_224.fb_in1k{"depth": 1}'
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.pth do not fit .*Missing key\(s\) in state_dict: \S*head\.weight"
+    ):
+        load_teacher(name, weights=path, input_size=32)
+
+
+def test_two_networks_of_other_names_are_no_dino(tmp_path: Path) -> None:
+    one = {"backbone.a": torch.zeros(1)}
+    torch.save({"teacher": {"backbone.b": torch.zeros(1)}, "student": one}, tmp_path / "w.pth")
+    with pytest.raises(ArtefactError, match="teacher, student"):
+        read_weights(tmp_path / "w.pth")
 
 
 class Runs:

@@ -28,7 +28,7 @@ from student.learn.transformer_file import Shapes, transformer_of
 from student.recipe.student_recipe import PUBLISHED, StudentRecipe
 from teacher_cache.network.timm_network import published
 from teacher_cache.network.trial import reason_of
-from teacher_cache.network.weights import read_weights
+from teacher_cache.network.weights import part_of_network, read_weights
 
 _GRIDS = ("pos_embed", "patch_embed.proj.weight")
 """What is resized when the image or the patch has another size."""
@@ -58,7 +58,7 @@ class LoadReport(NamedTuple):
         resized: names of tensors whose grid was resized, with both shapes.
         fresh: names of the classifier that begin anew. drawn: what begins at random because the file lacks it.
         dropped: names of the file that this student has no place for.
-        chosen: which of several sets of weights in the file they are; "" where there was no choice.
+        chosen: which of several sets of weights or prefixes in the file they are; "" where there was no choice.
     """
 
     resized: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
@@ -223,8 +223,13 @@ def load_weights(model: nn.Module, path: Path, *, start: bool = False) -> LoadRe
         start: a classifier that is missing or of another class count stays at its fresh initialisation, and so does a
             missing distillation token; else RunError.
     """
-    file = read_weights(path)
-    return _load_state(model, file.state, str(path), start=start)._replace(chosen=file.chosen)
+    file, target = read_weights(path), unwrapped(model)
+    own = target.state_dict()
+    free = (*_classifier_names(target), "dist_token", "head_dist.") if start else ()
+    optional = [name for name in own if free and name.startswith(free)]
+    state, part = part_of_network(file.state, own, str(path), optional=optional)
+    taken = "; ".join(words for words in (file.chosen, part) if words)
+    return _load_state(model, state, str(path), start=start)._replace(chosen=taken)
 
 
 def _load_state(model: nn.Module, state: dict[str, Tensor], where: str, *, start: bool) -> LoadReport:

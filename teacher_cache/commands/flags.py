@@ -176,6 +176,8 @@ class TeacherFlags:
         )
         if teacher.chosen and not quiet:
             say(f"teacher: {self.teacher_weights}: {teacher.chosen} (--teacher-ema {self.teacher_ema})")
+        if teacher.part and not quiet:
+            say(f"teacher: {self.teacher_weights}: {teacher.part}")
         fitted = fit_classes(teacher, index, existing)
         if fitted.words and not quiet:
             say(fitted.words)

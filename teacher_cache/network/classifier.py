@@ -17,6 +17,7 @@ class Classifier(NamedTuple):
         head: the name of the module whose output the logits are; "" where there is none.
         channels_last: whether it takes images that lie channels last in memory.
         class_lists: the names of its classes in their order, in each naming that is known.
+        part: which tensors of its weights file it has, in words; "" where it has all.
     """
 
     network: nn.Module
@@ -26,6 +27,7 @@ class Classifier(NamedTuple):
     head: str
     channels_last: bool = True
     class_lists: tuple[tuple[str, ...], ...] = ()
+    part: str = ""
 
 
 def run_in_float32(network: nn.Module, name: str) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from teacher_cache.network.classifier import Classifier, Rgb
 from teacher_cache.network.teacher_name import require_function
-from teacher_cache.network.weights import WeightsFile
+from teacher_cache.network.weights import WeightsFile, part_of_network
 
 _SHOWN = 3
 
@@ -48,8 +48,7 @@ def own_network(
         ValueError naming what is not there, does not fit or is not a network.
     """
     network = _called(name, kwargs)
-    if weights is not None:
-        _load(network, weights, name)
+    part = "" if weights is None else _load(network, weights, name)
     found_mean, found_std = (
         given or _rgb(network, attribute, name) for given, attribute in ((mean, "mean"), (std, "std"))
     )
@@ -62,7 +61,7 @@ def own_network(
     network, channels_last, classes, head = _tried(network, name, input_size)
     if num_classes not in (None, classes):
         raise ValueError(f"teacher: {name} answers in {classes} classes, expected {num_classes}")
-    return Classifier(network, classes, found_mean, found_std, head, channels_last, class_lists)
+    return Classifier(network, classes, found_mean, found_std, head, channels_last, class_lists, part)
 
 
 class _LogitsOf(nn.Module):
@@ -103,9 +102,10 @@ def _called(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     return network
 
 
-def _load(network: nn.Module, weights: WeightsFile, name: str) -> None:
-    """The tensors of a file into a network; every name and shape must fit."""
-    state, own = weights.state, network.state_dict()
+def _load(network: nn.Module, weights: WeightsFile, name: str) -> str:
+    """The tensors of a file into a network; every name and shape must fit. What part of the file they are, in words."""
+    own = network.state_dict()
+    state, part = part_of_network(weights.state, own, str(weights.path))
     missing, foreign = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     wrong = [
         f"{key}: {tuple(state[key].shape)} for {tuple(own[key].shape)}"
@@ -120,6 +120,7 @@ def _load(network: nn.Module, weights: WeightsFile, name: str) -> None:
     if parts:
         raise ValueError(f"teacher: the weights in {weights.path} do not fit {name}: {'; '.join(parts)}")
     network.load_state_dict(state)
+    return part
 
 
 def _rgb(network: nn.Module, attribute: str, name: str) -> Rgb:

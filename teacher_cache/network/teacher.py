@@ -37,6 +37,7 @@ class Teacher:
         device: where it runs.
         num_forwards: calls of `logits` so far.
         chosen: which of several sets of weights in its file it has, in words; "" where there was no choice.
+        part: which tensors of its file they are where a training module held them, in words; "" where all.
         class_lists: the names of its classes in the order of its answers, in each naming that is known; () where none.
     """
 
@@ -49,6 +50,7 @@ class Teacher:
         compiled: bool = False,
         channels_last: bool = True,
         chosen: str = "",
+        part: str = "",
         class_lists: Sequence[Sequence[str]] = (),
     ) -> None:
         """Take a network that maps normalised views to logits; see `load_teacher`.
@@ -62,7 +64,7 @@ class Teacher:
                     "all of them in its order with --teacher-classes"
                 )
         self.spec, self.num_classes, self.device, self.num_forwards = spec, spec.num_classes, device, 0
-        self.chosen, self.class_lists = chosen, tuple(map(tuple, class_lists))
+        self.chosen, self.part, self.class_lists = chosen, part, tuple(map(tuple, class_lists))
         self._order_C: Tensor | None = None
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # else pinning memory would open a context on the first GPU as well
@@ -175,6 +177,7 @@ def load_teacher(
         compiled=compile,
         channels_last=found.channels_last,
         chosen=file.chosen if file else "",
+        part=found.part,
         class_lists=(class_names,) if class_names else _class_lists(found, file),
     )
 

@@ -17,7 +17,7 @@ from teacher_cache.network.hub import hub_folder, hub_weights_without_network
 from teacher_cache.network.model_folder import read_model_folder
 from teacher_cache.network.teacher_name import LITE0, is_own, source_of, timm_name
 from teacher_cache.network.trial import tried
-from teacher_cache.network.weights import WeightsFile, read_weights
+from teacher_cache.network.weights import WeightsFile, part_of_network, read_weights
 from teacher_cache.network.weights_metadata import require_arguments
 
 _OF_IMAGENET = re.compile(r"in(1|12|21|22)k")
@@ -50,6 +50,7 @@ def timm_network(
         class_lists = (found.class_names,) if found.class_names else class_lists
     else:
         cfg = _configuration(base)
+    weights, part = _part(base, cfg, weights, input_size, kwargs)
     network, classes = _build(base, cfg, weights, num_classes, pretrained, input_size, kwargs)
     (red, green, blue), (red_std, green_std, blue_std) = cfg.mean, cfg.std
     return Classifier(
@@ -59,6 +60,7 @@ def timm_network(
         (red_std, green_std, blue_std),
         _head_of(network, base),
         class_lists=class_lists,
+        part=part,
     )
 
 
@@ -102,6 +104,24 @@ def _configuration(base: str) -> PretrainedCfg:
     return PretrainedCfg() if cfg is None else cfg  # timm knows nothing of a few architectures: its defaults then
 
 
+def _part(
+    base: str, cfg: PretrainedCfg, weights: WeightsFile | None, input_size: int, kwargs: Mapping[str, Any]
+) -> tuple[WeightsFile | None, str]:
+    """The tensors of a file that are the network's where a training module holds it, and what was taken in words."""
+    classifier = f"{_classifier_name(cfg)}.weight"
+    if weights is None or classifier in weights.state:
+        return weights, ""
+    if not any(name.endswith(f".{classifier}") or name.startswith("backbone.") for name in weights.state):
+        return weights, ""  # all others are as before: timm itself renames what it knows
+    arguments = {"num_classes": cfg.num_classes, "in_chans": 3, **kwargs}
+    if cfg.fixed_input_size:
+        arguments.setdefault("img_size", input_size)
+    names = _try(base, arguments, cfg.num_classes, input_size).state_dict().keys()
+    optional = [name for name in names if name.rpartition(".")[0] == _classifier_name(cfg)]
+    state, part = part_of_network(weights.state, names, str(weights.path), optional=optional)
+    return weights._replace(state=state), part
+
+
 def _build(
     base: str,
     cfg: PretrainedCfg,
@@ -135,12 +155,12 @@ def _build(
     return network, classes
 
 
-def _try(base: str, arguments: Mapping[str, Any], num_classes: int, input_size: int) -> None:
-    """ValueError for arguments that make no network of timm's, or one that cannot answer the views."""
+def _try(base: str, arguments: Mapping[str, Any], num_classes: int, input_size: int) -> nn.Module:
+    """The network without numbers; ValueError for arguments that make none, or one that cannot answer the views."""
     require_arguments({key: value for key, value in arguments.items() if key not in _OURS}, "--teacher-arg ")
     bare = {key: value for key, value in arguments.items() if key != "pretrained_cfg_overlay"}
     try:
-        tried(lambda: timm.create_model(timm_name(base), **bare), image_size=input_size, num_classes=num_classes)
+        return tried(lambda: timm.create_model(timm_name(base), **bare), image_size=input_size, num_classes=num_classes)
     except ValueError as error:
         given = short(", ".join(f"{key}={value}" for key, value in arguments.items() if key not in _OURS), 150)
         raise ValueError(

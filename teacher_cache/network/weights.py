@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -22,6 +22,9 @@ _AVERAGED = ("state_dict_ema", "model_ema", "ema")
 
 _PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel, torch.compile and averaged models put before each name."""
+
+_DINO = {"teacher": True, "student": False}
+"""Where DINO keeps its two networks, and whether it is the averaged one; their names begin with `backbone.`."""
 
 
 class WeightsFile(NamedTuple):
@@ -44,8 +47,9 @@ def read_weights(path: Path, *, averaged: bool = True) -> WeightsFile:
     Args:
         path: safetensors, or a torch file that loads with `weights_only`, whatever its name ends in; or a folder of
             `export` or of a run. Training checkpoints of timm, of the DeiT authors and of torchvision's references are
-            read as they are: the tensors under "state_dict" or "model", beside an `argparse.Namespace`. The prefixes
-            of DistributedDataParallel and torch.compile are taken off.
+            read as they are: the tensors under "state_dict" or "model", beside an `argparse.Namespace`; of DINO those
+            under "teacher" (averaged) or "student". The prefixes of DistributedDataParallel and torch.compile are taken
+            off; for those of other training code see `part_of_network`.
         averaged: of a checkpoint that also has averaged weights (EMA) take these, as timm does.
 
     Errors:
@@ -103,17 +107,59 @@ def _chosen(loaded: Any, averaged: bool) -> tuple[Any, str, str]:
     """The set of tensors to take from a file; where it stands, and which of several it is, in words."""
     if not isinstance(loaded, Mapping):
         return loaded, "", ""
-    sets = [name for name in (*_AVERAGED, *_RAW) if isinstance(loaded.get(name), Mapping)]
+    sets = [name for name in (*_AVERAGED, *_RAW) if isinstance(loaded.get(name), Mapping)] or _sets_of_dino(loaded)
     if not sets:
         return loaded, "", ""
-    raw = [name for name in sets if name in _RAW]
+    raw = [name for name in sets if name in _RAW or not _DINO.get(name, True)]
     name = raw[0] if raw and not averaged else sets[0]
-    tensors = {key: value for key, value in loaded[name].items() if name in _RAW or key != "n_averaged"}
+    tensors = {key: value for key, value in loaded[name].items() if name in raw or key != "n_averaged"}
     if len(sets) == len(raw):
         return tensors, f" under {name!r}", ""
-    which = "the averaged weights (EMA)" if name in _AVERAGED else "the weights without averaging"
-    others = [repr(other) for other in (raw if name in _AVERAGED else sets) if other != name]
+    which = "the weights without averaging" if name in raw else "the averaged weights (EMA)"
+    others = [repr(other) for other in (sets if name in raw else raw) if other != name]
     return tensors, f" under {name!r}", f"{which} under {name!r}" + (f", not {', '.join(others)}" if others else "")
+
+
+def _sets_of_dino(loaded: Mapping[Any, Any]) -> list[str]:
+    """Which of a file's mappings are DINO's networks: their backbones have the same names; [] in all other files."""
+    sets = [name for name in _DINO if isinstance(loaded.get(name), Mapping)]
+    backbones = [{bare for key in loaded[name] if (bare := _bare(str(key))).startswith("backbone.")} for name in sets]
+    return sets if sets and all(names and names == backbones[0] for names in backbones) else []
+
+
+def part_of_network(
+    state: dict[str, Tensor], own_names: Collection[str], where: str, *, optional: Collection[str] = ()
+) -> tuple[dict[str, Tensor], str]:
+    """Take the tensors of one network out of those of a training module that holds it (Lightning, DINO).
+
+    Args:
+        state: the tensors of a file, by name. own_names: the names of the network's tensors.
+        where: what messages call the file. optional: names that the file may lack, such as the classifier's.
+
+    Returns:
+        the tensors under the one prefix beneath which every name of the network stands, and what was taken in words;
+        the state as it is and "" where it has the names itself, or no such prefix.
+
+    Errors:
+        ArtefactError when several prefixes have all names of the network.
+    """
+    needed = set(own_names) - set(optional)
+    if not needed or needed <= state.keys():
+        return state, ""
+    one = max(needed, key=len)
+    prefixes = sorted(name.removesuffix(one) for name in state if name.endswith(f".{one}"))
+    fits = [prefix for prefix in prefixes if all(prefix + name in state for name in needed)]
+    if not fits:
+        return state, ""
+    if len(fits) > 1:
+        raise ArtefactError(
+            f"weights {where}: the network stands in the file {len(fits)} times, under "
+            f"{short(' and '.join(map(repr, fits)), 150)}; write the tensors of one with torch.save, and give that file"
+        )
+    others = [name for name in state if not name.startswith(fits[0])]
+    left_out = f", without {len(others)} others ({short(', '.join(others[:3]), 120)})" if others else ""
+    taken = {name.removeprefix(fits[0]): tensor for name, tensor in state.items() if name.startswith(fits[0])}
+    return taken, f"the tensors under {fits[0]!r}{left_out}"
 
 
 def _bare(name: str) -> str:
