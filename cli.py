@@ -73,7 +73,7 @@ COMMANDS = {
 
 SECTIONS = {
     "Data": ("shards", "shard_cache", "val_shards", "cache", "caches", "out", "views_used"),
-    "Views": ("num_views", "recipe_name", "size", "view_seed", "--view-set", "views_per_unit"),
+    "Views": ("views", "recipe_name", "size", "view_seed", "--view-set", "views_per_unit"),
     "Stored logits": ("record_kind", "top_k", "num_bytes"),
     "Loss": ("distill", "distill_weight", "temperature", "distillations", "weights", "temperatures"),
     "Student": ("model", "recipe", "stage", "config", "sets"),
@@ -138,7 +138,7 @@ EXAMPLES = {
     "train-student": (
         "train-student --shards data/train --cache teacher.zarr --out runs/hard",
         "train-student --shards data/train --val-shards data/val --cache teacher.zarr \\\n"
-        "    --distill soft --lambda .9 --tau 2 --epochs 100 --set lr=0.001 --out runs/soft",
+        "    --distill soft --lambda 0.9 --tau 2 --epochs 100 --set lr=0.001 --out runs/soft",
         "train-student --shards data/train --distill none --model resnet18 --out runs/alone",
     ),
     "evaluate": ("evaluate --shards data/val --weights runs/soft/weights.safetensors",),

@@ -210,8 +210,12 @@ def shard_options(required: bool = True, help: str = "") -> Decorator:
     )
 
 
-def workers_option(help: str = "Rendering processes.") -> Decorator:
-    """--workers; ValueError where this machine has none."""
+def workers_option(help: str = "Rendering processes.", *, beside_network: bool = False) -> Decorator:
+    """--workers; ValueError where this machine has none.
+
+    Args:
+        beside_network: whether the command takes `suited_workers` of it.
+    """
 
     def checked(ctx: click.Context, param: click.Parameter, value: int | None) -> int:
         if value is None:
@@ -221,7 +225,7 @@ def workers_option(help: str = "Rendering processes.") -> Decorator:
 
     return click.option(
         "--workers",
-        show_default="the CPUs of the rank less one; on a CPU an eighth of them",
+        show_default="CPUs of this process less one" + "; without a GPU an eighth of them" * beside_network,
         type=click.IntRange(0, MOST_WORKERS),
         callback=checked,
         help=help,
@@ -261,7 +265,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 precision_option = click.option(
     "--precision",
     type=click.Choice(["fp32", "tf32", "bf16", "fp16"]),
-    help="Arithmetic of the forward pass; default: as begun, else bf16 (fp16 where a GPU has none), on a CPU fp32.",
+    help="Arithmetic of the forward pass; default: that of the existing run or cache, else bf16 on a GPU (fp16 "
+    "if it has no bf16), fp32 on a CPU.",
 )
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @click.option("--val-shards", type=TEXT, required=True, help="Shards to evaluate on.")
 @cache_options(required=True, help="The teacher cache; again for more teachers of the same views.")
 @click.option("--teachers", metavar="A,B,A+B", help="Sets of caches, named after their files; default: all of them.")
-@click.option("--lambda", "weights", default="0,.1,.5,.9", show_default=True, help="Values of λ; 0 is the baseline.")
+@click.option("--lambda", "weights", default="0,0.1,0.5,0.9", show_default=True, help="Values of λ; 0 is the baseline.")
 @click.option("--tau", "temperatures", default="1,2,4,8", show_default=True, help="Values of τ; hard cells ignore it.")
 @click.option("--distill", "distillations", default="hard,soft", show_default=True, help=f"Among {', '.join(LOSSES)}.")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Students per cell.")

@@ -24,10 +24,10 @@ _UNIT, _FEWEST_VIEWS, _MOST_VIEWS = 6, 6, 120
 
 @click.command("distill")
 @click.argument("photos", type=PATH)
-@click.option("--out", "work", required=True, type=PATH, help="Folder for all that is made; the same again goes on.")
+@click.option("--out", "work", required=True, type=PATH, help="Folder for all that is made; run again to go on.")
 @click.option(
     "--budget",
-    default=15.0,
+    default=15,
     show_default=True,
     type=Number(1, 100_000),
     metavar="MINUTES",
@@ -36,10 +36,11 @@ _UNIT, _FEWEST_VIEWS, _MOST_VIEWS = 6, 6, 120
 @click.option("--pretrained", metavar="NAME", help=f"The teacher's published weights; default: {LITE0}.")
 @click.pass_context
 def distill(context: click.Context, photos: Path, work: Path, budget: float, pretrained: str | None) -> None:
-    """From PHOTOS, a folder with a folder for each class, to a distilled student and a report in one command.
+    """Train a student from PHOTOS, a folder with a folder for each class, and write a report, in one command.
 
-    It packs the photos, fine-tunes a teacher, stores its answers, trains a student from them and the same student
-    without a teacher, and compares all three. Each command is printed as it runs. Run it again to go on.
+    It packs the photos, fine-tunes a teacher, stores its answers, trains one student from them and one without a
+    teacher, and compares all three. PHOTOS may also hold train/ and val/; otherwise a fifth is held out. Each command
+    is printed as it runs. Run it again to go on.
     """
     began = time.monotonic()
     context.meta[RUNS_NEXT_ITSELF] = True

@@ -112,7 +112,7 @@ student_options = bundled(
     "student",
     click.option(
         "--model",
-        help="The network to train; see `models`. Default: deit_tiny_distilled_patch16_224, for a small set small_cnn.",
+        help="Network to train; see `models`. Default: deit_tiny_distilled_patch16_224, below 50,000 images small_cnn.",
     ),
     click.option(
         "--pretrained", metavar="NAME|FILE", help="Begin with published weights (a timm name with tag), or a file."
@@ -121,7 +121,11 @@ student_options = bundled(
     click.option(
         "--stage", default=0, show_default=True, type=click.IntRange(0), help="0 trains from scratch, 1 fine-tunes."
     ),
-    click.option("--epochs", type=click.IntRange(1), help="Passes over the training images; default: the recipe's."),
+    click.option(
+        "--epochs",
+        type=click.IntRange(1),
+        help="Passes over the training images; default: the recipe's; below 50,000 images by their number.",
+    ),
     click.option(
         "--batch-size", type=click.IntRange(1), help="Images per step, over all processes; default: the recipe's."
     ),
@@ -149,13 +153,13 @@ loss_options = bundled(
         "--lambda",
         "distill_weight",
         type=Number(0, 1),
-        help="λ, weight of the loss against the teacher; default: its paper's.",
+        help="λ, weight of the loss against the teacher; default: the recipe's, or with --distill its paper's.",
     ),
     click.option(
         "--tau",
         "temperature",
         type=Number(0.01, 1000),
-        help="τ, temperature of the loss against the teacher; default: its paper's.",
+        help="τ, temperature of the loss against the teacher; default: as for --lambda.",
     ),
 )
 
@@ -359,10 +363,10 @@ training_options = bundled(
         "--eval-every",
         type=click.IntRange(1),
         metavar="EPOCHS",
-        help="Epochs between evaluations on --val-shards; default 1, for a small set a twentieth of the run.",
+        help="Epochs between evaluations on --val-shards; default 1; below 50,000 images a twentieth of the run.",
     ),
     device_option,
-    workers_option("Rendering processes per rank."),
+    workers_option("Rendering processes per rank.", beside_network=True),
     click.option(
         "--scratch",
         type=PATH,

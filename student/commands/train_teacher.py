@@ -96,11 +96,11 @@ _teacher_training = bundled(
         "--pretrained", metavar="NAME", help="Published weights: a timm name with tag, or efficientnet_lite0."
     ),
     click.option("--model", metavar="NAME", help="A timm model without published weights."),
-    click.option("--init-weights", type=PATH, help="For --model: a file to begin with."),
-    click.option("--epochs", type=click.IntRange(1), help="Default 10, of fewer than 1,500 images more."),
-    click.option("--batch-size", type=click.IntRange(1), help="Global: over all processes."),
+    click.option("--init-weights", type=PATH, help="With --model: a file of weights to begin with."),
+    click.option("--epochs", type=click.IntRange(1), help="Default 10; below 1,500 images more, at most 30."),
+    click.option("--batch-size", type=click.IntRange(1), help="Images per step, over all processes."),
     click.option(
-        "--size", type=click.IntRange(1), help="Side of the images, pixels; default 224, for a small set less."
+        "--size", type=click.IntRange(1), help="Side of the images, pixels; default 224; below 50,000 images 96 or 64."
     ),
     click.option("--config", type=PATH, help="A TOML file of recipe fields."),
     click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any recipe field; view.FIELD for views."),
@@ -112,7 +112,7 @@ _teacher_training = bundled(
 @click.option("--val-shards", type=TEXT, help="Shards to evaluate on; default: the training images, which flatters.")
 @_teacher_training
 @click.option("--out", required=True, type=PATH, help="Run directory; an unfinished run goes on.")
-@click.option("--seed", default=0, show_default=True, type=SEED, help="Initial classifier, order.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the initial classifier and the order.")
 @training_options
 def train_teacher(
     shard_place: ShardPlace,

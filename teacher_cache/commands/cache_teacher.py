@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 @click.command("cache-teacher")
 @shard_options()
 @click.option(
-    "--cache", required=True, type=CACHE, help="The cache to make, extend or finish: a folder, s3:// or gs://."
+    "--cache", required=True, type=CACHE, help="The cache to make, extend or finish: a folder, s3://, gs:// or az://."
 )
 @teacher_options
 @view_options
 @record_options
 @runs_teacher_options
-@workers_option()
+@workers_option(beside_network=True)
 def cache_teacher(
     shard_place: ShardPlace,
     cache: str,

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     help="Views that the error is estimated from.",
 )
 @runs_teacher_options
-@workers_option()
+@workers_option(beside_network=True)
 def plan_cache(
     shard_place: ShardPlace,
     teacher: TeacherFlags,

@@ -142,15 +142,19 @@ view_options = bundled(
     click.option(
         "--views",
         type=click.IntRange(1),
-        help="Views of every image; more can be added later. Default for a small set: about 60,000 in all.",
+        help="Views of every image; more can be added later. Default below 50,000 images: about 60,000 answers in all.",
     ),
     click.option(
         "--view-recipe",
         "--recipe",
         "recipe_name",
-        help="How views are augmented; see `recipes`. Default: deit, for a small set small.",
+        help="How views are augmented; see `recipes`. Default: deit; below 50,000 images small.",
     ),
-    click.option("--size", type=click.IntRange(1), help="Side of the views, pixels; default: the recipe's."),
+    click.option(
+        "--size",
+        type=click.IntRange(1),
+        help="Side of the views, pixels; default: the recipe's; below 50,000 images 96 or 64.",
+    ),
     click.option("--view-seed", default=0, show_default=True, type=SEED, help="Seed of the views."),
     click.option(
         "--view-set", "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Change a field of the view recipe."
