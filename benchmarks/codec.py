@@ -37,6 +37,7 @@ class _OneShard(NamedTuple):
     names: tuple[str, ...]
     rows_S: NDArray[np.int64]
     fingerprint: str
+    num_skipped: int = 0
 
 
 def run(calibration: Path, evaluation: Path, record: RecordFormat | None, num_bytes: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class FakeIndex(NamedTuple):
     names: tuple[str, ...]
     rows_S: NDArray[np.int64]
     fingerprint: str = INDEX_FINGERPRINT
+    num_skipped: int = 0
 
 
 def make_index(*rows: int) -> FakeIndex:

@@ -142,6 +142,7 @@ class Shards(NamedTuple):
     names: tuple[str, ...]
     rows: tuple[int, ...]
     fingerprint: str = "2" * 64
+    num_skipped: int = 0
 
     @property
     def rows_S(self) -> np.ndarray:  # noqa: N802 - the shape is part of the name

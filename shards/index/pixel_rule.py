@@ -45,6 +45,12 @@ class PixelRule:
         return ", ".join(turned + seen)
 
 
+def other_pixels(trained: PixelRule, here: PixelRule) -> str:
+    """What to say where shards were made in another way than those that weights were trained on; "" where not."""
+    before, now = (rule.words() or "as they are stored" for rule in (trained, here))
+    return "" if trained == here else f"trained on images {before}, those of the shards are {now}"
+
+
 def background_of(text: str) -> tuple[int, ...]:
     """The colour that a text names: white, black or R,G,B; ValueError for others."""
     if text.lower() in COLOURS:

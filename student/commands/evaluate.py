@@ -148,6 +148,7 @@ def _class_order(info: "ExportInfo", index: "ShardIndex", weights: Path) -> tupl
 
 def _say_other_pixels(info: "ExportInfo", index: "ShardIndex") -> None:
     """Warn where the images of the shards were made in another way than those that were trained on."""
-    trained, here = (pixels.words() or "as they are stored" for pixels in (info.pixels, index.pixels))
-    if trained != here:
-        say(f"warning: the student was trained on images {trained}, those of the shards are {here}")
+    from shards.index.pixel_rule import other_pixels
+
+    if words := other_pixels(info.pixels, index.pixels):
+        say(f"warning: the student was {words}")

@@ -21,6 +21,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from shards.errors import RunError
+from shards.index.pixel_rule import PixelRule
 from student.learn.losses.table import NONE
 from student.learn.process_group import unwrapped
 from student.learn.timm_model import bare_model
@@ -29,6 +30,7 @@ from student.recipe.student_recipe import PUBLISHED, StudentRecipe
 from teacher_cache.network.timm_network import published
 from teacher_cache.network.trial import reason_of
 from teacher_cache.network.weights import part_of_network, read_weights
+from teacher_cache.network.weights_metadata import trained_as
 
 _GRIDS = ("pos_embed", "patch_embed.proj.weight")
 """What is resized when the image or the patch has another size."""
@@ -59,6 +61,7 @@ class LoadReport(NamedTuple):
         fresh: names of the classifier that begin anew. drawn: what begins at random because the file lacks it.
         dropped: names of the file that this student has no place for.
         chosen: which of several sets of weights or prefixes in the file they are; "" where there was no choice.
+        pixels: what was done to the images that they were trained on; None where the file does not say it.
     """
 
     resized: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
@@ -66,6 +69,7 @@ class LoadReport(NamedTuple):
     drawn: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     chosen: str = ""
+    pixels: PixelRule | None = None
 
     @property
     def words(self) -> str:
@@ -229,7 +233,9 @@ def load_weights(model: nn.Module, path: Path, *, start: bool = False) -> LoadRe
     optional = [name for name in own if free and name.startswith(free)]
     state, part = part_of_network(file.state, own, str(path), optional=optional)
     taken = "; ".join(words for words in (file.chosen, part) if words)
-    return _load_state(model, state, str(path), start=start)._replace(chosen=taken)
+    known = trained_as(path)
+    report = _load_state(model, state, str(path), start=start)
+    return report._replace(chosen=taken, pixels=known.pixels if known else None)
 
 
 def _load_state(model: nn.Module, state: dict[str, Tensor], where: str, *, start: bool) -> LoadReport:

@@ -21,7 +21,7 @@ from shards.errors import RunError
 from shards.index.pixel_rule import PixelRule
 from shards.tars.image_rule import pictured
 from shards.text.escapes import markdown, markdown_code, one_line
-from shards.text.figures import count
+from shards.text.figures import count, has
 from shards.views.mixing import prepare
 from shards.views.view import render_views
 from shards.views.view_recipe import ViewRecipe
@@ -50,6 +50,7 @@ class _Stored(msgspec.Struct, forbid_unknown_fields=True):
     fingerprints: dict[str, str]
     metrics: dict[str, float]
     pixels: dict[str, Any] = {}
+    num_skipped: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 0
 
 
 _AS_STORED = PixelRule()
@@ -66,6 +67,7 @@ class ExportInfo:
         metrics: measured numbers by name, percent for accuracies.
         notes: what was assumed of a file that does not say it, one line each; no part of a file.
         pixels: what was done to the pixels of the training images, and is done to pictures.
+        num_skipped: images that were left out when the training shards were made.
     """
 
     recipe: StudentRecipe
@@ -77,6 +79,7 @@ class ExportInfo:
     metrics: Mapping[str, float]
     notes: tuple[str, ...] = ()
     pixels: PixelRule = _AS_STORED
+    num_skipped: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types."""
@@ -89,6 +92,7 @@ class ExportInfo:
             "fingerprints": dict(self.fingerprints),
             "metrics": dict(self.metrics),
             **({"pixels": self.pixels.to_json()} if self.pixels != _AS_STORED else {}),
+            **({"num_skipped": self.num_skipped} if self.num_skipped else {}),
         }
 
     @classmethod
@@ -109,6 +113,7 @@ class ExportInfo:
             fingerprints=stored.fingerprints,
             metrics=stored.metrics,
             pixels=PixelRule.from_json(stored.pixels),
+            num_skipped=stored.num_skipped,
         )
 
 
@@ -344,6 +349,9 @@ def model_card(info: ExportInfo, weights: str = "", *, load: str = "") -> str:
         ]
     lines += ["## Measured", "", *_table(("what", "value"), {k: f"{v:.4g}" for k, v in info.metrics.items()}), ""]
     lines += ["## Made from", "", *_table(("what", "fingerprint"), info.fingerprints), ""]
+    if info.num_skipped:
+        left_out = count(info.num_skipped, "image")
+        lines += [f"{left_out} could not be read and {has(info.num_skipped)} been left out of the training shards.", ""]
     settings = {_card_name(k, recipe): json.dumps(v) for k, v in recipe.to_json().items()}
     lines += ["## Recipe", "", *_table(("setting", "value"), settings), ""]
     return "\n".join(lines)

@@ -86,6 +86,7 @@ def _info(trainer: Trainer, data: ShardSets, measured: Mapping[str, Any], teache
         num_classes=index.num_classes,
         class_names=index.class_names,
         pixels=index.pixels,
+        num_skipped=index.num_skipped,
         fingerprints={"shards": index.fingerprint, **_fingerprints(teacher)},
         metrics={k: v for k, v in measured.items() if isinstance(v, float) and k not in _TIMES},
     )

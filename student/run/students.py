@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from shards.errors import RunError
+from shards.index.pixel_rule import other_pixels
 from student.feed.batch import Batch
 from student.feed.feed import Feed
 from student.learn.network import has_dist
@@ -169,7 +170,8 @@ class Students:
         for student in self._students if not step else ():
             if (start := student.trainer.start) is not None:
                 weights = student.job.recipe.init_weights
-                changes = "; ".join(part for part in (start.chosen, start.words) if part)
+                pixels = "" if start.pixels is None else other_pixels(start.pixels, self._data.index.pixels)
+                changes = "; ".join(part for part in (start.chosen, start.words, pixels) if part)
                 yield events.StartedFrom(student=student.name, weights=weights, changes=changes)
         if owed:
             yield from self._report_epoch([self._students[number] for number in owed], step)

@@ -146,6 +146,7 @@ class TeacherFlags:
         Args:
             precision: None takes that of `existing`, the teacher of an existing cache, or else the device's default.
         """
+        from shards.index.pixel_rule import other_pixels
         from teacher_cache.network.device import rank_device
         from teacher_cache.network.heap import keep_freed_memory
         from teacher_cache.network.own_network import search_current_folder
@@ -178,6 +179,8 @@ class TeacherFlags:
             say(f"teacher: {self.teacher_weights}: {teacher.chosen} (--teacher-ema {self.teacher_ema})")
         if teacher.part and not quiet:
             say(f"teacher: {self.teacher_weights}: {teacher.part}")
+        if known and (words := other_pixels(known.pixels, index.pixels)) and not quiet:
+            say(f"warning: the teacher was {words}")
         fitted = fit_classes(teacher, index, existing)
         if fitted.words and not quiet:
             say(fitted.words)

@@ -179,6 +179,7 @@ class _OneShard(NamedTuple):
     names: tuple[str, ...]
     rows_S: NDArray[np.int64]
     fingerprint: str
+    num_skipped: int = 0
 
 
 def _measured_bytes(

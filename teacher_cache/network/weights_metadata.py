@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shards.errors import ArtefactError
+from shards.index.pixel_rule import PixelRule
 from shards.names import nearest, short
 
 METADATA_KEY = "deit_teacher_cache"
@@ -88,6 +89,7 @@ class TrainedAs(NamedTuple):
     Attributes:
         model: timm's name. arguments: for `timm.create_model`. mean, std: what its input was normalised with.
         class_names: in the order of its answers; () where it knows none.
+        pixels: what was done to the pixels of the images that it was trained on.
     """
 
     model: str
@@ -95,6 +97,7 @@ class TrainedAs(NamedTuple):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     class_names: tuple[str, ...]
+    pixels: PixelRule
 
 
 def weights_file(path: Path) -> Path:
@@ -167,7 +170,9 @@ def trained_as(weights: Path | None) -> TrainedAs | None:
         said = json.loads(_header(weights)["__metadata__"][METADATA_KEY])
         (a, b, c), (d, e, f) = said["mean"], said["std"]
         names = tuple(str(name) for name in said["class_names"])
-        return TrainedAs(said["recipe"]["model"], dict(said["recipe"]["model_args"]), (a, b, c), (d, e, f), names)
+        model, arguments = said["recipe"]["model"], dict(said["recipe"]["model_args"])
+        pixels = PixelRule.from_json(said.get("pixels", {}))
+        return TrainedAs(model, arguments, (a, b, c), (d, e, f), names, pixels)
     except (OSError, KeyError, ValueError, TypeError, RecursionError):
         return None
 

@@ -46,6 +46,8 @@ def card_text(cache: TeacherCache, status: Status, errors: Sequence[Fidelity], *
         ("spec fingerprint", f"`{spec.fingerprint}`"),
         ("made with", markdown(", ".join(f"{key} {value}" for key, value in cache.made_with.items()))),
     ]
+    if skipped := cache.header.num_skipped:
+        rows.insert(4, ("images left out", f"{skipped:,}, which could not be read when the shards were made"))
     return _TEMPLATE.format(
         name=markdown(name),
         yaml_name=name if _PLAIN.fullmatch(name) else json.dumps(name),

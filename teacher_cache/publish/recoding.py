@@ -98,11 +98,12 @@ class Shards(NamedTuple):
     names: tuple[str, ...]
     rows_S: NDArray[np.int64]
     fingerprint: str
+    num_skipped: int
 
     @classmethod
     def of(cls, cache: TeacherCache) -> "Shards":
         """The shards of a cache."""
-        return cls(cache.shard_names, cache.rows_S, cache.spec.index_fingerprint)
+        return cls(cache.shard_names, cache.rows_S, cache.spec.index_fingerprint, cache.header.num_skipped)
 
 
 def fitted_basis(source: TeacherCache, spec: CacheSpec) -> TailBasis | None:

@@ -34,6 +34,9 @@ class IndexLike(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
+    @property
+    def num_skipped(self) -> int: ...
+
 
 class UnitId(NamedTuple):
     """Where a unit is: a view block and a shard."""

@@ -63,6 +63,7 @@ class _Root(msgspec.Struct, forbid_unknown_fields=True):
     made_with: dict[str, str]
     packed: bool = False
     class_names: list[str] = []
+    num_skipped: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,7 @@ class Header:
         class_names: of the answers in their order, where the teacher and the shards both said them when the cache was
             made, so that names prove the order; those of the teacher where the shards have no classes; () otherwise. No
             part of the fingerprint.
+        num_skipped: images that were left out when the shards were made, as the card says; no part of the fingerprint.
     """
 
     spec: CacheSpec
@@ -91,6 +93,7 @@ class Header:
     made_with: dict[str, str]
     packed: bool = False
     class_names: tuple[str, ...] = ()
+    num_skipped: int = 0
 
     @property
     def identity(self) -> str:
@@ -130,6 +133,7 @@ def make_header(
         basis_digest=array_digest(basis_arrays, "basis").hex() if basis_arrays else "",
         made_with=library_versions() if made_with is None else dict(made_with),
         class_names=tuple(class_names),
+        num_skipped=index.num_skipped,
     )
 
 
@@ -199,6 +203,7 @@ def header_to_attributes(header: Header) -> dict[str, Any]:
         "made_with": header.made_with,
         **({"packed": True} if header.packed else {}),
         **({"class_names": list(header.class_names)} if header.class_names else {}),
+        **({"num_skipped": header.num_skipped} if header.num_skipped else {}),
     }
     return {**attributes, "attributes_digest": _attributes_digest(attributes)}
 
@@ -240,6 +245,7 @@ def header_from_attributes(attributes: Mapping[str, Any], where: str) -> Header:
         made_with=root.made_with,
         packed=root.packed,
         class_names=tuple(root.class_names),
+        num_skipped=root.num_skipped,
     )
     _require_possible(header, f"{where}/zarr.json")
     return header
