@@ -1,6 +1,6 @@
 """`check-shards`: a strict scan of shards, ours or anyone's, and their index."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from shards.text.figures import count
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
     from shards.tars.scan import ScanEvent
+    from shards.tars.shard_scan import Foreign
 
 
 @click.command("check-shards")
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     "--ignore-suffix", "ignored", multiple=True, metavar="SUFFIX", help="Pass over members NAME.SUFFIX, counted."
 )
 @click.option("--ignore-unknown", is_flag=True, help="Pass over every member that is no image and no label, counted.")
+@click.option("--skip-empty", is_flag=True, help="Pass over tars without any member, counted (img2dataset).")
 @click.option("--key-dots", is_flag=True, help="Keys have dots: a key ends at the last dot of the name, not the first.")
 @click.option("--overwrite", is_flag=True, help="Write the index anew instead of checking against the one there.")
 @click.option("--allow-fewer", is_flag=True, help="With --overwrite: also where the new index has fewer samples.")
@@ -43,6 +45,7 @@ def check_shards(
     label_key: str | None,
     ignored: tuple[str, ...],
     ignore_unknown: bool,
+    skip_empty: bool,
     key_dots: bool,
     overwrite: bool,
     allow_fewer: bool,
@@ -60,7 +63,6 @@ def check_shards(
     from shards.index.shard_index import ShardIndex, index_path
     from shards.index.sources import expand_shards
     from shards.tars.scan import scan_shards
-    from shards.tars.shard_scan import Foreign
 
     require_use(allow_fewer and not overwrite, "--allow-fewer: only with --overwrite, which writes an index anew")
     require_use(max_pixels is not None and not decode, "--max-pixels: only with --decode, which looks at the pixels")
@@ -74,7 +76,7 @@ def check_shards(
         num_classes=num_classes or (expected.num_classes if expected else None),
         class_names=names,
         label_key=label_key,
-        foreign=Foreign(tuple(suffix.lower().lstrip(".") for suffix in ignored), ignore_unknown, key_dots),
+        foreign=_foreign(ignored, ignore_unknown, key_dots, skip_empty or bool(expected and expected.empty_shards)),
         labels_optional=no_labels or bool(expected and expected.num_unlabelled),
         expected=expected,
         decode=decode,
@@ -91,6 +93,13 @@ def check_shards(
     result(f"fingerprint {index.fingerprint}")
 
 
+def _foreign(ignored: Sequence[str], ignore_unknown: bool, key_dots: bool, skip_empty: bool) -> "Foreign":
+    """What the flags say of shards of others."""
+    from shards.tars.shard_scan import Foreign
+
+    return Foreign(tuple(suffix.lower().lstrip(".") for suffix in ignored), ignore_unknown, key_dots, skip_empty)
+
+
 def _show_scan(events: Iterable["ScanEvent"], num_shards: int) -> "ShardIndex":
     """Show a scan as it goes, every problem in a line, and return its index; the only one is what the error says."""
     with Bar("check-shards", num_shards, "shard") as bar:
@@ -100,6 +109,9 @@ def _show_scan(events: Iterable["ScanEvent"], num_shards: int) -> "ShardIndex":
             for line in lines if num_shards > 1 or len(lines) > 1 else ():
                 bar.say(f"  {line}")
     say_ignored(event.ignored)
+    if event.empty:
+        shown = ", ".join(sorted(event.empty)[:3]) + (" …" if len(event.empty) > 3 else "")
+        say(f"passed over: {count(len(event.empty), 'empty shard')} ({shown})")
     assert event.index is not None, "a scan ends with an index, or an error"
     _say_empty_classes(event.index)
     return event.index

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.documents import open_regular
 from shards.errors import ShardError
 from shards.index.index_file import WRITE_ANEW, IndexMeta
+from shards.index.sources import base_name, is_remote
 from shards.text.figures import count
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ SUFFIXES = ("jpg", "jpeg", "png", "webp")
 """The image formats that are taken; the index keeps the place in this tuple."""
 UNLABELLED = -1
 """The label of a sample that has none."""
+
+_BLOCK = 512
+"""The first header of a tar, in bytes; an empty one begins with its end, zeros."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -47,6 +52,24 @@ def require_sound(meta: IndexMeta, arrays: Arrays, path: Path) -> None:
     _require_range(path, "size_N", arrays["size_N"], 1, 2**50)
     _require_range(path, "offset_N", arrays["offset_N"], 0, 2**50)
     _require_inside(path, arrays)
+
+
+def without_empty(urls: Sequence[str], empty_shards: Sequence[str], path: Path) -> list[str]:
+    """The shards without those that the index passes over as empty.
+
+    Errors:
+        ShardError when a local one is no longer empty: it was downloaded again, and the index lacks its samples.
+    """
+    empty = frozenset(empty_shards)
+    for url in urls if empty else ():
+        if base_name(url) in empty and not is_remote(url):
+            with open_regular(Path(url)) as file:
+                if any(file.read(_BLOCK)):
+                    raise ShardError(
+                        f"{url}: expected an empty shard, as in {path}, got one with members; write the index anew: "
+                        "check-shards --overwrite --skip-empty"
+                    )
+    return [url for url in urls if base_name(url) not in empty]
 
 
 def require_classes(where: object, names: Sequence[str], num_classes: int) -> None:

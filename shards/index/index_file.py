@@ -39,6 +39,7 @@ class IndexMeta(msgspec.Struct, forbid_unknown_fields=True):
     pixels: dict[str, Any] = {}
     num_skipped: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 0
     num_unlabelled: Annotated[int, msgspec.Meta(ge=0, le=2**50)] = 0
+    empty_shards: list[str] = []
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):

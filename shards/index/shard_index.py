@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from shards.errors import Problem, ShardError, problems_text
 from shards.index.class_names import write_copy
 from shards.index.compact import CompactRule
-from shards.index.index_checks import SUFFIXES, require_sound
+from shards.index.index_checks import SUFFIXES, require_sound, without_empty
 from shards.index.index_file import WRITE_ANEW, read_index_file, write_index_file
 from shards.index.pixel_rule import PixelRule
 from shards.index.remote import cached_path, local_shard
@@ -60,6 +60,7 @@ class ShardIndex:
             fingerprint, which is of the bytes that came of it.
         pixels: what make-shards did to the pixels; no part of the fingerprint either.
         num_skipped: images that could not be taken and were left out.
+        empty_shards: tars beside them without any sample, passed over: base names; no part of the fingerprint.
         classes_of_teacher: the classes are those of a teacher (`taught`), and no part of the fingerprint.
         path: the file it was loaded from; pickling sends the path instead of the arrays.
     """
@@ -82,6 +83,7 @@ class ShardIndex:
     compact: CompactRule | None = field(default=None)
     pixels: PixelRule = field(default=PixelRule())
     num_skipped: int = field(default=0)
+    empty_shards: tuple[str, ...] = field(default=())
     classes_of_teacher: bool = field(default=False)
     path: Path | None = field(default=None)
 
@@ -179,6 +181,7 @@ class ShardIndex:
         meta |= {"compact": self.compact.to_json()} if self.compact else {}
         meta |= {"pixels": self.pixels.to_json()} if self.pixels != PixelRule() else {}
         meta |= {"num_skipped": self.num_skipped} if self.num_skipped else {}
+        meta |= {"empty_shards": self.empty_shards} if self.empty_shards else {}
         meta |= {"num_unlabelled": self.num_unlabelled} if self.num_unlabelled else {}
         arrays = {name: np.ascontiguousarray(getattr(self, name), dtype) for name, dtype in _ARRAYS.items()}
         try:
@@ -209,6 +212,7 @@ class ShardIndex:
             compact=_rule(CompactRule, meta.compact, path) if meta.compact is not None else None,
             pixels=_rule(PixelRule, meta.pixels, path),
             num_skipped=meta.num_skipped,
+            empty_shards=tuple(meta.empty_shards),
             path=path.absolute(),
             **dict[str, Any](arrays),
         )
@@ -285,13 +289,15 @@ def open_index(pattern: str, cache_dir: Path | None = None) -> ShardIndex:
     urls = expand_shards(pattern)
     path = index_path(pattern, cache_dir)
     names = tuple(base_name(url) for url in urls)
-    if "::" in pattern and not (path.exists() and ShardIndex.load(path).names == names):
+    if "::" in pattern and not (path.exists() and _covers(ShardIndex.load(path), names)):
         return joined([open_index(part, cache_dir) for part in pattern.split("::")], pattern)
     if not path.exists() and not is_remote(urls[0]) and (whole := path.with_name("shards.index")).exists():
         path = whole  # made for the whole folder; good when it covers exactly these shards
     if is_remote(urls[0]) and not path.exists():
         path = _fetch_index(f"{os.path.dirname(urls[0])}/{path.name.partition('-')[2]}", cache_dir)
     index = ShardIndex.load(path)
+    urls = without_empty(urls, index.empty_shards, path)
+    names = tuple(base_name(url) for url in urls)
     if index.names != names:
         _require_all_here(index, names, path)
         missing, extra = sorted(set(names) - set(index.names)), sorted(set(index.names) - set(names))
@@ -307,6 +313,12 @@ def open_index(pattern: str, cache_dir: Path | None = None) -> ShardIndex:
                 "check-shards again if it was changed on purpose"
             )
     return replace(index, urls=tuple(urls))
+
+
+def _covers(index: ShardIndex, names: Sequence[str]) -> bool:
+    """Whether the shards of these names are those of an index, in its order, beside ones that it passes over."""
+    empty = frozenset(index.empty_shards)
+    return index.names == tuple(name for name in names if name not in empty)
 
 
 def joined(parts: Sequence[ShardIndex], where: str) -> ShardIndex:

@@ -29,7 +29,7 @@ class ScanEvent:
         url: the shard; "" in the last event.
         shards_done, num_shards; num_samples, num_bytes: so far.
         problem: what is wrong with this shard, "" when nothing is; several lines where several images do not decode.
-        ignored: members passed over so far, by suffix.
+        ignored: members passed over so far, by suffix. empty: shards without a member, passed over so far.
         index: only in the last event.
     """
 
@@ -40,6 +40,7 @@ class ScanEvent:
     num_bytes: int = 0
     problem: str = ""
     ignored: Mapping[str, int] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
     index: ShardIndex | None = None
 
 
@@ -90,7 +91,8 @@ def scan_shards(
             scans[position] = scan
             samples, size = event.num_samples + len(scan.label_N), event.num_bytes + scan.tar_bytes
             ignored = Counter(event.ignored) + Counter(scan.ignored)
-            event = replace(event, num_samples=samples, num_bytes=size, ignored=dict(ignored))
+            empty = event.empty if len(scan.label_N) else (*event.empty, scan.name)
+            event = replace(event, num_samples=samples, num_bytes=size, ignored=dict(ignored), empty=empty)
             differs = difference(expected, scan, urls[position]) if expected is not None else None
             found = (*found, differs) if differs else found
         problems.extend(found)
@@ -101,7 +103,7 @@ def scan_shards(
         bad = f"{num_bad} of {count(num_shards, 'shard')} not as expected"
         what = bad if num_bad == len(problems) else f"{bad}, {count(len(problems), 'problem')}"
         raise ShardError(problems_text("", sorted(problems), what=what))
-    index = assemble(urls, [scans[n] for n in range(len(urls))], num_classes=num_classes, class_names=class_names)
+    index = _assembled(urls, scans, num_classes, class_names)
     if expected is not None and expected.fingerprint != index.fingerprint:
         raise ShardError(
             f"the shards are as indexed, but their order or classes are not: expected {expected.num_shards} shards and "
@@ -111,12 +113,27 @@ def scan_shards(
     yield replace(event, url="", index=index)
 
 
+def _assembled(
+    urls: Sequence[str], scans: Mapping[int, ShardScan], num_classes: int | None, class_names: Sequence[str]
+) -> ShardIndex:
+    """The index of the shards that have samples; ShardError where none has."""
+    full = [position for position in range(len(urls)) if len(scans[position].label_N)]
+    if not full:
+        raise ShardError(f"{urls[0]}: expected a shard with samples, got {count(len(urls), 'empty shard')}")
+    kept = [urls[position] for position in full]
+    index = assemble(kept, [scans[n] for n in full], num_classes=num_classes, class_names=class_names)
+    empty = sorted(scan.name for scan in scans.values() if not len(scan.label_N))
+    return replace(index, empty_shards=tuple(empty))
+
+
 def difference(expected: ShardIndex, scan: ShardScan, url: str) -> Problem | None:
     """Compare a scan with the index of the same shard.
 
     Returns:
         how many samples differ, and the first of them with its offset; None where all is as indexed.
     """
+    if not len(scan.label_N) and scan.name in expected.empty_shards:
+        return None
     if scan.name not in expected.names:
         return Problem(
             f"{url}: not in the index{f' {expected.path}' if expected.path else ''}",
@@ -173,8 +190,8 @@ def _indexed_samples(index: ShardIndex, shard: int) -> dict[str, _Place]:
 
 
 def _scanned_samples(scan: ShardScan) -> dict[str, _Place]:
-    starts = [0, *scan.key_end_N[:-1].tolist()]
-    keys = [scan.key_bytes[a:b].decode() for a, b in zip(starts, scan.key_end_N.tolist(), strict=True)]
+    ends = scan.key_end_N.tolist()
+    keys = [scan.key_bytes[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
     return _places(keys, scan.crc32c_N, scan.size_N, scan.label_N, scan.suffix_N, scan.offset_N)
 
 

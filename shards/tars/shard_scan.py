@@ -43,11 +43,13 @@ class Foreign(NamedTuple):
         ignored_suffixes: members whose names end so are passed over, counted by suffix.
         ignore_unknown: so is every other member that is neither image nor label.
         key_dots: keys have dots of their own: a key ends at the last dot of the file name, not at the first.
+        skip_empty: so is a whole tar without any member, such as img2dataset leaves where every download failed.
     """
 
     ignored_suffixes: tuple[str, ...] = ()
     ignore_unknown: bool = False
     key_dots: bool = False
+    skip_empty: bool = False
 
 
 class SampleRule(NamedTuple):
@@ -163,10 +165,13 @@ def _scan_members(file: BinaryIO, name: str, rule: SampleRule, where: str, stray
             seen.add(key)
             sample = _Sample(key, member.offset, rule, where, undecodable)
         sample.add(member, suffix, data)
+    if sample is None and rule.foreign.skip_empty and not ignored and not strays:
+        return _pack([], name, file.seek(0, 2))
     if sample is None:
         counts = ", ".join(f"{count} × {suffix}" for suffix, count in sorted(ignored.items()))
         passed = f" (passed over: {counts})" if counts else ""
-        raise ShardError(f"{where}: holds no samples{passed}; expected at least one. Remove the shard or make it again")
+        advice = "Remove the shard or make it again" + ("" if counts else "; check-shards --skip-empty passes over it")
+        raise ShardError(f"{where}: holds no samples{passed}; expected at least one. {advice}")
     rows.append(sample.row())
     return replace(_pack(rows, name, file.seek(0, 2)), ignored=dict(ignored), problems=tuple(undecodable))
 
