@@ -443,7 +443,7 @@ def test_an_incomplete_cache_serves_the_epochs_that_it_has(tmp_path, folder):
         cache.ledger = lambda: ledger
         with feed(folder, cache=cache, epochs=2) as ours:
             assert len(list(ours.epoch(1))) == 4
-        with pytest.raises(CacheError, match=r"1 of 6 units .* run cache-teacher again"):
+        with pytest.raises(CacheError, match=r"1 of 6 chunks .* run cache-teacher again"):
             feed(folder, cache=cache)
 
 

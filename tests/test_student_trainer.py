@@ -334,7 +334,7 @@ def test_missing_units_and_another_machine_are_refused(tmp_path, index, monkeypa
         ledger = cache.ledger()
         ledger[1, 2] = 0
         cache.ledger = lambda: ledger
-        words = rf"1 of 6 units .* views 2–3 of shard {index.names[2]}; run cache-teacher"
+        words = rf"1 of 6 chunks .* views 2–3 of shard {index.names[2]}; run cache-teacher"
         with pytest.raises(CacheError, match=words):
             run_to_end(tmp_path / "a", index, cache, recipe=student_recipe(epochs=3))
         run_to_end(tmp_path / "b", index, cache, settings=TrainSettings(views_used=2), recipe=student_recipe(epochs=3))

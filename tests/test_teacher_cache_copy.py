@@ -132,7 +132,7 @@ def test_a_damaged_unit_is_named_and_stays_out_of_the_copy(tmp_path: Path) -> No
     (tmp_path / "a/logit/c/1/0/0/0").write_bytes(b"\0" * 40)
     result = run("copy-cache", tmp_path / "a", tmp_path / "b")
     assert result.exit_code == 1
-    assert "view block 1" in result.output and "1 unit damaged" in result.output and "3 units" in result.output
+    assert "view block 1" in result.output and "1 chunk damaged" in result.output and "3 chunks" in result.output
     with TeacherCache.open(tmp_path / "b") as copy:
         assert copy.missing() == [(1, 0)]
 
@@ -284,7 +284,7 @@ def test_copies_go_through_memory_and_back(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["{a}", "{a}"], "this is the cache to be copied"),
-        (["{a}", "{new}", "--views", "0-3"], "expected whole units, such as 0-5"),
+        (["{a}", "{new}", "--views", "0-3"], "expected whole chunks, such as 0-5"),
         (["{a}", "{new}", "--views", "0-6"], "expected ranges inside 0-5"),
         (["{a}", "{new}", "--views", "3-1"], "expected ranges inside 0-5"),
         (["{a}", "{new}", "--shards", "x"], "expected numbers and ranges"),

@@ -149,8 +149,8 @@ def test_status_counts_what_is_there(tmp_path: Path) -> None:
     assert status.num_views_done == 3 * (3 * 14 - 5 - 7) and status.num_views_missing == 3 * (5 + 7)
     assert status.num_whole_views == 3
     lines = "\n".join(status_lines(status))
-    assert "9 views × 14 samples in 9 units" in lines and "done: 7 units (77.8 %)" in lines
-    assert "missing: 2 units, 36 views, the first is view block 1, shard 1" in lines
+    assert "9 views × 14 samples in 9 chunks" in lines and "done: 7 chunks (77.8 %)" in lines
+    assert "missing: 2 chunks, 36 views, the first is view block 1, shard 1" in lines
     assert lines.count("█") == 7 and lines.count("·") == 2
 
 

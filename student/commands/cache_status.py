@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as_json: bool) -> None:
     """Show what CACHE holds and misses, bytes per view and speed; with --fidelity also its measured error."""
     if not measure:
-        refuse_ignored(["max_units"], "only --fidelity reads units")
+        refuse_ignored(["max_units"], "only --fidelity reads chunks")
     if png is not None:
         require_file("--png", png, ".png")
     local_header(cache)

@@ -109,7 +109,7 @@ def require_units(cache: TeacherCache, order: Order) -> None:
         first_block, first_shard = needed[int(missing[0][0])], int(missing[0][1])
         first_view = first_block * cache.views_per_unit
         raise CacheError(
-            f"{cache.url}: {len(missing)} of {len(needed) * cache.num_shards} units that {cycle} epochs need "
+            f"{cache.url}: {len(missing)} of {len(needed) * cache.num_shards} chunks that {cycle} epochs need "
             f"are missing, the first is views {first_view}–{first_view + cache.views_per_unit - 1} of shard "
             f"{cache.shard_names[first_shard]}; run cache-teacher again to finish it, or train on fewer views"
         )

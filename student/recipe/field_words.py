@@ -27,7 +27,7 @@ VIEW_WORDS: dict[str, tuple[str, str]] = {
     "mix_prob": ("probability", "that a pair is mixed"),
     "switch_prob": ("probability", "that it is CutMix where both are on"),
     "block_size": ("samples", "that may be mixed with each other; a batch is made of whole blocks"),
-    "block_views": ("views", "that share one partition into blocks: the views of one unit of a cache"),
+    "block_views": ("views", "that share one partition into blocks: the views of one chunk of a cache"),
     "mean": ("0 … 1", "taken off each channel of the finished view"),
     "std": ("0 … 1", "that each channel is divided by"),
 } | words_of(ViewRecipe)

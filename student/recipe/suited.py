@@ -120,7 +120,7 @@ def _repeats(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -
     return _Change(
         {"repeats": repeats},
         f"repeats {repeats} instead of {recipe.repeats}: the largest number that divides {counts} views and "
-        f"their units of {data.views.block_views}",
+        f"their chunks of {data.views.block_views}",
     )
 
 

@@ -91,14 +91,14 @@ def copy_cache(
             for event in copy_units(opened, copy, selection, workers=workers, should_stop=lambda: stop.told):
                 display.show(event)
             if event.stopped:
-                say("stopped, every copied unit is kept; run the same command again to go on")
+                say("stopped, every copied chunk is kept; run the same command again to go on")
                 raise stop_with(stop.exit_code)
             if copy.spec != opened.spec:
                 _show_error(copy)
             if card:
                 result(f"card {write_card(copy)}")
     if event.num_damaged:
-        damaged = count(event.num_damaged, "unit")
+        damaged = count(event.num_damaged, "chunk")
         say(f"{source}: {damaged} damaged and not copied; run verify-cache --repair on it, then this command again")
         raise stop_with(1)
 
@@ -168,15 +168,15 @@ class _Display:
     def show(self, event: "CopyEvent") -> None:
         """Draw one event."""
         if self._bar is None:
-            self._bar = Bar("copy-cache", event.num_units - event.num_absent, "unit")
+            self._bar = Bar("copy-cache", event.num_units - event.num_absent, "chunk")
             self._bar.start_at(event.num_kept)
         if event.problem:
             self._bar.say(f"  {event.problem}")
         self._bar.to(event.num_kept + event.num_copied + event.num_damaged)
         if event.finished:
             self._bar.close()
-            absent = f"; {event.num_absent} selected units are not in the source" if event.num_absent else ""
+            absent = f"; {event.num_absent} selected chunks are not in the source" if event.num_absent else ""
             result(
-                f"{self._url}: {count(event.num_copied, 'unit')} ({count(event.num_views, 'view')}) copied in "
+                f"{self._url}: {count(event.num_copied, 'chunk')} ({count(event.num_views, 'view')}) copied in "
                 f"{duration(event.seconds)}, {event.num_kept} were there{absent}"
             )

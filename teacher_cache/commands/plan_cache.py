@@ -94,7 +94,7 @@ def plan_cache(
 def _show(plan: "Plan", *, num_samples: int, num_views: int, gpus: int) -> None:
     from shards.index.disk import rate_in_words, verdict
 
-    result(f"{count(num_samples, 'sample')} × {count(num_views, 'view')} in {count(plan.num_units, 'unit')}")
+    result(f"{count(num_samples, 'sample')} × {count(num_views, 'view')} in {count(plan.num_units, 'chunk')}")
     result(
         f"bytes     {plan.bytes_per_view:.1f} per view; {byte_size(plan.total_bytes)}, of these "
         f"{byte_size(plan.fidelity_bytes)} of full logits that measure its error"

@@ -66,7 +66,7 @@ def verify_cache(
 
     with TeacherCache.open(cache, writable=repair) as opened:
         units = opened.num_view_blocks * opened.num_shards
-        problems = _show_findings("digests", units, "unit", verify.verify_digests(opened, repair=repair))
+        problems = _show_findings("digests", units, "chunk", verify.verify_digests(opened, repair=repair))
         if deep or asked:
             problems += _verify_deep(
                 opened, shard_place, teacher, device, blocks=blocks, seed=seed, tolerance=tolerance

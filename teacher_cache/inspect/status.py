@@ -156,18 +156,21 @@ def status_lines(status: Status, width: int = 64, height: int = 16) -> list[str]
     lines = [
         f"{status.url}",
         f"{count(num_blocks * status.views_per_unit, 'view')} × "
-        f"{count(int(status.rows_S.sum()), 'sample')} in {count(units, 'unit')} "
+        f"{count(int(status.rows_S.sum()), 'sample')} in {count(units, 'chunk')} "
         f"({count(num_blocks, 'view block')} × {count(num_shards, 'shard')})",
-        f"done: {count(done, 'unit')} ({percent(done, units)}); views that every sample has: {status.num_whole_views}",
+        f"done: {count(done, 'chunk')} ({percent(done, units)}); views that every sample has: {status.num_whole_views}",
         *_picture(status.done_BS, width, height),
     ]
     if status.bytes_per_view:
         parts = ", ".join(f"{name} {size:.2f}" for name, size in status.bytes_per_view.items())
         total = sum(status.bytes_per_view.values())
-        lines.append(f"bytes per view on disk: {total:.2f} ({parts}; measured on {count(status.num_measured, 'unit')})")
+        lines.append(
+            f"bytes per view on disk: {total:.2f} ({parts}; measured on {count(status.num_measured, 'chunk')})"
+        )
     if status.num_views_missing:
         lines.append(
-            f"missing: {count(units - done, 'unit')}, {count(status.num_views_missing, 'view')}{_first_missing(status)}"
+            f"missing: {count(units - done, 'chunk')}, {count(status.num_views_missing, 'view')}"
+            f"{_first_missing(status)}"
         )
         if np.isfinite(status.views_per_s):
             lines.append(
@@ -206,7 +209,7 @@ def save_picture(status: Status, path: Path) -> None:
         axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("shard")
     axes.set_ylabel(f"view block ({count(status.views_per_unit, 'view')} each)")
-    axes.set_title(f"{done} of {count(units, 'unit')}")
+    axes.set_title(f"{done} of {count(units, 'chunk')}")
     patches = [
         Patch(facecolor=there, label=f"there: {done}"),
         Patch(facecolor=missing, edgecolor="#5a6473", label=f"missing: {units - done}"),

@@ -53,7 +53,7 @@ def pack_cache(
     entries_BS = source.ledger()[: header.num_view_blocks]
     if not entries_BS.all():
         raise CacheError(
-            f"{source.url}: {int((entries_BS == 0).sum())} of {entries_BS.size} units are missing; a packed cache "
+            f"{source.url}: {int((entries_BS == 0).sum())} of {entries_BS.size} chunks are missing; a packed cache "
             "cannot be extended, so finish this one with cache-teacher first"
         )
     place = Place.parse(url, writable=True)

@@ -37,7 +37,8 @@ def select(cache: TeacherCache, *, views: str = "", shards: str = "") -> Selecti
     if len(blocks) * per_unit != len(chosen):
         whole = ",".join(_spans([block * per_unit + n for block in blocks for n in range(per_unit)]))
         raise ValueError(
-            f"--views {views}: a unit holds {per_unit} views and is copied whole; expected whole units, such as {whole}"
+            f"--views {views}: a chunk holds {per_unit} views and is copied whole; expected whole chunks, such as "
+            f"{whole}"
         )
     return Selection(tuple(blocks), tuple(numbers("--shards", shards, cache.num_shards)))
 
