@@ -1,5 +1,6 @@
 """`make-shards`: images as people have them become shards and an index."""
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,6 +139,7 @@ class ImageFlags:
         }
 
 
+_MADE_BY = b'"made_by": "make-shards"'
 _SKIPPED = "# images that make-shards left out, with the reason\n"
 _image_flags = bundled(
     ImageFlags,
@@ -206,10 +208,27 @@ def make_shards(
     if rule.skip_bad:
         replace_file(rule.skip_bad, (_SKIPPED + "".join(f"{line}\n" for line in skipped)).encode())
         say(f"{count(len(skipped), 'image')} left out" + (f": see {rule.skip_bad}" if skipped else ""))
+    if len(sets) > 1:
+        _write_info(dest / "_info.json", tuple(sets))
     if flags.no_labels:
         say_next(["cache-teacher", "--shards", dest, "--teacher-weights", "teacher", "--cache", "unlabelled.zarr"])
     else:
         say_next(_next_command(source, dest, tuple(sets)))
+
+
+def _write_info(path: Path, splits: Sequence[str]) -> None:
+    """Write the file by which timm's `wds/` reader finds the shards of each part and their counts."""
+    from shards.index.shard_index import ShardIndex
+
+    if path.exists() and _MADE_BY not in read_regular(path):
+        say(f"{path}: not written by make-shards, so it stays; timm's wds/ reader takes the parts from it")
+        return
+    parts = {}
+    for split in splits:
+        index = ShardIndex.load(path.parent / split / INDEX_NAME)
+        names, rows = [f"{split}/{name}" for name in index.names], index.rows_S.tolist()
+        parts[split] = {"name": split, "num_samples": sum(rows), "filenames": names, "shard_lengths": rows}
+    replace_file(path, json.dumps({"made_by": "make-shards", "splits": parts}, indent=1).encode() + b"\n")
 
 
 def _next_command(source: Path, dest: Path, splits: Sequence[str]) -> list[object]:
