@@ -189,10 +189,15 @@ class ShardPlace:
         return reader.with_room() if world_from_env(shared=True).size == 1 else reader
 
 
+def beside(path: Path, name: str) -> Path:
+    """A path of that name in the folder of another; `.`, `..` and `/` are folders without a name of their own."""
+    return path.with_name(name) if path.name not in ("", "..") else path / ".." / name
+
+
 def val_beside(shards: str) -> str | None:
     """The folder of validation shards beside a local folder of training shards, as make-shards leaves them; or None."""
     folder = Path(shards)
-    val = folder.with_name("val")
+    val = beside(folder, "val")
     return str(val) if folder.name == "train" and (val / "shards.index").is_file() else None
 
 

@@ -210,7 +210,8 @@ for line in (
     if result.exit_code:
         sys.exit(f"{line}: {result.output}")
     ran.add(line.split()[0])
-sys.exit("not run: " + " ".join(COMMANDS.keys() - ran) if COMMANDS.keys() - ran else 0)
+left = COMMANDS.keys() - ran - {"distill"}  # which calls the others
+sys.exit("not run: " + " ".join(left) if left else 0)
 """
 
 

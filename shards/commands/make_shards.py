@@ -13,7 +13,7 @@ from shards.atomic import replace_file
 from shards.commands.flags import class_names_option, require_use, say_ignored
 from shards.console import Bar, result, say, say_next
 from shards.documents import read_regular
-from shards.flags import PATH, SEED, TEXT, Number, bundled, workers_option
+from shards.flags import PATH, SEED, TEXT, Number, beside, bundled, workers_option
 from shards.own_folder import require_file, require_own
 from shards.tars.journal import INDEX_NAME, SHARDS_FOLDER
 from shards.text.figures import byte_size, count, has, was
@@ -233,14 +233,15 @@ def _write_info(path: Path, splits: Sequence[str]) -> None:
 
 def _next_command(source: Path, dest: Path, splits: Sequence[str]) -> list[object]:
     """What comes after these shards: the validation part that lies beside SOURCE, else a teacher."""
-    train, val = (dest / "train", dest / "val") if "val" in splits else (dest, dest.with_name("val"))
-    if "val" not in splits and dest.name == "val" and (dest.with_name("train") / INDEX_NAME).is_file():
-        train, val = dest.with_name("train"), dest
-    elif not (val / INDEX_NAME).is_file() and source.name == dest.name == "train" and source.with_name("val").is_dir():
-        return ["make-shards", source.with_name("val"), val]
+    train, val = (dest / "train", dest / "val") if "val" in splits else (dest, beside(dest, "val"))
+    if "val" not in splits and dest.name == "val" and (beside(dest, "train") / INDEX_NAME).is_file():
+        train, val = beside(dest, "train"), dest
+    elif not (val / INDEX_NAME).is_file() and source.name == dest.name == "train" and beside(source, "val").is_dir():
+        return ["make-shards", beside(source, "val"), val]
     words: list[object] = ["train-teacher", "--shards", train]
     words += ["--val-shards", val] if (val / INDEX_NAME).is_file() and val != train else []
-    return [*words, "--pretrained", "efficientnet_lite0", "--out", train.parent.with_name("teacher")]
+    data = train.parent if train.parent.name else train
+    return [*words, "--pretrained", "efficientnet_lite0", "--out", beside(data, "teacher")]
 
 
 def _require_apart(source: Path, dest: Path) -> None:

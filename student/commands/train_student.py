@@ -9,7 +9,7 @@ import click
 
 from shards.console import say, say_next
 from shards.data_defaults import epochs_within
-from shards.flags import PATH, SEED, TEXT, Number, ShardPlace, refuse_ignored, shard_options
+from shards.flags import PATH, SEED, TEXT, Number, ShardPlace, beside, refuse_ignored, shard_options
 from shards.own_folder import require_own
 from shards.text.figures import count
 from shards.world import World, world_from_env
@@ -129,7 +129,7 @@ def train_student(
 def say_after_training(out: Path, val_shards: str | None) -> None:
     """Say what a finished run is good for."""
     evaluate = [["evaluate", "--shards", val_shards, "--weights", out]] if val_shards else []
-    export = ["export", out, out.with_name(f"{out.name}-export")]
+    export = ["export", out, beside(out, f"{out.resolve().name}-export")]
     say_next(["report", out], *evaluate, ["predict", "photo.jpg", "--weights", out], export)
 
 

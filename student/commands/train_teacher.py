@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shards.console import result, say_next
-from shards.flags import PATH, SEED, TEXT, ShardPlace, bundled, shard_options
+from shards.flags import PATH, SEED, TEXT, ShardPlace, beside, bundled, shard_options
 from shards.own_folder import require_own
 from shards.text.figures import accuracy, noise
 from shards.world import world_from_env
@@ -157,7 +157,7 @@ def train_teacher(
             if not val_shards:
                 result("these are its own training images, which flatters it; give --val-shards others")
             views = [] if shard_place.survey(index).is_small else ["--size", recipe.image_size, "--views", 12]
-            cache = [*views, "--cache", out.with_name(f"{out.name}.zarr")]
+            cache = [*views, "--cache", beside(out, f"{out.resolve().name}.zarr")]
             say_next(["cache-teacher", "--shards", shard_place.shards, "--teacher-weights", out, *cache])
     display.close()
 

@@ -91,10 +91,11 @@ def bare_model(name: str, num_classes: int, *, image_size: int, arguments: Mappi
 def num_params(name: str, num_classes: int) -> int | None:
     """Parameters of a teacher or student by its name, counted without memory; None for a network that timm lacks."""
     base, arguments = split_name(name)
-    if not timm.is_model(timm_name(base)):
+    architecture = timm_name(base).partition(".")[0]  # a tag names weights, maybe some that timm does not publish
+    if not timm.is_model(architecture):
         return None
     with torch.device("meta"):
-        network: nn.Module = timm.create_model(timm_name(base), num_classes=num_classes, **arguments)
+        network: nn.Module = timm.create_model(architecture, num_classes=num_classes, **arguments)
     return sum(param.numel() for param in network.parameters())
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import Bar, result, say, say_next
-from shards.flags import CACHE, ShardPlace, shard_options, stop_with, suited_workers, val_beside, workers_option
+from shards.flags import CACHE, ShardPlace, beside, shard_options, stop_with, suited_workers, val_beside, workers_option
 from shards.names import short
 from shards.own_folder import require_own
 from shards.signals import StopRequest
@@ -113,7 +113,7 @@ def _student_command(shard_place: ShardPlace, cache: str) -> list[str]:
     assert shard_place.shards is not None
     words = ["train-student", "--shards", shard_place.shards]
     words += ["--val-shards", val] if (val := val_beside(shard_place.shards)) else []
-    out = "student" if "://" in cache else str(Path(cache).with_name("student"))
+    out = "student" if "://" in cache else str(beside(Path(cache), "student"))
     return [*words, "--cache", cache, "--out", out]
 
 
