@@ -94,7 +94,7 @@ def test_all_commands_and_all_their_files(tmp_path: Path, monkeypatch: pytest.Mo
         if "--json" in words:
             names = {each["name"] for line in result.output.splitlines() for each in json.loads(line)["classes"]}
             assert names == {f"cat{EVIL}", f"dog\n{EVIL}"}, "JSON says the names as they are"
-    assert walked == set(COMMANDS)
+    assert walked == set(COMMANDS) - {"distill"}  # which runs these
     pages = [path for path in home.rglob("*") if path.suffix in (".md", ".html", ".csv") and path.is_file()]
     assert len(pages) >= 6
     for path in pages:

@@ -62,14 +62,14 @@ def _requests_for_a_shard(error: BaseException, folder: Path, monkeypatch: pytes
 def _requests_for_an_object(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
     calls = []
 
-    async def fail(self: WebFileSystem, url: str) -> bytes:
+    async def fail(self: WebFileSystem, url: str, *_: object) -> bytes:
         calls.append(url)
         raise error
 
     async def ask() -> None:
         await WebFileSystem(asynchronous=True, skip_instance_cache=True)._cat_file("https://server/zarr.json")
 
-    monkeypatch.setattr(WebFileSystem, "_whole", fail)
+    monkeypatch.setattr(WebFileSystem, "_body", fail)
     with pytest.raises(type(error)):
         asyncio.run(ask())
     return len(calls)

@@ -32,8 +32,8 @@ from student.run.validation import validate
 
 T = TypeVar("T")
 _BALANCE = "gradient_balance"
-_LOOK_EVERY = 4
-"""Steps between looks at whether the teacher is right."""
+_LOOK_EVERY = 4  # steps between looks at whether the teacher is right
+_RIGHT = "teacher_right"  # what was seen of it, in checkpoints; older ones have none
 
 
 class StudentJob(NamedTuple):
@@ -94,7 +94,8 @@ class Students:
         self._counts_of_others = self._fed()  # one feed serves every pass
         self.pace, self._ticker = Pace(lambda: feed.waited_s), Ticker()
         self._stack = ExitStack()
-        self._right = torch.zeros(2, dtype=torch.float64, device=group.device)
+        self._right_before = torch.zeros(2, dtype=torch.float64)
+        self._right = self._right_before.to(group.device, copy=True)
         self._students = [
             _Student(
                 name=job.out.name,
@@ -217,9 +218,9 @@ class Students:
 
     def finish(self, step: int) -> Iterator[Event]:
         """Write weights and summary; a run that has its summary is left as it is."""
-        counts, right = self._counts(), self._group.sum(self._right).tolist()
+        counts, (right, looked_at) = self._counts(), self._teacher_right().tolist()
         for student in self._students:
-            teacher_right = right[0] / right[1] if right[1] else None
+            teacher_right = right / looked_at if looked_at else None
             student.last |= diagnosed(student.trainer, self._data, student.last, self._teacher_identity, teacher_right)
             summary = self._group.from_main(partial(self._write_results, student, step, counts))
             yield events.StudentFinished(student=student.name, out=student.job.out, summary=summary)
@@ -243,6 +244,7 @@ class Students:
             student.trainer.load_state_dict(state["trainer"])
             student.last = dict(state["last"])
             self._counts_before[:] = state["counts"][:2]
+            self._right_before[:] = state.get(_RIGHT, 0)
             self.pace = Pace(lambda: self._feed.waited_s, step=step, seconds_before=float(state["seconds"]))
 
     def _begin_logs(self, step: int) -> list[int]:
@@ -345,9 +347,9 @@ class Students:
         }
 
     def _save(self, step: int) -> Iterator[Event]:
-        counts, seconds = self._counts(), self.pace.seconds
+        counts, right, seconds = self._counts(), self._teacher_right(), self.pace.seconds
         for student, learned in (yield from self._looked_at(Trainer.state_dict)):
-            state = {"trainer": learned, "last": student.last, "counts": counts, "seconds": seconds}
+            state = {"trainer": learned, "last": student.last, "counts": counts, "seconds": seconds, _RIGHT: right}
             save = partial(
                 save_checkpoint,
                 RunFiles(student.job.out).checkpoints,
@@ -363,6 +365,10 @@ class Students:
         """Pixels checked and teacher forwards over all ranks and resumes, int64 (2,)."""
         own = (self._fed() - self._counts_of_others).to(self._group.device)
         return self._counts_before + self._group.sum(own).cpu()
+
+    def _teacher_right(self) -> torch.Tensor:
+        """Labelled views looked at where the teacher is right, and all of them, float64 (2,)."""
+        return self._right_before + self._group.sum(self._right).cpu()
 
     def _fed(self) -> torch.Tensor:
         """The same on this rank since the feed was opened."""

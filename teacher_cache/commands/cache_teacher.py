@@ -348,9 +348,9 @@ def _otherwise(renumbered: Sequence["Renumbered"], class_names: Sequence[str], n
         f"{names[one.label]} as {names[one.answered_as]} ({100 * one.share:.0f} %)" for one in renumbered[:3]
     )
     return (
-        f"the teacher seems to number {len(renumbered)} of {num_classes} classes otherwise, its commonest answers: "
-        f"{shown}{' …' if len(renumbered) > 3 else ''}; make the cache anew with --teacher-classes FILE, the teacher's "
-        "classes in its order"
+        f"the teacher seems to number {len(renumbered)} of {count(num_classes, 'class')} otherwise, its "
+        f"commonest answers: {shown}{' …' if len(renumbered) > 3 else ''}; make the cache anew with --teacher-classes "
+        "FILE, the teacher's classes in its order"
     )
 
 
