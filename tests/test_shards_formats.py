@@ -432,16 +432,15 @@ def test_classes_and_their_counts_are_the_result(tmp_path: Path) -> None:
 
 
 def test_a_part_is_held_out_by_the_key_alone(tmp_path: Path) -> None:
-    """No image moves when others come or go, and no class is without validation or training images."""
+    """Each class gives its share, few images move when others come or go, and no class lacks one of the parts."""
     for label, num in (("ant", 60), ("bee", 30), ("cow", 2)):
         for n in range(num):
             put(tmp_path / "in" / label / f"{n}.JPEG", encoded(n))
     made(tmp_path / "in", tmp_path / "out", "--split", "0.2")
     parts = {split: set(labels_of(tmp_path / "out" / split)) for split in ("train", "val")}
     assert not parts["train"] & parts["val"] and len(parts["train"] | parts["val"]) == 92
-    for label, num, low, high in (("ant", 60, 6, 20), ("bee", 30, 2, 12), ("cow", 2, 1, 1)):
-        held = sum(key.startswith(label) for key in parts["val"])
-        assert low <= held <= high and held < num, (label, held)
+    held = {label: sum(key.startswith(label) for key in parts["val"]) for label in ("ant", "bee", "cow")}
+    assert held == {"ant": 12, "bee": 6, "cow": 1}
     for n in range(0, 60, 3):
         (tmp_path / "in" / "ant" / f"{n}.JPEG").unlink()
     for n in range(100, 110):
@@ -451,8 +450,7 @@ def test_a_part_is_held_out_by_the_key_alone(tmp_path: Path) -> None:
         later = set(labels_of(tmp_path / "again" / split))
         other = parts["val" if split == "train" else "train"]
         moved = later & other
-        assert len(moved) <= 2, "at most the one of each class that is held out in any case"
-        assert later & keys
+        assert len(moved) <= 4 and later & keys, "20 ants and 10 bees more or less move few others"
 
 
 def test_a_source_with_a_validation_part_is_not_split_again(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ _source_flags = bundled(
     click.option(
         "--split",
         type=Number(0, 0.9, min_open=True),
-        help="Hold out about this share of each class: DEST/train and DEST/val; which images follows from their keys.",
+        help="Hold out this share of each class: DEST/train and DEST/val; which images follows from the keys.",
     ),
 )
 

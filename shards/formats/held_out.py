@@ -1,4 +1,4 @@
-"""Hold out a part of a set for validation: which images it is depends on their keys alone."""
+"""Hold out a part of a set for validation: which images it is depends on the keys of each class alone."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,15 +9,13 @@ from shards.formats.class_folders import missing_classes
 from shards.formats.image_list import ImageList
 from shards.text.figures import count
 
-_WHOLE = 2**64
-
 
 def held_out(listed: ImageList, share: float) -> Mapping[str, ImageList]:
     """Cut a list into "train" and "val".
 
-    An image is held out where a hash of its key, as a number in [0, 1), is below `share`: images that are added or
-    taken away move no other. Of each class of at least two images, the one of the smallest hash is held out, and the
-    one of the largest is not.
+    Of each class the share of the images whose keys have the smallest hashes is held out, to the nearest image, and of
+    at least two images one stays on each side. So every class is cut alike, and an image that is added or taken away
+    moves at most one other.
 
     Errors:
         ShardError where nothing is left for one of the two.
@@ -30,8 +28,8 @@ def held_out(listed: ImageList, share: float) -> Mapping[str, ImageList]:
     for of_class in ranked.values():
         of_class.sort()
         least, most = min(1, len(of_class) - 1), max(1, len(of_class) - 1)
-        num_below = sum(number < share * _WHOLE for number, _ in of_class)
-        val.update(place for _, place in of_class[: min(max(num_below, least), most)])
+        num_held = min(max(round(share * len(of_class)), least), most)
+        val.update(place for _, place in of_class[:num_held])
     if not 0 < len(val) < len(listed.images):
         raise ShardError(
             f"{listed.tree.name}: expected images for training and validation, got "
