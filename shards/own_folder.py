@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from shards.atomic import TEMPORARY
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderKind:
@@ -30,8 +32,8 @@ def named(*patterns: str) -> Callable[[Path], bool]:
     return lambda entry: any(fnmatchcase(entry.name, pattern) for pattern in patterns)
 
 
-_NOBODYS = named(".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", ".nfs*")
-"""What systems leave in folders that are empty to their users."""
+_NOBODYS = named(".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", ".nfs*", f".*{TEMPORARY}")
+"""What systems leave in folders that are empty to their users, and a kill in the middle of writing a file."""
 
 
 def require_file(flag: str, path: Path, suffix: str = "") -> None:

@@ -209,3 +209,15 @@ def test_a_packed_cache_is_written_to_and_read_from_an_object_store(tmp_path: Pa
     make_cache(tmp_path / "a", rows=ROWS, num_views=VIEWS)
     packed(tmp_path / "a", "memory://packed-cache")
     require_same_content(tmp_path / "a", "memory://packed-cache")
+
+
+def test_what_a_kill_leaves_of_a_new_cache_is_no_foreign_folder(tmp_path: Path) -> None:
+    """A kill while the metadata of an array, or the root, is written leaves a file under its temporary name."""
+    make_cache(tmp_path / "a", rows=ROWS, num_views=VIEWS)
+    for number, left in enumerate((".zarr.json.7-7.partial", "class_index/.zarr.json.7-7.partial")):
+        for flags in ((), ("--pack",)):
+            copy = tmp_path / f"{number}{len(flags)}"
+            (copy / left).parent.mkdir(parents=True)
+            (copy / left).write_bytes(b"{")
+            answer = run("copy-cache", tmp_path / "a", copy, *flags)
+            assert answer.exit_code == 0, answer.output

@@ -321,7 +321,7 @@ def _is_unfinished(entry: Path) -> bool:
     if not entry.is_dir():
         return entry.name == LOCK_NAME
     files = (path.relative_to(entry) for path in entry.rglob("*") if not path.is_dir())
-    return all(file.name.startswith("zarr.json") or "c" in file.parts for file in files)
+    return all(file.name.startswith(("zarr.json", ".zarr.json.")) or "c" in file.parts for file in files)
 
 
 CACHE_FOLDER = FolderKind(what="a cache", command="cache-teacher", is_ours=_has_root, begun=_is_unfinished)
