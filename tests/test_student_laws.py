@@ -397,3 +397,20 @@ def test_changed_pixels_end_the_run_naming_shard_key_and_view(tmp_path, index):
         with pytest.raises(CacheError, match=rf"{index.names[1]}, key {key}, view [01] .* expected digest"):
             run_to_end(tmp_path / "r", index, cache, recipe=student_recipe(epochs=8))
     assert threading.active_count() < 20
+
+
+def test_a_signal_after_the_last_step_reaches_whoever_goes_on(tmp_path, index, cache):
+    """A grid trains its other cells otherwise, although it has said that it stops."""
+
+    def last_events():
+        seen = []
+        for event in train(student_recipe(), index, settings=SETTINGS, out=tmp_path / "a", cache=cache):
+            seen.append(event)
+            if isinstance(event, StudentFinished):
+                signal.raise_signal(signal.SIGTERM)
+        return seen[-2:]
+
+    finished, stopped = in_child(last_events)
+    assert isinstance(finished, StudentFinished) and (tmp_path / "a" / "summary.json").is_file()
+    assert isinstance(stopped, Stopped) and stopped.students == () and stopped.exit_code == 75
+    assert isinstance(run_to_end(tmp_path / "a", index, cache)[-1], StudentFinished)

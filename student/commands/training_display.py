@@ -36,6 +36,8 @@ class TrainingDisplay:
         from student.run import run_events as events
 
         if isinstance(event, events.Stopped):
+            if not event.students:
+                return  # all of them were done
             self.close()
             of = f" of {self._num_steps}" if self._num_steps else ""
             say(f"stopped after step {event.step}{of}, everything is saved; run the same command again to go on")

@@ -108,6 +108,8 @@ def train_many(
                 run = Students(mates, data, settings, group, feed, feed.teaching.identity(), alone=len(jobs) == 1)
                 if (yield from _one_pass(run, feed, group, stop)):
                     return
+            if group.any_was_told_to_stop(stop.told):  # too late for these students, not for those that come after
+                yield Stopped(students=(), step=recipe.epochs * feed.order.steps, exit_code=stop.exit_code)
 
 
 def _feed_options(settings: TrainSettings, world: World, shard_cache_dir: Path | None) -> FeedOptions:

@@ -159,7 +159,10 @@ class StudentFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
-    """A signal asked to stop: the step was finished and saved; exit with `exit_code` and start again to go on."""
+    """A signal asked to stop: the step was finished and saved; exit with `exit_code` and start again to go on.
+
+    Without students it came when all of them were done.
+    """
 
     students: tuple[str, ...]
     step: int
