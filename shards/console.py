@@ -127,10 +127,15 @@ def command_line(words: Sequence[object]) -> str:
     return f"{f'python {name}' if name.endswith('.py') else name} {shlex.join(map(str, words))}"
 
 
+def runs_next_itself() -> bool:
+    """Whether a command that calls others, one after the other, is running this one."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(RUNS_NEXT_ITSELF))
+
+
 def say_next(*commands: Sequence[object]) -> None:
     """Say which commands come next, a line each, ready to paste; nothing inside a command that runs them itself."""
-    context = click.get_current_context(silent=True)
-    if context is not None and not context.meta.get(RUNS_NEXT_ITSELF):
+    if click.get_current_context(silent=True) is not None and not runs_next_itself():
         for number, words in enumerate(commands):
             say(f"{'      ' if number else 'next: '}{command_line(words)}")
 

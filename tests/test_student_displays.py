@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from shards.console import RUNS_NEXT_ITSELF
 from student.commands.sweep_display import SweepDisplay
 from student.commands.training_display import TrainingDisplay
 from student.feed.coverage import Coverage
 from student.report.text import sweep_lines
-from student.run.run_events import EpochEnded, Scheduled, StartedFrom, Stepped, StudentFinished
+from student.run.run_events import EpochEnded, Scheduled, StartedFrom, Stepped, Stopped, StudentFinished
 from student.sweep.sweep_loop import CellProgress, CellsStarted, Tally
 from tests.test_student_report import GRID, write_sweep
 
@@ -99,3 +101,18 @@ def test_the_table_of_a_sweep_has_a_line_for_every_setting_best_first(tmp_path: 
     assert len({len(line) for line in lines}) == 1, "columns stand under each other"
     unfinished = sweep_lines(write_sweep(tmp_path / "t", left_out=tuple(cell.name for cell in GRID.cells())))
     assert all("0/3" in line and "nan" not in line for line in unfinished[1:])
+
+
+@pytest.mark.parametrize("runs_next_itself", [False, True])
+def test_a_signal_after_the_last_step_ends_a_chain_of_commands_alone(runs_next_itself: bool) -> None:
+    """`distill` would go on to its next command otherwise; a training by itself is done, and says so."""
+    context = click.Context(click.Command("distill"))
+    context.meta[RUNS_NEXT_ITSELF] = runs_next_itself
+    stopped = Stopped(students=(), step=4, exit_code=130)
+    with context:
+        if not runs_next_itself:
+            TrainingDisplay(quiet=False).show(stopped)
+            return
+        with pytest.raises(click.exceptions.Exit) as ended:
+            TrainingDisplay(quiet=False).show(stopped)
+    assert ended.value.exit_code == 130

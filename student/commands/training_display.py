@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shards.console import Bar, result, say
+from shards.console import Bar, result, runs_next_itself, say
 from shards.flags import stop_with
 from shards.text.figures import accuracy, count, duration
 
@@ -36,8 +36,8 @@ class TrainingDisplay:
         from student.run import run_events as events
 
         if isinstance(event, events.Stopped):
-            if not event.students:
-                return  # all of them were done
+            if not event.students and not runs_next_itself():
+                return  # all of them were done, and nothing comes after them
             self.close()
             of = f" of {self._num_steps}" if self._num_steps else ""
             say(f"stopped after step {event.step}{of}, everything is saved; run the same command again to go on")
