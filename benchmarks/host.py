@@ -8,7 +8,7 @@ no time; to it comes the driver's own time (--launch-us). Times are of the proce
 not count. Rendering is measured on one core. The rates of the GPU are given; the defaults are estimates for an H100 in
 bf16.
 
-For 1 and 8 ranks on a machine with so many cores, images/s of each rank are the least of
+For 1 and 8 ranks on a machine with `--cores` cores, images/s of each rank are the least of
 
     GPU             as given
     rendering       (cores of the rank − 1) · views/s of a core
@@ -192,7 +192,7 @@ def host_us_of_a_launch(rounds: int) -> float:
 
 
 def rendered(views_per_decode: int, size: int) -> float:
-    """Return views/s of one core, each image decoded once for so many views."""
+    """Return views/s of one core, each image decoded once for several views."""
     recipe = recipe_named("deit", size=size, block_views=views_per_decode)
     photos = [synthetic_jpeg(number) for number in range(16)]
     with tempfile.TemporaryDirectory() as name:

@@ -96,7 +96,7 @@ def data_defaults(images: ImageSet, *, pretrained: bool = False, teacher: bool =
         reasons={
             "view": f"view recipe {SMALL_VIEW}: crops and mixing without distortion, for {of_images}{mirrored}",
             "size": f"{size} px: {side}, and small views leave time for more of them",
-            "num_views": f"{count(num_views, 'view')} of each image: about {_FORWARDS:,} teacher answers",
+            "num_views": f"{count(num_views, 'view')} of each image: {num_views * images.num_images:,} teacher answers",
             "model": f"student {SMALL_STUDENT}: {of_images} teach a small CNN more than a transformer",
             "epochs": f"{count(epochs, 'epoch')} of {of_images}: about {epochs * images.num_images:,} images in all",
         },

@@ -93,7 +93,7 @@ def feed_of(bench: Bench, device: torch.device) -> Feed:
 
 
 def batches_of(feed: Feed, count: int) -> Iterator[Any]:
-    """Yield so many batches, over the ends of epochs."""
+    """Yield a number of batches, across the ends of epochs."""
     return islice((batch for epoch in range(count) for batch in feed.epoch(epoch)), count)
 
 

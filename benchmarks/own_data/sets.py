@@ -88,7 +88,7 @@ def _letter(letter: str, font: Path, rng: np.random.Generator) -> NDArray[np.uin
 
 
 def icons(folder: Path = ICONS) -> Iterator[Picture]:
-    """The icons of a theme on white, by category; a quarter of the names, whatever their category, validates."""
+    """The icons of a theme on white, by category; a quarter of all names is for validation."""
     for category in sorted(path for path in folder.iterdir() if path.is_dir()):
         paths = sorted(category.glob("*.png"))
         if len(paths) < 20:
