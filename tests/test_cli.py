@@ -5,26 +5,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
-from cli import COMMANDS, cli
+from cli import COMMANDS
 from demo.mnist import write_digits
+from tests.command_line import done, run
 
 TEACHER = ["--distill", "none", "--model", "test_resnet", "--epochs", "1", "--batch-size", "16"]
 SMALL = ["--set", "repeats=1", "--set", "warmup_epochs=0", "--set", "ema_decay=0", "--workers", "0", "--log-every", "2"]
 VIT = [f"--set=model_args.{arg}" for arg in ("patch_size=16", "embed_dim=32", "depth=1", "num_heads=2")]
 VIEWS = ["--recipe", "plain", "--size", "32", "--set", "mixup_alpha=0.8", "--set", "block_size=8"]
-
-
-def run(*words: str | Path) -> Result:
-    return CliRunner().invoke(cli, [str(word) for word in words])
-
-
-def done(*words: str | Path) -> str:
-    result = run(*words)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
-from cli import cli
 from shards.index.shard_index import ShardIndex, open_index
 from student.learn.timm_model import bare_model
 from student.recipe.papers import recipe_for
 from student.run.export import ExportInfo, export_folder
 from teacher_cache import TeacherCache
 from teacher_cache.network.timm_network import published_class_lists
+from tests.command_line import done, run
 
 COLOURS = {"ant": (200, 30, 30), "bee": (30, 200, 30), "cat": (30, 30, 200), "dog": (200, 200, 30)}
 SORTED, TURNED = "ant,bee,cat,dog", "dog,cat,bee,ant"
@@ -67,16 +67,6 @@ def write_photos(folder: Path, names: list[str], count: int = 24) -> None:
         for number in range(count):
             pixels = np.array(colour_of(name)) + rng.integers(-9, 10, (40, 40, 3))
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{number:02d}.png")
-
-
-def run(*words: str | Path) -> Result:
-    return CliRunner().invoke(cli, [str(word) for word in words])
-
-
-def done(*words: str | Path) -> str:
-    result = run(*words)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")

@@ -5,28 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
-from cli import cli
 from demo.mnist import write_digits
 from student.learn.network import load_initial
 from student.run.export import load_student, read_info
 from teacher_cache.network.teacher import LITE0, load_teacher
 from teacher_cache.network.timm_network import published
+from tests.command_line import done, run
 
 QUICK = ["--epochs", "1", "--size", "32", "--workers", "0", "--log-every", "1"]
-
-
-def run(*words: str | Path) -> Result:
-    """A command, whatever comes of it."""
-    return CliRunner().invoke(cli, [str(word) for word in words])
-
-
-def done(*words: str | Path) -> str:
-    """The output of a command that must succeed."""
-    result = run(*words)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")
