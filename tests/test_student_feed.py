@@ -399,18 +399,6 @@ def test_a_number_that_is_none_is_refused_by_its_argument(folder, name, value):
     assert set(WHOLE) < {*inspect.signature(Feed).parameters, *inspect.signature(FeedOptions).parameters}
 
 
-def test_arguments_of_before_work_for_one_version_and_say_where_they_are_now(folder):
-    """A loop that was written for them goes on; names that never were are refused as Python does."""
-    with pytest.warns(DeprecationWarning, match=r"give options=FeedOptions\(rank, world_size\)"):
-        former = Feed(folder / "shards", cache=folder / "cache", rank=1, world_size=2, **SMALL)
-    with former, feed(folder, rank=1, world_size=2) as ours:
-        assert former.order.world == ours.order.world
-    with pytest.raises(TypeError, match="unexpected keyword argument 'rnak'"):
-        Feed(folder / "shards", rnak=1)
-    with pytest.raises(ValueError, match="options: give rank in them"):
-        Feed(folder / "shards", rank=1, options=FeedOptions(world_size=2))
-
-
 def test_a_feed_has_at_most_a_dozen_settings():
     """More than that nobody reads; what most loops leave alone is in the options."""
     kinds = [item.kind for item in inspect.signature(Feed).parameters.values()]

@@ -130,8 +130,6 @@ def test_the_first_class_of_a_mean_may_be_nobodys_first():
     two = answer_from_logits(torch.tensor([[0.0, 0.5, 0.45]]).log())
     mixed = mixture([one, two], (0.5, 0.5))
     assert (one.hard.item(), two.hard.item(), mixed.hard.item()) == (0, 1, 2)
-    with pytest.deprecated_call(match=r"answer\.hard"):
-        assert one.hard_B.item() == 0
     assert mixed.log_prob(1.0).exp()[0].tolist() == pytest.approx([0.25 / 0.95, 0.25 / 0.95, 0.45 / 0.95], rel=1e-6)
 
 

@@ -12,7 +12,6 @@ Legend: B batch, C classes.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import accumulate
@@ -76,12 +75,6 @@ class TeacherAnswer:
         if self._hard_B is None:
             self._hard_B = first_class(self.log_prob(1.0))
         return self._hard_B
-
-    @property
-    def hard_B(self) -> Tensor:  # noqa: N802  # the former name
-        """The same as `hard`, under its former name; for one version."""
-        warnings.warn("answer.hard_B: read answer.hard", DeprecationWarning, 2)
-        return self.hard
 
     @property
     def each(self) -> "tuple[tuple[float, TeacherAnswer], ...]":

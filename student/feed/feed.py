@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from shards.views.view_recipe import ViewRecipe, recipe_named
 from student.feed.answers import TeacherSource, source_of
 from student.feed.batch import Batch, ready
 from student.feed.cache_check import Views, require_units, views_of_caches, views_without_cache
-from student.feed.feed_options import FeedOptions, check_share, check_whole, chosen_repeats, with_former
+from student.feed.feed_options import FeedOptions, check_share, check_whole, chosen_repeats
 from student.feed.order import EpochPlan, Order, Position
 from student.feed.teaching import CachePlace, Teaching
 from teacher_cache.network.device import rank_device
@@ -66,7 +66,6 @@ class Feed:
         device: str | torch.device | None = None,
         workers: int | None = None,
         options: FeedOptions | None = None,
-        **former: Any,
     ) -> None:
         """Open shards and cache, and check that everything fits, before anything is rendered.
 
@@ -86,15 +85,13 @@ class Feed:
             device: None takes a GPU where there is one ("cuda" is that of the local rank).
             workers: rendering processes of this rank; 0 renders in this one. None: the CPUs of the rank less one.
             options: of ranks, memory and folders.
-            former: the fields of `FeedOptions`, and `teacher_weights`, which were arguments before; for one version.
 
         Raises:
             ValueError: naming the argument that does not fit. ShardError: no index, or a damaged one. CacheError: no
                 cache, a damaged or incomplete one, one of other shards, or of a machine that renders other pixels.
         """
-        weights = former.pop("teacher_weights", None)
-        options = with_former(options, former)
-        teaching = Teaching.of(cache, teacher, weights)
+        options = options or FeedOptions()
+        teaching = Teaching.of(cache, teacher)
         if teaching.caches and views is not None:
             raise ValueError("cache: give a cache or views of your own, not both")
         check_share(smoothing=smoothing)

@@ -1,10 +1,7 @@
 """Options of a `Feed` that most loops leave alone, and the checks of its numbers."""
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -54,27 +51,6 @@ class FeedOptions:
     def world(self) -> World:
         """The place of this process among all."""
         return this_world(self.rank, self.world_size)
-
-
-def with_former(options: FeedOptions | None, former: Mapping[str, Any]) -> FeedOptions:
-    """Return the options with those that version 0.1 of the interface had as arguments of `Feed` itself.
-
-    Raises:
-        TypeError: an argument that `Feed` never had, as Python says it. ValueError: options in both ways.
-    """
-    if not former:
-        return options or FeedOptions()
-    unknown = former.keys() - {field.name for field in fields(FeedOptions)}
-    if unknown:
-        raise TypeError(f"Feed() got an unexpected keyword argument {sorted(unknown)[0]!r}")
-    if options is not None:
-        raise ValueError(f"options: give {', '.join(sorted(former))} in them")
-    warnings.warn(
-        f"Feed({', '.join(f'{name}=…' for name in former)}): give options=FeedOptions({', '.join(former)})",
-        DeprecationWarning,
-        stacklevel=3,
-    )
-    return FeedOptions(**former)
 
 
 _LEAST = {"seed": 0, "workers": 0, "rank": 0}  # of all others 1

@@ -6,7 +6,7 @@ finished one finished. A signal (SIGTERM, SIGUSR1, Ctrl-C) ends the step, saves,
 """
 
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,6 @@ def train_many(
     shard_cache_dir: Path | None = None,
     world: World | None = None,
     init_method: str = "env://",
-    **former: Any,
 ) -> Iterator[Event]:
     """Train students that share epochs, batch size, repeats and image size on one pass over the data.
 
@@ -68,13 +67,12 @@ def train_many(
         views: the view recipe of a run without a cache; None takes the first recipe's.
         shard_cache_dir: local copies of remote shards. init_method: how ranks meet (torch.distributed).
         world: rank and size of this process; None is alone.
-        former: cache, teacher and teacher_weights, which were arguments before `teaching`; for one version.
 
     Raises:
         ValueError: settings that do not fit each other. CacheError: a cache that does not fit, is incomplete, or whose
             teacher saw other pixels. ShardError: from the reader. RunError: a directory of another run, a full disk.
     """
-    teaching = _with_former(teaching, former)
+    teaching = teaching or NOBODY
     _require_alike(jobs, teaching, index)
     world, recipe = world or ALONE, jobs[0].recipe
     device = rank_device(settings.device, world)
@@ -214,19 +212,6 @@ def _label_words(jobs: Sequence[StudentJob], index: ShardIndex) -> str:
     if any(job.recipe.distill == NONE for job in jobs):
         words.append("without a teacher (--distill none) the others teach nothing")
     return "; ".join(words)
-
-
-def _with_former(teaching: Teaching | None, former: Mapping[str, Any]) -> Teaching:
-    """Return who teaches, also as it was said before there was `Teaching`."""
-    if not former:
-        return teaching or NOBODY
-    if unknown := former.keys() - {"cache", "teacher", "teacher_weights"}:
-        raise TypeError(f"train_many() got an unexpected keyword argument {sorted(unknown)[0]!r}")
-    if teaching is not None:
-        raise ValueError(f"teaching: give {', '.join(sorted(former))} in it")
-    names = ", ".join(f"{name}=…" for name in former)
-    warnings.warn(f"train_many({names}): give teaching=Teaching(…)", DeprecationWarning, stacklevel=3)
-    return Teaching.of(former.get("cache"), former.get("teacher"), former.get("teacher_weights"))
 
 
 def _require_alike(jobs: Sequence[StudentJob], teaching: Teaching, index: ShardIndex) -> None:
