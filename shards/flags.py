@@ -92,6 +92,8 @@ class Text(click.ParamType[str]):
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 SEED = click.IntRange(0, 2**63 - 1)
+COUNT = click.IntRange(1)
+FROM_ZERO = click.IntRange(0)
 PATH = LocalPath()
 TEXT = Text()
 CACHE = CacheParam()

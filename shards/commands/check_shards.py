@@ -10,7 +10,7 @@ import click
 from shards.commands.flags import class_names_option, require_use, say_ignored
 from shards.console import Bar, result, say
 from shards.errors import ShardError
-from shards.flags import PATH, workers_option
+from shards.flags import COUNT, PATH, workers_option
 from shards.text.figures import count
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Write the index anew instead of checking against the one there.")
 @click.option("--allow-fewer", is_flag=True, help="With --overwrite: also where the new index has fewer samples.")
 @click.option("--decode", is_flag=True, help="Also decode every image, and name all that cannot be decoded.")
-@click.option("--max-pixels", type=click.IntRange(1), help="With --decode: refuse larger images; default 89,478,485.")
+@click.option("--max-pixels", type=COUNT, help="With --decode: refuse larger images; default 89,478,485.")
 @click.option("--shard-cache", type=PATH, help="Where remote shards are kept locally.")
 @workers_option("Processes.")
 def check_shards(

@@ -10,8 +10,7 @@ from shards.flags import PATH
 class_names_option = click.option(
     "--class-names", type=PATH,
     help="A UTF-8 file with one class a line, in the order of the labels, no comments or columns; default: the "
-    "folders, sorted.",
-)  # fmt: skip
+    "folders, sorted.")  # fmt: skip
 
 
 def require_use(ignored: bool, words: str) -> None:

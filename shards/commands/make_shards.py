@@ -13,7 +13,7 @@ from shards.atomic import replace_file
 from shards.commands.flags import class_names_option, require_use, say_ignored
 from shards.console import Bar, result, say, say_next
 from shards.documents import read_regular
-from shards.flags import PATH, SEED, TEXT, Number, beside, bundled, workers_option
+from shards.flags import COUNT, PATH, SEED, TEXT, Number, beside, bundled, workers_option
 from shards.own_folder import require_file, require_own
 from shards.tars.journal import INDEX_NAME, SHARDS_FOLDER
 from shards.text.figures import byte_size, count, has, was
@@ -151,9 +151,7 @@ _image_flags = bundled(
     click.option("--max-side", type=int, help="Compact shards: reduce larger images to this longest side, pixels."),
     click.option("--quality", type=int, help="Of the JPEGs of compact shards; default 90. Only with --max-side."),
     click.option(
-        "--max-pixels",
-        type=click.IntRange(1),
-        help="Refuse larger images; default and most: 89,478,485 (2 GB to decode).",
+        "--max-pixels", type=COUNT, help="Refuse larger images; default and most: 89,478,485 (2 GB to decode)."
     ),
     click.option("--no-decode", is_flag=True, help="Do not look for images that are cut or corrupt: faster."),
     click.option("--skip-bad", type=PATH, help="Leave out images that cannot be taken; they are listed in this file."),
@@ -166,12 +164,10 @@ _image_flags = bundled(
 @_source_flags
 @click.option(
     "--samples-per-shard",
-    type=click.IntRange(1),
+    type=COUNT,
     help="At most; default: 1000, less below 8,000 images, all in one shard up to 2,000.",
 )
-@click.option(
-    "--order-seed", "--seed", "seed", default=0, show_default=True, type=SEED, help="Of the order of the samples."
-)
+@click.option("--order-seed", "--seed", "seed", default=0, type=SEED, help="Of the order of the samples.")
 @_image_flags
 @workers_option("Processes; the bytes do not depend on it.")
 def make_shards(

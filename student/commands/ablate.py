@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import say, say_next
-from shards.flags import PATH, TEXT, ShardPlace, given_flag, refuse_ignored, shard_options, stop_with
+from shards.flags import COUNT, FROM_ZERO, PATH, TEXT, ShardPlace, given_flag, refuse_ignored, shard_options, stop_with
 from shards.own_folder import require_own
 from shards.world import World, require_completions, world_from_env, world_variables
 from student.commands.flags import (
@@ -40,17 +40,13 @@ if TYPE_CHECKING:
 @click.option("--val-shards", type=TEXT, required=True, help="Shards to evaluate on.")
 @cache_options(required=True, help="The teacher cache; again for more teachers of the same views.")
 @click.option("--teachers", metavar="A,B,A+B", help="Sets of caches, named after their files; default: all of them.")
-@click.option("--lambda", "weights", default="0,0.1,0.5,0.9", show_default=True, help="Values of λ; 0 is the baseline.")
-@click.option("--tau", "temperatures", default="1,2,4,8", show_default=True, help="Values of τ; hard cells ignore it.")
-@click.option("--distill", "distillations", default="hard,soft", show_default=True, help=f"Among {', '.join(LOSSES)}.")
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Students per cell.")
-@click.option(
-    "--first-seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the first student of a cell."
-)
+@click.option("--lambda", "weights", default="0,0.1,0.5,0.9", help="Values of λ; 0 is the baseline.")
+@click.option("--tau", "temperatures", default="1,2,4,8", help="Values of τ; hard cells ignore it.")
+@click.option("--distill", "distillations", default="hard,soft", help=f"Among {', '.join(LOSSES)}.")
+@click.option("--seeds", default=1, type=COUNT, help="Students per cell.")
+@click.option("--first-seed", default=0, type=FROM_ZERO, help="Seed of the first student of a cell.")
 @click.option("--views-used", help="Numbers of views to cycle through, such as 6,30,300; default: all of the cache.")
-@click.option(
-    "--together", default=1, show_default=True, type=click.IntRange(1), help="Students per pass over the data."
-)
+@click.option("--together", default=1, type=COUNT, help="Students per pass over the data.")
 @click.option(
     "--spread", is_flag=True, help="Under torchrun: each process takes its own cells, each cell on one device."
 )

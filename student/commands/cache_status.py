@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import result
-from shards.flags import CACHE, PATH, json_option, refuse_ignored
+from shards.flags import CACHE, COUNT, PATH, json_option, refuse_ignored
 from shards.own_folder import require_file
 from shards.text.figures import count
 from teacher_cache.store.header import local_header
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--fidelity", "measure", is_flag=True, help="Also print the error of the stored logits, for each τ and loss."
 )
-@click.option(
-    "--max-units", default=256, show_default=True, type=click.IntRange(1), help="Chunks that --fidelity reads."
-)
+@click.option("--max-units", default=256, type=COUNT, help="Chunks that --fidelity reads.")
 @click.option("--png", type=PATH, help="Write the coverage as a picture.")
 @json_option
 def cache_status(cache: str, measure: bool, max_units: int, png: Path | None, as_json: bool) -> None:

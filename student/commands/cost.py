@@ -8,6 +8,7 @@ import click
 from shards.console import result
 from shards.flags import (
     CACHE,
+    COUNT,
     Number,
     ShardPlace,
     bundled,
@@ -77,30 +78,16 @@ class JobFlags:
 _job_options = bundled(
     JobFlags,
     "job_flags",
-    click.option(
-        "--num-samples", default=1_281_167, show_default=True, type=click.IntRange(1), help="Without --cache."
-    ),
-    click.option(
-        "--views", "num_views", default=300, show_default=True, type=click.IntRange(1), help="Without --cache."
-    ),
-    click.option(
-        "--bytes", "num_bytes", default=64.0, show_default=True, type=POSITIVE, help="Per view, without --cache."
-    ),
-    click.option(
-        "--image-bytes", default=110_000.0, show_default=True, type=POSITIVE, help="Mean of an image; without --shards."
-    ),
-    click.option("--epochs", default=300, show_default=True, type=click.IntRange(1), help="Of each student."),
-    click.option(
-        "--students", default=12, show_default=True, type=click.IntRange(1), help="Runs that share the cache."
-    ),
-    click.option("--together", default=1, show_default=True, type=click.IntRange(1), help="Students per pass."),
-    click.option("--gpus", default=8, show_default=True, type=click.IntRange(1), help="GPUs, in all."),
-    click.option(
-        "--cores", default=96, show_default=True, type=click.IntRange(1), help="CPU cores that render, in all."
-    ),
-    click.option(
-        "--teachers", default=1, show_default=True, type=click.IntRange(1), help="That teach together, without --cache."
-    ),
+    click.option("--num-samples", default=1_281_167, type=COUNT, help="Without --cache."),
+    click.option("--views", "num_views", default=300, type=COUNT, help="Without --cache."),
+    click.option("--bytes", "num_bytes", default=64.0, type=POSITIVE, help="Per view, without --cache."),
+    click.option("--image-bytes", default=110_000.0, type=POSITIVE, help="Mean of an image; without --shards."),
+    click.option("--epochs", default=300, type=COUNT, help="Of each student."),
+    click.option("--students", default=12, type=COUNT, help="Runs that share the cache."),
+    click.option("--together", default=1, type=COUNT, help="Students per pass."),
+    click.option("--gpus", default=8, type=COUNT, help="GPUs, in all."),
+    click.option("--cores", default=96, type=COUNT, help="CPU cores that render, in all."),
+    click.option("--teachers", default=1, type=COUNT, help="That teach together, without --cache."),
 )
 
 
@@ -133,28 +120,12 @@ class RateFlags:
 _rate_options = bundled(
     RateFlags,
     "rates",
-    click.option(
-        "--teacher-gmacs", default=15.96, show_default=True, type=POSITIVE, help="Of the teacher: RegNetY-16GF."
-    ),
-    click.option(
-        "--tflops", default=60.0, show_default=True, type=POSITIVE, help="Sustained by one GPU; where no rate is given."
-    ),
+    click.option("--teacher-gmacs", default=15.96, type=POSITIVE, help="Of the teacher: RegNetY-16GF."),
+    click.option("--tflops", default=60.0, type=POSITIVE, help="Sustained by one GPU; where no rate is given."),
     click.option("--teacher-rate", type=POSITIVE, help="Teacher forwards per second and GPU, when known."),
     click.option("--student-rate", type=POSITIVE, help="Training images per second and GPU, when known."),
-    click.option(
-        "--view-rate",
-        default=700.0,
-        show_default=True,
-        type=POSITIVE,
-        help="Views per second and core, one per decode.",
-    ),
-    click.option(
-        "--unit-view-rate",
-        default=1300.0,
-        show_default=True,
-        type=POSITIVE,
-        help="The same with several views per decode.",
-    ),
+    click.option("--view-rate", default=700.0, type=POSITIVE, help="Views per second and core, one per decode."),
+    click.option("--unit-view-rate", default=1300.0, type=POSITIVE, help="The same with several views per decode."),
 )
 
 
@@ -167,7 +138,7 @@ _rate_options = bundled(
     help="Take samples, views and bytes from a cache that is there; again for more.",
 )
 @_job_options
-@click.option("--model", default="deit_tiny_distilled_patch16_224", show_default=True, help="The student.")
+@click.option("--model", default="deit_tiny_distilled_patch16_224", help="The student.")
 @_rate_options
 @shard_options(required=False, help="Their images: mean size in bytes.")
 def cost(caches: tuple[str, ...], job_flags: JobFlags, model: str, rates: RateFlags, shard_place: ShardPlace) -> None:

@@ -28,7 +28,6 @@ _UNIT, _FEWEST_VIEWS, _MOST_VIEWS = 6, 6, 120
 @click.option(
     "--budget",
     default=15,
-    show_default=True,
     type=Number(1, 100_000),
     metavar="MINUTES",
     help="About how long all of it may take; more time makes better students.",

@@ -11,6 +11,8 @@ import click
 from shards.console import say
 from shards.flags import (
     CACHE,
+    COUNT,
+    FROM_ZERO,
     PATH,
     Decorator,
     Number,
@@ -118,17 +120,13 @@ student_options = bundled(
         "--pretrained", metavar="NAME|FILE", help="Begin with published weights (a timm name with tag), or a file."
     ),
     click.option("--recipe", help="Student recipe; default: the model's own. See `recipes`."),
-    click.option(
-        "--stage", default=0, show_default=True, type=click.IntRange(0), help="0 trains from scratch, 1 fine-tunes."
-    ),
+    click.option("--stage", default=0, type=FROM_ZERO, help="0 trains from scratch, 1 fine-tunes."),
     click.option(
         "--epochs",
-        type=click.IntRange(1),
+        type=COUNT,
         help="Passes over the training images; default: the recipe's; below 50,000 images by their number.",
     ),
-    click.option(
-        "--batch-size", type=click.IntRange(1), help="Images per step, over all processes; default: the recipe's."
-    ),
+    click.option("--batch-size", type=COUNT, help="Images per step, over all processes; default: the recipe's."),
     click.option("--config", type=PATH, help="A TOML file of recipe fields."),
     click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any recipe field; view.FIELD for views."),
 )
@@ -336,7 +334,7 @@ training_options = bundled(
     TrainingFlags,
     "training",
     precision_option,
-    click.option("--accumulate", default=1, show_default=True, type=click.IntRange(1), help="Micro-batches per step."),
+    click.option("--accumulate", default=1, type=COUNT, help="Micro-batches per step."),
     click.option("--compile", is_flag=True, help="torch.compile the student."),
     click.option(
         "--grad-checkpointing",
@@ -346,31 +344,27 @@ training_options = bundled(
     click.option(
         "--log-every",
         default=50,
-        show_default=True,
-        type=click.IntRange(1),
+        type=COUNT,
         metavar="STEPS",
         help="Steps between lines of metrics in the files of the run.",
     ),
     click.option(
         "--checkpoint-every",
         default=0,
-        show_default=True,
-        type=click.IntRange(0),
+        type=FROM_ZERO,
         metavar="STEPS",
         help="Steps between checkpoints within an epoch; 0: only at its end.",
     ),
     click.option(
         "--eval-every",
-        type=click.IntRange(1),
+        type=COUNT,
         metavar="EPOCHS",
         help="Epochs between evaluations on --val-shards; default 1; below 50,000 images a twentieth of the run.",
     ),
     device_option,
     workers_option("Rendering processes per rank.", beside_network=True),
     click.option(
-        "--scratch",
-        type=PATH,
-        help="Local disk for the stored logits in use, once per machine; default: TMPDIR.",
+        "--scratch", type=PATH, help="Local disk for the stored logits in use, once per machine; default: TMPDIR."
     ),
 )
 weights_options = options(

@@ -10,7 +10,7 @@ import click
 from shards.console import result, say
 from shards.documents import read_image_file
 from shards.errors import Problem, ShardError, problems_text
-from shards.flags import PATH, device_option, stop_with
+from shards.flags import COUNT, PATH, device_option, stop_with
 from shards.text.escapes import one_line
 from shards.text.figures import accuracy, count
 from student.commands.flags import student_of, weights_options
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.command("predict")
 @click.argument("images", nargs=-1, required=True, type=PATH)
 @weights_options
-@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Classes to print for each image.")
+@click.option("--top", default=5, type=COUNT, help="Classes to print for each image.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for each image.")
 @device_option
 def predict(

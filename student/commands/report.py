@@ -14,7 +14,9 @@ from shards.own_folder import require_file
 @click.option("--html", type=PATH, help="Default: report.html in the sweep or beside the first run.")
 @click.option("--png", "png_dir", type=PATH, help="Also figures as PNG, in this folder.")
 @click.option("--csv", "csv_path", type=PATH, help="Also a table as CSV.")
-@click.option("--teacher", default="", metavar="PERCENT|RUN", help="The teacher's top-1, drawn as a line.")
+@click.option(
+    "--teacher", default="", show_default=False, metavar="PERCENT|RUN", help="The teacher's top-1, drawn as a line."
+)
 def report(
     runs: tuple[Path, ...], html: Path | None, png_dir: Path | None, csv_path: Path | None, teacher: str
 ) -> None:

@@ -9,7 +9,7 @@ import click
 
 from shards.console import say, say_next
 from shards.data_defaults import epochs_within
-from shards.flags import PATH, SEED, TEXT, Number, ShardPlace, beside, refuse_ignored, shard_options
+from shards.flags import COUNT, PATH, SEED, TEXT, Number, ShardPlace, beside, refuse_ignored, shard_options
 from shards.own_folder import require_own
 from shards.text.figures import count
 from shards.world import World, world_from_env
@@ -61,14 +61,14 @@ _TEACHER_FLAGS = (
 @student_options
 @click.option("--online", is_flag=True, help="Run the teacher in the loop instead of reading a cache.")
 @teacher_options
-@click.option("--views-used", type=click.IntRange(1), help="Use only the first N views of the cache.")
+@click.option("--views-used", type=COUNT, help="Use only the first N views of the cache.")
 @click.option(
     "--budget",
     type=Number(0, 100_000, min_open=True),
     metavar="MINUTES",
     help="Train as many epochs as fit into this time, by the rate that is measured first.",
 )
-@click.option("--seed", default=0, show_default=True, type=SEED, help="Initial weights, order, drop path.")
+@click.option("--seed", default=0, type=SEED, help="Initial weights, order, drop path.")
 @training_options
 def train_student(
     shard_place: ShardPlace,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shards.console import result, say_next
-from shards.flags import PATH, SEED, TEXT, ShardPlace, beside, bundled, shard_options
+from shards.flags import COUNT, PATH, SEED, TEXT, ShardPlace, beside, bundled, shard_options
 from shards.own_folder import require_own
 from shards.text.figures import accuracy, noise
 from shards.world import world_from_env
@@ -97,11 +97,9 @@ _teacher_training = bundled(
     ),
     click.option("--model", metavar="NAME", help="A timm model without published weights."),
     click.option("--init-weights", type=PATH, help="With --model: a file of weights to begin with."),
-    click.option("--epochs", type=click.IntRange(1), help="Default 10; below 1,500 images more, at most 30."),
-    click.option("--batch-size", type=click.IntRange(1), help="Images per step, over all processes."),
-    click.option(
-        "--size", type=click.IntRange(1), help="Side of the images, pixels; default 224; below 50,000 images 96 or 64."
-    ),
+    click.option("--epochs", type=COUNT, help="Default 10; below 1,500 images more, at most 30."),
+    click.option("--batch-size", type=COUNT, help="Images per step, over all processes."),
+    click.option("--size", type=COUNT, help="Side of the images, pixels; default 224; below 50,000 images 96 or 64."),
     click.option("--config", type=PATH, help="A TOML file of recipe fields."),
     click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any recipe field; view.FIELD for views."),
 )
@@ -112,7 +110,7 @@ _teacher_training = bundled(
 @click.option("--val-shards", type=TEXT, help="Shards to evaluate on; default: the training images, which flatters.")
 @_teacher_training
 @click.option("--out", required=True, type=PATH, help="Run directory; an unfinished run goes on.")
-@click.option("--seed", default=0, show_default=True, type=SEED, help="Seed of the initial classifier and the order.")
+@click.option("--seed", default=0, type=SEED, help="Seed of the initial classifier and the order.")
 @training_options
 def train_teacher(
     shard_place: ShardPlace,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import Bar, result, say
-from shards.flags import CACHE, stop_with
+from shards.flags import CACHE, COUNT, FROM_ZERO, stop_with
 from shards.own_folder import require_own
 from shards.signals import StopRequest
 from shards.text.figures import count, duration
@@ -23,10 +23,18 @@ if TYPE_CHECKING:
 @click.argument("source", type=CACHE)
 @click.argument("destination", type=CACHE)
 @click.option(
-    "--views", default="", metavar="RANGES", help="Views to copy, such as 0-47, in whole chunks; default: all."
+    "--views",
+    default="",
+    show_default=False,
+    metavar="RANGES",
+    help="Views to copy, such as 0-47, in whole chunks; default: all.",
 )
 @click.option(
-    "--shards", default="", metavar="RANGES", help="Shards to copy, by number, such as 0-99,200; default: all."
+    "--shards",
+    default="",
+    show_default=False,
+    metavar="RANGES",
+    help="Shards to copy, by number, such as 0-99,200; default: all.",
 )
 @click.option(
     "--record",
@@ -35,9 +43,14 @@ if TYPE_CHECKING:
     metavar=f"[{'|'.join(('auto', *KINDS))}]",
     help="Compress the logits again, as this kind; default: copy them unchanged.",
 )
-@click.option("--top-k", default=0, type=click.IntRange(0), help="With --record: classes stored exactly.")
+@click.option("--top-k", default=0, show_default=False, type=FROM_ZERO, help="With --record: classes stored exactly.")
 @click.option(
-    "--bytes", "num_bytes", default=0, type=click.IntRange(0), help="Bytes on disk per view; implies --record auto."
+    "--bytes",
+    "num_bytes",
+    default=0,
+    show_default=False,
+    type=FROM_ZERO,
+    help="Bytes on disk per view; implies --record auto.",
 )
 @click.option(
     "--pack",
@@ -45,7 +58,7 @@ if TYPE_CHECKING:
     help="At most ten files for each shard instead of several for each chunk; the copy can be read but not extended.",
 )
 @click.option("--card", is_flag=True, help="Write a README.md into the copy: content, error, how to use it.")
-@click.option("--workers", default=4, show_default=True, type=click.IntRange(1), help="Chunks copied at the same time.")
+@click.option("--workers", default=4, type=COUNT, help="Chunks copied at the same time.")
 def copy_cache(
     source: str,
     destination: str,

@@ -8,6 +8,8 @@ import click
 
 from shards.console import say
 from shards.flags import (
+    COUNT,
+    FROM_ZERO,
     PATH,
     Decorator,
     bundled,
@@ -211,7 +213,6 @@ _teacher_files = options(
         "--teacher-ema",
         type=click.Choice(["yes", "no"]),
         default="yes",
-        show_default=True,
         help="Use the averaged (EMA) weights if a checkpoint has both.",
     ),
     click.option(
@@ -240,7 +241,6 @@ teacher_options = bundled(
     click.option(
         "--teacher",
         default="regnety_160.deit_in1k",
-        show_default=True,
         help="A timm classifier with its tag, or your own package.module:function.",
     ),
     _teacher_files,
@@ -293,9 +293,7 @@ runs_teacher_options = bundled(
     RunsTeacher,
     "execution",
     click.option(
-        "--batch-size",
-        type=click.IntRange(1),
-        help="Views per teacher forward; default: up to 256 on a GPU, 64 on a CPU.",
+        "--batch-size", type=COUNT, help="Views per teacher forward; default: up to 256 on a GPU, 64 on a CPU."
     ),
     precision_option,
     click.option("--compile", is_flag=True, help="torch.compile the teacher."),
@@ -341,11 +339,19 @@ record_options = bundled(
         "--record",
         "record_kind",
         default="auto",
-        show_default=True,
         callback=record_kind_callback,
         metavar=f"[{'|'.join(('auto', *KINDS))}]",
         help="auto: lowrank, or dense8 up to 64 classes; dense: all logits, lossless.",
     ),
-    click.option("--top-k", default=0, type=click.IntRange(0), help="Classes stored exactly; 0: chosen from --bytes."),
-    click.option("--bytes", "num_bytes", default=0, type=click.IntRange(0), help="Bytes on disk per view; default 64."),
+    click.option(
+        "--top-k", default=0, show_default=False, type=FROM_ZERO, help="Classes stored exactly; 0: chosen from --bytes."
+    ),
+    click.option(
+        "--bytes",
+        "num_bytes",
+        default=0,
+        show_default=False,
+        type=FROM_ZERO,
+        help="Bytes on disk per view; default 64.",
+    ),
 )

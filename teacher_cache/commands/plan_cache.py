@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import result, say
-from shards.flags import Number, ShardPlace, shard_options, suited_workers, workers_option
+from shards.flags import COUNT, Number, ShardPlace, shard_options, suited_workers, workers_option
 from shards.text.figures import byte_size, count
 from teacher_cache.commands.flags import (
     RecordFlags,
@@ -26,20 +26,12 @@ if TYPE_CHECKING:
 @teacher_options
 @view_options
 @record_options
-@click.option("--gpus", default=1, show_default=True, type=click.IntRange(1), help="GPUs (processes) to plan for.")
+@click.option("--gpus", default=1, type=COUNT, help="GPUs (processes) to plan for.")
 @click.option(
-    "--seconds",
-    default=20.0,
-    show_default=True,
-    type=Number(0, 86400, min_open=True),
-    help="How long making the cache is timed, s.",
+    "--seconds", default=20.0, type=Number(0, 86400, min_open=True), help="How long making the cache is timed, s."
 )
 @click.option(
-    "--calibration-views",
-    default=768,
-    show_default=True,
-    type=click.IntRange(8),
-    help="Views that the error is estimated from.",
+    "--calibration-views", default=768, type=click.IntRange(8), help="Views that the error is estimated from."
 )
 @runs_teacher_options
 @workers_option(beside_network=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import result
-from shards.flags import CACHE, PATH, ShardPlace, refuse_ignored, shard_options
+from shards.flags import CACHE, COUNT, FROM_ZERO, PATH, ShardPlace, refuse_ignored, shard_options
 from shards.own_folder import require_file
 from teacher_cache.commands.view_flags import view_settings
 from teacher_cache.store.header import local_header
@@ -23,17 +23,12 @@ SHOWN = 4
 @shard_options()
 @click.option("--cache", type=CACHE, help="The cache whose views are drawn, with the teacher's likeliest classes.")
 @click.option(
-    "--view-recipe",
-    "--recipe",
-    "recipe_name",
-    default="deit",
-    show_default=True,
-    help="View recipe without --cache; see `recipes`.",
+    "--view-recipe", "--recipe", "recipe_name", default="deit", help="View recipe without --cache; see `recipes`."
 )
 @click.option("--view-set", "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any field of the view recipe.")
 @click.option("--sample", metavar="KEY", help=f"Key of the sample; default: {SHOWN} samples from all over the shards.")
-@click.option("--views", "num_views", default=8, show_default=True, type=click.IntRange(1), help="Views to draw.")
-@click.option("--first-view", default=0, show_default=True, type=click.IntRange(0), help="The first of them.")
+@click.option("--views", "num_views", default=8, type=COUNT, help="Views to draw.")
+@click.option("--first-view", default=0, type=FROM_ZERO, help="The first of them.")
 @click.option("--out", required=True, type=PATH, help="A PNG.")
 def show_views(
     shard_place: ShardPlace,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import Bar, result, say
-from shards.flags import CACHE, SEED, Number, ShardPlace, device_option, refuse_ignored, shard_options, stop_with
+from shards.flags import CACHE, COUNT, SEED, Number, ShardPlace, device_option, refuse_ignored, shard_options, stop_with
 from shards.text.figures import count, plural
 from teacher_cache.commands.flags import TeacherFlags, optional_teacher_options
 from teacher_cache.store.header import local_header, require_index
@@ -20,17 +20,13 @@ if TYPE_CHECKING:
 @click.argument("cache", type=CACHE)
 @shard_options(required=False, help="With --deep: the shards that the cache was made from.")
 @click.option("--deep", is_flag=True, help="Also render some images again and compare the checksums of their pixels.")
-@click.option(
-    "--blocks", default=64, show_default=True, type=click.IntRange(1), help="Groups of 16 images that --deep renders."
-)
+@click.option("--blocks", default=64, type=COUNT, help="Groups of 16 images that --deep renders.")
 @optional_teacher_options("Also ask this teacher again about those blocks; implies --deep.")
 @click.option(
     "--tolerance", type=Number(0, 1), help="Largest allowed total variation between two answers; default: by precision."
 )
 @click.option("--repair", is_flag=True, help="Mark damaged chunks as missing; cache-teacher then computes them again.")
-@click.option(
-    "--sample-seed", "--seed", "seed", default=0, show_default=True, type=SEED, help="Chooses the groups of --deep."
-)
+@click.option("--sample-seed", "--seed", "seed", default=0, type=SEED, help="Chooses the groups of --deep.")
 @device_option
 def verify_cache(
     cache: str,

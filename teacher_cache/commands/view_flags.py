@@ -8,7 +8,7 @@ import click
 
 from shards.console import say
 from shards.data_defaults import SMALL_SET, SMALL_VIEW, data_defaults
-from shards.flags import SEED, ShardPlace, bundled, pairs
+from shards.flags import COUNT, SEED, ShardPlace, bundled, pairs
 from shards.text.figures import count
 from shards.world import world_from_env
 
@@ -141,7 +141,7 @@ view_options = bundled(
     "views",
     click.option(
         "--views",
-        type=click.IntRange(1),
+        type=COUNT,
         help="Views of every image; more can be added later. Default below 50,000 images: about 60,000 answers in all.",
     ),
     click.option(
@@ -151,17 +151,15 @@ view_options = bundled(
         help="How views are augmented; see `recipes`. Default: deit; below 50,000 images small.",
     ),
     click.option(
-        "--size",
-        type=click.IntRange(1),
-        help="Side of the views, pixels; default: the recipe's; below 50,000 images 96 or 64.",
+        "--size", type=COUNT, help="Side of the views, pixels; default: the recipe's; below 50,000 images 96 or 64."
     ),
-    click.option("--view-seed", default=0, show_default=True, type=SEED, help="Seed of the views."),
+    click.option("--view-seed", default=0, type=SEED, help="Seed of the views."),
     click.option(
         "--view-set", "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Change a field of the view recipe."
     ),
     click.option(
         "--views-per-unit",
-        type=click.IntRange(1),
+        type=COUNT,
         help="Views of a chunk, which is computed and saved at once; default 6, or what divides --views; "
         "less for small sets.",
     ),
