@@ -77,6 +77,7 @@ class _Job(NamedTuple):
     images: list[SourceImage]
     rule: ImageRule
     recorded: FinishedTar | None = None
+    expected: str = ""  # digest of the finished tar that it must equal
 
     def source_digest(self) -> str:
         """sha256 (hex) over path, label, size and time of change of its images."""
@@ -164,7 +165,9 @@ def write_shards(
     }
     with Journal(dest, settings, lambda: tree_changes(dest / INDEX_NAME, source)) as journal:
         jobs = [
-            job._replace(recorded=journal.finished(job.path.name, job.source_digest()))
+            job._replace(
+                recorded=journal.finished(job.path.name, job.source_digest()), expected=journal.expected(job.path.name)
+            )
             for job in _jobs(source, dest, samples_per_shard, seed, rule)
         ]
         refuse_foreign(dest, [job.path for job in jobs])
@@ -273,7 +276,8 @@ def _make_shard(shard: int, job: _Job) -> _Made:
             return _Made(shard, scan, True, _Seen(recorded.skipped, recorded.turned, recorded.transparent))
     seen: list[_Seen] = []
     try:
-        return _Made(shard, write_tar(job.path, _load_all(job, seen), rule), False, seen[0])
+        scan = write_tar(job.path, _load_all(job, seen), rule, expected=job.expected)
+        return _Made(shard, scan, bool(job.expected), seen[0])
     except _UnusableImagesError as error:
         return _Made(shard, None, False, problems=error.problems)
 

@@ -71,9 +71,11 @@ class Journal:
         """Remember where and what; nothing is touched before the `with`.
 
         Args:
-            changes: says how the source differs from the shards of the folder, for an error; "" where nobody knows.
+            changes: says how the source differs from the shards of the folder, for an error; "" where nobody knows:
+                the tars are then made again, and must be as they are.
         """
         self._recorded: dict[str, FinishedTar] = {}
+        self._written: Mapping[str, int | str] = settings  # what the file says
         self._folder = folder
         self._settings = dict(settings)
         self._changes = changes
@@ -94,12 +96,15 @@ class Journal:
                 leftover.unlink()
             self._read(self._folder / JOURNAL_NAME)
             self._held = held.pop_all()
-        path = self._folder / JOURNAL_NAME
-        lines = [self._settings, *map(msgspec.to_builtins, self._recorded.values())]
-        with atomic_file(path) as file:  # without a line that was cut
-            file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
-        self._file = open(path, "ab")
+        self._rewrite()
+        self._file = open(self._folder / JOURNAL_NAME, "ab")
         return self
+
+    def _rewrite(self) -> None:
+        """Write the file anew, without a line that was cut."""
+        lines = [self._written, *map(msgspec.to_builtins, self._recorded.values())]
+        with atomic_file(self._folder / JOURNAL_NAME) as file:
+            file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
 
     def finished(self, name: str, source: str) -> FinishedTar | None:
         """What is noted of a tar that an earlier run made of these images; None for none.
@@ -108,7 +113,16 @@ class Journal:
             source: digest of the images it would be made from.
         """
         entry = self._recorded.get(name)
-        return entry if entry and entry.source in ("", source) else None
+        same = entry is not None and (entry.source == source or (not entry.source and self._written == self._settings))
+        return entry if same else None
+
+    def expected(self, name: str) -> str:
+        """Digest (hex) that a tar must have when it is made again; "" where it may have any.
+
+        The tars of a finished set whose source has the same names and sizes, but other times of change, must stay.
+        """
+        entry = self._recorded.get(name)
+        return entry.digest if entry and self._written != self._settings else ""
 
     def note(self, entry: FinishedTar) -> None:
         """Note a finished tar; it is on the disk when this returns."""
@@ -125,6 +139,9 @@ class Journal:
     ) -> None:
         assert self._file is not None
         self._file.close()
+        if kind is None and self._written != self._settings:  # every tar was made again and is the same
+            self._written = self._settings
+            self._rewrite()
         self._held.close()
 
     def _read(self, path: Path) -> None:
@@ -142,6 +159,9 @@ class Journal:
         if differing == ["source_digest"] and not (self._folder / INDEX_NAME).exists():
             # An image was replaced before all shards were finished: those of other images are kept.
             self._recorded = {entry.name: entry for entry in entries if entry.source}
+            return
+        if differing == ["source_digest"] and not self._changes():
+            self._written = settings
             return
         if differing:
             raise ShardError(f"{self._folder}: {self._difference(differing, settings)}")

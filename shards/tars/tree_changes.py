@@ -6,6 +6,7 @@ import google_crc32c
 
 from shards.errors import ShardError
 from shards.formats.image_list import ImageList, SourceImage
+from shards.index.pixel_rule import PixelRule
 from shards.index.shard_index import ShardIndex
 from shards.tars.tar import MOST_MEMBER_BYTES
 
@@ -15,10 +16,11 @@ _MOST_READ = 2_000
 def tree_changes(index_path: Path, source: ImageList) -> str:
     """Compare a tree with an index of its shards: "1 of 160 images changed: cat/07".
 
-    Files whose size is as indexed are read, at most 2,000 of them. Of compact shards only the keys are compared.
+    Files whose size is as indexed are read, at most 2,000 of them. Of shards that hold other bytes than the files,
+    compact ones for example, only the keys are compared.
 
     Returns:
-        what differs; "" where there is no index that says so.
+        what differs; "" where nothing does, as far as was read, or where there is no index that says so.
     """
     try:
         index = ShardIndex.load(index_path)
@@ -35,11 +37,12 @@ def tree_changes(index_path: Path, source: ImageList) -> str:
     }
     images = {image.key: image for image in source.images}
     new, gone = [key for key in images if key not in rows], [key for key in rows if key not in images]
+    if len(new) == index.num_skipped:
+        new = []  # they were left out
     lists = [_count(new, len(images), "new"), _count(gone, len(rows), "gone")]
-    if index.compact is None:
+    if index.compact is None and index.pixels == PixelRule():
         lists.append(_count(_changed(index, rows, source, images), len(images), "changed"))
-    said = ", ".join(text for text in lists if text)
-    return said or f"only the times of change of its files differ, as far as {min(len(images), _MOST_READ)} were read"
+    return ", ".join(text for text in lists if text)
 
 
 def _changed(index: ShardIndex, rows: dict[str, int], source: ImageList, images: dict[str, SourceImage]) -> list[str]:

@@ -81,14 +81,25 @@ def refuse_foreign(dest: Path, expected: Sequence[Path]) -> None:
         raise ShardError(f"{dest}: holds other tars already ({', '.join(foreign[:3])}…); choose an empty folder")
 
 
-def write_tar(path: Path, samples: Iterable[Sample], rule: SampleRule) -> ShardScan:
-    """Write one tar, read it back strictly, and only then give it its name."""
+def write_tar(path: Path, samples: Iterable[Sample], rule: SampleRule, *, expected: str = "") -> ShardScan:
+    """Write one tar, read it back strictly, and only then give it its name.
+
+    Args:
+        expected: digest (hex) of the tar that is there already: another one does not replace it, but is a ShardError.
+    """
     try:
         with atomic_file(path) as file:
             _write_members(file, samples)
             file.flush()
             file.seek(0)
-            return scan_file(file, path.name, rule, str(path))
+            scan = scan_file(file, path.name, rule, str(path))
+            if expected not in ("", scan.digest().hex()):
+                raise ShardError(
+                    f"{path}: its images have changed since it was made, or another version of Pillow writes them "
+                    "otherwise. A cache may have been made from it: choose another folder, or remove this one and "
+                    "everything made from it"
+                )
+            return scan
     except OSError as error:
         raise ShardError(
             f"{path}: cannot be written: {error}; make room or check permissions and run it again: finished shards stay"
