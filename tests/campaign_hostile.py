@@ -70,15 +70,18 @@ def arguments(folder: Path, rng: Random) -> None:
         _require_refused(ended, f"{way} {name}={text}")
 
 
+OBEYED = ["\x1b]0;own\x07", "\x9b2J", "\u202e", "\r", "\udcff", "\u2028", "\U000e0041"]
 PIECES = [
-    *("\x1b]0;own\x07", "\x9b2J", "\u202e", "=1+1", "|", "`", "<b>", "\r", "\n", "日本語", "é", "\udcff", " ", "'"),
-    *('"', "$(x)", "-x", "%s", "{0}", "[x](y)", "\u2028", "\U000e0041", "a", "#", "~", "$x$", "\\", "x" * 90),
+    *OBEYED,
+    *("=1+1", "|", "`", "<b>", "\n", "日本語", "é", " ", "'", '"', "$(x)", "-x", "%s", "{0}", "[x](y)", "a", "#", "~"),
+    *("$x$", "\\", "x" * 90),
 ]
 
 
 def names(folder: Path, rng: Random) -> None:
     """Names of files, classes, outputs and strings in documents that a terminal, a page or a table would obey."""
-    evil = "".join(rng.choice(PIECES) for _ in range(rng.randint(1, 3)))
+    pieces = [rng.choice(OBEYED), *rng.choices(PIECES, k=rng.randint(0, 2))]
+    evil = "".join(rng.sample(pieces, len(pieces)))
     way = rng.choice(["picture", "class", "class names", "out", "document"])
     if way == "picture":
         (folder / "image.png").rename(folder / f"{evil}.png")

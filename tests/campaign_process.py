@@ -163,9 +163,19 @@ def _watched(
         if elapsed_s > min(LIMIT_S, used_at_s + IDLE_S):
             os.killpg(pid, signal.SIGKILL)
             raise TrialError(f"hanging: {' '.join(words)}: no end after {elapsed_s:.0f} s, {used_s:.2f} of a processor")
+        if _memory_bytes(pid) > MOST_BYTES:  # now, before it has taken all that this machine has
+            os.killpg(pid, signal.SIGKILL)
+            raise TrialError(f"unclean: {' '.join(words)}: more than {MOST_BYTES >> 20} MiB of memory")
         time.sleep(0.005)
     _require_nobody_left(pid, words)
     return code, killed
+
+
+def _memory_bytes(pid: int) -> int:
+    """The memory that a process has now; 0 when it has ended."""
+    with contextlib.suppress(OSError, IndexError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def _processor_s(group: int) -> float:

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from shards.errors import CacheError
 from shards.index import tries
 from shards.index.redirects import ALLOWED
+from teacher_cache.store import zarr_objects
 from teacher_cache.store.cache import TeacherCache
+from teacher_cache.store.schemes import SCHEMES
 from tests.cache_maker import assert_unit, make_cache
 
 
@@ -165,6 +169,56 @@ def test_an_object_of_an_s3_server_is_cut_off_as_well(
         handler.mood, handler.always = "endless", True
         with pytest.raises(CacheError, match=r"class_index.*expected at most \d+ bytes, got more"):
             cache.read_unit(0, 0)
+
+
+class _Large(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """An honest object store: whatever lies there is handed out, as much as was asked for."""
+
+    cachable = False
+    taken: ClassVar[list[int]] = []
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(f"memory://{path.partition('://')[2] or path}"))
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        data: bytes = super().cat_file(path, start, end, **options)
+        self.taken.append(len(data))
+        return data
+
+
+_OWN_CLIENTS = ("http", "https", "s3", "gs", "gcs")
+"""Their clients cut off what comes, whatever was asked for."""
+
+
+@pytest.mark.parametrize("scheme", [name for name in SCHEMES if name not in _OWN_CLIENTS])
+def test_an_object_of_any_other_store_is_asked_for_up_to_its_largest_size(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk and a document that somebody made enormous: not read to their ends, and an error."""
+    monkeypatch.setattr(_Large, "taken", [])
+    monkeypatch.setattr(zarr_objects, "METADATA_BYTES", 1 << 16)
+    monkeypatch.setitem(_registry, scheme, _Large)
+    store: dict[str, Any] = {}
+    monkeypatch.setattr(_Large, "store", store)
+    monkeypatch.setattr(_Large, "pseudo_dirs", [""])
+    make_cache(tmp_path / "c")
+    for path in (tmp_path / "c").rglob("*"):
+        if path.is_file():
+            _Large().pipe_file(f"/box/{path.relative_to(tmp_path)}", path.read_bytes())
+    url = f"{scheme}://box/c"
+    with TeacherCache.open(url, timeout_s=20) as cache:
+        assert_unit(cache, 0, 0)
+        for name in [name for name in store if "/class_index/c/" in name]:
+            _Large().pipe_file(name, bytes(1 << 20))
+        _Large.taken.clear()
+        with pytest.raises(CacheError, match=r"class_index.*expected at most \d+ bytes, got more"):
+            cache.read_unit(0, 0)
+    assert max(_Large.taken) < 1 << 17
+    _Large().pipe_file("/box/c/zarr.json", b" " * (1 << 20))
+    with pytest.raises(CacheError, match=r"zarr.json: expected at most \d+ bytes, got more"):
+        TeacherCache.open(url, timeout_s=20)
+    assert max(_Large.taken) < 1 << 17
 
 
 @pytest.mark.parametrize("mood", ["error", "drop", "cut", "lie"])

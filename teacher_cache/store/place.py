@@ -171,6 +171,15 @@ def require_readable(path: Path, most_bytes: int) -> None:
         raise CacheError(f"{path}: expected at most {most_bytes} bytes, got {num_bytes}; {advice}")
 
 
+def require_bounded(num_bytes: int, most_bytes: int, url: str) -> None:
+    """Raise CacheError when so many bytes have come of an object that can have `most_bytes`."""
+    if num_bytes > most_bytes:
+        raise CacheError(
+            f"{url}: expected at most {most_bytes} bytes, got more; the server does not send what belongs to this "
+            "cache: check the address"
+        )
+
+
 def require_distinct(caches: Iterable[str | Path]) -> None:
     """ValueError where two spellings are of one cache, which would teach as two teachers."""
     seen: dict[str, str | Path] = {}

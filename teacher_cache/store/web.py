@@ -14,7 +14,7 @@ from fsspec.implementations.http import HTTPFileSystem
 from shards.errors import CacheError
 from shards.index.redirects import session_options
 from shards.index.tries import may_pass, pauses
-from teacher_cache.store.place import METADATA_BYTES
+from teacher_cache.store.place import METADATA_BYTES, require_bounded
 
 _PIECE_BYTES = 1 << 16
 
@@ -57,15 +57,6 @@ class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no type
                 body += piece
                 require_bounded(len(body), most_bytes, url)
         return bytes(body[start:end])
-
-
-def require_bounded(num_bytes: int, most_bytes: int, url: str) -> None:
-    """Raise CacheError when so many bytes have come of an object that can have `most_bytes`."""
-    if num_bytes > most_bytes:
-        raise CacheError(
-            f"{url}: expected at most {most_bytes} bytes, got more; the server does not send what belongs to this "
-            "cache: check the address"
-        )
 
 
 class _BoundedBody:

@@ -4,12 +4,21 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from typing import Any
 
+from zarr.abc.store import RangeByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from shards.errors import CacheError
-from teacher_cache.store.place import METADATA_BYTES, Place, close_filesystem, read_file, require_readable, write_file
+from teacher_cache.store.place import (
+    METADATA_BYTES,
+    Place,
+    close_filesystem,
+    read_file,
+    require_bounded,
+    require_readable,
+    write_file,
+)
 
 _LOOKUPS_AT_ONCE = 64
 
@@ -37,7 +46,18 @@ class Objects(WrapperStore[Any]):
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
         """The object's buffer, or None when there is none; an absent chunk is an error, never the fill value."""
         self._require_readable(key)
-        return self._present(key, await self.place.reach(key, self._store.get(key, prototype, byte_range)))
+        return self._present(key, await self.place.reach(key, self._read(key, prototype, byte_range)))
+
+    async def _read(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        """An object, or a part of it; of a remote one no more than the largest that there can be, and one byte."""
+        if self.place.folder is not None:
+            return await self._store.get(key, prototype, byte_range)
+        if byte_range is None and not hasattr(self._store.fs, "most_bytes"):  # a client that cuts nothing off by itself
+            byte_range = RangeByteRequest(0, self._most_bytes + 1)
+        buffer = await self._store.get(key, prototype, byte_range)
+        if buffer is not None:
+            require_bounded(len(buffer), self._most_bytes, f"{self.place.url}/{key}")
+        return buffer
 
     async def set(self, key: str, value: Any) -> None:
         """Replace an object, atomically; on a local disk also durably."""
@@ -119,7 +139,7 @@ class Objects(WrapperStore[Any]):
 
         async def one(key: str) -> bytes | None:
             async with gate:
-                buffer = await self.place.reach(key, self._store.get(key, default_buffer_prototype()))
+                buffer = await self.place.reach(key, self._read(key, default_buffer_prototype()))
                 return None if buffer is None else bytes(buffer.to_bytes())
 
         return list(await asyncio.gather(*map(one, keys)))
