@@ -1,120 +1,44 @@
 """`cost`: estimate storage, hours and break-even before a cache is made."""
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
 
 import click
 
 from shards.console import result
-from shards.flags import (
-    CACHE,
-    COUNT,
-    Number,
-    ShardPlace,
-    bundled,
-    refuse_ignored,
-    shard_options,
-)
+from shards.flags import CACHE, COUNT, Number, ShardPlace, bundled, refuse_ignored, shard_options
+from student.cost import cost_estimate
+from student.cost.cost_estimate import Cost, Job, rates_from_flops
 from teacher_cache.store.header import local_header
-
-if TYPE_CHECKING:
-    from student.cost.cost_estimate import Cost, Job, Rates
-
 
 POSITIVE = Number(0, 1e12, min_open=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobFlags:
-    """The work that is to be paid for."""
-
-    num_samples: int
-    num_views: int
-    num_bytes: float
-    image_bytes: float
-    epochs: int
-    students: int
-    together: int
-    gpus: int
-    cores: int
-    teachers: int
-
-    def job(self) -> "Job":
-        """The same as the estimate's value."""
-        from student.cost.cost_estimate import Job
-
-        return Job(
-            num_samples=self.num_samples,
-            num_views=self.num_views,
-            bytes_per_view=self.num_bytes,
-            epochs=self.epochs,
-            num_students=self.students,
-            num_gpus=self.gpus,
-            num_cores=self.cores,
-            together=self.together,
-            num_teachers=self.teachers,
-        )
-
-    def with_caches(self, urls: tuple[str, ...]) -> "JobFlags":
-        """Samples, views and bytes of caches that are there; CacheError when they are not of one index."""
-        for url in urls:
-            local_header(url)
-        from shards.errors import CacheError
-        from teacher_cache.inspect.status import cache_status
-        from teacher_cache.store.cache import TeacherCache
-
-        num_bytes, views, samples = 0.0, [], {}
-        for url in urls:
-            with TeacherCache.open(url) as cache:
-                num_bytes += sum(cache_status(cache).bytes_per_view.values()) or self.num_bytes
-                views.append(cache.num_views)
-                samples[cache.spec.index_fingerprint] = int(cache.rows_S.sum())
-        if len(samples) > 1:
-            raise CacheError(f"{', '.join(urls)}: made from {len(samples)} sets of shards; give caches of one set")
-        (num_samples,) = samples.values()
-        return replace(self, num_samples=num_samples, num_views=min(views), num_bytes=num_bytes, teachers=len(urls))
-
-
 _job_options = bundled(
-    JobFlags,
-    "job_flags",
+    Job,
+    "job",
     click.option("--num-samples", default=1_281_167, type=COUNT, help="Without --cache."),
     click.option("--views", "num_views", default=300, type=COUNT, help="Without --cache."),
-    click.option("--bytes", "num_bytes", default=64.0, type=POSITIVE, help="Per view, without --cache."),
+    click.option("--bytes", "bytes_per_view", default=64.0, type=POSITIVE, help="Per view, without --cache."),
     click.option("--image-bytes", default=110_000.0, type=POSITIVE, help="Mean of an image; without --shards."),
     click.option("--epochs", default=300, type=COUNT, help="Of each student."),
-    click.option("--students", default=12, type=COUNT, help="Runs that share the cache."),
+    click.option("--students", "num_students", default=12, type=COUNT, help="Runs that share the cache."),
     click.option("--together", default=1, type=COUNT, help="Students per pass."),
-    click.option("--gpus", default=8, type=COUNT, help="GPUs, in all."),
-    click.option("--cores", default=96, type=COUNT, help="CPU cores that render, in all."),
-    click.option("--teachers", default=1, type=COUNT, help="That teach together, without --cache."),
+    click.option("--gpus", "num_gpus", default=8, type=COUNT, help="GPUs, in all."),
+    click.option("--cores", "num_cores", default=96, type=COUNT, help="CPU cores that render, in all."),
+    click.option("--teachers", "num_teachers", default=1, type=COUNT, help="That teach together, without --cache."),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateFlags:
-    """Rates as given, and what stands for those that are not."""
+    """The arguments of `rates_from_flops` but the student's arithmetic."""
 
     teacher_gmacs: float
     tflops: float
-    teacher_rate: float | None
-    student_rate: float | None
-    view_rate: float
-    unit_view_rate: float
-
-    def rates(self, student_gmacs: float) -> "Rates":
-        """Return the rates given, and arithmetic for those that are not."""
-        from student.cost.cost_estimate import rates_from_flops
-
-        return rates_from_flops(
-            teacher_gmacs=self.teacher_gmacs,
-            student_gmacs=student_gmacs,
-            tflops=self.tflops,
-            views=self.view_rate,
-            unit_views=self.unit_view_rate,
-            teacher=self.teacher_rate,
-            student=self.student_rate,
-        )
+    teacher: float | None
+    student: float | None
+    views: float
+    unit_views: float
 
 
 _rate_options = bundled(
@@ -122,10 +46,14 @@ _rate_options = bundled(
     "rates",
     click.option("--teacher-gmacs", default=15.96, type=POSITIVE, help="Of the teacher: RegNetY-16GF."),
     click.option("--tflops", default=60.0, type=POSITIVE, help="Sustained by one GPU; where no rate is given."),
-    click.option("--teacher-rate", type=POSITIVE, help="Teacher forwards per second and GPU, when known."),
-    click.option("--student-rate", type=POSITIVE, help="Training images per second and GPU, when known."),
-    click.option("--view-rate", default=700.0, type=POSITIVE, help="Views per second and core, one per decode."),
-    click.option("--unit-view-rate", default=1300.0, type=POSITIVE, help="The same with several views per decode."),
+    click.option("--teacher-rate", "teacher", type=POSITIVE, help="Teacher forwards per second and GPU, when known."),
+    click.option("--student-rate", "student", type=POSITIVE, help="Training images per second and GPU, when known."),
+    click.option(
+        "--view-rate", "views", default=700.0, type=POSITIVE, help="Views per second and core, one per decode."
+    ),
+    click.option(
+        "--unit-view-rate", "unit_views", default=1300.0, type=POSITIVE, help="The same with several views per decode."
+    ),
 )
 
 
@@ -141,40 +69,61 @@ _rate_options = bundled(
 @click.option("--model", default="deit_tiny_distilled_patch16_224", help="The student.")
 @_rate_options
 @shard_options(required=False, help="Their images: mean size in bytes.")
-def cost(caches: tuple[str, ...], job_flags: JobFlags, model: str, rates: RateFlags, shard_place: ShardPlace) -> None:
+def cost(
+    caches: tuple[str, ...], job: Job, image_bytes: float, model: str, rates: RateFlags, shard_place: ShardPlace
+) -> None:
     """Estimate storage, hours with and without the cache, and break-even, before anything is spent.
 
     Rates are those given, else arithmetic at --tflops; every assumption is printed. `plan-cache` measures stage 1.
     """
     from shards.names import unknown
-    from student.cost import cost_estimate
     from student.recipe.zoo import MODELS, model_entry
 
     if caches:
-        refuse_ignored(["num_samples", "num_views", "num_bytes"], "--cache says it")
+        refuse_ignored(["num_samples", "num_views", "bytes_per_view"], "--cache says it")
     if shard_place.shards:
         refuse_ignored(["image_bytes"], "--shards says it")
     entry = model_entry(model)
     gmacs = entry.gmacs if entry else None
-    if gmacs is None and rates.student_rate is None:
+    if gmacs is None and rates.student is None:
         counted = [name for name, other in MODELS.items() if other.gmacs is not None]
         raise ValueError(unknown("model", model, counted) + "; for another model give --student-rate")
     if caches:
-        job_flags = job_flags.with_caches(caches)
-    estimate = cost_estimate.cost(job_flags.job(), rates.rates(gmacs or 1.0))
-    for line in (*estimate.lines, _disk_line(job_flags, estimate, model, shard_place)):
+        job = _with_caches(job, caches)
+    estimate = cost_estimate.cost(job, rates_from_flops(student_gmacs=gmacs or 1.0, **asdict(rates)))
+    for line in (*estimate.lines, _disk_line(job, estimate, image_bytes, model, shard_place)):
         result(line)
 
 
-def _disk_line(job_flags: JobFlags, estimate: "Cost", model: str, shard_place: ShardPlace) -> str:
+def _with_caches(job: Job, urls: tuple[str, ...]) -> Job:
+    """Take samples, views and bytes of existing caches; CacheError for a missing one, or caches of different shards."""
+    for url in urls:
+        local_header(url)
+    from shards.errors import CacheError
+    from teacher_cache.inspect.status import cache_status
+    from teacher_cache.store.cache import TeacherCache
+
+    num_bytes, views, samples = 0.0, [], {}
+    for url in urls:
+        with TeacherCache.open(url) as cache:
+            num_bytes += sum(cache_status(cache).bytes_per_view.values()) or job.bytes_per_view
+            views.append(cache.num_views)
+            samples[cache.spec.index_fingerprint] = int(cache.rows_S.sum())
+    if len(samples) > 1:
+        raise CacheError(f"{', '.join(urls)}: made from {len(samples)} sets of shards; give caches of one set")
+    (num_samples,) = samples.values()
+    return replace(job, num_samples=num_samples, num_views=min(views), bytes_per_view=num_bytes, num_teachers=len(urls))
+
+
+def _disk_line(job: Job, estimate: Cost, image_bytes: float, model: str, shard_place: ShardPlace) -> str:
     """Return the bytes per second that the plan reads and writes."""
     from shards.views.view_recipe import recipe_named
     from student.cost.disk_need import disk_need
     from student.recipe.papers import recipe_for
 
-    image_bytes, source = job_flags.image_bytes, "assumed"
+    source = "assumed"
     if shard_place.shards:
         image_bytes, source = float(shard_place.index().size_N.mean()), "of --shards"
     repeats, unit_views = recipe_for(model).repeats, recipe_named("deit").block_views
-    need = disk_need(job_flags.job(), estimate, image_bytes=image_bytes, repeats=repeats, unit_views=unit_views)
+    need = disk_need(job, estimate, image_bytes=image_bytes, repeats=repeats, unit_views=unit_views)
     return need.line(image_bytes=image_bytes, image_source=source)

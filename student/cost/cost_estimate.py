@@ -17,10 +17,6 @@ import math
 from dataclasses import dataclass, replace
 
 from shards.text.figures import byte_size, count
-from student.recipe.zoo import TEACHER
-
-TEACHER_GMACS = {TEACHER: 15.96}
-"""Multiply-accumulates per image at 224 pixels, in 10⁹ (timm's results table)."""
 
 _STEP_FORWARDS = 3
 """A training step costs about three forwards: forward, and twice as much backward."""
@@ -63,7 +59,6 @@ class Job:
         epochs: E of every student (each shows N images, repeats included). num_students: runs that share the cache.
         num_gpus: G of the whole machine or cluster. num_cores: CPU cores that render, over all of it.
         together: students on each rendered batch.
-        kept_logits_bytes: of full logits kept for the fidelity report, in the whole cache.
         num_teachers: caches that teach together, made one after the other; bytes are those of all.
 
     Raises:
@@ -78,7 +73,6 @@ class Job:
     num_gpus: int
     num_cores: int
     together: int = 1
-    kept_logits_bytes: int = 0
     num_teachers: int = 1
 
     def __post_init__(self) -> None:
@@ -129,7 +123,7 @@ def cost(job: Job, rates: Rates) -> Cost:
     sweep = teacher_hours + _sweep_hours(images, job.num_students, passes, gpu_cached, render)
     saved = online - cached
     bare = Cost(
-        storage_bytes=views * job.bytes_per_view + job.kept_logits_bytes,
+        storage_bytes=views * job.bytes_per_view,
         teacher_hours=teacher_hours,
         cached_hours=cached,
         online_hours=online,

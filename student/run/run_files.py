@@ -11,7 +11,6 @@ summary.json                what the run came to; written last, so it is there o
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -27,61 +26,21 @@ MOST_METRICS_BYTES = 1 << 32
 _ADVICE = "restore the file or run again"
 
 
-@dataclass(frozen=True, slots=True)
 class RunFiles:
     """Paths of the files of one run; nothing is touched by naming them."""
 
-    out: Path
-
-    @property
-    def config(self) -> Path:
-        """The configuration; a directory that has it is a run."""
-        return self.out / "config.json"
-
-    @property
-    def metrics(self) -> Path:
-        """The lines of metrics."""
-        return self.out / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        """The folder of TensorBoard events."""
-        return self.out / "tensorboard"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of checkpoints."""
-        return self.out / "checkpoints"
-
-    @property
-    def weights(self) -> Path:
-        """The student's weights, for timm."""
-        return self.out / "weights.safetensors"
-
-    @property
-    def ema_weights(self) -> Path:
-        """The averaged weights, where the recipe has them."""
-        return self.out / "weights_ema.safetensors"
-
-    @property
-    def best_weights(self) -> Path:
-        """The weights of the best epoch, where a run keeps them."""
-        return self.out / "weights_best.safetensors"
-
-    @property
-    def model_card(self) -> Path:
-        """What the weights are, as Markdown."""
-        return self.out / "model_card.md"
-
-    @property
-    def summary(self) -> Path:
-        """The file that says that the run has finished."""
-        return self.out / "summary.json"
-
-    @property
-    def lock(self) -> Path:
-        """The file that the training process holds."""
-        return self.out / ".lock"
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.config = out / "config.json"  # a directory that has it is a run
+        self.metrics = out / "metrics.jsonl"
+        self.tensorboard = out / "tensorboard"
+        self.checkpoints = out / "checkpoints"
+        self.weights = out / "weights.safetensors"
+        self.ema_weights = out / "weights_ema.safetensors"
+        self.best_weights = out / "weights_best.safetensors"
+        self.model_card = out / "model_card.md"
+        self.summary = out / "summary.json"  # written last
+        self.lock = out / ".lock"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from shards.values import from_json, later
+from shards.values import from_json, later, to_json
 from student.learn.losses.table import LOSSES, NONE, loss_named
 
 
@@ -27,7 +27,7 @@ class Cell:
     temperature: float | None
     seed: int
     views_used: int | None = None
-    teachers: str = ""
+    teachers: str = later("")
 
     @property
     def name(self) -> str:
@@ -50,14 +50,7 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """The cell as plain JSON values; the teachers where they are named."""
-        values = {
-            "distill": self.distill,
-            "distill_weight": self.distill_weight,
-            "temperature": self.temperature,
-            "seed": self.seed,
-            "views_used": self.views_used,
-        }
-        return values | ({"teachers": self.teachers} if self.teachers else {})
+        return to_json(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,14 +152,7 @@ class Grid:
 
     def to_json(self) -> dict[str, Any]:
         """The grid as plain JSON values; the teachers where they are named."""
-        values: dict[str, Any] = {
-            "weights": list(self.weights),
-            "temperatures": list(self.temperatures),
-            "distillations": list(self.distillations),
-            "seeds": list(self.seeds),
-            "views_used": list(self.views_used),
-        }
-        return values | ({"teachers": list(self.teachers)} if self.teachers != ("",) else {})
+        return to_json(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Grid":
