@@ -53,13 +53,11 @@ class Bar:
         self._timed: tuple[float, int] | None = None
 
     def __enter__(self) -> "Bar":
-        """Itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the bar."""
         self.close()
 
     def close(self) -> None:

@@ -57,11 +57,9 @@ class OpenSet(MutableMapping[str, T]):
         return member
 
     def __setitem__(self, name: str, member: T) -> None:
-        """Add a member by hand."""
         self._members[name] = member
 
     def __delitem__(self, name: str) -> None:
-        """Take a member away."""
         del self._members[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -69,7 +67,6 @@ class OpenSet(MutableMapping[str, T]):
         return iter(tuple(self._members))
 
     def __len__(self) -> int:
-        """How many names `iter` gives."""
         return len(self._members)
 
     def __contains__(self, name: object) -> bool:

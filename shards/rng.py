@@ -40,7 +40,6 @@ class Stream:
     __slots__ = ("_ahead", "_key", "_num_blocks")
 
     def __init__(self, key: bytes) -> None:
-        """Start the stream of a 16-byte key."""
         self._key = np.frombuffer(key, "<u8")
         self._ahead: list[int] = []  # words that are computed and not yet asked for, the next one last
         self._num_blocks = 0

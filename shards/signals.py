@@ -90,7 +90,6 @@ def _handled(handler: Callable[[int, FrameType | None], None], numbers: Iterable
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """End the process."""
     if number == signal.SIGINT:
         os.write(2, b"error: interrupted; run the same command again to go on\n")
         os._exit(INTERRUPTED_EXIT_CODE)
@@ -105,19 +104,16 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        """Nobody has asked yet."""
         self.told = False
         self.exit_code = REQUEUE_EXIT_CODE
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in (*_REQUEUE, signal.SIGINT)}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Put the former handlers back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -44,7 +44,6 @@ class FileTree(ABC):
     """Files in folders. Paths are relative to the tree, with slashes; "" is its root."""
 
     def __init__(self, name: str) -> None:
-        """A tree that messages call `name`."""
         self.name = name
 
     @abstractmethod
@@ -83,7 +82,6 @@ class Directory(FileTree):
     """The files below a directory."""
 
     def __init__(self, path: Path) -> None:
-        """Look at nothing yet."""
         super().__init__(str(path))
         self._root = str(path)
 

@@ -24,7 +24,6 @@ class ShardReader:
     """
 
     def __init__(self, index: ShardIndex, cache_dir: Path | None = None) -> None:
-        """Open nothing yet."""
         self.index = index
         self.cache_dir = cache_dir
         self._pid = os.getpid()

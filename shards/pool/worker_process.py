@@ -64,7 +64,6 @@ class Beats:
     """Signs of life: a count for each worker, in memory that it shares with its parent."""
 
     def __init__(self, workers: int) -> None:
-        """All at 0."""
         self._memory = mmap.mmap(-1, 8 * workers)
 
     def count(self, place: int) -> int:

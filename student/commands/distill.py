@@ -118,7 +118,6 @@ def _views(teacher: Run, shards: Path, seconds: float) -> int:
 
 
 def _minutes(left_s: float) -> float:
-    """The time of each of the two students, minutes."""
     return round(left_s * _SHARES["students"] / 2 / 60, 1)
 
 

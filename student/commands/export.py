@@ -85,7 +85,6 @@ def _check_dest(dest: Path, weights: Path) -> None:
 
 
 def _write(network: "nn.Module", info: "ExportInfo", dest: Path) -> None:
-    """The file with its card, or the folder."""
     from student.run.export import export_folder, export_weights, folder_call, model_card, timm_call
 
     if dest.suffix != ".safetensors":
@@ -107,7 +106,6 @@ def _require_onnx() -> None:
 
 
 def _write_onnx(network: "nn.Module", info: "ExportInfo", file: Path, pictures: Sequence[Path]) -> None:
-    """The ONNX file, and how it compares with the network."""
     from student.run.onnx_file import write_onnx
 
     report = write_onnx(network, info, file, pictures)

@@ -84,7 +84,6 @@ def _say_problem(path: Path, problem: ShardError, as_json: bool) -> None:
 
 
 def _end(failed: int, num_paths: int, passed_over: Sequence[Problem]) -> None:
-    """Say what was not answered; end with 1 where an image was not."""
     if passed_over:
         say(f"{count(num_paths - failed, 'file')} answered; {_named('passed over', passed_over)}")
     if failed:

@@ -26,7 +26,6 @@ class SweepDisplay:
     """
 
     def __init__(self, out: Path, *, together: int, processes: int, quiet: bool) -> None:
-        """Nothing is shown before the first event."""
         self._out, self._together, self._processes, self._quiet = out, together, processes, quiet
         self._training = TrainingDisplay(quiet=quiet, beside=self.left)
         self._waiting, self._began, self._pass_left_s = 0, 0.0, float("inf")
@@ -75,6 +74,5 @@ class SweepDisplay:
 
 
 def _counts(tally: Tally) -> str:
-    """Say how many cells are done, and how many failed."""
     failed = f", {tally.num_failed} failed" if tally.num_failed else ""
     return f"{tally.num_done} of {count(tally.num_total, 'cell')} done{failed}"

@@ -43,7 +43,6 @@ class Rates:
     source: str
 
     def __post_init__(self) -> None:
-        """Check every rate."""
         for name in ("teacher", "student", "views", "unit_views"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -76,7 +75,6 @@ class Job:
     num_teachers: int = 1
 
     def __post_init__(self) -> None:
-        """Check every count."""
         counts = ("num_samples", "num_views", "epochs", "num_students", "num_gpus", "num_cores", "together")
         for name in (*counts, "num_teachers"):
             if getattr(self, name) < 1:

@@ -132,7 +132,6 @@ class TeacherSource:
     teacher_forwards = 0
 
     def __enter__(self) -> Self:
-        """Return the source, opened."""
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -150,7 +149,6 @@ class OnlineTeacher(TeacherSource):
     """A teacher in the loop: it answers to the same tensor as the student."""
 
     def __init__(self, teacher: Teacher) -> None:
-        """Wrap a loaded teacher."""
         self._teacher = teacher
 
     def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> TeacherAnswer:
@@ -189,7 +187,6 @@ class CachedTeacher(TeacherSource):
         return self._pixels.checked
 
     def __exit__(self, *exception: object) -> None:
-        """Stop loading ahead."""
         self._slabs.close()
 
     def begin_epoch(self, epoch: int) -> None:
@@ -256,13 +253,11 @@ class SeveralTeachers(TeacherSource):
         return sum(source.teacher_forwards for source in self._sources)
 
     def __enter__(self) -> Self:
-        """Open every source."""
         for source in self._sources:
             self._stack.enter_context(source)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close every source."""
         self._stack.close()
 
     def begin_epoch(self, epoch: int) -> None:

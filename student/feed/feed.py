@@ -265,7 +265,6 @@ class Feed:
         return views_without_cache(views or recipe_named("deit"), self.index, teaching.teachers, views_used=views_used)
 
     def _make_source(self) -> TeacherSource:
-        """Make the source of the teacher's answers."""
         schedule: list[range] = []
         if self.teaching.caches:
             cycle = self.order.cycle
@@ -285,7 +284,6 @@ class Epoch:
     """The batches of one epoch, from a step on: an iterable with a length, such as a progress bar wants."""
 
     def __init__(self, feed: Feed, epoch: int, first_step: int) -> None:
-        """Use `Feed.epoch`."""
         self._feed, self._epoch, self._first_step = feed, epoch, first_step
 
     def __iter__(self) -> Iterator[Batch]:
@@ -305,16 +303,13 @@ class Loader:
     """
 
     def __init__(self, feed: Feed, temperature: float | None, first_epoch: int) -> None:
-        """Use `Feed.loader`."""
         self._feed, self._temperature, self.epoch = feed, temperature, first_epoch
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """The batches of the next epoch."""
         epoch = self.epoch
         for batch in self._feed.epoch(epoch):
             self.epoch = epoch + 1
             yield batch.as_dict(self._temperature)
 
     def __len__(self) -> int:
-        """Batches of every epoch on this rank."""
         return len(self._feed)

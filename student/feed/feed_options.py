@@ -39,7 +39,6 @@ class FeedOptions:
     scratch: Path | None = None
 
     def __post_init__(self) -> None:
-        """Check every number."""
         if self.pin is not None and not isinstance(self.pin, bool):
             raise ValueError(f"pin: expected True, False or None, got {self.pin!r}")
         for name, folder in (("shard_cache", self.shard_cache), ("scratch", self.scratch)):

@@ -30,18 +30,15 @@ class NodeFile:
     """A shared, nameless, complete file; `descriptor` may be mapped. Close it, or use `with`."""
 
     def __init__(self, descriptor: int, link: Path) -> None:
-        """Use `shared_file`."""
         self.descriptor, self._link, self._pid = descriptor, link, os.getpid()
         close_in_workers(self)  # a worker that kept it would keep the room on the disk
 
     def __enter__(self) -> "NodeFile":
-        """Itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let it go."""
         self.close()
 
     def close(self) -> None:

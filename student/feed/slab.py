@@ -59,7 +59,6 @@ class RecordSlab:
     """
 
     def __init__(self, views: range, first_S: NDArray[np.int64], columns: Sequence[_Column], file: NodeFile) -> None:
-        """Use `load`."""
         self.views = views
         self._first_S = first_S
         self._file = file
@@ -168,11 +167,9 @@ class SlabLoader:
         self._slab: RecordSlab | None = None
 
     def __enter__(self) -> "SlabLoader":
-        """Return the loader; `epoch` loads the first slab."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close it."""
         self.close()
 
     def close(self) -> None:
@@ -262,7 +259,6 @@ def _reserve(descriptor: int, num_bytes: int, folder: Path) -> None:
 
 
 def _fill(descriptor: int, num_bytes: int) -> None:
-    """Reserve the room by writing zeros."""
     zeros = bytes(1 << 20)
     for start in range(0, num_bytes, len(zeros)):
         os.pwrite(descriptor, zeros[: num_bytes - start], start)

@@ -43,7 +43,6 @@ class Teaching:
         object.__setattr__(self, "weights", parts_of_one(self.weights or None, len(self)))
 
     def __len__(self) -> int:
-        """How many teach."""
         return len(self.caches) + len(self.teachers)
 
     @classmethod

@@ -46,7 +46,6 @@ class Confusion:
     worst: list[WrongAnswer] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        """Nothing is counted yet."""
         num_classes = len(self.names)
         self.count_CC, self.total_C = np.zeros((num_classes, num_classes), np.int64), np.zeros(num_classes, np.int64)
 

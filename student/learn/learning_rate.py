@@ -31,7 +31,6 @@ def lr_at(recipe: StudentRecipe, epoch: int, step: int = 0, steps_per_epoch: int
 
 
 def _rate(recipe: StudentRecipe, time: float) -> float:
-    """The rate at a time in epochs."""
     peak = recipe.scaled_lr
     if time < recipe.warmup_epochs:
         return recipe.warmup_lr + time * (peak - recipe.warmup_lr) / recipe.warmup_epochs

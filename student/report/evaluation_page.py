@@ -89,7 +89,6 @@ def _worst(confusion: Confusion, key: Callable[[int, int], str]) -> Markup:
 
 
 def _data_uri(image_HWC: NDArray[np.uint8]) -> str:
-    """A picture as a text that a page can hold."""
     data = io.BytesIO()
     Image.fromarray(image_HWC).save(data, "JPEG", quality=90)
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"

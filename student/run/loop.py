@@ -177,14 +177,12 @@ def _joining(world: World, init_method: str) -> Iterator[Event]:
 
 
 def _announced(jobs: Sequence[StudentJob], data: ShardSets, feed: Feed) -> Iterator[Event]:
-    """What is to come, before the first step."""
     yield _scheduled(jobs, feed)
     num_samples = data.val_index.num_samples if data.val_index is not None else 0
     yield ValidationChecked(num_samples=num_samples, num_in_training=data.num_in_training, classes=data.class_words)
 
 
 def _scheduled(jobs: Sequence[StudentJob], feed: Feed) -> Scheduled:
-    """What a run says before its first step."""
     recipe, plan = jobs[0].recipe, feed.plan(0)
     return Scheduled(
         students=tuple(job.out.name for job in jobs),

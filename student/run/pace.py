@@ -20,7 +20,6 @@ class Ticker:
     SOON_S, EVERY_S = 2.0, 10.0
 
     def __init__(self) -> None:
-        """Nothing was told yet."""
         self._told, self._next_s = 0, -math.inf
 
     def due(self) -> bool:

@@ -77,7 +77,6 @@ def keep_best(
 
 
 def _info(trainer: Trainer, data: ShardSets, measured: Mapping[str, Any], teacher: Mapping[str, Any]) -> ExportInfo:
-    """What a file of the student's weights says of itself."""
     index = data.index
     return ExportInfo(
         recipe=trainer.recipe,

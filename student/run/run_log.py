@@ -43,7 +43,6 @@ class RunLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Flush, close, unlock."""
         if self._lines is not None:
             self._lines.close()
         if self._events is not None:

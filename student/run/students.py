@@ -121,7 +121,6 @@ class Students:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        """Leave them."""
         self._stack.__exit__(*exception)
 
     @property

@@ -77,7 +77,6 @@ class Grid:
     teachers: tuple[str, ...] = later(("",))
 
     def __post_init__(self) -> None:
-        """Check every axis."""
         for axis in ("weights", "temperatures"):
             object.__setattr__(self, axis, tuple(float(value) + 0.0 for value in getattr(self, axis)))
         _check(self.weights, "lambda", lambda value: 0 <= value <= 1, "numbers in [0, 1]")

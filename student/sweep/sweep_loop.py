@@ -225,6 +225,5 @@ def _checked(directory: SweepDirectory, cell: Cell, outcome: CellOutcome) -> Cel
 
 
 def _tally(directory: SweepDirectory, grid: Grid) -> Tally:
-    """Count the cells by their state on disk."""
     states = [directory.status(cell).state for cell in grid.cells()]
     return Tally(states.count("done"), states.count("failed"), len(states))

@@ -188,8 +188,6 @@ _BLOCK = 16  # of the built-in recipes: another size is worth a word
 
 
 class _Display:
-    """A bar over views, lines for what stands out."""
-
     def __init__(
         self,
         world: World,

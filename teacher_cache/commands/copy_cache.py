@@ -155,7 +155,6 @@ def _record(cache: "TeacherCache", kind: str | None, top_k: int, num_bytes: int)
 
 
 def _show_error(cache: "TeacherCache") -> None:
-    """What the copy's records lost, from full logits."""
     from teacher_cache.inspect.status import cache_fidelity
 
     rows = cache_fidelity(cache, max_units=256)
@@ -172,8 +171,6 @@ def _show_error(cache: "TeacherCache") -> None:
 
 
 class _Display:
-    """A bar over units, lines for what stands out."""
-
     def __init__(self, url: str) -> None:
         self._url = url
         self._bar: Bar | None = None

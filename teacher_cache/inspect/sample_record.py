@@ -45,7 +45,6 @@ class SampleRecord:
         return values
 
     def _record(self) -> dict[str, torch.Tensor]:
-        """The fields as a batch of one."""
         return {name: torch.from_numpy(signed(np.asarray(value)[None])) for name, value in self.fields.items()}
 
 

@@ -282,7 +282,6 @@ def _lite0_weights() -> dict[str, Tensor]:
 
 
 def _head_of(network: nn.Module, base: str) -> str:
-    """The name of the classifier."""
     head = network.get_classifier()  # type: ignore[operator]
     for name, module in list(network.named_modules()):
         if module is head and name and not isinstance(module, nn.Identity):

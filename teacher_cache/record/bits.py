@@ -33,7 +33,6 @@ class Windows:
     """
 
     def __init__(self, bits_n: NDArray[np.integer], length: int, device: torch.device) -> None:
-        """Prepare the positions on a device."""
         # One zero byte is put before the stream: windows then never start before it.
         start_n = 8 + np.cumsum(bits_n, dtype=np.int64) - length
         self._byte_n = torch.from_numpy(start_n // 8).to(device)

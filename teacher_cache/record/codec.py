@@ -34,7 +34,6 @@ class RecordCodec:
     """
 
     def __init__(self, record_format: RecordFormat, basis: TailBasis | None = None) -> None:
-        """Build the codec of the format's kind."""
         self.record_format = record_format
         self._codec = _codec_of(record_format, basis)
 

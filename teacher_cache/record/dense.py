@@ -23,7 +23,6 @@ class HardCodec:
     num_clamped = 0
 
     def __init__(self, shape: RecordShape) -> None:
-        """Keep the dtype of class indices."""
         self._index_dtype = shape.index_dtype
 
     def encode(self, logit_BC: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
@@ -44,7 +43,6 @@ class DenseCodec:
     num_clamped = 0
 
     def __init__(self, shape: RecordShape) -> None:
-        """Keep the dtype of class indices."""
         self._index_dtype = shape.index_dtype
 
     def encode(self, logit_BC: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
@@ -67,7 +65,6 @@ class Dense8Codec:
     num_clamped = 0
 
     def __init__(self, shape: RecordShape) -> None:
-        """Keep the dtype of class indices."""
         self._index_dtype = shape.index_dtype
 
     def encode(self, logit_BC: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:

@@ -157,7 +157,6 @@ class ClassAgreement:
     """
 
     def __init__(self, num_classes: int) -> None:
-        """Begin without views."""
         self._num_classes = num_classes
         self._seen_C = np.zeros(num_classes, np.int64)
         self._codes: list[NDArray[np.int64]] = []  # label · C + first class

@@ -89,11 +89,9 @@ class UnitWriter:
         self._committing: Future[CommittedUnit] | None = None
 
     def __enter__(self) -> Self:
-        """The writer itself."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Stop the threads."""
         self._encoder.shutdown(wait=True, cancel_futures=True)
         self._committer.shutdown(wait=True)
 

@@ -104,7 +104,6 @@ def open_or_create(
 
 @contextmanager
 def _alone(folder: Path | None, wait_s: float) -> Iterator[None]:
-    """Hold the folder's creation lock."""
     if folder is None:
         yield
         return

@@ -46,7 +46,6 @@ class TeacherCache:
     """
 
     def __init__(self, objects: Objects, header: Header, *, writable: bool) -> None:
-        """Use `create` or `open`."""
         self.url, self.folder = objects.place.url, objects.place.folder
         self.writable, self.objects, self.header = writable, objects, header
         shape = header.num_view_blocks, len(header.rows_S)
@@ -283,7 +282,6 @@ class TeacherCache:
         write_root(self.objects, header)  # last: until here the cache has its old number of views
 
     def __enter__(self) -> Self:
-        """The cache itself."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -72,7 +72,6 @@ class Ledger:
     def __init__(
         self, objects: "Objects", url: str, shape: tuple[int, int], *, trust_snapshot: bool, packed: bool = False
     ) -> None:
-        """Nothing is read yet."""
         self._packed = packed
         self._objects, self._url, self._shape = objects, url, shape
         self._trust_snapshot = trust_snapshot

@@ -27,7 +27,6 @@ class Objects(WrapperStore[Any]):
     """A zarr store whose every request ends in time or in a CacheError that names the object; listing is a bug."""
 
     def __init__(self, store: Any, place: Place) -> None:
-        """Guard the store of a place."""
         super().__init__(store)
         self.place = place
         self._most_bytes = METADATA_BYTES

@@ -169,7 +169,6 @@ class _Scratch(threading.local):
     """Memory that each thread keeps for its next rotation; what it holds is read before anything else takes it."""
 
     def __init__(self) -> None:
-        """Nothing yet."""
         self._kept: dict[str, Tensor] = {}
 
     def take(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
