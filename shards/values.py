@@ -11,11 +11,12 @@ JSON, and so of every fingerprint, where there are any.
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields
-from typing import Any, Literal, TypeVar, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_origin, get_type_hints
 
 import msgspec
 
 from shards.errors import OtherVersionError, UnknownMemberError
+from shards.names import require_packages
 
 T = TypeVar("T")
 _LATER = "later"
@@ -73,9 +74,22 @@ def from_json(cls: type[T], data: Any, what: str) -> T:
     return cls(**{name: _frozen(value) for name, value in data.items()})
 
 
-def stored_packages(data: Mapping[str, Any]) -> list[str]:
-    """The packages that a stored value was made with."""
-    return list(data.get(PACKAGES, []))
+class JsonValue:
+    """A base of frozen dataclasses that go through JSON; `KIND` is what messages call them."""
+
+    __slots__ = ()
+    KIND: ClassVar[str] = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types; later ones only where they are not as before."""
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """The inverse of `to_json`; ValueError for other fields, types and packages."""
+        value = from_json(cls, data, cls.KIND)
+        require_packages(data.get(PACKAGES, ()), getattr(value, PACKAGES, ()), cls.KIND)
+        return value
 
 
 def _package_names(packages: Any, what: str) -> list[str]:

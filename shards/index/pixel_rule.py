@@ -4,15 +4,15 @@ The same is done to the pictures that a student of these shards is asked about.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-from shards.values import from_json, later, to_json
+from shards.values import JsonValue, later
 
 COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PixelRule:
+class PixelRule(JsonValue):
     """How images become the pixels that are learnt from; by default as torchvision and timm do it.
 
     Attributes:
@@ -20,6 +20,7 @@ class PixelRule:
         background: what is seen through transparent pixels, R, G, B; () ignores transparency: the stored colours stay.
     """
 
+    KIND: ClassVar[str] = "pixels"
     upright: bool = later(False)
     background: tuple[int, ...] = later(())
 
@@ -27,15 +28,6 @@ class PixelRule:
         """Check the colour; ValueError naming the field."""
         if self.background and (len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background)):
             raise ValueError(f"background: expected three numbers from 0 to 255, got {self.background}")
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON types; {} for the default."""
-        return to_json(self)
-
-    @classmethod
-    def from_json(cls, data: Any) -> "PixelRule":
-        """The inverse of `to_json`; ValueError for other fields and types."""
-        return from_json(cls, data, "pixels")
 
     def words(self) -> str:
         """The rule in words; "" for the default."""

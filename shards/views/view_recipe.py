@@ -7,13 +7,13 @@ published code. A recipe is part of the cache's spec; a student reads it from th
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from shards.data_defaults import SMALL_VIEW
-from shards.names import require_packages, unknown
-from shards.values import check_fields, from_json, later, stored_packages, to_json
+from shards.names import unknown
+from shards.values import JsonValue, check_fields, later
 from shards.views.operation_names import (
     COLOR_JITTER_OPERATIONS,
     RAND_AUGMENT_OPERATIONS,
@@ -29,7 +29,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ViewRecipe:
+class ViewRecipe(JsonValue):
     """The settings that decide the pixels of every view.
 
     Attributes:
@@ -55,6 +55,7 @@ class ViewRecipe:
             as in 0.1.
     """
 
+    KIND: ClassVar[str] = "recipe"
     name: str = "deit"
     seed: int = 0
     size: int = 224
@@ -160,17 +161,6 @@ class ViewRecipe:
         """sha256 (hex) of the canonical JSON of every field but the name."""
         settings = {key: value for key, value in self.to_json().items() if key != "name"}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON types; later ones only where they are not as before."""
-        return to_json(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "ViewRecipe":
-        """The inverse of `to_json`; ValueError for other fields and types, and for packages other than those here."""
-        recipe = from_json(cls, data, "recipe")
-        require_packages(stored_packages(data), recipe.packages, "recipe")
-        return recipe
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from shards.values import later, to_json
+from shards.values import JsonValue, later
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSettings:
+class TrainSettings(JsonValue):
     """Settings shared by all students of one pass.
 
     The first group decides numbers and is part of what a checkpoint belongs to; the second may change on resume.
@@ -65,7 +65,3 @@ class TrainSettings:
     def identity(self) -> dict[str, Any]:
         """The settings that decide numbers, as JSON types."""
         return {name: getattr(self, name) for name in ("seed", "precision", "accumulate", "compile")}
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields as JSON types, later ones only where they are not as before."""
-        return to_json(self)

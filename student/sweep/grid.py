@@ -6,16 +6,16 @@ same for every loss, τ and set of teachers, so it has one cell per seed. What r
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
-from shards.values import from_json, later, to_json
+from shards.values import JsonValue, later
 from student.learn.losses.table import LOSSES, NONE, loss_named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class Cell(JsonValue):
     """One student of the grid.
 
     `temperature` is None where it has no meaning; `views_used` is None for all views of the cache; `teachers` is a set
@@ -48,13 +48,9 @@ class Cell:
         """What the seeds of one aggregate share: (distill, λ, τ, views, teachers)."""
         return self.distill, self.distill_weight, self.temperature, self.views_used, self.teachers
 
-    def to_json(self) -> dict[str, Any]:
-        """The cell as plain JSON values; the teachers where they are named."""
-        return to_json(self)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
+class Grid(JsonValue):
     """The values of each axis, in the order given.
 
     Args:
@@ -69,6 +65,7 @@ class Grid:
         ValueError: naming the axis, what it may hold and what it holds.
     """
 
+    KIND: ClassVar[str] = "grid"
     weights: tuple[float, ...]
     temperatures: tuple[float, ...]
     distillations: tuple[str, ...] = ("hard", "soft")
@@ -148,15 +145,6 @@ class Grid:
             cells = tuple(same)
             result += [cells[first : first + together] for first in range(0, len(cells), together)]
         return tuple(result)
-
-    def to_json(self) -> dict[str, Any]:
-        """The grid as plain JSON values; the teachers where they are named."""
-        return to_json(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Grid":
-        """The grid that `to_json` wrote; ValueError for other axes and types."""
-        return from_json(cls, value, "grid")
 
     def union(self, other: "Grid") -> "Grid":
         """The grid with the values of both on every axis; how a sweep grows without losing a cell."""

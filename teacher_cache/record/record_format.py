@@ -4,12 +4,10 @@
 and the amortised rest of the store (`STORE_BYTES`). Kinds without a budget take what they need.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import ClassVar
 
-from shards.names import require_packages
-from shards.values import from_json, later, stored_packages, to_json
+from shards.values import JsonValue, later
 from teacher_cache.record.kinds.record_kind import Field, RecordKind
 from teacher_cache.record.kinds.table import KINDS
 from teacher_cache.record.record_shape import RecordShape
@@ -32,7 +30,7 @@ DENSE_CLASSES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordFormat:
+class RecordFormat(JsonValue):
     """How one teacher output is kept; `chosen` makes one from a kind and what the user says.
 
     Args:
@@ -47,6 +45,7 @@ class RecordFormat:
         ValueError: naming the field, what it must be and what it is.
     """
 
+    KIND: ClassVar[str] = "record"
     kind: str
     num_classes: int
     k: int
@@ -158,17 +157,6 @@ class RecordFormat:
     def fields(self) -> tuple[Field, ...]:
         """The arrays that the store makes for this record, in the order in which they are written."""
         return self.entry.fields(self.shape)
-
-    def to_json(self) -> dict[str, Any]:
-        """The format as plain JSON values."""
-        return to_json(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "RecordFormat":
-        """The format that `to_json` wrote; ValueError for other fields and types, and for packages other than here."""
-        record_format = from_json(cls, value, "record")
-        require_packages(stored_packages(value), record_format.packages, "record")
-        return record_format
 
 
 def _bits_of(num_bytes: int) -> int:

@@ -8,11 +8,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from shards.errors import CacheError, OtherVersionError
 from shards.names import short
-from shards.values import from_json, later, require_fields, to_json
+from shards.values import JsonValue, later, require_fields
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.record.record_format import RecordFormat
 
@@ -34,7 +34,7 @@ _NEXT_STEP = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherSpec:
+class TeacherSpec(JsonValue):
     """The network that answers, and how it is fed and run.
 
     Attributes:
@@ -48,6 +48,7 @@ class TeacherSpec:
             they are.
     """
 
+    KIND: ClassVar[str] = "teacher"
     name: str
     weights_sha256: str
     precision: str
@@ -77,15 +78,6 @@ class TeacherSpec:
             raise ValueError(
                 f"teacher.class_order: expected () or {self.num_classes} numbers, each once, got {short(repr(order))}"
             )
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON types."""
-        return to_json(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "TeacherSpec":
-        """The inverse of `to_json`; ValueError for other fields and types."""
-        return from_json(cls, data, "teacher")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
