@@ -11,7 +11,6 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 
 import click
 
@@ -55,9 +54,7 @@ class Bar:
     def __enter__(self) -> "Bar":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:

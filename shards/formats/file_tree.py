@@ -86,21 +86,17 @@ class Directory(FileTree):
         self._root = str(path)
 
     def entries(self, folder: str) -> list[TreeEntry]:
-        """As of FileTree."""
         with os.scandir(os.path.join(self._root, folder)) as found:
             return sorted(TreeEntry(entry.name, entry.is_dir()) for entry in found)
 
     def status(self, path: str) -> FileStatus:
-        """As of FileTree."""
         found = os.stat(os.path.join(self._root, path))
         return FileStatus(found.st_mode, found.st_size, found.st_mtime_ns)
 
     def read(self, path: str, offset: int, size: int, most_bytes: int) -> bytes:
-        """As of FileTree."""
         return read_regular(os.path.join(self._root, path), most_bytes=most_bytes)
 
     def below(self, folder: str) -> "Directory":
-        """As of FileTree."""
         return Directory(Path(self._root, folder))
 
     def identity(self, folder: str) -> str:
@@ -120,22 +116,18 @@ class Archive(FileTree):
         return "/".join(part for part in (self._prefix, path) if part)
 
     def entries(self, folder: str) -> list[TreeEntry]:
-        """As of FileTree."""
         found = self._folders.get(self._inner(folder), {})
         return sorted(TreeEntry(name, status is None) for name, status in found.items())
 
     def status(self, path: str) -> FileStatus:
-        """As of FileTree."""
         folder, _, name = self._inner(path).rpartition("/")
         found = self._folders[folder][name]
         return found or FileStatus(stat.S_IFDIR, 0, 0)
 
     def below(self, folder: str) -> "Archive":
-        """As of FileTree."""
         return type(self)(self._path, self._folders, self._inner(folder))
 
     def read(self, path: str, offset: int, size: int, most_bytes: int) -> bytes:
-        """As of FileTree."""
         if size > most_bytes:
             raise OSError(f"expected at most {most_bytes} bytes, got {size}")
         with open_regular(self._path) as file:

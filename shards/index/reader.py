@@ -4,7 +4,6 @@ import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import google_crc32c
@@ -69,9 +68,7 @@ class ShardReader:
     def __enter__(self) -> "ShardReader":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import msgspec
@@ -134,9 +133,7 @@ class Journal:
         os.fsync(self._file.fileno())
         self._recorded[entry.name] = entry
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         assert self._file is not None
         self._file.close()
         if kind is None and self._written != self._settings:  # every tar was made again and is the same

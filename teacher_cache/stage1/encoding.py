@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -91,7 +90,7 @@ class UnitWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._encoder.shutdown(wait=True, cancel_futures=True)
         self._committer.shutdown(wait=True)
 
