@@ -133,7 +133,7 @@ class Journal:
         os.fsync(self._file.fileno())
         self._recorded[entry.name] = entry
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self._file is not None
         self._file.close()
         if kind is None and self._written != self._settings:  # every tar was made again and is the same
