@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shards.console import say
 from shards.data_defaults import ImageSet
 from shards.platforms import require_device_name, require_workers
 from shards.pool.cpus import default_workers
@@ -155,7 +156,10 @@ class ShardPlace:
         """The index of other shards, kept in the same place."""
         from shards.index.shard_index import open_index
 
-        return open_index(shards, self.shard_cache)
+        index = open_index(shards, self.shard_cache)
+        if index.join_words and world_from_env().rank == 0:
+            say(f"shards: {index.join_words}")
+        return index
 
     def labelled(self, shards: str | None, flag: str, what: str) -> "ShardIndex":
         """The index of shards that a flag names, all of whose samples have a label.

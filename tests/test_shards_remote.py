@@ -19,7 +19,7 @@ import fsspec
 import pytest
 
 from shards.errors import ShardError
-from shards.index import remote, tries
+from shards.index import remote, server_rules
 from shards.index.reader import ShardReader
 from shards.index.remote import cached_path, local_shard
 from shards.index.shard_index import ShardIndex, expand_shards, index_path, open_index
@@ -144,7 +144,7 @@ def server(shards: Path) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tries, "PAUSE_S", 0.01)
+    monkeypatch.setattr(server_rules, "PAUSE_S", 0.01)
 
 
 def pattern_of(server: str) -> str:

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from shards.errors import CacheError, ShardError
-from shards.index import transfer, tries
+from shards.index import server_rules, transfer
 from shards.index.transfer import TransferOrder, fetch
 from teacher_cache.store.web import WebFileSystem
 
@@ -43,7 +43,7 @@ FAILURES: list[tuple[BaseException, bool]] = [
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tries, "PAUSE_S", 0.001)
+    monkeypatch.setattr(server_rules, "PAUSE_S", 0.001)
 
 
 def _requests_for_a_shard(error: BaseException, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -80,7 +80,7 @@ def test_shards_and_caches_are_asked_again_for_the_same_failures(
 ) -> None:
     counted = []
     for error, again in FAILURES:
-        expected = tries.TRIES if again else 1
+        expected = server_rules.TRIES if again else 1
         got = _requests_for_a_shard(error, tmp_path, monkeypatch), _requests_for_an_object(error, monkeypatch)
         if got != (expected, expected):
             counted.append(f"{error!r}: expected {expected} requests, got {got[0]} for a shard, {got[1]} for an object")

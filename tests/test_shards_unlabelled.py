@@ -150,16 +150,6 @@ def test_sets_joined_are_the_samples_of_each_in_order(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(both)).fingerprint == both.fingerprint
 
 
-def test_sets_that_do_not_fit_each_other_are_not_joined(tmp_path: Path) -> None:
-    written(tmp_path / "a", [0, 1], class_names=("ant", "bee"))
-    written(tmp_path / "b", [0, 1], first=2, class_names=("bee", "ant"), prefix="b")
-    written(tmp_path / "c", [None], first=1, prefix="c")
-    with pytest.raises(ShardError, match=r"same classes in the same order, got 2 .ant, bee …. and 2 .bee, ant"):
-        open_index(f"{tmp_path / 'a'}::{tmp_path / 'b'}")
-    with pytest.raises(ShardError, match="unique over all sets, got 'k001'"):
-        open_index(f"{tmp_path / 'a'}::{tmp_path / 'c'}")
-
-
 def test_what_needs_labels_says_so(tmp_path: Path) -> None:
     index = written(tmp_path, [0, None, 1])
     with pytest.raises(

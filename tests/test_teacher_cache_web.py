@@ -13,8 +13,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
 from shards.errors import CacheError
-from shards.index import tries
-from shards.index.redirects import ALLOWED
+from shards.index import server_rules
+from shards.index.server_rules import ALLOWED
 from teacher_cache.store import zarr_objects
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.schemes import SCHEMES
@@ -83,7 +83,7 @@ class _Moody(http.server.SimpleHTTPRequestHandler):
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[_Moody]]]:
     make_cache(tmp_path / "c")
     handler: type[_Moody] = type("Handler", (_Moody,), {"asked": {}})
-    monkeypatch.setattr(tries, "PAUSE_S", 0.01)
+    monkeypatch.setattr(server_rules, "PAUSE_S", 0.01)
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path))
     ) as running:
@@ -240,4 +240,6 @@ def test_what_stays_is_one_error_in_bounded_time(server: tuple[str, type[_Moody]
     with pytest.raises(CacheError, match="class_index"), TeacherCache.open(url, timeout_s=1.5) as cache:
         cache.read_unit(0, 0)
     assert time.monotonic() - began < 10
-    assert max(handler.asked.values()) <= 2 * tries.TRIES  # a dropped connection its client tries once more by itself
+    assert (
+        max(handler.asked.values()) <= 2 * server_rules.TRIES
+    )  # a dropped connection its client tries once more by itself

@@ -22,11 +22,11 @@ from shards.index.index_checks import SUFFIXES, require_sound, without_empty
 from shards.index.index_file import WRITE_ANEW, read_index_file, write_index_file
 from shards.index.pixel_rule import PixelRule
 from shards.index.remote import cached_path, local_shard
-from shards.index.sources import base_name, expand_shards, is_remote
+from shards.index.sources import base_name, expand_shards, is_remote, named_twice
 
 __all__ = ["SUFFIXES", "ShardIndex", "expand_shards", "index_path", "open_index"]
 _Rule = TypeVar("_Rule", CompactRule, PixelRule)
-_ARRAYS = {
+ARRAYS = {
     "tar_bytes_S": "<i8",
     "first_S": "<i8",
     "offset_N": "<i8",
@@ -62,6 +62,7 @@ class ShardIndex:
         num_skipped: images that could not be taken and were left out.
         empty_shards: tars beside them without any sample, passed over: base names; no part of the fingerprint.
         classes_of_teacher: the classes are those of a teacher (`taught`), and no part of the fingerprint.
+        join_words: what joining several sets changed in names and classes; "" for nothing.
         path: the file it was loaded from; pickling sends the path instead of the arrays.
     """
 
@@ -85,6 +86,7 @@ class ShardIndex:
     num_skipped: int = field(default=0)
     empty_shards: tuple[str, ...] = field(default=())
     classes_of_teacher: bool = field(default=False)
+    join_words: str = field(default="")
     path: Path | None = field(default=None)
 
     @property
@@ -183,7 +185,7 @@ class ShardIndex:
         meta |= {"num_skipped": self.num_skipped} if self.num_skipped else {}
         meta |= {"empty_shards": self.empty_shards} if self.empty_shards else {}
         meta |= {"num_unlabelled": self.num_unlabelled} if self.num_unlabelled else {}
-        arrays = {name: np.ascontiguousarray(getattr(self, name), dtype) for name, dtype in _ARRAYS.items()}
+        arrays = {name: np.ascontiguousarray(getattr(self, name), dtype) for name, dtype in ARRAYS.items()}
         try:
             write_copy(Path(path), meta["class_names"])
             write_index_file(Path(path), meta, arrays)
@@ -201,7 +203,7 @@ class ShardIndex:
         only when asked for: a file from a stranger would choose what is read or fetched. `open_index` asks the user.
         """
         path = Path(path)
-        meta, arrays = read_index_file(path, _ARRAYS)
+        meta, arrays = read_index_file(path, ARRAYS)
         require_sound(meta, arrays, path)
         places = (follow_places and meta.places) or meta.names
         index = cls(
@@ -281,16 +283,18 @@ def open_index(pattern: str, cache_dir: Path | None = None) -> ShardIndex:
     """The index of exactly the shards that a pattern names, as make-shards or check-shards left it.
 
     Local shards must have the sizes in the index; remote ones are compared when they are fetched. Where "::" joins sets
-    of which no index covers all, each set's own index is read, and they become one (`joined`).
+    of which no index covers all, each set's own index is read, and they become one (`shards.index.joining`).
 
     Errors:
         ShardError when there is no index, it is damaged, it covers other shards, or a size differs.
     """
-    urls = expand_shards(pattern)
+    parts = pattern.split("::")
+    urls = expand_shards(pattern, one_index=len(parts) == 1)
+    if len(parts) > 1 and (named_twice(urls) or not _covers(index_path(pattern, cache_dir), urls)):
+        from shards.index.joining import joined
+
+        return joined([open_index(part, cache_dir) for part in parts], parts)
     path = index_path(pattern, cache_dir)
-    names = tuple(base_name(url) for url in urls)
-    if "::" in pattern and not (path.exists() and _covers(ShardIndex.load(path), names)):
-        return joined([open_index(part, cache_dir) for part in pattern.split("::")], pattern)
     if not path.exists() and not is_remote(urls[0]) and (whole := path.with_name("shards.index")).exists():
         path = whole  # made for the whole folder; good when it covers exactly these shards
     if is_remote(urls[0]) and not path.exists():
@@ -315,64 +319,13 @@ def open_index(pattern: str, cache_dir: Path | None = None) -> ShardIndex:
     return replace(index, urls=tuple(urls))
 
 
-def _covers(index: ShardIndex, names: Sequence[str]) -> bool:
-    """Whether the shards of these names are those of an index, in its order, beside ones that it passes over."""
-    empty = frozenset(index.empty_shards)
-    return index.names == tuple(name for name in names if name not in empty)
-
-
-def joined(parts: Sequence[ShardIndex], where: str) -> ShardIndex:
-    """One index of several sets, in their order: such as labelled and unlabelled images.
-
-    The classes are those of the sets that have any.
-
-    Errors:
-        ShardError for sets of other classes or other pixels, and for a key that two of them have.
-    """
-    first = next((part for part in parts if part.num_classes), parts[0])
-    for part in parts:
-        renamed = bool(part.class_names and first.class_names) and part.class_names != first.class_names
-        if part.num_classes and (part.num_classes != first.num_classes or renamed):
-            words = " and ".join(f"{one.num_classes} ({', '.join(one.class_names[:3])} …)" for one in (first, part))
-            raise ShardError(
-                f"{where}: expected sets of the same classes in the same order, got {words}; make them with one file "
-                "of --class-names"
-            )
-        if part.pixels != parts[0].pixels:
-            words = " and ".join(repr(one.pixels.words() or "as they are stored") for one in (parts[0], part))
-            raise ShardError(f"{where}: expected images treated alike, got {words}; make both sets with the same flags")
-    starts = np.cumsum([0] + [part.num_samples for part in parts])
-    key_starts = np.cumsum([0] + [len(part.key_bytes) for part in parts])
-    arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
-    for name, begins in (("first_S", starts), ("key_first_S", key_starts)):
-        steps = [getattr(part, name)[:-1] + begin for part, begin in zip(parts, begins, strict=False)]
-        arrays[name] = np.concatenate([*steps, begins[-1:]])
-    index = ShardIndex(
-        urls=tuple(url for part in parts for url in part.urls),
-        names=tuple(name for part in parts for name in part.names),
-        class_names=first.class_names,
-        num_classes=first.num_classes,
-        compact=parts[0].compact if all(part.compact == parts[0].compact for part in parts) else None,
-        pixels=parts[0].pixels,
-        num_skipped=sum(part.num_skipped for part in parts),
-        **arrays,
-    )
-    _require_keys_once(parts, where)
-    return index
-
-
-def _require_keys_once(parts: Sequence[ShardIndex], where: str) -> None:
-    """ShardError naming a key that two sets have: a view is drawn from the key."""
-    seen: dict[str, str] = {}
-    for part in parts:
-        keys = [part.key(shard, row) for shard in range(part.num_shards) for row in range(part.num_rows(shard))]
-        twice = next((key for key in keys if key in seen), None)
-        if twice is not None:
-            raise ShardError(
-                f"{where}: expected keys that are unique over all sets, got {twice!r} in {seen[twice]} and in "
-                f"{part.path}; rename one of the images, or leave one set out"
-            )
-        seen |= dict.fromkeys(keys, str(part.path))
+def _covers(path: Path, urls: Sequence[str]) -> bool:
+    """Whether the index in a file is that of these shards, in this order, beside ones that it passes over."""
+    if not path.exists():
+        return False
+    index = ShardIndex.load(path)
+    names = [base_name(url) for url in urls]
+    return list(index.names) == [name for name in names if name not in index.empty_shards]
 
 
 def _require_all_here(index: ShardIndex, names: tuple[str, ...], path: Path) -> None:

@@ -18,23 +18,42 @@ _TAR_LIKE = (".tar", *_COMPRESSED)
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
 
-def expand_shards(pattern: str) -> list[str]:
+def expand_shards(pattern: str, *, one_index: bool = True) -> list[str]:
     """The shards a pattern names, in order.
 
     A pattern is a tar file, a directory (all its *.tar, sorted by name), or either with brace ranges as in
     `train-{000000..001023}.tar`; several are joined by "::". Files are local or s3://, gs://, az://, https://, http://.
 
+    Args:
+        one_index: whether one index is of all of them, which knows a shard by its name.
+
     Errors:
         ValueError for a pattern that cannot be one: `pipe:`, another scheme, unbalanced braces, compressed tars.
-        ShardError for local files that are not there, and for two shards of one name.
+        ShardError for local files that are not there, and with `one_index` for two shards of one name.
     """
     urls: list[str] = []
     for part in pattern.split("::"):
         if not part:
             raise ValueError(f"shards: expected a path or url, got an empty one in {pattern!r}")
         urls.extend(itertools.chain.from_iterable(map(_expand_one, _expand_braces(part))))
-    _require_unique_names(urls, pattern)
+    twins = named_twice(urls) if one_index else None
+    if twins:
+        raise ShardError(
+            f"{pattern}: two shards are called {base_name(twins[0])!r}: {twins[0]} and {twins[1]}; an index knows a "
+            "shard by its name: rename one, or give each set an index of its own (check-shards SET) and join the sets "
+            "as SET::SET where they are used"
+        )
     return urls
+
+
+def named_twice(urls: list[str]) -> tuple[str, str] | None:
+    """The first two shards of one name; None where each name is there once."""
+    first: dict[str, str] = {}
+    for url in urls:
+        if (name := base_name(url)) in first:
+            return first[name], url
+        first[name] = url
+    return None
 
 
 def is_remote(url: str) -> bool:
@@ -136,14 +155,3 @@ def _require_tar(url: str) -> None:
             f"shards: expected names ending in .tar (compressed tars cannot be read by offset; a remote directory is "
             f"written as a brace range), got {url!r}"
         )
-
-
-def _require_unique_names(urls: list[str], pattern: str) -> None:
-    first: dict[str, str] = {}
-    for url in urls:
-        other = first.setdefault(base_name(url), url)
-        if other is not url:
-            raise ShardError(
-                f"{pattern}: two shards are called {base_name(url)!r}: {other} and {url}; "
-                "a shard is known by its name: rename one"
-            )

@@ -2,7 +2,7 @@
 
 fsspec does the transfer, in a thread that this one watches: the temporary file must grow at a least rate and not past
 the expected size. What may go away by itself (a dropped connection, a cut transfer, an answer of 5xx, a stall) is tried
-again (`shards.index.tries`); what will not (not found, forbidden, too many bytes) is an error at once.
+again (`shards.index.server_rules`); what will not (not found, forbidden, too many bytes) is an error at once.
 
 A worker of the pool is a fork and must not use the network client of its parent: there a fresh process fetches.
 """
@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shards.errors import ShardError
-from shards.index.redirects import session_options
+from shards.index.server_rules import TRIES, may_pass, pauses, session_options
 from shards.index.sources import AZURE_SCHEMES
-from shards.index.tries import TRIES, may_pass, pauses
 from shards.pool.worker_process import is_worker
 
 LEAST_BYTES_PER_S = 4096

@@ -2,7 +2,7 @@
 
 The sizes of a cache's objects are known: metadata are small, a chunk is no larger than its numbers. What is larger is
 cut off while it comes; a body that ends before its length, a dropped connection and an answer that may pass are tried
-again (`shards.index.tries`). The time of one object is bounded by whoever asks (`Place.reach`).
+again (`shards.index.server_rules`). The time of one object is bounded by whoever asks (`Place.reach`).
 """
 
 import asyncio
@@ -12,8 +12,7 @@ import aiohttp
 from fsspec.implementations.http import HTTPFileSystem
 
 from shards.errors import CacheError
-from shards.index.redirects import session_options
-from shards.index.tries import may_pass, pauses
+from shards.index.server_rules import may_pass, pauses, session_options
 from teacher_cache.store.place import METADATA_BYTES, require_bounded
 
 _PIECE_BYTES = 1 << 16

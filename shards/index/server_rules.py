@@ -1,7 +1,8 @@
-"""Refuse redirects of a web server to other addresses than its own: what is opened is what the user typed.
+"""Rules for remote servers: which failures are tried again, and no redirects to other addresses.
 
 A server of shards or of a cache may belong to anybody. It may send a request on to another path of its own, or to
-itself over https. Any other address must be named by the user in an environment variable (`ALLOWED`).
+itself over https. Any other address must be named by the user in an environment variable (`ALLOWED`): what is opened
+is what the user typed.
 """
 
 import os
@@ -12,6 +13,32 @@ from shards.errors import ArtefactError
 
 ALLOWED = "DEIT_TEACHER_CACHE_REDIRECTS"
 """The environment variable that names further addresses, scheme://host or scheme://host:port, with commas between."""
+
+TRIES = 4
+PAUSE_S = 0.5
+"""Before the second try; it doubles."""
+TRANSIENT_STATUSES = frozenset((408, 425, 429, 500, 502, 503, 504))
+"""Of HTTP: the server asks for patience, or something between it and its data has failed."""
+_FINAL = (ArtefactError, FileNotFoundError, PermissionError, NotImplementedError, ImportError)
+
+
+def pauses() -> list[float]:
+    """Seconds to wait before each further try, in order."""
+    return [PAUSE_S * 2**number for number in range(TRIES - 1)]
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed later.
+
+    Where a client library tells the status of the answer, the status decides. Of everything else only errors that
+    stay (a missing object, no permission, a refusal of this project, a missing library) are final: each library has
+    its own exceptions for a dropped connection.
+    """
+    for name in ("status", "code", "status_code"):
+        status = getattr(error, name, None)
+        if isinstance(status, int) and status >= 300:
+            return status in TRANSIENT_STATUSES
+    return not isinstance(error, _FINAL)
 
 
 @cache
