@@ -31,6 +31,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own threshold for suspecting a decompression
 MOST_SCANS = 100
 """Of a JPEG: usual progressive ones have about ten, and each costs a pass over all pixels, whatever its bytes."""
 _SCAN = b"\xff\xda"
+_SCAN_WORD = int.from_bytes(_SCAN, "little")
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # not a stuffed byte, a restart or a fill byte
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
@@ -188,7 +189,8 @@ def _decode_top(data: bytes, header: ImageHeader, rows: int) -> NDArray[np.uint8
     if height + block_rows > header.height:
         return None
     image_HWC = np.empty((height, header.width, 3), np.uint8)
-    shorter = b"".join((data[:position], struct.pack(">H", height), data[position + 2 :]))
+    whole = memoryview(data)
+    shorter = b"".join((whole[:position], struct.pack(">H", height), whole[position + 2 :]))
     try:
         simplejpeg.decode_jpeg(shorter, "RGB", buffer=image_HWC)
     except ValueError as error:
@@ -216,7 +218,9 @@ def _baseline_frame(data: bytes) -> tuple[int, int] | None:
 
 def _num_scans(data: bytes) -> int:
     """The scans of a JPEG; those of a thumbnail in its metadata do not count."""
-    bound = data.count(_SCAN)
+    # As data.count(_SCAN), which looks at one byte at a time and takes a tenth of the decoding.
+    pairs = (np.frombuffer(data, "<u2", (len(data) - start) // 2, start) for start in (0, 1))
+    bound = sum(int(np.count_nonzero(pair_N == _SCAN_WORD)) for pair_N in pairs)
     if bound <= MOST_SCANS:
         return bound
     count, position = 0, 2

@@ -110,7 +110,8 @@ def _down_columns(image_HWC: Image, along: Sequence[float], down: Sequence[float
     (a, b, e), (d, f, g) = along, down
     x_X, y_H = np.arange(stride) - (_EDGE - 0.5), np.arange(height) + 0.5
     place_HX = _places((f - d * b / a) * y_H + (g - d * e / a), (d / a) * x_X, rows)
-    first_HX = (place_HX >> _BITS) * stride + np.arange(stride, dtype=np.int32)
+    first_HX = (place_HX >> _BITS) * stride
+    first_HX += np.arange(stride, dtype=np.int32)
     sum_N = _weighted("columns", word_N, first_HX, stride, place_HX, WEIGHT_BITS)
     sum_N += 1 << (WEIGHT_BITS - 2)
     return sum_N.bitwise_right_shift_(WEIGHT_BITS - 1).clamp_(-_MOST, _MOST).view(torch.int64)

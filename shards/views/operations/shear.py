@@ -24,9 +24,12 @@ def _shift_rows(image_HWC: Image, shift_H: NDArray[Any], fill: Fill) -> Image:
     """Row y of the result at x is row y of the image at x + shift_H[y]."""
     height, width = image_HWC.shape[:2]
     whole_H = np.floor(shift_H).astype(np.int64)
-    # Beyond the width every pixel is fill, so the margin need not be wider.
+    # Beyond the width every pixel is fill, so the margin need not be wider; of it, sources inside touch two pixels.
     margin = min(int(np.abs(whole_H).max()), width) + TAPS
-    padded_HX = cv2.copyMakeBorder(image_HWC, 0, 0, margin, margin, cv2.BORDER_REPLICATE).reshape(height, -1)
+    padded_HWC = np.asarray(cv2.copyMakeBorder(image_HWC, 0, 0, margin, margin, cv2.BORDER_CONSTANT), np.uint8)
+    padded_HWC[:, margin - 2 : margin] = image_HWC[:, :1]
+    padded_HWC[:, margin + width : margin + width + 2] = image_HWC[:, -1:]
+    padded_HX = padded_HWC.reshape(height, -1)
     start_H = np.clip(whole_H + margin - 1, 0, 2 * margin + 1 - TAPS) * 3
     # A sliding window over each row; NumPy's function for it takes longer than the copy.
     stride, length = padded_HX.shape[1], (width + TAPS - 1) * 3

@@ -6,11 +6,12 @@ taps outside repeat the edge; the result is truncated to an integer, not rounded
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from shards.views.operations.operation import Fill, Image
@@ -27,15 +28,14 @@ def convolve(value_HX: Image, weight_TH: NDArray[np.int16], length: int) -> Imag
 
     Around 128 a sum is at most 1.5 · 128 · 128 in size, so it fits int16, whatever the partial sums wrapped to.
     """
-    centred_HX = (value_HX ^ 0x80).view(np.int8).astype(np.int16)
-    out_HX = centred_HX[:, :length] * weight_TH[0, :, None]
-    term_HX = np.empty_like(out_HX)
+    # PyTorch multiplies rows with one number each, and adds, in half the time of NumPy's multiplication alone.
+    centred_HX = torch.from_numpy((value_HX ^ 0x80).view(np.int8).astype(np.int16))
+    weight_TH1 = torch.from_numpy(weight_TH)[:, :, None]
+    sum_HX = centred_HX[:, :length] * weight_TH1[0]
     for tap in range(1, TAPS):
-        np.multiply(centred_HX[:, 3 * tap : 3 * tap + length], weight_TH[tap, :, None], out=term_HX)
-        out_HX += term_HX
-    out_HX >>= WEIGHT_BITS
-    np.clip(out_HX, -128, 127, out=out_HX)
-    return out_HX.astype(np.uint8) ^ np.uint8(0x80)
+        sum_HX.addcmul_(centred_HX[:, 3 * tap : 3 * tap + length], weight_TH1[tap])
+    level_HX = sum_HX.bitwise_right_shift_(WEIGHT_BITS).clamp_(-128, 127).to(torch.uint8)
+    return np.asarray(level_HX.numpy() ^ np.uint8(0x80), np.uint8)
 
 
 def cubic_weights(fraction_H: NDArray[Any]) -> NDArray[np.int16]:
@@ -71,14 +71,21 @@ def span(slope: float, start_H: NDArray[Any], size: int) -> tuple[NDArray[Any], 
 def fill_outside(image_HWC: Image, spans: Sequence[tuple[NDArray[Any], NDArray[Any]]], fill: Fill) -> Image:
     """The image, but `fill` at every pixel that is outside one of the `spans` of its row."""
     height, width = image_HWC.shape[:2]
-    x_W = np.arange(width, dtype=np.int16)
-    first_H = np.max([first_H for first_H, _ in spans], axis=0).clip(0, width).astype(np.int16)
-    last_H = np.min([last_H for _, last_H in spans], axis=0).clip(0, width).astype(np.int16)
-    inside_HW = x_W >= first_H[:, None]
-    inside_HW &= x_W < last_H[:, None]
+    first_H = np.maximum(reduce(np.maximum, [first_H for first_H, _ in spans]), 0)
+    last_H = np.minimum(reduce(np.minimum, [last_H for _, last_H in spans]), width)
+    first_H, last_H = np.minimum(first_H, width), np.maximum(last_H, np.minimum(first_H, width))
+    before_NW = _before(width)
+    inside_HW = before_NW.take(last_H.astype(np.intp), axis=0)
+    inside_HW ^= before_NW.take(first_H.astype(np.intp), axis=0)
     out_HWC = filled(height, width, fill).copy()
-    cv2.copyTo(image_HWC, inside_HW.view(np.uint8), out_HWC)
+    cv2.copyTo(image_HWC, inside_HW, out_HWC)
     return out_HWC
+
+
+@lru_cache(maxsize=4)
+def _before(width: int) -> Image:
+    """For each number of pixels up to `width`, a row with 1 in so many; uint8 (width + 1, width)."""
+    return np.tri(width + 1, width, -1, np.uint8)
 
 
 @lru_cache(maxsize=16)
