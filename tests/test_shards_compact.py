@@ -17,6 +17,7 @@ from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex, open_index
 from shards.rng import stream
 from shards.tars.compacting import compacted, reduced_size
+from shards.tars.image_rule import ImageRule
 from shards.tars.image_shards import write_shards
 from shards.views.decode import decode_rgb, read_header
 
@@ -48,7 +49,7 @@ def tree(root: Path) -> Path:
 
 
 def written(source: Path, dest: Path, compact: CompactRule | None = RULE, workers: int = 1) -> ShardIndex:
-    *_, last = write_shards(source, dest, samples_per_shard=3, seed=0, workers=workers, compact=compact)
+    *_, last = write_shards(source, dest, samples_per_shard=3, seed=0, workers=workers, rule=ImageRule(compact))
     assert last.index is not None
     return last.index
 

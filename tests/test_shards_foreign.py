@@ -16,7 +16,6 @@ from cli import cli
 from shards.errors import ShardError
 from shards.index.shard_index import ShardIndex, open_index
 from shards.tars.scan import scan_shards
-from shards.tars.shard_scan import Foreign
 from tests.test_shards_shard_index import image, put, tar_of
 
 PLAIN = {"a.png": image(1), "a.cls": b"0", "b.png": image(2), "b.cls": b"1"}
@@ -111,7 +110,7 @@ def test_a_new_index_keeps_the_class_names(tmp_path: Path) -> None:
 def test_many_broken_shards_are_few_lines(tmp_path: Path) -> None:
     urls = [put(tmp_path / f"x{n}.tar", {**PLAIN, f"{'long' * 30}{n}.npy": b""}) for n in range(9)]
     with pytest.raises(ShardError) as caught:
-        list(scan_shards(urls, foreign=Foreign()))
+        list(scan_shards(urls))
     assert len(str(caught.value)) <= 600 and len(str(caught.value).splitlines()) <= 6
     assert "9 of 9 shards" in str(caught.value) and "and 6 more" in str(caught.value)
 

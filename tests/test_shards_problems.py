@@ -6,7 +6,6 @@ import struct
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from shards.index.class_names import read_class_names
 from shards.index.compact import DEFAULT_QUALITY, CompactRule
 from shards.index.pixel_rule import PixelRule
 from shards.index.shard_index import open_index
+from shards.tars.image_rule import ImageRule
 from shards.tars.image_shards import write_shards
 from shards.tars.journal import JOURNAL_NAME
 from shards.tars.writer import write_samples
@@ -220,14 +220,14 @@ def test_a_tree_that_changed_after_its_shards_were_finished_is_refused_with_what
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        ((), {}),
-        (("--max-side", "32"), {"compact": CompactRule(max_side=32, quality=DEFAULT_QUALITY)}),
-        (("--upright",), {"pixels": PixelRule(upright=True)}),
-        (("--skip-bad", "bad.txt"), {"skip_bad": True}),
+        ((), ImageRule()),
+        (("--max-side", "32"), ImageRule(CompactRule(max_side=32, quality=DEFAULT_QUALITY))),
+        (("--upright",), ImageRule(pixels=PixelRule(upright=True))),
+        (("--skip-bad", "bad.txt"), ImageRule(skip_bad=True)),
     ],
 )
 def test_shards_of_a_tree_that_was_copied_again_stay(
-    options: tuple[str, ...], rule: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: tuple[str, ...], rule: ImageRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copy has other times of change: every tar is made again, must be the same, and is kept; else it is refused."""
     monkeypatch.chdir(tmp_path)
@@ -250,7 +250,7 @@ def test_shards_of_a_tree_that_was_copied_again_stay(
     copied = list(source.rglob("*.png"))
     for path in copied:
         os.utime(path, (2, 2))
-    events = write_shards(source, out, samples_per_shard=6, seed=0, **rule)
+    events = write_shards(source, out, samples_per_shard=6, seed=0, rule=rule)
     next(events)
     events.close()  # a kill: what is compared already does not make the others finished
     for path in copied:
@@ -421,7 +421,7 @@ def test_all_pictures_that_do_not_decode_are_named_and_counted(tmp_path: Path) -
     for name in ("ant/3", "ant/4", "bee/0", "bee/1", "bee/19"):
         data = encoded(5)
         (source / f"{name}.png").write_bytes(data[:-25])  # a header that reads, rows that are cut
-    list(write_shards(source, tmp_path / "out", samples_per_shard=40, seed=1, decode=False))
+    list(write_shards(source, tmp_path / "out", samples_per_shard=40, seed=1, rule=ImageRule(decode=False)))
     done = check(tmp_path / "out", "--decode")
     assert done.exit_code == 1
     lines = [line for line in done.output.splitlines() if line.startswith("  /")]
@@ -546,5 +546,5 @@ def test_the_only_problem_of_the_only_shard_is_said_once(tmp_path: Path, per_sha
     """Of several shards the line stands where the bar is, and again in the error at the end."""
     source = tree(tmp_path / "in", each=4)
     (source / "ant/1.png").write_bytes(encoded(5)[:-25])
-    list(write_shards(source, tmp_path / "out", samples_per_shard=per_shard, seed=1, decode=False))
+    list(write_shards(source, tmp_path / "out", samples_per_shard=per_shard, seed=1, rule=ImageRule(decode=False)))
     assert check(tmp_path / "out", "--decode").output.count("ant/1") == times

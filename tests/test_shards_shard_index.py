@@ -6,6 +6,7 @@ import pickle
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -45,8 +46,9 @@ def put(path: Path, files: dict[str, bytes]) -> str:
     return str(path)
 
 
-def scan(urls: list[str], **options: object) -> ShardIndex:
-    index = [*scan_shards(urls, **options)][-1].index  # type: ignore[arg-type]
+def scan(urls: list[str], num_classes: int | None = None, class_names: tuple[str, ...] = (), **rule: Any) -> ShardIndex:
+    events = scan_shards(urls, num_classes=num_classes, class_names=class_names, rule=SampleRule(**rule))
+    index = [*events][-1].index
     assert index is not None
     return index
 

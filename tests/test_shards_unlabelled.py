@@ -17,6 +17,7 @@ from shards.index.index_checks import require_labels
 from shards.index.index_file import IndexMeta
 from shards.index.shard_index import ShardIndex, open_index
 from shards.tars.scan import scan_shards
+from shards.tars.shard_scan import SampleRule
 from shards.tars.writer import write_samples
 from tests.test_shards_writer import encoded, tree
 
@@ -38,7 +39,7 @@ def test_labels_and_their_absence_come_back(labels: list[int | None], tmp_path: 
     assert index.label_N.tolist() == [-1 if label is None else label for label in labels]
     assert index.num_unlabelled == labels.count(None)
     assert index.num_classes == (0 if set(labels) == {None} else 3)
-    scanned = [*scan_shards(list(index.urls), labels_optional=True)][-1].index
+    scanned = [*scan_shards(list(index.urls), rule=SampleRule(labels_optional=True))][-1].index
     assert scanned is not None
     assert scanned.fingerprint == index.fingerprint == open_index(str(tmp_path)).fingerprint
     assert pickle.loads(pickle.dumps(index)).label_N.tolist() == index.label_N.tolist()
@@ -145,7 +146,9 @@ def test_sets_joined_are_the_samples_of_each_in_order(tmp_path: Path) -> None:
     assert keys == [f"k{n:03d}" for n in range(11)]
     assert [both.find(key) for key in keys] == [(s, r) for s in range(4) for r in range(both.num_rows(s))]
     assert both.label_N.tolist() == [*one.label_N.tolist(), *two.label_N.tolist()]
-    scanned = [*scan_shards(list(both.urls), class_names=both.class_names, labels_optional=True)][-1].index
+    scanned = [*scan_shards(list(both.urls), class_names=both.class_names, rule=SampleRule(labels_optional=True))][
+        -1
+    ].index
     assert scanned is not None and scanned.fingerprint == both.fingerprint
     assert pickle.loads(pickle.dumps(both)).fingerprint == both.fingerprint
 

@@ -1,7 +1,7 @@
 """`check-shards`: a strict scan of shards, ours or anyone's, and their index."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,47 +10,86 @@ import click
 from shards.commands.flags import class_names_option, require_use, say_ignored
 from shards.console import Bar, result, say
 from shards.errors import ShardError
-from shards.flags import COUNT, PATH, workers_option
+from shards.flags import COUNT, PATH, bundled, workers_option
 from shards.text.figures import count
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
     from shards.tars.scan import ScanEvent
-    from shards.tars.shard_scan import Foreign
+    from shards.tars.shard_scan import SampleRule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanFlags:
+    """What the user says of shards of others, and whether their images are decoded."""
+
+    no_labels: bool
+    label_key: str | None
+    ignored: tuple[str, ...]
+    ignore_unknown: bool
+    skip_empty: bool
+    key_dots: bool
+    decode: bool
+    max_pixels: int | None
+
+    def rule(self, expected: "ShardIndex | None") -> "SampleRule":
+        """The rule of a scan; what an existing index allows is allowed again."""
+        from shards.tars.shard_scan import Foreign, SampleRule
+        from shards.views.decode import MAX_PIXELS
+
+        require_use(
+            self.max_pixels is not None and not self.decode,
+            "--max-pixels: only with --decode, which looks at the pixels",
+        )
+        skip_empty = self.skip_empty or bool(expected and expected.empty_shards)
+        suffixes = tuple(suffix.lower().lstrip(".") for suffix in self.ignored)
+        return SampleRule(
+            label_key=self.label_key,
+            decode=self.decode,
+            max_pixels=self.max_pixels or MAX_PIXELS,
+            foreign=Foreign(suffixes, self.ignore_unknown, self.key_dots, skip_empty),
+            labels_optional=self.no_labels or bool(expected and expected.num_unlabelled),
+        )
+
+
+_scan_flags = bundled(
+    ScanFlags,
+    "flags",
+    click.option(
+        "--no-labels", is_flag=True, help="Samples may lack a label; those learn from a teacher's answers alone."
+    ),
+    click.option("--label-key", help="Take the label from this key of each sample's .json (img2dataset)."),
+    click.option(
+        "--ignore-suffix", "ignored", multiple=True, metavar="SUFFIX", help="Pass over members NAME.SUFFIX, counted."
+    ),
+    click.option(
+        "--ignore-unknown", is_flag=True, help="Pass over every member that is no image and no label, counted."
+    ),
+    click.option("--skip-empty", is_flag=True, help="Pass over tars without any member, counted (img2dataset)."),
+    click.option(
+        "--key-dots", is_flag=True, help="Keys have dots: a key ends at the last dot of the name, not the first."
+    ),
+    click.option("--overwrite", is_flag=True, help="Write the index anew instead of checking against the one there."),
+    click.option("--allow-fewer", is_flag=True, help="With --overwrite: also where the new index has fewer samples."),
+    click.option("--decode", is_flag=True, help="Also decode every image, and name all that cannot be decoded."),
+    click.option("--max-pixels", type=COUNT, help="With --decode: refuse larger images; default 89,478,485."),
+)
 
 
 @click.command("check-shards")
 @click.argument("shards")
 @click.option("--num-classes", type=click.IntRange(2), help="Labels must lie below it; default: the largest label + 1.")
 @class_names_option
-@click.option("--no-labels", is_flag=True, help="Samples may lack a label; those learn from a teacher's answers alone.")
-@click.option("--label-key", help="Take the label from this key of each sample's .json (img2dataset).")
-@click.option(
-    "--ignore-suffix", "ignored", multiple=True, metavar="SUFFIX", help="Pass over members NAME.SUFFIX, counted."
-)
-@click.option("--ignore-unknown", is_flag=True, help="Pass over every member that is no image and no label, counted.")
-@click.option("--skip-empty", is_flag=True, help="Pass over tars without any member, counted (img2dataset).")
-@click.option("--key-dots", is_flag=True, help="Keys have dots: a key ends at the last dot of the name, not the first.")
-@click.option("--overwrite", is_flag=True, help="Write the index anew instead of checking against the one there.")
-@click.option("--allow-fewer", is_flag=True, help="With --overwrite: also where the new index has fewer samples.")
-@click.option("--decode", is_flag=True, help="Also decode every image, and name all that cannot be decoded.")
-@click.option("--max-pixels", type=COUNT, help="With --decode: refuse larger images; default 89,478,485.")
+@_scan_flags
 @click.option("--shard-cache", type=PATH, help="Where remote shards are kept locally.")
 @workers_option("Processes.")
 def check_shards(
     shards: str,
     num_classes: int | None,
     class_names: Path | None,
-    no_labels: bool,
-    label_key: str | None,
-    ignored: tuple[str, ...],
-    ignore_unknown: bool,
-    skip_empty: bool,
-    key_dots: bool,
+    flags: ScanFlags,
     overwrite: bool,
     allow_fewer: bool,
-    decode: bool,
-    max_pixels: int | None,
     shard_cache: Path | None,
     workers: int,
 ) -> None:
@@ -65,9 +104,9 @@ def check_shards(
     from shards.tars.scan import scan_shards
 
     require_use(allow_fewer and not overwrite, "--allow-fewer: only with --overwrite, which writes an index anew")
-    require_use(max_pixels is not None and not decode, "--max-pixels: only with --decode, which looks at the pixels")
     path = index_path(shards, shard_cache)
     expected = ShardIndex.load(path) if path.exists() and not overwrite else None
+    rule = flags.rule(expected)
     kept = () if class_names else expected.class_names if expected else _names_before(path, num_classes)
     names = read_class_names(class_names) if class_names else kept
     urls = expand_shards(shards)
@@ -75,12 +114,8 @@ def check_shards(
         urls,
         num_classes=num_classes or (expected.num_classes if expected else None),
         class_names=names,
-        label_key=label_key,
-        foreign=_foreign(ignored, ignore_unknown, key_dots, skip_empty or bool(expected and expected.empty_shards)),
-        labels_optional=no_labels or bool(expected and expected.num_unlabelled),
+        rule=rule,
         expected=expected,
-        decode=decode,
-        max_pixels=max_pixels,
         workers=max(1, workers),
         cache_dir=shard_cache,
     )
@@ -91,13 +126,6 @@ def check_shards(
     verb = "checked against" if expected else "index"
     result(f"{samples_words(index)} in {count(index.num_shards, 'shard')}: all as they must be\n{verb} {path}")
     result(f"fingerprint {index.fingerprint}")
-
-
-def _foreign(ignored: Sequence[str], ignore_unknown: bool, key_dots: bool, skip_empty: bool) -> "Foreign":
-    """What the flags say of shards of others."""
-    from shards.tars.shard_scan import Foreign
-
-    return Foreign(tuple(suffix.lower().lstrip(".") for suffix in ignored), ignore_unknown, key_dots, skip_empty)
 
 
 def _show_scan(events: Iterable["ScanEvent"], num_shards: int) -> "ShardIndex":

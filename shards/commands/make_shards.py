@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +21,7 @@ from shards.text.figures import byte_size, count, has, was
 if TYPE_CHECKING:
     from shards.formats.image_list import ImageList
     from shards.index.shard_index import ShardIndex
+    from shards.tars.image_rule import ImageRule
     from shards.tars.image_shards import WriteEvent
 
 
@@ -114,10 +115,11 @@ class ImageFlags:
     no_decode: bool
     skip_bad: Path | None
 
-    def arguments(self) -> dict[str, Any]:
-        """As arguments of `write_shards`; ValueError for flags that contradict each other."""
+    def rule(self) -> "ImageRule":
+        """As a value; ValueError for flags that contradict each other."""
         from shards.index.compact import DEFAULT_QUALITY, CompactRule
         from shards.index.pixel_rule import PixelRule, background_of
+        from shards.tars.image_rule import ImageRule
         from shards.views.decode import MAX_PIXELS
 
         require_use(
@@ -130,20 +132,20 @@ class ImageFlags:
                 raise ValueError(f"--skip-bad {self.skip_bad}: expected a new file, got one of something else")
         quality = DEFAULT_QUALITY if self.quality is None else self.quality
         background = background_of(self.background) if self.background else ()
-        return {
-            "compact": None if self.max_side is None else CompactRule(max_side=self.max_side, quality=quality),
-            "pixels": PixelRule(upright=self.upright, background=background),
-            "max_pixels": self.max_pixels or MAX_PIXELS,
-            "decode": not self.no_decode,
-            "skip_bad": self.skip_bad is not None,
-        }
+        return ImageRule(
+            compact=None if self.max_side is None else CompactRule(max_side=self.max_side, quality=quality),
+            pixels=PixelRule(upright=self.upright, background=background),
+            max_pixels=self.max_pixels or MAX_PIXELS,
+            decode=not self.no_decode,
+            skip_bad=self.skip_bad is not None,
+        )
 
 
 _MADE_BY = b'"made_by": "make-shards"'
 _SKIPPED = "# images that make-shards left out, with the reason\n"
 _image_flags = bundled(
     ImageFlags,
-    "rule",
+    "image_flags",
     click.option("--upright", is_flag=True, help="Turn images as their EXIF orientation says; default: it is ignored."),
     click.option(
         "--background", type=TEXT, help="Put transparent images on white, black or R,G,B; default: stored colours stay."
@@ -176,7 +178,7 @@ def make_shards(
     flags: SourceFlags,
     samples_per_shard: int | None,
     seed: int,
-    rule: ImageFlags,
+    image_flags: ImageFlags,
     workers: int,
 ) -> None:
     """Write the images of SOURCE as WebDataset shards and an index in DEST.
@@ -190,20 +192,20 @@ def make_shards(
     from shards.tars.image_shards import write_shards
 
     _require_apart(source, dest)
-    arguments = rule.arguments()
+    rule = image_flags.rule()
     sets = flags.sets(source)
     for split in sets:
         require_own("DEST", dest / split, SHARDS_FOLDER)
     skipped: list[str] = []
     for split, images in sets.items():
         events = write_shards(
-            images, dest / split, samples_per_shard=samples_per_shard, seed=seed, workers=max(1, workers), **arguments
+            images, dest / split, samples_per_shard=samples_per_shard, seed=seed, workers=max(1, workers), rule=rule
         )
         for text in _show_writing(f"make-shards {split}".rstrip(), images, events):
             skipped.append(f"{split}/{text}" if split else text)
-    if rule.skip_bad:
-        replace_file(rule.skip_bad, (_SKIPPED + "".join(f"{line}\n" for line in skipped)).encode())
-        say(f"{count(len(skipped), 'image')} left out" + (f": see {rule.skip_bad}" if skipped else ""))
+    if skip_bad := image_flags.skip_bad:
+        replace_file(skip_bad, (_SKIPPED + "".join(f"{line}\n" for line in skipped)).encode())
+        say(f"{count(len(skipped), 'image')} left out" + (f": see {skip_bad}" if skipped else ""))
     if len(sets) > 1:
         _write_info(dest / "_info.json", tuple(sets))
     if flags.no_labels:

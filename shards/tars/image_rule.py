@@ -46,8 +46,9 @@ class ImageRule(NamedTuple):
 
     Attributes:
         compact: make it smaller by this rule. pixels: turn it, put it on a background.
-        max_pixels: refuse larger ones. decode: look at the pixels, so that no cut image is written.
-        skip_bad: leave images out that cannot be taken.
+        max_pixels: refuse larger ones; at most MAX_PIXELS, which decoding refuses in any case.
+        decode: look at the pixels, so that no image that is cut or corrupt is written.
+        skip_bad: leave images out that cannot be taken, instead of an error.
     """
 
     compact: CompactRule | None = None

@@ -19,9 +19,7 @@ from shards.errors import Problem, ShardError, problems_text
 from shards.formats.class_folders import list_class_folders
 from shards.formats.file_tree import open_tree
 from shards.formats.image_list import ImageList, SourceImage
-from shards.index.compact import CompactRule
 from shards.index.index_checks import UNLABELLED
-from shards.index.pixel_rule import PixelRule
 from shards.index.shard_index import ShardIndex
 from shards.pool.workers import in_workers
 from shards.rng import Stream, stream
@@ -33,7 +31,7 @@ from shards.tars.tar import MOST_MEMBER_BYTES
 from shards.tars.tree_changes import tree_changes
 from shards.tars.writer import Sample, load_library, refuse_foreign, write_tar
 from shards.text.figures import count
-from shards.views.decode import ADVICE, MAX_PIXELS
+from shards.views.decode import ADVICE
 
 _ONE_SHARD = 2_000
 _SHARD, _UNLABELLED_SHARD = "shard", "unlabelled"  # a shard is known by its name: "labelled::unlabelled" has each once
@@ -118,12 +116,8 @@ def write_shards(
     seed: int,
     workers: int = 1,
     class_names: Sequence[str] = (),
-    compact: CompactRule | None = None,
-    pixels: PixelRule = PixelRule(),  # noqa: B008 - a value
-    max_pixels: int = MAX_PIXELS,
-    decode: bool = True,
-    skip_bad: bool = False,
     ignore_unknown: bool = False,
+    rule: ImageRule = ImageRule(),  # noqa: B008 - a value
 ) -> Iterator[WriteEvent]:
     """Write the images of `source` to `dest`/shard-000000.tar … and `dest`/shards.index.
 
@@ -136,24 +130,23 @@ def write_shards(
         seed: of the order of the samples.
         workers: processes; the bytes do not depend on it.
         class_names: of a folder: all classes in the order of their labels; default: the folders, sorted.
-        compact: make the images smaller by this rule; None takes the bytes of the files as they are.
-        pixels: turn images upright, put transparent ones on a background.
-        max_pixels: refuse images of more pixels; at most MAX_PIXELS, which decoding refuses in any case.
-        decode: decode every image, so that none that is cut or corrupt is written.
-        skip_bad: leave images out that cannot be taken, instead of an error; the shards without them are the same.
         ignore_unknown: of a folder: pass over files that are no images of an accepted format, counted.
+        rule: what is done to each image. Shards without an image that is left out are the same.
 
     Errors:
         ValueError for a wrong number; ShardError for a folder with anything but images, for a `dest` that holds other
         shards than these, and, after the last shard, counting all images that cannot be taken: no JPEG, PNG or WebP
         inside, too many pixels, cut or corrupt. Shards without such images are finished by then.
     """
-    for name, value in (("samples_per_shard", samples_per_shard), ("workers", workers), ("max_pixels", max_pixels)):
+    for name, value in (
+        ("samples_per_shard", samples_per_shard),
+        ("workers", workers),
+        ("max_pixels", rule.max_pixels),
+    ):
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
     if isinstance(source, Path):
         source = list_class_folders(open_tree(source), class_names, ignore_unknown=ignore_unknown)
-    rule = ImageRule(compact, pixels, max_pixels, decode, skip_bad)
     num_samples = len(source.images)
     samples_per_shard = samples_per_shard or settings_of(dest).get("samples_per_shard") or fitting_shards(num_samples)
     settings = {

@@ -14,9 +14,8 @@ from shards.index.shard_index import SUFFIXES, ShardIndex
 from shards.index.sources import base_name
 from shards.pool.workers import in_workers
 from shards.tars.assemble import assemble, settled_classes
-from shards.tars.shard_scan import Foreign, SampleRule, ShardScan, scan_shard
+from shards.tars.shard_scan import SampleRule, ShardScan, scan_shard
 from shards.text.figures import count
-from shards.views.decode import MAX_PIXELS
 
 _RESTORE = "restore the shard, or write the index anew: check-shards --overwrite"
 
@@ -49,12 +48,8 @@ def scan_shards(
     *,
     num_classes: int | None = None,
     class_names: Sequence[str] = (),
-    label_key: str | None = None,
-    foreign: Foreign = Foreign(),  # noqa: B008 - a value
-    labels_optional: bool = False,
+    rule: SampleRule = SampleRule(),  # noqa: B008 - a value
     expected: ShardIndex | None = None,
-    decode: bool = False,
-    max_pixels: int | None = None,
     workers: int = 1,
     cache_dir: Path | None = None,
 ) -> Iterator[ScanEvent]:
@@ -63,12 +58,8 @@ def scan_shards(
     Args:
         urls: from `expand_shards`.
         num_classes, class_names: when known, labels must lie in [0, num_classes).
-        label_key: take labels from this key of each sample's .json (img2dataset) instead of .cls.
-        foreign: what shards of others may hold beside samples.
-        labels_optional: samples may lack a label.
+        rule: what a sample must be, but for its classes; with `decode` every image is decoded, too.
         expected: an index made before: every difference to it is a problem.
-        decode: decode every image, too: finds images that are cut or corrupt inside an intact shard.
-        max_pixels: of an image that is decoded; default MAX_PIXELS.
         workers: processes; the result does not depend on it.
         cache_dir: where remote shards are fetched to.
 
@@ -77,10 +68,8 @@ def scan_shards(
     """
     if not urls:
         raise ValueError("scan: expected at least one shard, got none")
-    most = MAX_PIXELS if max_pixels is None else max_pixels
     numbers = {name: label for label, name in enumerate(class_names)}
-    limit = settled_classes(num_classes, class_names)
-    rule = SampleRule(limit, label_key, decode, most, foreign, labels_optional, numbers)
+    rule = rule._replace(num_classes=settled_classes(num_classes, class_names), class_numbers=numbers)
     scans: dict[int, ShardScan] = {}
     problems = _missing(expected, urls)
     num_bad = len(problems)

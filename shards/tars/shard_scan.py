@@ -53,16 +53,25 @@ class Foreign(NamedTuple):
 
 
 class SampleRule(NamedTuple):
-    """What a sample must be: labels in [0, num_classes) when that is known; the key of .json that holds them."""
+    """What a sample must be.
+
+    Attributes:
+        num_classes: labels are in [0, num_classes), where that is known.
+        label_key: labels are under this key of each sample's .json (img2dataset) instead of in .cls.
+        decode: decode every image: finds images that are cut or corrupt inside an intact shard.
+        max_pixels: of an image that is decoded.
+        foreign: what shards of others may hold beside samples.
+        labels_optional: a sample may lack a label: it is -1 then.
+        class_numbers: class name → label, for labels that are names.
+    """
 
     num_classes: int | None = None
     label_key: str | None = None
-    decode: bool = False  # images are decoded, too
-    max_pixels: int = MAX_PIXELS  # of an image that is decoded
+    decode: bool = False
+    max_pixels: int = MAX_PIXELS
     foreign: Foreign = Foreign()
-    labels_optional: bool = False  # a sample may lack one: its label is -1
+    labels_optional: bool = False
     class_numbers: Mapping[str, int] = {}
-    """Class name → label, for labels that are names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
