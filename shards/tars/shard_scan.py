@@ -58,8 +58,7 @@ class SampleRule(NamedTuple):
     Attributes:
         num_classes: labels are in [0, num_classes), where that is known.
         label_key: labels are under this key of each sample's .json (img2dataset) instead of in .cls.
-        decode: decode every image: finds images that are cut or corrupt inside an intact shard.
-        max_pixels: of an image that is decoded.
+        decode: decode every image, of at most `max_pixels`: finds those that are cut or corrupt in an intact shard.
         foreign: what shards of others may hold beside samples.
         labels_optional: a sample may lack a label: it is -1 then.
         class_numbers: class name → label, for labels that are names.
