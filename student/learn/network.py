@@ -148,13 +148,14 @@ def set_layer_scale(model: nn.Module, value: float) -> None:
         nn.init.constant_(scale.gamma, value)
 
 
-def layout_on(model: nn.Module, device_type: str) -> torch.memory_format | None:
-    """Return the memory layout in which a model computes fastest on a device; None: as it is.
+def fastest_layout(model: nn.Module) -> torch.memory_format | None:
+    """Return the memory layout in which a model computes fastest; None: as it is.
 
-    Channels last for CNNs on GPUs, whose tensor cores want it; a vision transformer has one convolution.
+    Channels last for CNNs: tensor cores want it, and a step of a small CNN takes a quarter less of a CPU. A vision
+    transformer has one convolution.
     """
     convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
-    return torch.channels_last if device_type == "cuda" and convolutions > 1 else None
+    return torch.channels_last if convolutions > 1 else None
 
 
 def set_grad_checkpointing(model: nn.Module) -> None:

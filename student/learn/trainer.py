@@ -22,7 +22,7 @@ from student.feed.batch import Labels
 from student.learn.evaluation import teacher_stats
 from student.learn.loss import Loss, gradient_balance, student_loss
 from student.learn.losses.table import LOSSES, NONE
-from student.learn.network import Heads, heads, layout_on, set_grad_checkpointing, student_and_start
+from student.learn.network import Heads, fastest_layout, heads, set_grad_checkpointing, student_and_start
 from student.learn.optimiser import Ema, clip_gradients, load_optimizer, lr_at, make_optimizer, set_lr
 from student.learn.process_group import ProcessGroup, no_sync
 from student.recipe.settings import TrainSettings
@@ -63,7 +63,7 @@ class Trainer:
         device = group.device
         core, self.start = student_and_start(recipe, num_classes, seed=settings.seed)
         self.core = core.to(device)
-        if (layout := layout_on(core, device.type)) is not None:
+        if (layout := fastest_layout(core)) is not None:
             self.core = self.core.to(memory_format=layout)
         if settings.grad_checkpointing:
             set_grad_checkpointing(self.core)
