@@ -4,6 +4,7 @@ import json
 import signal
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 
@@ -31,6 +32,7 @@ from tests.student_tiny import (
     views,
     write_shards,
 )
+from tests.test_student_unlabelled import without_labels
 
 SETTINGS = TrainSettings(log_every=1)
 
@@ -209,9 +211,14 @@ def test_every_world_sees_the_same_global_batches(tmp_path, index, cache):
 
 
 @pytest.mark.slow
-def test_gradients_do_not_depend_on_how_a_batch_is_cut(tmp_path, index, cache):
+@pytest.mark.parametrize("labelled", [True, False], ids=["labels", "some labels"])
+def test_gradients_do_not_depend_on_how_a_batch_is_cut(tmp_path, index, cache, labelled):
     """Without drop path, W ranks, A micro-batches and one whole batch learn the same up to rounding."""
     recipe = student_recipe(drop_path=0.0)
+    if not labelled:
+        recipe = replace(recipe, teacher_heads="both")
+        index = without_labels(index, tmp_path / "some", keep=index.num_samples // 3)
+        cache = make_cache(tmp_path / "cache of some", index, cache.spec.recipe, num_views=cache.num_views)
     runs = {}
     for size, accumulate in ((1, 1), (1, 4), (4, 1), (2, 2)):
         out = tmp_path / f"{size}x{accumulate}"

@@ -37,30 +37,46 @@ def some(seed: int = 0, *, classes: int = CLASSES) -> tuple[Tensor, Tensor, Tens
 
 @pytest.mark.parametrize(("kind", "smoothing"), KINDS)
 def test_with_every_label_the_rule_for_absent_ones_changes_no_bit(kind: str, smoothing: float) -> None:
+    """A batch that is labelled by chance, of a set where half of the images are, counts twice."""
     for seed in range(20):
         logit_BC, *parts = some(seed)
-        whole, partly = Labels.of(*parts), Labels.of(*parts, partly=True)
-        losses = [base_loss(logit_BC, labels, kind=kind, smoothing=smoothing) for labels in (whole, partly)]
-        assert torch.equal(*losses) or (kind == "binary" and torch.allclose(*losses, rtol=1e-6))
+        whole, partly = Labels.of(*parts), Labels.of(*parts, labelled=0.5)
+        one, twice = (base_loss(logit_BC, labels, kind=kind, smoothing=smoothing) for labels in (whole, partly))
+        assert torch.equal(2 * one, twice) or (kind == "binary" and torch.allclose(2 * one, twice, rtol=1e-6))
         assert torch.equal(partly.weight_B, torch.ones(B))
         assert torch.allclose(whole.soft(CLASSES, smoothing), partly.soft(CLASSES, smoothing))
+        assert type(Labels.of(*parts, labelled=1.0)) is Labels
 
 
 @pytest.mark.parametrize(("kind", "smoothing"), KINDS)
-def test_unmixed_images_without_a_label_leave_the_mean_over_the_others(kind: str, smoothing: float) -> None:
-    logit_BC, label_B, _, _ = some(3)
-    has_B = torch.arange(B) % 3 > 0
-    labels = Labels.of(torch.where(has_B, label_B, -1), torch.arange(B), torch.ones(B), partly=True)
-    alone = base_loss(logit_BC[has_B], Labels.of(label_B[has_B]), kind=kind, smoothing=smoothing)
-    assert torch.allclose(base_loss(logit_BC, labels, kind=kind, smoothing=smoothing), alone, rtol=1e-6)
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_the_loss_is_the_mean_of_those_of_its_parts_however_a_batch_is_cut(kind: str, smoothing: float, share) -> None:
+    """Ranks and micro-batches are such parts; each cut keeps pairs together."""
+    for seed in range(10):
+        logit_BC, label_B, partner_B, lam_B = some(seed)
+        label_B = torch.where(torch.rand(B, generator=torch.Generator().manual_seed(seed)) < share, label_B, -1)
+        whole = base_loss(
+            logit_BC, Labels.of(label_B, partner_B, lam_B, labelled=share), kind=kind, smoothing=smoothing
+        )
+        for num_parts in (2, 3, 6):
+            parts = [
+                base_loss(
+                    logit_BC[rows],
+                    Labels.of(label_B[rows], partner_B[rows] - int(rows[0]), lam_B[rows], labelled=share),
+                    kind=kind,
+                    smoothing=smoothing,
+                )
+                for rows in torch.arange(B).chunk(num_parts)
+            ]
+            assert torch.allclose(torch.stack(parts).mean(), whole, rtol=1e-5), (seed, num_parts)
 
 
-def test_a_half_without_a_label_takes_its_weight_out_of_target_and_mean() -> None:
-    """The rule as written: a sum over labelled halves, divided by their weight."""
+def test_a_half_without_a_label_takes_its_weight_out_of_the_target() -> None:
+    """The rule as written: a sum over labelled halves, divided by what a batch of the set has of them on average."""
     logit_BC, label_B, partner_B, lam_B = some(5)
     label_B[::2] = -1  # one of each pair
     label_B[3] = -1  # and a pair without any
-    labels = Labels.of(label_B, partner_B, lam_B, partly=True)
+    labels = Labels.of(label_B, partner_B, lam_B, labelled=0.25)
     log_prob_BC = torch.log_softmax(logit_BC, -1)
     total = weight = torch.zeros(())
     for row in range(B):
@@ -68,30 +84,26 @@ def test_a_half_without_a_label_takes_its_weight_out_of_target_and_mean() -> Non
             if label >= 0:
                 total = total - share * (0.9 * log_prob_BC[row, label] + 0.1 * log_prob_BC[row].mean())
                 weight = weight + share
-    expected = total / weight
-    assert weight > 1
+    assert weight == pytest.approx((label_B >= 0).sum().item()), "a pair has as much weight as labels"
+    expected = total / (B * 0.25)
     assert torch.allclose(base_loss(logit_BC, labels, kind="cross_entropy", smoothing=0.1), expected, rtol=1e-5)
     target_BC = labels.soft(CLASSES, 0.1)
     assert torch.allclose(target_BC.sum(1), labels.weight_B)
-    assert torch.allclose(-(target_BC * log_prob_BC).sum() / weight, expected, rtol=1e-5), "what a foreign loop can do"
+    mine = -(target_BC * log_prob_BC).sum() / (B * labels.labelled_share)
+    assert torch.allclose(mine, expected, rtol=1e-5), "what a foreign loop can do"
     assert labels.weight_B[2] == labels.weight_B[3] == 0
 
 
 @pytest.mark.parametrize(("kind", "smoothing"), KINDS)
-def test_a_batch_without_labels_has_no_base_loss_and_a_sliver_is_no_whole_image(kind: str, smoothing: float) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_batch_without_labels_has_no_base_loss_and_no_gradient(kind: str, smoothing: float, share: float) -> None:
     logit_BC, label_B, partner_B, lam_B = some(6)
     none_B = torch.full_like(label_B, -1)
     leaf_BC = logit_BC.clone().requires_grad_()
-    loss = base_loss(leaf_BC, Labels.of(none_B, partner_B, lam_B, partly=True), kind=kind, smoothing=smoothing)
+    loss = base_loss(leaf_BC, Labels.of(none_B, partner_B, lam_B, labelled=share), kind=kind, smoothing=smoothing)
     loss.backward()
     assert loss == 0
     assert torch.equal(leaf_BC.grad, torch.zeros_like(logit_BC))
-    sliver_B = none_B.clone()
-    sliver_B[0] = label_B[0]
-    lam_B[:2] = torch.tensor([0.01, 1.0])
-    sliver = base_loss(logit_BC, Labels.of(sliver_B, partner_B, lam_B, partly=True), kind=kind, smoothing=smoothing)
-    whole = base_loss(logit_BC[:1], Labels.of(label_B[:1]), kind=kind, smoothing=smoothing)
-    assert sliver == pytest.approx(0.01 * whole.item(), rel=0.02 if kind == "cross_entropy" else 1)
 
 
 def test_both_heads_learn_from_the_teacher_where_the_recipe_says_so() -> None:
@@ -214,6 +226,7 @@ def test_a_feed_says_which_targets_are_absent(part: ShardIndex, tmp_path: Path) 
             own_B = torch.tensor([part.label_N[part.row_number(shard, row)] for shard, row in places])
             assert torch.equal(batch.labels.label_B, own_B.long())
             assert torch.allclose(batch.targets.sum(1), batch.labelled, atol=1e-6)
+            assert batch.labels.labelled_share == pytest.approx((part.label_N >= 0).mean())
             values = batch.as_dict(2.0)
             assert torch.equal(values["labelled"], batch.labelled)
             assert torch.equal(values["labels"] >= 0, own_B >= 0)

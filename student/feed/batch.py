@@ -22,8 +22,8 @@ from student.feed.answers import TeacherAnswer, TeacherSource
 class Labels(NamedTuple):
     """What the images of a batch show: class (B,) int64, the partner's class, and the weight of the own image.
 
-    An image that is not mixed is its own partner, with weight 1. The class of an image without a label is -1; a batch
-    that has some has `PartlyLabelled`.
+    An image that is not mixed is its own partner, with weight 1. The class of an image without a label is -1; batches
+    of a set that has some have `PartlyLabelled`.
     """
 
     label_B: Tensor
@@ -32,22 +32,28 @@ class Labels(NamedTuple):
 
     @classmethod
     def of(
-        cls, label_B: Tensor, partner_B: Tensor | None = None, lam_B: Tensor | None = None, *, partly: bool = False
+        cls, label_B: Tensor, partner_B: Tensor | None = None, lam_B: Tensor | None = None, *, labelled: float = 1.0
     ) -> "Labels":
         """From class, partner's position in the batch and weight; unmixed without the last two.
 
         Args:
-            partly: some classes may be -1. It is said by who knows it without reading the device.
+            labelled: `labelled_share`; below 1 some classes may be -1.
         """
-        kind = PartlyLabelled if partly else cls
         if partner_B is None or lam_B is None:
-            return kind(label_B, label_B, torch.ones(label_B.shape, device=label_B.device))
-        return kind(label_B, label_B[partner_B.long()], lam_B.float())
+            labels = cls(label_B, label_B, torch.ones(label_B.shape, device=label_B.device))
+        else:
+            labels = cls(label_B, label_B[partner_B.long()], lam_B.float())
+        return PartlyLabelled(*labels).of_set(labelled) if labelled < 1.0 else labels
+
+    @property
+    def labelled_share(self) -> float:
+        """The share of the training images that have a label, of the set and not of the batch; 1: all have one."""
+        return 1.0
 
     @property
     def partly(self) -> bool:
-        """Whether some images of the batch may have no label."""
-        return False
+        """Whether some images of the set have no label."""
+        return self.labelled_share < 1.0
 
     def halves(self) -> tuple[Tensor, Tensor]:
         """Weights (B,) of the own and the partner's image in each target: 0 for one without a label."""
@@ -93,14 +99,19 @@ class Labels(NamedTuple):
 
 
 class PartlyLabelled(Labels):
-    """Labels of a batch in which some images may have none."""
+    """Labels of a batch from a set in which some images have none."""
 
-    __slots__ = ()
+    _share: float
+
+    def of_set(self, share: float) -> "PartlyLabelled":
+        """The same, of a set of which this share has a label."""
+        self._share = share
+        return self
 
     @property
-    def partly(self) -> bool:
-        """True: what is absent has to be masked."""
-        return True
+    def labelled_share(self) -> float:
+        """The share of the training images that have a label; what is absent has to be masked."""
+        return self._share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +126,6 @@ class Batch:
         epoch, step, micro: the epoch; the optimiser step within it, from 0 (what `first_step` of a resumed epoch
             counts); which of the `accumulate` batches of the step this is, from 0.
         index: of the shards. smoothing: ε of label smoothing in `targets`.
-        unlabelled: whether some samples of the shards have no label.
     """
 
     images: Tensor
@@ -129,7 +139,6 @@ class Batch:
     micro: int
     index: ShardIndex
     smoothing: float
-    unlabelled: bool = False
 
     @property
     def targets(self) -> Tensor:
@@ -175,7 +184,7 @@ class Batch:
             ValueError for a τ where the feed has no teacher.
         """
         values = {"images": self.images, "targets": self.targets, "labels": self.labels.label_B}
-        if self.unlabelled:
+        if self.labels.partly:
             values["labelled"] = self.labelled
         if self.answer is not None:
             values["teacher_hard"] = self.answer.hard
@@ -192,9 +201,12 @@ class Batch:
 
 
 def ready(
-    rendered: ViewBatch, recipe: ViewRecipe, source: TeacherSource, device: torch.device
+    rendered: ViewBatch, recipe: ViewRecipe, source: TeacherSource, device: torch.device, labelled: float = 1.0
 ) -> tuple[Tensor, Labels, TeacherAnswer | None]:
-    """Return images, labels and the teacher's answer of a rendered batch: on the device, normalised and mixed."""
+    """Return images, labels and the teacher's answer of a rendered batch: on the device, normalised and mixed.
+
+    `labelled` is the share of all samples that have a label.
+    """
     mixing = [torch.from_numpy(values) for values in (rendered.partner_B, rendered.lam_B, rendered.box_B4)]
     partner_B, lam_B, box_B4 = (values.to(device, non_blocking=True) for values in mixing)
     image_BCHW = prepare(
@@ -206,5 +218,5 @@ def ready(
         std=recipe.std,
     )
     label_B = torch.from_numpy(rendered.label_B).to(device, non_blocking=True)
-    labels = Labels.of(label_B, partner_B, lam_B, partly=bool((rendered.label_B < 0).any()))
+    labels = Labels.of(label_B, partner_B, lam_B, labelled=labelled)
     return image_BCHW, labels, source.answer(rendered, image_BCHW)

@@ -112,7 +112,7 @@ class Feed:
             self.index = shards if isinstance(shards, ShardIndex) else open_index(str(shards), options.shard_cache)
             self.teaching = teaching.open(stack)
             self.index = self.teaching.with_classes(self.index)
-            self._unlabelled = self.index.num_unlabelled > 0
+            self._labelled = 1.0 - self.index.num_unlabelled / self.index.num_samples
             self.views = self._checked_views(views, views_used)
             repeats = chosen_repeats(self.views) if repeats is None else repeats
             self.order = Order(
@@ -233,7 +233,7 @@ class Feed:
 
     def _ready(self, rendered: ViewBatch, position: Position) -> Batch:
         """Return a rendered batch as the training loop receives it."""
-        images, labels, answer = ready(rendered, self.views.recipe, self._source, self.device)
+        images, labels, answer = ready(rendered, self.views.recipe, self._source, self.device, self._labelled)
         return Batch(
             images=images,
             labels=labels,
@@ -246,7 +246,6 @@ class Feed:
             micro=position.micro,
             index=self.index,
             smoothing=self._smoothing,
-            unlabelled=self._unlabelled,
         )
 
     def _require_own_process(self) -> None:

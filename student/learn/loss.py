@@ -7,9 +7,10 @@ Everything is float32 whatever the autocast: in bf16 a log-softmax has three dig
 one head trains it on both; of two heads DIST learns from the teacher, or both as
 the recipe's `teacher_heads` says.
 
-An image may have no label. Each half of a mixture counts in `base` with its weight if its image has a label, and the
-mean is over the labelled weight of the batch, which counts as one image at least: a sliver of a labelled image is not a
-whole one, and a batch without labels has a base loss of zero.
+An image may have no label. Each half of a mixture counts in `base` with its weight if its image has a label. The sum is
+divided by the labelled weight that a batch has on average: its size times the labelled share of the whole set. So every
+labelled image counts alike, however a batch is cut over processes and micro-batches, which need not ask each other. A
+batch without labels has a base loss of zero.
 """
 
 import math
@@ -38,7 +39,7 @@ class Loss(NamedTuple):
 
 
 def base_loss(logit_BC: Tensor, labels: Labels, *, kind: str, smoothing: float) -> Tensor:
-    """The loss against the labels, mean over the labelled part of the batch; float32 (float64 stays) scalar.
+    """The loss against the labels, mean over the labelled weight of a batch on average; float32 (float64 stays) scalar.
 
     "cross_entropy": the target is λ-mix of the two classes, each smoothed (off ε/C, on 1 − ε + ε/C).
     "binary": sigmoid cross-entropy, mean over batch and classes, of the target `weight > 0` (DeiT-III).
@@ -61,7 +62,8 @@ def base_loss(logit_BC: Tensor, labels: Labels, *, kind: str, smoothing: float) 
 
 
 def _partly_labelled(logit_BC: Tensor, labels: Labels, *, kind: str, smoothing: float) -> Tensor:
-    """The same where some images have no label: a mean over the labelled weight, of at least one image."""
+    """The same where some images of the set have no label."""
+    divisor = (len(logit_BC) * labels.labelled_share) or 1.0  # without any label the sum is zero
     own_B, partner_B = (half_B.to(logit_BC.dtype) for half_B in labels.halves())
     weight_B = labels.weight_B.to(logit_BC.dtype)
     label_B, partner_label_B = labels.classes
@@ -70,13 +72,13 @@ def _partly_labelled(logit_BC: Tensor, labels: Labels, *, kind: str, smoothing: 
         target_BC.scatter_reduce_(1, label_B[:, None], (own_B > 0)[:, None].to(logit_BC.dtype), "amax")
         target_BC.scatter_reduce_(1, partner_label_B[:, None], (partner_B > 0)[:, None].to(logit_BC.dtype), "amax")
         loss_B = weight_B * binary_cross_entropy_with_logits(logit_BC, target_BC, reduction="none").mean(-1)
-        return loss_B.sum() / weight_B.sum().clamp_min(1.0)
+        return loss_B.sum() / divisor
     log_prob_BC = torch.log_softmax(logit_BC, -1)
     own_log_B = log_prob_BC.gather(1, label_B[:, None]).squeeze(1)
     partner_log_B = log_prob_BC.gather(1, partner_label_B[:, None]).squeeze(1)
     mixed_B = own_B * own_log_B + partner_B * partner_log_B
     smoothed_B = (1.0 - smoothing) * mixed_B + smoothing * (weight_B * log_prob_BC.mean(-1))
-    return -(smoothed_B.sum() / weight_B.sum().clamp_min(1.0))
+    return -(smoothed_B.sum() / divisor)
 
 
 def taught_heads(heads: Heads, recipe: StudentRecipe) -> tuple[Tensor, ...]:
