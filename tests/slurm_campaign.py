@@ -1,8 +1,8 @@
-"""The scripts of docs/clusters.md on a SLURM cluster of one node: time limits, requeues, kills of job steps.
+"""The scripts of examples/slurm on a SLURM cluster of one node: time limits, requeues, kills of job steps.
 
     python -m tests.slurm_campaign [--folder DIR] [--only NAME,…]
 
-The scripts are taken from the page as they are; exchanged are the commands' arguments (small shards, small networks),
+The scripts are run as they are; exchanged are the commands' arguments (small shards, small networks),
 the paths, and the lines that ask for GPUs. What a time limit does is made to happen on time: a job gets one that is
 near once it has something to lose. Needs what `tests.slurm_cluster` needs. Prints one line per scenario.
 """
@@ -25,7 +25,7 @@ from tests.slurm_cluster import Cluster, absent
 from tests.stage1_tiny import CLASSES, make_shards
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "clusters.md"
+SCRIPTS = ROOT / "examples" / "slurm"
 TEACHER = "test_resnet"
 VIEWS = ["--recipe", "deit", "--size", "32", "--set", "block_size=4", "--views-per-unit", "2", "--record", "dense"]
 STUDENT = [
@@ -68,7 +68,7 @@ if "SLEEP_S" in os.environ:
 
 
 class Campaign:
-    """The cluster, the material in one folder, and the scripts of the page."""
+    """The cluster, the material in one folder, and the scripts of examples/slurm."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         """Make shards and a teacher."""
@@ -105,8 +105,8 @@ class Campaign:
         return self.weights("calm")
 
     def script(self, name: str, command: list[str], **changes: str) -> Path:
-        """The page's script of that name with this command; `changes` are exchanged literally."""
-        text = script_of_page(name)
+        """The script of that name with this command; `changes` are exchanged literally."""
+        text = example(name)
         python = sys.executable
         text = re.sub(r"^#SBATCH --(gpus|gpus-per-task|cpus-per-task|mem|time|output)=.*\n", "", text, flags=re.M)
         text = text.replace("source .venv/bin/activate", f"cd {ROOT}; export OMP_NUM_THREADS=1")
@@ -123,7 +123,7 @@ class Campaign:
         return path
 
     def submit(self, name: str, command: list[str], *, sleep_s: float = 0.0, **changes: str) -> int:
-        """Hand in a script of the page; its log is logs/NAME-JOB-TASK.out."""
+        """Hand in a script; its log is logs/NAME-JOB-TASK.out."""
         log = f"--output={self.folder}/logs/{name}-%A-%a.out"
         paths = f"{self.folder / 'path'}:{ROOT}"
         environ = f"--export=ALL,PYTHONPATH={paths}" + (f",SLEEP_S={sleep_s}" if sleep_s else "")
@@ -179,12 +179,12 @@ def _minutes(clock: str) -> int:
     return 60 * int(hours) + int(minutes)
 
 
-def script_of_page(name: str) -> str:
-    """The batch script of docs/clusters.md with that job name."""
-    scripts = re.findall(r"^```bash\n(#!/bin/bash\n.*?)^```$", PAGE.read_text(), flags=re.M | re.S)
-    found = [script for script in scripts if f"--job-name={name}\n" in script]
-    assert len(found) == 1, (name, len(found))
-    return found[0]
+def example(name: str) -> str:
+    """The batch script of that job name."""
+    script = (SCRIPTS / f"{name}.sh").read_text()
+    assert script.startswith("#!/bin/bash\n") and script.count("--job-name=") == 1
+    assert f"--job-name={name}\n" in script
+    return script
 
 
 def cache_teacher(campaign: Campaign) -> str:

@@ -1,6 +1,5 @@
 """Which variables make a world: those of ranks that meet for everyone, those of tasks that share a list for two."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +64,12 @@ def test_a_pod_that_does_not_know_how_many_there_are_is_told_what_to_add() -> No
 
 
 def manifests() -> list[dict[str, Any]]:
-    """The Jobs of the page, as Kubernetes would read them."""
-    page = (Path(__file__).parents[1] / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    """The Jobs of the examples, as Kubernetes would read them."""
+    folder = Path(__file__).parents[1] / "examples" / "kubernetes"
     documents = [
         document
-        for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-        for document in yaml.safe_load_all(block)
+        for file in sorted(folder.glob("*.yaml"))
+        for document in yaml.safe_load_all(file.read_text(encoding="utf-8"))
     ]
     return [document for document in documents if document["kind"] == "Job"]
 

@@ -1,4 +1,4 @@
-"""docs/clusters.md on a real SLURM cluster of one node; skipped, with the reason, where SLURM is not installed."""
+"""The scripts of examples/slurm on a real SLURM cluster of one node; skipped, with the reason, without SLURM."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm_campaign import SCENARIOS, Campaign, script_of_page
+from tests.slurm_campaign import SCENARIOS, SCRIPTS, Campaign, example
 from tests.slurm_cluster import Cluster, absent
 
 _ASKED = "SLURM_CAMPAIGN"
@@ -24,20 +24,21 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_scripts_of_the_page_do_what_it_says(name: str, campaign: Campaign) -> None:
+def test_the_scripts_do_what_the_page_says(name: str, campaign: Campaign) -> None:
     assert SCENARIOS[name](campaign)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_page_has_a_script_of_each_name_and_its_command_can_be_exchanged(name: str, tmp_path: Path) -> None:
-    """So that the campaign runs the page and not a copy of it."""
+def test_there_is_a_script_of_each_name_and_its_command_can_be_exchanged(name: str, tmp_path: Path) -> None:
+    """So that the campaign runs the example and not a copy of it."""
     campaign = object.__new__(Campaign)
     campaign.folder = tmp_path
     text = campaign.script(name, ["ITS-COMMAND", "--flag"]).read_text()
     assert text.count("cli.py ITS-COMMAND --flag") == 1
-    assert "/data/" in script_of_page(name) and "/data/" not in text and "--gpus" not in text
+    assert "/data/" in example(name) and "/data/" not in text and "--gpus" not in text
 
 
-def test_no_batch_script_of_the_page_is_without_a_scenario() -> None:
+def test_no_batch_script_is_without_a_scenario_and_a_word_on_the_page() -> None:
     page = (Path(__file__).parent.parent / "docs" / "clusters.md").read_text()
-    assert page.count("#!/bin/bash") == page.count("--job-name=") == len(SCENARIOS)
+    assert sorted(script.stem for script in SCRIPTS.iterdir()) == sorted(SCENARIOS)
+    assert not [name for name in SCENARIOS if f"(../examples/slurm/{name}.sh)" not in page]
