@@ -47,15 +47,15 @@ class Kind(NamedTuple):
     times: int = 1
 
 
-def _finish(words: Sequence[str], folder: Path, rng: random.Random, most_s: float) -> int:
-    """Run a command again and again, killing it at random, until it ends by itself; the kills."""
+def _finish(words: Sequence[str], folder: Path, rng: random.Random, calm_s: float) -> None:
+    """Run a command again and again, killing it at random, until it ends by itself; undisturbed it takes `calm_s`."""
     for kills in range(6):
-        after_s = rng.uniform(0.01, most_s) if kills < 5 else 0.0
+        after_s = rng.uniform(0.01, calm_s) if kills < 5 else 0.0
         ended = command(words, folder, kill_after_s=after_s, fresh=rng.random() < _FRESH)
         if ended.code is not None:
             if ended.code:
                 raise TrialError(f"lost: after {kills} kills: {' '.join(words)}: {ended.said[-400:]}")
-            return kills
+            return
     raise AssertionError("the last run is not killed")
 
 
@@ -81,9 +81,12 @@ class Trials:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 255, (48, 48, 3), np.uint8)).save(path)
         shutil.copy(self.calm / "pictures/c0/0.png", self.calm / "image.png")
+        self.seconds: dict[str, float] = {}
         for words in (self.shards(), self.cache(), self.train(), self.copy(), self.sweep()):
+            began = time.monotonic()
             if light(words, self.calm).code:  # in a fork, and the trials in processes of their own: both must agree
                 raise AssertionError("undisturbed, everything succeeds")
+            self.seconds[words[0]] = time.monotonic() - began
         self.kinds: dict[str, Kind] = {
             "make-shards killed": Kind(self.make_shards_killed),
             "cache-teacher killed": Kind(self.cache_killed),
@@ -121,14 +124,14 @@ class Trials:
     def make_shards_killed(self, folder: Path, rng: random.Random) -> None:
         """The same tars and index, whatever was killed on the way."""
         shutil.rmtree(folder / "made")
-        _finish(self.shards(), folder, rng, 0.6)
+        _finish(self.shards(), folder, rng, self.seconds["make-shards"])
         _require_same(folder / "made", self.calm / "made", "*.tar", "shards")
         _require_same(folder / "made", self.calm / "made", "shards.index", "index")
 
     def cache_killed(self, folder: Path, rng: random.Random) -> None:
         """The same units."""
         shutil.rmtree(folder / "new.zarr")
-        _finish(self.cache(), folder, rng, 1.5)
+        _finish(self.cache(), folder, rng, self.seconds["cache-teacher"])
         _require_same(folder / "new.zarr", self.calm / "new.zarr", "*/c/**/*", "cache")
         if "0 teacher forwards" not in light(self.cache(), folder).said:
             raise TrialError("lost: a finished cache costs forwards")
@@ -136,13 +139,13 @@ class Trials:
     def train_killed(self, folder: Path, rng: random.Random) -> None:
         """The same weights."""
         shutil.rmtree(folder / "trained")
-        _finish(self.train(), folder, rng, 3.0)
+        _finish(self.train(), folder, rng, self.seconds["train-student"])
         _require_same(folder / "trained", self.calm / "trained", "weights*.safetensors", "weights")
 
     def copy_killed(self, folder: Path, rng: random.Random) -> None:
         """The same objects, and nothing half written."""
         shutil.rmtree(folder / "copy.zarr")
-        _finish(self.copy(), folder, rng, 0.3)
+        _finish(self.copy(), folder, rng, self.seconds["copy-cache"])
         _require_same(folder / "copy.zarr", self.calm / "copy.zarr", "**/*", "copy")
 
     def interrupted(self, folder: Path, rng: random.Random) -> None:
@@ -155,7 +158,7 @@ class Trials:
             (self.copy(), "copy.zarr", "**/*"),
         ])  # fmt: skip
         shutil.rmtree(folder / made)
-        first_s = rng.uniform(0.05, 3.0)
+        first_s = rng.uniform(0.05, 1.2 * self.seconds[words[0]])
         presses_s = [
             first_s + sum(rng.choice([0.0, 0.01, 0.05, 0.3]) for _ in range(n)) for n in range(rng.randint(1, 4))
         ]

@@ -3,9 +3,12 @@
 One process imports the command line and forks for each case, so that a case sees what it imports and nothing else.
 """
 
+import io
 import json
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -171,6 +174,29 @@ MISSING: list[tuple[list[str], str]] = [
     ([*CACHE, "--teacher-weights", "{cut}"], "cannot be read as safetensors: expected"),
     (["evaluate", *SHARDS, "--weights", "{cut}"], "cannot be read as safetensors: expected"),
     (["export", "{cut}", "{tmp}/x.safetensors"], "cannot be read as safetensors: expected"),
+    *(
+        ([*CACHE, "--teacher-weights", f"{{damaged}}/{name}"], said)
+        for name, said in (
+            ("member.pth", "cannot be read as a torch file: Bad magic number for file header"),
+            ("zip.pth", "cannot be read as a torch file: expected one member data.pkl, got 0"),
+            ("text.pth", "cannot be read: expected a .safetensors or torch file, got one that begins with b'<html>"),
+            ("empty.pth", "cannot be read: expected a .safetensors or torch file, got an empty one"),
+            ("cut.bin", "cannot be read as safetensors: expected"),
+        )
+    ),
+    *(
+        ([word.replace("WEIGHTS", "{damaged}/cut.pth") for word in words], "cannot be read as a torch file: File is")
+        for words in (
+            [*CACHE, "--teacher-weights", "WEIGHTS"],
+            [*CACHE, "--teacher", "local-dir:{damaged}/folder"],
+            ["evaluate", *SHARDS, "--weights", "WEIGHTS"],
+            ["predict", "{picture}", "--weights", "WEIGHTS"],
+            ["export", "WEIGHTS", "{tmp}/x.safetensors"],
+            [*TRAIN, "--pretrained", "WEIGHTS"],
+            [*TRAIN, "--set", "finetune=true", "--set", "init_weights=WEIGHTS"],
+            ["train-teacher", *SHARDS, "--out", "{tmp}/t", "--model", "resnet18", "--init-weights", "WEIGHTS"],
+        )
+    ),
     (["predict", "{set}/classes.txt", *WEIGHTS], "classes.txt"),
     (["predict", "{set}/classes.txt", "{tmp}/no.png", *WEIGHTS], "2 of 2 files could not be answered"),
 ]
@@ -195,13 +221,34 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, 
     """Exit code, output and heavy modules imported by then, of every case in turn."""
     tmp, made = tmp_path_factory.mktemp("refused"), tmp_path_factory.mktemp("made")
     (made / "cut.safetensors").write_bytes((SET / "teacher.safetensors").read_bytes()[:-100])
+    _damage(made)
     Image.new("RGB", (9, 9)).save(made / "picture.png")
-    places = {"set": SET, "tmp": tmp, "cut": made / "cut.safetensors", "picture": made / "picture.png"}
+    places = {"damaged": made, "set": SET, "tmp": tmp, "cut": made / "cut.safetensors", "picture": made / "picture.png"}
     cases = [[word.format(**places) for word in words] for words, _ in (*REFUSED, *MISSING)]
     done = subprocess.run([sys.executable, "-c", CHILD], input=json.dumps(cases), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = dict(zip(map(_id, (*REFUSED, *MISSING)), map(json.loads, done.stdout.splitlines()), strict=True))
     return found | {"made": (0, " ".join(path.name for path in tmp.iterdir()), [])}
+
+
+def _damage(folder: Path) -> None:
+    """Torch files that are none any more, and what is no such file under that name."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as file:
+        file.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
+        file.writestr("archive/data/0", bytes(400))
+    other = io.BytesIO()
+    with zipfile.ZipFile(other, "w") as file:
+        file.writestr("picture.png", b"")
+    (folder / "cut.pth").write_bytes(whole.getvalue()[:-100])
+    (folder / "member.pth").write_bytes(whole.getvalue().replace(b"PK\x03\x04", b"PK\x00\x00", 1))
+    (folder / "zip.pth").write_bytes(other.getvalue())
+    (folder / "text.pth").write_text("<html>please log in</html>")
+    (folder / "empty.pth").write_bytes(b"")
+    (folder / "folder").mkdir()
+    (folder / "folder/config.json").write_text('{"architecture": "resnet18", "pretrained_cfg": {}}')
+    (folder / "folder/pytorch_model.bin").write_bytes(whole.getvalue()[:-100])
+    (folder / "cut.bin").write_bytes((SET / "teacher.safetensors").read_bytes()[:-100])
 
 
 @pytest.mark.slow

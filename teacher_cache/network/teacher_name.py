@@ -106,9 +106,9 @@ def require_known(flag: str, name: str) -> None:
 
 
 def _require_folder(flag: str, place: str) -> None:
-    """ValueError unless a folder has a configuration and weights."""
+    """Refuse a folder without a configuration (ValueError), or without whole weights (ArtefactError)."""
     from teacher_cache.network.model_folder import read_model_folder
-    from teacher_cache.network.weights_metadata import weights_file
+    from teacher_cache.network.weights_metadata import require_weights, weights_file
 
     if not place or not (Path(place) / "config.json").is_file():
         raise ValueError(
@@ -116,7 +116,7 @@ def _require_folder(flag: str, place: str) -> None:
         )
     try:
         read_model_folder(Path(place))
-        weights_file(Path(place))
+        require_weights("weights", weights_file(Path(place)))
     except ArtefactError as error:
         raise ArtefactError(f"{flag} local-dir:{place}: {error}") from None
 

@@ -5,6 +5,7 @@ arguments that describe an architecture are accepted, arguments that make timm o
 """
 
 import json
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,25 +125,50 @@ def require_weights(flag: str, path: Path) -> Path:
         raise ArtefactError(f"{flag}: {error}") from None
     if not file.is_file():
         raise ArtefactError(f"{flag} {path}: no such file; give a .safetensors or torch file of weights, or a run")
-    if file.suffix == ".safetensors":
-        _require_whole(file)
+    _require_whole(file)
     return file
 
 
 def _require_whole(path: Path) -> None:
-    """ArtefactError unless a file is as long as its own header says; it may be a torch file of that name."""
+    """ArtefactError for a damaged file, as far as its structure tells: of an old torch file, a bare pickle, nothing."""
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if file.read(1) != b"{":
-            return
+        head = file.read(9)
+    if head[8:] == b"{":
+        kind, problem = " as safetensors", _safetensors_problem(path)
+    elif head.startswith(b"PK"):
+        kind, problem = " as a torch file", _torch_problem(path)
+    elif head.startswith(b"\x80"):
+        return
+    else:
+        got = "an empty one" if not head else f"one that begins with {head!r}"
+        kind, problem = "", f"expected a .safetensors or torch file, got {got}"
+    if problem:
+        raise ArtefactError(f"weights {path}: cannot be read{kind}: {problem}; copy or export them again")
+
+
+def _safetensors_problem(path: Path) -> str:
+    """Say how a file differs from what its own header says; "" where it does not."""
     try:
         ends = [entry["data_offsets"][1] for name, entry in _header(path).items() if name != "__metadata__"]
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
         expected, got = 8 + length + max(ends, default=0), path.stat().st_size
-        problem = "" if expected == got else f"expected {expected} bytes, got {got}"
+        return "" if expected == got else f"expected {expected} bytes, got {got}"
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        problem = short(f"its header: {error}", 150)
-    if problem:
-        raise ArtefactError(f"weights {path}: cannot be read as safetensors: {problem}; copy or export them again")
+        return short(f"its header: {error}", 150)
+
+
+def _torch_problem(path: Path) -> str:
+    """Say what is wrong with the zip of a torch file; "" where nothing is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
+            if len(pickles) != 1:
+                return f"expected one member data.pkl, got {len(pickles)}"
+            archive.open(pickles[0]).close()  # reads its header; torch can write files without checksums
+        return ""
+    except Exception as error:  # the reader of a damaged zip fails with whatever it stumbles on
+        return short(str(error) or type(error).__name__, 150)
 
 
 def require_named(path: Path, model: str | None) -> None:
