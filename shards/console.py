@@ -145,8 +145,8 @@ def shortened(text: str, lines: int = 6, characters: int = 600) -> str:
     text = "\n".join(rows)
     if len(text) > characters:
         mark = " … (--debug shows all) … "
-        kept = characters - len(mark)
-        text = text[: kept * 2 // 3] + mark + text[-(kept - kept * 2 // 3) :]
+        num_shown = characters - len(mark)
+        text = text[: num_shown * 2 // 3] + mark + text[-(num_shown - num_shown * 2 // 3) :]
     return text
 
 

@@ -72,10 +72,10 @@ def device_words(error: Exception) -> str | None:
     if not kind.__module__.startswith("torch") and kind is not RuntimeError:
         return None
     if kind.__name__ == "OutOfMemoryError":
-        found = _OUT_OF_MEMORY.search(text)
+        match = _OUT_OF_MEMORY.search(text)
         where = (
-            f"cuda:{found['gpu']}: {found['asked']} more do not fit, {found['free']} of {found['total']} are free"
-            if found
+            f"cuda:{match['gpu']}: {match['asked']} more do not fit, {match['free']} of {match['total']} are free"
+            if match
             else "the GPU's memory is full"
         )
         return f"{where}; lower --batch-size, or give --accumulate N, or --precision bf16"
@@ -141,8 +141,8 @@ def _kinds_first(problems: Sequence[Problem]) -> list[Problem]:
     """The first problem of each kind, the most frequent kind first; then the others in their order."""
     first = {problem.kind: n for n, problem in reversed(list(enumerate(problems)))}
     order = [first[kind] for kind, _ in Counter(problem.kind for problem in problems).most_common()]
-    chosen = set(order)
-    return [problems[n] for n in (*order, *(n for n in range(len(problems)) if n not in chosen))]
+    firsts = set(order)
+    return [problems[n] for n in (*order, *(n for n in range(len(problems)) if n not in firsts))]
 
 
 def _cut(text: str, chars: int) -> str:

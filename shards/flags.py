@@ -117,9 +117,9 @@ def bundled(value: type, argument: str, *decorators: Decorator) -> Decorator:
 
     def decorate(function: Any) -> Any:
         @functools.wraps(function)
-        def command(**given: Any) -> Any:
-            mine = {name: given.pop(name) for name in names}
-            return function(**given, **{argument: value(**mine)})
+        def command(**arguments: Any) -> Any:
+            mine = {name: arguments.pop(name) for name in names}
+            return function(**arguments, **{argument: value(**mine)})
 
         return options(*decorators)(command)
 

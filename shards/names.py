@@ -73,14 +73,14 @@ class OpenSet(MutableMapping[str, T]):
         """Whether there is such a member, here or in an installed package; imports nothing."""
         if name in self._members or not isinstance(name, str):
             return name in self._members
-        found = [point for point in _installed(self._group) if point.name == name]
-        if len({point.value for point in found}) > 1:
-            places = ", ".join(f"{point.value} of {_package(point)}" for point in found)
+        points = [point for point in _installed(self._group) if point.name == name]
+        if len({point.value for point in points}) > 1:
+            places = ", ".join(f"{point.value} of {_package(point)}" for point in points)
             raise ValueError(f"{self._what} {name!r}: two packages add it: {places}; uninstall one of them")
-        if found:
-            self._members[name], self._places[name] = None, found[0].value
-            self._packages[name] = _package(found[0])
-        return bool(found)
+        if points:
+            self._members[name], self._places[name] = None, points[0].value
+            self._packages[name] = _package(points[0])
+        return bool(points)
 
     def named(self, name: str, field: str = "") -> T:
         """The member of that name; UnknownMemberError (a ValueError) that lists all names.
@@ -123,8 +123,8 @@ def require_packages(stored: Iterable[str], installed: tuple[str, ...], what: st
     made_with = tuple(stored)
     if made_with != installed:
         command = f"pip install {' '.join(made_with)}" if made_with else f"pip uninstall {' '.join(installed)}"
-        expected, found = (", ".join(names) or "none" for names in (made_with, installed))
-        raise OtherVersionError(f"{what}: made with other packages: expected {expected}, found {found}; {command}")
+        expected, got = (", ".join(names) or "none" for names in (made_with, installed))
+        raise OtherVersionError(f"{what}: made with other packages: expected {expected}, found {got}; {command}")
 
 
 def _name_of(member: object) -> str:
@@ -154,10 +154,10 @@ def unknown(what: str, got: str, known: Iterable[str], *, others: str = "", syno
     near = nearest(got, names, synonyms=synonyms)
     listed = f"there are {', '.join(names)}"
     if near:
-        said = f"the nearest is {near[0]!r}" + "".join(f", then {name!r}" for name in near[1:])
+        suggestion = f"the nearest is {near[0]!r}" + "".join(f", then {name!r}" for name in near[1:])
     else:
-        said = "no name is like it" if len(listed) > _LIST_CHARS else ""
-    parts = [said, listed if len(listed) <= _LIST_CHARS else others]
+        suggestion = "no name is like it" if len(listed) > _LIST_CHARS else ""
+    parts = [suggestion, listed if len(listed) <= _LIST_CHARS else others]
     return f"unknown {what} {short(got)!r}: " + "; ".join(part for part in parts if part)
 
 

@@ -115,8 +115,8 @@ def way_out(environ: Mapping[str, str] = os.environ) -> str:
 
 def _source(environ: Mapping[str, str], shared: bool) -> _Source | None:
     for source in _SOURCES:
-        found = source.rank in environ and source.size in environ and (not source.within or source.within in environ)
-        if found and (shared or not source.shared):
+        present = source.rank in environ and source.size in environ and (not source.within or source.within in environ)
+        if present and (shared or not source.shared):
             return source
     return None
 

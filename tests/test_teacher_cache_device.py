@@ -98,7 +98,7 @@ def test_the_precision_is_the_typed_one_else_as_begun_else_the_devices(
     """What nobody typed is said with its reason; a run or cache goes on in its own precision on every machine."""
     gpus(int(gpu))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
-    chosen = announced_precision((chosen_device(None)), typed, begun=begun)
+    chosen = announced_precision((chosen_device(None)), typed, existing=begun)
     assert chosen == precision
     first = f"precision {precision}: {reason}; --precision chooses another\n" if reason else ""
     assert capsys.readouterr().err == first

@@ -107,8 +107,8 @@ def check_shards(
     path = index_path(shards, shard_cache)
     expected = ShardIndex.load(path) if path.exists() and not overwrite else None
     rule = flags.rule(expected)
-    kept = () if class_names else expected.class_names if expected else _names_before(path, num_classes)
-    names = read_class_names(class_names) if class_names else kept
+    known_names = () if class_names else expected.class_names if expected else _names_before(path, num_classes)
+    names = read_class_names(class_names) if class_names else known_names
     urls = expand_shards(shards)
     events = scan_shards(
         urls,

@@ -57,12 +57,14 @@ class SourceFlags:
             ignore_unknown=self.ignore_unknown,
             no_labels=self.no_labels,
         )
-        found, source = format_of(source, self.format_name)
-        if not found.takes_labels:
-            require_use(self.labels is not None, f"--labels: format {found.name} takes no list; drop one of the two")
+        input_format, source = format_of(source, self.format_name)
+        if not input_format.takes_labels:
+            require_use(
+                self.labels is not None, f"--labels: format {input_format.name} takes no list; drop one of the two"
+            )
             require_use(self.first_label is not None, "--first-label: only with --labels, where the list has numbers")
-        sets = found.read(source)
-        say(f"{path}: {found.summary}")
+        sets = input_format.read(source)
+        say(f"{path}: {input_format.summary}")
         if self.split is None:
             return sets
         if list(sets) != [""]:

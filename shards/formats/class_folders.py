@@ -79,14 +79,14 @@ def _refuse_one_class(tree: FileTree, names: Sequence[str]) -> None:
 
 def missing_classes(names: Sequence[str], images: Sequence[SourceImage]) -> tuple[str, ...]:
     """The class names that no image has."""
-    found = {image.label for image in images}
-    return tuple(name for label, name in enumerate(names) if label not in found)
+    present = {image.label for image in images}
+    return tuple(name for label, name in enumerate(names) if label not in present)
 
 
 def _not_a_class(name: str, names: Sequence[str]) -> Problem:
     near = nearest(name, names)
-    said = f"; the nearest is {near[0]!r}" if near else ""
-    text = f"{name}: this folder is not among the {len(names)} class names given{said}"
+    suggestion = f"; the nearest is {near[0]!r}" if near else ""
+    text = f"{name}: this folder is not among the {len(names)} class names given{suggestion}"
     return Problem(text, "folder that is no class", "add the names, correct them, or move the folders away")
 
 

@@ -86,12 +86,12 @@ class Directory(FileTree):
         self._root = str(path)
 
     def entries(self, folder: str) -> list[TreeEntry]:
-        with os.scandir(os.path.join(self._root, folder)) as found:
-            return sorted(TreeEntry(entry.name, entry.is_dir()) for entry in found)
+        with os.scandir(os.path.join(self._root, folder)) as scanned:
+            return sorted(TreeEntry(entry.name, entry.is_dir()) for entry in scanned)
 
     def status(self, path: str) -> FileStatus:
-        found = os.stat(os.path.join(self._root, path))
-        return FileStatus(found.st_mode, found.st_size, found.st_mtime_ns)
+        status = os.stat(os.path.join(self._root, path))
+        return FileStatus(status.st_mode, status.st_size, status.st_mtime_ns)
 
     def read(self, path: str, offset: int, size: int, most_bytes: int) -> bytes:
         return read_regular(os.path.join(self._root, path), most_bytes=most_bytes)
@@ -116,13 +116,13 @@ class Archive(FileTree):
         return "/".join(part for part in (self._prefix, path) if part)
 
     def entries(self, folder: str) -> list[TreeEntry]:
-        found = self._folders.get(self._inner(folder), {})
-        return sorted(TreeEntry(name, status is None) for name, status in found.items())
+        statuses = self._folders.get(self._inner(folder), {})
+        return sorted(TreeEntry(name, status is None) for name, status in statuses.items())
 
     def status(self, path: str) -> FileStatus:
         folder, _, name = self._inner(path).rpartition("/")
-        found = self._folders[folder][name]
-        return found or FileStatus(stat.S_IFDIR, 0, 0)
+        status = self._folders[folder][name]
+        return status or FileStatus(stat.S_IFDIR, 0, 0)
 
     def below(self, folder: str) -> "Archive":
         return type(self)(self._path, self._folders, self._inner(folder))
@@ -249,14 +249,14 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 def _tar_tree(path: Path, file: BinaryIO) -> Archive:
     folders: dict[str, dict[str, FileStatus | None]] = {"": {}}
-    found = os.fstat(file.fileno())
-    for name, member in _members(file, "", found.st_size):
+    tar_status = os.fstat(file.fileno())
+    for name, member in _members(file, "", tar_status.st_size):
         if member.isdir():
             _add(folders, name, None)
         elif member.isreg():
-            _add(folders, name, FileStatus(_FILE, member.size, found.st_mtime_ns, member.offset_data))
+            _add(folders, name, FileStatus(_FILE, member.size, tar_status.st_mtime_ns, member.offset_data))
         else:
-            _add(folders, name, FileStatus(stat.S_IFLNK, 0, found.st_mtime_ns, member.offset_data))
+            _add(folders, name, FileStatus(stat.S_IFLNK, 0, tar_status.st_mtime_ns, member.offset_data))
     return Archive(path, folders)
 
 

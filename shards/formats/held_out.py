@@ -36,10 +36,10 @@ def held_out(listed: ImageList, share: float) -> Mapping[str, ImageList]:
             f"{count(len(listed.images), 'image')} in all; leave out --split"
         )
     parts = {"train": set(range(len(listed.images))) - val, "val": val}
-    found = {}
+    sets = {}
     for name, places in parts.items():
         images = [listed.images[place] for place in sorted(places)]
         without = missing_classes(listed.class_names, images)
-        found[name] = replace(listed, images=images, without_images=without)
-    found["val"] = replace(found["val"], ignored={}, remarks=())
-    return found
+        sets[name] = replace(listed, images=images, without_images=without)
+    sets["val"] = replace(sets["val"], ignored={}, remarks=())
+    return sets

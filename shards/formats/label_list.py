@@ -99,8 +99,8 @@ def _columns(header: Sequence[str], where: str) -> tuple[int, int]:
 
 def as_numbers(labels: Sequence[str]) -> list[int] | None:
     """The labels as numbers ("3" and "3.0" are 3), where all are numbers; else None."""
-    found = [_WHOLE.fullmatch(label) for label in labels]
-    return None if None in found else [int(match[1]) for match in found if match]
+    matches = [_WHOLE.fullmatch(label) for label in labels]
+    return None if None in matches else [int(match[1]) for match in matches if match]
 
 
 def devkit_names(path: Path) -> dict[int, str]:

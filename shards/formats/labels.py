@@ -111,13 +111,13 @@ class _ImageNames:
 
 def _label_of(lines: Sequence[LabelLine], names: _ImageNames, where: str) -> dict[str, str]:
     """Path → label as the list has it; ValueError counting images that have two."""
-    found: dict[str, LabelLine] = {}
+    line_of: dict[str, LabelLine] = {}
     problems = []
     for line in lines:
         path = names.find(line.image)
         if path is None:
             continue
-        other = found.setdefault(path, line)
+        other = line_of.setdefault(path, line)
         if other.label != line.label:
             text = f"line {line.number}: {line.image!r} is {line.label!r}, in line {other.number} {other.label!r}"
             problems.append(Problem(text, "", "keep one label of each image"))
@@ -125,7 +125,7 @@ def _label_of(lines: Sequence[LabelLine], names: _ImageNames, where: str) -> dic
             problems.append(Problem(f"line {line.number}: {line.image!r} has no class", "", "add its class"))
     if problems:
         raise ValueError(problems_text(where, problems))
-    return {path: line.label for path, line in found.items()}
+    return {path: line.label for path, line in line_of.items()}
 
 
 def _numbered(

@@ -42,28 +42,28 @@ def _suits(source: Source) -> bool:
 
 def _read(source: Source) -> Mapping[str, ImageList]:
     tree = source.tree
-    found = _find(tree)
-    if found is None:
+    splits = _find(tree)
+    if splits is None:
         raise ShardError(
             f"{source.path}: expected the folders train (with a folder for each class) and val, got others"
         )
     train = list_class_folders(
-        tree.below(_join(found.place, found.train)), source.class_names, ignore_unknown=source.ignore_unknown
+        tree.below(_join(splits.place, splits.train)), source.class_names, ignore_unknown=source.ignore_unknown
     )
-    val = _validation(source, tree, found, train.class_names)
-    others = sorted(set(tree.folders(found.place)) - {found.train, found.val})
+    val = _validation(source, tree, splits, train.class_names)
+    others = sorted(set(tree.folders(splits.place)) - {splits.train, splits.val})
     shown = [name for name in others if not name.startswith(".")]
     remarks = (f"beside train and val, passed over: {', '.join(shown[:5])}",) if shown else ()
     return {"train": replace(train, remarks=remarks), "val": val}
 
 
-def _validation(source: Source, tree: FileTree, found: _Splits, class_names: Sequence[str]) -> ImageList:
+def _validation(source: Source, tree: FileTree, splits: _Splits, class_names: Sequence[str]) -> ImageList:
     """The validation set, labelled by the classes of the training set."""
-    inner = tree.below(_join(found.place, found.val))
+    inner = tree.below(_join(splits.place, splits.val))
     flat = [e.name for e in inner.entries("") if not e.is_folder and suffix_of(e.name) in FILE_SUFFIXES]
     if source.labels is None and not flat:
         return list_class_folders(inner, class_names, ignore_unknown=source.ignore_unknown)
-    labels = LabelList.load(source.labels) if source.labels else _list_beside(source, tree, found)
+    labels = LabelList.load(source.labels) if source.labels else _list_beside(source, tree, splits)
     if labels is None:
         raise ShardError(
             f"{inner.name}: images side by side, without folders for their classes: put {_KAGGLE_LIST} beside the "
@@ -79,9 +79,9 @@ def _validation(source: Source, tree: FileTree, found: _Splits, class_names: Seq
     )
 
 
-def _list_beside(source: Source, tree: FileTree, found: _Splits) -> LabelList | None:
+def _list_beside(source: Source, tree: FileTree, splits: _Splits) -> LabelList | None:
     """Kaggle's list of the labels, in the tree or beside it."""
-    for folder in dict.fromkeys(("", found.place, _join(found.place, found.val))):
+    for folder in dict.fromkeys(("", splits.place, _join(splits.place, splits.val))):
         if _KAGGLE_LIST in [entry.name for entry in tree.entries(folder)]:
             path = _join(folder, _KAGGLE_LIST)
             status = tree.status(path)

@@ -47,7 +47,7 @@ class ImageWalk:
         except OSError as error:
             self.note(folder or ".", f"cannot be listed: {error.strerror}", "unreadable", "check the permissions")
             return []
-        kept = []
+        wanted = []
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_folder and (entry.name.startswith(".") or entry.name in IGNORED_FOLDERS):
@@ -57,22 +57,22 @@ class ImageWalk:
             elif any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in entry.name):
                 self.note(repr(path), "expected a UTF-8 name without control characters", "unusable name", "rename it")
             elif path not in self._lists:
-                kept.append(entry)
-        return kept
+                wanted.append(entry)
+        return wanted
 
     def classes(self) -> list[str]:
         """The folders of the root; any other file there is a problem, or passed over."""
-        found = []
+        names = []
         for entry in self.entries(""):
             suffix = suffix_of(entry.name)
             if entry.is_folder:
-                found.append(entry.name)
+                names.append(entry.name)
             elif self._ignore_unknown and suffix not in FILE_SUFFIXES:
                 self.ignored[_called(suffix)] += 1
             else:
                 advice = "move it into a class or away; images side by side need a list of their labels: --labels FILE"
                 self.note(entry.name, "expected only class folders here, got a file", "file beside the classes", advice)
-        return found
+        return names
 
     def images(self, folder: str, label: int, above: tuple[str, ...] = ()) -> Iterator[SourceImage]:
         """The images below a folder of the tree, in the order of their names."""

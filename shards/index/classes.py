@@ -90,50 +90,52 @@ class ClassMatch(NamedTuple):
     difference: str = ""
 
 
-def match_classes(here: Classes, there: Classes) -> ClassMatch:
+def match_classes(here: Classes, other: Classes) -> ClassMatch:
     """Find each class of one side among those of the other by its name; without names, by its number.
 
     Both sides may have the same classes, in one order or in two, or those here may be some of those there.
     """
-    if not (here.names and there.names):
-        return _by_number(here, there)
-    if list(here.names) == list(there.names):
+    if not (here.names and other.names):
+        return _by_number(here, other)
+    if list(here.names) == list(other.names):
         return ClassMatch(proven=True)
-    place = {name: number for number, name in enumerate(there.names)}
-    if len(place) < len(there.names) or len(set(here.names)) < len(here.names):
-        return ClassMatch(difference=f"{_first_difference(here, there)}; a name stands there twice")
+    place = {name: number for number, name in enumerate(other.names)}
+    if len(place) < len(other.names) or len(set(here.names)) < len(here.names):
+        return ClassMatch(difference=f"{_first_difference(here, other)}; a name stands there twice")
     common = sum(name in place for name in here.names)
     if common < len(here.names):
         return ClassMatch(
-            difference=f"{_first_difference(here, there)}; {common} of {len(here.names)} names are in both"
+            difference=f"{_first_difference(here, other)}; {common} of {len(here.names)} names are in both"
         )
-    if len(here.names) == len(there.names):
-        words = f"the same {count(len(place), 'class')} in another order: {_first_difference(here, there)}"
+    if len(here.names) == len(other.names):
+        words = f"the same {count(len(place), 'class')} in another order: {_first_difference(here, other)}"
     else:
-        words = f"the {count(len(here.names), 'class')} of {here.whose} are among the {len(place):,} of {there.whose}"
+        words = f"the {count(len(here.names), 'class')} of {here.whose} are among the {len(place):,} of {other.whose}"
     return ClassMatch(order=tuple(place[name] for name in here.names), proven=True, words=words)
 
 
-def _by_number(here: Classes, there: Classes) -> ClassMatch:
-    if here.num_classes != there.num_classes:
+def _by_number(here: Classes, other: Classes) -> ClassMatch:
+    if here.num_classes != other.num_classes:
         classes = count(here.num_classes, "class")
-        return ClassMatch(difference=f"{classes} in {here.whose}, {there.num_classes:,} in {there.whose}")
-    nameless = " and in ".join(side.whose for side in (here, there) if not side.names)
+        return ClassMatch(difference=f"{classes} in {here.whose}, {other.num_classes:,} in {other.whose}")
+    nameless = " and in ".join(side.whose for side in (here, other) if not side.names)
     return ClassMatch(words=f"no class names in {nameless}: nothing shows that both sides number the classes alike")
 
 
-def _first_difference(here: Classes, there: Classes) -> str:
+def _first_difference(ours: Classes, theirs: Classes) -> str:
     """The first class that has another name there, both names as they can be told apart."""
-    if len(here.names) != len(there.names):
-        number, name = next(((n, name) for n, name in enumerate(here.names) if name not in there.names), (0, ""))
-        twin = next((other for other in there.names if _folded(other) == _folded(name)), "")
+    if len(ours.names) != len(theirs.names):
+        number, name = next(((n, name) for n, name in enumerate(ours.names) if name not in theirs.names), (0, ""))
+        twin = next((other for other in theirs.names if _folded(other) == _folded(name)), "")
         like = f" ({_quoted(twin, name)} there{_kind_of_twin(name, twin)})" if twin else ""
-        classes = count(len(there.names), "class")
-        return f"class {number} of {here.whose}, {_quoted(name, twin)}, is none of the {classes} of {there.whose}{like}"
-    number = next(n for n, pair in enumerate(zip(here.names, there.names, strict=True)) if pair[0] != pair[1])
-    name, other = here.names[number], there.names[number]
+        classes = count(len(theirs.names), "class")
+        return (
+            f"class {number} of {ours.whose}, {_quoted(name, twin)}, is none of the {classes} of {theirs.whose}{like}"
+        )
+    number = next(n for n, pair in enumerate(zip(ours.names, theirs.names, strict=True)) if pair[0] != pair[1])
+    name, other = ours.names[number], theirs.names[number]
     return (
-        f"class {number} is {_quoted(name, other)} in {here.whose}, {_quoted(other, name)} in {there.whose}"
+        f"class {number} is {_quoted(name, other)} in {ours.whose}, {_quoted(other, name)} in {theirs.whose}"
         f"{_kind_of_twin(name, other)}"
     )
 

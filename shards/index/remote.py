@@ -60,12 +60,12 @@ def local_shard(url: str, expected_bytes: int | None, cache_dir: Path | None = N
 def _fetched(url: str, target: Path, expected_bytes: int | None, stall_s: float) -> Path:
     # One process fetches, the others wait for it.
     with locked(target.with_name(f".{target.name}.lock"), wait_s=FOR_EVER):
-        told = expected_bytes if expected_bytes is not None else fetch(TransferOrder(url, "", -1, stall_s))
-        if told < 0 or _size(target) != told:
-            _require_room(url, target.parent, told)
+        num_bytes = expected_bytes if expected_bytes is not None else fetch(TransferOrder(url, "", -1, stall_s))
+        if num_bytes < 0 or _size(target) != num_bytes:
+            _require_room(url, target.parent, num_bytes)
             for left in target.parent.glob(f".{glob.escape(target.name)}.*{TEMPORARY}"):
                 left.unlink(missing_ok=True)  # of a process that was killed: whoever fetches this holds the lock
-            _fetch(url, target, told, stall_s)
+            _fetch(url, target, num_bytes, stall_s)
     return target
 
 

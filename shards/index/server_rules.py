@@ -46,11 +46,11 @@ def session_options(error: type[ArtefactError]) -> dict[str, Any]:
     """Return the arguments of an aiohttp session in which a foreign redirect raises `error` before it is followed."""
     import aiohttp
 
-    async def look(session: Any, context: Any, told: aiohttp.TraceRequestRedirectParams) -> None:
+    async def look(session: Any, context: Any, redirect: aiohttp.TraceRequestRedirectParams) -> None:
         try:
-            _require_allowed(told, error)
+            _require_allowed(redirect, error)
         except BaseException:
-            told.response.close()
+            redirect.response.close()
             raise
 
     trace = aiohttp.TraceConfig()
@@ -58,17 +58,19 @@ def session_options(error: type[ArtefactError]) -> dict[str, Any]:
     return {"trace_configs": [trace]}
 
 
-def _require_allowed(told: Any, error: type[ArtefactError]) -> None:
+def _require_allowed(redirect: Any, error: type[ArtefactError]) -> None:
     import yarl
 
-    asked = told.response.url
-    target = asked.join(yarl.URL(told.response.headers.get("Location") or told.response.headers.get("URI") or ""))
+    source = redirect.response.url
+    target = source.join(
+        yarl.URL(redirect.response.headers.get("Location") or redirect.response.headers.get("URI") or "")
+    )
     if target.scheme not in ("http", "https") or not target.host:
-        raise error(f"{asked}: expected a redirect to http:// or https://, got one to {str(target)[:200]!r}")
-    own = target.origin() == asked.origin()
-    secured = (target.scheme, target.host, target.port) == ("https", asked.host, 443)
+        raise error(f"{source}: expected a redirect to http:// or https://, got one to {str(target)[:200]!r}")
+    own = target.origin() == source.origin()
+    secured = (target.scheme, target.host, target.port) == ("https", source.host, 443)
     if not (own or secured or str(target.origin()) in os.environ.get(ALLOWED, "").split(",")):
         raise error(
-            f"{asked.origin()}: the server sends a request on to {target.origin()}; only the address that was typed is "
-            f"opened. If you trust the other one, name it: export {ALLOWED}={target.origin()}"
+            f"{source.origin()}: the server sends a request on to {target.origin()}; only the address that was typed "
+            f"is opened. If you trust the other one, name it: export {ALLOWED}={target.origin()}"
         )

@@ -149,13 +149,13 @@ class ShardIndex:
         for shard in range(self.num_shards if len(wanted) else 0):
             base, rows = int(self.key_first_S[shard]), slice(int(self.first_S[shard]), int(self.first_S[shard + 1]))
             ends = self.key_end_N[rows].astype(np.int64)
-            found = np.flatnonzero(np.diff(ends, prepend=0) == len(wanted))
+            rows_left = np.flatnonzero(np.diff(ends, prepend=0) == len(wanted))
             for back in range(1, len(wanted) + 1):
-                if not len(found):
+                if not len(rows_left):
                     break
-                found = found[self.key_bytes[base + ends[found] - back] == wanted[-back]]
-            if len(found):
-                return shard, int(found[0])
+                rows_left = rows_left[self.key_bytes[base + ends[rows_left] - back] == wanted[-back]]
+            if len(rows_left):
+                return shard, int(rows_left[0])
         raise ShardError(f"index: no sample has the key {key!r}; similar: {', '.join(self._similar(key)) or 'none'}")
 
     def _similar(self, key: str, count: int = 3) -> list[str]:

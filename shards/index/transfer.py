@@ -128,8 +128,8 @@ def _open(url: str) -> tuple[Any, str]:
         elif scheme == "s3":
             # In parts, s3fs makes a list as long as the server says the file is; one stream is watched as it comes.
             options["max_concurrency"] = 1
-        found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
-        return found
+        opened: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
+        return opened
     except ImportError as error:
         extra = "azure" if scheme in AZURE_SCHEMES else "remote"
         raise _TransferError(f"{error}; install the extra: pip install -e '.[{extra}]'", again=False) from error
@@ -219,12 +219,12 @@ def _in_process(order: TransferOrder) -> int:
     words = [sys.executable, "-m", "shards.index.transfer", json.dumps(order), str(os.getpid())]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     try:
-        said = json.loads(done.stdout.splitlines()[-1])
+        report = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         raise _TransferError(f"the fetching process ended with {done.returncode}", again=True) from None
-    if "bytes" in said:
-        return int(said["bytes"])
-    raise _TransferError(str(said["error"]), again=bool(said["again"]))
+    if "bytes" in report:
+        return int(report["bytes"])
+    raise _TransferError(str(report["error"]), again=bool(report["again"]))
 
 
 def _end_with(parent: int) -> None:
@@ -238,12 +238,12 @@ def main() -> None:
     """Fetch one order, given as JSON and followed by the number of the process that wants it, and say how it went."""
     threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
     try:
-        said: dict[str, Any] = {"bytes": _once(TransferOrder(*json.loads(sys.argv[1])))}
+        report: dict[str, Any] = {"bytes": _once(TransferOrder(*json.loads(sys.argv[1])))}
     except _TransferError as error:
-        said = {"error": str(error), "again": error.again}
+        report = {"error": str(error), "again": error.again}
     except OSError as error:
-        said = {"error": f"cannot be kept: {error}; make room or choose another place", "again": False}
-    sys.stdout.write(json.dumps(said) + "\n")
+        report = {"error": f"cannot be kept: {error}; make room or choose another place", "again": False}
+    sys.stdout.write(json.dumps(report) + "\n")
     sys.stdout.flush()
     os._exit(0)  # a transfer that was given up may still hang in its thread
 

@@ -62,15 +62,15 @@ def in_workers(
 
 
 def _results(pool: "_Pool[T, R]", tasks: Iterator[T], *, limit: int, in_order: bool) -> Generator[R, None, None]:
-    given = taken = 0
+    handed_out = taken = 0
     ready: dict[int, Done] = {}
     try:
         while True:
             # What is given and not yet taken is bounded, so that one slow task does not fill the memory with others.
-            while given - taken < limit and (task := next(tasks, _NO_MORE)) is not _NO_MORE:
-                pool.give(given, task)  # type: ignore[arg-type]  # the mark of the end has been seen to
-                given += 1
-            if given == taken:
+            while handed_out - taken < limit and (task := next(tasks, _NO_MORE)) is not _NO_MORE:
+                pool.give(handed_out, task)  # type: ignore[arg-type]  # the mark of the end has been seen to
+                handed_out += 1
+            if handed_out == taken:
                 return
             while not (taken in ready if in_order else ready):
                 ready |= {done.number: done for done in pool.wait()}
@@ -125,10 +125,10 @@ class _Pool(Generic[T, R]):
         poll = select.poll()
         for descriptor in busy:
             poll.register(descriptor, select.POLLIN)
-        while not (found := poll.poll(BEAT_S * 1000)):
+        while not (events := poll.poll(BEAT_S * 1000)):
             for worker in busy.values():
                 self._require_alive(worker)
-        return [self._receive(busy[descriptor]) for descriptor, _ in found]
+        return [self._receive(busy[descriptor]) for descriptor, _ in events]
 
     def close(self) -> None:
         """End the workers: after the task they are in, or by force when that takes long."""

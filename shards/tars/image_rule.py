@@ -123,12 +123,12 @@ def orientation(data: bytes, suffix: str) -> int:
     exif = _exif(data, suffix)
     if not exif:
         return 1
-    found = Image.Exif()
+    tags = Image.Exif()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found.load(exif)
-            place = found.get(_ORIENTATION, 1)
+            tags.load(exif)
+            place = tags.get(_ORIENTATION, 1)
     except (SyntaxError, ValueError, KeyError, TypeError, OSError, EOFError, struct.error):
         return 1  # metadata that nobody can read turn no image
     return place if place in _TRANSPOSED else 1

@@ -298,13 +298,13 @@ def _load_all(job: _Job, seen: list[_Seen]) -> Iterator[Sample]:
 
 def _in_groups(job: _Job) -> Iterator[Callable[[], bytes]]:
     """What gives the bytes of each image: all are read now, group by group."""
-    found: dict[int, bytes | ShardError] = {}
+    read: dict[int, bytes | ShardError] = {}
     for image in sorted(job.images, key=lambda image: image.offset):
         try:
-            found[image.offset] = _load(job, image)
+            read[image.offset] = _load(job, image)
         except ShardError as error:
-            found[image.offset] = error
-    return (partial(_given, found[image.offset]) for image in job.images)
+            read[image.offset] = error
+    return (partial(_given, read[image.offset]) for image in job.images)
 
 
 def _given(data: bytes | ShardError) -> bytes:

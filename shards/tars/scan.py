@@ -74,7 +74,7 @@ def scan_shards(
     problems = _missing(expected, urls)
     num_bad = len(problems)
     event = ScanEvent(url="", num_shards=len(urls))
-    for position, scan, found in _scan_all(urls, rule, cache_dir, workers):
+    for position, scan, faults in _scan_all(urls, rule, cache_dir, workers):
         event = replace(event, url=urls[position], shards_done=event.shards_done + 1)
         if scan is not None:
             scans[position] = scan
@@ -83,10 +83,10 @@ def scan_shards(
             empty = event.empty if len(scan.label_N) else (*event.empty, scan.name)
             event = replace(event, num_samples=samples, num_bytes=size, ignored=dict(ignored), empty=empty)
             differs = difference(expected, scan, urls[position]) if expected is not None else None
-            found = (*found, differs) if differs else found
-        problems.extend(found)
-        num_bad += bool(found)
-        yield replace(event, problem="\n".join(_as_line(problem) for problem in found))
+            faults = (*faults, differs) if differs else faults
+        problems.extend(faults)
+        num_bad += bool(faults)
+        yield replace(event, problem="\n".join(_as_line(problem) for problem in faults))
     if problems:
         num_shards = len(set(map(base_name, urls)) | set(expected.names if expected else ()))
         bad = f"{num_bad} of {count(num_shards, 'shard')} not as expected"
@@ -109,8 +109,8 @@ def _assembled(
     full = [position for position in range(len(urls)) if len(scans[position].label_N)]
     if not full:
         raise ShardError(f"{urls[0]}: expected a shard with samples, got {count(len(urls), 'empty shard')}")
-    kept = [urls[position] for position in full]
-    index = assemble(kept, [scans[n] for n in full], num_classes=num_classes, class_names=class_names)
+    full_urls = [urls[position] for position in full]
+    index = assemble(full_urls, [scans[n] for n in full], num_classes=num_classes, class_names=class_names)
     empty = sorted(scan.name for scan in scans.values() if not len(scan.label_N))
     return replace(index, empty_shards=tuple(empty))
 

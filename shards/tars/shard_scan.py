@@ -248,8 +248,8 @@ def _stray(member: Member, suffix: str | None) -> Problem:
 
 
 def _refused(member: Member, where: str, expected: str, advice: str, got: str = "") -> ShardError:
-    found = f", got {got}" if got else ""
-    return ShardError(f"{where}: offset {member.offset}: member {member.name!r}: expected {expected}{found}; {advice}")
+    words = f"expected {expected}, got {got}" if got else f"expected {expected}"
+    return ShardError(f"{where}: offset {member.offset}: member {member.name!r}: {words}; {advice}")
 
 
 class _Sample:
@@ -349,14 +349,14 @@ class _Sample:
         name = self._rule.label_key
         if name is None:
             return
-        found = _nested(fields, name)
-        if found is None and self._rule.labels_optional:
+        stored = _nested(fields, name)
+        if stored is None and self._rule.labels_optional:
             return
-        label = self._number(found)
+        label = self._number(stored)
         if label is None:
             advice = "check --label-key; where labels are names of classes give all names with --class-names"
             expected = f"an integer label under {name!r}"
-            raise _refused(member, self._where, expected, advice, short(repr(found)))
+            raise _refused(member, self._where, expected, advice, short(repr(stored)))
         self._labels.append(self._in_range(member, label))
 
 

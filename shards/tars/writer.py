@@ -68,9 +68,11 @@ def _checked(sample: Sample) -> Sample:
             f"{where}: expected an integer label, got {label!r}; give each class its number, and None to an image "
             "without a label"
         )
-    found = require_image(data, where)
-    if found != suffix.lower().replace("jpeg", "jpg"):
-        raise ShardError(f"{where}: expected a {suffix} image as its suffix says, got a {found}; give suffix {found!r}")
+    image_format = require_image(data, where)
+    if image_format != suffix.lower().replace("jpeg", "jpg"):
+        raise ShardError(
+            f"{where}: expected a {suffix} image as its suffix says, got a {image_format}; give suffix {image_format!r}"
+        )
     return key, None if label is None else int(label), suffix, data
 
 

@@ -30,12 +30,12 @@ def draw_rand_augment(
     `names` are those to choose from; () are timm's.
     """
     names = names or RAND_AUGMENT_OPERATIONS
-    chosen = []
+    drawn = []
     for _ in range(settings.num_operations):
         name = names[rng.below(len(names))]
         if rng.uniform() < settings.prob:
-            chosen.append(Operation(name, operation_value(name, draw_magnitude(settings, rng), settings, size, rng)))
-    return tuple(chosen)
+            drawn.append(Operation(name, operation_value(name, draw_magnitude(settings, rng), settings, size, rng)))
+    return tuple(drawn)
 
 
 def draw_magnitude(settings: RandAugment, rng: Stream) -> float:

@@ -239,14 +239,14 @@ def _without_metadata(data: bytes) -> bytes:
 
     Pillow reads them before and after the pixels and refuses an image for a text that is too long.
     """
-    parts, kept, position = [], 0, len(_PNG_SIGNATURE)
+    parts, kept_until, position = [], 0, len(_PNG_SIGNATURE)
     while position + 8 <= len(data):
         end = position + 12 + int.from_bytes(data[position : position + 4], "big")
         if data[position + 4 : position + 8] in _PNG_METADATA and end <= len(data):
-            parts.append(data[kept:position])
-            kept = end
+            parts.append(data[kept_until:position])
+            kept_until = end
         position = end
-    return b"".join((*parts, data[kept:])) if parts else data
+    return b"".join((*parts, data[kept_until:])) if parts else data
 
 
 def _open_pillow(data: bytes, where: str) -> Image.Image:

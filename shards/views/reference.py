@@ -83,5 +83,7 @@ def suspects_here(recipe: ViewRecipe) -> tuple[str, ...]:
     """The parts of a recipe that this machine renders otherwise than the table says."""
     version = replaced(recipe.versions)
     its = {"draw", "decode", "crop", "flip", "erase", *(version.get(name, name) for name in recipe.drawn_operations)}
-    found = [behaviour_difference(REFERENCE[name], behaviour_digest(reference_recipe(name))) for name in REFERENCE]
-    return tuple(dict.fromkeys(part for parts in found for part in parts if part in its))
+    differences = [
+        behaviour_difference(REFERENCE[name], behaviour_digest(reference_recipe(name))) for name in REFERENCE
+    ]
+    return tuple(dict.fromkeys(part for parts in differences for part in parts if part in its))

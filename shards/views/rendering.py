@@ -61,16 +61,16 @@ def render_ahead(
         return (render_blocks(reader, recipe, task) for task in tasks)
     ring = Ring(workers * prefetch + held)
 
-    def render(given: tuple[int | None, Task]) -> _Rendered:
-        slot, task = given
+    def render(slot_and_task: tuple[int | None, Task]) -> _Rendered:
+        slot, task = slot_and_task
         if slot is None:
             return _Rendered(None, render_blocks(reader, recipe, task))
         out_BHWC = ring.room(slot).reshape(-1, recipe.size, recipe.size, 3)
         batch = render_blocks(reader, recipe, task, out_BHWC)
         return _Rendered(slot, batch._replace(view_BHWC=out_BHWC[:0]))
 
-    given = _with_slots(tasks, ring, recipe, died)
-    rendered = in_workers(render, given, workers=workers, ahead=prefetch, start=without_threads, died=died)
+    slotted_tasks = _with_slots(tasks, ring, recipe, died)
+    rendered = in_workers(render, slotted_tasks, workers=workers, ahead=prefetch, start=without_threads, died=died)
     return _lent(rendered, ring, recipe.size, pin_memory=pin_memory)
 
 

@@ -306,7 +306,7 @@ class TrainingFlags:
 
         device, quiet = chosen_device(self.device), quiet or world_from_env().rank > 0
         kind = device.partition(":")[0]
-        precision = announced_precision(kind, self.precision, begun=run_precision, compile=self.compile, quiet=quiet)
+        precision = announced_precision(kind, self.precision, existing=run_precision, compile=self.compile, quiet=quiet)
         return TrainSettings(
             seed=seed,
             precision=cast("Precision", precision),

@@ -302,10 +302,10 @@ class _Display:
             )
         )
         if event.stopped:
-            kept = self._num_units - event.missing_units
+            num_saved = self._num_units - event.missing_units
             lost = f"; {count(self._views_of_unit, 'view')} of an unfinished chunk are lost" * bool(self._views_of_unit)
             say(
-                f"stopped: {kept} of {count(self._num_units, 'chunk')} of the cache are saved{lost}; run the same "
+                f"stopped: {num_saved} of {count(self._num_units, 'chunk')} of the cache are saved{lost}; run the same "
                 "command again to go on"
             )
             raise stop_with(self._stop.exit_code)
@@ -331,10 +331,10 @@ def _opened_words(event: "CacheOpened") -> Iterator[str]:
     yield f"views: {served(cache.num_views, cache.views_per_unit)}"
     if (size := spec.recipe.block_size) != _BLOCK:
         yield f"mixing groups of {count(size, 'image')}: batches are multiples of {size}"
-    kept = fidelity_bytes(spec, cache.rows_S)
-    if event.created and kept > STORE_BYTES:
+    more_bytes = fidelity_bytes(spec, cache.rows_S)
+    if event.created and more_bytes > STORE_BYTES:
         yield (
-            f"storage: {kept:.0f} more bytes a view, because the set is small: all logits of "
+            f"storage: {more_bytes:.0f} more bytes a view, because the set is small: all logits of "
             f"{count(fidelity_count(spec, cache.rows_S), 'view')} in each chunk, to measure the error of storing"
         )
 

@@ -13,10 +13,10 @@ from teacher_cache.store.header import local_header
 )
 def check_machine(cache: str | None) -> None:
     """Render fixed images and compare their checksums, in seconds. Exit code 1 if this machine renders other pixels."""
-    found = _with_cache(cache) if cache else _with_reference()
-    for name, parts in found.items():
+    differing = _with_cache(cache) if cache else _with_reference()
+    for name, parts in differing.items():
         result(f"{name}: {'renders differently: ' + ', '.join(parts) if parts else 'the same pixels'}")
-    if any(found.values()):
+    if any(differing.values()):
         if not cache:
             say("this machine renders other pixels than others do: make the cache where the students are trained")
         raise stop_with(1)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def announced_precision(
-    device: str, typed: str | None, *, begun: str | None = None, compile: bool = False, quiet: bool = False
+    device: str, typed: str | None, *, existing: str | None = None, compile: bool = False, quiet: bool = False
 ) -> str:
     """Return the precision of a command, and say it with its reason where nobody typed it, and what is slow.
 
@@ -42,8 +42,8 @@ def announced_precision(
     from teacher_cache.network.arithmetic import default_precision
     from teacher_cache.network.device import expectations
 
-    chosen, reason = (begun, "as begun") if begun is not None else default_precision(device)
-    precision = typed or chosen
+    default, reason = (existing, "as begun") if existing is not None else default_precision(device)
+    precision = typed or default
     lines = [] if typed else [f"precision {precision}: {reason}; --precision chooses another"]
     for line in [*lines, *expectations(device, precision=precision, compile=compile)] if not quiet else ():
         say(line)
@@ -155,19 +155,19 @@ class TeacherFlags:
         from teacher_cache.network.teacher import load_teacher
         from teacher_cache.stage1.agreement import fit_classes
 
-        chosen, (name, known) = rank_device(device, world), self.named()
+        target, (name, known) = rank_device(device, world), self.named()
         quiet = world.rank > 0
-        begun = existing.precision if existing is not None else None
-        precision = announced_precision(chosen.type, precision, begun=begun, compile=compile, quiet=quiet)
+        before = existing.precision if existing is not None else None
+        precision = announced_precision(target.type, precision, existing=before, compile=compile, quiet=quiet)
         search_current_folder()
-        if chosen.type == "cpu":
+        if target.type == "cpu":
             keep_freed_memory()
         teacher = load_teacher(
             name,
             weights=self.teacher_weights,
             averaged=self.teacher_ema == "yes",
             precision=precision,
-            device=chosen,
+            device=target,
             compile=compile,
             input_size=views.size,
             view_mean=views.mean,
@@ -319,10 +319,10 @@ class RecordFlags:
         from teacher_cache.record.record_format import RecordFormat
 
         k, num_bytes = self.top_k or None, self.num_bytes or None
-        chosen = RecordFormat.chosen(self.record_kind, num_classes, k=k, num_bytes=num_bytes)
+        record = RecordFormat.chosen(self.record_kind, num_classes, k=k, num_bytes=num_bytes)
         if existing is not None:
-            return replace(chosen, fidelity_floor=existing.record.fidelity_floor)
-        return chosen.fitted_to(index.num_samples * recipe.block_views, index.num_shards)
+            return replace(record, fidelity_floor=existing.record.fidelity_floor)
+        return record.fitted_to(index.num_samples * recipe.block_views, index.num_shards)
 
 
 def record_kind_callback(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

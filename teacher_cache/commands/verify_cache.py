@@ -43,18 +43,20 @@ def verify_cache(
 
     Exit code 1 if anything is wrong.
     """
-    asked = teacher.teacher is not None
-    if not asked and (teacher.teacher_weights or teacher.teacher_args or teacher.teacher_mean or teacher.teacher_std):
+    with_teacher = teacher.teacher is not None
+    if not with_teacher and (
+        teacher.teacher_weights or teacher.teacher_args or teacher.teacher_mean or teacher.teacher_std
+    ):
         raise ValueError("--teacher-weights, --teacher-arg: whose? give --teacher NAME as well")
-    if not asked:
+    if not with_teacher:
         refuse_ignored(["teacher_ema", "teacher_classes"], "no --teacher is asked")
-    if (deep or asked) and shard_place.shards is None:
+    if (deep or with_teacher) and shard_place.shards is None:
         raise ValueError("--deep: renders again, so it needs --shards")
-    if not asked:
+    if not with_teacher:
         refuse_ignored(["tolerance", "device"], "no --teacher is asked")
-    if not asked and not deep:
+    if not with_teacher and not deep:
         refuse_ignored(["shards", "shard_cache", "blocks", "seed"], "only --deep and --teacher render blocks again")
-    header, index = local_header(cache), shard_place.index() if deep or asked else None
+    header, index = local_header(cache), shard_place.index() if deep or with_teacher else None
     if header is not None and index is not None:
         require_index(header, index, cache)
     from teacher_cache.inspect import verify
@@ -63,7 +65,7 @@ def verify_cache(
     with TeacherCache.open(cache, writable=repair) as opened:
         units = opened.num_view_blocks * opened.num_shards
         problems = _show_findings("digests", units, "chunk", verify.verify_digests(opened, repair=repair))
-        if deep or asked:
+        if deep or with_teacher:
             problems += _verify_deep(
                 opened, shard_place, teacher, device, blocks=blocks, seed=seed, tolerance=tolerance
             )
@@ -87,15 +89,15 @@ def _verify_deep(
     index, spec = shard_place.index(), cache.spec
     with shard_place.reader(index) as reader:
         if teacher.teacher is None:
-            found = verify.verify_pixels(cache, index, reader, num_blocks_to_check=blocks, seed=seed)
-            return _show_findings("pixels", blocks, "block", found)
+            findings = verify.verify_pixels(cache, index, reader, num_blocks_to_check=blocks, seed=seed)
+            return _show_findings("pixels", blocks, "block", findings)
         network = teacher.load(
             spec.recipe, index, device=device, precision=spec.teacher.precision, existing=spec.teacher
         )
-        asked = verify.verify_teacher(
+        findings = verify.verify_teacher(
             cache, index, reader, network, num_blocks_to_check=blocks, seed=seed, tolerance=tolerance
         )
-        return _show_findings("teacher", blocks, "block", asked)
+        return _show_findings("teacher", blocks, "block", findings)
 
 
 def _show_findings(what: str, total: int, unit: str, findings: "Iterable[Finding]") -> int:

@@ -113,17 +113,17 @@ def top_classes(
     """
     codec = RecordCodec(cache.spec.record, cache.basis)
     names = index.class_names or tuple(f"class {n}" for n in range(index.num_classes))
-    found: dict[int, list[tuple[str, float]]] = {}
+    top: dict[int, list[tuple[str, float]]] = {}
     for view in views:
         view_block, place = divmod(view, cache.views_per_unit)
         unit = cache.read_unit(view_block, shard)
         record = {name: torch.from_numpy(signed(unit[name][place, row : row + 1])) for name in cache.row_fields}
         if not cache.spec.record.entry.soft:
-            found[view] = [(names[int(codec.hard_label(record)[0])], float("nan"))]
+            top[view] = [(names[int(codec.hard_label(record)[0])], float("nan"))]
             continue
         best = torch.topk(codec.log_prob(record, 1.0)[0].exp(), min(count, index.num_classes))
-        found[view] = [(names[int(n)], float(p)) for p, n in zip(best.values, best.indices, strict=True)]
-    return found
+        top[view] = [(names[int(n)], float(p)) for p, n in zip(best.values, best.indices, strict=True)]
+    return top
 
 
 def _to_pixels(image_CHW: torch.Tensor, recipe: ViewRecipe) -> NDArray[np.uint8]:

@@ -76,10 +76,10 @@ def cache_status(cache: TeacherCache, *, measure_units: int = 64, seed: int = 0)
     """Look at a cache: the ledger, the sizes of a seeded sample of units, and the times of the last commits."""
     done_BS = cache.ledger() != 0
     units = [(int(b), int(s)) for b, s in np.argwhere(done_BS)]
-    chosen = [units[i] for i in np.sort(stream(seed, "status").permutation(len(units))[:measure_units])]
+    measured = [units[i] for i in np.sort(stream(seed, "status").permutation(len(units))[:measure_units])]
     num_bytes: dict[str, int] = {}
     num_views = 0
-    for unit in chosen:
+    for unit in measured:
         for name, size in cache.unit_bytes(*unit).items():
             num_bytes[name] = num_bytes.get(name, 0) + size
         num_views += cache.views_per_unit * int(cache.rows_S[unit[1]])
@@ -89,7 +89,7 @@ def cache_status(cache: TeacherCache, *, measure_units: int = 64, seed: int = 0)
         rows_S=cache.rows_S,
         views_per_unit=cache.views_per_unit,
         bytes_per_view={name: size / num_views for name, size in num_bytes.items()},
-        num_measured=len(chosen),
+        num_measured=len(measured),
         views_per_s=_recent_speed(cache, units),
     )
 
@@ -136,12 +136,12 @@ def cache_errors(
     Returns:
         Two empty lists where there is nothing to measure: exact records, or none with probabilities.
     """
-    found = list(fidelity_sample(cache, max_units))
-    if not found or not cache.spec.record.entry.soft or not temperatures:
+    sample = list(fidelity_sample(cache, max_units))
+    if not sample or not cache.spec.record.entry.soft or not temperatures:
         return [], []
     codec = RecordCodec(cache.spec.record, cache.basis)
-    logit_BC = np.concatenate([logits for _, logits in found])
-    record = {name: np.concatenate([fields[name] for fields, _ in found]) for name in found[0][0]}
+    logit_BC = np.concatenate([logits for _, logits in sample])
+    record = {name: np.concatenate([fields[name] for fields, _ in sample]) for name in sample[0][0]}
     log_prob = decoder_of(codec, record)
     return (
         fidelity(logit_BC, log_prob, temperatures=temperatures),
@@ -199,11 +199,11 @@ def save_picture(status: Status, path: Path) -> None:
     from matplotlib.patches import Patch
     from matplotlib.ticker import MaxNLocator
 
-    missing, there = "#e3e7ed", "#00805c"
+    missing, present = "#e3e7ed", "#00805c"
     done, units = int(status.done_BS.sum()), status.done_BS.size
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
-    cmap = ListedColormap([missing, there])
+    cmap = ListedColormap([missing, present])
     axes.imshow(status.done_BS, aspect="auto", interpolation="nearest", cmap=cmap, vmin=0, vmax=1)
     for axis in (axes.xaxis, axes.yaxis):  # units are counted: there is no shard 0.5
         axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -211,7 +211,7 @@ def save_picture(status: Status, path: Path) -> None:
     axes.set_ylabel(f"view block ({count(status.views_per_unit, 'view')} each)")
     axes.set_title(f"{done} of {count(units, 'chunk')}")
     patches = [
-        Patch(facecolor=there, label=f"there: {done}"),
+        Patch(facecolor=present, label=f"there: {done}"),
         Patch(facecolor=missing, edgecolor="#5a6473", label=f"missing: {units - done}"),
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=2, frameon=False)

@@ -169,11 +169,11 @@ def _sampled(
 
 def _distinct(draws: Stream, total: int, count: int) -> set[int]:
     """At most `count` different numbers below `total`, every set as likely (R. Floyd's algorithm)."""
-    chosen: set[int] = set()
+    numbers: set[int] = set()
     for last in range(max(0, total - count), total):
         number = draws.below(last + 1)
-        chosen.add(last if number in chosen else number)
-    return chosen
+        numbers.add(last if number in numbers else number)
+    return numbers
 
 
 def _pixel_problem(cache: TeacherCache, index: ShardIndex, unit: UnitId, batch: ViewBatch, stored: Arrays) -> str:

@@ -33,9 +33,9 @@ def hub_weights_without_network(cfg: Any, base: str) -> dict[str, Tensor] | None
     problem = _unreachable(url)
     if not problem:
         return None
-    kept = [found for name in _FILES if isinstance(found := try_to_load_from_cache(cfg.hf_hub_id, name), str)]
-    if kept:
-        return read_weights(Path(kept[0])).state
+    files = [file for name in _FILES if isinstance(file := try_to_load_from_cache(cfg.hf_hub_id, name), str)]
+    if files:
+        return read_weights(Path(files[0])).state
     raise ValueError(
         f"teacher: the weights of {base} are on the hub, which cannot be reached from here ({problem}); download\n"
         f"  {url}\nwhere there is a network, and give it with --teacher-weights"

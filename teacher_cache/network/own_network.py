@@ -50,7 +50,7 @@ def own_network(
     network = _called(name, kwargs)
     part = "" if weights is None else _load(network, weights, name)
     found_mean, found_std = (
-        given or _rgb(network, attribute, name) for given, attribute in ((mean, "mean"), (std, "std"))
+        typed or _rgb(network, attribute, name) for typed, attribute in ((mean, "mean"), (std, "std"))
     )
     size = getattr(network, "input_size", input_size)
     if isinstance(size, int) and size != input_size:
@@ -113,9 +113,9 @@ def _load(network: nn.Module, weights: WeightsFile, name: str) -> str:
         if key in state and state[key].shape != own[key].shape
     ]
     parts = [
-        f"{len(found)} {what} ({', '.join(found[:_SHOWN])}{' …' * (len(found) > _SHOWN)})"
-        for what, found in (("missing", missing), ("unknown", foreign), ("of another shape", wrong))
-        if found
+        f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{' …' * (len(names) > _SHOWN)})"
+        for what, names in (("missing", missing), ("unknown", foreign), ("of another shape", wrong))
+        if names
     ]
     if parts:
         raise ValueError(f"teacher: the weights in {weights.path} do not fit {name}: {'; '.join(parts)}")
@@ -131,10 +131,10 @@ def _rgb(network: nn.Module, attribute: str, name: str) -> Rgb:
     except (TypeError, ValueError, RuntimeError):
         numbers = []
     if len(numbers) != 3:
-        told = f"does not say its {attribute}" if value is None else f"has {attribute} = {value!r:.60}"
+        problem = f"does not say its {attribute}" if value is None else f"has {attribute} = {value!r:.60}"
         raise ValueError(
-            f"teacher: {name} {told}; give --teacher-{attribute} R,G,B (in [0, 1] units, as in its own preprocessing), "
-            f"or set the attribute {attribute} of the network to three numbers"
+            f"teacher: {name} {problem}; give --teacher-{attribute} R,G,B (in [0, 1] units, as in its own "
+            f"preprocessing), or set the attribute {attribute} of the network to three numbers"
         )
     red, green, blue = (float(f"{number:.6g}") for number in numbers)  # float32 buffers are .485 to six digits
     return red, green, blue

@@ -49,7 +49,7 @@ class Teacher:
         device: torch.device,
         compiled: bool = False,
         channels_last: bool = True,
-        chosen: str = "",
+        chosen_set: str = "",
         part: str = "",
         class_lists: Sequence[Sequence[str]] = (),
     ) -> None:
@@ -64,7 +64,7 @@ class Teacher:
                     "all of them in its order with --teacher-classes"
                 )
         self.spec, self.num_classes, self.device, self.num_forwards = spec, spec.num_classes, device, 0
-        self.chosen, self.part, self.class_lists = chosen, part, tuple(map(tuple, class_lists))
+        self.chosen, self.part, self.class_lists = chosen_set, part, tuple(map(tuple, class_lists))
         self._order_C: Tensor | None = None
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # else pinning memory would open a context on the first GPU as well
@@ -154,19 +154,19 @@ def load_teacher(
     file = None if weights is None else read_weights(weights, averaged=averaged)
     if is_own(base):
         own = {"mean": model_mean, "std": model_std}
-        found = own_network(base, kwargs, file, num_classes=num_classes, input_size=input_size, **own)
+        model = own_network(base, kwargs, file, num_classes=num_classes, input_size=input_size, **own)
     else:
-        found = timm_network(base, kwargs, file, num_classes=num_classes, input_size=input_size, pretrained=pretrained)
-    found = found._replace(mean=model_mean or found.mean, std=model_std or found.std)
-    state = _state_of(found, base)
-    _keep_logits_in_float32(found, base, precision)
-    network = _for_views(found, state, view_mean, view_std)
+        model = timm_network(base, kwargs, file, num_classes=num_classes, input_size=input_size, pretrained=pretrained)
+    model = model._replace(mean=model_mean or model.mean, std=model_std or model.std)
+    state = _state_of(model, base)
+    _keep_logits_in_float32(model, base, precision)
+    network = _for_views(model, state, view_mean, view_std)
     spec = TeacherSpec(
         name=spec_name(base, kwargs),
         weights_sha256=weights_sha256(state),
         precision=precision,
         input_size=input_size,
-        num_classes=found.num_classes,
+        num_classes=model.num_classes,
         mean=view_mean,
         std=view_std,
     )
@@ -175,33 +175,33 @@ def load_teacher(
         spec,
         device=torch.device(device),
         compiled=compile,
-        channels_last=found.channels_last,
-        chosen=file.chosen if file else "",
-        part=found.part,
-        class_lists=(class_names,) if class_names else _class_lists(found, file),
+        channels_last=model.channels_last,
+        chosen_set=file.chosen if file else "",
+        part=model.part,
+        class_lists=(class_names,) if class_names else _class_lists(model, file),
     )
 
 
-def _for_views(found: Classifier, state: dict[str, Tensor], view_mean: Rgb, view_std: Rgb) -> nn.Module:
+def _for_views(classifier: Classifier, state: dict[str, Tensor], view_mean: Rgb, view_std: Rgb) -> nn.Module:
     """The network, behind a layer that changes the normalisation where it wants another; its tensors go into state."""
-    if (tuple(found.mean), tuple(found.std)) == (tuple(view_mean), tuple(view_std)):
-        return found.network
-    first = _Renormalise(view_mean, view_std, found.mean, found.std)
+    if (tuple(classifier.mean), tuple(classifier.std)) == (tuple(view_mean), tuple(view_std)):
+        return classifier.network
+    first = _Renormalise(view_mean, view_std, classifier.mean, classifier.std)
     state |= {f"view_normalisation.{name}": tensor for name, tensor in first.state_dict().items()}
-    return nn.Sequential(first, found.network)
+    return nn.Sequential(first, classifier.network)
 
 
-def _class_lists(found: Classifier, file: WeightsFile | None) -> Sequence[Sequence[str]]:
+def _class_lists(classifier: Classifier, file: WeightsFile | None) -> Sequence[Sequence[str]]:
     """The names of the classes that a file of ours says, or what builds the network."""
     known = trained_as(file.path) if file else None
-    return (known.class_names,) if known and known.class_names else found.class_lists
+    return (known.class_names,) if known and known.class_names else classifier.class_lists
 
 
-def _state_of(found: Classifier, name: str) -> dict[str, Tensor]:
+def _state_of(classifier: Classifier, name: str) -> dict[str, Tensor]:
     """The tensors that tell this teacher from others of its name; ValueError for none, or a std of zero."""
-    if min(found.std) <= 0:
-        raise ValueError(f"teacher: std expected positive numbers, got {found.std}")
-    state: dict[str, Tensor] = found.network.state_dict()
+    if min(classifier.std) <= 0:
+        raise ValueError(f"teacher: std expected positive numbers, got {classifier.std}")
+    state: dict[str, Tensor] = classifier.network.state_dict()
     if not any(tensor.numel() for tensor in state.values()):
         raise ValueError(
             f"teacher: {name} has no tensors, so its cache could not tell it from another network of this name; let "
@@ -229,10 +229,10 @@ class _Renormalise(nn.Module):
         return image_BCHW * self.scale_C11 + self.shift_C11
 
 
-def _keep_logits_in_float32(found: Classifier, name: str, precision: str) -> None:
+def _keep_logits_in_float32(classifier: Classifier, name: str, precision: str) -> None:
     """Run the last layer in float32; ValueError where autocast would reach the logits."""
-    if found.head:
-        run_in_float32(found.network, found.head)
+    if classifier.head:
+        run_in_float32(classifier.network, classifier.head)
     elif is_half(precision):
         raise ValueError(
             f"teacher: {name}: no layer with weights gives the logits as they are, so in {precision} they would be "

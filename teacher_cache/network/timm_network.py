@@ -42,12 +42,12 @@ def timm_network(
     class_lists = published_class_lists(base) if weights is None and pretrained else ()
     if source:
         folder = hub_folder(place) if source == "hf-hub" else Path(place)
-        found = read_model_folder(folder)
+        stored = read_model_folder(folder)
         weights = weights or read_weights(folder)
-        base, kwargs = found.architecture, found.arguments | kwargs
+        base, kwargs = stored.architecture, stored.arguments | kwargs
         cfg = _configuration(base)
-        cfg = replace(cfg, mean=found.mean, std=found.std, num_classes=found.num_classes or cfg.num_classes)
-        class_lists = (found.class_names,) if found.class_names else class_lists
+        cfg = replace(cfg, mean=stored.mean, std=stored.std, num_classes=stored.num_classes or cfg.num_classes)
+        class_lists = (stored.class_names,) if stored.class_names else class_lists
     else:
         cfg = _configuration(base)
     weights, part = _part(base, cfg, weights, input_size, kwargs)
@@ -162,9 +162,9 @@ def _try(base: str, arguments: Mapping[str, Any], num_classes: int, input_size: 
     try:
         return tried(lambda: timm.create_model(timm_name(base), **bare), image_size=input_size, num_classes=num_classes)
     except ValueError as error:
-        given = short(", ".join(f"{key}={value}" for key, value in arguments.items() if key not in _OURS), 150)
+        typed = short(", ".join(f"{key}={value}" for key, value in arguments.items() if key not in _OURS), 150)
         raise ValueError(
-            f"teacher: {base} cannot be built with {given} for views of {input_size} px: {error}"
+            f"teacher: {base} cannot be built with {typed} for views of {input_size} px: {error}"
         ) from error
 
 

@@ -59,7 +59,7 @@ def read_weights(path: Path, *, averaged: bool = True) -> WeightsFile:
     path = weights_file(Path(path))
     if not path.is_file():
         raise ArtefactError(f"weights {path}: no such file; give a .safetensors or torch weights file")
-    loaded, key, chosen = _chosen(_loaded(path), averaged)
+    loaded, key, words = _chosen(_loaded(path), averaged)
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise ArtefactError(f"weights {path}: expected a mapping of names to tensors{key}, got {_describe(loaded)}")
     state: dict[str, Tensor] = {}
@@ -69,7 +69,7 @@ def read_weights(path: Path, *, averaged: bool = True) -> WeightsFile:
         if bare in state:
             raise ArtefactError(f"weights {path}: two tensors are called {short(bare)} without the prefix of training")
         state[bare] = tensor
-    return WeightsFile(path, state, chosen)
+    return WeightsFile(path, state, words)
 
 
 def _loaded(path: Path) -> Any:
@@ -84,9 +84,9 @@ def _loaded(path: Path) -> Any:
         with path.open("rb") as file:  # of a path torch would look at the name's ending
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the parser of a damaged pickle fails with whatever it stumbles on
-        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ArtefactError(
-                f"weights {path}: holds {short(found[1])} beside its tensors, which only running code could read: it "
+                f"weights {path}: holds {short(match[1])} beside its tensors, which only running code could read: it "
                 "is refused; where you trust its author, write its tensors alone with torch.save"
             ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

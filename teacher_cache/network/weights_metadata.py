@@ -193,11 +193,11 @@ def trained_as(weights: Path | None) -> TrainedAs | None:
     if weights is None or (weights := weights_file(weights)).suffix != ".safetensors" or not weights.is_file():
         return None
     try:
-        said = json.loads(_header(weights)["__metadata__"][METADATA_KEY])
-        (a, b, c), (d, e, f) = said["mean"], said["std"]
-        names = tuple(str(name) for name in said["class_names"])
-        model, arguments = said["recipe"]["model"], dict(said["recipe"]["model_args"])
-        pixels = PixelRule.from_json(said.get("pixels", {}))
+        info = json.loads(_header(weights)["__metadata__"][METADATA_KEY])
+        (a, b, c), (d, e, f) = info["mean"], info["std"]
+        names = tuple(str(name) for name in info["class_names"])
+        model, arguments = info["recipe"]["model"], dict(info["recipe"]["model_args"])
+        pixels = PixelRule.from_json(info.get("pixels", {}))
         return TrainedAs(model, arguments, (a, b, c), (d, e, f), names, pixels)
     except (OSError, KeyError, ValueError, TypeError, RecursionError):
         return None

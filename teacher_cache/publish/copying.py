@@ -64,12 +64,12 @@ def copy_units(
     """
     began = time.monotonic()
     wanted = [UnitId(block, shard) for block in selection.view_blocks for shard in selection.shards]
-    in_source, there = source.ledger() != 0, destination.ledger() != 0
-    todo = deque(unit for unit in wanted if in_source[unit] and not there[unit])
+    in_source, in_copy = source.ledger() != 0, destination.ledger() != 0
+    todo = deque(unit for unit in wanted if in_source[unit] and not in_copy[unit])
     event = CopyEvent(
         num_units=len(wanted),
-        num_kept=int(sum(bool(there[unit]) for unit in wanted)),
-        num_absent=int(sum(not in_source[unit] and not there[unit] for unit in wanted)),
+        num_kept=int(sum(bool(in_copy[unit]) for unit in wanted)),
+        num_absent=int(sum(not in_source[unit] and not in_copy[unit] for unit in wanted)),
     )
     yield event
     copy = _Copy(source, destination)

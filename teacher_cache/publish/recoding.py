@@ -116,9 +116,9 @@ def fitted_basis(source: TeacherCache, spec: CacheSpec) -> TailBasis | None:
     """
     if not spec.record.needs_basis:
         return None
-    there = {UnitId(int(b), int(s)) for b, s in np.argwhere(source.ledger() != 0)}
+    in_source = {UnitId(int(b), int(s)) for b, s in np.argwhere(source.ledger() != 0)}
     wanted = calibration_sample(spec, Shards.of(source), calibration_size(spec, int(source.rows_S.sum())))
-    samples = [sample for sample in wanted if _unit_of(source, sample) in there]
+    samples = [sample for sample in wanted if _unit_of(source, sample) in in_source]
     if sum(len(sample.place_N) for sample in samples) < FEWEST:
         raise CacheError(
             f"{source.url}: expected at least {FEWEST} views of view block 0 to fit the tail basis of "

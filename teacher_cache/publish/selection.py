@@ -31,10 +31,10 @@ def select(cache: TeacherCache, *, views: str = "", shards: str = "") -> Selecti
     Errors:
         ValueError for what is no range, lies outside, or cuts through a view block, naming the nearest that does not.
     """
-    chosen = numbers("--views", views, cache.num_views)
+    views_of = numbers("--views", views, cache.num_views)
     per_unit = cache.views_per_unit
-    blocks = sorted({view // per_unit for view in chosen})
-    if len(blocks) * per_unit != len(chosen):
+    blocks = sorted({view // per_unit for view in views_of})
+    if len(blocks) * per_unit != len(views_of):
         whole = ",".join(_spans([block * per_unit + n for block in blocks for n in range(per_unit)]))
         raise ValueError(
             f"--views {views}: a chunk holds {per_unit} views and is copied whole; expected whole chunks, such as "
@@ -51,7 +51,7 @@ def numbers(option: str, text: str, count: int) -> list[int]:
     """
     if not text:
         return list(range(count))
-    found: set[int] = set()
+    selected: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
@@ -59,8 +59,8 @@ def numbers(option: str, text: str, count: int) -> list[int]:
         start, stop = int(first), int(last or first)
         if not start <= stop < count:
             raise ValueError(f"{option} {text!r}: expected ranges inside 0-{count - 1}, got {part!r}")
-        found.update(range(start, stop + 1))
-    return sorted(found)
+        selected.update(range(start, stop + 1))
+    return sorted(selected)
 
 
 def _spans(values: list[int]) -> list[str]:

@@ -104,12 +104,12 @@ def loss_errors(
         true, read = _answers(teacher_BC, log_prob, rows)
         pupil_BC = torch.from_numpy(np.asarray(student_BC[rows], np.float64))
         feature = None if feature_BD is None else torch.from_numpy(np.asarray(feature_BD[rows], np.float64))
-        for found, (loss, tau) in zip(ratios, at, strict=True):
+        for row, (loss, tau) in zip(ratios, at, strict=True):
             grads = [loss.gradient(pupil_BC, answer, 1.0 if tau is None else tau) for answer in (true, read)]
-            found.append(_ratio(grads[0].double(), grads[1].double(), feature))
+            row.append(_ratio(grads[0].double(), grads[1].double(), feature))
     return [
-        LossError(loss=loss.loss, temperature=tau, gradient_error=float(np.mean(found)))
-        for found, (loss, tau) in zip(ratios, at, strict=True)
+        LossError(loss=loss.loss, temperature=tau, gradient_error=float(np.mean(row)))
+        for row, (loss, tau) in zip(ratios, at, strict=True)
     ]
 
 

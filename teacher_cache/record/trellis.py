@@ -40,14 +40,14 @@ def quantise(
     point_2B = np.ones((2, num_rows), np.float32)
     cost_SB = np.full((_STATES, num_rows), 1e9, np.float32)
     cost_SB[0] = 0.0  # bits before the stream are zeros
-    chosen: list[NDArray[np.uint8]] = []
+    branches: list[NDArray[np.uint8]] = []
     for value_B, bits in zip(value_nB, bits_n.tolist(), strict=True):
         best_sB, branch_sB = _best_branch(cost_SB.reshape(1 << bits, _STATES >> bits, num_rows))
-        chosen.append(branch_sB)
+        branches.append(branch_sB)
         point_2B[0] = value_B
         cost_SB = line_RS2[bits] @ point_2B
         cost_SB.reshape(_STATES >> bits, 1 << bits, num_rows)[...] += best_sB[:, None]
-    return _trace(cost_SB.argmin(axis=0), chosen, bits_n)
+    return _trace(cost_SB.argmin(axis=0), branches, bits_n)
 
 
 def _best_branch(cost_QsB: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -71,17 +71,17 @@ def _best_branch(cost_QsB: NDArray[np.float32]) -> tuple[NDArray[np.float32], ND
     return cost_QsB[0], branch_QsB[0]
 
 
-def _trace(last_B: NDArray[np.intp], chosen: list[NDArray[np.uint8]], bits_n: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _trace(last_B: NDArray[np.intp], branches: list[NDArray[np.uint8]], bits_n: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Follow the chosen branches back from the last windows."""
     num_rows = len(last_B)
-    window_nB = np.empty((len(chosen), num_rows), np.uint8)
+    window_nB = np.empty((len(branches), num_rows), np.uint8)
     row_B = np.arange(num_rows)
     window_B = last_B.astype(np.int64)
-    for j in range(len(chosen) - 1, -1, -1):
+    for j in range(len(branches) - 1, -1, -1):
         window_nB[j] = window_B
         bits = int(bits_n[j])
         state_B = window_B >> bits
-        branch_B = chosen[j].reshape(-1).take(state_B * num_rows + row_B)
+        branch_B = branches[j].reshape(-1).take(state_B * num_rows + row_B)
         window_B = state_B | (branch_B.astype(np.int64) << (WINDOW - bits))
     return window_nB.T
 

@@ -194,8 +194,8 @@ class ClassAgreement:
         taken_C = np.bincount(first_M[clear_M], minlength=self._num_classes)
         moved_M = clear_M & (taken_C[first_M] == 1) & (most_C[first_M] >= own_C[first_M])
         views_M = np.minimum(self._seen_C, _VIEWS_OF_CLASS)[label_M]
-        found = zip(label_M[moved_M], first_M[moved_M], (counts_M / views_M)[moved_M], strict=True)
-        renumbered = tuple(Renumbered(int(label), int(first), float(share)) for label, first, share in found)
+        moved = zip(label_M[moved_M], first_M[moved_M], (counts_M / views_M)[moved_M], strict=True)
+        renumbered = tuple(Renumbered(int(label), int(first), float(share)) for label, first, share in moved)
         return renumbered if len(renumbered) > 1 else ()
 
 

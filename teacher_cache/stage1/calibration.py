@@ -59,24 +59,24 @@ def calibration_sample(spec: CacheSpec, index: IndexLike, num_views: int) -> lis
     rng = stream(recipe.seed, "calibration")
     order = [places[n] for n in rng.permutation(len(places))]
     view_of = dict(zip(order, (int(word) % recipe.block_views for word in rng.words(len(order))), strict=True))
-    chosen: dict[tuple[int, int, int], Sample] = {}
+    samples: dict[tuple[int, int, int], Sample] = {}
     count = 0
     for strict, turn in product((True, False), range(recipe.block_views)):
         for shard, block in order:
             view = _VIEW_BLOCK * recipe.block_views + (view_of[shard, block] + turn) % recipe.block_views
             if count >= num_views:
-                return _in_order(chosen)
-            before = chosen.get((shard, block, view))
+                return _in_order(samples)
+            before = samples.get((shard, block, view))
             place_N = _usable(spec, index, shard, block, view, strict=strict)
             if len(place_N) > (0 if before is None else len(before.place_N)):
-                chosen[shard, block, view] = Sample(shard, block, view, place_N)
+                samples[shard, block, view] = Sample(shard, block, view, place_N)
                 count += len(place_N) - (0 if before is None else len(before.place_N))
-    return _in_order(chosen)
+    return _in_order(samples)
 
 
-def _in_order(chosen: dict[tuple[int, int, int], Sample]) -> list[Sample]:
+def _in_order(samples: dict[tuple[int, int, int], Sample]) -> list[Sample]:
     # Views of one sample next to each other: `fit_basis` cuts its folds between samples.
-    return [chosen[place] for place in sorted(chosen)]
+    return [samples[place] for place in sorted(samples)]
 
 
 def _usable(spec: CacheSpec, index: IndexLike, shard: int, block: int, view: int, *, strict: bool) -> NDArray[np.int64]:

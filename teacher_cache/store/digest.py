@@ -83,8 +83,8 @@ def fidelity_count(spec: CacheSpec, rows_S: NDArray[np.int64]) -> int:
 
 def fidelity_bytes(spec: CacheSpec, rows_S: NDArray[np.int64]) -> float:
     """What the full logits add to a view, bytes before compression, a mean over the cache."""
-    kept = fidelity_count(spec, rows_S) * len(rows_S)
-    return 2 * spec.record.num_classes * kept / max(1, spec.recipe.block_views * int(rows_S.sum()))
+    num_kept = fidelity_count(spec, rows_S) * len(rows_S)
+    return 2 * spec.record.num_classes * num_kept / max(1, spec.recipe.block_views * int(rows_S.sum()))
 
 
 def fidelity_positions(spec: CacheSpec, unit: UnitId, shard_name: str, num_rows: int, count: int) -> NDArray[np.uint32]:
@@ -97,8 +97,8 @@ def fidelity_positions(spec: CacheSpec, unit: UnitId, shard_name: str, num_rows:
     """
     num_views = spec.recipe.block_views
     key = stream(spec.recipe.seed, "fidelity", shard_name, unit.view_block)
-    chosen = np.sort(key.permutation(num_views * num_rows)[:count])
-    return np.stack([chosen // num_rows, chosen % num_rows], axis=1).astype(np.uint32)
+    cells = np.sort(key.permutation(num_views * num_rows)[:count])
+    return np.stack([cells // num_rows, cells % num_rows], axis=1).astype(np.uint32)
 
 
 def _little(array: NDArray[Any]) -> NDArray[Any]:

@@ -61,9 +61,9 @@ class Place:
         if scheme in ("", "file"):
             folder = Path(text.removeprefix("file://"))
             return cls(url=str(folder), folder=folder, timeout_s=timeout_s)
-        found = scheme_of(scheme, text)
-        if writable and found.read_only:
-            raise ValueError(f"{text}: a cache at {scheme}:// is read-only; {found.read_only}")
+        known_scheme = scheme_of(scheme, text)
+        if writable and known_scheme.read_only:
+            raise ValueError(f"{text}: a cache at {scheme}:// is read-only; {known_scheme.read_only}")
         return cls(url=text.rstrip("/"), folder=None, timeout_s=timeout_s)
 
     def filesystem(self) -> tuple[Any, str]:

@@ -170,7 +170,7 @@ class CacheSpec:
         ]
 
 
-def require_equal(asked: CacheSpec, there: CacheSpec, where: str) -> None:
+def require_equal(requested: CacheSpec, existing: CacheSpec, where: str) -> None:
     """Refuse a cache of another spec.
 
     Args:
@@ -181,7 +181,7 @@ def require_equal(asked: CacheSpec, there: CacheSpec, where: str) -> None:
     Errors:
         CacheError naming the fields that differ, what is there and what was asked for, and what to do.
     """
-    differences = there.difference(asked)
+    differences = existing.difference(requested)
     if not differences:
         return
     parts = dict.fromkeys(name.split(".")[0] for name, _, _ in differences)
@@ -198,16 +198,16 @@ def require_equal(asked: CacheSpec, there: CacheSpec, where: str) -> None:
     raise CacheError("\n".join([f"{where}: this cache was made for something else", *lines, step]))
 
 
-def _line(name: str, there: Any, asked: Any) -> str:
+def _line(name: str, existing: Any, requested: Any) -> str:
     if name == "behaviour":
         # Renders, so it imports torch; a spec alone is read without.
         from shards.views.behaviour import behaviour_difference
 
-        names = ", ".join(behaviour_difference(there, asked))
+        names = ", ".join(behaviour_difference(existing, requested))
         return f"  behaviour: this machine renders differently: {short(names, 90)}"
     if name == "teacher.class_order":
         return f"  {name}: by class names the answers belong in another order than they have in the cache"
-    return f"  {name}: expected {short(repr(there), 28)} as there, got {short(repr(asked), 28)}"
+    return f"  {name}: expected {short(repr(existing), 28)} as there, got {short(repr(requested), 28)}"
 
 
 def canonical_json(data: Any) -> bytes:

@@ -174,10 +174,10 @@ class _Scratch(threading.local):
 
     def take(self, name: str, count: int, dtype: torch.dtype) -> Tensor:
         """So many values of the memory of that name, made larger when it is too small."""
-        kept = self._kept.get(name)
-        if kept is None or len(kept) < count:
-            kept = self._kept[name] = torch.empty(count, dtype=dtype)
-        return kept[:count]
+        array = self._kept.get(name)
+        if array is None or len(array) < count:
+            array = self._kept[name] = torch.empty(count, dtype=dtype)
+        return array[:count]
 
 
 _SCRATCH = _Scratch()
