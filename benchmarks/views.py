@@ -1,6 +1,7 @@
 """Views per second on one core: ours against timm's `create_transform` with Pillow decode, the same recipe.
 
     python -m benchmarks.views --photos DIR [--json] [--max-side 500 --quality 90] [--teacher efficientnet_lite0]
+        [--dali]
 
 Both start from the encoded bytes in memory. timm's side is what a DeiT data loader does per view: Pillow decode to RGB,
 then the transform up to the normalised float tensor; it decodes again for every view. Ours is `render_views`: one
@@ -12,6 +13,9 @@ stopping at uint8 (`create_transform(use_prefetcher=True)`, which then erases no
 gains and what smaller photos gain can be told apart, and the bytes saved. And what that costs a teacher: top-1 (folders
 named by wnid) and KL of its answers to compact photos from those to the originals, in the plain view of an evaluation;
 --teacher "" leaves it out.
+
+`--dali` adds NVIDIA DALI's pipeline of the same recipe on the CPU, one view per decode, without random erasing; with
+and without RandAugment. `ratio_single_to_dali` is ours, one view per decode, against it.
 
 Times are CPU seconds of this process with one thread, photos interleaved in groups, so that load on the machine falls
 on both sides alike. The ratio of a pass is total by total; printed are medians over the passes.
@@ -61,6 +65,9 @@ def main() -> None:
     parser.add_argument("--max-side", type=int, default=500)
     parser.add_argument("--quality", type=int, default=90)
     parser.add_argument("--teacher", default=LITE0, help='whom compact photos may cost accuracy; "" for nobody')
+    parser.add_argument(
+        "--dali", action="store_true", help="NVIDIA DALI's pipeline on the CPU beside them; extra `peers`"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -72,7 +79,7 @@ def main() -> None:
     work_around_posterize()
     rule = CompactRule(max_side=args.max_side, quality=args.quality)
     compact = [compacted(data, rule, _WHERE) for data in photos]
-    ratios = measure_ratios(photos, compact, args.passes)
+    ratios = measure_ratios(photos, compact, args.passes, dali=args.dali)
     ratios |= {"compact_bytes_share": sum(map(len, compact)) / sum(map(len, photos))}
     if args.teacher:
         ratios |= teacher_losses(args.teacher, photos, compact, [path.parent.name for path in paths])
@@ -123,19 +130,11 @@ def decode_pillow(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def measure_ratios(photos: Sequence[bytes], compact: Sequence[bytes], passes: int) -> dict[str, float]:
-    """Views per second of both sides; ratios for 1, 3 and 8 views per decode, and for one of a compact photo."""
-    recipe = recipe_named("deit")
-    full, to_uint8 = timm_transform(), timm_transform(use_prefetcher=True)
-    contestants: dict[str, Callable[[bytes, int], Any]] = {
-        "timm": lambda data, _: full(decode_pillow(data)),
-        "timm_uint8": lambda data, _: to_uint8(decode_pillow(data)),
-        "single": lambda data, n: render_views(data, recipe, str(n), [n], _WHERE),
-        "repeated3": lambda data, n: render_views(data, recipe, str(n), range(n, n + 3), _WHERE),
-        "views8": lambda data, n: render_views(data, recipe, str(n), range(n, n + 8), _WHERE),
-        "timm_compact": lambda data, _: full(decode_pillow(data)),
-        "single_compact": lambda data, n: render_views(data, recipe, str(n), [n], _WHERE),
-    }
+def measure_ratios(
+    photos: Sequence[bytes], compact: Sequence[bytes], passes: int, *, dali: bool = False
+) -> dict[str, float]:
+    """Views per second of all sides; ratios for 1, 3 and 8 views per decode, and for one of a compact photo."""
+    contestants = _contestants() | (_dali_contestants() if dali else {})
     num_views = {"repeated3": 3, "views8": 8}
     totals: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(-1, passes):  # the first pass warms caches and tables
@@ -144,17 +143,62 @@ def measure_ratios(photos: Sequence[bytes], compact: Sequence[bytes], passes: in
             for name, render in contestants.items():
                 group = (compact if name.endswith("_compact") else photos)[first : first + _GROUP]
                 start = time.process_time()
-                for n, data in enumerate(group, first + len(photos) * (turn + 1)):
-                    render(data, n)
+                render(group, first + len(photos) * (turn + 1))
                 seconds[name] += time.process_time() - start
         if turn >= 0:
             for name, total in seconds.items():
                 totals[name].append(total / len(photos) / num_views.get(name, 1))
-    names = ("single", "repeated3", "views8", "single_compact", "timm_compact")
+    names = [name for name in contestants if name not in ("timm", "timm_uint8")]
     result = {f"ratio_{name}": _ratio(totals["timm"], totals[name]) for name in names}
     for name in ("single", "repeated3", "views8"):
         result[f"ratio_{name}_uint8"] = _ratio(totals["timm_uint8"], totals[name])
+    if dali:
+        result["ratio_single_to_dali"] = _ratio(totals["dali"], totals["single"])
     return result | {f"{name}_views_per_s": 1 / statistics.median(times) for name, times in totals.items()}
+
+
+Contestant = Callable[[Sequence[bytes], int], Any]
+"""Renders a group of encoded images; the number is that of the first one."""
+
+
+def _contestants() -> dict[str, Contestant]:
+    recipe = recipe_named("deit")
+    kept_VHWC = np.empty((8, recipe.size, recipe.size, 3), np.uint8)  # workers render into memory that is there
+
+    def ours(count: int) -> Contestant:
+        def render(group: Sequence[bytes], first: int) -> None:
+            for n, data in enumerate(group, first):
+                render_views(data, recipe, str(n), range(n, n + count), _WHERE, kept_VHWC[:count])
+
+        return render
+
+    def theirs(transform: Callable[[Image.Image], Any]) -> Contestant:
+        def render(group: Sequence[bytes], _: int) -> None:
+            for data in group:
+                transform(decode_pillow(data))
+
+        return render
+
+    full = theirs(timm_transform())
+    return {
+        "timm": full,
+        "timm_uint8": theirs(timm_transform(use_prefetcher=True)),
+        "single": ours(1),
+        "repeated3": ours(3),
+        "views8": ours(8),
+        "timm_compact": full,
+        "single_compact": ours(1),
+    }
+
+
+def _dali_contestants() -> dict[str, Contestant]:
+    from benchmarks.dali_views import DaliViews
+
+    whole, plain = (DaliViews(_GROUP, rand_augment=augment) for augment in (True, False))
+    return {
+        "dali": lambda group, _: whole.render(group),
+        "dali_no_rand_augment": lambda group, _: plain.render(group),
+    }
 
 
 def _ratio(theirs: Iterable[float], ours: Iterable[float]) -> float:

@@ -110,7 +110,8 @@ def _down_columns(image_HWC: Image, along: Sequence[float], down: Sequence[float
     (a, b, e), (d, f, g) = along, down
     x_X, y_H = np.arange(stride) - (_EDGE - 0.5), np.arange(height) + 0.5
     place_HX = _places((f - d * b / a) * y_H + (g - d * e / a), (d / a) * x_X, rows)
-    first_HX = (place_HX >> _BITS) * stride
+    first_HX = place_HX >> _BITS
+    first_HX *= stride
     first_HX += np.arange(stride, dtype=np.int32)
     sum_N = _weighted("columns", word_N, first_HX, stride, place_HX, WEIGHT_BITS)
     sum_N += 1 << (WEIGHT_BITS - 2)
@@ -121,7 +122,8 @@ def _along_rows(column_N: Tensor, along: Sequence[float], columns: int, height: 
     """The rows of the target from what the columns gave, truncated as Pillow does; uint8 (H, W, C)."""
     a, b, e = along
     place_HW = _places(b * (np.arange(height) + 0.5) + e, a * (np.arange(width) + 0.5), columns)
-    first_HW = (place_HW >> _BITS) + np.arange(height, dtype=np.int32)[:, None] * (columns + 2 * _EDGE)
+    first_HW = place_HW >> _BITS
+    first_HW += np.arange(height, dtype=np.int32)[:, None] * (columns + 2 * _EDGE)
     sum_N = _weighted("rows", column_N, first_HW, 1, place_HW, _ROW_BITS).bitwise_right_shift_(_ROW_BITS + 1)
     level_HW4 = sum_N.clamp_(-128, 127).to(torch.uint8).numpy().reshape(height, width, 4) ^ np.uint8(0x80)
     return np.asarray(cv2.cvtColor(level_HW4, cv2.COLOR_RGBA2RGB), np.uint8)
@@ -144,10 +146,12 @@ def _weighted(
     """The sums of four taps, `step` words apart, with weights in 1 / 2^bits; int16 (4 · N), kept under `name`.
 
     The second tap counts whole, the others as differences from it: three weights do, since the four add up to one.
-    Differences and partial sums may wrap around; the whole fits int16, and so comes out right.
+    Differences and partial sums may wrap around; the whole fits int16, and so comes out right. Of the places only the
+    fractions are left.
     """
     num_words = first_HW.size
-    first_N, fraction_N = (torch.from_numpy(part.ravel()) for part in (first_HW, place_HW & (FRACTIONS - 1)))
+    place_HW &= FRACTIONS - 1  # in their own memory, as fresh pages cost time
+    first_N, fraction_N = (torch.from_numpy(part.ravel()) for part in (first_HW, place_HW))
     second_N, tap_N, weight_N = (_SCRATCH.take(use, num_words, torch.int64) for use in ("second", "tap", "weight"))
     torch.index_select(word_N[step:], 0, first_N, out=second_N)
     second_N, tap16_N, weight16_N = second_N.view(torch.int16), tap_N.view(torch.int16), weight_N.view(torch.int16)
