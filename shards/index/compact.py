@@ -1,7 +1,6 @@
 """How the images of shards were made smaller, once, when the shards were written."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from shards.values import JsonValue
 
@@ -16,7 +15,7 @@ class CompactRule(JsonValue):
         max_side: longest side, pixels. quality: of JPEG, 1 to 95.
     """
 
-    KIND: ClassVar[str] = "compact"
+    KIND = "compact"
     max_side: int
     quality: int = DEFAULT_QUALITY
 

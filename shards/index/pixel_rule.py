@@ -4,7 +4,6 @@ The same is done to the pictures that a student of these shards is asked about.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from shards.values import JsonValue, later
 
@@ -20,7 +19,7 @@ class PixelRule(JsonValue):
         background: what is seen through transparent pixels, R, G, B; () ignores transparency: the stored colours stay.
     """
 
-    KIND: ClassVar[str] = "pixels"
+    KIND = "pixels"
     upright: bool = later(False)
     background: tuple[int, ...] = later(())
 

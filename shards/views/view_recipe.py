@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 from shards.data_defaults import SMALL_VIEW
 from shards.names import unknown
@@ -55,7 +55,7 @@ class ViewRecipe(JsonValue):
             as in 0.1.
     """
 
-    KIND: ClassVar[str] = "recipe"
+    KIND = "recipe"
     name: str = "deit"
     seed: int = 0
     size: int = 224

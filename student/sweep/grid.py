@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any
 
 from shards.values import JsonValue, later
 from student.learn.losses.table import LOSSES, NONE, loss_named
@@ -65,7 +65,7 @@ class Grid(JsonValue):
         ValueError: naming the axis, what it may hold and what it holds.
     """
 
-    KIND: ClassVar[str] = "grid"
+    KIND = "grid"
     weights: tuple[float, ...]
     temperatures: tuple[float, ...]
     distillations: tuple[str, ...] = ("hard", "soft")

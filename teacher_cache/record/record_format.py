@@ -5,7 +5,6 @@ and the amortised rest of the store (`STORE_BYTES`). Kinds without a budget take
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from shards.values import JsonValue, later
 from teacher_cache.record.kinds.record_kind import Field, RecordKind
@@ -45,7 +44,7 @@ class RecordFormat(JsonValue):
         ValueError: naming the field, what it must be and what it is.
     """
 
-    KIND: ClassVar[str] = "record"
+    KIND = "record"
     kind: str
     num_classes: int
     k: int

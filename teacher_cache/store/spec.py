@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from shards.errors import CacheError, OtherVersionError
 from shards.names import short
@@ -48,7 +48,7 @@ class TeacherSpec(JsonValue):
             they are.
     """
 
-    KIND: ClassVar[str] = "teacher"
+    KIND = "teacher"
     name: str
     weights_sha256: str
     precision: str
