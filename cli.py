@@ -72,7 +72,7 @@ COMMANDS = {
 """Every command, by group and in the order of use."""
 
 SECTIONS = {
-    "Data": ("shards", "shard_cache", "val_shards", "cache", "caches", "out", "views_used"),
+    "Data": ("shards", "shard_cache", "shard_cache_limit", "val_shards", "cache", "caches", "out", "views_used"),
     "Views": ("views", "recipe_name", "size", "view_seed", "--view-set", "views_per_unit"),
     "Stored logits": ("record_kind", "top_k", "num_bytes"),
     "Loss": ("distill", "distill_weight", "temperature", "distillations", "weights", "temperatures"),

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from shards.text.escapes import visible
-from shards.text.figures import duration, plural
+from shards.text.figures import byte_size, duration, plural
 
 STANDARD_OUTPUT = "standard output"
 RUNS_NEXT_ITSELF = "deit_cache.runs_next_itself"
@@ -32,13 +32,16 @@ class Bar:
         """Show it at nothing done of `total`.
 
         Args:
-            unit: in the singular. rate: show units per second, unless the notes tell a better one.
+            unit: in the singular; bytes are written as sizes. rate: show units per second, unless the notes tell a
+                better one.
             start_s: when the work began, by `time.monotonic`; default: now.
         """
         from tqdm import tqdm
 
         self._tty, self._rate = sys.stderr.isatty(), rate
-        shown = "{desc} {percentage:3.0f} %|{bar:16}| {n_fmt}/{total_fmt}{postfix}"
+        self._sizes = unit == "byte"
+        amount = "" if self._sizes else " {n_fmt}/{total_fmt}"
+        shown = f"{{desc}} {{percentage:3.0f}} %|{{bar:16}}|{amount}{{postfix}}"
         self._bar = tqdm(
             total=total,
             desc=visible(label),
@@ -76,15 +79,16 @@ class Bar:
         grown, self._total = done > self._total, max(self._total, done)
         advanced, self._done = done - self._done, done
         now = time.monotonic()
-        shown = [*self._pace(now), *([note] if note else [])]
+        amount = f"{byte_size(done)} of {byte_size(self._total)}" if self._sizes else ""
+        shown = [*([amount] if amount and self._tty else []), *self._pace(now), *([note] if note else [])]
         if advanced and self._timed is None:
             self._timed = now, done  # what came before was also start-up and compilation: it is no rate
         self._bar.total = self._total
         self._bar.set_postfix_str(visible(", ".join(shown)), refresh=False)
         self._bar.update(advanced)
         if not self._tty and advanced and (line or now >= self._next or (done == self._total and not grown)):
-            unit = plural(self._total, self._unit)
-            say(", ".join([f"{self._label}: {done:,}/{self._total:,} {unit}", *shown]))
+            amount = amount or f"{done:,}/{self._total:,} {plural(self._total, self._unit)}"
+            say(", ".join([f"{self._label}: {amount}", *shown]))
             self._next = now + self.LINE_EVERY_S
 
     def _pace(self, now: float) -> Iterator[str]:
@@ -93,7 +97,7 @@ class Bar:
         if self._timed is not None and now - self._timed[0] >= self.LEAST_TIMED_S:
             rate = (self._done - self._timed[1]) / (now - self._timed[0])
         if self._rate and rate > 0:
-            yield f"{rate:,.1f}/s"
+            yield f"{byte_size(rate)}/s" if self._sizes else f"{rate:,.1f}/s"
         if self._done >= self._total:
             yield f"in {duration(now - self._start)}"
         elif rate > 0:

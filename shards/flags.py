@@ -9,18 +9,21 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from shards.console import say
+from shards.console import Bar, say
 from shards.data_defaults import ImageSet
 from shards.platforms import require_device_name, require_workers
 from shards.pool.cpus import default_workers
-from shards.world import world_from_env
+from shards.signals import StopRequest
+from shards.text.figures import count
+from shards.world import ALONE, World, world_from_env
 
 if TYPE_CHECKING:
     from shards.index.reader import ShardReader
@@ -142,10 +145,14 @@ def pairs(option: str, items: tuple[str, ...]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardPlace:
-    """Where shards are, and where copies of remote ones are kept; `shards` is None where a command can do without."""
+    """Where shards are, and where copies of remote ones are kept; `shards` is None where a command can do without.
+
+    `shard_cache_limit` is how much room the copies of one set may take, GB.
+    """
 
     shards: str | None
     shard_cache: Path | None
+    shard_cache_limit: float | None
 
     def index(self) -> "ShardIndex":
         """The index of the shards; errors as `open_index`."""
@@ -183,6 +190,7 @@ class ShardPlace:
 
         if not (images := ImageSet(num_images=index.num_samples)).is_small:
             return images
+        self.fetch(world_from_env(shared=True), index)
         with self.reader(index) as reader:
             return survey(reader)
 
@@ -192,7 +200,56 @@ class ShardPlace:
 
         reader = ShardReader(index, self.shard_cache)
         # One of several processes fetches what it needs itself, and maybe on a machine of its own.
-        return reader.with_room() if world_from_env(shared=True).size == 1 else reader
+        alone = world_from_env(shared=True).size == 1
+        return reader.with_room(_as_bytes(self.shard_cache_limit)) if alone else reader
+
+    def fetch(self, world: World, *indexes: "ShardIndex | None") -> None:
+        """Fetch the remote shards of some sets that are missing here before the work begins; see `fetch_shards`."""
+        present = [index for index in indexes if index is not None]
+        urls, sizes = [url for index in present for url in index.urls], [index.tar_bytes_S for index in present]
+        fetch_shards(urls, [int(size) for part in sizes for size in part], self, world)
+
+
+def fetch_shards(
+    urls: Sequence[str], sizes: Sequence[int] | None, place: ShardPlace, world: World = ALONE, *, patient: bool = False
+) -> None:
+    """Fetch remote shards that are missing here, several at once, with a bar; a signal ends the command.
+
+    Args:
+        sizes: bytes of each shard; None asks the server.
+        world: its ranks begin at different shards, and the first one draws the bar.
+        patient: as of `fetch_missing`.
+
+    Errors:
+        ShardError for a shard that cannot be fetched, or for shards that do not fit.
+    """
+    from shards.index.remote import AT_ONCE, fetch_missing, sizes_on_server
+    from shards.index.sources import is_remote
+
+    if not any(map(is_remote, urls)):
+        return
+    with StopRequest() as stop, ExitStack() as stack:
+        bar: Bar | None = None
+        for now in fetch_missing(
+            urls,
+            sizes_on_server(urls, should_stop=lambda: stop.told) if sizes is None else sizes,
+            place.shard_cache,
+            limit_bytes=_as_bytes(place.shard_cache_limit),
+            begin=world.rank / world.size,
+            at_once=max(1, AT_ONCE // world.local_size),
+            patient=patient,
+            should_stop=lambda: stop.told,
+        ):
+            if world.rank == 0:
+                bar = bar or stack.enter_context(Bar("fetch", now.of_bytes, "byte"))
+                bar.to(now.num_bytes, f"{now.num_files:,} of {count(now.of_files, 'shard')}")
+        if stop.told:
+            say("stopped while fetching shards; those that are complete are kept: run the same command again")
+            raise stop_with(stop.exit_code)
+
+
+def _as_bytes(gigabytes: float | None) -> float | None:
+    return None if gigabytes is None else gigabytes * 1e9
 
 
 def beside(path: Path, name: str) -> Path:
@@ -207,6 +264,17 @@ def val_beside(shards: str) -> str | None:
     return str(val) if folder.name == "train" and (val / "shards.index").is_file() else None
 
 
+shard_cache_options = (
+    click.option("--shard-cache", type=PATH, help="Where remote shards are kept locally."),
+    click.option(
+        "--shard-cache-limit",
+        type=Number(0, 1_000_000, min_open=True),
+        metavar="GB",
+        help="Refuse remote shards whose copies take more room than this.",
+    ),
+)
+
+
 def shard_options(required: bool = True, help: str = "") -> Decorator:
     """--shards and --shard-cache, as `place`."""
     where = (
@@ -217,7 +285,7 @@ def shard_options(required: bool = True, help: str = "") -> Decorator:
         ShardPlace,
         "shard_place",
         click.option("--shards", required=required, type=TEXT, help=help or where),
-        click.option("--shard-cache", type=PATH, help="Where remote shards are kept locally."),
+        *shard_cache_options,
     )
 
 

@@ -2,9 +2,12 @@
 
 import http.server
 import importlib
+import itertools
 import multiprocessing
 import os
+import re
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -17,11 +20,13 @@ from types import SimpleNamespace
 
 import fsspec
 import pytest
+from click.testing import CliRunner
 
+from cli import cli
 from shards.errors import ShardError
-from shards.index import remote, server_rules
+from shards.index import remote, server_rules, transfer
 from shards.index.reader import ShardReader
-from shards.index.remote import cached_path, local_shard
+from shards.index.remote import Fetched, cached_path, fetch_missing, local_shard
 from shards.index.shard_index import ShardIndex, expand_shards, index_path, open_index
 from shards.pool.workers import in_workers
 from shards.tars.scan import scan_shards
@@ -46,6 +51,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
     mood = "good"
     requests: list[str] = []  # noqa: RUF012 - one server per test, which clears it
+    together = threading.Barrier(NUM_SHARDS)
 
     def log_message(self, *args: object) -> None:
         """Nothing on the terminal."""
@@ -56,7 +62,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         path = Path(self.directory) / self.path.lstrip("/").partition("?")[0]
         if Handler.mood.startswith("to "):
             self._send_on()
-        elif Handler.mood == "500":
+        elif Handler.mood == "500" or Handler.mood == f"500 {self.path}":
             self.send_error(500)
         elif not path.is_file():
             self.send_error(404)
@@ -83,6 +89,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         if Handler.mood not in ("no_length", "endless"):
             self.send_header("Content-Length", str(10**15 if Handler.mood == "huge" else len(data)))
         self.end_headers()
+        if Handler.mood == "together":
+            Handler.together.wait(20)
         if Handler.mood == "flaky":
             Handler.mood = "good" if len(Handler.requests) > 2 else "flaky"
             self.wfile.write(data if Handler.mood == "good" else data[:100])
@@ -290,6 +298,103 @@ def test_a_worker_fetches_in_a_process_of_its_own(server: str, tmp_path: Path) -
         list(in_workers(lambda _: local_shard(f"{server}/none.tar", 7, tmp_path), [0], workers=1))
 
 
+def test_a_worker_starts_one_process_for_all_its_shards(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each shard cost a start of Python and of the network library."""
+    start = transfer._start_helper
+
+    def counted() -> "subprocess.Popen[str]":
+        with open(tmp_path / "started", "a") as file:
+            file.write("x")
+        return start()
+
+    monkeypatch.setattr(transfer, "_start_helper", counted)
+    urls = expand_shards(pattern_of(server))
+    list(in_workers(lambda url: local_shard(url, 10240, tmp_path), urls, workers=1))
+    assert (tmp_path / "started").read_text() == "x"
+    assert len(Handler.requests) == NUM_SHARDS
+
+
+def fetched(server: str, cache: Path, **arguments: object) -> list[Fetched]:
+    return [*fetch_missing(expand_shards(pattern_of(server)), [10240] * NUM_SHARDS, cache, **arguments)]  # type: ignore[arg-type]
+
+
+def test_missing_shards_are_fetched_at_once_and_counted(server: str, tmp_path: Path) -> None:
+    """The server answers nobody before all of them are asked for."""
+    Handler.mood, Handler.together = "together", threading.Barrier(NUM_SHARDS)
+    events = fetched(server, tmp_path / "cache")
+    assert events[-1] == Fetched(NUM_SHARDS, NUM_SHARDS * 10240, NUM_SHARDS, NUM_SHARDS * 10240)
+    assert all(a.num_bytes <= b.num_bytes for a, b in itertools.pairwise(events))
+    Handler.requests.clear()
+    assert fetched(server, tmp_path / "cache") == [] and Handler.requests == [], "all are here"
+
+
+def test_each_rank_begins_elsewhere(server: str, tmp_path: Path) -> None:
+    fetched(server, tmp_path / "cache", begin=1 / 3, at_once=1)
+    assert Handler.requests == [f"/shard-{n:06d}.tar" for n in (1, 2, 0)]
+
+
+def test_one_shard_that_cannot_be_fetched_is_named_and_ends_the_others(server: str, tmp_path: Path) -> None:
+    Handler.mood = "500 /shard-000001.tar"
+    with pytest.raises(ShardError, match=r"shard-000001\.tar: cannot be fetched: .*500"):
+        fetched(server, tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob(".*.partial"))
+    assert fetched(server, tmp_path / "two", patient=True)[-1].num_files == NUM_SHARDS - 1, "left for whoever reads it"
+
+
+def test_fetching_that_is_stopped_leaves_nothing_half_written(server: str, tmp_path: Path) -> None:
+    Handler.mood = "stall"
+    events = fetch_missing(
+        expand_shards(pattern_of(server)),
+        [10240] * NUM_SHARDS,
+        tmp_path / "cache",
+        should_stop=lambda: len(Handler.requests) > 2,
+    )
+    assert [*events][-1].num_files == 0
+    time.sleep(0.2)
+    assert not [path for path in (tmp_path / "cache").iterdir() if not path.name.endswith(".lock")]
+
+
+def test_more_than_the_limit_is_refused_before_the_first_is_fetched(server: str, tmp_path: Path) -> None:
+    """Copies that are complete count as well: the limit is of the folder's part of these shards."""
+    fetched(server, tmp_path / "cache", limit_bytes=NUM_SHARDS * 10240)
+    with pytest.raises(ShardError, match=r"at most 20,000 bytes, as --shard-cache-limit says, got 3 shards of 30,720"):
+        fetched(server, tmp_path / "cache", limit_bytes=20_000)
+
+
+def test_check_shards_shows_what_it_fetches(server: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["check-shards", pattern_of(server), "--shard-cache", str(tmp_path / "cache")])
+    assert done.exit_code == 0, done.output
+    assert re.search(r"fetch: 30,720 bytes of 30,720 bytes, .*3 of 3 shards\n", done.stderr), done.stderr
+    assert sorted(Handler.requests) == [f"/shard-{n:06d}.tar" for n in range(NUM_SHARDS)]
+    words = [
+        "check-shards",
+        pattern_of(server),
+        "--shard-cache",
+        str(tmp_path / "cache"),
+        "--shard-cache-limit",
+        "0.00002",
+    ]
+    refused = CliRunner().invoke(cli, words)
+    assert refused.exit_code == 1 and "at most 20,000 bytes" in refused.stderr
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_fetching_at_once(server: str, tmp_path: Path) -> None:
+    Handler.mood = "stall"
+    words = [sys.executable, ROOT / "cli.py", "check-shards", pattern_of(server), "--shard-cache", tmp_path / "cache"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while len(Handler.requests) < NUM_SHARDS and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130 and "stopped while fetching shards" in said, said
+    assert not [path for path in (tmp_path / "cache").iterdir() if not path.name.endswith(".lock")]
+    assert len(Handler.requests) == NUM_SHARDS, "nothing is tried again"
+
+
 def test_a_redirect_to_another_address_is_refused_at_once(server: str, tmp_path: Path) -> None:
     """Whether the size is asked for first or the file itself; the other server is asked for nothing."""
     asked: list[str] = []
@@ -397,8 +502,12 @@ from shards.index.remote import local_shard
 
 url, folder, who = sys.argv[1:]
 if who == "helper":
-    order = json.dumps([url, folder + "/x", 10240, 60.0])
-    os.execv(sys.executable, [sys.executable, "-m", "shards.index.transfer", order, str(os.getppid())])
+    order, parent = json.dumps([url, folder + "/x", 10240, 60.0]), os.getppid()
+    reading, writing = os.pipe()
+    os.write(writing, order.encode() + b"\\n")
+    os.dup2(reading, 0)
+    os.set_inheritable(writing, True)
+    os.execv(sys.executable, [sys.executable, "-m", "shards.index.transfer", str(parent)])
 size = local_shard(url, 10240, Path(folder)).stat().st_size
 Path(folder, "done").write_text(str(size))
 """

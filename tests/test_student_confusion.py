@@ -1,6 +1,9 @@
 """What an evaluation says of each class: counts that add up, the worst answers first, a page that holds them."""
 
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 
 from shards.views.blocks import ViewBatch
@@ -53,6 +56,38 @@ def test_the_worst_classes_come_first_with_what_they_are_taken_for() -> None:
     confusion.add(batch(3), Heads(torch.tensor([[9.0, 0, 0], [9, 0, 0], [9, 0, 0]]), None), np.array([0, 0, 1]))
     first, second = confusion.lines()
     assert first.split() == ["dog", "0", "of", "1", "0", "%", "1", "taken", "for", "cat"] and second.startswith("  cat")
+
+
+class Group:
+    """Ranks that have all counted: what their collectives give."""
+
+    def __init__(self, parts: list[Confusion]) -> None:
+        self.parts = [(part.count_CC.copy(), part.total_C.copy(), part.worst) for part in parts]
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(sum(part[0] if values.ndim == 2 else part[1] for part in self.parts))
+
+    def gathered(self, value: list[Any]) -> list[list[Any]]:
+        return [part[2] for part in self.parts]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 5])
+def test_what_ranks_have_counted_together_is_what_one_would(ranks: int) -> None:
+    """Also of equal certainties, of which only some are kept: those that come first in the shards."""
+    rng = np.random.default_rng(0)
+    batches = []
+    for shard in range(20):
+        logit_BC = torch.from_numpy(rng.integers(0, 3, (6, 3)).astype(np.float32))
+        batches.append((batch(6)._replace(shard_B=np.full(6, shard)), Heads(logit_BC, None), rng.integers(0, 3, 6)))
+    alone, parts = Confusion(NAMES), [Confusion(NAMES) for _ in range(ranks)]
+    for number, seen in enumerate(batches):
+        alone.add(*seen)
+        parts[number % ranks].add(*seen)
+    group = Group(parts)
+    for part in parts:
+        part.gather(group)  # type: ignore[arg-type]
+        assert np.array_equal(part.count_CC, alone.count_CC) and np.array_equal(part.total_C, alone.total_C)
+        assert [wrong[:5] for wrong in part.worst] == [wrong[:5] for wrong in alone.worst]
 
 
 def test_the_page_escapes_names_and_holds_the_pictures() -> None:

@@ -66,16 +66,24 @@ def trained(folder: Path, out: Path, world: World, init_method: str) -> None:
 
 def torchrun(folder: Path, out: Path, ranks: int, *, restarts: int = 0, die: bool = False) -> str:
     """What torchrun said; it must succeed."""
+    words = [folder, out, "die" if die else "live"]
+    return under_torchrun(folder, SCRIPT, words, ranks=ranks, restarts=restarts).stderr
+
+
+def under_torchrun(
+    folder: Path, text: str, words: list[Any], *, ranks: int, restarts: int = 0
+) -> "subprocess.CompletedProcess[str]":
+    """What a script and torchrun said; it must succeed."""
     script = folder / "rank.py"
-    script.write_text(SCRIPT)
+    script.write_text(text)
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = ["--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}", "--monitor-interval=0.1"]
-    command = [sys.executable, "-m", "torch.distributed.run", *words, script, folder, out, "die" if die else "live"]
+    flags = ["--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}", "--monitor-interval=0.1"]
+    command = [sys.executable, "-m", "torch.distributed.run", *flags, script, *words]
     done = subprocess.run(
         list(map(str, command)), cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stderr
+    return done
 
 
 def logged_steps(out: Path) -> list[int]:
@@ -134,3 +142,41 @@ def test_a_run_goes_on_with_fewer_ranks_and_the_same_batches(folder: Path) -> No
     for name, (shape, data) in final_weights(out).items():
         assert shape == two[name][0]
         np.testing.assert_allclose(np.frombuffer(data, "<f4"), np.frombuffer(two[name][1], "<f4"), atol=1e-3)
+
+
+# What each rank runs: the command, with the student of these tests registered, and the images it has read.
+EVALUATE = """
+import os, sys
+from pathlib import Path
+import tests.student_tiny
+from cli import cli
+from shards.index.reader import ShardReader
+
+read, ask = [], ShardReader.image_bytes
+
+def noted(self, shard, row):
+    read.append(f"{shard} {row}")
+    return ask(self, shard, row)
+
+ShardReader.image_bytes = noted
+cli(sys.argv[2:], standalone_mode=False)
+Path(sys.argv[1], os.environ.get("RANK", "alone")).write_text("\\n".join(read))
+"""
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_shared_out_and_equals_that_of_one_process(folder: Path) -> None:
+    """Each image is read by one rank; counts, classes, confusion and the page with the worst answers are the same."""
+    calm(folder)
+    results = []
+    for ranks in (1, 2, 3):
+        place = folder / f"evaluated by {ranks}"
+        place.mkdir()
+        page = folder / "page.html"
+        words = ["evaluate", "--shards", folder / "shards", "--weights", folder / "calm", "--workers", "0", "--json"]
+        done = under_torchrun(folder, EVALUATE, [place, *words, "--html", page], ranks=ranks)
+        results.append((json.loads(done.stdout.splitlines()[0]), page.read_bytes()))
+        reads = [path.read_text().splitlines() for path in place.iterdir()]
+        assert len(reads) == ranks and all(reads)
+        assert sum(map(len, reads)) == len({image for part in reads for image in part}) == 66, "none twice"
+    assert results[0] == results[1] == results[2]

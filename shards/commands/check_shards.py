@@ -10,7 +10,7 @@ import click
 from shards.commands.flags import class_names_option, require_use, say_ignored
 from shards.console import Bar, result, say
 from shards.errors import ShardError
-from shards.flags import COUNT, PATH, bundled, workers_option
+from shards.flags import COUNT, ShardPlace, bundled, fetch_shards, shard_cache_options, workers_option
 from shards.text.figures import count
 
 if TYPE_CHECKING:
@@ -77,39 +77,37 @@ _scan_flags = bundled(
 
 
 @click.command("check-shards")
-@click.argument("shards")
+@bundled(ShardPlace, "shard_place", click.argument("shards"), *shard_cache_options)
 @click.option("--num-classes", type=click.IntRange(2), help="Labels must lie below it; default: the largest label + 1.")
 @class_names_option
 @_scan_flags
-@click.option("--shard-cache", type=PATH, help="Where remote shards are kept locally.")
 @workers_option("Processes.")
 def check_shards(
-    shards: str,
+    shard_place: ShardPlace,
     num_classes: int | None,
     class_names: Path | None,
     flags: ScanFlags,
     overwrite: bool,
     allow_fewer: bool,
-    shard_cache: Path | None,
     workers: int,
 ) -> None:
     """Scan SHARDS strictly, ours or anyone's, and write their index; with an index, check them against it.
 
     An index that is written anew keeps the class names of the one before, unless others are given.
     """
-    from shards.index.class_names import read_class_names
     from shards.index.classes import samples_words
     from shards.index.shard_index import ShardIndex, index_path
     from shards.index.sources import expand_shards
     from shards.tars.scan import scan_shards
 
     require_use(allow_fewer and not overwrite, "--allow-fewer: only with --overwrite, which writes an index anew")
-    path = index_path(shards, shard_cache)
+    assert shard_place.shards is not None, "an argument"
+    path = index_path(shard_place.shards, shard_place.shard_cache)
     expected = ShardIndex.load(path) if path.exists() and not overwrite else None
     rule = flags.rule(expected)
-    known_names = () if class_names else expected.class_names if expected else _names_before(path, num_classes)
-    names = read_class_names(class_names) if class_names else known_names
-    urls = expand_shards(shards)
+    names = _class_names(class_names, expected, path, num_classes)
+    urls = expand_shards(shard_place.shards)
+    fetch_shards(urls, None, shard_place, patient=True)
     events = scan_shards(
         urls,
         num_classes=num_classes or (expected.num_classes if expected else None),
@@ -117,7 +115,7 @@ def check_shards(
         rule=rule,
         expected=expected,
         workers=max(1, workers),
-        cache_dir=shard_cache,
+        cache_dir=shard_place.shard_cache,
     )
     index = _show_scan(events, len(urls))
     if expected is None:
@@ -126,6 +124,17 @@ def check_shards(
     verb = "checked against" if expected else "index"
     result(f"{samples_words(index)} in {count(index.num_shards, 'shard')}: all as they must be\n{verb} {path}")
     result(f"fingerprint {index.fingerprint}")
+
+
+def _class_names(
+    class_names: Path | None, expected: "ShardIndex | None", path: Path, num_classes: int | None
+) -> tuple[str, ...]:
+    """The class names of a file, else those of the index that is checked or written anew; () for none."""
+    from shards.index.class_names import read_class_names
+
+    if class_names:
+        return tuple(read_class_names(class_names))
+    return expected.class_names if expected else _names_before(path, num_classes)
 
 
 def _show_scan(events: Iterable["ScanEvent"], num_shards: int) -> "ShardIndex":

@@ -29,9 +29,13 @@ class ShardReader:
         self._lock = threading.Lock()
         self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
 
-    def with_room(self) -> Self:
-        """The reader itself; ShardError with the sizes for remote shards that will not all fit on the disk."""
-        require_room_for_all(self.index.urls, self.index.tar_bytes_S, self.cache_dir)
+    def with_room(self, limit_bytes: float | None = None) -> Self:
+        """The reader itself; ShardError with the sizes for remote shards that will not all fit on the disk.
+
+        Args:
+            limit_bytes: as of `require_room_for_all`.
+        """
+        require_room_for_all(self.index.urls, self.index.tar_bytes_S, self.cache_dir, limit_bytes)
         return self
 
     def image_bytes(self, shard: int, row: int) -> bytes:

@@ -1,14 +1,21 @@
-"""Remote shards on the local disk: fetched once, whole, by one process; then read like local ones.
+"""Keep remote shards on the local disk: each one is fetched once, whole, and then read like a local one.
 
-The transfer itself, with everything that a server can do wrong, is in `transfer`.
+A command fetches what it needs before it begins, several shards at once (`fetch_missing`). A reader fetches a shard
+that is still missing when it opens it (`local_shard`). The transfer itself, with everything that a server can do wrong,
+is in `transfer`.
 """
 
 import glob
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +23,28 @@ from numpy.typing import NDArray
 from shards.atomic import TEMPORARY
 from shards.errors import ShardError
 from shards.index.sources import base_name, is_remote
-from shards.index.transfer import TransferOrder, fetch
+from shards.index.transfer import TransferOrder, Unwanted, fetch
 from shards.locks import FOR_EVER, locked
-from shards.text.figures import byte_size
+from shards.text.figures import byte_size, count
 
 STALL_S = 60.0
+AT_ONCE = 8
+"""Shards that one process fetches at the same time."""
+_POLL_S = 0.05
+_END_S = 1.0
+
+
+class Fetched(NamedTuple):
+    """How much of the remote shards that were missing is fetched: complete files, and bytes."""
+
+    num_files: int
+    num_bytes: int
+    of_files: int
+    of_bytes: int
+
+
+def _untold(num_bytes: int) -> None:
+    """Tell nobody."""
 
 
 def default_cache_dir() -> Path:
@@ -35,12 +59,19 @@ def cached_path(url: str, cache_dir: Path | None = None) -> Path:
     return (cache_dir or default_cache_dir()) / name
 
 
-def local_shard(url: str, expected_bytes: int | None, cache_dir: Path | None = None, stall_s: float = STALL_S) -> Path:
+def local_shard(
+    url: str,
+    expected_bytes: int | None,
+    cache_dir: Path | None = None,
+    stall_s: float = STALL_S,
+    told: Callable[[int], None] = _untold,
+) -> Path:
     """A local path for `url`: itself when local, else its copy in `cache_dir`, fetched if it is not there yet.
 
     Args:
         expected_bytes: size in the index; None (no index yet) asks the server.
         stall_s: seconds without an answer or a new byte after which the transfer is given up.
+        told: as of `transfer.fetch`.
 
     Errors:
         ShardError when the server fails or stalls, or the size is not the expected one.
@@ -52,38 +83,163 @@ def local_shard(url: str, expected_bytes: int | None, cache_dir: Path | None = N
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        return _fetched(url, target, expected_bytes, stall_s)
+        return _fetched(url, target, expected_bytes, stall_s, told)
     except OSError as error:
         raise ShardError(f"{url}: cannot be kept in {target.parent}: {error}; make room or choose another") from error
 
 
-def _fetched(url: str, target: Path, expected_bytes: int | None, stall_s: float) -> Path:
+def _fetched(url: str, target: Path, expected_bytes: int | None, stall_s: float, told: Callable[[int], None]) -> Path:
     # One process fetches, the others wait for it.
     with locked(target.with_name(f".{target.name}.lock"), wait_s=FOR_EVER):
-        num_bytes = expected_bytes if expected_bytes is not None else fetch(TransferOrder(url, "", -1, stall_s))
-        if num_bytes < 0 or _size(target) != num_bytes:
-            _require_room(url, target.parent, num_bytes)
+        size = expected_bytes if expected_bytes is not None else fetch(TransferOrder(url, "", -1, stall_s))
+        if size < 0 or _size(target) != size:
+            _require_room(url, target.parent, size)
             for left in target.parent.glob(f".{glob.escape(target.name)}.*{TEMPORARY}"):
                 left.unlink(missing_ok=True)  # of a process that was killed: whoever fetches this holds the lock
-            _fetch(url, target, num_bytes, stall_s)
+            _fetch(url, target, size, stall_s, told)
     return target
 
 
-def require_room_for_all(urls: Sequence[str], tar_bytes_S: NDArray[np.int64], cache_dir: Path | None = None) -> None:
+def sizes_on_server(
+    urls: Sequence[str], *, stall_s: float = STALL_S, should_stop: Callable[[], bool] = bool
+) -> list[int]:
+    """The size of each remote file, several asked for at once; -1 for a local one and where the server does not tell.
+
+    A server that fails is no error here: whoever fetches the file says so.
+    """
+    sizes = [-1] * len(urls)
+
+    def ask(number: int, go_on: Callable[[], None]) -> None:
+        with suppress(ShardError):
+            sizes[number] = fetch(TransferOrder(urls[number], "", -1, stall_s), lambda _: go_on())
+
+    for _ in _in_threads(ask, [number for number, url in enumerate(urls) if is_remote(url)], AT_ONCE, should_stop):
+        pass
+    return sizes
+
+
+def fetch_missing(
+    urls: Sequence[str],
+    tar_bytes_S: Sequence[int] | NDArray[np.int64],
+    cache_dir: Path | None = None,
+    *,
+    limit_bytes: float | None = None,
+    begin: float = 0.0,
+    at_once: int = AT_ONCE,
+    patient: bool = False,
+    stall_s: float = STALL_S,
+    should_stop: Callable[[], bool] = bool,
+) -> Iterator[Fetched]:
+    """Fetch the remote shards that are missing, several at once; yields many times a second how far it is.
+
+    Args:
+        tar_bytes_S: size of each shard, (S,); -1 where it is not known: such a one counts as a file alone.
+        limit_bytes: as of `require_room_for_all`.
+        begin: in [0, 1), the place in the list to begin at: processes that share a disk begin at different ones.
+        patient: a shard that cannot be fetched is left for the one who reads it; else it is an error at once.
+        should_stop: ends the transfers; what is not complete is removed.
+
+    Errors:
+        ShardError naming the shard that cannot be fetched, or that all of them do not fit.
+    """
+    require_room_for_all(urls, tar_bytes_S, cache_dir, limit_bytes)
+    missing = _missing(urls, tar_bytes_S, cache_dir)
+    of_bytes = sum(max(0, size) for _, size in missing)
+    received, complete = [0] * len(missing), [False] * len(missing)
+
+    def get(number: int, go_on: Callable[[], None]) -> None:
+        def told(num_bytes: int) -> None:
+            go_on()
+            received[number] = max(0, num_bytes)
+
+        url, size = missing[number]
+        try:
+            local_shard(url, size if size >= 0 else None, cache_dir, stall_s, told)
+            complete[number], received[number] = True, max(0, size)
+        except ShardError:
+            if not patient:
+                raise
+
+    first = int(begin * len(missing))
+    order = [*range(first, len(missing)), *range(first)]
+
+    def come() -> Fetched:
+        return Fetched(sum(complete), min(sum(received), of_bytes), len(missing), of_bytes)
+
+    for _ in _in_threads(get, order, at_once, should_stop):
+        yield come()
+    if missing:
+        yield come()
+
+
+def _in_threads(
+    work: Callable[[int, Callable[[], None]], None],
+    numbers: Sequence[int],
+    at_once: int,
+    should_stop: Callable[[], bool],
+) -> Iterator[None]:
+    """Do `work` on every number in threads, in this order; yields while it goes on.
+
+    Its second argument raises `Unwanted` when it need not go on. The threads are daemons: one that hangs inside a
+    library keeps no process alive. The first error ends all work, and is raised.
+    """
+    waiting, ended = deque(numbers), threading.Event()
+    failures: list[BaseException] = []
+
+    def go_on() -> None:
+        if ended.is_set() or should_stop():
+            raise Unwanted
+
+    def run() -> None:
+        try:
+            while waiting:
+                go_on()
+                work(waiting.popleft(), go_on)
+        except (IndexError, Unwanted):
+            return  # another thread took the last one, or nobody wants more
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(at_once, len(waiting)))]
+    try:
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads) and not failures and not should_stop():
+            time.sleep(_POLL_S)
+            yield
+    finally:
+        ended.set()
+        until = time.monotonic() + _END_S
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+    if failures:
+        raise failures[0]
+
+
+def require_room_for_all(
+    urls: Sequence[str],
+    tar_bytes_S: Sequence[int] | NDArray[np.int64],
+    cache_dir: Path | None = None,
+    limit_bytes: float | None = None,
+) -> None:
     """Refuse, before the first step, remote shards that will not fit where their copies are kept.
 
     Args:
-        tar_bytes_S: size of each shard, (S,), from the index; local shards and complete copies count nothing.
+        tar_bytes_S: size of each shard, (S,), from the index; local shards and complete copies need no room.
+        limit_bytes: most bytes that the copies of these shards may take, complete ones too; None for no limit.
 
     Errors:
         ShardError with the sizes and the way out.
     """
     folder = cache_dir or default_cache_dir()
-    missing = [
-        int(num_bytes)
-        for url, num_bytes in zip(urls, tar_bytes_S, strict=True)
-        if is_remote(url) and _size(cached_path(url, cache_dir)) != num_bytes
-    ]
+    remote = [max(0, int(size)) for url, size in zip(urls, tar_bytes_S, strict=True) if is_remote(url)]
+    if limit_bytes is not None and sum(remote) > limit_bytes:
+        raise ShardError(
+            f"{folder}: expected copies of remote shards of at most {byte_size(limit_bytes)}, as --shard-cache-limit "
+            f"says, got {count(len(remote), 'shard')} of {byte_size(sum(remote))} together; raise the limit, or name "
+            "fewer shards"
+        )
+    missing = [max(0, size) for _, size in _missing(urls, tar_bytes_S, cache_dir)]
     if not missing:
         return
     existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
@@ -93,6 +249,14 @@ def require_room_for_all(urls: Sequence[str], tar_bytes_S: NDArray[np.int64], ca
             f"{folder}: expected room for {len(missing)} of {len(urls)} remote shards that will be fetched, "
             f"{byte_size(sum(missing))}, got {byte_size(free)} free; make room, or name another folder by --shard-cache"
         )
+
+
+def _missing(
+    urls: Sequence[str], tar_bytes_S: Sequence[int] | NDArray[np.int64], cache_dir: Path | None
+) -> list[tuple[str, int]]:
+    """Address and size of every remote shard that has no complete copy."""
+    sizes = ((url, int(size)) for url, size in zip(urls, tar_bytes_S, strict=True) if is_remote(url))
+    return [(url, size) for url, size in sizes if size < 0 or _size(cached_path(url, cache_dir)) != size]
 
 
 def _require_room(url: str, folder: Path, num_bytes: int) -> None:
@@ -113,10 +277,10 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _fetch(url: str, target: Path, expected_bytes: int, stall_s: float) -> None:
+def _fetch(url: str, target: Path, expected_bytes: int, stall_s: float, told: Callable[[int], None]) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY}")
     try:
-        fetch(TransferOrder(url, str(temporary), expected_bytes, stall_s))
+        fetch(TransferOrder(url, str(temporary), expected_bytes, stall_s), told)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)

@@ -4,12 +4,14 @@ fsspec does the transfer, in a thread that this one watches: the temporary file 
 the expected size. What may go away by itself (a dropped connection, a cut transfer, an answer of 5xx, a stall) is tried
 again (`shards.index.server_rules`); what will not (not found, forbidden, too many bytes) is an error at once.
 
-A worker of the pool is a fork and must not use the network client of its parent: there a fresh process fetches.
+A worker of the pool is a fork and must not use the network client of its parent: it starts one process of its own, at
+its first shard, which fetches for it until it ends.
 """
 
 import errno
 import json
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shards.atomic import TEMPORARY
 from shards.errors import ShardError
 from shards.index.server_rules import TRIES, may_pass, pauses, session_options
 from shards.index.sources import AZURE_SCHEMES
@@ -36,6 +39,14 @@ class TransferOrder(NamedTuple):
     target: str
     expected_bytes: int
     stall_s: float
+
+
+class Unwanted(Exception):  # noqa: N818 - no error: somebody asked for it
+    """The transfer was given up because nobody wants it any more."""
+
+
+def _untold(num_bytes: int) -> None:
+    """Tell nobody."""
 
 
 class _Course:
@@ -60,8 +71,11 @@ class _TransferError(Exception):
         self.again = again
 
 
-def fetch(order: TransferOrder) -> int:
+def fetch(order: TransferOrder, told: Callable[[int], None] = _untold) -> int:
     """Fetch the file to its target; the bytes it has, of a size alone -1 when the server does not tell.
+
+    Args:
+        told: gets the number of bytes of this try, many times a second, and may raise `Unwanted`; not in a worker.
 
     Errors:
         ShardError naming url, what came and what to do, after the last try.
@@ -69,7 +83,7 @@ def fetch(order: TransferOrder) -> int:
     waits_s = pauses()
     while True:
         try:
-            return _in_process(order) if is_worker() else _once(order)
+            return _by_helper(order) if is_worker() else _once(order, told)
         except _TransferError as error:
             if error.again and waits_s:
                 time.sleep(waits_s.pop(0))
@@ -81,20 +95,26 @@ def fetch(order: TransferOrder) -> int:
                 Path(order.target).unlink(missing_ok=True)
 
 
-def _once(order: TransferOrder) -> int:
+def _once(order: TransferOrder, told: Callable[[int], None] = _untold) -> int:
     if not order.target:
         sizes: list[Any] = []
-        _guarded(order, lambda course: sizes.append(_size_on_server(order.url)))
+        _guarded(order, lambda course: sizes.append(_size_on_server(order.url)), told)
         return -1 if sizes[0] is None else int(sizes[0])
-    _guarded(order, lambda course: _transfer(order, course))
-    got = os.stat(order.target).st_size
-    if order.expected_bytes >= 0 and got != order.expected_bytes:
-        raise _TransferError(
-            f"expected {order.expected_bytes} bytes, got {got}; the transfer was cut, or the shard was replaced "
-            "after it was indexed: try again, or run check-shards again",
-            again=got < order.expected_bytes,
-        )
-    return got
+    # Each try has a file of its own: one that was given up may still make it, and then removes it.
+    own = order._replace(target=f"{order.target.removesuffix(TEMPORARY)}.{secrets.token_hex(4)}{TEMPORARY}")
+    try:
+        _guarded(own, lambda course: _transfer(own, course), told)
+        got = os.stat(own.target).st_size
+        if order.expected_bytes >= 0 and got != order.expected_bytes:
+            raise _TransferError(
+                f"expected {order.expected_bytes} bytes, got {got}; the transfer was cut, or the shard was replaced "
+                "after it was indexed: try again, or run check-shards again",
+                again=got < order.expected_bytes,
+            )
+        os.replace(own.target, order.target)
+        return got
+    finally:
+        Path(own.target).unlink(missing_ok=True)
 
 
 def _size_on_server(url: str) -> Any:
@@ -112,6 +132,7 @@ def _transfer(order: TransferOrder, course: _Course) -> None:
             course.took(inc)
 
     filesystem, path = _open(order.url)
+    course.took(0)  # before there is a file
     filesystem.get_file(path, order.target, callback=Counted())
 
 
@@ -135,8 +156,9 @@ def _open(url: str) -> tuple[Any, str]:
         raise _TransferError(f"{error}; install the extra: pip install -e '.[{extra}]'", again=False) from error
 
 
-def _guarded(order: TransferOrder, call: Callable[[_Course], None]) -> None:
+def _guarded(order: TransferOrder, call: Callable[[_Course], None], told: Callable[[int], None]) -> None:
     """Run `call` in a thread and watch the target grow."""
+    told(0)
     failure: list[BaseException] = []
     course = _Course()
 
@@ -145,6 +167,8 @@ def _guarded(order: TransferOrder, call: Callable[[_Course], None]) -> None:
             call(course)
         except BaseException as error:
             failure.append(error)
+        if course.unwanted and order.target:
+            Path(order.target).unlink(missing_ok=True)
 
     # A daemon: a transfer that hangs inside a library cannot be stopped, and must not keep the process alive.
     thread = threading.Thread(target=run, name=f"fetch {order.url}", daemon=True)
@@ -153,18 +177,20 @@ def _guarded(order: TransferOrder, call: Callable[[_Course], None]) -> None:
     except RuntimeError as error:
         raise _TransferError(f"no thread can be started ({error}); use fewer --workers", again=False) from error
     try:
-        _watch(order, thread, course)
+        _watch(order, thread, course, told)
     finally:
         course.unwanted = True
+        thread.join(2 * _POLL_S)  # long enough for one that only has to notice it
     if failure:
         _raise(failure[0])
 
 
-def _watch(order: TransferOrder, thread: threading.Thread, course: _Course) -> None:
+def _watch(order: TransferOrder, thread: threading.Thread, course: _Course, told: Callable[[int], None]) -> None:
     size, since = 0, time.monotonic()
     while thread.is_alive():
         thread.join(_POLL_S)
         now, elapsed = max(course.num_bytes, _size(order.target)), time.monotonic() - since
+        told(now)
         if order.expected_bytes >= 0 and now > order.expected_bytes:
             raise _TransferError(
                 f"expected {order.expected_bytes} bytes, got {now} and more; the server does not send the shard that "
@@ -213,18 +239,42 @@ def _refusal(error: BaseException | None) -> ShardError | None:
     return error
 
 
-def _in_process(order: TransferOrder) -> int:
-    """The same in a fresh process, which ends with this one."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    words = [sys.executable, "-m", "shards.index.transfer", json.dumps(order), str(os.getpid())]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+_helpers: dict[int, "subprocess.Popen[str]"] = {}
+"""The process that fetches for a worker, by the worker's number: a fork of it starts its own."""
+
+
+def _by_helper(order: TransferOrder) -> int:
+    """The same in a process that a worker starts at its first order and keeps; it ends with the worker."""
+    helper = _helpers.get(os.getpid()) or _start_helper()
+    assert helper.stdin is not None and helper.stdout is not None, "pipes"
     try:
-        report = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        raise _TransferError(f"the fetching process ended with {done.returncode}", again=True) from None
+        helper.stdin.write(json.dumps(order) + "\n")
+        helper.stdin.flush()
+        report = json.loads(helper.stdout.readline())
+    except (BrokenPipeError, ValueError):
+        raise _TransferError(f"the fetching process ended with {_end_helper()}", again=True) from None
     if "bytes" in report:
         return int(report["bytes"])
+    _end_helper()  # what was given up may hang in one of its threads
     raise _TransferError(str(report["error"]), again=bool(report["again"]))
+
+
+def _start_helper() -> "subprocess.Popen[str]":
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    words = [sys.executable, "-m", "shards.index.transfer", str(os.getpid())]
+    helper = subprocess.Popen(
+        words, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    _helpers[os.getpid()] = helper
+    return helper
+
+
+def _end_helper() -> int:
+    """End the process of this worker; its exit code."""
+    helper = _helpers.pop(os.getpid())
+    helper.kill()
+    with helper:  # closes the pipes
+        return helper.wait()
 
 
 def _end_with(parent: int) -> None:
@@ -235,16 +285,17 @@ def _end_with(parent: int) -> None:
 
 
 def main() -> None:
-    """Fetch one order, given as JSON and followed by the number of the process that wants it, and say how it went."""
-    threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
-    try:
-        report: dict[str, Any] = {"bytes": _once(TransferOrder(*json.loads(sys.argv[1])))}
-    except _TransferError as error:
-        report = {"error": str(error), "again": error.again}
-    except OSError as error:
-        report = {"error": f"cannot be kept: {error}; make room or choose another place", "again": False}
-    sys.stdout.write(json.dumps(report) + "\n")
-    sys.stdout.flush()
+    """Fetch every order that comes as a line of JSON, and say how it went; the argument is who wants them."""
+    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
+    for line in sys.stdin:
+        try:
+            report: dict[str, Any] = {"bytes": _once(TransferOrder(*json.loads(line)))}
+        except _TransferError as error:
+            report = {"error": str(error), "again": error.again}
+        except OSError as error:
+            report = {"error": f"cannot be kept: {error}; make room or choose another place", "again": False}
+        sys.stdout.write(json.dumps(report) + "\n")
+        sys.stdout.flush()
     os._exit(0)  # a transfer that was given up may still hang in its thread
 
 

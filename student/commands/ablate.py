@@ -107,7 +107,7 @@ def ablate(
             world=world,
         )
         _warn(sweep.check(grid, together=together, anyway=skip_memory_check))
-        _run(out, grid, sweep, together, world, reasons)
+        _run(shard_place, out, grid, sweep, together, reasons)
 
 
 def _weights(lambdas: tuple[float, ...], index: "ShardIndex") -> tuple[float, ...]:
@@ -177,13 +177,20 @@ def _world(spread: bool) -> World:
 
 
 def _run(
-    out: Path, grid: "Grid", sweep: "SweepTraining", together: int, world: World, reasons: tuple[str, ...]
+    shard_place: ShardPlace,
+    out: Path,
+    grid: "Grid",
+    sweep: "SweepTraining",
+    together: int,
+    reasons: tuple[str, ...],
 ) -> None:
     """Run the sweep and draw it; exits with 1 when cells have failed, with the trainer's code when it was stopped."""
     from student.commands.sweep_display import SweepDisplay
     from student.sweep.cell_training import sweep_facts
     from student.sweep.sweep_loop import CellProgress, run_sweep
 
+    world = sweep.world
+    shard_place.fetch(world, sweep.index, sweep.val_index)
     display = SweepDisplay(out, together=together, processes=world.size, quiet=world.rank > 0)
     display.explain(reasons)
     facts = sweep_facts(sweep.teachers, grid.temperatures, distillations=grid.distillations, recipe=sweep.recipe)

@@ -1,8 +1,9 @@
 """`evaluate`: measure the accuracy of a student, of each class too."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -11,11 +12,16 @@ from shards.flags import PATH, ShardPlace, device_option, json_option, precision
 from shards.index.classes import Classes, classes_of, majority, match_classes
 from shards.own_folder import require_file
 from shards.text.figures import accuracy, count, noise
+from shards.world import World, world_from_env
 from student.commands.flags import student_of, weights_options
 from teacher_cache.commands.flags import announced_precision
 from teacher_cache.network.weights_metadata import require_named, require_weights
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from shards.index.reader import ShardReader
     from shards.index.shard_index import ShardIndex
     from shards.views.view_recipe import ViewRecipe
     from student.learn.confusion import Confusion
@@ -41,47 +47,80 @@ def evaluate(
     html: Path | None,
     as_json: bool,
 ) -> None:
-    """Top-1 of a student on shards, of each class too: every sample counted exactly once."""
+    """Top-1 of a student on shards, of each class too: every sample counted exactly once.
+
+    Under torchrun every process evaluates its share of the images, and the first one says the result.
+    """
     index = shard_place.labelled(shard_place.shards, "--shards", "evaluation")
     require_named(require_weights("--weights", weights), model)
     if html is not None:
         require_file("--html", html)
-    import torch
-
+    world = world_from_env()
     from shards.views.view_recipe import ViewRecipe
-    from shards.world import World
-    from student.learn.confusion import Confusion
-    from student.learn.evaluation import eval_batches, eval_views
-    from student.learn.evaluation import evaluate as run
-    from teacher_cache.network.device import chosen_device
+    from student.learn.evaluation import eval_views
+    from teacher_cache.network.device import rank_device
 
     network, info = student_of(weights, model)
     class_order = _class_order(info, index, weights)
     _say_other_pixels(info, index)
-    target = torch.device(chosen_device(device))
+    target = rank_device(device, world)
     views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std))
-    confusion = Confusion(info.class_names or [f"class {c}" for c in range(info.num_classes)])
-    with shard_place.reader(index) as reader, Bar("evaluate", index.num_samples, "sample") as bar:
-        for event in run(
-            network.to(target),
-            eval_batches(reader, views, world=World(), workers=workers),
-            views=views,
-            num_samples=index.num_samples,
-            num_own=index.num_samples,
-            device=target,
-            precision=announced_precision(target.type, precision),
-            class_order=class_order,
-        ):
-            bar.to(event.num_done)
-            if event.answered is not None:
-                confusion.add(event.answered.batch, event.answered.heads, event.answered.label_B)
-    assert event.result is not None, "the last event carries the result"
+    share = _Share(world, target, announced_precision(target.type, precision), class_order)
+    shard_place.fetch(world, index)
+    with shard_place.reader(index) as reader:
+        counted, confusion = share.counted(network, info, reader, views, workers)
+    if world.rank > 0:
+        return
     if as_json:
-        result(json.dumps(_as_json(event.result, confusion, _crop(views))))
+        result(json.dumps(_as_json(counted, confusion, _crop(views))))
     else:
-        _show(event.result, confusion, _crop(views), majority(index))
+        _show(counted, confusion, _crop(views), majority(index))
     if html is not None:
-        _write_page(html, weights, index, event.result, confusion)
+        _write_page(html, weights, index, counted, confusion)
+
+
+class _Share(NamedTuple):
+    """This process of an evaluation, and how it computes; `class_order` as of `student.learn.evaluation.evaluate`."""
+
+    world: World
+    device: "torch.device"
+    precision: str
+    class_order: tuple[int, ...]
+
+    def counted(
+        self, network: "nn.Module", info: "ExportInfo", reader: "ShardReader", views: "ViewRecipe", workers: int
+    ) -> "tuple[EvalResult, Confusion]":
+        """Evaluate this process's images, with a bar, and return the counts of all processes."""
+        from student.learn.confusion import Confusion
+        from student.learn.evaluation import eval_batches, evaluate, own_samples
+        from student.learn.process_group import meeting_place, process_group
+
+        index, world = reader.index, self.world
+        confusion = Confusion(info.class_names or [f"class {c}" for c in range(info.num_classes)])
+        if world.size > 1:
+            say(f"rank {world.rank} of {world.size} waits at {meeting_place('env://')} for the other {world.size - 1}")
+        num_own = own_samples(index.rows_S, views, world)
+        with process_group(world, self.device) as group, ExitStack() as stack:
+            of = f" (rank 0 of {world.size})" if world.size > 1 else ""
+            bar = stack.enter_context(Bar(f"evaluate{of}", num_own, "sample")) if group.is_main else None
+            for event in evaluate(
+                network.to(self.device),
+                eval_batches(reader, views, world=world, workers=workers),
+                views=views,
+                num_samples=index.num_samples,
+                num_own=num_own,
+                device=self.device,
+                precision=self.precision,
+                class_order=self.class_order,
+                total=group.sum,
+            ):
+                if bar is not None:
+                    bar.to(event.num_done)
+                if event.answered is not None:
+                    confusion.add(event.answered.batch, event.answered.heads, event.answered.label_B)
+            confusion.gather(group)
+        assert event.result is not None, "the last event carries the result"
+        return event.result, confusion
 
 
 def _crop(views: "ViewRecipe") -> str:

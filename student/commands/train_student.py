@@ -32,12 +32,15 @@ from student.run.run_reader import is_finished, precision_before, recipe_before
 from teacher_cache.commands.flags import TeacherFlags, teacher_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shards.index.shard_index import ShardIndex
     from shards.views.view_recipe import ViewRecipe
     from student.recipe.choice import RecipeChoice
     from student.recipe.settings import TrainSettings
     from student.recipe.student_recipe import StudentRecipe
     from teacher_cache.network.teacher import Teacher
+    from teacher_cache.store.cache import TeacherCache
 
 _TEACHER_FLAGS = (
     "teacher",
@@ -103,11 +106,11 @@ def train_student(
     settings = training.settings(seed=seed, views_used=views_used, **_as_begun(out))
     with ExitStack() as stack:
         caches = cache_flags.open(stack, index)
-        fewest_views = min((cache.num_views for cache in caches), default=None)
         views = caches[0].spec.recipe if caches else None
+        _fetch(shard_place, out, world, index, val_index)
         if budget is not None and not data["before"]:
             choice = _within(budget, choice, index, settings, views, shard_place.shard_cache, data)
-        recipe, reasons = choice.suited_to(index, views, num_views=[views_used or fewest_views], **data)
+        recipe, reasons = choice.suited_to(index, views, num_views=[views_used or _fewest_views(caches)], **data)
         network = _in_the_loop(teacher, recipe, index, settings, world) if online else None
         display = TrainingDisplay(quiet=world.rank > 0)
         display.explain(reasons, cache_flags.words(recipe.combine))
@@ -124,6 +127,16 @@ def train_student(
         display.close()
     if world.rank == 0:
         say_after_training(out, val_shards)
+
+
+def _fewest_views(caches: "Sequence[TeacherCache]") -> int | None:
+    return min((cache.num_views for cache in caches), default=None)
+
+
+def _fetch(place: ShardPlace, out: Path, world: World, index: "ShardIndex", val_index: "ShardIndex | None") -> None:
+    """Fetch remote shards that are missing here, unless the run is finished and needs none."""
+    if not is_finished(out):
+        place.fetch(world, index, val_index)
 
 
 def say_after_training(out: Path, val_shards: str | None) -> None:

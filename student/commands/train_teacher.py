@@ -140,6 +140,8 @@ def train_teacher(
     scratch = f"{recipe.model} is trained from random weights; --pretrained or --init-weights needs fewer images"
     display = TrainingDisplay(quiet=world.rank > 0)
     display.explain(reasons, () if recipe.finetune else (scratch,))
+    if not is_finished(out):
+        shard_place.fetch(world, index, val_index)
     for event in train_many(
         [StudentJob(recipe, out, keep_best=val_shards is not None)],
         index,

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from shards.text.figures import count
 from shards.views.blocks import ViewBatch
 from student.learn.network import Heads
+from student.learn.process_group import ProcessGroup
 
 _MOST_KEPT = 24
 _MOST_NAMED = 20
@@ -29,6 +31,14 @@ class WrongAnswer(NamedTuple):
     view_HWC: NDArray[np.uint8]
 
 
+def _by_certainty(wrong: WrongAnswer) -> tuple[float, int, int]:
+    return -wrong.probability, wrong.shard, wrong.row
+
+
+def _most_certain(answers: Sequence[WrongAnswer]) -> list[WrongAnswer]:
+    return sorted(answers, key=_by_certainty)[:_MOST_KEPT]
+
+
 @dataclass(slots=True)
 class Confusion:
     """What the answers of an evaluation were.
@@ -37,7 +47,7 @@ class Confusion:
         names: of the student's classes, in order.
         count_CC: images by label (rows) and named class (columns), int64; answers that are not finite are in no column.
         total_C: images of each label.
-        worst: the wrong answers of which the student was most certain, those first.
+        worst: the wrong answers of which the student was most certain, those first; of equals the first in the shards.
     """
 
     names: Sequence[str]
@@ -58,11 +68,15 @@ class Confusion:
         np.add.at(self.count_CC, (label_B[finite_B], named_B[finite_B]), 1)
         for at in np.flatnonzero(finite_B & (named_B != label_B)):
             probability = float(prob_BC[at, named_B[at]])
-            if len(self.worst) < _MOST_KEPT or probability > self.worst[-1].probability:
-                where = int(batch.shard_B[at]), int(batch.row_B[at]), int(label_B[at]), int(named_B[at])
-                self.worst.append(WrongAnswer(*where, probability, batch.view_BHWC[at].copy()))
-                self.worst.sort(key=lambda wrong: -wrong.probability)
-                del self.worst[_MOST_KEPT:]
+            where = int(batch.shard_B[at]), int(batch.row_B[at]), int(label_B[at]), int(named_B[at])
+            wrong = WrongAnswer(*where, probability, batch.view_BHWC[at])
+            if len(self.worst) < _MOST_KEPT or _by_certainty(wrong) < _by_certainty(self.worst[-1]):
+                self.worst = _most_certain([*self.worst, wrong._replace(view_HWC=wrong.view_HWC.copy())])
+
+    def gather(self, group: ProcessGroup) -> None:
+        """Count what all ranks have seen: afterwards every one holds what a single process would."""
+        self.count_CC, self.total_C = (group.sum(torch.from_numpy(n)).numpy() for n in (self.count_CC, self.total_C))
+        self.worst = _most_certain([wrong for part in group.gathered(self.worst) for wrong in part])
 
     @property
     def present(self) -> NDArray[np.int64]:

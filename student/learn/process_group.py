@@ -66,6 +66,14 @@ class ProcessGroup:
         dist.all_reduce(total)
         return total
 
+    def gathered(self, value: T) -> list[T]:
+        """The small values of all ranks, by rank, on every one; they are pickled."""
+        if self.world.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world.size
+        dist.all_gather_object(values, value, group=self._control)
+        return values
+
     def from_main(self, make: Callable[[], T]) -> T:
         """What `make` gives on rank 0, on every rank; if it raises there, it raises everywhere."""
         if self.world.size == 1:

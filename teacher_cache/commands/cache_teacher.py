@@ -1,7 +1,7 @@
 """`cache-teacher`: stage 1, drawn as a bar over views with lines for what stands out."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import Bar, result, say, say_next
-from shards.flags import CACHE, ShardPlace, beside, shard_options, stop_with, suited_workers, val_beside, workers_option
+from shards.flags import (
+    CACHE,
+    ShardPlace,
+    beside,
+    fetch_shards,
+    shard_options,
+    stop_with,
+    suited_workers,
+    val_beside,
+    workers_option,
+)
 from shards.names import short
 from shards.own_folder import require_own
 from shards.signals import StopRequest
@@ -38,6 +48,7 @@ if TYPE_CHECKING:
         Started,
         UnitCommitted,
     )
+    from teacher_cache.store.cache import TeacherCache
     from teacher_cache.store.header import Header
 
 
@@ -71,16 +82,17 @@ def cache_teacher(
     world = world_from_env(shared=True)
     from teacher_cache.stage1.build import build_cache
     from teacher_cache.stage1.opening import open_or_create
-    from teacher_cache.stage1.stage1_events import CacheOpened
     from teacher_cache.store.cache import spec_at
 
     teacher.check_published_classes(index)
     existing_spec = spec_at(cache)
     recipe = views.recipe(index, existing_spec)
     network = execution.load(teacher, recipe, index, existing_spec, world)
+    if existing_spec is None:  # what it calibrates on
+        _fetch_share(shard_place, index, world)
     with StopRequest() as stop, shard_place.reader(index) as reader:
-        display, opened = _Display(world, stop, index, _student_command(shard_place, cache)), None
-        for event in open_or_create(
+        display = _Display(world, stop, index, _student_command(shard_place, cache))
+        opening = open_or_create(
             cache,
             index,
             network,
@@ -89,12 +101,9 @@ def cache_teacher(
             num_views=views.num_views,
             reader=reader,
             world=world,
-        ):
-            display.show(event)
-            display.end_if_told(isinstance(event, CacheOpened))
-            opened = event.cache if isinstance(event, CacheOpened) else None
-        assert opened is not None, "the last event carries the cache"
-        with opened:
+        )
+        with display.opened(opening) as opened:
+            _fetch_share(shard_place, index, world, opened)
             for done in build_cache(
                 opened,
                 index,
@@ -106,6 +115,20 @@ def cache_teacher(
                 should_stop=lambda: stop.told,
             ):
                 display.show(done)
+
+
+def _fetch_share(
+    shard_place: ShardPlace, index: "ShardIndex", world: World, cache: "TeacherCache | None" = None
+) -> None:
+    """Fetch the remote shards that this process begins with: of the missing units of a cache, or of a new one."""
+    from shards.index.sources import is_remote
+    from teacher_cache.stage1.walk import share
+
+    if any(map(is_remote, index.urls)):
+        shards = range(index.num_shards) if cache is None else [shard for _, shard in cache.missing()]
+        numbers = sorted(set(share(shards, world.rank, world.size)))
+        urls, sizes = [index.urls[n] for n in numbers], [int(index.tar_bytes_S[n]) for n in numbers]
+        fetch_shards(urls, sizes, shard_place, world)
 
 
 def _student_command(shard_place: ShardPlace, cache: str) -> list[str]:
@@ -240,11 +263,22 @@ class _Display:
             case events.BuildFinished():
                 self._finish(event)
 
-    def end_if_told(self, opened: bool) -> None:
-        """End a calibration that is asked to stop: it is seconds to minutes of forwards of which nothing is kept."""
-        if self._stop.told and not opened:
-            say("stopped while calibrating, nothing is made yet; run the same command again")
-            raise stop_with(self._stop.exit_code)
+    def opened(self, opening: "Iterable[OpenEvent]") -> "TeacherCache":
+        """Draw how a cache is opened or made, and return it.
+
+        A calibration that is asked to stop ends: it is seconds to minutes of forwards of which nothing is kept.
+        """
+        from teacher_cache.stage1.stage1_events import CacheOpened
+
+        opened = None
+        for event in opening:
+            self.show(event)
+            opened = event.cache if isinstance(event, CacheOpened) else None
+            if self._stop.told and opened is None:
+                say("stopped while calibrating, nothing is made yet; run the same command again")
+                raise stop_with(self._stop.exit_code)
+        assert opened is not None, "the last event carries the cache"
+        return opened
 
     def _say_cost(self, event: "ShortCalibration") -> None:
         """What fitting the record on few views costs, measured."""

@@ -1,12 +1,15 @@
 """Which units a process computes, in which order: a pure function of what is missing, rank and world size."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from shards.world import World
 from teacher_cache.store.digest import UnitId
 
+T = TypeVar("T")
 
-def share(missing: Sequence[UnitId], rank: int, size: int) -> Sequence[UnitId]:
+
+def share(missing: Sequence[T], rank: int, size: int) -> Sequence[T]:
     """The part of the missing units that a rank of `size` begins with."""
     return missing[rank * len(missing) // size : (rank + 1) * len(missing) // size]
 
