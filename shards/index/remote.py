@@ -150,7 +150,7 @@ def fetch_missing(
     def get(number: int, go_on: Callable[[], None]) -> None:
         def told(num_bytes: int) -> None:
             go_on()
-            received[number] = max(0, num_bytes)
+            received[number] = max(0, min(num_bytes, size - 1))  # the last byte counts when the file is complete
 
         url, size = missing[number]
         try:
