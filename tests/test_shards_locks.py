@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shards.errors import ArtefactError
-from shards.locks import locked
+from shards.locks import NumberedLocks, locked
 from shards.pool.workers import in_workers
 
 
@@ -94,3 +94,30 @@ def test_a_place_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ArtefactError, match=r"x\.lock: cannot be locked"), locked(tmp_path / "file/x.lock"):
         pass
+
+
+def test_numbered_locks_keep_other_processes_out_until_their_holder_ends(tmp_path: Path) -> None:
+    """Each number is a lock of its own; a killed holder has none any more."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        held = NumberedLocks(tmp_path / "locks")
+        assert held.take(3) and held.take(10**9) and held.take(5)
+        held.release(5)
+        os.write(writing, b"x")
+        time.sleep(60)
+        os._exit(0)
+    os.read(reading, 1)
+    with NumberedLocks(tmp_path / "locks") as locks:
+        assert [locks.take(number) for number in (3, 4, 5, 10**9)] == [False, True, True, False]
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert locks.take(3) and locks.take(10**9)
+    assert NumberedLocks(None).take(3), "where nobody can hold one"
+
+
+def test_a_worker_that_outlives_its_parent_holds_no_numbered_lock(tmp_path: Path) -> None:
+    with NumberedLocks(tmp_path / "locks") as locks:
+        assert locks.take(1)
+        results = in_workers(lambda _: NumberedLocks(tmp_path / "locks").take(1), [0], workers=1)
+        assert list(results) == [False], "it is another process"

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from shards.views.view_recipe import recipe_named
 from shards.world import World
 from teacher_cache.network.teacher import Teacher, load_teacher
 from teacher_cache.record.codec import RecordFormat
-from teacher_cache.stage1.build import build_cache, default_batch_size
+from teacher_cache.stage1 import build as build_module
+from teacher_cache.stage1.build import BEGUN_NAME, build_cache, default_batch_size
 from teacher_cache.stage1.calibration import calibration_sample
 from teacher_cache.stage1.opening import cache_spec, open_or_create
 from teacher_cache.stage1.stage1_events import (
@@ -44,6 +46,7 @@ from teacher_cache.store.digest import UnitId, fidelity_count, fidelity_position
 from teacher_cache.store.unit_store import UnitStore
 from tests.cache_maker import objects_of
 from tests.stage1_tiny import BATCH, CLASSES, build, end_of, make_shards, opened, tiny_teacher, views
+from tests.student_tiny import in_children
 
 DENSE = RecordFormat.chosen("dense", CLASSES)
 
@@ -358,10 +361,83 @@ def test_what_another_process_commits_meanwhile_is_neither_rendered_nor_answered
                 build(opened(tmp_path / "cache.zarr", index, theirs), index, theirs)
                 del rendered[:]
     assert {(part.shard, part.views[0]) for part in rendered} <= {(0, 0)}
-    assert not any(isinstance(event, UnitCommitted) for event in events)
-    assert len([event for event in events if isinstance(event, UnitSkipped)]) == 6
+    assert [event.written for event in events if isinstance(event, UnitCommitted)] == [False]
+    assert len([event for event in events if isinstance(event, UnitSkipped)]) == 5
     assert mine.num_forwards <= 6, "it ends its unit and starts no other"
     np.testing.assert_array_equal(slow.ledger(), reference.ledger())
+
+
+class SlowTeacher:
+    """A teacher that takes so long that other processes come by meanwhile."""
+
+    def __init__(self, seconds: float) -> None:
+        self._teacher, self._seconds = tiny_teacher(), seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._teacher, name)
+
+    def logits(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+        time.sleep(self._seconds)
+        return self._teacher.logits(image_BCHW)
+
+
+def _rank(folder: Path, index: ShardIndex, world: World, seconds: float = 0.1) -> int:
+    """What one of several processes has computed, in views."""
+    teacher = SlowTeacher(seconds)
+    with opened(folder, index, teacher, num_views=2, world=world) as cache:  # type: ignore[arg-type]
+        return end_of(build(cache, index, teacher, world=world)).views_done  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("missing", "ranks"), [(1, 2), (3, 2), (3, 3), (2, 5)])
+def test_processes_that_run_together_compute_every_view_once(
+    tmp_path: Path, index: ShardIndex, teacher: Teacher, missing: int, ranks: int
+) -> None:
+    """The last unit was computed by all of them."""
+    alone = opened(tmp_path / "alone.zarr", index, teacher, num_views=2)
+    build(alone, index, teacher)
+    cache = opened(tmp_path / "cache.zarr", index, teacher, num_views=2)
+    views_of_all = 0
+    for shard in range(3):
+        if shard < missing:
+            views_of_all += 2 * int(cache.rows_S[shard])
+        else:
+            cache.commit_unit(0, shard, alone.read_unit(0, shard))
+    worlds = [World(rank, ranks) for rank in range(ranks)]
+    done = in_children([partial(_rank, tmp_path / "cache.zarr", index, world) for world in worlds])
+    assert sum(done) == views_of_all, done
+    np.testing.assert_array_equal(opened(tmp_path / "cache.zarr", index, teacher).ledger()[0], alone.ledger()[0])
+    names = [
+        {p.relative_to(root) for p in root.rglob("*")} for root in (tmp_path / "cache.zarr", tmp_path / "alone.zarr")
+    ]
+    assert names[0] == names[1], "nothing is left beside the cache"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_unit_of_a_process_that_is_gone_or_hangs_is_computed_by_another(
+    tmp_path: Path, index: ShardIndex, teacher: Teacher, monkeypatch: pytest.MonkeyPatch, ending: signal.Signals
+) -> None:
+    """A killed one has no locks any more; one that hangs is waited for, but not for ever."""
+    monkeypatch.setattr(build_module, "PATIENCE_S", 1.0)
+    folder = tmp_path / "cache.zarr"
+    opened(folder, index, teacher, num_views=2)
+    pid = os.fork()
+    if pid == 0:
+        torch.set_num_threads(1)
+        _rank(folder, index, World(0, 2), seconds=60.0)
+        os._exit(0)
+    try:
+        until = time.monotonic() + 60
+        while not (folder / BEGUN_NAME).exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        os.kill(pid, ending)
+        assert _rank(folder, index, World(1, 2), seconds=0.0) == 2 * 44
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert TeacherCache.open(folder).missing() == []
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])

@@ -407,9 +407,10 @@ def test_sigkill_loses_at_most_the_unit_in_flight(tmp_path: Path) -> None:
 class _Memory:
     """The objects of one unit in memory, with a hook before every operation."""
 
-    def __init__(self) -> None:
+    def __init__(self, entry_first: bool = True) -> None:
         self.arrays: Arrays = {}
         self.entry = 0
+        self.entry_first = entry_first
 
     def writer(self, hook: Callable[[], None]) -> "_Writer":
         return _Writer(self, hook)
@@ -433,6 +434,13 @@ class _Writer(UnitStore):
         self.hook()
         return dict(self.memory.arrays)
 
+    def read_with_entry(self, unit: UnitId) -> tuple[int, Arrays]:
+        """Asked for at the same time, either may be answered first."""
+        if self.memory.entry_first:
+            return self.read_entry(unit), self.read_arrays(unit)
+        arrays = self.read_arrays(unit)
+        return self.read_entry(unit), arrays
+
     def write_arrays(self, unit: UnitId, arrays: Arrays) -> None:
         for name, array in arrays.items():
             self.hook()
@@ -453,8 +461,8 @@ TWO: Arrays = {"a": np.array([2]), "b": np.array([2]), "c": np.array([2])}
 def test_a_writer_that_meets_another_at_any_moment_leaves_one_valid_unit() -> None:
     """Every interleaving of a whole commit, or of a commit killed at any step, into another commit at any step."""
     unit = UnitId(0, 0)
-    for pause, death in itertools.product(range(12), [None, *range(12)]):
-        memory = _Memory()
+    for first, pause, death in itertools.product([True, False], range(12), [None, *range(12)]):
+        memory = _Memory(first)
         steps, inner_steps = itertools.count(), itertools.count()
 
         def die(count: Iterator[int] = inner_steps, death: int | None = death) -> None:

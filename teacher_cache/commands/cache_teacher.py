@@ -24,7 +24,7 @@ from shards.names import short
 from shards.own_folder import require_own
 from shards.signals import StopRequest
 from shards.text.escapes import one_line
-from shards.text.figures import count, duration
+from shards.text.figures import count, duration, was
 from shards.world import World, require_completions, world_from_env
 from teacher_cache.commands.flags import (
     RecordFlags,
@@ -241,6 +241,8 @@ class _Display:
             case events.CacheOpened() if not self.quiet:
                 self._num_classes = event.cache.spec.record.num_classes
                 self._opening = list(_opened_words(event))
+                if self._world_size > 1 and "://" in event.cache.url:
+                    self._opening.append("an object store has no locks: two processes may compute the same last chunk")
             case events.Started() if not self.quiet:
                 self._start(event)
             case events.SnapshotDamaged():
@@ -260,6 +262,9 @@ class _Display:
                     self._say_first(event)
             case events.UnitSkipped():
                 self._views_of_unit = 0
+            case events.UnitsElsewhere():
+                what = f"{count(event.num_units, 'chunk')} {was(event.num_units)} begun by other processes"
+                say(f"{what}: waiting for them")
             case events.BuildFinished():
                 self._finish(event)
 

@@ -1,18 +1,22 @@
 """Stage 1: the teacher runs once over every view and its answers become the cache.
 
 Worker processes render, this thread feeds the device, a second thread encodes, and a third one commits a unit while the
-next one is computed. A process needs no others: it walks the missing units in its own order and skips what others have
-committed by then. A process that is killed loses at most two units: the one that it was committing and the one that it
-was computing. The same command finishes the job, whatever the number of processes.
+next one is computed. A process needs no others: it walks the missing units in its own order and skips those that others
+have committed by then, or have begun: on a disk a process holds a lock for each unit that it has begun. A process that
+is killed loses at most two units: the one that it was committing and the one that it was computing. The same command
+finishes the job, whatever the number of processes.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 
 from shards.errors import CacheError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
+from shards.locks import NumberedLocks
 from shards.views.blocks import BlockViews, ViewBatch
 from shards.views.mixing import num_blocks
 from shards.views.rendering import render_ahead
@@ -31,6 +35,7 @@ from teacher_cache.stage1.stage1_events import (
     Started,
     UnitCommitted,
     UnitDamaged,
+    UnitsElsewhere,
     UnitSkipped,
     UnitStarted,
 )
@@ -42,6 +47,11 @@ from teacher_cache.store.header import require_index
 __all__ = ["build_cache", "default_batch_size"]
 
 _ON_GPU, _ON_CPU = 256, 64  # views of a forward where nobody chose
+BEGUN_NAME = ".begun.lock"
+"""In the folder of a cache that is not complete: the locks of the units that processes have begun."""
+PATIENCE_S = 60.0
+"""A unit that another process has begun is waited for at least so long, and for five times the longest unit here."""
+_POLL_S = 0.2
 
 
 def default_batch_size(device_type: str, most_rows: int, block_size: int) -> int:
@@ -100,37 +110,55 @@ def build_cache(
         keep_freed_memory()
     if check_committed:
         yield from _release_damaged(cache, world, should_stop)
-    run = _Run(cache, index, teacher, batch_size, should_stop)
     missing = [UnitId(*unit) for unit in cache.missing()]
     rows = sum(int(cache.rows_S[unit.shard]) for unit in share(missing, world.rank, world.size))
-    units = cache.num_view_blocks * cache.num_shards
-    yield Started(num_units=units, missing_units=len(missing), share_views=rows * cache.views_per_unit)
-    tasks = run.tasks(walk_order(missing, world))
-    blocks = render_ahead(
-        tasks,
-        reader=reader,
-        recipe=recipe,
-        workers=workers,
-        held=2 * batch_size // recipe.block_size + 1,  # two groups of blocks, and the first of the next unit
-        pin_memory=teacher.device.type == "cuda",
-        died=CacheError,
-    )
-    with own_threads(teacher.device, workers, world), UnitWriter(cache, index) as writer:
-        for unit, unit_blocks in groupby(blocks, key=run.unit_of):
-            yield from run.compute(unit, unit_blocks, writer)
-            if should_stop():
-                break
-        yield from run.committed(writer, wait=True)
-    yield from run.skips()
-    yield run.finished()
+    num_units = cache.num_view_blocks * cache.num_shards
+    yield Started(num_units=num_units, missing_units=len(missing), share_views=rows * cache.views_per_unit)
+    folder = cache.objects.place.folder
+    begun = folder / BEGUN_NAME if folder is not None and missing else None
+    with (
+        own_threads(teacher.device, workers, world),
+        UnitWriter(cache, index) as writer,
+        NumberedLocks(begun) as locks,
+        ThreadPoolExecutor(1, "unit-asker") as asker,
+    ):
+        run = _Run(cache, index, teacher, batch_size, should_stop, locks, asker if folder is None else None)
+        units = walk_order(missing, world)
+        while units and not should_stop():
+            blocks = render_ahead(
+                run.tasks(units),
+                reader=reader,
+                recipe=recipe,
+                workers=workers,
+                held=2 * batch_size // recipe.block_size + 1,  # two groups of blocks, and the first of the next unit
+                pin_memory=teacher.device.type == "cuda",
+                died=CacheError,
+            )
+            yield from run.walk(blocks, writer)
+            units = yield from run.left_by_others()
+    finished = run.finished()
+    if begun is not None and not finished.missing_units:
+        begun.unlink(missing_ok=True)
+    yield finished
 
 
 class _Run:
     """The walk of one process: what it still has to compare with the ledger, and its counters."""
 
     def __init__(
-        self, cache: TeacherCache, index: ShardIndex, teacher: Teacher, batch_size: int, should_stop: Callable[[], bool]
+        self,
+        cache: TeacherCache,
+        index: ShardIndex,
+        teacher: Teacher,
+        batch_size: int,
+        should_stop: Callable[[], bool],
+        locks: NumberedLocks,
+        asker: ThreadPoolExecutor | None,
     ) -> None:
+        """Begin; `asker` asks an object store, which takes a while, and is None for a disk."""
+        self.locks, self.asker = locks, asker
+        self.elsewhere: list[UnitId] = []
+        self.longest_s = 0.0
         self.cache, self.index, self.teacher, self.batch_size = cache, index, teacher, batch_size
         self.should_stop = should_stop
         self.recipe = cache.spec.recipe
@@ -144,14 +172,20 @@ class _Run:
         return UnitId(int(block.view_B[0]) // self.recipe.block_views, int(block.shard_B[0]))
 
     def tasks(self, order: Sequence[UnitId]) -> Iterator[list[BlockViews]]:
-        """Yield the blocks of each unit that is still missing when its turn to be rendered comes.
+        """Yield the blocks of each unit that is still missing when its turn to be rendered comes, and hold its lock.
 
         A task is one block in all views of its unit, so that each image is decoded once.
         """
-        for unit in order:
+        following = list(map(self._asked_for, order[:1]))
+        for number, unit in enumerate(order):
             if self.should_stop():
                 return
-            if self.cache.is_committed(*unit):
+            is_committed, following = following[0], list(map(self._asked_for, order[number + 1 : number + 2]))
+            if not self.locks.take(self._number(unit)):
+                self.elsewhere.append(unit)
+                continue
+            if is_committed():
+                self.locks.release(self._number(unit))
                 self.skipped.append(unit)
                 continue
             first = unit.view_block * self.recipe.block_views
@@ -159,33 +193,77 @@ class _Run:
             for block in range(num_blocks(self.recipe, int(self.cache.rows_S[unit.shard]))):
                 yield [BlockViews(unit.shard, block, views)]
 
+    def walk(self, blocks: Iterator[ViewBatch], writer: UnitWriter) -> Iterator[BuildEvent]:
+        """Compute and commit the units of rendered blocks, until told to stop."""
+        for unit, unit_blocks in groupby(blocks, key=self.unit_of):
+            yield from self.compute(unit, unit_blocks, writer)
+            if self.should_stop():
+                break
+        yield from self.committed(writer, wait=True)
+        yield from self.skips()
+
+    def left_by_others(self) -> Generator[BuildEvent, None, list[UnitId]]:
+        """Wait for the units that other processes have begun; returns those that they leave, held by this one.
+
+        A process that holds a unit for too long may hang: then this one computes it as well, as any two may.
+        """
+        units, self.elsewhere = self.elsewhere, []
+        until = time.monotonic() + max(PATIENCE_S, 5 * self.longest_s)
+        if units:
+            yield UnitsElsewhere(num_units=len(units))
+        while units and not self.should_stop():
+            committed = [unit for unit in units if self.cache.is_committed(*unit)]
+            yield from (UnitSkipped(unit=unit) for unit in committed)
+            units = [unit for unit in units if unit not in committed]
+            if time.monotonic() > until:
+                self.locks.close()
+            left = [unit for unit in units if self.locks.take(self._number(unit))]
+            if left or not units:
+                return left
+            time.sleep(_POLL_S)
+        return []
+
     def compute(self, unit: UnitId, blocks: Iterator[ViewBatch], writer: UnitWriter) -> Iterator[BuildEvent]:
         """Run the teacher over one unit and begin to commit it, unless another process has by now."""
         yield from self.skips()
-        if self.cache.is_committed(*unit):
-            for _ in blocks:
-                pass
-            yield UnitSkipped(unit=unit)
+        is_committed = self._asked_for(unit)
+        if self.asker is None and is_committed():
+            yield self._left_out(unit, blocks)
             return
         yield UnitStarted(unit=unit, shard_name=self.index.names[unit.shard])
         writer.begin(unit)
-        for together in _groups(blocks, self.batch_size // self.recipe.block_size):
+        for number, together in enumerate(_groups(blocks, self.batch_size // self.recipe.block_size)):
             group = BlockGroup(together, self.recipe, self.teacher.device)
             for view in range(self.recipe.block_views):
                 if self.should_stop():
                     return
                 yield self._forward(unit, group, view, writer)
                 yield from self.committed(writer, wait=False)
+                if self.asker is not None and not number and not view and is_committed():
+                    yield self._left_out(unit, blocks)
+                    return
         yield from self.committed(writer, wait=True)
-        if self.cache.is_committed(*unit):
-            yield UnitSkipped(unit=unit)
-            return
         writer.commit()
+
+    def _asked_for(self, unit: UnitId) -> Callable[[], bool]:
+        """Ask whether a unit is committed: of a disk when the answer is wanted, of an object store in a thread now."""
+        if self.asker is None:
+            return partial(self.cache.is_committed, *unit)
+        return self.asker.submit(self.cache.is_committed, *unit).result
+
+    def _left_out(self, unit: UnitId, blocks: Iterator[ViewBatch]) -> UnitSkipped:
+        """Drop the blocks of a unit that another process has committed."""
+        for _ in blocks:
+            pass
+        self.locks.release(self._number(unit))
+        return UnitSkipped(unit=unit)
 
     def committed(self, writer: UnitWriter, *, wait: bool) -> Iterator[UnitCommitted]:
         """Say that the unit before is committed, as soon as it is."""
         done = writer.committed(wait=wait)
         if done is not None:
+            self.locks.release(self._number(done.unit))
+            self.longest_s = max(self.longest_s, done.seconds)
             self.agreement.append(done.label_agreement)
             self.class_agreement.add(done.label_N, done.first_N)
             yield UnitCommitted(
@@ -204,6 +282,10 @@ class _Run:
         self.views_done += len(answer.row_G)
         seconds = time.monotonic() - self.began
         return BatchDone(unit=unit, num_views=len(answer.row_G), views_done=self.views_done, seconds=seconds)
+
+    def _number(self, unit: UnitId) -> int:
+        """The number of a unit's lock: that of its place in the cache, which stays when the cache grows."""
+        return unit.view_block * self.cache.num_shards + unit.shard
 
     def finished(self) -> BuildFinished:
         """What this run did."""

@@ -87,6 +87,13 @@ class UnitSkipped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnitsElsewhere:
+    """All that is missing is being computed by other processes: this one waits for them, and helps if one ends."""
+
+    num_units: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildFinished:
     """The end of this process's walk.
 
@@ -149,6 +156,14 @@ class CacheOpened:
 
 
 BuildEvent = (
-    Started | SnapshotDamaged | UnitDamaged | UnitStarted | BatchDone | UnitCommitted | UnitSkipped | BuildFinished
+    Started
+    | SnapshotDamaged
+    | UnitDamaged
+    | UnitStarted
+    | BatchDone
+    | UnitCommitted
+    | UnitSkipped
+    | UnitsElsewhere
+    | BuildFinished
 )
 OpenEvent = Calibrated | ShortCalibration | CacheOpened

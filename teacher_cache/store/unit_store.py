@@ -19,7 +19,7 @@ from teacher_cache.store import layout
 from teacher_cache.store.digest import UnitId, fidelity_positions, unit_digest
 from teacher_cache.store.header import Header
 from teacher_cache.store.layout import chunk_key
-from teacher_cache.store.ledger import UNIT_DIGEST, Ledger, entry_key
+from teacher_cache.store.ledger import UNIT_DIGEST, Ledger, decode_values, entry_key
 from teacher_cache.store.unit import Arrays, check_arrays
 from teacher_cache.store.zarr_arrays import UnitArrays
 from teacher_cache.store.zarr_objects import Objects
@@ -103,7 +103,7 @@ class UnitStore:
         """
         digest = self.digest(unit, arrays)
         if self._entry_or_none(unit) != 0:
-            if self._is_whole(unit):
+            if self._whole_entry(unit):
                 return False
             self.write_entry(unit, 0)  # what stands is not whole: from here on it is not in the ledger either
         for attempt in range(_ATTEMPTS):
@@ -114,8 +114,8 @@ class UnitStore:
             if self._stored_digest(unit) != digest:
                 continue
             self.write_entry(unit, digest)
-            if self._is_whole(unit):
-                return self.read_entry(unit) == digest
+            if whole := self._whole_entry(unit):
+                return whole == digest
         raise CacheError(
             f"what is read back is not what was written, {_ATTEMPTS} times; another process keeps writing this unit "
             "with other records, or the disk is failing; stop the other writer and run cache-teacher again"
@@ -141,6 +141,13 @@ class UnitStore:
     def read_arrays(self, unit: UnitId) -> Arrays:
         """The arrays of a unit as they stand; CacheError when one is missing or damaged."""
         return self._arrays.read(unit, self._num_rows(unit), len(self.fidelity_positions(unit)))
+
+    def read_with_entry(self, unit: UnitId) -> tuple[int, Arrays]:
+        """The ledger entry and the arrays of a unit, asked for at the same time; CacheError as of both."""
+        rows, positions, key = self._num_rows(unit), len(self.fidelity_positions(unit)), entry_key(unit)
+        arrays, chunk = self._arrays.read_beside(unit, rows, positions, key)
+        where = f"{self._objects.place.url}/{key}"
+        return 0 if chunk is None else int(decode_values(chunk, 1, where)[0]), arrays
 
     def write_arrays(self, unit: UnitId, arrays: Arrays) -> None:
         """Replace the chunks of a unit, each atomically, in no order."""
@@ -182,6 +189,10 @@ class UnitStore:
         except CacheError:
             return None  # damaged: it is about to be replaced
 
-    def _is_whole(self, unit: UnitId) -> bool:
-        entry = self._entry_or_none(unit)
-        return bool(entry) and self._stored_digest(unit) == entry
+    def _whole_entry(self, unit: UnitId) -> int:
+        """The entry of a unit whose stored arrays are what it says; 0 where they are not, or anything is damaged."""
+        try:
+            entry, arrays = self.read_with_entry(unit)
+        except CacheError:
+            return 0
+        return entry if entry and self.digest(unit, arrays) == entry else 0

@@ -40,12 +40,21 @@ class UnitArrays:
 
     def read(self, unit: UnitId, num_rows: int, num_positions: int) -> Arrays:
         """The arrays of a unit as they stand; CacheError when one is missing or damaged."""
+        return self._cut(sync(self._chunks(unit)), num_rows, num_positions)
 
+    def read_beside(self, unit: UnitId, num_rows: int, num_positions: int, key: str) -> tuple[Arrays, bytes | None]:
+        """The arrays of a unit and another object, asked for at the same time; None where there is no such object."""
+        full, (data,) = sync(_gather([self._chunks(unit), self._objects.read_async([key])]))
+        return self._cut(full, num_rows, num_positions), data
+
+    async def _chunks(self, unit: UnitId) -> list[NDArray[Any]]:
         async def one(item: ArrayLayout) -> NDArray[Any]:
             with naming(f"{self._url}/{chunk_key(item, unit)}", "run verify-cache --repair, then cache-teacher"):
                 return np.asarray(await self._arrays[item.name].async_array.getitem(selection(item, unit)))
 
-        full = sync(_gather([one(item) for item in self._layouts]))
+        return await _gather([one(item) for item in self._layouts])
+
+    def _cut(self, full: Sequence[NDArray[Any]], num_rows: int, num_positions: int) -> Arrays:
         pairs = zip(self._layouts, full, strict=True)
         return {item.name: cut_array(item, array, num_rows, num_positions) for item, array in pairs}
 

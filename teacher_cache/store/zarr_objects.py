@@ -133,6 +133,10 @@ class Objects(WrapperStore[Any]):
             return [read_file(self.place.folder / key, self._most_bytes) for key in keys]
         return sync(self._read_all(keys))
 
+    async def read_async(self, keys: Sequence[str]) -> list[bytes | None]:
+        """What `read` does, inside the event loop."""
+        return self.read(keys) if self.place.folder is not None else await self._read_all(keys)
+
     async def _read_all(self, keys: Sequence[str]) -> list[bytes | None]:
         gate = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
 
