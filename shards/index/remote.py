@@ -43,12 +43,12 @@ class Fetched(NamedTuple):
     of_bytes: int
 
 
-def _untold(num_bytes: int) -> None:
+def _no_progress(num_bytes: int) -> None:
     """Tell nobody."""
 
 
 def default_cache_dir() -> Path:
-    """Where fetched shards are kept unless told otherwise: below $XDG_CACHE_HOME or ~/.cache."""
+    """Where fetched shards are kept unless on_bytes otherwise: below $XDG_CACHE_HOME or ~/.cache."""
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(root) / "deit-teacher-cache" / "shards"
 
@@ -64,14 +64,14 @@ def local_shard(
     expected_bytes: int | None,
     cache_dir: Path | None = None,
     stall_s: float = STALL_S,
-    told: Callable[[int], None] = _untold,
+    on_bytes: Callable[[int], None] = _no_progress,
 ) -> Path:
     """A local path for `url`: itself when local, else its copy in `cache_dir`, fetched if it is not there yet.
 
     Args:
         expected_bytes: size in the index; None (no index yet) asks the server.
         stall_s: seconds without an answer or a new byte after which the transfer is given up.
-        told: as of `transfer.fetch`.
+        on_bytes: as of `transfer.fetch`.
 
     Errors:
         ShardError when the server fails or stalls, or the size is not the expected one.
@@ -83,12 +83,14 @@ def local_shard(
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        return _fetched(url, target, expected_bytes, stall_s, told)
+        return _fetched(url, target, expected_bytes, stall_s, on_bytes)
     except OSError as error:
         raise ShardError(f"{url}: cannot be kept in {target.parent}: {error}; make room or choose another") from error
 
 
-def _fetched(url: str, target: Path, expected_bytes: int | None, stall_s: float, told: Callable[[int], None]) -> Path:
+def _fetched(
+    url: str, target: Path, expected_bytes: int | None, stall_s: float, on_bytes: Callable[[int], None]
+) -> Path:
     # One process fetches, the others wait for it.
     with locked(target.with_name(f".{target.name}.lock"), wait_s=FOR_EVER):
         size = expected_bytes if expected_bytes is not None else fetch(TransferOrder(url, "", -1, stall_s))
@@ -96,7 +98,7 @@ def _fetched(url: str, target: Path, expected_bytes: int | None, stall_s: float,
             _require_room(url, target.parent, size)
             for left in target.parent.glob(f".{glob.escape(target.name)}.*{TEMPORARY}"):
                 left.unlink(missing_ok=True)  # of a process that was killed: whoever fetches this holds the lock
-            _fetch(url, target, size, stall_s, told)
+            _fetch(url, target, size, stall_s, on_bytes)
     return target
 
 
@@ -148,13 +150,13 @@ def fetch_missing(
     received, complete = [0] * len(missing), [False] * len(missing)
 
     def get(number: int, go_on: Callable[[], None]) -> None:
-        def told(num_bytes: int) -> None:
+        def on_bytes(num_bytes: int) -> None:
             go_on()
             received[number] = max(0, min(num_bytes, size - 1))  # the last byte counts when the file is complete
 
         url, size = missing[number]
         try:
-            local_shard(url, size if size >= 0 else None, cache_dir, stall_s, told)
+            local_shard(url, size if size >= 0 else None, cache_dir, stall_s, on_bytes)
             complete[number], received[number] = True, max(0, size)
         except ShardError:
             if not patient:
@@ -277,10 +279,10 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _fetch(url: str, target: Path, expected_bytes: int, stall_s: float, told: Callable[[int], None]) -> None:
+def _fetch(url: str, target: Path, expected_bytes: int, stall_s: float, on_bytes: Callable[[int], None]) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY}")
     try:
-        fetch(TransferOrder(url, str(temporary), expected_bytes, stall_s), told)
+        fetch(TransferOrder(url, str(temporary), expected_bytes, stall_s), on_bytes)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)

@@ -45,7 +45,7 @@ class Unwanted(Exception):  # noqa: N818 - no error: somebody asked for it
     """The transfer was given up because nobody wants it any more."""
 
 
-def _untold(num_bytes: int) -> None:
+def _no_progress(num_bytes: int) -> None:
     """Tell nobody."""
 
 
@@ -71,11 +71,11 @@ class _TransferError(Exception):
         self.again = again
 
 
-def fetch(order: TransferOrder, told: Callable[[int], None] = _untold) -> int:
+def fetch(order: TransferOrder, on_bytes: Callable[[int], None] = _no_progress) -> int:
     """Fetch the file to its target; the bytes it has, of a size alone -1 when the server does not tell.
 
     Args:
-        told: gets the number of bytes of this try, many times a second, and may raise `Unwanted`; not in a worker.
+        on_bytes: gets the number of bytes of this try, many times a second, and may raise `Unwanted`; not in a worker.
 
     Errors:
         ShardError naming url, what came and what to do, after the last try.
@@ -83,7 +83,7 @@ def fetch(order: TransferOrder, told: Callable[[int], None] = _untold) -> int:
     waits_s = pauses()
     while True:
         try:
-            return _by_helper(order) if is_worker() else _once(order, told)
+            return _by_helper(order) if is_worker() else _once(order, on_bytes)
         except _TransferError as error:
             if error.again and waits_s:
                 time.sleep(waits_s.pop(0))
@@ -95,15 +95,15 @@ def fetch(order: TransferOrder, told: Callable[[int], None] = _untold) -> int:
                 Path(order.target).unlink(missing_ok=True)
 
 
-def _once(order: TransferOrder, told: Callable[[int], None] = _untold) -> int:
+def _once(order: TransferOrder, on_bytes: Callable[[int], None] = _no_progress) -> int:
     if not order.target:
         sizes: list[Any] = []
-        _guarded(order, lambda course: sizes.append(_size_on_server(order.url)), told)
+        _guarded(order, lambda course: sizes.append(_size_on_server(order.url)), on_bytes)
         return -1 if sizes[0] is None else int(sizes[0])
     # Each try has a file of its own: one that was given up may still make it, and then removes it.
     own = order._replace(target=f"{order.target.removesuffix(TEMPORARY)}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
-        _guarded(own, lambda course: _transfer(own, course), told)
+        _guarded(own, lambda course: _transfer(own, course), on_bytes)
         got = os.stat(own.target).st_size
         if order.expected_bytes >= 0 and got != order.expected_bytes:
             raise _TransferError(
@@ -156,9 +156,9 @@ def _open(url: str) -> tuple[Any, str]:
         raise _TransferError(f"{error}; install the extra: pip install -e '.[{extra}]'", again=False) from error
 
 
-def _guarded(order: TransferOrder, call: Callable[[_Course], None], told: Callable[[int], None]) -> None:
+def _guarded(order: TransferOrder, call: Callable[[_Course], None], on_bytes: Callable[[int], None]) -> None:
     """Run `call` in a thread and watch the target grow."""
-    told(0)
+    on_bytes(0)
     failure: list[BaseException] = []
     course = _Course()
 
@@ -177,7 +177,7 @@ def _guarded(order: TransferOrder, call: Callable[[_Course], None], told: Callab
     except RuntimeError as error:
         raise _TransferError(f"no thread can be started ({error}); use fewer --workers", again=False) from error
     try:
-        _watch(order, thread, course, told)
+        _watch(order, thread, course, on_bytes)
     finally:
         course.unwanted = True
         thread.join(2 * _POLL_S)  # long enough for one that only has to notice it
@@ -185,12 +185,12 @@ def _guarded(order: TransferOrder, call: Callable[[_Course], None], told: Callab
         _raise(failure[0])
 
 
-def _watch(order: TransferOrder, thread: threading.Thread, course: _Course, told: Callable[[int], None]) -> None:
+def _watch(order: TransferOrder, thread: threading.Thread, course: _Course, on_bytes: Callable[[int], None]) -> None:
     size, since = 0, time.monotonic()
     while thread.is_alive():
         thread.join(_POLL_S)
         now, elapsed = max(course.num_bytes, _size(order.target)), time.monotonic() - since
-        told(now)
+        on_bytes(now)
         if order.expected_bytes >= 0 and now > order.expected_bytes:
             raise _TransferError(
                 f"expected {order.expected_bytes} bytes, got {now} and more; the server does not send the shard that "

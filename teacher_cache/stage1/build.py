@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 
 from shards.errors import CacheError
 from shards.index.reader import ShardReader
@@ -115,11 +116,11 @@ def build_cache(
     num_units = cache.num_view_blocks * cache.num_shards
     yield Started(num_units=num_units, missing_units=len(missing), share_views=rows * cache.views_per_unit)
     folder = cache.objects.place.folder
-    begun = folder / BEGUN_NAME if folder is not None and missing else None
+    lock_path = folder / BEGUN_NAME if folder is not None and missing else None
     with (
         own_threads(teacher.device, workers, world),
         UnitWriter(cache, index) as writer,
-        NumberedLocks(begun) as locks,
+        NumberedLocks(lock_path) as locks,
         ThreadPoolExecutor(1, "unit-asker") as asker,
     ):
         run = _Run(cache, index, teacher, batch_size, should_stop, locks, asker if folder is None else None)
@@ -136,10 +137,7 @@ def build_cache(
             )
             yield from run.walk(blocks, writer)
             units = yield from run.left_by_others()
-    finished = run.finished()
-    if begun is not None and not finished.missing_units:
-        begun.unlink(missing_ok=True)
-    yield finished
+    yield run.finished(lock_path)
 
 
 class _Run:
@@ -287,15 +285,18 @@ class _Run:
         """The number of a unit's lock: that of its place in the cache, which stays when the cache grows."""
         return unit.view_block * self.cache.num_shards + unit.shard
 
-    def finished(self) -> BuildFinished:
-        """What this run did."""
+    def finished(self, lock_path: Path | None) -> BuildFinished:
+        """What this run did; a complete cache needs no file of locks any more."""
         agreement = mean_agreement(self.agreement)
+        num_missing = len(self.cache.missing())
+        if lock_path is not None and not num_missing:
+            lock_path.unlink(missing_ok=True)
         return BuildFinished(
             stopped=self.should_stop(),
             num_forwards=self.teacher.num_forwards - self.forwards_before,
             views_done=self.views_done,
             seconds=time.monotonic() - self.began,
-            missing_units=len(self.cache.missing()),
+            missing_units=num_missing,
             label_agreement=agreement,
             labels_disagree=disagrees(agreement, self.teacher.num_classes),
             renumbered=self.class_agreement.renumbered(),
