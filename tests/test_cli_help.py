@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -69,8 +70,8 @@ def test_tables_name_commands() -> None:
 
 
 def test_every_field_of_a_recipe_has_words() -> None:
-    assert set(VIEW_WORDS) == set(ViewRecipe.__dataclass_fields__)
-    assert set(STUDENT_WORDS) == set(StudentRecipe.__dataclass_fields__)
+    assert set(VIEW_WORDS) == {field.name for field in fields(ViewRecipe)}
+    assert set(STUDENT_WORDS) == {field.name for field in fields(StudentRecipe)}
 
 
 @pytest.mark.parametrize("name", sorted({*RECIPES, *STUDENT_RECIPES}))
