@@ -65,7 +65,7 @@ class Bar:
         self._bar.close()
 
     def start_at(self, done: int) -> None:
-        """What was done before this run: it does not count into the rate."""
+        """Begin at what was done before this run: it does not count into the rate."""
         self._done = done
         self._bar.initial = self._bar.n = done
         self._bar.refresh()

@@ -104,7 +104,7 @@ def data_defaults(images: ImageSet, *, pretrained: bool = False, teacher: bool =
 
 
 def epochs_within(minutes: float, images_per_s: float, num_images: int) -> int:
-    """How many passes over so many images a time budget allows at a measured rate; at least one."""
+    """Return how many epochs a time budget allows at a measured rate; at least one."""
     return max(1, int(60 * minutes * images_per_s / max(1, num_images)))
 
 

@@ -40,7 +40,7 @@ class NotRegularError(OSError):
 
 
 def kind_of_file(mode: int) -> str:
-    """What a file that is not regular is, in words: "a FIFO"; `mode` as of `os.stat`."""
+    """Name the kind of a file that is not regular: "a FIFO"; `mode` as of `os.stat`."""
     return _KINDS.get(stat.S_IFMT(mode), "something else")
 
 

@@ -185,7 +185,7 @@ class ShardPlace:
         return index
 
     def survey(self, index: "ShardIndex") -> ImageSet:
-        """What settings for a small set are chosen by; of a large one its number of images alone, without a look."""
+        """Survey a small set, by which its settings are chosen; of a large one return the number of images alone."""
         from shards.views.decode import survey
 
         if not (images := ImageSet(num_images=index.num_samples)).is_small:
@@ -336,7 +336,7 @@ def refuse_ignored(names: Iterable[str], why: str) -> None:
 
 
 def stop_with(code: int) -> click.exceptions.Exit:
-    """What to raise to end the command with an exit code, everything having been said."""
+    """Return the exception that ends the command with an exit code and no further message."""
     return click.exceptions.Exit(code)
 
 

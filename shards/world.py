@@ -108,7 +108,7 @@ def world_variables(environ: Mapping[str, str] = os.environ, *, shared: bool = F
 
 
 def way_out(environ: Mapping[str, str] = os.environ) -> str:
-    """What to type for a run of one process where rank and size are left over from another job; for messages."""
+    """Return the command for a run of one process where rank and size are left over from another job."""
     source = _source(environ, shared=False)
     return f"for one process alone: `env -u {source.rank} -u {source.size} python cli.py …`" if source else ""
 

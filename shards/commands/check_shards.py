@@ -155,7 +155,7 @@ def _show_scan(events: Iterable["ScanEvent"], num_shards: int) -> "ShardIndex":
 
 
 def _say_empty_classes(index: "ShardIndex") -> None:
-    """Which classes have no sample; where it is the first alone, labels may begin at 1."""
+    """Name the classes without a sample; where it is the first alone, labels may begin at 1."""
     if index.num_unlabelled == index.num_samples:
         return
     empty = sorted(set(range(index.num_classes)) - set(index.label_N.tolist()))

@@ -20,7 +20,7 @@ def require_use(ignored: bool, words: str) -> None:
 
 
 def say_ignored(ignored: Mapping[str, int]) -> None:
-    """How many members were passed over."""
+    """Say how many members were passed over."""
     if ignored:
         counts = ", ".join(f"{count} × {suffix}" for suffix, count in sorted(ignored.items()))
         say(f"passed over: {counts}")

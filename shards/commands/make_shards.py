@@ -232,7 +232,7 @@ def _write_info(path: Path, splits: Sequence[str]) -> None:
 
 
 def _next_command(source: Path, dest: Path, splits: Sequence[str]) -> list[object]:
-    """What comes after these shards: the validation part that lies beside SOURCE, else a teacher."""
+    """Return the next command: for the validation part that lies beside SOURCE, else for a teacher."""
     train, val = (dest / "train", dest / "val") if "val" in splits else (dest, beside(dest, "val"))
     if "val" not in splits and dest.name == "val" and (beside(dest, "train") / INDEX_NAME).is_file():
         train, val = beside(dest, "train"), dest
@@ -271,7 +271,7 @@ def _show_writing(label: str, images: "ImageList", events: Iterable["WriteEvent"
 
 
 def _say_pixels(event: "WriteEvent", index: "ShardIndex") -> None:
-    """How many images have an EXIF orientation or transparent pixels, and what was done about it."""
+    """Count the images with an EXIF orientation or transparent pixels, and say what was done about it."""
     of_all = f"of {count(index.num_samples, 'image')}"
     if event.turned and index.pixels.upright:
         say(f"{event.turned} {of_all} {was(event.turned)} turned as their EXIF orientation says")
@@ -294,7 +294,7 @@ def _say_pixels(event: "WriteEvent", index: "ShardIndex") -> None:
 
 
 def _show_made(index: "ShardIndex", num_bytes: int) -> None:
-    """What make-shards has made: its classes with their counts."""
+    """Show what make-shards has made: its classes with their counts."""
     from shards.index.classes import class_table, samples_words
 
     for line in class_table(index):
@@ -307,7 +307,7 @@ def _show_made(index: "ShardIndex", num_bytes: int) -> None:
 
 
 def _say_without_images(names: Sequence[str], num_names: int) -> None:
-    """Which class names given have no image: it may be meant, or a misspelt name."""
+    """Name the given classes without an image: it may be meant, or a misspelt name."""
     if names:
         first = ", ".join(map(repr, names[:3]))
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""

@@ -52,7 +52,7 @@ class FileTree(ABC):
 
     @abstractmethod
     def status(self, path: str) -> FileStatus:
-        """What a file is; OSError when nobody can tell."""
+        """Return mode, size, time and place of a file; OSError when nobody can tell."""
 
     @abstractmethod
     def read(self, path: str, offset: int, size: int, most_bytes: int) -> bytes:
@@ -63,11 +63,11 @@ class FileTree(ABC):
         """The tree below a folder."""
 
     def identity(self, folder: str) -> str:
-        """What two paths to one folder have in common."""
+        """Return a text that is the same for all paths to one folder."""
         return folder
 
     def group(self, offset: int) -> int | None:
-        """Which files are read together, where reading one alone is expensive; None where each is read alone."""
+        """Return the number of the group in which a file is read; None where each is read alone."""
         return None
 
     def folders(self, folder: str = "") -> list[str]:

@@ -84,7 +84,7 @@ def _rows(text: str) -> list[tuple[int, list[str]]]:
 
 
 def _columns(header: Sequence[str], where: str) -> tuple[int, int]:
-    """Which columns are the path and the class."""
+    """Find the columns of the path and the class."""
     images = [at for at, cell in enumerate(header) if cell in _PATHS]
     labels = [at for at, cell in enumerate(header) if cell in (*_CLASSES, _BOXES)]
     if len(header) == 2 and len(images) + len(labels) == 1:

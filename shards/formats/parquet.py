@@ -112,7 +112,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _columns(path: Path) -> _Columns:
-    """Which columns are the image and the label, by the features that Hugging Face notes, else by type and name."""
+    """Find the columns of image and label, by the features that Hugging Face notes, else by type and name."""
     schema = _open(path).schema_arrow
     advice = "copy the file again"
     stored = parse_json((schema.metadata or {}).get(b"huggingface", b"{}"), path, error=ShardError, advice=advice)

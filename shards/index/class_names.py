@@ -58,7 +58,7 @@ def _wrong_lines(lines: Sequence[tuple[int, str]]) -> Iterator[Problem]:
 
 
 def names_path(index_path: Path) -> Path:
-    """Where the copy of the class names of an index lies."""
+    """Return the path of the copy of an index's class names."""
     return index_path.with_suffix(".classes.json")
 
 

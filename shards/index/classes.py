@@ -22,7 +22,7 @@ _UNEVEN = 1.5
 
 
 def samples_words(index: ShardIndex) -> str:
-    """How many samples of how many classes: "90 samples of 3 classes, 30 of them without a label,"."""
+    """Count samples and classes in words: "90 samples of 3 classes, 30 of them without a label,"."""
     samples, classes = count(index.num_samples, "sample"), count(index.num_classes, "class")
     if not index.num_unlabelled:
         return f"{samples} of {classes}"
@@ -147,7 +147,7 @@ def _quoted(name: str, other: str) -> str:
 
 
 def _kind_of_twin(name: str, other: str) -> str:
-    """What tells two names that are nearly the same; "" for others."""
+    """Name the difference of two names that are nearly the same; "" for others."""
     if name == other or _folded(name) != _folded(other):
         return ""
     return " (lower and upper case)" if name.casefold() == other.casefold() else " (two Unicode forms of the same name)"

@@ -37,7 +37,7 @@ class PixelRule(JsonValue):
 
 
 def other_pixels(trained: PixelRule, here: PixelRule) -> str:
-    """What to say where shards were made in another way than those that weights were trained on; "" where not."""
+    """Describe shards whose pixels were made otherwise than those that weights were trained on; "" for the same."""
     before, now = (rule.words() or "as they are stored" for rule in (trained, here))
     return "" if trained == here else f"trained on images {before}, those of the shards are {now}"
 

@@ -48,13 +48,13 @@ def _no_progress(num_bytes: int) -> None:
 
 
 def default_cache_dir() -> Path:
-    """Where fetched shards are kept unless on_bytes otherwise: below $XDG_CACHE_HOME or ~/.cache."""
+    """Return the default folder of fetched shards: below $XDG_CACHE_HOME or ~/.cache."""
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(root) / "deit-teacher-cache" / "shards"
 
 
 def cached_path(url: str, cache_dir: Path | None = None) -> Path:
-    """Where the copy of a remote file lies, fetched or not; its name tells urls with one base name apart."""
+    """Return the path of a remote file's copy, fetched or not; its name tells urls with one base name apart."""
     name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{base_name(url)}"
     return (cache_dir or default_cache_dir()) / name
 

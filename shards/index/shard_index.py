@@ -241,7 +241,7 @@ class ShardIndex:
 
 
 def _rule(kind: type[_Rule], stored: dict[str, Any], path: Path) -> _Rule:
-    """What was done to the images; ShardError naming the file when it is not said as it must be."""
+    """Parse what was done to the images; ShardError naming the file when it is damaged."""
     try:
         return kind.from_json(stored)
     except ValueError as error:
@@ -263,7 +263,7 @@ def _rebuild(fields: dict[str, Any]) -> ShardIndex:
 
 
 def index_path(pattern: str, cache_dir: Path | None = None) -> Path:
-    """Where the index of the shards a pattern names lies: beside local shards, in the cache folder for remote ones.
+    """Return the path of the index of a pattern's shards: beside local ones, in the cache folder for remote ones.
 
     It is `shards.index` for a directory. Train and validation shards often share a folder, so for anything else the
     name is what the shards' names have in common: `train-{0000..1023}.tar` has `train.index`.

@@ -77,7 +77,7 @@ def _expand_braces(text: str) -> list[str]:
 
 
 def _count(text: str) -> int:
-    """How many texts braces expand to, at least: alternatives add, what stands side by side multiplies."""
+    """Count the texts that braces expand to, at least: alternatives add, what stands side by side multiplies."""
     sums, products = [0], [1]  # of the levels that are open, the outermost first
     start = 0
     for at, character in enumerate(text):
@@ -97,7 +97,7 @@ def _count(text: str) -> int:
 
 
 def _range(text: str) -> int:
-    """How many `first..last` or `first..last..step` are; 1 for what is no range."""
+    """Count the numbers of `first..last` or `first..last..step`; 1 for what is no range."""
     match = re.fullmatch(r"(-?[0-9]{1,18}|[A-Za-z])\.\.(-?[0-9]{1,18}|[A-Za-z])(?:\.\.(-?[0-9]{1,18}))?", text)
     if match is None:
         return _MAX_SHARDS + 1 if re.fullmatch(r"-?[0-9]+\.\.-?[0-9]+(\.\.-?[0-9]+)?", text) else 1
@@ -132,7 +132,7 @@ def _expand_one(text: str) -> list[str]:
 
 
 def _contents(folder: Path) -> str:
-    """What a folder without tars holds instead, and what to do."""
+    """Say what a folder without tars holds instead, and what to do."""
     names = sorted(entry.name for entry in folder.iterdir())
     compressed = [name for name in names if name.endswith(_COMPRESSED)]
     images = [name for name in names if name.lower().endswith(_IMAGES)]

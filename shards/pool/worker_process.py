@@ -67,7 +67,7 @@ class Beats:
         self._memory = mmap.mmap(-1, 8 * workers)
 
     def count(self, place: int) -> int:
-        """How often the worker at a place has shown that it moves."""
+        """Count how often the worker at a place has shown that it moves."""
         count: int = struct.unpack_from("<q", self._memory, 8 * place)[0]
         return count
 

@@ -58,7 +58,7 @@ class ImageRule(NamedTuple):
     skip_bad: bool = False
 
     def settings(self) -> dict[str, Any]:
-        """What of it decides over the bytes that are written; absent at the defaults."""
+        """Return what decides over the bytes that are written; absent at the defaults."""
         made = self.compact.to_json() if self.compact else {}
         words = {"pixels": self.pixels.words()} if self.pixels != PixelRule() else {}
         return made | words

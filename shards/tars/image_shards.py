@@ -297,7 +297,7 @@ def _load_all(job: _Job, seen: list[_Seen]) -> Iterator[Sample]:
 
 
 def _in_groups(job: _Job) -> Iterator[Callable[[], bytes]]:
-    """What gives the bytes of each image: all are read now, group by group."""
+    """Read all images now, group by group, and return functions that give the bytes of each."""
     read: dict[int, bytes | ShardError] = {}
     for image in sorted(job.images, key=lambda image: image.offset):
         try:

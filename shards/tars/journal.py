@@ -106,7 +106,7 @@ class Journal:
             file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
 
     def finished(self, name: str, source: str) -> FinishedTar | None:
-        """What is noted of a tar that an earlier run made of these images; None for none.
+        """Return the note of a tar that an earlier run made of these images; None for none.
 
         Args:
             source: digest of the images it would be made from.
@@ -164,7 +164,7 @@ class Journal:
             raise ShardError(f"{self._folder}: {self._difference(differing, settings)}")
 
     def _difference(self, differing: Sequence[str], settings: Mapping[str, int | str]) -> str:
-        """Why these shards cannot be gone on with, and what to do."""
+        """Say why these shards cannot be continued, and what to do."""
         if set(differing) <= {"source_digest", "num_samples"}:
             changes = self._changes()
             if changes:

@@ -227,7 +227,7 @@ def _split_name(
 
 
 def _stray(member: Member, suffix: str | None) -> Problem:
-    """What is wrong with a member of no sample; `suffix` is None where its name has no key."""
+    """Return the error of a member of no sample; `suffix` is None where its name has no key."""
     place = f"offset {member.offset}: member {member.name!r}"
     if suffix is None:
         advice = "rename it, or give --ignore-unknown"

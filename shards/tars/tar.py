@@ -187,7 +187,7 @@ def _text(name: bytes, where: str, offset: int) -> str:
 
 
 def _extended(kind: bytes, data: bytes, before: _Extension, where: str, offset: int) -> _Extension:
-    """What a pax ("x", "g") or GNU long-name ("L") header adds to what is known of the next member."""
+    """Add a pax ("x", "g") or GNU long-name ("L") header to what is known of the next member."""
     if kind == b"L":
         return before._replace(name=_text(data.rstrip(b"\0"), where, offset))
     records = _pax_records(data, where, offset)

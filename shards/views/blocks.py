@@ -140,7 +140,7 @@ def render_blocks(
 
 
 def most_samples(recipe: ViewRecipe, parts: Iterable[BlockViews]) -> int:
-    """How many samples the batch of some blocks has at most: blocks at the end of a shard have fewer."""
+    """Return the most samples that the batch of some blocks can have: blocks at the end of a shard have fewer."""
     return sum(recipe.block_size * len(part.views) for part in parts)
 
 

@@ -201,7 +201,7 @@ def _decode_top(data: bytes, header: ImageHeader, rows: int) -> NDArray[np.uint8
 
 
 def _baseline_frame(data: bytes) -> tuple[int, int] | None:
-    """Where a sequential Huffman frame stores its height, and the pixel rows of one row of blocks; None for others."""
+    """Find where a sequential Huffman frame stores its height, and the pixel rows of its blocks; None for others."""
     position = 2
     while position + 12 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
@@ -277,7 +277,7 @@ _OTHER_BRANDS = {b"heic": "a HEIC image", b"heix": "a HEIC image", b"mif1": "a H
 
 
 def _content_words(data: bytes) -> str:
-    """What the bytes seem to be, in words."""
+    """Name what the bytes seem to be."""
     if not data:
         return "the file is empty"
     name = next((name for start, name in _OTHER_FORMATS.items() if data.startswith(start)), "")

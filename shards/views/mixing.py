@@ -37,7 +37,7 @@ class BlockMix(NamedTuple):
 
 
 def num_blocks(recipe: ViewRecipe, num_rows: int, *, full_only: bool = False) -> int:
-    """How many blocks a shard of `num_rows` samples has; with `full_only`, how many of exactly block_size samples."""
+    """Count the blocks of a shard of `num_rows` samples; with `full_only`, those of exactly block_size samples."""
     return num_rows // recipe.block_size if full_only else -(-num_rows // recipe.block_size)
 
 
@@ -123,7 +123,7 @@ def prepare(
 def _normalisation(
     mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """What is subtracted from each value of a row of pixels, and then multiplied with it; float32 (X,), on the device.
+    """Return what is subtracted from each value of a row of pixels, and its factor; float32 (X,), on the device.
 
     The three values of a pixel are taken as one long row: on a CPU, broadcasting over three alone is twice as slow.
     Made once per device: a list that is copied to a GPU makes the host wait for all that the GPU has to do.

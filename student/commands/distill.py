@@ -109,7 +109,7 @@ def _teacher(pretrained: str | None) -> list[object]:
 
 
 def _views(teacher: Run, shards: Path, seconds: float) -> int:
-    """How many views the teacher can answer in a time, by the rate at which it was trained."""
+    """Estimate how many views the teacher can answer in a time, by the rate at which it was trained."""
     from shards.index.shard_index import open_index
 
     answers = seconds * _FORWARDS_PER_TRAINED * max(teacher.result("images_per_s"), 1.0)
@@ -127,7 +127,7 @@ def _epochs(student: Path) -> int:
 
 
 def _show(teacher: Run, student: Run, alone: Run, *, report: Path, seconds: float) -> None:
-    """What came out, a line for each, and whether the difference between the students is more than chance."""
+    """Print the results, a line each, and whether the difference between the students is more than chance."""
     for line in outcome(teacher.summary, student.summary, alone.summary):
         result(line)
     result(f"report: {report}   weights: {student.path}   in {duration(seconds)}")

@@ -124,7 +124,7 @@ class _Share(NamedTuple):
 
 
 def _crop(views: "ViewRecipe") -> str:
-    """How an image is cut before it is shown to the student."""
+    """Describe how an image is cut before it is shown to the student."""
     return f"short side {views.short_side}, centre {views.size}"
 
 

@@ -190,7 +190,7 @@ class CacheFlags:
         return {url: header for url in self.caches if (header := local_header(url)) is not None}
 
     def words(self, combine: str) -> tuple[str, ...]:
-        """How several caches teach, in a sentence; nothing for one or none."""
+        """Describe how several caches teach, in a sentence; nothing for one or none."""
         from student.feed.teaching import parts_of_one
         from student.recipe.combinations import combination_named
 

@@ -97,7 +97,7 @@ def _class_folders(images: Sequence[Path], class_names: Sequence[str]) -> frozen
 
 
 def _right_words(right: Mapping[str, Sequence[bool]]) -> list[str]:
-    """How many pictures of each class folder are named as it is, the worst first; nothing without such folders."""
+    """Count the rightly named pictures of each class folder, the worst first; nothing without such folders."""
     if not right:
         return []
     answers = [hit for hits in right.values() for hit in hits]

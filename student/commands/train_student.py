@@ -147,7 +147,7 @@ def say_after_training(out: Path, val_shards: str | None) -> None:
 
 
 def _as_begun(out: Path) -> "dict[str, Any]":
-    """What the settings of an existing run decide, as arguments of `TrainingFlags.settings`."""
+    """Return what an existing run decides, as arguments of `TrainingFlags.settings`."""
     return {"run_precision": precision_before(out), "quiet": is_finished(out)}
 
 

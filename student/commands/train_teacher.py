@@ -73,7 +73,7 @@ class TeacherTraining:
 
     @property
     def choice(self) -> "RecipeChoice":
-        """What the user asks for, before the network's normalisation is known."""
+        """The user's choice, before the network's normalisation is known."""
         start = f"{PUBLISHED}:{self.pretrained}" if self.pretrained else str(self.init_weights or "")
         flags = StudentFlags(
             model=self.pretrained or self.model or "",

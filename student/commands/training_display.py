@@ -111,7 +111,7 @@ class TrainingDisplay:
         self._bar.to(event.step, ", ".join(part for part in (*parts, self._beside()) if part), line=True)
 
     def _estimate(self, event: "Progressed") -> str:
-        """How long the rest takes at the rate of the first steps; of a long run, what would be short."""
+        """Estimate the time left at the rate of the first steps; of a long run also what would be short."""
         left_s = (event.num_steps - event.step) / event.steps_per_s
         text = f"about {duration(left_s)} for {count(event.num_steps - event.step, 'step')}, validation not counted"
         epochs = int(self._epochs * _SHORT_S / left_s) if left_s > _LONG_S else 0
@@ -131,14 +131,14 @@ class TrainingDisplay:
         self._say_notes(event.summary.get("diagnosis"))
 
     def _say_notes(self, sentences: object) -> None:
-        """What the student suffers from; of the students of a sweep each sentence once."""
+        """Print what the student suffers from; of the students of a sweep each sentence once."""
         for sentence in sentences if isinstance(sentences, list) else ():
             if sentence not in self._notes:
                 self._notes.add(sentence)
                 say(f"note: {sentence}")
 
     def _say_validation(self, event: "ValidationChecked") -> None:
-        """What the numbers of the validation are worth."""
+        """Print what the numbers of the validation are worth."""
         self._num_validated = event.num_samples
         if not event.num_samples:
             self._say("validation: none; give --val-shards to measure what the student has learned")
@@ -149,7 +149,7 @@ class TrainingDisplay:
             )
 
     def _say_cut(self, event: "Resumed") -> None:
-        """What another number of ranks or micro-batches changes, and how it is kept as it was."""
+        """Print what another number of ranks or micro-batches changes, and how to keep it as it was."""
         before, now = (event.world_size_before, event.accumulate_before), (event.world_size, event.accumulate)
         if before == now:
             return
@@ -179,7 +179,7 @@ class TrainingDisplay:
 
 
 def _data_words(event: "Scheduled") -> list[str]:
-    """Which images and views the epochs use, a sentence each."""
+    """Describe the images and views that the epochs use, a sentence each."""
     num_images, all_images = event.steps_per_epoch * event.batch_size, f"{event.coverage.num_samples:,} training images"
     lines = [f"an epoch: one view of {num_images:,} of the {all_images}"]
     if event.repeats > 1:

@@ -155,7 +155,7 @@ def evaluate(
 
 
 def answers_of(*, compiled: bool, batch_size: int) -> Answers:
-    """How a model in evaluation mode is asked: as it is, or compiled, for batches of one size.
+    """Return the function that asks a model in evaluation mode: as it is, or compiled, for batches of one size.
 
     A compiled one fills smaller batches up, so that the last ones of a shard need no graph of their own.
     """
@@ -202,7 +202,7 @@ def count_hits(answer: Heads, label_B: Tensor) -> Tensor:
 
 
 def label_rank(logit_BC: Tensor, label_B: Tensor) -> Tensor:
-    """How many classes come before the label, int64 (B,); C for rows that are not finite, which are never right."""
+    """Count the classes before the label, int64 (B,); C for rows that are not finite, which are never right."""
     own_B1 = logit_BC.gather(1, label_B[:, None])
     classes = torch.arange(logit_BC.shape[1], device=logit_BC.device)
     before_BC = (logit_BC > own_B1) | ((logit_BC == own_B1) & (classes < label_B[:, None]))
@@ -222,7 +222,7 @@ def _result(values: list[int]) -> EvalResult:
 
 @torch.no_grad()
 def teacher_stats(answered: Heads, answer: Answer | None, temperature: float | None = None) -> dict[str, Tensor]:
-    """What a training batch says beside its losses, float32 scalars on the device (reading them waits for it).
+    """Compute the statistics of a training batch beside its losses, float32 scalars on the device.
 
     "student_entropy" of the answer at inference, nats; with a teacher "teacher_agreement", the share of the batch where
     the head that learns from the teacher has its first class, and, with a τ, "teacher_entropy" at τ, nats.
@@ -242,7 +242,7 @@ def _entropy(log_prob_BC: Tensor) -> Tensor:
 
 
 def own_samples(rows_S: NDArray[np.int64] | Sequence[int], views: ViewRecipe, world: World) -> int:
-    """How many samples `eval_tasks` deals to a rank."""
+    """Count the samples that `eval_tasks` deals to a rank."""
     rows = [int(rows) for rows in rows_S]
     size = views.block_size
     return sum(min(size, rows[part.shard] - part.block * size) for (part,) in eval_tasks(rows, views, world))

@@ -103,7 +103,7 @@ def student_loss(heads: Heads, labels: Labels, answer: Answers | None, recipe: S
 
 
 def gradient_balance(answered: Heads, labels: Labels, answer: Answers, recipe: StudentRecipe) -> float:
-    """How much harder the teacher pulls at the student's logits than the labels do.
+    """Measure how much harder the teacher pulls at the student's logits than the labels do.
 
     ‖λ · ∂distill/∂logits‖ ÷ ‖(1 − λ) · ∂base/∂logits‖ over the batch, each through its own head; infinite at λ = 1. The
     student's own gradients are left alone. ValueError as `student_loss`.

@@ -217,7 +217,7 @@ def _machine_free() -> int:
 
 
 def group_free_bytes(folder: Path = _GROUP) -> int:
-    """What a container's limit (cgroup v2) leaves, which psutil does not know; no limit is the largest integer.
+    """Return what a container's limit (cgroup v2) leaves, which psutil does not know; no limit is the largest integer.
 
     Cached pages of files that nobody has used lately (`inactive_file`) are free: the kernel drops them on demand.
     """

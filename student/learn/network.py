@@ -73,7 +73,7 @@ class LoadReport(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What is not as in the file, in words; "" where everything is."""
+        """The differences from the file, in words; "" for none."""
         parts = [f"{name} is resized from {before} to {after}" for name, (before, after) in self.resized.items()]
         parts += [f"{', '.join(self.dropped)} are left out"] * bool(self.dropped)
         parts += [f"{', '.join(self.drawn)} begin at random"] * bool(self.drawn)
@@ -326,6 +326,6 @@ def _converted(target: VisionTransformer, state: dict[str, Tensor], shapes: Shap
 
 
 def _classifier_names(model: nn.Module) -> tuple[str, ...]:
-    """What the names of the classifier's parameters begin with, from timm's own config."""
+    """Return the prefixes of the classifier's parameters, from timm's own config."""
     named = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))

@@ -75,7 +75,7 @@ class ProcessGroup:
         return values
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What `make` gives on rank 0, on every rank; if it raises there, it raises everywhere."""
+        """Call `make` on rank 0 and return its result on every rank; if it raises there, it raises everywhere."""
         if self.world.size == 1:
             return make()
         parcel: list[Any] = [None]
@@ -96,7 +96,7 @@ class ProcessGroup:
         return result
 
     def on_every_rank(self, make: Callable[[], T]) -> T:
-        """What `make` gives on this rank; if it raises on any rank, every rank raises, so that nobody waits for it."""
+        """Call `make` on every rank; if it raises on any rank, every rank raises, so that nobody waits for it."""
         if self.world.size == 1:
             return make()
         failure: Exception | None = None
@@ -154,7 +154,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _meeting(world: World, init_method: str, timeout: timedelta) -> Any:
-    """Where the ranks leave their addresses, under the number of torchrun's attempt.
+    """Return the store in which the ranks leave their addresses, under the number of torchrun's attempt.
 
     torchrun's store outlives the ranks that it starts anew, and with it the addresses of those that are dead: a rank
     that reads one of them before it is replaced cannot connect, or waits for ever (seen with torch 2.14).
@@ -164,7 +164,7 @@ def _meeting(world: World, init_method: str, timeout: timedelta) -> Any:
 
 
 def meeting_place(init_method: str) -> str:
-    """Where the ranks of a run meet, in words."""
+    """Name the place where the ranks of a run meet."""
     if init_method != "env://":
         return init_method
     return f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"

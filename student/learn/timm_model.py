@@ -40,7 +40,7 @@ class Preparation(NamedTuple):
 
 
 def preparation_of(name: str) -> Preparation | None:
-    """How the images of a timm model, with or without a tag, are prepared; None where timm says nothing of it."""
+    """Look up how timm prepares the images of a model, with or without a tag; None where timm says nothing of it."""
     entry = model_entry(name)
     config = timm.get_pretrained_cfg(name if "." in name or entry is None else entry.built_as)
     if config is None:

@@ -58,7 +58,7 @@ class MapStyle:
 
 
 def fidelities(facts: Mapping[str, Any]) -> dict[float, RecordError]:
-    """What the sweep recorded about its cache, by τ."""
+    """Return the record errors that the sweep stored about its cache, by τ."""
     return {
         float(row["temperature"]): RecordError(
             float(row["temperature"]),
@@ -69,7 +69,7 @@ def fidelities(facts: Mapping[str, Any]) -> dict[float, RecordError]:
 
 
 def loss_errors(facts: Mapping[str, Any]) -> dict[tuple[str, float | None], float]:
-    """What the records cost the gradient of each loss, by loss and τ; empty in sweeps that did not measure it."""
+    """Return the gradient error of each loss, by loss and τ; empty in sweeps that did not measure it."""
     return {
         (row["loss"], row["temperature"]): math.nan if row["gradient_error"] is None else float(row["gradient_error"])
         for row in facts.get("loss_errors", ())

@@ -79,7 +79,7 @@ def runs_page(runs: Sequence[Run], *, title: str = "Student runs", teacher: Leve
 
 
 def notes(runs: Sequence[Run], names: Sequence[str]) -> Markup:
-    """What finished runs suffer from, each sentence once with the names of its runs; nothing where all are well."""
+    """Render what finished runs suffer from, each sentence once with its runs; nothing where all are well."""
     suffering: dict[str, list[str]] = {}
     for run, name in zip(runs, names, strict=True):
         for sentence in run.summary.get("diagnosis", ()):
@@ -91,7 +91,7 @@ def notes(runs: Sequence[Run], names: Sequence[str]) -> Markup:
 
 
 def _subtitle(runs: Sequence[Run]) -> str:
-    """How many runs, and what their files say alike of model, classes and images."""
+    """Summarise the number of runs, and what their files say alike of model, classes and images."""
     parts = [count(len(runs), "run")]
     settings = [dict(flat(run.config)) for run in runs]
     counts = [{key.rpartition(".")[2]: value for key, value in sorted(known.items())} for known in settings]
@@ -191,7 +191,7 @@ def _results(runs: Sequence[Run], names: Sequence[str], best: Run | None) -> Mar
 
 
 def distillation(run: Run) -> str:
-    """How the run was taught, in words."""
+    """Describe how the run was taught."""
     kind = run.setting("distill", "none")
     if kind == NONE:
         return "no teacher"
@@ -251,7 +251,7 @@ def curve(run: Run, name: str, metric: str, colour: int, *, factor: float = 1.0)
 
 
 def _finite(points: Sequence[Point], metric: str) -> int:
-    """How many of the points have the metric."""
+    """Count the points that have the metric."""
     return sum(math.isfinite(point[metric]) for point in points)
 
 

@@ -171,7 +171,7 @@ def forward_count(sweep: Sweep) -> ForwardCount:
 
 
 def _images_seen(run: Run) -> float:
-    """What the summary says, else steps × batch."""
+    """Return the images of the summary, else steps × batch."""
     images = run.result("images")
     if math.isfinite(images):
         return images

@@ -295,7 +295,7 @@ def _cells(all_groups: Sequence[SeedGroup], top: SeedGroup | None, noise: float)
 
 
 def _unfinished(group: SeedGroup) -> str:
-    """How far the students are that have not finished: "2 running, epoch 7"."""
+    """Describe the students that have not finished: "2 running, epoch 7"."""
     waiting = [result for result in group.results if result.status.state != "done"]
     epochs = [result.run.epochs[-1].epoch + 1 for result in waiting if result.run is not None and result.run.epochs]
     states = Counter(result.status.state for result in waiting)

@@ -89,7 +89,7 @@ def teacher_level(teacher: str) -> Level:
 
 
 def read(paths: Sequence[Path]) -> Sweep | list[Run]:
-    """What the paths hold: one sweep, or runs; errors as `write_report`."""
+    """Read what the paths hold: one sweep, or runs; errors as `write_report`."""
     if not paths:
         raise ValueError("report: expected run directories or one sweep directory, got none")
     sweeps = [path for path in paths if is_sweep(path)]

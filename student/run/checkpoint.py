@@ -173,7 +173,7 @@ def require_identity(*, expected: Mapping[str, Any], got: Mapping[str, Any], whe
 
 
 def _stored_identity(manifest: Manifest, identity: Mapping[str, Any], world_size: int) -> Mapping[str, Any]:
-    """What a checkpoint belongs to, with the micro-batches of the run that goes on where they cut the same parts."""
+    """Return the identity of a checkpoint, with the new micro-batches where they cut a batch into the same parts."""
     before, now = manifest.identity.get("accumulate"), identity.get("accumulate")
     if isinstance(before, int) and isinstance(now, int) and before * manifest.world_size == now * world_size:
         return {**manifest.identity, "accumulate": now}
@@ -201,7 +201,7 @@ def _manifest_paths(folder: Path) -> list[Path]:
 
 
 def _damage(payload: Path, manifest: Manifest) -> str:
-    """Why the payload is not what its manifest says, or ""."""
+    """Say why the payload is not what its manifest says; "" where it is."""
     try:
         digest = hashlib.sha256()
         num_bytes = 0

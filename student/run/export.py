@@ -136,7 +136,7 @@ def export_weights(model: nn.Module, path: Path, info: ExportInfo) -> None:
 
 
 def read_info(path: Path) -> ExportInfo | None:
-    """What an exported file says about itself; None for weights of others; RunError when it is damaged."""
+    """Read what an exported file says about itself; None for weights of others; RunError when it is damaged."""
     path = weights_file(path)
     if path.suffix != ".safetensors":
         return None
@@ -188,7 +188,7 @@ def load_student(path: Path, *, model: str | None = None) -> tuple[nn.Module, Ex
 
 
 def _foreign_info(model: str, path: Path) -> ExportInfo:
-    """What can be known of weights that say nothing: the class count from the classifier's bias."""
+    """Infer what can be known of weights that say nothing: the class count from the classifier's bias."""
     file, timms = read_weights(path), preparation_of(model)
     named = {*(timms.classifiers if timms else ()), "head", "fc", "classifier"}
     biases = [value for name, value in file.state.items() if name.endswith(".bias") and name[:-5] in named]
@@ -289,7 +289,7 @@ def _likeliest(
 
 
 def _taught(recipe: StudentRecipe) -> str:
-    """How the student was taught, in words: the loss, and what it reads of the recipe."""
+    """Describe how the student was taught: the loss, and what it reads of the recipe."""
     if recipe.distill == NONE:
         return "without a teacher"
     loss = loss_named(recipe.distill)
@@ -300,7 +300,7 @@ def _taught(recipe: StudentRecipe) -> str:
 
 
 def _heads(recipe: StudentRecipe) -> str:
-    """What each of two heads was trained on, in words."""
+    """Describe what each of two heads was trained on."""
     if recipe.teacher_heads == "dist":
         return "CLS was trained on the labels, DIST on the teacher."
     if recipe.distill_weight == 1:

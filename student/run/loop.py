@@ -134,7 +134,7 @@ def own_views(jobs: Sequence[StudentJob]) -> ViewRecipe:
 def _existing(
     jobs: Sequence[StudentJob], settings: TrainSettings, data: ShardSets, feed: Feed, world: World
 ) -> tuple[list[Event], list[list[int]]]:
-    """What the students came to where all of them had finished before this call; else the passes to train."""
+    """Return the results where all students had finished before this call; else the passes to train."""
     summaries: list[Event] = []
     for recipe, out, *_ in jobs:
         files, identity = RunFiles(out), run_identity(recipe, settings, data, feed.teaching.identity())
@@ -171,7 +171,7 @@ def _one_pass(run: Students, feed: Feed, group: ProcessGroup, stop: StopRequest)
 
 
 def _joining(world: World, init_method: str) -> Iterator[Event]:
-    """Where this rank is about to wait for the others, if there are any."""
+    """Announce where this rank is about to wait for the others, if there are any."""
     if world.size > 1:
         yield Joining(rank=world.rank, world_size=world.size, where=meeting_place(init_method))
 
@@ -198,7 +198,7 @@ def _scheduled(jobs: Sequence[StudentJob], feed: Feed) -> Scheduled:
 
 
 def _label_words(jobs: Sequence[StudentJob], index: ShardIndex) -> str:
-    """What to say where training images have no label; "" where all have one."""
+    """Describe training images without a label; "" where all have one."""
     missing, total = index.num_unlabelled, index.num_samples
     if not missing:
         return ""

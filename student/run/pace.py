@@ -65,7 +65,7 @@ class Pace:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside (evaluating, saving) is no training: the rates leave it out."""
+        """Leave what happens inside (evaluating, saving) out of the rates."""
         began = time.perf_counter()
         try:
             yield

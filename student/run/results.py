@@ -113,7 +113,7 @@ def diagnosed(
     teacher: Mapping[str, Any],
     teacher_right: float | None,
 ) -> dict[str, Any]:
-    """What a finished student suffers from, as an entry of its summary; empty for one that is well.
+    """Diagnose a finished student, as an entry of its summary; empty for one that is well.
 
     Args:
         measured: metrics of its last epoch. teacher: what the teacher was, as in the checkpoints.
@@ -145,7 +145,7 @@ def _teacher_params(identity: Mapping[str, Any]) -> int | None:
 
 
 def _fingerprints(teacher: Mapping[str, Any]) -> dict[str, str]:
-    """What identifies the teacher, or each of several, by name."""
+    """Return the fingerprints of the teacher, or of each of several, by name."""
     several = teacher.get("teachers", (teacher,))
     names = ["teacher"] if len(several) == 1 else [f"teacher {n}" for n in range(1, len(several) + 1)]
     return {

@@ -68,7 +68,7 @@ class MetricLine(msgspec.Struct):
 
 
 def metric_line(line: bytes, where: Path | str) -> MetricLine:
-    """What a line of metrics says of itself; RunError saying where, expected and got."""
+    """Parse the head of a line of metrics; RunError saying where, expected and got."""
     advice = "remove the line to go on with the rest"
     return checked(
         parse_json(line, where, error=RunError, advice=advice), MetricLine, where, error=RunError, advice=advice

@@ -77,7 +77,7 @@ class Run:
 
     @property
     def written(self) -> datetime.datetime | None:
-        """When the run was finished, local time; None where it is not."""
+        """The time at which the run was finished, local; None where it is not."""
         summary = RunFiles(self.path).summary
         return datetime.datetime.fromtimestamp(summary.stat().st_mtime) if summary.is_file() else None
 

@@ -42,7 +42,7 @@ class ShardSets:
 
     @property
     def val_classes(self) -> ClassMatch:
-        """How the classes of the validation shards are found among those of the training shards."""
+        """The match of the classes of the validation shards with those of the training shards."""
         if self.val_index is None:
             return ClassMatch()
         val = classes_of(self.val_index, "the validation shards")
@@ -50,7 +50,7 @@ class ShardSets:
 
     @property
     def class_words(self) -> str:
-        """What to say of the classes of the validation shards; "" where they are the same, or no side has names."""
+        """The difference of the validation shards' classes in words; "" for none, or where no side has names."""
         if self.val_index is None or not (self.index.class_names or self.val_index.class_names):
             return ""
         match = self.val_classes
@@ -64,7 +64,7 @@ class ShardSets:
         return int(np.isin(_images(self.val_index), _images(self.index)).sum())
 
     def identity(self) -> dict[str, Any]:
-        """What decides the pixels and their order, as JSON types."""
+        """Return what decides the pixels and their order, as JSON types."""
         return {
             "shards": self.index.fingerprint,
             "views": self.views.recipe.to_json(),
@@ -73,5 +73,5 @@ class ShardSets:
 
 
 def _images(index: ShardIndex) -> NDArray[np.uint64]:
-    """What tells the images of an index apart, whatever their keys: checksum and size, uint64 (N,)."""
+    """Return a number for each image, whatever its key: checksum and size, uint64 (N,)."""
     return index.crc32c_N.astype(np.uint64) << np.uint64(32) | index.size_N.astype(np.uint32)

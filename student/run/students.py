@@ -55,7 +55,7 @@ class _Student:
     last: dict[str, Any]
 
     def measured_once(self) -> dict[str, float]:
-        """What the first step measured and later ones keep."""
+        """Return what the first step measured and later ones keep."""
         return {_BALANCE: self.last[_BALANCE]} if _BALANCE in self.last else {}
 
 
@@ -266,7 +266,7 @@ class Students:
         return owed
 
     def _say_balance(self) -> Iterator[Event]:
-        """What the first step showed of teacher against labels; kept with the student, so that a resume knows it."""
+        """Tell how hard the teacher pulled at the first step, and keep it with the student, for a resume."""
         for student in self._students:
             balance = self._group.from_main(partial(getattr, student.trainer, "balance"))  # of its part of the batch
             if balance is not None and math.isfinite(balance):
@@ -321,7 +321,7 @@ class Students:
         keep_best(student.log, student.trainer, self._data, measured=student.last, teacher=self._teacher_identity)
 
     def _looked_at(self, look: Callable[[Trainer], T]) -> Generator[Event, None, list[tuple[_Student, T]]]:
-        """What `look` gives for each student; those whose numbers it refuses leave the pass, the others go on."""
+        """Call `look` on each student; those whose numbers it refuses leave the pass, the others go on."""
         results: list[tuple[_Student, T]] = []
         for student in list(self._students):
             try:
@@ -338,7 +338,7 @@ class Students:
         return results
 
     def _measured(self, student: _Student, step: int, rate: Rate) -> dict[str, float]:
-        """What belongs to a student's metrics and is not a sum over images."""
+        """Return the metrics of a student that are no sums over images."""
         return {
             "lr": student.trainer.lr(step - 1),
             "images_per_s": rate.steps_per_s * student.job.recipe.batch_size,

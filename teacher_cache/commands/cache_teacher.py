@@ -286,7 +286,7 @@ class _Display:
         return opened
 
     def _say_cost(self, event: "ShortCalibration") -> None:
-        """What fitting the record on few views costs, measured."""
+        """Print what fitting the record on few views costs, measured."""
         if self._calibration is not None:
             self._calibration.close()
         rows = [row for row in event.errors if row.temperature >= 1]
@@ -356,7 +356,7 @@ class _Display:
 
 
 def _opened_words(event: "CacheOpened") -> Iterator[str]:
-    """What the cache holds or will hold, for whom it is enough, and what it takes on disk."""
+    """Describe what the cache holds or will hold, which runs it serves, and what it takes on disk."""
     from teacher_cache.record.record_format import STORE_BYTES
     from teacher_cache.store.digest import fidelity_bytes, fidelity_count
 

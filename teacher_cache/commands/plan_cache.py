@@ -116,7 +116,7 @@ def _show(plan: "Plan", *, num_samples: int, num_views: int, gpus: int) -> None:
 
 
 def _bound_words(plan: "Plan") -> str:
-    """Which part sets the pace, and what to change."""
+    """Name the part that sets the pace, and what to change."""
     alone = f"alone it answers {plan.forwards_per_s:.1f} views/s"
     if plan.teacher_is_the_bound:
         return f"the teacher: {alone}; --precision bf16, --compile or more GPUs make stage 1 faster"

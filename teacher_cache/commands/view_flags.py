@@ -115,7 +115,7 @@ class ViewFlags:
 
 
 def served(num_views: int, per_unit: int) -> str:
-    """Which epochs and repeats a cache of `num_views` views in chunks of `per_unit` serves, in one line."""
+    """Describe the epochs and repeats that a cache of `num_views` views in chunks of `per_unit` serves."""
     from shards.views.view_recipe import fitting_repeats
 
     best = fitting_repeats(DEIT_REPEATS, block_views=per_unit, num_views=(num_views,))

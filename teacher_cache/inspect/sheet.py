@@ -133,7 +133,7 @@ def _to_pixels(image_CHW: torch.Tensor, recipe: ViewRecipe) -> NDArray[np.uint8]
 
 
 def describe(column: SheetView) -> list[str]:
-    """What the sheet says under a column: crop, flip, operations, erasing, mixing, classes; one fact a line."""
+    """Write the text under a column: crop, flip, operations, erasing, mixing, classes; one fact a line."""
     params = column.params
     box = params.box
     lines = [f"view {column.view}", f"crop {box.width} × {box.height} at ({box.x}, {box.y}) of {_size(params.image)}"]

@@ -69,7 +69,7 @@ def hub_folder(place: str) -> Path:
 
 
 def _unreachable(url: str) -> str:
-    """Why the server of a url does not answer in time; "" when it does, whatever it says."""
+    """Say why the server of a url does not answer in time; "" when it does, whatever it says."""
     answer: list[str] = [f"no answer in {TIMEOUT_S:g} s"]
 
     def ask() -> None:

@@ -73,7 +73,7 @@ def source_of(base: str) -> tuple[str, str]:
 
 
 def timm_name(base: str) -> str:
-    """What timm calls a teacher."""
+    """Return timm's name of a teacher."""
     # The published TensorFlow network, "SAME" padding included; timm's efficientnet_lite0 (.ra_in1k) is another one.
     return "tf_efficientnet_lite0" if base == LITE0 else base
 

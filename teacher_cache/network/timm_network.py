@@ -189,7 +189,7 @@ def require_published(base: str) -> None:
 
 
 def _good_start(base: str, tags: Sequence[str]) -> str:
-    """Which of several sets of weights to begin with: timm's default, and one that has seen more than ImageNet-1k."""
+    """Name weights to begin with: timm's default, and one that has seen more than ImageNet-1k."""
     default = f"{base}.{_configuration(base).tag}"
     others = [name for name in tags if name != default]
     larger = [name for name in others if name.endswith("ft_in1k")]

@@ -73,7 +73,7 @@ def read_weights(path: Path, *, averaged: bool = True) -> WeightsFile:
 
 
 def _loaded(path: Path) -> Any:
-    """What a file holds: tensors, numbers, texts, containers of these, and `argparse.Namespace`.
+    """Load what a file holds: tensors, numbers, texts, containers of these, and `argparse.Namespace`.
 
     ArtefactError naming the class of anything else.
     """
@@ -121,7 +121,7 @@ def _chosen(loaded: Any, averaged: bool) -> tuple[Any, str, str]:
 
 
 def _sets_of_dino(loaded: Mapping[Any, Any]) -> list[str]:
-    """Which of a file's mappings are DINO's networks: their backbones have the same names; [] in all other files."""
+    """Find the networks of DINO in a file: their backbones have the same names; [] in all other files."""
     sets = [name for name in _DINO if isinstance(loaded.get(name), Mapping)]
     backbones = [{bare for key in loaded[name] if (bare := _bare(str(key))).startswith("backbone.")} for name in sets]
     return sets if sets and all(names and names == backbones[0] for names in backbones) else []

@@ -186,7 +186,7 @@ def require_named(path: Path, model: str | None) -> None:
 
 
 def trained_as(weights: Path | None) -> TrainedAs | None:
-    """What a file of weights that this project trained says of itself; None for all others.
+    """Read what a file of weights that this project trained says of itself; None for all others.
 
     A damaged file says nothing here and is refused where it is read.
     """

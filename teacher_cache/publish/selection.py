@@ -17,7 +17,7 @@ class Selection(NamedTuple):
         return len(self.view_blocks) * len(self.shards)
 
     def num_first_views(self, cache: TeacherCache, views: str) -> int:
-        """How many views from view 0 on are selected; ValueError where they do not begin at 0 or leave some out."""
+        """Count the selected views from view 0 on; ValueError where they do not begin at 0 or leave some out."""
         if self.view_blocks != tuple(range(len(self.view_blocks))):
             raise ValueError(
                 f"--views {views} with --pack: expected views from 0 on, such as 0-{cache.views_per_unit - 1}"
@@ -26,7 +26,7 @@ class Selection(NamedTuple):
 
 
 def select(cache: TeacherCache, *, views: str = "", shards: str = "") -> Selection:
-    """What `--views 0-47` and `--shards 0-99,200` select of a cache; "" is everything.
+    """Parse what `--views 0-47` and `--shards 0-99,200` select of a cache; "" is everything.
 
     Errors:
         ValueError for what is no range, lies outside, or cuts through a view block, naming the nearest that does not.

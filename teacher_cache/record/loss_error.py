@@ -114,7 +114,7 @@ def loss_errors(
 
 
 def _answers(teacher_BC: NDArray[Any], log_prob: LogProb, rows: slice) -> tuple[KnownAnswer, KnownAnswer]:
-    """What the teacher said to some rows, and what the records say that it did; the first class is exact in both."""
+    """Return the teacher's answers to some rows, and those of the records; the first class is exact in both."""
     first_B = torch.from_numpy(np.asarray(teacher_BC[rows]).argmax(axis=1))
     true = KnownAnswer(first_B, lambda tau: log_softmax(teacher_BC[rows], tau))
     return true, KnownAnswer(first_B, lambda tau: np.asarray(log_prob(rows, tau)))

@@ -220,7 +220,7 @@ class _OpenUnit:
         kept_FC[self._fidelity_VR[view, row_G[kept_G]]] = logit_GC[kept_G]
 
     def is_kept(self, view: int, row_G: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-        """Which rows of a view keep their full logits."""
+        """Return which rows of a view keep their full logits."""
         return np.asarray(self._fidelity_VR[view, row_G] >= 0)
 
     def complete(self) -> dict[str, NDArray[Any]]:
@@ -229,7 +229,7 @@ class _OpenUnit:
         return self._arrays
 
     def committed(self, written: bool) -> CommittedUnit:
-        """What there is to say of the unit when it is in the ledger."""
+        """Describe the unit once it is in the ledger."""
         seconds = time.monotonic() - self._began
         label_N, first_N = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (self.labels, self.firsts))
         agreement = float((label_N == first_N).mean()) if len(label_N) else math.nan

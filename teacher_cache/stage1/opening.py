@@ -36,7 +36,7 @@ _WANTED = 2000  # calibration views: the error of a fit on fewer is worth a word
 
 
 def cache_spec(index: ShardIndex, teacher: Teacher, recipe: ViewRecipe, record: RecordFormat) -> CacheSpec:
-    """What a cache of these would be; ValueError where they do not fit each other, before anything runs."""
+    """Return the spec of a cache of these; ValueError where they do not fit each other, before anything runs."""
     require_fitted(teacher, index)
     return CacheSpec(
         index_fingerprint=index.fingerprint,
@@ -147,7 +147,7 @@ def _calibrate(
 
 
 def _cost_of(logit_NC: NDArray[np.float32], record: RecordFormat) -> ShortCalibration:
-    """What a fit on so few views costs: two thirds of them fit, the others measure."""
+    """Measure what a fit on so few views costs: two thirds of them fit, the others measure."""
     cut = len(logit_NC) * 2 // 3
     codec, held_NC = RecordCodec(record, fit_basis(logit_NC[:cut], record)), logit_NC[cut:]
     errors = tuple(record_fidelity(codec, codec.encode(held_NC), held_NC))

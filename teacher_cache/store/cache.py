@@ -145,7 +145,7 @@ class TeacherCache:
 
     @property
     def spec(self) -> CacheSpec:
-        """What it was made for."""
+        """The spec that it was made for."""
         return self.header.spec
 
     @property
@@ -299,7 +299,7 @@ class TeacherCache:
 
 
 def spec_at(url: str | Path) -> CacheSpec | None:
-    """What the cache at a place was made for; None when there is none. CacheError when its root is damaged."""
+    """Read the spec of the cache at a place; None when there is none. CacheError when its root is damaged."""
     if not TeacherCache.exists(url):
         return None
     with TeacherCache.open(url) as cache:

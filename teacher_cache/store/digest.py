@@ -82,7 +82,7 @@ def fidelity_count(spec: CacheSpec, rows_S: NDArray[np.int64]) -> int:
 
 
 def fidelity_bytes(spec: CacheSpec, rows_S: NDArray[np.int64]) -> float:
-    """What the full logits add to a view, bytes before compression, a mean over the cache."""
+    """Return the bytes that full logits add to a view, before compression, a mean over the cache."""
     num_kept = fidelity_count(spec, rows_S) * len(rows_S)
     return 2 * spec.record.num_classes * num_kept / max(1, spec.recipe.block_views * int(rows_S.sum()))
 

@@ -149,7 +149,7 @@ def require_index(made_of: Header, index: IndexLike, where: str) -> None:
 
 
 def _shards_differ(made_of: Header, index: IndexLike) -> str:
-    """How the shards of an index differ from those of a cache, as far as names and counts tell."""
+    """Describe how the shards of an index differ from those of a cache, as far as names and counts tell."""
     rows = dict(zip(made_of.shard_names, made_of.rows_S.tolist(), strict=True))
     rows_here = dict(zip(index.names, index.rows_S.tolist(), strict=True))
     total, total_here = sum(rows.values()), sum(rows_here.values())

@@ -117,7 +117,7 @@ def _shuffle_of(dtype: str) -> Shuffle:
 
 
 def selection(item: ArrayLayout, unit: UnitId) -> tuple[Any, ...]:
-    """Where a unit is in an array: exactly one chunk, its axes of length 1 dropped."""
+    """Return the place of a unit in an array: exactly one chunk, its axes of length 1 dropped."""
     per_chunk = item.chunks[0]
     if item.dimensions[0] == "view_block":
         return (unit.view_block, unit.shard)

@@ -147,7 +147,7 @@ class Ledger:
         return np.where(saved_BS == np.uint64(UNKNOWN), np.uint64(0), saved_BS)
 
     def snapshot_problem(self) -> str | None:
-        """What is wrong with the snapshot; "" when it only lags behind the entries, None when it is as they are."""
+        """Say what is wrong with the snapshot; "" when it only lags behind the entries, None when it is as they are."""
         try:
             saved_BS = self.snapshot()
         except CacheError as error:

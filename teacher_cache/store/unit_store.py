@@ -171,7 +171,7 @@ class UnitStore:
             self.write_entry(unit, digest)
 
     def digest(self, unit: UnitId, arrays: Arrays) -> int:
-        """What the ledger says of a unit with these arrays."""
+        """Return the ledger's entry for a unit with these arrays."""
         return unit_digest(self._header.identity, unit, self._header.shard_names[unit.shard], arrays)
 
     def _num_rows(self, unit: UnitId) -> int:

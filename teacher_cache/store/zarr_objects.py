@@ -73,13 +73,13 @@ class Objects(WrapperStore[Any]):
         return self.place.folder is not None
 
     def get_sync(self, key: str, *, prototype: Any = None, byte_range: Any = None) -> Any:
-        """What `get` does, on a local disk."""
+        """Do what `get` does, on a local disk."""
         self._require_readable(key)
         with self.place.reaching(key):
             return self._present(key, self._store.get_sync(key, prototype=prototype, byte_range=byte_range))
 
     def set_sync(self, key: str, value: Any) -> None:
-        """What `set` does, on a local disk."""
+        """Do what `set` does, on a local disk."""
         assert self.place.folder is not None, "a remote place has no synchronous twin"
         self._check_writable()
         with self.place.reaching(key):

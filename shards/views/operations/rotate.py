@@ -130,7 +130,7 @@ def _along_rows(column_N: Tensor, along: Sequence[float], columns: int, height: 
 
 
 def _places(of_row_H: NDArray[Any], of_column_W: NDArray[Any], size: int) -> NDArray[np.int32]:
-    """Where the first tap of each pixel is, counted from the edge, in fractions of a pixel; int32 (H, W).
+    """Return the place of the first tap of each pixel, from the edge, in fractions of a pixel; int32 (H, W).
 
     The arguments add up to the source, pixel centres at halves. One outside is moved to where all taps exist.
     """

@@ -12,7 +12,7 @@ LOSSES = OpenSet("losses", "distill", DistillLoss, (HARD, SOFT, DIST, SOFT_STD))
 
 
 def distillations() -> tuple[str, ...]:
-    """What `distill` of a recipe may be: "none", and every loss."""
+    """List the values of a recipe's `distill`: "none", and every loss."""
     return (NONE, *LOSSES)
 
 
