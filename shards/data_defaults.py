@@ -85,7 +85,7 @@ def data_defaults(images: ImageSet, *, pretrained: bool = False, teacher: bool =
     most = _MOST_TEACHER_EPOCHS if teacher else _MOST_EPOCHS
     epochs = round(min(max(seen / images.num_images, _FEWEST_EPOCHS), most))
     mirrored = "" if images.coloured else "; none is mirrored, as the images have no colours and may be letters"
-    side = f"their shorter side is {images.short_side}" if images.short_side else "the set is small"
+    side = f" (the shorter side of the images is about {images.short_side})" if images.short_side else ""
     return DataDefaults(
         view=SMALL_VIEW,
         view_fields={} if images.coloured else {"flip": 0.0},
@@ -94,11 +94,11 @@ def data_defaults(images: ImageSet, *, pretrained: bool = False, teacher: bool =
         model=SMALL_STUDENT,
         epochs=epochs,
         reasons={
-            "view": f"view recipe {SMALL_VIEW}: crops and mixing without distortion, for {of_images}{mirrored}",
-            "size": f"{size} px: {side}, and small views leave time for more of them",
+            "view": f"view recipe {SMALL_VIEW}: random crops, mixed in pairs, without distortion{mirrored}",
+            "size": f"views of {size} pixels{side}: small ones are fast to train on",
             "num_views": f"{count(num_views, 'view')} of each image: {num_views * images.num_images:,} teacher answers",
-            "model": f"student {SMALL_STUDENT}: {of_images} teach a small CNN more than a transformer",
-            "epochs": f"{count(epochs, 'epoch')} of {of_images}: about {epochs * images.num_images:,} images in all",
+            "model": f"student {SMALL_STUDENT}: a small CNN learns more from {of_images} than a transformer",
+            "epochs": f"{count(epochs, 'epoch')} of {of_images}",
         },
     )
 

@@ -81,13 +81,15 @@ def read_utf8(path: Path, where: str, what: str) -> str:
         where: what messages call the file. what: what it should hold, in words.
 
     Errors:
-        ValueError when it cannot be read or is of another encoding.
+        ArtefactError when there is no such file; ValueError when it cannot be read or is of another encoding.
     """
     try:
         data = read_regular(path)
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise ValueError(f"{where}: expected UTF-8, got UTF-16; save it as UTF-8")
         return data.decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ArtefactError(f"{where}: no such file; expected a UTF-8 file with {what}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{where}: cannot be read: {error}; expected a UTF-8 file with {what}") from error
 

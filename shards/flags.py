@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from shards.console import Bar, say
 from shards.data_defaults import ImageSet
+from shards.errors import RunError
 from shards.platforms import require_device_name, require_workers
 from shards.pool.cpus import default_workers
 from shards.signals import StopRequest
@@ -333,6 +334,28 @@ def refuse_ignored(names: Iterable[str], why: str) -> None:
     for param in click.get_current_context().command.params:
         if param.name in names and given_flag(param.name):
             raise ValueError(f"{'/'.join(param.opts)}: would be ignored: {why}; drop it")
+
+
+class Changed(NamedTuple):
+    """A field that a user asks to be `new` where what exists was begun with `old`; parameters: what may have set it."""
+
+    field: str
+    old: Any
+    new: Any
+    parameters: tuple[str, ...]
+
+
+def refuse_changes(out: Path, changes: Iterable[Changed]) -> None:
+    """RunError naming the flag of the first change of an existing run or sweep, before anything follows from it."""
+    for field, old, new, parameters in changes:
+        context = click.get_current_context()
+        params = [param for param in context.command.params if param.name in parameters and given_flag(param.name)]
+        words = [(f"--set {field}=" if given_flag("sets") else f"--config: {field} = ", new)]
+        words = [(f"{param.opts[0]} ", context.params.get(param.name or "")) for param in params] or words
+        typed = words[0][0] + (f"{words[0][1]:g}" if isinstance(words[0][1], float) else str(words[0][1]))
+        raise RunError(
+            f"{typed}: {out} was begun with {old or 'none'}; leave it out to go on with that, or give another --out"
+        )
 
 
 def stop_with(code: int) -> click.exceptions.Exit:

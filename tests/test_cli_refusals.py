@@ -10,9 +10,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import click
 import pytest
 from PIL import Image
 
+from cli import COMMANDS, cli
+from shards.flags import CacheParam, LocalPath
 from tests.golden import SETS
 from tests.golden.make import STUDENT, TEACHER
 
@@ -69,7 +72,6 @@ REFUSED: list[tuple[list[str], str]] = [
     ([*TRAIN, "--set", "model_args.depth=1000000"], "at most 65536"),
     ([*ABLATE, "--set", "model_args.pretrained=true"], "model_args.pretrained"),
     ([*CACHE, "--teacher-arg", "checkpoint_path=/etc/passwd"], "--teacher-arg checkpoint_path"),
-    ([*TRAIN, "--config", "{set}/nowhere.toml"], "no such file"),
     ([*TRAIN, "--config", "{set}/run/summary.json"], "TOML"),
     ([*TRAIN, "--distill", "hard", "--tau", "2"], "--tau: would be ignored"),
     ([*TRAIN, "--distill", "none", "--lambda", "0.5"], "--lambda: would be ignored"),
@@ -123,8 +125,6 @@ REFUSED: list[tuple[list[str], str]] = [
     (["export", "{set}/run/weights.safetensors", "{set}/run/weights.safetensors"], "WEIGHTS itself"),
     (["copy-cache", "{set}/dense.zarr", "{set}/train"], "Nothing was changed"),
     (["copy-cache", "{set}/dense.zarr", "{set}/dense.zarr"], "another place"),
-    (["verify-cache", "{set}/dense.zarr", "--deep", "--shards", "nowhere"], "nowhere"),
-    (["evaluate", "--shards", "nowhere", "--weights", "{set}/run/weights.safetensors"], "nowhere"),
     (["plan-cache", *SHARDS, *TEACHER, "--views", "2", "--teacher", "regnty_160"], "'regnety_160'"),
     (["plan-cache", *CACHE[1:3], *TEACHER, "--views", "2", "--seconds", "-1"], "--seconds"),
     (["plan-cache", *CACHE[1:3], *TEACHER, "--views", "2", "--seconds", "nan"], "--seconds"),
@@ -153,6 +153,9 @@ REFUSED: list[tuple[list[str], str]] = [
 """Command lines and a word of the refusal."""
 
 WEIGHTS = ["--weights", "{set}/run/weights.safetensors"]
+NO_FILE = "no such file"
+NET = ["--model", "resnet18", "--out", "{tmp}/new"]
+ONLINE = ["--online", "--teacher", "resnet18", "--out", "{tmp}/new"]
 MISSING: list[tuple[list[str], str]] = [
     (["verify-cache", "{tmp}/nope"], "no cache here"),
     (["cache-status", "{tmp}/nope"], "no cache here"),
@@ -199,8 +202,79 @@ MISSING: list[tuple[list[str], str]] = [
     ),
     (["predict", "{set}/classes.txt", *WEIGHTS], "classes.txt"),
     (["predict", "{set}/classes.txt", "{tmp}/no.png", *WEIGHTS], "2 of 2 files could not be answered"),
+    (["distill", "{tmp}/nope", "--out", "{tmp}/new"], "nope"),
+    (["make-shards", "{tmp}/nope", "{tmp}/new"], "nope"),
+    (["make-shards", "{set}/train", "{tmp}/new", "--labels", "{tmp}/nope"], NO_FILE),
+    (["make-shards", "{set}/train", "{tmp}/new", "--class-names", "{tmp}/nope"], NO_FILE),
+    (["check-shards", "{tmp}/nope"], NO_FILE),
+    (["check-shards", "{set}/train", "--class-names", "{tmp}/nope"], NO_FILE),
+    (["train-teacher", "--shards", "{tmp}/nope", *NET], NO_FILE),
+    (["train-teacher", *SHARDS, "--val-shards", "{tmp}/nope", *NET], NO_FILE),
+    (["train-teacher", *SHARDS, "--init-weights", "{tmp}/nope", *NET], NO_FILE),
+    (["train-teacher", *SHARDS, "--config", "{tmp}/nope", *NET], NO_FILE),
+    ([*CACHE, "--shards", "{tmp}/nope"], NO_FILE),
+    ([*CACHE, "--teacher-classes", "{tmp}/nope"], NO_FILE),
+    ([*TRAIN, "--shards", "{tmp}/nope"], NO_FILE),
+    ([*TRAIN, "--val-shards", "{tmp}/nope"], NO_FILE),
+    (["train-student", *TRAIN[1:5], "--pretrained", "{tmp}/nope.pth", "--out", "{tmp}/new"], NO_FILE),
+    ([*TRAIN, "--config", "{tmp}/nope"], NO_FILE),
+    ([*TRAIN, "--set", "finetune=true", "--set", "init_weights={tmp}/nope"], NO_FILE),
+    (["train-student", *SHARDS, *ONLINE, "--teacher-classes", "{tmp}/nope"], NO_FILE),
+    (["evaluate", "--shards", "{tmp}/nope", *WEIGHTS], NO_FILE),
+    (["show-views", "--shards", "{tmp}/nope", "--out", "{tmp}/x.png"], NO_FILE),
+    (["plan-cache", "--shards", "{tmp}/nope", "--views", "2"], NO_FILE),
+    (["plan-cache", *SHARDS, "--views", "2", "--teacher-weights", "{tmp}/nope"], NO_FILE),
+    (["plan-cache", *SHARDS, "--views", "2", "--teacher-classes", "{tmp}/nope"], NO_FILE),
+    (["cost", "--shards", "{tmp}/nope"], NO_FILE),
+    ([*ABLATE, "--shards", "{tmp}/nope"], NO_FILE),
+    ([*ABLATE, "--val-shards", "{tmp}/nope"], NO_FILE),
+    (
+        ["ablate", *TRAIN[1:3], "--val-shards", "{set}/val", "--cache", "{tmp}/nope", "--out", "{tmp}/s"],
+        "no cache here",
+    ),
+    ([*ABLATE, "--config", "{tmp}/nope"], NO_FILE),
+    (["verify-cache", "{set}/dense.zarr", "--deep", "--shards", "{tmp}/nope"], NO_FILE),
 ]
 """Command lines that name an artefact which does not exist, and a word of the refusal; their exit code is 1."""
+_MADE = {
+    "--out",
+    "dest",
+    "destination",
+    "--skip-bad",
+    "--shard-cache",
+    "--scratch",
+    "--html",
+    "--png",
+    "--csv",
+    "--onnx",
+}
+_ELSEWHERE = {
+    ("train-student", "--teacher-weights"),
+    ("export", "--images"),
+    ("ablate", "--pretrained"),
+    ("cache-teacher", "--cache"),
+    ("verify-cache", "--teacher-weights"),
+    ("verify-cache", "--teacher-classes"),
+    ("copy-cache", "--shards"),
+}
+"""Paths that are read after torch is imported, or are those of another command."""
+
+
+def test_every_path_that_is_read_has_a_case_of_a_missing_one() -> None:
+    """A missing path ended some commands with 1 and others with 2."""
+    paths = set()
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        for param in command.params:
+            word = param.opts[0]
+            is_path = isinstance(param.type, LocalPath | CacheParam) or word in ("--shards", "--val-shards")
+            if is_path and word not in _MADE:
+                paths.add((name, word if word.startswith("-") else ""))
+    tried = {(words[0], words[at - 1]) for words, _ in MISSING for at, word in enumerate(words) if "nope" in word}
+    tried = {(name, flag if flag.startswith("-") else "") for name, flag in tried}
+    assert paths - tried - _ELSEWHERE == set()
+
 
 CHILD = """
 import json, os, sys

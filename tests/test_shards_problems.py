@@ -43,6 +43,18 @@ def make(source: Path, dest: Path, *words: str) -> Result:
     return CliRunner().invoke(cli, ["make-shards", str(source), str(dest), "--workers", "1", *words])
 
 
+def test_the_first_refusal_of_a_messy_folder_names_every_way_out(tmp_path: Path) -> None:
+    """Files that are no images were refused first, damaged images after them, each with a flag of its own."""
+    photos = tree(tmp_path / "photos")
+    for name, data in (("ant/cut.png", encoded()[:50]), ("ant/a.heic", b"x"), ("bee/b.gif", b"x"), ("notes.txt", b"x")):
+        (photos / name).write_bytes(data)
+    refused = make(photos, tmp_path / "shards")
+    assert refused.exit_code == 1 and len(refused.output) <= 700
+    assert "--ignore-unknown" in refused.output and "--skip-bad" in refused.output and "3 problems" in refused.output
+    made = make(photos, tmp_path / "shards", "--ignore-unknown", "--skip-bad", str(tmp_path / "left-out.txt"))
+    assert made.exit_code == 0, made.output
+
+
 # The one function.
 
 
@@ -500,7 +512,7 @@ def test_a_folder_without_tars_is_called_what_it_is(names: list[str], said: str,
 
 def test_a_path_that_does_not_exist_is_called_so(tmp_path: Path) -> None:
     refused = check(tmp_path / "nope")
-    assert refused.exit_code == 2 and "nope: no such file or folder" in refused.output
+    assert refused.exit_code == 1 and "nope: no such file or folder" in refused.output
     assert "compressed" in check(tmp_path / "nope.tar.gz").output
 
 

@@ -104,8 +104,8 @@ def test_the_remedy_is_one() -> None:
     index = make_index([31, 31])
     one, two = (order_of(index, batch=16, repeats=3, num_views=n, block=16, unit=6) for n in (6, 12))
     first, second = coverage(index, one, 30), coverage(index, two, 30)
-    assert first.warning.endswith("grow the cache (cache-teacher --views 12)")
-    assert "--views 12) and train for more than 6 epochs" in coverage(index, one, 6).warning
+    assert first.warning.endswith("a cache of 12 views reaches them") and first.more_views == 12
+    assert "a cache of 12 views and more than 6 epochs reach them" in coverage(index, one, 6).warning
     assert second.num_unseen < first.num_unseen == 30
     small = make_index([32, 15])
     short = coverage(small, order_of(small, batch=16, repeats=3, num_views=12, block=16, unit=6), 30)

@@ -39,7 +39,7 @@ def test_a_run_that_is_well_gets_no_sentence() -> None:
         ({"validation": {"top1": 60.0, "cls_top1": 64.0, "dist_top1": 50.0}}, "the CLS head alone has 64.0 %"),
         ({"validation": {"top1": 60.0, "cls_top1": 50.0, "dist_top1": 64.0}}, "the DIST head alone has 64.0 %"),
         ({"times_each_view": 25.0}, "each cached view was trained on 25 times"),
-        ({"num_validated": 184, "validation": {"top1": 36.4}}, "184 validation images leave a standard error of 3.5"),
+        ({"num_validated": 184, "validation": {"top1": 36.4}}, "top-1 of 184 validation images is known to ± 7.0"),
     ],
 )
 def test_one_ailment_gets_one_sentence(changes: dict[str, Any], words: str) -> None:

@@ -2,23 +2,32 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
+import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from shards.tars.writer import write_samples
 from student.commands.distill import distill, outcome
 
+PNG = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
 SUMMARY = {"validation_images": 100, "validation_majority": 20.0}
 
 
-def write_run(out: Path, top1: float) -> None:
+def write_run(out: Path, top1: float, words: tuple[str, ...]) -> None:
     """A finished run, as far as `distill` reads it."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps({"recipe": {"epochs": 7}, "train": {}}))
+    typed = dict(pairwise(words))
+    start = f"timm:{typed['--pretrained']}" if "--pretrained" in typed else ""
+    recipe = {"epochs": 7, "model": typed.get("--model", "net"), "init_weights": start}
+    (out / "config.json").write_text(json.dumps({"recipe": recipe, "train": {}}))
     (out / "summary.json").write_text(json.dumps({**SUMMARY, "top1": top1, "images_per_s": 40.0}))
 
 
@@ -35,10 +44,11 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[click.Gro
         asked.append([name, *words])
         if name == "make-shards":
             for split in ("train", "val"):
-                Path(words[1], split).mkdir(parents=True, exist_ok=True)
-                Path(words[1], split, "shards.index").touch()
+                samples = [(f"dog/{n}", n - 1, "png", PNG) for n in (1, 2)]
+                if not Path(words[1], split).exists():
+                    write_samples(samples, Path(words[1], split), num_classes=2)
         elif name.startswith("train"):
-            write_run(Path(words[-1]), 90.0 if name == "train-teacher" else 26.0)
+            write_run(Path(words[-1]), 90.0 if name == "train-teacher" else 26.0, words)
         elif name == "cache-teacher":
             Path(words[-1]).mkdir(exist_ok=True)
 
@@ -73,7 +83,7 @@ def test_each_command_is_printed_as_it_runs_and_ends_with_the_comparison(group: 
     assert "--split" in asked[0], "two classes and no validation part"
     assert asked[4][-6:] == ["--distill", "none", "--epochs", "7", "--out", os.path.join("work", "without-teacher")]
     assert "teacher" in output and "always naming the largest class" in output
-    assert output.count("next: ") == 1 and "predict photos --weights work/student" in output
+    assert output.count("next: ") == 1 and "predict photos/dog/1.jpg --weights work/student" in output
 
 
 def test_the_same_line_again_asks_for_the_same_runs(group: click.Group) -> None:
@@ -82,6 +92,34 @@ def test_the_same_line_again_asks_for_the_same_runs(group: click.Group) -> None:
     _, second = run(group, "photos", "--out", "work", "--budget", "90")
     assert second[4] == first[4] and second[3][-4:-2] == ["--epochs", "7"]
     assert "--views" not in second[2] and second[1][-4:-2] == ["--epochs", "7"]
+
+
+def test_a_budget_that_changes_nothing_is_said(group: click.Group) -> None:
+    """Nothing was trained, and the old result was printed as that of more time."""
+    assert "--budget" not in run(group, "photos", "--out", "work")[0].partition("[1]")[0]
+    assert "keeps its plan of 7 epochs" in run(group, "photos", "--out", "work", "--budget", "90")[0]
+
+
+def test_the_teacher_stays_when_its_package_comes_or_goes(group: click.Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether published weights are installed decides for a new folder alone."""
+    _, first = run(group, "photos", "--out", "work")
+    monkeypatch.setattr("student.commands.distill.find_spec", lambda _: None)
+    assert run(group, "photos", "--out", "work")[1][1][:7] == first[1][:7]
+    assert "resnet18" in run(group, "photos", "--out", "other")[1][1]
+
+
+def test_a_wrong_name_is_refused_by_the_flag_that_was_typed(
+    group: click.Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was called --model, after the photos were packed."""
+    monkeypatch.delitem(sys.modules, "timm", raising=False)  # once it is imported, any name may be registered
+    refused = CliRunner().invoke(group, ["distill", "photos", "--out", "work", "--pretrained", "resnt18"])
+    assert "--pretrained" in str(refused.exception) and not vars(group)["asked"]
+
+
+def test_photos_are_turned_where_that_is_asked(group: click.Group) -> None:
+    """As `make-shards --upright` does."""
+    assert "--upright" in run(group, "photos", "--out", "work", "--upright")[1][0]
 
 
 @pytest.mark.parametrize(("top1", "verdict"), [(26.0, "within the noise"), (60.0, "more than the noise")])

@@ -232,6 +232,18 @@ def test_each_loss_stands_over_its_own_error(tmp_path: Path) -> None:
     assert "Gradient error of each loss" in html and "0.200" in page.words
 
 
+def test_a_grid_has_the_largest_class_and_the_number_of_images_beside_its_shares(tmp_path: Path) -> None:
+    """The best cell of one was below the share of the largest class, and nothing said so."""
+    sweep = write_sweep(tmp_path / "s")
+    for cell in sweep.grid.cells():
+        summary = SweepDirectory(tmp_path / "s").run_path(cell) / "summary.json"
+        more = {"validation_majority": 40.0, "validation_images": 53, "epochs": 6}
+        summary.write_text(json.dumps({**json.loads(summary.read_text()), **more}))
+    words = page_of(tmp_path, tmp_path / "s")[1].words
+    assert "always naming the largest class of 53 images" in words
+    assert "of 5,000 images of the last epoch: best cell agrees with the teacher" in words
+
+
 def test_equal_numbers_are_marked_as_such_and_one_seed_claims_nothing(tmp_path: Path) -> None:
     write_sweep(tmp_path / "three")
     assert "standard errors" in page_of(tmp_path, tmp_path / "three")[1].words

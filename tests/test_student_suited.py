@@ -116,7 +116,7 @@ def test_the_choice_is_said_with_its_reason():
     assert (recipe.batch_size, recipe.repeats, recipe.warmup_epochs) == (16, 3, 17)
     assert recipe.scaled_lr == pytest.approx(1e-3 * (16 / 1024) ** 0.5, rel=0.05)
     said = "; ".join(reasons)
-    for words in ("batch 16 instead of 1024: 12 steps", "lr 0.00013 instead of 0.001", "warm-up 17", "weight average"):
+    for words in ("batch 16 instead of 1024: 12 steps", "lr 0.00013 instead of 0.001", "warm-up 17", "moving average"):
         assert words in said
 
 

@@ -20,6 +20,12 @@ OTHER_PICTURES = ("gif", "bmp", "tif", "tiff", "heic", "heif", "avif", "jp2", "j
 """Pictures that must be converted first."""
 
 
+_PASS_OVER = (
+    "convert pictures of other formats, move other files away, or leave all of them out with --ignore-unknown; "
+    "--skip-bad FILE leaves out images that cannot be read, too"
+)
+
+
 class ImageWalk:
     """A walk over a tree that notes what is wrong and goes on.
 
@@ -71,6 +77,7 @@ class ImageWalk:
                 self.ignored[_called(suffix)] += 1
             else:
                 advice = "move it into a class or away; images side by side need a list of their labels: --labels FILE"
+                advice = advice if suffix in FILE_SUFFIXES else _PASS_OVER
                 self.note(entry.name, "expected only class folders here, got a file", "file beside the classes", advice)
         return names
 
@@ -110,14 +117,13 @@ class ImageWalk:
             self.ignored[called] += 1
         elif suffix in OTHER_PICTURES:
             text = f"expected a JPEG, PNG or WebP image, got a picture of another format ({called})"
-            self.note(path, text, f"{called} picture", "convert pictures of other formats to PNG or JPEG")
+            self.note(path, text, f"{called} picture", _PASS_OVER)
         elif suffix == "cls":
             advice = "these are WebDataset shards already: check-shards writes their index"
             self.note(path, "expected an image, got the label of a sample", "label file .cls", advice)
         else:
             known = ", ".join(f".{suffix}" for suffix in SUFFIXES)
-            advice = "move other files out of the tree, or pass over them with --ignore-unknown"
-            self.note(path, f"expected an image ({known}), got another file", f"file {called}", advice)
+            self.note(path, f"expected an image ({known}), got another file", f"file {called}", _PASS_OVER)
 
     def note(self, path: str, what: str, kind: str, advice: str) -> None:
         """Note a problem of a path."""

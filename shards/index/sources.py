@@ -124,7 +124,7 @@ def _expand_one(text: str) -> list[str]:
             raise ShardError(f"{path}: expected *.tar files in this directory, got {_contents(path)}")
         return tars
     if not path.exists() and not text.endswith(_TAR_LIKE):
-        raise ValueError(f"shards: {path}: no such file or folder; check the path")
+        raise ShardError(f"shards: {path}: no such file or folder; check the path")
     _require_tar(text)
     if not path.is_file():
         raise ShardError(f"{path}: no such shard; check the path and the brace range")

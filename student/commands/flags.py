@@ -238,21 +238,16 @@ def cache_options(*, required: bool = False, help: str) -> Decorator:
 
 
 def require_start(recipe: "StudentRecipe") -> None:
-    """Refuse weights to start from that are missing (ValueError) or damaged (ArtefactError); imports no torch."""
+    """Refuse weights to start from that a recipe lacks (ValueError), or that are missing or damaged (ArtefactError)."""
     from student.recipe.student_recipe import PUBLISHED
     from teacher_cache.network.teacher_name import require_known
-    from teacher_cache.network.weights_metadata import require_weights, weights_file
+    from teacher_cache.network.weights_metadata import require_weights
 
     recipe.require_start()
     scheme, _, name = recipe.init_weights.partition(":")
     if scheme == PUBLISHED:
         require_known("init_weights", name)
     elif recipe.init_weights:
-        if not weights_file(Path(recipe.init_weights)).is_file():
-            raise ValueError(
-                f"init_weights: {recipe.init_weights}: no such file; give a .safetensors or torch file, a run, or "
-                f"{PUBLISHED}:NAME"
-            )
         require_weights("init_weights", Path(recipe.init_weights))
 
 

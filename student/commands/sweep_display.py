@@ -1,12 +1,13 @@
 """Draw a sweep: a progress bar for the pass, with the time left of the whole sweep, and a table at the end."""
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from shards.console import result, say
 from shards.text.figures import count, duration
-from student.commands.training_display import TrainingDisplay
+from student.commands.training_display import MoreViews, TrainingDisplay, no_more
 from student.sweep.sweep_loop import (
     CellFailed,
     CellProgress,
@@ -25,9 +26,12 @@ class SweepDisplay:
         out: the sweep's directory. together: students per pass. processes: that share the sweep.
     """
 
-    def __init__(self, out: Path, *, together: int, processes: int, quiet: bool) -> None:
+    def __init__(
+        self, out: Path, *, together: int, processes: int, quiet: bool, more_views: MoreViews = no_more
+    ) -> None:
+        """Nothing is shown before the first event; `more_views` as of `TrainingDisplay`."""
         self._out, self._together, self._processes, self._quiet = out, together, processes, quiet
-        self._training = TrainingDisplay(quiet=quiet, beside=self.left)
+        self._training = TrainingDisplay(quiet=quiet, beside=self.left, more_views=more_views)
         self._waiting, self._began, self._pass_left_s = 0, 0.0, float("inf")
 
     def explain(self, reasons: Sequence[str]) -> None:
@@ -63,7 +67,7 @@ class SweepDisplay:
         whole = time.monotonic() - self._began + self._pass_left_s
         passes = -(-self._waiting // (self._together * self._processes))
         left = self._pass_left_s + passes * whole
-        return "" if left == float("inf") else f"sweep {duration(left)} left"
+        return f"whole grid {duration(left)} left" if math.isfinite(left) else ""
 
     def _table(self) -> None:
         from student.report.text import sweep_lines

@@ -9,7 +9,19 @@ import click
 
 from shards.console import say, say_next
 from shards.data_defaults import epochs_within
-from shards.flags import COUNT, PATH, SEED, TEXT, Number, ShardPlace, beside, refuse_ignored, shard_options
+from shards.flags import (
+    COUNT,
+    PATH,
+    SEED,
+    TEXT,
+    Changed,
+    Number,
+    ShardPlace,
+    beside,
+    refuse_changes,
+    refuse_ignored,
+    shard_options,
+)
 from shards.own_folder import require_own
 from shards.text.figures import count
 from shards.world import World, world_from_env
@@ -25,10 +37,10 @@ from student.commands.flags import (
     student_options,
     training_options,
 )
-from student.commands.training_display import TrainingDisplay
+from student.commands.training_display import TrainingDisplay, more_views, views_to_keep
 from student.learn.losses.table import LOSSES, NONE
 from student.run.run_files import RUN_FOLDER
-from student.run.run_reader import is_finished, precision_before, recipe_before
+from student.run.run_reader import is_finished, precision_before, recipe_before, views_before
 from teacher_cache.commands.flags import TeacherFlags, teacher_options
 
 if TYPE_CHECKING:
@@ -96,28 +108,29 @@ def train_student(
     world = world_from_env()
     data: dict[str, Any] = {"parts": world.size * training.accumulate, "before": recipe_before(out)}
     choice = student.choice(combine=cache_flags.combine, **asdict(loss))
+    _check_begun(out, choice, views_used, budget)
     choice = choice.for_set(shard_place.survey(index), data["before"])
     _check(choice, cache_flags, index, teacher if online else None, views_used=views_used, budget=budget)
-    require_own("--out", out, RUN_FOLDER)
-    _check_steps(choice, index, cache_flags, views_used, data)
+    _check_steps(choice, index, cache_flags, views_used or views_before(out), data)
     from student.feed.teaching import Teaching
     from student.run.loop import StudentJob, train_many
 
-    settings = training.settings(seed=seed, views_used=views_used, **_as_begun(out))
+    settings = training.settings(seed=seed, **_as_begun(out))
     with ExitStack() as stack:
         caches = cache_flags.open(stack, index)
         views = caches[0].spec.recipe if caches else None
         _fetch(shard_place, out, world, index, val_index)
+        views_used = views_used or views_to_keep(out, views_before(out), _fewest_views(caches))
         if budget is not None and not data["before"]:
             choice = _within(budget, choice, index, settings, views, shard_place.shard_cache, data)
         recipe, reasons = choice.suited_to(index, views, num_views=[views_used or _fewest_views(caches)], **data)
         network = _in_the_loop(teacher, recipe, index, settings, world) if online else None
-        display = TrainingDisplay(quiet=world.rank > 0)
+        display = TrainingDisplay(quiet=world.rank > 0, more_views=more_views(caches, shard_place))
         display.explain(reasons, cache_flags.words(recipe.combine))
         for event in train_many(
             [StudentJob(recipe, out)],
             index,
-            settings=evaluated(settings, recipe.epochs, index),
+            settings=evaluated(replace(settings, views_used=views_used), recipe.epochs, index),
             teaching=Teaching.of(caches or None, network, cache_flags.weights),
             val_index=val_index,
             shard_cache_dir=shard_place.shard_cache,
@@ -125,8 +138,7 @@ def train_student(
         ):
             display.show(event)
         display.close()
-    if world.rank == 0:
-        say_after_training(out, val_shards)
+    say_after_training(out, val_shards)
 
 
 def _fewest_views(caches: "Sequence[TeacherCache]") -> int | None:
@@ -140,7 +152,9 @@ def _fetch(place: ShardPlace, out: Path, world: World, index: "ShardIndex", val_
 
 
 def say_after_training(out: Path, val_shards: str | None) -> None:
-    """Say what a finished run is good for."""
+    """Say what a finished run is good for; on the first rank."""
+    if world_from_env().rank > 0:
+        return
     evaluate = [["evaluate", "--shards", val_shards, "--weights", out]] if val_shards else []
     export = ["export", out, beside(out, f"{out.resolve().name}-export")]
     say_next(["report", out], *evaluate, ["predict", "photo.jpg", "--weights", out], export)
@@ -149,6 +163,20 @@ def say_after_training(out: Path, val_shards: str | None) -> None:
 def _as_begun(out: Path) -> "dict[str, Any]":
     """Return what an existing run decides, as arguments of `TrainingFlags.settings`."""
     return {"run_precision": precision_before(out), "quiet": is_finished(out)}
+
+
+def _check_begun(out: Path, choice: "RecipeChoice", views_used: int | None, budget: float | None) -> None:
+    """Refuse --out and flags that do not fit what exists there; say that a budget changes nothing in it.
+
+    Raises:
+        ValueError: the folder holds something else. RunError: it is a run that was begun with other values.
+    """
+    require_own("--out", out, RUN_FOLDER)
+    before, num_views = recipe_before(out), views_before(out)
+    views = [Changed("num_views", num_views, views_used, ("views_used",))] if views_used and num_views else []
+    refuse_changes(out, (*choice.changes(before), *(change for change in views if change.old != change.new)))
+    if budget is not None and before and "epochs" not in choice.fields:
+        say(f"--budget: {out} keeps its {count(before['epochs'], 'epoch')}; another --out is planned anew")
 
 
 def _check(

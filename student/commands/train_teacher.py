@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shards.console import result, say_next
-from shards.flags import COUNT, PATH, SEED, TEXT, ShardPlace, beside, bundled, shard_options
+from shards.flags import COUNT, PATH, SEED, TEXT, ShardPlace, beside, bundled, refuse_changes, shard_options
 from shards.own_folder import require_own
 from shards.text.figures import accuracy, noise
 from shards.world import world_from_env
@@ -38,8 +38,8 @@ class TeacherTraining:
     config: Path | None
     sets: tuple[str, ...]
 
-    def check(self, choice: "RecipeChoice", index: "ShardIndex", *, parts: int, before: "dict[str, Any]") -> None:
-        """Refuse names, files, combinations and numbers that cannot be, as far as that is known without torch.
+    def check(self) -> None:
+        """Refuse names, files and combinations that cannot be, as far as that is known without torch.
 
         Errors:
             ValueError; ArtefactError for a missing file.
@@ -57,7 +57,6 @@ class TeacherTraining:
         require_known("--pretrained" if self.pretrained else "--model", self.pretrained or self.model or "")
         if self.init_weights:
             require_weights("--init-weights", self.init_weights)
-        choice.suited_to(index, parts=parts, before=before)
 
     def suited_recipe(
         self, choice: "RecipeChoice", index: "ShardIndex", *, parts: int, before: "dict[str, Any]"
@@ -125,12 +124,14 @@ def train_teacher(
     Writes OUT/weights.safetensors, which `cache-teacher --teacher-weights` takes. Run the same command again to go on.
     """
     require_own("--out", out, RUN_FOLDER)
+    teacher.check()
     index = shard_place.labelled(shard_place.shards, "--shards", "a teacher's training")
     world = world_from_env()
     before = recipe_before(out)
     data: dict[str, Any] = {"parts": world.size * training.accumulate, "before": before}
+    refuse_changes(out, teacher.choice.changes(before))
     choice = teacher.choice.for_set(shard_place.survey(index), before)
-    teacher.check(choice, index, **data)
+    choice.suited_to(index, **data)
     val_index = shard_place.labelled(val_shards, "--val-shards", "validation") if val_shards else index
     from student.run.loop import StudentJob, train_many
     from student.run.run_events import StudentFinished

@@ -1,25 +1,65 @@
 """Draw a training: one bar for the pass, one line per student and epoch."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shards.console import Bar, result, runs_next_itself, say
-from shards.flags import stop_with
+from shards.console import Bar, command_line, result, runs_next_itself, say
+from shards.flags import ShardPlace, stop_with
 from shards.text.figures import accuracy, count, duration
+from shards.world import world_from_env
+from student.learn.diagnosis import MORE_VIEWS
 
 if TYPE_CHECKING:
     from student.run.run_events import Event, Progressed, Resumed, Scheduled, StudentFinished, ValidationChecked
+    from teacher_cache.store.cache import TeacherCache
 
+MoreViews = Callable[[int], Sequence[Sequence[object]]]
+"""The commands by which the caches of a training get so many views."""
 _LONG_S = 1800.0
 _SHORT_S = 600.0
+
+
+def more_views(caches: "Sequence[TeacherCache]", place: ShardPlace) -> MoreViews:
+    """Return what gives, for a number of views, the commands by which caches of some shards get so many."""
+    from teacher_cache.commands.extending import extending
+
+    return lambda num_views: [extending(cache.url, cache.header, place.shards or "", num_views) for cache in caches]
+
+
+def views_to_keep(out: Path, before: int | None, held: int | None) -> int | None:
+    """Return the number of views that an existing run or sweep goes on with, and say it, where its caches hold more.
+
+    Args:
+        before: views that it cycles through. held: by all of its caches; None: views never end.
+
+    Returns: None where all views of the caches are used.
+    """
+    if before is None or held is None or before >= held:
+        return None
+    if world_from_env(shared=True).rank == 0:
+        say(
+            f"views: {out} was begun with {count(before, 'view')} of each image and keeps them; to train on all "
+            f"{held} of the cache, give another --out"
+        )
+    return before
+
+
+def no_more(num_views: int) -> Sequence[Sequence[object]]:
+    """Without a cache there is none to extend."""
+    return ()
 
 
 class TrainingDisplay:
     """Draws the events of one or several students; silent on ranks other than the first."""
 
-    def __init__(self, *, quiet: bool, beside: Callable[[], str] = lambda: "") -> None:
-        """Nothing is shown before the first event; `beside` is asked for what else stands behind the bar."""
-        self._quiet, self._beside = quiet, beside
+    def __init__(self, *, quiet: bool, beside: Callable[[], str] = lambda: "", more_views: MoreViews = no_more) -> None:
+        """Nothing is shown before the first event.
+
+        Args:
+            beside: is asked for what else stands behind the bar. more_views: how the caches are extended.
+        """
+        self._quiet, self._beside, self._more_views, self._num_views = quiet, beside, more_views, 0
         self._bar: Bar | None = None
         self._notes: set[object] = set()
         self._opening: list[str] = []
@@ -93,8 +133,10 @@ class TrainingDisplay:
         )
         for line in _data_words(event):
             say(line)
+        self._num_views = max((span.last_view + 1 for span in event.views), default=0)
         if event.coverage.warning:
             say(f"warning: {event.coverage.warning}")
+            self._say_more_views(event.coverage.more_views)
         self.close()
         self._num_told = 0
         self._bar = Bar("train", self._num_steps, "step", rate=False)
@@ -136,6 +178,14 @@ class TrainingDisplay:
             if sentence not in self._notes:
                 self._notes.add(sentence)
                 say(f"note: {sentence}")
+                if sentence.startswith(MORE_VIEWS):
+                    self._say_more_views(2 * self._num_views)
+
+    def _say_more_views(self, num_views: int) -> None:
+        """The commands that make so many views, 0 for none; not where another command runs these and has its plan."""
+        for words in self._more_views(num_views) if num_views and not runs_next_itself() else ():
+            say(f"      {command_line(words)}")
+            say("      and then the training with another --out")
 
     def _say_validation(self, event: "ValidationChecked") -> None:
         """Print what the numbers of the validation are worth."""
@@ -181,25 +231,20 @@ class TrainingDisplay:
 def _data_words(event: "Scheduled") -> list[str]:
     """Describe the images and views that the epochs use, a sentence each."""
     num_images, all_images = event.steps_per_epoch * event.batch_size, f"{event.coverage.num_samples:,} training images"
-    lines = [f"an epoch: one view of {num_images:,} of the {all_images}"]
+    lines = [f"each epoch: {num_images:,} of the {all_images}"]
     if event.repeats > 1:
         distinct = f"{count(event.repeats, 'view')} of each of {num_images // event.repeats:,} of the {all_images}"
-        lines = [f"an epoch: {count(num_images, 'augmented image')}, {distinct}"]
+        lines = [f"each epoch: {count(num_images, 'augmented image')}, {distinct}"]
     if event.num_left_out:
-        lines[0] += f"; {event.num_left_out} do not fill a batch and wait: others each time the views are new"
-    spans = "; ".join(
-        f"epochs {s.first_epoch + 1}-{s.last_epoch + 1} use views {s.first_view}-{s.last_view}" for s in event.views[:4]
-    )
-    more = f" … {len(event.views) - 4} more passes over the views" if len(event.views) > 4 else ""
-    seen = event.coverage.seen
-    times = f"; an image is shown {_range(*seen)} in the whole run" if seen else ""
+        others = "" if event.coverage.num_unseen else ", other epochs use them"
+        lines[0] += f"; {event.num_left_out} do not fill a batch{others}"
+    num_views = max((span.last_view + 1 for span in event.views), default=0)
+    again = f" in epochs 1-{num_views}, then the same {num_views} again" if len(event.views) > 1 else " in every epoch"
+    if num_views:
+        lines.append(f"views: new ones{again}")
     if event.labels:
         lines.append(f"labels: {event.labels}")
-    return [*lines, f"{spans}{more}{times}".removeprefix("; ")] if spans or times else lines
-
-
-def _range(least: int, most: int) -> str:
-    return f"{least} to {most} times" if least < most else count(most, "time")
+    return lines
 
 
 class _Figure(NamedTuple):
@@ -222,6 +267,5 @@ _END = (
     _Figure("top1", "top-1 {}"),
     _Figure("cls_top1", "CLS head {}"),
     _Figure("dist_top1", "DIST head {}"),
-    _Figure("pixels_checked", "{:,.0f} views compared"),
-    _Figure("pixels_mismatched", "{:,.0f} differed"),
+    _Figure("pixels_checked", "the pixels of all {:,.0f} views are those that the teacher saw"),
 )

@@ -26,7 +26,7 @@ class Coverage(NamedTuple):
         num_samples: of the index. num_unseen: those that no epoch trains on.
         unseen_by_class: (class, unseen, all) of each class that loses samples, those that lose most of theirs first.
         seen: views of the samples that are seen least and most; None where the set is too large to be counted.
-        remedy: what reaches the unseen ones.
+        remedy: what reaches the unseen ones. more_views: the number of views of a cache that does; 0: none does.
     """
 
     num_samples: int
@@ -34,6 +34,7 @@ class Coverage(NamedTuple):
     unseen_by_class: tuple[tuple[str, int, int], ...]
     seen: tuple[int, int] | None
     remedy: str
+    more_views: int = 0
 
     @property
     def warning(self) -> str:
@@ -43,7 +44,7 @@ class Coverage(NamedTuple):
         named = ", ".join(f"{name} {lost} of {of}" for name, lost, of in self.unseen_by_class[:3])
         more = f" and {len(self.unseen_by_class) - 3} more classes" if len(self.unseen_by_class) > 3 else ""
         return (
-            f"{self.num_unseen} of {self.num_samples} samples are in no view that this run trains on: {named}{more}; "
+            f"{self.num_unseen} of {self.num_samples} images are never trained on in this run: {named}{more}; "
             f"{self.remedy}"
         )
 
@@ -97,24 +98,26 @@ def coverage(index: ShardIndex, order: Order, epochs: int) -> Coverage:
     all_C = np.bincount(class_N, minlength=index.num_classes + 1)
     losing = sorted(np.flatnonzero(lost_C), key=lambda c: (-lost_C[c] / all_C[c], c))
     names = (*(index.class_names or map(str, range(index.num_classes))), "without a label")
+    remedy, more_views = _remedy(index, order, epochs)
     return Coverage(
         num_samples=index.num_samples,
         num_unseen=int(unseen_N.sum()),
         unseen_by_class=tuple((names[c], int(lost_C[c]), int(all_C[c])) for c in losing),
         seen=seen,
-        remedy=_remedy(index, order, epochs),
+        remedy=remedy,
+        more_views=more_views,
     )
 
 
-def _remedy(index: ShardIndex, order: Order, epochs: int) -> str:
-    """What reaches the samples that are in no view."""
+def _remedy(index: ShardIndex, order: Order, epochs: int) -> tuple[str, int]:
+    """What reaches the samples that are in no view, and how many views of a cache that needs; 0: no more than now."""
     size, unit = order.recipe.block_size, order.recipe.block_views
     left_N = left_over_in_all(index, order, epochs)
     short_N = np.repeat(index.rows_S < size, index.rows_S)
     if left_N.any() and short_N[left_N].all():
-        return f"their shards hold less than a block of {size}: make shards of more samples"
+        return f"their shards hold less than a block of {size}: make shards of more samples", 0
     views = order.num_views
     if not left_N.any() or views is None or epochs <= views - unit:
-        return "more epochs reach them"
-    also = f" and train for more than {views} epochs" if epochs <= views else ""
-    return f"blocks are drawn anew every {unit} views: grow the cache (cache-teacher --views {views + unit}){also}"
+        return "more epochs reach them", 0
+    also = f" and more than {views} epochs" if epochs <= views else ""
+    return f"a cache of {views + unit} views{also} reach{'es' * (not also)} them", views + unit

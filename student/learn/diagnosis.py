@@ -4,13 +4,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shards.text.figures import count
+from shards.text.figures import count, noise
 
 _UNLEARNED = 0.9  # of log C: a student that guesses has a label loss of log C
 _MOSTLY_WRONG = 0.5  # of the views
 _BETTER_HEAD = 1.0  # points of top-1
 _TIMES_EACH_VIEW = 4  # a network of some size learns answers by heart that it is shown more often
-_UNSURE = 2.0  # points: half of what a good teacher is worth
+_UNSURE = 4.0  # points: what a good teacher is worth
+MORE_VIEWS = "each cached view was trained on"
+"""How the sentence begins that asks for more views of the cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,19 +95,16 @@ def _few_views(facts: RunFacts) -> str:
     if facts.times_each_view is None or facts.times_each_view <= _TIMES_EACH_VIEW:
         return ""
     return (
-        f"each cached view was trained on {facts.times_each_view:.0f} times; more views of the same images (the same "
-        "cache-teacher command with a larger --views extends the cache) help a student that is trained so long"
+        f"{MORE_VIEWS} {facts.times_each_view:.0f} times; a cache of more views of the same images helps a student "
+        "that is trained so long"
     )
 
 
 def _unsure(facts: RunFacts) -> str:
-    share = facts.validation.get("top1", math.nan) / 100
-    if not facts.num_validated or not 0 <= share <= 1:
-        return ""
-    error = 100 * math.sqrt(max(share * (1 - share), 0.01) / facts.num_validated)
-    if error < _UNSURE:
+    top1 = facts.validation.get("top1", math.nan)
+    if not facts.num_validated or not 0 <= top1 <= 100 or (around := noise(top1, facts.num_validated)) < _UNSURE:
         return ""
     return (
-        f"{count(facts.num_validated, 'validation image')} leave a standard error of {error:.1f} points: smaller "
+        f"top-1 of {count(facts.num_validated, 'validation image')} is known to ± {around:.1f} points (95 %): smaller "
         "differences between runs are chance; validate on more images, or compare several seeds"
     )

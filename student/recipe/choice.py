@@ -4,11 +4,12 @@ Flags and files are parsed once, into this value; a command asks it for the reci
 again for the recipe that fits the data. This file imports no torch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from shards.data_defaults import SMALL_VIEW, ImageSet, data_defaults
+from shards.flags import Changed
 from shards.index.index_checks import require_classes
 from shards.views.view_recipe import ViewRecipe
 from student.learn.losses.table import NONE
@@ -16,6 +17,7 @@ from student.recipe.papers import chosen_recipe, recipe_for
 from student.recipe.steps import require_steps
 from student.recipe.student_recipe import StudentRecipe
 from student.recipe.suited import Suited, TrainingData, suited, with_fitting_blocks
+from teacher_cache.network.teacher_name import timm_name
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
 
 TEACHER_RECIPE = "teacher"
 """The recipe by which a teacher is fine-tuned."""
+
+_PARAMETERS = {
+    "image_size": ("size",),
+    "name": ("recipe", "stage"),
+    "init_weights": ("pretrained", "init_weights"),
+}
+"""Parameters of commands that have another name than the field that they set."""
 
 DEFAULT_STUDENT = "deit_tiny_distilled_patch16_224"
 """The student of a large set, and where the user sets what belongs to a DeiT."""
@@ -87,6 +96,24 @@ class RecipeChoice:
         if "flip" in (overrides := before.get("view_overrides") or {}):
             fields["view.flip"] = overrides["flip"]
         return replace(self, model=self.model or str(before.get("model", DEFAULT_STUDENT)), defaults=fields)
+
+    def changes(self, before: Mapping[str, Any]) -> Iterator[Changed]:
+        """Yield what the user asks for and an existing run or sweep has otherwise, those first that others follow from.
+
+        Args:
+            before: its recipe fields; empty where there is none.
+        """
+        fields = dict(self.fields)
+        typed = [("init_weights", fields.pop("init_weights"))] if "init_weights" in fields else []
+        fields.pop("finetune" if typed else "", None)
+        typed += [("model", timm_name(self.model))] if self.model else []
+        typed += [("name", recipe_for(self.model, stage=self.stage).name)] if self.stage else []
+        for name, value in (*typed, ("name", self.name), *fields.items()):
+            table, _, key = name.partition(".")
+            existing = before.get({"view": "view_overrides"}.get(table, table), {}) if key else before
+            old, new = existing.get(key or name), list(value) if isinstance(value, tuple) else value
+            if None not in (old, new) and old != new:
+                yield Changed(name, old, new, _PARAMETERS.get(name, (name,)))
 
     def with_fields(self, **fields: Any) -> "RecipeChoice":
         """Return the same with further fields; None leaves a field as it is."""

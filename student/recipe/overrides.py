@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from shards.documents import read_regular
+from shards.errors import ArtefactError
 from shards.names import unknown
 from shards.views.view_recipe import FIELD_SYNONYMS, ViewRecipe
 from student.recipe.student_recipe import StudentRecipe
@@ -63,11 +64,15 @@ def parse_sets(items: Iterable[str]) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The settings of a TOML file as {key: typed value}, tables flattened to TABLE.FIELD; ValueError naming file."""
+    """The settings of a TOML file as {key: typed value}, tables flattened to TABLE.FIELD.
+
+    Errors:
+        ArtefactError for no such file; ValueError naming the file.
+    """
     try:
         data = tomllib.loads(read_regular(path, most_bytes=_MOST_CONFIG_BYTES).decode())
     except FileNotFoundError as error:
-        raise ValueError(f"--config {path}: no such file") from error
+        raise ArtefactError(f"--config {path}: no such file; check the path") from error
     except RecursionError:
         raise ValueError(f"--config {path}: cannot be read as TOML: it is nested too deeply") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:

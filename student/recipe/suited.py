@@ -142,7 +142,7 @@ def _batch(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -> 
         # Adaptive steps are scaled with the root of the batch; DeiT's linear rule would end near min_lr here.
         lr = max(float(f"{recipe.scaled_lr * math.sqrt(batch / recipe.batch_size):.2g}"), recipe.min_lr)
         changes |= {"lr": lr, "lr_scaling": "none"}
-        reason += f", lr {lr:g} instead of {recipe.scaled_lr:g}: it goes with the root of the batch"
+        reason += f", lr {lr:g} instead of {recipe.scaled_lr:g} (square-root scaling)"
     return _Change(changes, reason)
 
 
@@ -182,8 +182,8 @@ def _average(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -
     decay = round(1 - 1 / averaged, 6)
     return _Change(
         {"ema_decay": decay},
-        f"weight average (EMA) over the last {count(averaged, 'step')}, not {span:,.0f} as in the paper: the run has "
-        f"{count(steps, 'step')}",
+        f"moving average of the weights (EMA) over {count(averaged, 'step')} of this run's {steps:,}; the paper's has "
+        f"{span:,.0f}",
     )
 
 

@@ -98,14 +98,25 @@ def _summary(sweep: Sweep, all_groups: Sequence[SeedGroup], top: SeedGroup | Non
             reach = f"{min(gains):+.2f} to {max(gains):+.2f} over {len(gains)} seeds" if len(gains) > 1 else "one seed"
             items.append(Tile(f"{statistics.fmean(gains):+.2f}", f"over no teacher, seed by seed: {reach}", "points"))
         if math.isfinite(agreement := top.mean("teacher_agreement")):
-            items.append(Tile(f"{100 * agreement:.1f}", "of training images: best cell agrees with the teacher", "%"))
+            epoch = top.runs[0].result("images") / top.runs[0].result("epochs")
+            of = f"of {epoch:,.0f} images" if math.isfinite(epoch) else "of the images"
+            words = f"{of} of the last epoch: best cell agrees with the teacher"
+            items.append(Tile(f"{100 * agreement:.1f}", words, "%"))
+        if math.isfinite(largest := top.mean("validation_majority")):
+            images = top.mean("validation_images")
+            items.append(Tile(f"{largest:.1f}", f"always naming the largest class of {images:,.0f} images", "%"))
     if teacher is not None:
         items.append(Tile(f"{teacher.y:.2f}", "top-1 of the teacher", "%"))
     forwards = forward_count(sweep)
     if math.isfinite(forwards.saved):
         items.append(Tile(compact(forwards.saved), _saved_text(forwards)))
         if math.isfinite(forwards.break_even):
-            items.append(Tile(fixed(forwards.break_even, 2), "distilled students pay for the cache, in forwards"))
+            items.append(
+                Tile(
+                    fixed(forwards.break_even, 2),
+                    "students trained with the teacher in the loop would cost as many forwards as the cache",
+                )
+            )
     others = ", ".join(f"{states[state]} {state}" for state in STATES[1:] if states[state])
     items.append(Tile(f"{states['done']} of {len(sweep.results)}", f"cells done{f'; {others}' if others else ''}"))
     return tiles(items)

@@ -133,6 +133,12 @@ def precision_before(path: Path) -> str | None:
     return precision if isinstance(precision, str) else None
 
 
+def views_before(path: Path) -> int | None:
+    """The number of views that the run in a directory cycles through; None where they never end, or there is none."""
+    num_views = read_json(RunFiles(path).config).get("data", {}).get("num_views") if is_run(path) else None
+    return num_views if isinstance(num_views, int) else None
+
+
 def read_run(path: Path) -> Run:
     """The run in a directory, finished or not.
 

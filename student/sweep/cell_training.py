@@ -33,7 +33,7 @@ class SweepTraining:
 
     Args:
         recipe: of every student; a cell decides its distillation, λ and τ.
-        settings: of every pass; a cell decides its seed and its views.
+        settings: of every pass; a cell decides its seed, and its views where it names a number of them.
         index, val_index: training and validation shards.
         teachers: the caches; a cell decides which of them teach it.
         world: of `--spread`; each of its processes has a GPU of its own and shares the machine's memory.
@@ -114,7 +114,7 @@ class SweepTraining:
         return train_many(
             [StudentJob(self.cell_recipe(job.cell), job.out) for job in jobs],
             self.index,
-            settings=replace(self.settings, seed=cell.seed, views_used=cell.views_used),
+            settings=replace(self.settings, seed=cell.seed, views_used=cell.views_used or self.settings.views_used),
             teaching=self.teachers.teaching(cell.teachers),
             val_index=self.val_index,
             shard_cache_dir=self.shard_cache_dir,

@@ -23,7 +23,7 @@ from shards.errors import OtherVersionError, RunError
 from shards.locks import locked
 from shards.own_folder import FolderKind, named
 from student.run.run_files import RunFiles, read_schema, write_json
-from student.run.run_reader import Run, is_run, read_run
+from student.run.run_reader import Run, is_run, read_run, views_before
 from student.sweep.grid import Cell, Grid
 
 SWEEP_FOLDER = FolderKind(
@@ -226,6 +226,14 @@ def precision_of_sweep(path: Path) -> str | None:
     settings = read_schema(SweepDirectory(path).file, SweepFile).common.get("settings") if is_sweep(path) else None
     precision = settings.get("precision") if isinstance(settings, dict) else None
     return precision if isinstance(precision, str) else None
+
+
+def views_of_sweep(path: Path) -> int | None:
+    """The number of views of the cells that name none, as the first one that was begun has it; None before that."""
+    directory = SweepDirectory(path)
+    cells = directory.grid().cells() if is_sweep(path) else ()
+    of_cells = (views_before(directory.run_path(cell)) for cell in cells if cell.views_used is None)
+    return next((views for views in of_cells if views), None)
 
 
 def read_sweep(path: Path) -> Sweep:

@@ -48,6 +48,11 @@ class ViewFlags:
             ValueError: no number of views for a large set. ShardError: an image that was looked at.
         """
         if existing is not None:
+            if self.views is not None and self.views < existing.num_views and world_from_env(shared=True).rank == 0:
+                say(
+                    f"--views {self.views}: this cache has {existing.num_views} views and keeps them; for fewer, "
+                    "give another --cache"
+                )
             return self._as_in(existing)
         small = data_defaults(place.survey(index)) if self.views is None or self.recipe_name is None else None
         if small is None and self.views is None:
@@ -78,7 +83,7 @@ class ViewFlags:
 
     def _as_in(self, existing: "Header") -> "ViewFlags":
         """The flags with the number of views of an existing cache, and its recipe where that was chosen for a set."""
-        flags, recipe = replace(self, views=self.views or existing.num_views), existing.spec.recipe
+        flags, recipe = replace(self, views=max(self.views or 0, existing.num_views)), existing.spec.recipe
         if self.recipe_name is not None:
             return flags
         if recipe.name != SMALL_VIEW:
@@ -120,8 +125,8 @@ def served(num_views: int, per_unit: int) -> str:
 
     best = fitting_repeats(DEIT_REPEATS, block_views=per_unit, num_views=(num_views,))
     says = (
-        f"enough for {count(num_views, 'epoch')}; longer runs use the views again; a batch holds each of its images in "
-        f"{count(best, 'view')}"
+        f"students see new ones for {count(num_views, 'epoch')}, then the same again; a training batch holds "
+        f"{count(best, 'view')} of each of its images"
     )
     if best == DEIT_REPEATS:
         return f"{says}, as in DeiT"
