@@ -232,6 +232,7 @@ def _run(order: Order, call: Callable[[], object]) -> None:
     os.dup2(1, 2)
     os.environ.update(order.environ)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the campaign with & lets it be ignored
     code = 1
     try:
         for kind, value in order.limits.items():
