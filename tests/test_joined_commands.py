@@ -1,6 +1,7 @@
 """Two labelled sets of make-shards, with shards and images of one name, through the commands of both stages."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +67,13 @@ def test_a_cache_of_joined_sets_is_read_with_them_alone(sets: Path, tmp_path: Pa
     for others in (f"{two}::{one}", str(one), str(two)):
         run("verify-cache", tmp_path / "cache", "--deep", "--shards", others, fails=True)
     assert (open_index(str(one)).fingerprint, open_index(str(two)).fingerprint) == before
+
+
+@pytest.mark.slow
+def test_bytes_per_view_are_one_figure(sets: Path, tmp_path: Path) -> None:
+    """Of the command that makes a cache at its end, and of those that look at it."""
+    said = cached(sets / "data/val", sets, tmp_path / "cache")
+    (figure,) = re.findall(r"([0-9.]+) bytes per view", said)
+    status = json.loads(run("cache-status", tmp_path / "cache", "--json").splitlines()[-1])
+    assert float(figure) == pytest.approx(status["bytes_per_view"], abs=0.05)
+    assert f"({figure} bytes per view)" in run("cost", "--cache", tmp_path / "cache")

@@ -106,7 +106,7 @@ def _with_caches(job: Job, urls: tuple[str, ...]) -> Job:
     num_bytes, views, samples = 0.0, [], {}
     for url in urls:
         with TeacherCache.open(url) as cache:
-            num_bytes += sum(cache_status(cache).bytes_per_view.values()) or job.bytes_per_view
+            num_bytes += cache_status(cache).total_bytes_per_view or job.bytes_per_view
             views.append(cache.num_views)
             samples[cache.spec.index_fingerprint] = int(cache.rows_S.sum())
     if len(samples) > 1:

@@ -24,7 +24,7 @@ from shards.errors import RunError
 from shards.index.pixel_rule import PixelRule
 from student.learn.losses.table import NONE
 from student.learn.process_group import unwrapped
-from student.learn.timm_model import bare_model
+from student.learn.timm_model import Normalisation, bare_model, renormalise
 from student.learn.transformer_file import Shapes, transformer_of
 from student.recipe.student_recipe import PUBLISHED, StudentRecipe
 from teacher_cache.network.timm_network import published
@@ -62,6 +62,7 @@ class LoadReport(NamedTuple):
         dropped: names of the file that this student has no place for.
         chosen: which of several sets of weights or prefixes in the file they are; "" where there was no choice.
         pixels: what was done to the images that they were trained on; None where the file does not say it.
+        normalisation: of those images; None likewise. renormalised: what was changed for that of the views, in words.
     """
 
     resized: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
@@ -70,6 +71,8 @@ class LoadReport(NamedTuple):
     dropped: tuple[str, ...] = ()
     chosen: str = ""
     pixels: PixelRule | None = None
+    normalisation: Normalisation | None = None
+    renormalised: str = ""
 
     @property
     def words(self) -> str:
@@ -78,6 +81,7 @@ class LoadReport(NamedTuple):
         parts += [f"{', '.join(self.dropped)} are left out"] * bool(self.dropped)
         parts += [f"{', '.join(self.drawn)} begin at random"] * bool(self.drawn)
         parts += [f"{', '.join(self.fresh)} begin at zero"] * bool(self.fresh)
+        parts += [self.renormalised] * bool(self.renormalised)
         return "; ".join(parts)
 
 
@@ -97,9 +101,18 @@ def make_student(
 
 
 def student_and_start(
-    recipe: StudentRecipe, num_classes: int, *, seed: int, device: torch.device | str = "cpu"
+    recipe: StudentRecipe,
+    num_classes: int,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    normalisation: Normalisation | None = None,
 ) -> tuple[nn.Module, LoadReport | None]:
-    """The student of `make_student`, and what it took from `recipe.init_weights`; None where it starts from scratch."""
+    """The student of `make_student`, and what it took from `recipe.init_weights`; None where it starts from scratch.
+
+    Args:
+        normalisation: of the images that it will see; weights trained with another one are changed to take them.
+    """
     recipe.require_start()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -108,6 +121,8 @@ def student_and_start(
     if recipe.layer_scale_init > 0:
         set_layer_scale(model, recipe.layer_scale_init)
     report = load_initial(model, recipe.init_weights) if recipe.init_weights else None
+    if report is not None and report.normalisation is not None and normalisation is not None:
+        report = report._replace(renormalised=renormalise(model, report.normalisation, normalisation))
     set_distilled(model, recipe.distill != NONE)
     return model.train(), report
 
@@ -209,7 +224,9 @@ def load_initial(model: nn.Module, weights: str) -> LoadReport:
     """
     scheme, _, name = weights.partition(":")
     if scheme == PUBLISHED:
-        report = _load_state(model, published(name).state, weights, start=True)
+        start = published(name)
+        report = _load_state(model, start.state, weights, start=True)
+        report = report._replace(normalisation=Normalisation(start.mean, start.std))
     else:
         report = load_weights(model, Path(weights), start=True)
     fresh = dict(unwrapped(model).named_parameters())
@@ -236,7 +253,9 @@ def load_weights(model: nn.Module, path: Path, *, start: bool = False) -> LoadRe
     taken = "; ".join(words for words in (file.chosen, part) if words)
     known = trained_as(path)
     report = _load_state(model, state, str(path), start=start)
-    return report._replace(chosen=taken, pixels=known.pixels if known else None)
+    if known is None:
+        return report._replace(chosen=taken)
+    return report._replace(chosen=taken, pixels=known.pixels, normalisation=Normalisation(known.mean, known.std))
 
 
 def _load_state(model: nn.Module, state: dict[str, Tensor], where: str, *, start: bool) -> LoadReport:

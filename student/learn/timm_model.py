@@ -2,6 +2,7 @@
 
 bare_model        the network without weights
 preparation_of    what timm says of the images that a model wants
+renormalise       a trained network takes images with another mean and standard deviation
 timm_expression   one line of Python that loads a weights file
 timm_config       the config.json with which timm loads a folder
 """
@@ -21,6 +22,13 @@ from teacher_cache.network.trial import reason_of, tried
 from teacher_cache.network.weights_metadata import require_arguments
 
 Rgb = tuple[float, float, float]
+
+
+class Normalisation(NamedTuple):
+    """What the images of a network are normalised with: mean and std of each colour, in [0, 1] units."""
+
+    mean: Rgb
+    std: Rgb
 
 
 class Preparation(NamedTuple):
@@ -55,6 +63,38 @@ def preparation_of(name: str) -> Preparation | None:
         std=(d, e, f),
         classifiers=(named,) if isinstance(named, str) else tuple(named),
     )
+
+
+@torch.no_grad()
+def renormalise(model: nn.Module, before: Normalisation, after: Normalisation) -> str:
+    """Change the first layer so that images normalised like `after` give what those like `before` gave.
+
+    The scale of each colour goes into the weights, and the shift into the bias, which is exact but for the border of a
+    padded convolution. A layer without bias is followed by a normalisation, which takes a constant shift out.
+
+    Returns:
+        what was changed, in words; "" where both are the same.
+    """
+    if before == after:
+        return ""
+    shown = ", ".join(f"{value:.3g}" for value in (*before.mean, *before.std))
+    wanted = f"the weights want images normalised with their own mean and standard deviation ({shown})"
+    colours = {name: layer for name, layer in model.named_modules() if getattr(layer, "in_channels", 0) == 3}
+    named = getattr(model, "pretrained_cfg", {}).get("first_conv") or tuple(colours)[: len(colours) == 1]
+    names = (named,) if isinstance(named, str) else tuple(named)
+    layers = [layer for name in names if isinstance(layer := colours.get(name), nn.Conv2d)]
+    if not layers or len(layers) < len(names):
+        return f"{wanted}, other ones than those of the views; no first convolution is known, so training has to adapt"
+    own_C, view_C, own_mean_C, view_mean_C = (
+        torch.tensor(values, dtype=torch.float64) for values in (before.std, after.std, before.mean, after.mean)
+    )
+    for layer in layers:
+        weight_OCHW = layer.weight.double()
+        shift_1C11 = ((view_mean_C - own_mean_C) / own_C).view(1, 3, 1, 1).to(weight_OCHW)
+        if layer.bias is not None:
+            layer.bias += (weight_OCHW * shift_1C11).sum((1, 2, 3)).to(layer.bias)
+        layer.weight.copy_(weight_OCHW * (view_C / own_C).view(1, 3, 1, 1).to(weight_OCHW))
+    return f"{wanted}: {', '.join(names)} is changed to take those of the views"
 
 
 def bare_model(name: str, num_classes: int, *, image_size: int, arguments: Mapping[str, Any]) -> nn.Module:

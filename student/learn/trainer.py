@@ -25,6 +25,7 @@ from student.learn.losses.table import LOSSES, NONE
 from student.learn.network import Heads, fastest_layout, heads, set_grad_checkpointing, student_and_start
 from student.learn.optimiser import Ema, clip_gradients, load_optimizer, lr_at, make_optimizer, set_lr
 from student.learn.process_group import ProcessGroup, no_sync
+from student.learn.timm_model import Normalisation
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.arithmetic import arithmetic, autocast
@@ -54,14 +55,18 @@ class Trainer:
         num_classes: int,
         steps_per_epoch: int,
         group: ProcessGroup,
+        normalisation: Normalisation | None = None,
     ) -> None:
-        """Build the student at its initial weights, which depend on recipe and seed alone; errors as `make_student`."""
+        """Build the student at its initial weights, which depend on recipe, seed and the images' normalisation alone.
+
+        `normalisation` as of `student_and_start`; errors as of `make_student`.
+        """
         self.recipe = recipe
         self.settings = settings
         self._group = group
         self._steps_per_epoch = steps_per_epoch
         device = group.device
-        core, self.start = student_and_start(recipe, num_classes, seed=settings.seed)
+        core, self.start = student_and_start(recipe, num_classes, seed=settings.seed, normalisation=normalisation)
         self.core = core.to(device)
         if (layout := fastest_layout(core)) is not None:
             self.core = self.core.to(memory_format=layout)

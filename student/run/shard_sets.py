@@ -12,6 +12,7 @@ from shards.index.classes import ClassMatch, classes_of, match_classes
 from shards.index.index_checks import require_labels
 from shards.index.shard_index import ShardIndex
 from student.feed.cache_check import Views
+from student.recipe.student_recipe import StudentRecipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,15 @@ class ShardSets:
             raise ShardError(
                 f"{val.path or 'validation shards'}: expected classes of the training shards: {difference}; give the "
                 "same --class-names (or check-shards --num-classes) for both"
+            )
+
+    def require_taught_heads(self, recipe: StudentRecipe, *, two: bool) -> None:
+        """ValueError for a head that would learn from nobody and still be half of the answer of a student with two."""
+        untaught = self.index.num_unlabelled == self.index.num_samples and recipe.teacher_heads == "dist"
+        if two and untaught:
+            raise ValueError(
+                f"teacher_heads: no training image has a label, so the CLS head of {recipe.model} would learn nothing "
+                "and still be half of its answer: expected both, got dist; leave it out, or set teacher_heads=both"
             )
 
     @property

@@ -16,6 +16,7 @@ from student.feed.batch import Batch
 from student.feed.feed import Feed
 from student.learn.network import has_dist
 from student.learn.process_group import ProcessGroup
+from student.learn.timm_model import Normalisation
 from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
@@ -96,6 +97,7 @@ class Students:
         self._stack = ExitStack()
         self._right_before = torch.zeros(2, dtype=torch.float64)
         self._right = self._right_before.to(group.device, copy=True)
+        seen = Normalisation(data.views.recipe.mean, data.views.recipe.std)
         self._students = [
             _Student(
                 name=job.out.name,
@@ -106,6 +108,7 @@ class Students:
                     num_classes=data.index.num_classes,
                     steps_per_epoch=self._per_epoch,
                     group=group,
+                    normalisation=seen,
                 ),
                 log=RunLog(job.out) if group.is_main else None,
                 last={},
@@ -113,7 +116,7 @@ class Students:
             for job in jobs
         ]
         for student in self._students:
-            _require_taught_heads(student, data)
+            data.require_taught_heads(student.job.recipe, two=has_dist(student.trainer.core))
 
     def __enter__(self) -> "Students":
         """Take the directories; RunError, on every rank, when one is taken."""
@@ -385,15 +388,4 @@ class Students:
         }
         return write_results(
             student.log, student.trainer, self._data, steps=step, measured=measured, teacher=self._teacher_identity
-        )
-
-
-def _require_taught_heads(student: _Student, data: ShardSets) -> None:
-    """ValueError for a head that would learn from nobody and still be half of the student's answer."""
-    recipe = student.job.recipe
-    untaught = data.index.num_unlabelled == data.index.num_samples and recipe.teacher_heads == "dist"
-    if untaught and has_dist(student.trainer.core):
-        raise ValueError(
-            f"teacher_heads: no training image has a label, so the CLS head of {recipe.model} would learn nothing and "
-            "still be half of its answer: expected both, got dist; leave it out, or set teacher_heads=both"
         )

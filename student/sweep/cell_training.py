@@ -148,7 +148,7 @@ def cache_facts(
     rows, and the report says so.
     """
     spec, status = cache.spec, cache_status(cache)
-    per_view = sum(status.bytes_per_view.values())
+    per_view = status.total_bytes_per_view
     record = spec.record
     losses = [loss for loss in loss_gradients(recipe) if loss.loss in distillations]
     if record.entry.soft and record.entry.exact:

@@ -24,7 +24,7 @@ from shards.names import short
 from shards.own_folder import require_own
 from shards.signals import StopRequest
 from shards.text.escapes import one_line
-from shards.text.figures import count, duration, was
+from shards.text.figures import byte_size, count, duration, was
 from shards.world import World, require_completions, world_from_env
 from teacher_cache.commands.flags import (
     RecordFlags,
@@ -208,6 +208,7 @@ def _refuse_early(
 
 
 _BLOCK = 16  # of the built-in recipes: another size is worth a word
+_MEASURED_CHUNKS = 16  # whose files are weighed when a cache is finished: a remote store answers for each file
 
 
 class _Display:
@@ -224,6 +225,7 @@ class _Display:
         self._calibration: Bar | None = None
         self._units = self._num_classes = self._num_units = self._views_of_unit = 0
         self._opening: list[str] = []
+        self._cache: TeacherCache | None = None
         self._judged = (
             "augmented views" if not (index and index.num_unlabelled) else "augmented views of labelled images"
         )
@@ -239,7 +241,7 @@ class _Display:
             case events.ShortCalibration() if not self.quiet:
                 self._say_cost(event)
             case events.CacheOpened() if not self.quiet:
-                self._num_classes = event.cache.spec.record.num_classes
+                self._cache, self._num_classes = event.cache, event.cache.spec.record.num_classes
                 self._opening = list(_opened_words(event))
                 if self._world_size > 1 and "://" in event.cache.url:
                     self._opening.append("an object store has no locks: two processes may compute the same last chunk")
@@ -348,6 +350,8 @@ class _Display:
                 "command again to go on"
             )
             raise stop_with(self._stop.exit_code)
+        if not self.quiet and self._cache is not None and not event.missing_units:
+            say(_storage_words(self._cache))
         if not self.quiet and self._next_command:
             say_next(self._next_command)
 
@@ -365,17 +369,24 @@ def _opened_words(event: "CacheOpened") -> Iterator[str]:
     images = count(int(cache.rows_S.sum()), "image")
     yield (
         f"{what} {cache.url}: {count(cache.num_views, 'view')} of each of {images}; logits are stored as "
-        f"{spec.record.kind}, {count(spec.record.num_bytes, 'byte')} a view"
+        f"{spec.record.kind}"
     )
     yield f"views: {served(cache.num_views, cache.views_per_unit)}"
     if (size := spec.recipe.block_size) != _BLOCK:
         yield f"mixing groups of {count(size, 'image')}: batches are multiples of {size}"
     more_bytes = fidelity_bytes(spec, cache.rows_S)
     if event.created and more_bytes > STORE_BYTES:
-        yield (
-            f"storage: {more_bytes:.0f} more bytes a view, because the set is small: all logits of "
-            f"{count(fidelity_count(spec, cache.rows_S), 'view')} in each chunk, to measure the error of storing"
-        )
+        views = count(fidelity_count(spec, cache.rows_S), "view")
+        yield f"storage: {views} in each chunk keep all logits, to measure the error: a large part, as the set is small"
+
+
+def _storage_words(cache: "TeacherCache") -> str:
+    """What a finished cache takes on disk."""
+    from teacher_cache.inspect.status import cache_status
+
+    status = cache_status(cache, measure_units=_MEASURED_CHUNKS)
+    per_view = status.total_bytes_per_view
+    return f"storage: {byte_size(per_view * status.num_views_done)}, {per_view:.1f} bytes per view"
 
 
 def _otherwise(renumbered: Sequence["Renumbered"], class_names: Sequence[str], num_classes: int) -> str:

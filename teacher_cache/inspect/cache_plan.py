@@ -55,8 +55,8 @@ class Plan:
     Attributes:
         num_views: views × samples. num_units: units of stage 1.
         num_files, num_packed_files: objects of records, in the cache and in a packed copy of it.
-        bytes_per_view: of records, digests and overheads, without the full logits kept for the fidelity report.
-        fidelity_bytes: of those, in the whole cache, before compression.
+        bytes_per_view: of the whole cache, as `cache-status` measures it afterwards.
+        fidelity_bytes: of the full logits kept for the fidelity report, in the whole cache, before compression.
         views_per_s: of one process like this one.
         hours: of `num_processes` such processes, padding of last batches included.
         read_bytes_per_s, write_bytes_per_s: of all those processes together: images, each read once for the views of a
@@ -90,7 +90,7 @@ class Plan:
     @property
     def total_bytes(self) -> int:
         """Of the whole cache."""
-        return round(self.num_views * self.bytes_per_view) + self.fidelity_bytes
+        return round(self.num_views * self.bytes_per_view)
 
 
 def plan_cache(
@@ -130,21 +130,23 @@ def plan_cache(
     codec = RecordCodec(record, basis)
     yield PlanProgress(what=f"stage 1 runs for {seconds:.0f} s")
     with tempfile.TemporaryDirectory(prefix="plan-cache-") as folder:
-        bytes_per_view = _measured_bytes(Path(folder) / "bytes.zarr", spec, basis, codec, held_NC)
-        url = Path(folder) / "speed.zarr"
-        with TeacherCache.create(url, spec, index, basis, num_views=recipe.block_views) as cache:
+        record_bytes = _measured_bytes(Path(folder) / "bytes.zarr", spec, basis, codec, held_NC)
+        with TeacherCache.create(
+            Path(folder) / "speed.zarr", spec, index, basis, num_views=recipe.block_views
+        ) as cache:
             num_arrays = len(cache.layouts)
             num_timed, views_per_s = _timed(cache, index, teacher, reader, workers, batch_size, seconds)
-    total = index.num_samples * num_views
+    total, num_units = index.num_samples * num_views, index.num_shards * num_views // recipe.block_views
     batches = sum(-(-int(rows) // batch_size) for rows in index.rows_S) * num_views
-    num_units = index.num_shards * num_views // recipe.block_views
+    fidelity_bytes = num_units * fidelity_count(spec, index.rows_S) * record.num_classes * 2
+    bytes_per_view = record_bytes + fidelity_bytes / total
     yield Plan(
         num_views=total,
         num_units=num_units,
         num_files=num_units * (num_arrays + 1),
         num_packed_files=index.num_shards * num_arrays,
         bytes_per_view=bytes_per_view,
-        fidelity_bytes=num_units * fidelity_count(spec, index.rows_S) * record.num_classes * 2,
+        fidelity_bytes=fidelity_bytes,
         views_per_s=views_per_s,
         hours=batches * batch_size / views_per_s / num_processes / 3600,
         read_bytes_per_s=num_processes * views_per_s * float(index.size_N.mean()) / recipe.block_views,

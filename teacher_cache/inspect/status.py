@@ -51,6 +51,11 @@ class Status:
     views_per_s: float
 
     @property
+    def total_bytes_per_view(self) -> float:
+        """Bytes of the whole cache divided by its views: what "bytes per view" means wherever a cache has them."""
+        return sum(self.bytes_per_view.values())
+
+    @property
     def num_views_done(self) -> int:
         """Committed (view, sample) pairs."""
         return int(self.done_BS.sum(axis=0) @ self.rows_S) * self.views_per_unit
@@ -163,10 +168,8 @@ def status_lines(status: Status, width: int = 64, height: int = 16) -> list[str]
     ]
     if status.bytes_per_view:
         parts = ", ".join(f"{name} {size:.2f}" for name, size in status.bytes_per_view.items())
-        total = sum(status.bytes_per_view.values())
-        lines.append(
-            f"bytes per view on disk: {total:.2f} ({parts}; measured on {count(status.num_measured, 'chunk')})"
-        )
+        measured = f"measured on {count(status.num_measured, 'chunk')}"
+        lines.append(f"bytes per view on disk: {status.total_bytes_per_view:.2f} ({parts}; {measured})")
     if status.num_views_missing:
         lines.append(
             f"missing: {count(units - done, 'chunk')}, {count(status.num_views_missing, 'view')}"
@@ -187,7 +190,7 @@ def status_json(status: Status, spec: CacheSpec) -> dict[str, Any]:
         "units_done": int(status.done_BS.sum()),
         "units": int(status.done_BS.size),
         "whole_views": status.num_whole_views,
-        "bytes_per_view": sum(status.bytes_per_view.values()),
+        "bytes_per_view": status.total_bytes_per_view,
         "bytes_per_view_by_array": status.bytes_per_view,
     }
 

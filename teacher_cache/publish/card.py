@@ -41,7 +41,7 @@ def card_text(cache: TeacherCache, status: Status, errors: Sequence[Fidelity], *
         ("samples", f"{int(cache.rows_S.sum()):,} in {count(cache.num_shards, 'shard')}"),
         ("data fingerprint", f"{markdown_code(spec.index_fingerprint)} (of the shard index)"),
         ("record", f"{record.kind}: {record.entry.summary}; k = {record.k}"),
-        ("bytes per view on disk", f"{sum(status.bytes_per_view.values()):.2f}"),
+        ("bytes per view on disk", f"{status.total_bytes_per_view:.2f}"),
         ("units", f"{done} of {units}" + ("" if done == units else ": **a part of a cache**")),
         ("spec fingerprint", f"`{spec.fingerprint}`"),
         ("made with", markdown(", ".join(f"{key} {value}" for key, value in cache.made_with.items()))),
