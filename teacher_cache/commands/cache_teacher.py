@@ -24,7 +24,7 @@ from shards.names import short
 from shards.own_folder import require_own
 from shards.signals import StopRequest
 from shards.text.escapes import one_line
-from shards.text.figures import byte_size, count, duration, was
+from shards.text.figures import count, duration, was
 from shards.world import World, require_completions, world_from_env
 from teacher_cache.commands.flags import (
     RecordFlags,
@@ -208,7 +208,6 @@ def _refuse_early(
 
 
 _BLOCK = 16  # of the built-in recipes: another size is worth a word
-_MEASURED_CHUNKS = 16  # whose files are weighed when a cache is finished: a remote store answers for each file
 
 
 class _Display:
@@ -325,6 +324,8 @@ class _Display:
             say(f"warning: after the first chunk {self._otherwise(event)}; Ctrl-C stops")
 
     def _finish(self, event: "BuildFinished") -> None:
+        from teacher_cache.inspect.status import storage_words
+
         if self._bar is not None:
             self._bar.close()
         if event.labels_disagree:
@@ -351,7 +352,7 @@ class _Display:
             )
             raise stop_with(self._stop.exit_code)
         if not self.quiet and self._cache is not None and not event.missing_units:
-            say(_storage_words(self._cache))
+            say(storage_words(self._cache))
         if not self.quiet and self._next_command:
             say_next(self._next_command)
 
@@ -378,15 +379,6 @@ def _opened_words(event: "CacheOpened") -> Iterator[str]:
     if event.created and more_bytes > STORE_BYTES:
         views = count(fidelity_count(spec, cache.rows_S), "view")
         yield f"storage: {views} in each chunk keep all logits, to measure the error: a large part, as the set is small"
-
-
-def _storage_words(cache: "TeacherCache") -> str:
-    """What a finished cache takes on disk."""
-    from teacher_cache.inspect.status import cache_status
-
-    status = cache_status(cache, measure_units=_MEASURED_CHUNKS)
-    per_view = status.total_bytes_per_view
-    return f"storage: {byte_size(per_view * status.num_views_done)}, {per_view:.1f} bytes per view"
 
 
 def _otherwise(renumbered: Sequence["Renumbered"], class_names: Sequence[str], num_classes: int) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shards.atomic import atomic_file
 from shards.rng import stream
-from shards.text.figures import count, duration, percent
+from shards.text.figures import byte_size, count, duration, percent
 from teacher_cache.record.codec import RecordCodec
 from teacher_cache.record.fidelity import TEMPERATURES, Fidelity, decoder_of, fidelity
 from teacher_cache.record.loss_error import LossError, LossGradient, loss_errors
@@ -97,6 +97,13 @@ def cache_status(cache: TeacherCache, *, measure_units: int = 64, seed: int = 0)
         num_measured=len(measured),
         views_per_s=_recent_speed(cache, units),
     )
+
+
+def storage_words(cache: TeacherCache) -> str:
+    """What a finished cache takes on disk; a few chunks are weighed, since a remote store answers for each file."""
+    status = cache_status(cache, measure_units=16)
+    per_view = status.total_bytes_per_view
+    return f"storage: {byte_size(per_view * status.num_views_done)}, {per_view:.1f} bytes per view"
 
 
 def fidelity_sample(cache: TeacherCache, max_units: int, seed: int = 0) -> Iterator[tuple[Arrays, NDArray[np.float32]]]:
