@@ -324,7 +324,7 @@ class _Display:
             say(f"warning: after the first chunk {self._otherwise(event)}; Ctrl-C stops")
 
     def _finish(self, event: "BuildFinished") -> None:
-        from teacher_cache.inspect.status import storage_words
+        from teacher_cache.inspect import status
 
         if self._bar is not None:
             self._bar.close()
@@ -352,7 +352,7 @@ class _Display:
             )
             raise stop_with(self._stop.exit_code)
         if not self.quiet and self._cache is not None and not event.missing_units:
-            say(storage_words(self._cache))
+            say(status.storage_words(self._cache))
         if not self.quiet and self._next_command:
             say_next(self._next_command)
 
@@ -377,8 +377,7 @@ def _opened_words(event: "CacheOpened") -> Iterator[str]:
         yield f"mixing groups of {count(size, 'image')}: batches are multiples of {size}"
     more_bytes = fidelity_bytes(spec, cache.rows_S)
     if event.created and more_bytes > STORE_BYTES:
-        views = count(fidelity_count(spec, cache.rows_S), "view")
-        yield f"storage: {views} in each chunk keep all logits, to measure the error: a large part, as the set is small"
+        yield f"storage: {fidelity_count(spec, cache.rows_S)} views in each chunk keep all logits, to measure the error"
 
 
 def _otherwise(renumbered: Sequence["Renumbered"], class_names: Sequence[str], num_classes: int) -> str:

@@ -131,21 +131,19 @@ def plan_cache(
     yield PlanProgress(what=f"stage 1 runs for {seconds:.0f} s")
     with tempfile.TemporaryDirectory(prefix="plan-cache-") as folder:
         record_bytes = _measured_bytes(Path(folder) / "bytes.zarr", spec, basis, codec, held_NC)
-        with TeacherCache.create(
-            Path(folder) / "speed.zarr", spec, index, basis, num_views=recipe.block_views
-        ) as cache:
+        place = Path(folder) / "speed.zarr"
+        with TeacherCache.create(place, spec, index, basis, num_views=recipe.block_views) as cache:
             num_arrays = len(cache.layouts)
             num_timed, views_per_s = _timed(cache, index, teacher, reader, workers, batch_size, seconds)
     total, num_units = index.num_samples * num_views, index.num_shards * num_views // recipe.block_views
     batches = sum(-(-int(rows) // batch_size) for rows in index.rows_S) * num_views
     fidelity_bytes = num_units * fidelity_count(spec, index.rows_S) * record.num_classes * 2
-    bytes_per_view = record_bytes + fidelity_bytes / total
     yield Plan(
         num_views=total,
         num_units=num_units,
         num_files=num_units * (num_arrays + 1),
         num_packed_files=index.num_shards * num_arrays,
-        bytes_per_view=bytes_per_view,
+        bytes_per_view=(bytes_per_view := record_bytes + fidelity_bytes / total),
         fidelity_bytes=fidelity_bytes,
         views_per_s=views_per_s,
         hours=batches * batch_size / views_per_s / num_processes / 3600,
