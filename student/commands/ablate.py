@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from shards.flags import (
     PATH,
     TEXT,
     ShardPlace,
+    bundled,
     given_flag,
     refuse_changes,
     refuse_ignored,
@@ -48,22 +50,75 @@ if TYPE_CHECKING:
     from student.sweep.grid import Grid
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridFlags:
+    """The axes of the grid, as typed."""
+
+    teachers: str | None
+    weights: str
+    temperatures: str
+    distillations: str
+    seeds: int
+    first_seed: int
+    views_used: str | None
+
+    def grid(self, index: "ShardIndex") -> "Grid":
+        """Return the grid; ValueError for what is no list of values, and for λ other than 1 without labels."""
+        from student.sweep.grid import Grid
+
+        return Grid(
+            weights=_weights(numbers("--lambda", self.weights), index),
+            temperatures=numbers("--tau", self.temperatures),
+            distillations=tuple(word.strip() for word in self.distillations.split(",")),
+            seeds=tuple(range(self.first_seed, self.first_seed + self.seeds)),
+            views_used=integers("--views-used", self.views_used) if self.views_used else (None,),
+            teachers=tuple(word.strip() for word in self.teachers.split(",")) if self.teachers else ("",),
+        )
+
+
+_grid_options = bundled(
+    GridFlags,
+    "grid_flags",
+    click.option(
+        "--teachers", metavar="A,B,A+B", help="Sets of caches, named after their files; default: all of them."
+    ),
+    click.option("--lambda", "weights", default="0,0.1,0.5,0.9", help="Values of λ; 0 is the baseline."),
+    click.option("--tau", "temperatures", default="1,2,4,8", help="Values of τ; hard cells ignore it."),
+    click.option("--distill", "distillations", default="hard,soft", help=f"Among {', '.join(LOSSES)}."),
+    click.option("--seeds", default=1, type=COUNT, help="Students per cell."),
+    click.option("--first-seed", default=0, type=FROM_ZERO, help="Seed of the first student of a cell."),
+    click.option(
+        "--views-used", help="Numbers of views to cycle through, such as 6,30,300; default: all of the cache."
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassFlags:
+    """How the cells are shared out, over passes and processes."""
+
+    together: int
+    spread: bool
+    skip_memory_check: bool
+
+
+_pass_options = bundled(
+    PassFlags,
+    "passes",
+    click.option("--together", default=1, type=COUNT, help="Students per pass over the data."),
+    click.option(
+        "--spread", is_flag=True, help="Under torchrun: each process takes its own cells, each cell on one device."
+    ),
+    click.option("--skip-memory-check", is_flag=True, help="Start also what does not seem to fit into memory."),
+)
+
+
 @click.command("ablate")
 @shard_options()
 @click.option("--val-shards", type=TEXT, required=True, help="Shards to evaluate on.")
 @cache_options(required=True, help="The teacher cache; again for more teachers of the same views.")
-@click.option("--teachers", metavar="A,B,A+B", help="Sets of caches, named after their files; default: all of them.")
-@click.option("--lambda", "weights", default="0,0.1,0.5,0.9", help="Values of λ; 0 is the baseline.")
-@click.option("--tau", "temperatures", default="1,2,4,8", help="Values of τ; hard cells ignore it.")
-@click.option("--distill", "distillations", default="hard,soft", help=f"Among {', '.join(LOSSES)}.")
-@click.option("--seeds", default=1, type=COUNT, help="Students per cell.")
-@click.option("--first-seed", default=0, type=FROM_ZERO, help="Seed of the first student of a cell.")
-@click.option("--views-used", help="Numbers of views to cycle through, such as 6,30,300; default: all of the cache.")
-@click.option("--together", default=1, type=COUNT, help="Students per pass over the data.")
-@click.option(
-    "--spread", is_flag=True, help="Under torchrun: each process takes its own cells, each cell on one device."
-)
-@click.option("--skip-memory-check", is_flag=True, help="Start also what does not seem to fit into memory.")
+@_grid_options
+@_pass_options
 @click.option("--out", required=True, type=PATH, help="Sweep directory; what is missing is trained.")
 @student_options
 @training_options
@@ -71,16 +126,8 @@ def ablate(
     shard_place: ShardPlace,
     val_shards: str,
     cache_flags: CacheFlags,
-    teachers: str | None,
-    weights: str,
-    temperatures: str,
-    distillations: str,
-    seeds: int,
-    first_seed: int,
-    views_used: str | None,
-    together: int,
-    spread: bool,
-    skip_memory_check: bool,
+    grid_flags: GridFlags,
+    passes: PassFlags,
     out: Path,
     student: StudentFlags,
     training: TrainingFlags,
@@ -89,18 +136,9 @@ def ablate(
 
     With several caches --teachers makes a map for each set of them: --cache a.zarr --cache b.zarr --teachers a,b,a+b.
     """
-    from student.sweep.grid import Grid
-
-    world, lambdas = _world(spread), numbers("--lambda", weights)
+    world = _world(passes.spread)
     index, val_index = shard_place.index(), shard_place.labelled(val_shards, "--val-shards", "validation")
-    grid = Grid(
-        weights=_weights(lambdas, index),
-        temperatures=numbers("--tau", temperatures),
-        distillations=tuple(word.strip() for word in distillations.split(",")),
-        seeds=tuple(range(first_seed, first_seed + seeds)),
-        views_used=integers("--views-used", views_used) if views_used else (None,),
-        teachers=tuple(word.strip() for word in teachers.split(",")) if teachers else ("",),
-    )
+    grid = grid_flags.grid(index)
     choice = student.choice(combine=cache_flags.combine).for_set(shard_place.survey(index), recipe_of_sweep(out))
     suit = _checked_steps(choice, index, cache_flags, grid, training.accumulate, out)
     from student.sweep.cell_training import SweepTraining
@@ -119,8 +157,8 @@ def ablate(
             shard_cache_dir=shard_place.shard_cache,
             world=world,
         )
-        _warn(sweep.check(grid, together=together, anyway=skip_memory_check))
-        _run(shard_place, out, grid, sweep, together, reasons)
+        _warn(sweep.check(grid, together=passes.together, anyway=passes.skip_memory_check))
+        _run(shard_place, out, grid, sweep, passes.together, reasons)
 
 
 def _settings(
