@@ -62,12 +62,17 @@ class GridFlags:
     first_seed: int
     views_used: str | None
 
-    def grid(self, index: "ShardIndex") -> "Grid":
-        """Return the grid; ValueError for what is no list of values, and for λ other than 1 without labels."""
+    @property
+    def lambdas(self) -> tuple[float, ...]:
+        """The values of λ; ValueError for what is no list of numbers."""
+        return numbers("--lambda", self.weights)
+
+    def grid(self, weights: tuple[float, ...]) -> "Grid":
+        """Return the grid of these values of λ; ValueError for what is no list of values."""
         from student.sweep.grid import Grid
 
         return Grid(
-            weights=_weights(numbers("--lambda", self.weights), index),
+            weights=weights,
             temperatures=numbers("--tau", self.temperatures),
             distillations=tuple(word.strip() for word in self.distillations.split(",")),
             seeds=tuple(range(self.first_seed, self.first_seed + self.seeds)),
@@ -136,9 +141,9 @@ def ablate(
 
     With several caches --teachers makes a map for each set of them: --cache a.zarr --cache b.zarr --teachers a,b,a+b.
     """
-    world = _world(passes.spread)
+    world, lambdas = _world(passes.spread), grid_flags.lambdas
     index, val_index = shard_place.index(), shard_place.labelled(val_shards, "--val-shards", "validation")
-    grid = grid_flags.grid(index)
+    grid = grid_flags.grid(_weights(lambdas, index))
     choice = student.choice(combine=cache_flags.combine).for_set(shard_place.survey(index), recipe_of_sweep(out))
     suit = _checked_steps(choice, index, cache_flags, grid, training.accumulate, out)
     from student.sweep.cell_training import SweepTraining
