@@ -168,7 +168,7 @@ def test_what_is_begun_goes_on_in_its_own_precision_where_the_default_is_another
 
 
 MISTAKES = [
-    (["cache-teacher", "--shards", "nowhere", "--cache", "c", "--views", "2"], 2, "nowhere"),
+    (["cache-teacher", "--shards", "nowhere", "--cache", "c", "--views", "2"], 1, "nowhere"),
     (
         ["train-student", "--shards", "{work}/train", "--out", "{tmp}", "--distill", "hard", "--workers", "0"],
         2,

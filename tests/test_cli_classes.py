@@ -171,7 +171,6 @@ def labels(index: ShardIndex) -> list[int]:
         (SORTED, "ant,bee,cat", "ant,bee,cat", "", "class 3 of the shards, 'dog', is none of the 3 classes"),
         (SORTED, "ant,bee,cat", "", "", "answers in 3 classes, the shards have 4. Three ways"),
         (SORTED, SORTED, "ant,bee", "", "answers in 4 classes, got 2 class names"),
-        (SORTED, SORTED, "", "nowhere.txt", "--teacher-classes nowhere.txt: cannot be read"),
     ],
 )
 def test_other_classes_are_refused_before_the_first_forward(tmp_path, shards, order, says, classes, words):

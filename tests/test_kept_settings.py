@@ -5,16 +5,21 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import pytest
 
 from shards.data_defaults import SMALL_VIEW, DataDefaults
+from shards.views.view_recipe import recipe_named
 from student.commands.ablate import ablate
 from student.commands.train_student import train_student
 from student.commands.train_teacher import train_teacher
+from teacher_cache.commands.extending import extending
+from teacher_cache.record.codec import RecordFormat
+from teacher_cache.store.header import Header
 from tests.command_line import done, run
 
 VALUES: Mapping[str, tuple[Any, Any]] = {
@@ -185,6 +190,27 @@ def test_the_command_for_more_views_is_whole(work: Work, flags: list[str], tmp_p
     commands = _commands(said)
     assert commands, said
     assert "extended" in done(*commands[0])
+
+
+@pytest.mark.parametrize("beside", ["nothing", "the cache itself", "an empty folder", "a damaged file", "a file"])
+def test_the_command_for_more_views_is_told_whatever_lies_beside_the_cache(beside: str, tmp_path: Path) -> None:
+    cache = tmp_path / ("t" if beside == "the cache itself" else "t.zarr")
+    cache.mkdir()
+    if beside == "a file":
+        (tmp_path / "t").write_bytes(b"")
+    elif beside in ("an empty folder", "a damaged file"):
+        (tmp_path / "t").mkdir()
+    if beside == "a damaged file":
+        (tmp_path / "t" / "weights.safetensors").write_bytes(b"damaged")
+    header = SimpleNamespace(
+        spec=SimpleNamespace(
+            teacher=SimpleNamespace(name="resnet18"), recipe=recipe_named("deit"), record=RecordFormat.chosen("auto", 5)
+        ),
+        rows_S=np.array([1_000_000]),
+    )
+    words = extending(str(cache), cast(Header, header), "S", 12)
+    start = ["cache-teacher", "--shards", "S", "--teacher", "resnet18", "--teacher-weights", "WEIGHTS"]
+    assert words[:7] == start and words[-4:] == ["--views", 12, "--cache", str(cache)]
 
 
 @pytest.mark.slow

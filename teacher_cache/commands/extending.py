@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shards.data_defaults import SMALL_VIEW
+from shards.errors import ArtefactError
 from teacher_cache.network.teacher_name import LITE0, is_own, split_name
 from teacher_cache.network.weights_metadata import trained_as
 
@@ -32,7 +34,10 @@ def extending(cache: str, header: "Header", shards: str, num_views: int) -> list
 def _teacher(cache: str, header: "Header") -> Iterator[object]:
     name, arguments = split_name(header.spec.teacher.name)
     beside = Path(cache).with_suffix("")
-    known = trained_as(beside) if "://" not in cache and beside.is_dir() else None
+    known = None
+    if "://" not in cache and beside.is_dir():
+        with suppress(ArtefactError):  # whatever else lies beside a cache is no reason to stop
+            known = trained_as(beside)
     if known is not None and known.model == name:
         yield from ("--teacher-weights", beside)
         return
