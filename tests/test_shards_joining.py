@@ -85,6 +85,19 @@ def test_classes_are_found_by_name(one: tuple[str, ...], two: tuple[str, ...], e
     assert ("joined by name" in both.join_words) == (not one == expected == (two or one))
 
 
+def test_a_set_without_class_names_is_joined_by_number(tmp_path: Path) -> None:
+    """A first set without names gives a join without names, as ever: caches were made of such joins."""
+    written(tmp_path / "n", {"v": (0, 1), "w": (1, 2)}, ())
+    written(tmp_path / "a", {"x": (0, 3), "y": (1, 4)}, A)
+    written(tmp_path / "b", {"z": (0, 5), "u": (1, 6)}, ("ant", "cow"))
+    both = open_index(f"{tmp_path / 'n'}::{tmp_path / 'a'}")
+    assert (both.class_names, both.num_classes, both.label_N.tolist()) == ((), 2, [0, 1, 0, 1])
+    assert "by name" not in both.join_words
+    for sets in ("nab", "anb", "abn"):
+        with pytest.raises(ShardError, match=r"n: expected names of its classes.* --class-names"):
+            open_index("::".join(str(tmp_path / name) for name in sets))
+
+
 def test_what_a_join_changed_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written(tmp_path / "a", {"x": (0, 1), "y": (1, 2)}, A)
     written(tmp_path / "b", {"x": (0, 3), "z": (1, 4)}, ("bee", "cow"))

@@ -62,28 +62,37 @@ def joined(parts: Sequence[ShardIndex], wheres: Sequence[str]) -> ShardIndex:
 def _classes(parts: Sequence[ShardIndex], wheres: Sequence[str]) -> tuple[tuple[str, ...], int]:
     """The names and the number of all classes.
 
-    They are those of the first set that has them all; where none has, in the order of `make-shards`: by name.
+    They are those of the first set that has them all; where none has, in the order of `make-shards`: by name. Where a
+    set has no names it is joined by number, and the names are the first set's.
     """
     named = [(part, where) for part, where in zip(parts, wheres, strict=True) if part.num_classes]
     if not named:
         return (), 0
     every = {name for part, _ in named for name in part.class_names}
     whole = next((part for part, _ in named if set(part.class_names) == every), None)
-    if whole is None and all(part.class_names for part, _ in named):
+    nameless = next(((part, where) for part, where in named if not part.class_names), None)
+    if whole is None and nameless is None:
         return tuple(sorted(every)), len(every)
-    whole = whole or named[0][0]
+    if whole is None:
+        assert nameless is not None
+        raise ShardError(
+            f"{nameless[1]}: expected names of its classes, since those of the other sets are not alike, got "
+            f"{count(nameless[0].num_classes, 'class')} without names; make the set with --class-names"
+        )
     for part, where in named:
         if part.num_classes != whole.num_classes and not (part.class_names and whole.class_names):
             raise ShardError(
                 f"{where}: expected {count(whole.num_classes, 'class')} as in {named[0][1]}, got {part.num_classes}, "
                 "and no names to find them by; make both sets with --class-names"
             )
+    if not named[0][0].class_names and all(part.class_names in ((), whole.class_names) for part, _ in named):
+        return (), whole.num_classes  # by number, as the first set has no names
     return whole.class_names, whole.num_classes
 
 
 def _labels(part: ShardIndex, class_names: Sequence[str]) -> NDArray[np.int32]:
     """The labels of a set among the classes of all."""
-    if part.class_names in ((), tuple(class_names)):
+    if not class_names or part.class_names in ((), tuple(class_names)):
         return part.label_N
     place = {name: number for number, name in enumerate(class_names)}
     label_C = np.array([*(place[name] for name in part.class_names), -1], np.int32)
@@ -150,7 +159,7 @@ def _require_same_pixels(parts: Sequence[ShardIndex], wheres: Sequence[str]) -> 
 
 def _class_words(class_names: Sequence[str], parts: Sequence[ShardIndex], wheres: Sequence[str]) -> Iterator[str]:
     """That classes were found by name, where that changes the labels of a set."""
-    if any(part.class_names not in ((), tuple(class_names)) for part in parts):
+    if class_names and any(part.class_names not in ((), tuple(class_names)) for part in parts):
         shares = ", ".join(f"{part.num_classes} in {where}" for part, where in zip(parts, wheres, strict=True))
         yield f"{count(len(class_names), 'class')}, joined by name ({shares})"
 
