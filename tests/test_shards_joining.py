@@ -101,7 +101,7 @@ def test_a_set_without_class_names_is_joined_by_number(tmp_path: Path) -> None:
 def test_what_a_join_changed_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written(tmp_path / "a", {"x": (0, 1), "y": (1, 2)}, A)
     written(tmp_path / "b", {"x": (0, 3), "z": (1, 4)}, ("bee", "cow"))
-    ShardPlace(shards=f"{tmp_path / 'a'}::{tmp_path / 'b'}", shard_cache=None).index()
+    ShardPlace(shards=f"{tmp_path / 'a'}::{tmp_path / 'b'}", shard_cache=None, shard_cache_limit=None).index()
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"3 classes, joined by name (2 in {tmp_path / 'a'}, 2 in {tmp_path / 'b'})" in said
