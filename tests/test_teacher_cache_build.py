@@ -19,6 +19,7 @@ from skimage import data as photos
 from shards.errors import CacheError, ShardError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
+from shards.locks import NumberedLocks
 from shards.signals import StopRequest
 from shards.tars.writer import write_samples
 from shards.views import rendering
@@ -438,6 +439,42 @@ def test_a_unit_of_a_process_that_is_gone_or_hangs_is_computed_by_another(
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     assert TeacherCache.open(folder).missing() == []
+
+
+def _held(folder: Path, number: int, seconds: float) -> int:
+    """A process that holds the lock of a unit for a while and commits nothing: its number, once it holds it."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writing, b"1" if NumberedLocks(folder / BEGUN_NAME).take(number) else b"0")
+        time.sleep(seconds)
+        os._exit(0)
+    assert os.read(reading, 1) == b"1"
+    os.close(reading)
+    os.close(writing)
+    return pid
+
+
+def test_locks_that_a_killed_run_left_in_a_complete_cache_go_with_the_next_run(
+    tmp_path: Path, index: ShardIndex, teacher: Teacher
+) -> None:
+    cache = opened(tmp_path / "cache.zarr", index, teacher, num_views=2)
+    build(cache, index, teacher)
+    (tmp_path / "cache.zarr" / BEGUN_NAME).touch()  # killed after its last unit, before it took the file away
+    build(cache, index, teacher)
+    assert not (tmp_path / "cache.zarr" / BEGUN_NAME).exists()
+
+
+def test_a_process_waits_for_each_of_several_others(tmp_path: Path, index: ShardIndex, teacher: Teacher) -> None:
+    """Of two units elsewhere the second was forgotten when the first was left, and the cache stayed incomplete."""
+    folder = tmp_path / "cache.zarr"
+    cache = opened(folder, index, teacher, num_views=2)
+    others = [_held(folder, number, seconds) for number, seconds in ((0, 0.5), (1, 2.0))]
+    try:
+        assert end_of(build(cache, index, teacher)).missing_units == 0
+    finally:
+        for pid in others:
+            os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])

@@ -116,11 +116,11 @@ def build_cache(
     num_units = cache.num_view_blocks * cache.num_shards
     yield Started(num_units=num_units, missing_units=len(missing), share_views=rows * cache.views_per_unit)
     folder = cache.objects.place.folder
-    lock_path = folder / BEGUN_NAME if folder is not None and missing else None
+    lock_path = folder / BEGUN_NAME if folder is not None else None
     with (
         own_threads(teacher.device, workers, world),
         UnitWriter(cache, index) as writer,
-        NumberedLocks(lock_path) as locks,
+        NumberedLocks(lock_path if missing else None) as locks,
         ThreadPoolExecutor(1, "unit-asker") as asker,
     ):
         run = _Run(cache, index, teacher, batch_size, should_stop, locks, asker if folder is None else None)
@@ -201,9 +201,10 @@ class _Run:
         yield from self.skips()
 
     def left_by_others(self) -> Generator[BuildEvent, None, list[UnitId]]:
-        """Wait for the units that other processes have begun; returns those that they leave, held by this one.
+        """Wait for the units that other processes have begun; returns those that one leaves, held by this one.
 
-        A process that holds a unit for too long may hang: then this one computes it as well, as any two may.
+        The others stay elsewhere, to be waited for again. A process that holds a unit for too long may hang: then this
+        one computes it as well, as any two may.
         """
         units, self.elsewhere = self.elsewhere, []
         until = time.monotonic() + max(PATIENCE_S, 5 * self.longest_s)
@@ -217,6 +218,7 @@ class _Run:
                 self.locks.close()
             left = [unit for unit in units if self.locks.take(self._number(unit))]
             if left or not units:
+                self.elsewhere = [unit for unit in units if unit not in left]
                 return left
             time.sleep(_POLL_S)
         return []
@@ -286,11 +288,11 @@ class _Run:
         return unit.view_block * self.cache.num_shards + unit.shard
 
     def finished(self, lock_path: Path | None) -> BuildFinished:
-        """What this run did; a complete cache needs no file of locks any more."""
+        """What this run did; a complete cache needs no file of locks any more, nor one that a killed run left."""
         agreement = mean_agreement(self.agreement)
         num_missing = len(self.cache.missing())
-        if lock_path is not None and not num_missing:
-            lock_path.unlink(missing_ok=True)
+        if lock_path is not None and not num_missing and lock_path.exists():
+            lock_path.unlink(missing_ok=True)  # another process may be faster
         return BuildFinished(
             stopped=self.should_stop(),
             num_forwards=self.teacher.num_forwards - self.forwards_before,
