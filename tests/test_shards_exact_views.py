@@ -13,19 +13,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shards.rng import stream
+from shards.views.augment import draw_rand_augment
 from shards.views.decode import decode_rgb
 from shards.views.erasing import erase
 from shards.views.operations.apply import apply_operations
 from shards.views.operations.operation import Draw, Fill, Operation
 from shards.views.operations.table import OPERATIONS
 from shards.views.operations.warp import cubic_weights, fill_outside
+from shards.views.rand_augment import parse_rand_augment
 from shards.views.resample import resize_window
 from shards.views.view import ViewParams, render_views, view_params
 from shards.views.view_recipe import RECIPES, ViewRecipe, recipe_named
 
 FILL = (124, 116, 104)
 BY_TABLE = [name for name in OPERATIONS if OPERATIONS[name].table is not None]
-DRAWN = sorted(set(OPERATIONS) - {"blur"})  # 3-Augment's, which gives it its number
+DRAWN = sorted(OPERATIONS)
 
 Pixels = NDArray[np.uint8]
 
@@ -122,6 +124,18 @@ def test_views_are_those_of_the_plain_steps(recipe: ViewRecipe, image_HWC: Pixel
     for view, view_HWC in zip(views, render_views(data, recipe, "key", views, "image"), strict=True):
         expected_HWC = _plain_view(data, view_params(recipe, "key", view, image_HWC.shape[:2]))
         np.testing.assert_array_equal(view_HWC, expected_HWC)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("magnitude", [0, 1, 10, 30])
+def test_rand_augment_may_choose_any_operation_at_any_magnitude(name: str, magnitude: int) -> None:
+    """The radius of a blur was 0, which OpenCV refuses."""
+    settings_of_it = parse_rand_augment(f"rand-m{magnitude}-mmax30-p1-n1")
+    drawn = draw_rand_augment(settings_of_it, 32, stream(0, name), (name,))
+    image_HWC = _image(32, 32, 256, 0)
+    assert apply_operations(image_HWC, drawn, FILL).shape == image_HWC.shape
+    if name == "blur":
+        assert [operation.value for operation in drawn] == [pytest.approx(0.1 + 0.19 * magnitude)]
 
 
 @pytest.mark.parametrize("name", BY_TABLE)
