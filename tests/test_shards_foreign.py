@@ -16,6 +16,7 @@ from cli import cli
 from shards.errors import ShardError
 from shards.index.shard_index import ShardIndex, open_index
 from shards.tars.scan import scan_shards
+from shards.tars.shard_scan import SampleRule
 from tests.test_shards_shard_index import image, put, tar_of
 
 PLAIN = {"a.png": image(1), "a.cls": b"0", "b.png": image(2), "b.cls": b"1"}
@@ -82,7 +83,7 @@ def test_keys_with_dots_end_at_the_last_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [("a.png", "b.png", "a.cls", "b.cls"), ("a.cls", "b.cls", "b.png", "a.png")])
 def test_an_unsorted_shard_is_called_unsorted(names: tuple[str, ...]) -> None:
     """Not "no label": the label comes later."""
-    from shards.tars.shard_scan import SampleRule, scan_file
+    from shards.tars.shard_scan import scan_file
 
     with pytest.raises(ShardError, match="not sorted by name"):
         scan_file(tar_of({name: PLAIN[name] for name in names}), "x.tar", SampleRule(), "x.tar")
@@ -93,6 +94,12 @@ def test_a_compressed_tar_under_a_plain_name_is_not_called_damaged(pack: object,
     (tmp_path / "x.tar").write_bytes(pack(tar_of(PLAIN).getvalue()))  # type: ignore[operator]
     with pytest.raises(ShardError, match=f"compressed with {what}.*decompress it"):
         list(scan_shards([str(tmp_path / "x.tar")]))
+
+
+@pytest.mark.parametrize("rule", [SampleRule(num_classes=2), SampleRule(class_numbers={"ant": 0})])
+def test_classes_in_the_rule_of_a_scan_are_refused_instead_of_ignored(rule: SampleRule) -> None:
+    with pytest.raises(ValueError, match="would be ignored; give num_classes or class_names"):
+        next(scan_shards(["a.tar"], rule=rule))
 
 
 def test_a_new_index_keeps_the_class_names(tmp_path: Path) -> None:

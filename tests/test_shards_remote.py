@@ -343,6 +343,25 @@ def test_one_shard_that_cannot_be_fetched_is_named_and_ends_the_others(server: s
     assert fetched(server, tmp_path / "two", patient=True)[-1].num_files == NUM_SHARDS - 1, "left for whoever reads it"
 
 
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_fetching_does_with_the_threads_that_the_system_allows(
+    allowed: int, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, begun = threading.Thread.start, itertools.count()
+
+    def limited(thread: threading.Thread) -> None:
+        if "(run)" in thread.name and next(begun) >= allowed:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    if allowed:
+        assert fetched(server, tmp_path / "cache")[-1].num_files == NUM_SHARDS
+        return
+    with pytest.raises(ShardError, match=r"no thread can be started .*ulimit -u"):
+        fetched(server, tmp_path / "cache")
+
+
 def test_fetching_that_is_stopped_leaves_nothing_half_written(server: str, tmp_path: Path) -> None:
     Handler.mood = "stall"
     events = fetch_missing(

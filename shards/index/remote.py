@@ -11,7 +11,6 @@ import os
 import shutil
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -185,27 +184,31 @@ def _in_threads(
     Its second argument raises `Unwanted` when it need not go on. The threads are daemons: one that hangs inside a
     library keeps no process alive. The first error ends all work, and is raised.
     """
-    waiting, ended = deque(numbers), threading.Event()
+    waiting, ended = iter(numbers), threading.Event()
+    lock = threading.Lock()
     failures: list[BaseException] = []
 
     def go_on() -> None:
         if ended.is_set() or should_stop():
             raise Unwanted
 
+    def taken() -> int | None:
+        with lock:
+            return next(waiting, None)
+
     def run() -> None:
         try:
-            while waiting:
+            while (number := taken()) is not None:
                 go_on()
-                work(waiting.popleft(), go_on)
-        except (IndexError, Unwanted):
-            return  # another thread took the last one, or nobody wants more
+                work(number, go_on)
+        except Unwanted:
+            return
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(at_once, len(waiting)))]
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(at_once, len(numbers)))]
     try:
-        for thread in threads:
-            thread.start()
+        _start(threads)
         while any(thread.is_alive() for thread in threads) and not failures and not should_stop():
             time.sleep(_POLL_S)
             yield
@@ -216,6 +219,20 @@ def _in_threads(
             thread.join(max(0.0, until - time.monotonic()))
     if failures:
         raise failures[0]
+
+
+def _start(threads: list[threading.Thread]) -> None:
+    """Start threads, as many as the system allows, and drop the others; ShardError where there is none at all."""
+    for number, thread in enumerate(threads):
+        try:
+            thread.start()
+        except RuntimeError as error:
+            del threads[number:]
+            if not threads:
+                raise ShardError(
+                    f"remote shards: no thread can be started ({error}); end other processes, or raise ulimit -u"
+                ) from error
+            return
 
 
 def require_room_for_all(

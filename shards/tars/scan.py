@@ -68,6 +68,8 @@ def scan_shards(
     """
     if not urls:
         raise ValueError("scan: expected at least one shard, got none")
+    if rule.num_classes is not None or rule.class_numbers:
+        raise ValueError("scan: classes in rule would be ignored; give num_classes or class_names")
     numbers = {name: label for label, name in enumerate(class_names)}
     rule = rule._replace(num_classes=settled_classes(num_classes, class_names), class_numbers=numbers)
     scans: dict[int, ShardScan] = {}
