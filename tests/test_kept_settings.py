@@ -213,6 +213,17 @@ def test_the_command_for_more_views_is_told_whatever_lies_beside_the_cache(besid
     assert words[:7] == start and words[-4:] == ["--views", 12, "--cache", str(cache)]
 
 
+def test_the_command_for_more_views_is_there_for_a_recipe_of_any_name() -> None:
+    """A cache made from Python may call its recipe as it likes: the command that used it ended in an error."""
+    recipe = dataclasses.replace(recipe_named("deit", size=64), name="of my own")
+    spec = SimpleNamespace(
+        recipe=recipe, record=RecordFormat.chosen("auto", 10), teacher=SimpleNamespace(name="resnet18.a1_in1k")
+    )
+    header: Any = SimpleNamespace(spec=spec, rows_S=np.array([100]))
+    words = extending("s3://bucket/t.zarr", header, "shards", 12)
+    assert words[1:7] == ["--shards", "shards", "--teacher", "resnet18.a1_in1k", "--size", 64]
+
+
 @pytest.mark.slow
 def test_what_has_no_effect_on_what_exists_is_said(work: Work) -> None:
     """A time budget chooses the epochs of a new run; a cache never loses views."""

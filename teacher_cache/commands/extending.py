@@ -49,13 +49,14 @@ def _teacher(cache: str, header: "Header") -> Iterator[object]:
 
 
 def _views(header: "Header") -> Iterator[object]:
-    from shards.views.view_recipe import fitting_block_size, recipe_named
+    from shards.views.view_recipe import RECIPES, fitting_block_size, recipe_named
 
     recipe = header.spec.recipe
-    usual = recipe_named(recipe.name, versions=recipe.versions)
-    small = recipe.name == SMALL_VIEW
-    if not small and recipe.name != "deit":
-        yield from ("--view-recipe", recipe.name)
+    name = recipe.name if recipe.name in RECIPES else "deit"  # Python may call its recipe otherwise: no pixel depends
+    usual = recipe_named(name, versions=recipe.versions)
+    small = name == SMALL_VIEW
+    if not small and name != "deit":
+        yield from ("--view-recipe", name)
     if not small and recipe.size != usual.size:
         yield from ("--size", recipe.size)
     if recipe.seed:
