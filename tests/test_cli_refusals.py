@@ -134,6 +134,8 @@ REFUSED: list[tuple[list[str], str]] = [
     (["cache-status", "{set}/dense.zarr", "--max-units", "3"], "--fidelity"),
     (["verify-cache", "{set}/dense.zarr", "--tolerance", "0.1"], "--teacher"),
     (["verify-cache", "{set}/dense.zarr", "--blocks", "3"], "--deep"),
+    (["verify-cache", "{set}/dense.zarr", "--shard-cache-limit", "3"], "--shard-cache-limit: would be ignored"),
+    (["cost", "--shard-cache-limit", "3"], "--shard-cache-limit: would be ignored"),
     (["verify-cache", ""], "CACHE"),
     (["models", "deit_tinny"], "the nearest is 'deit_tiny"),
     (["make-shards", "{set}", "{tmp}/shards", "--seed", "-1"], "--seed"),

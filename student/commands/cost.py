@@ -83,6 +83,8 @@ def cost(
         refuse_ignored(["num_samples", "num_views", "bytes_per_view"], "--cache says it")
     if shard_place.shards:
         refuse_ignored(["image_bytes"], "--shards says it")
+    else:
+        refuse_ignored(["shard_cache", "shard_cache_limit"], "only with --shards")
     entry = model_entry(model)
     gmacs = entry.gmacs if entry else None
     if gmacs is None and rates.student is None:

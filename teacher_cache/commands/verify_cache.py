@@ -55,7 +55,8 @@ def verify_cache(
     if not with_teacher:
         refuse_ignored(["tolerance", "device"], "no --teacher is asked")
     if not with_teacher and not deep:
-        refuse_ignored(["shards", "shard_cache", "blocks", "seed"], "only --deep and --teacher render blocks again")
+        ignored = ["shards", "shard_cache", "shard_cache_limit", "blocks", "seed"]
+        refuse_ignored(ignored, "only --deep and --teacher render blocks again")
     header, index = local_header(cache), shard_place.index() if deep or with_teacher else None
     if header is not None and index is not None:
         require_index(header, index, cache)
