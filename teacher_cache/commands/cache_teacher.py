@@ -375,9 +375,9 @@ def _opened_words(event: "CacheOpened") -> Iterator[str]:
     yield f"views: {served(cache.num_views, cache.views_per_unit)}"
     if (size := spec.recipe.block_size) != _BLOCK:
         yield f"mixing groups of {count(size, 'image')}: batches are multiples of {size}"
-    more_bytes = fidelity_bytes(spec, cache.rows_S)
-    if event.created and more_bytes > STORE_BYTES:
-        yield f"storage: {fidelity_count(spec, cache.rows_S)} views in each chunk keep all logits, to measure the error"
+    if event.created and fidelity_bytes(spec, cache.rows_S) > STORE_BYTES:
+        exact = count(fidelity_count(spec, cache.rows_S), "view")
+        yield f"storage: all logits of {exact} in each chunk are kept, to measure the error"
 
 
 def _otherwise(renumbered: Sequence["Renumbered"], class_names: Sequence[str], num_classes: int) -> str:

@@ -50,8 +50,8 @@ class ViewFlags:
         if existing is not None:
             if self.views is not None and self.views < existing.num_views and world_from_env(shared=True).rank == 0:
                 say(
-                    f"--views {self.views}: this cache has {existing.num_views} views and keeps them; for fewer, "
-                    "give another --cache"
+                    f"--views {self.views}: this cache has {count(existing.num_views, 'view')} and keeps them; for "
+                    "fewer, give another --cache"
                 )
             return self._as_in(existing)
         small = data_defaults(place.survey(index)) if self.views is None or self.recipe_name is None else None
