@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -42,7 +43,16 @@ def test_a_start_answers_images_of_another_normalisation_as_it_did_those_of_its_
 
 
 def test_a_network_whose_first_layer_is_unknown_says_what_its_weights_want() -> None:
-    assert "training has to adapt" in renormalise(nn.Linear(3, 3), OWN, OTHERS)
+    assert "training must adapt" in renormalise(nn.Linear(3, 3), OWN, OTHERS)
+
+
+@pytest.mark.parametrize("name", ["test_nfnet", "resnetv2_50x1_bit"])
+def test_weights_that_are_standardised_stay_as_they_are(name: str) -> None:
+    """What was folded into them was undone or did harm, and was said to have been changed."""
+    model = timm.create_model(name, num_classes=3)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert "training must adapt" in renormalise(model, OWN, OTHERS)
+    assert all(map(torch.equal, before.values(), model.state_dict().values()))
 
 
 def test_a_students_weights_say_how_their_images_were_normalised(tmp_path: Path) -> None:

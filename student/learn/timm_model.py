@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from shards.names import short, unknown
@@ -82,9 +83,9 @@ def renormalise(model: nn.Module, before: Normalisation, after: Normalisation) -
     colours = {name: layer for name, layer in model.named_modules() if getattr(layer, "in_channels", 0) == 3}
     named = getattr(model, "pretrained_cfg", {}).get("first_conv") or tuple(colours)[: len(colours) == 1]
     names = (named,) if isinstance(named, str) else tuple(named)
-    layers = [layer for name in names if isinstance(layer := colours.get(name), nn.Conv2d)]
+    layers = [layer for name in names if isinstance(layer := colours.get(name), nn.Conv2d) and _is_plain(layer)]
     if not layers or len(layers) < len(names):
-        return f"{wanted}, other ones than those of the views; no first convolution is known, so training has to adapt"
+        return f"{wanted}, other ones than those of the views; no plain first convolution is known: training must adapt"
     own_C, view_C, own_mean_C, view_mean_C = (
         torch.tensor(values, dtype=torch.float64) for values in (before.std, after.std, before.mean, after.mean)
     )
@@ -95,6 +96,11 @@ def renormalise(model: nn.Module, before: Normalisation, after: Normalisation) -
             layer.bias += (weight_OCHW * shift_1C11).sum((1, 2, 3)).to(layer.bias)
         layer.weight.copy_(weight_OCHW * (view_C / own_C).view(1, 3, 1, 1).to(weight_OCHW))
     return f"{wanted}: {', '.join(names)} is changed to take those of the views"
+
+
+def _is_plain(layer: nn.Conv2d) -> bool:
+    """Whether it answers with its own weights: one that standardises them undoes what is folded into them."""
+    return type(layer) in (nn.Conv2d, Conv2dSame) and layer.groups == 1
 
 
 def bare_model(name: str, num_classes: int, *, image_size: int, arguments: Mapping[str, Any]) -> nn.Module:
