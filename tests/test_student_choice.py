@@ -73,3 +73,28 @@ def test_a_teacher_of_few_images_is_trained_on_small_images_and_longer() -> None
     recipe = chosen.recipe()
     assert recipe.image_size == 96 and recipe.epochs > 10
     assert choice("efficientnet_lite0", "teacher").for_set(MANY, {}).recipe().epochs == 10
+
+
+@pytest.mark.parametrize(
+    ("model", "stage", "stored"),
+    [
+        (DEFAULT_STUDENT, 0, DEFAULT_STUDENT),
+        ("efficientnet_lite0", 0, "efficientnet_lite0"),  # a student's run keeps the word
+        ("efficientnet_lite0", 0, "tf_efficientnet_lite0"),  # a teacher's has timm's
+        ("resnet18.a1_in1k", 0, "resnet18.a1_in1k"),
+        ("deit3_base_patch16_224", 1, "deit3_base_patch16_224"),
+        ("", 1, "deit3_base_patch16_224"),
+        ("", 0, "small_deit"),
+    ],
+)
+def test_the_words_that_began_a_run_are_no_change_of_it(model: str, stage: int, stored: str) -> None:
+    """A run could not go on by its own command."""
+    before = RecipeChoice(model=stored, stage=stage).recipe().to_json()
+    assert list(RecipeChoice(model=model, stage=stage).changes(before)) == []
+    assert [change.field for change in choice("resnet34").changes(before)] == ["model"]
+
+
+def test_a_stage_that_a_model_has_not_is_refused_by_the_models_name() -> None:
+    """Also where nobody named the model."""
+    with pytest.raises(ValueError, match=f"stage: {DEFAULT_STUDENT} is trained with"):
+        list(RecipeChoice(model="", stage=5).changes({}))

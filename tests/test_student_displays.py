@@ -1,14 +1,17 @@
 """What a terminal shows: shares in percent, no figure without a meaning, lines that fit, the time left of a sweep."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
 
 from shards.console import RUNS_NEXT_ITSELF
+from shards.flags import ShardPlace
 from student.commands.sweep_display import SweepDisplay
-from student.commands.training_display import TrainingDisplay
+from student.commands.training_display import TrainingDisplay, more_views, views_to_keep
 from student.feed.coverage import Coverage
 from student.report.text import sweep_lines
 from student.run.run_events import EpochEnded, Scheduled, StartedFrom, Stepped, Stopped, StudentFinished
@@ -116,3 +119,37 @@ def test_a_signal_after_the_last_step_ends_a_chain_of_commands_alone(runs_next_i
         with pytest.raises(click.exceptions.Exit) as ended:
             TrainingDisplay(quiet=False).show(stopped)
     assert ended.value.exit_code == 130
+
+
+@pytest.mark.parametrize(
+    ("before", "held", "kept", "said"),
+    [
+        (None, 12, None, False),  # a new run
+        (6, 12, 6, True),
+        (6, 6, 6, False),  # one of two caches may hold more
+        (6, None, 6, False),  # without a cache
+        (12, 6, None, False),  # another cache: that is said where the run is compared
+    ],
+)
+def test_a_run_keeps_its_views_whatever_its_caches_hold(
+    before: int | None, held: int | None, kept: int | None, said: bool, tmp_path: Path, capsys: Any
+) -> None:
+    """With two caches of which one had grown, and without a cache, it was refused."""
+    assert views_to_keep(tmp_path, before, held) == kept
+    assert ("keeps them" in "".join(capsys.readouterr())) == said
+
+
+def test_a_cache_that_holds_more_than_a_run_uses_is_not_to_be_extended(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command for twice the views of the run would have made fewer than there are."""
+    monkeypatch.setattr("teacher_cache.commands.extending.extending", lambda url, *_: ["cache-teacher", url])
+    caches: Any = [SimpleNamespace(url=url, header=None, num_views=views) for url, views in (("a", 6), ("b", 12))]
+    place = ShardPlace(shards="shards", shard_cache=None, shard_cache_limit=None)
+    for num_views, urls in ((12, ["a"]), (24, ["a", "b"]), (6, [])):
+        display = TrainingDisplay(quiet=False, more_views=more_views(caches, place))
+        display.show(replace(BEGIN, coverage=Coverage(16, 4, (("cat", 4, 8),), None, "more views", num_views)))
+        display.close()
+        lines = [line.strip() for line in "".join(capsys.readouterr()).splitlines()]
+        assert [line.split()[-1] for line in lines if "cache-teacher" in line] == urls
+        assert lines.count("and then the training with another --out") == bool(urls)

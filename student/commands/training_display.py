@@ -24,20 +24,24 @@ def more_views(caches: "Sequence[TeacherCache]", place: ShardPlace) -> MoreViews
     """Return what gives, for a number of views, the commands by which caches of some shards get so many."""
     from teacher_cache.commands.extending import extending
 
-    return lambda num_views: [extending(cache.url, cache.header, place.shards or "", num_views) for cache in caches]
+    return lambda num_views: [
+        extending(cache.url, cache.header, place.shards or "", num_views)
+        for cache in caches
+        if cache.num_views < num_views
+    ]
 
 
 def views_to_keep(out: Path, before: int | None, held: int | None) -> int | None:
     """Return the number of views that an existing run or sweep goes on with, and say it, where its caches hold more.
 
     Args:
-        before: views that it cycles through. held: by all of its caches; None: views never end.
+        before: views that it cycles through. held: by each of its caches at least; None: there is no cache.
 
-    Returns: None where all views of the caches are used.
+    Returns: None where there is nothing to keep, or a cache holds less.
     """
-    if before is None or held is None or before >= held:
+    if before is None or (held is not None and before > held):
         return None
-    if world_from_env(shared=True).rank == 0:
+    if held is not None and before < held and world_from_env(shared=True).rank == 0:
         say(
             f"views: {out} was begun with {count(before, 'view')} of each image and keeps them; to train on all "
             f"{held} of the cache, give another --out"
@@ -183,8 +187,10 @@ class TrainingDisplay:
 
     def _say_more_views(self, num_views: int) -> None:
         """The commands that make so many views, 0 for none; not where another command runs these and has its plan."""
-        for words in self._more_views(num_views) if num_views and not runs_next_itself() else ():
+        commands = self._more_views(num_views) if num_views and not runs_next_itself() else ()
+        for words in commands:
             say(f"      {command_line(words)}")
+        if commands:
             say("      and then the training with another --out")
 
     def _say_validation(self, event: "ValidationChecked") -> None:

@@ -106,8 +106,9 @@ class RecipeChoice:
         fields = dict(self.fields)
         typed = [("init_weights", fields.pop("init_weights"))] if "init_weights" in fields else []
         fields.pop("finetune" if typed else "", None)
-        typed += [("model", timm_name(self.model))] if self.model else []
-        typed += [("name", recipe_for(self.model, stage=self.stage).name)] if self.stage else []
+        model = before.get("model", DEFAULT_STUDENT)
+        typed += [("model", self.model)] if self.model and model not in (self.model, timm_name(self.model)) else []
+        typed += [("name", recipe_for(self.model or model, stage=self.stage).name)] if self.stage else []
         for name, value in (*typed, ("name", self.name), *fields.items()):
             table, _, key = name.partition(".")
             existing = before.get({"view": "view_overrides"}.get(table, table), {}) if key else before

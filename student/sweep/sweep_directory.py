@@ -229,11 +229,11 @@ def precision_of_sweep(path: Path) -> str | None:
 
 
 def views_of_sweep(path: Path) -> int | None:
-    """The number of views of the cells that name none, as the first one that was begun has it; None before that."""
+    """The number of views of the cells that name none; None before one was begun, and where each set has its own."""
     directory = SweepDirectory(path)
     cells = directory.grid().cells() if is_sweep(path) else ()
-    of_cells = (views_before(directory.run_path(cell)) for cell in cells if cell.views_used is None)
-    return next((views for views in of_cells if views), None)
+    of_cells = {views_before(directory.run_path(cell)) for cell in cells if cell.views_used is None} - {None}
+    return of_cells.pop() if len(of_cells) == 1 else None
 
 
 def read_sweep(path: Path) -> Sweep:
