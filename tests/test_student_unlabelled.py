@@ -46,6 +46,8 @@ def test_with_every_label_the_rule_for_absent_ones_changes_no_bit(kind: str, smo
         assert torch.equal(partly.weight_B, torch.ones(B))
         assert torch.allclose(whole.soft(CLASSES, smoothing), partly.soft(CLASSES, smoothing))
         assert type(Labels.of(*parts, labelled=1.0)) is Labels
+        moved = partly._replace(label_B=partly.label_B.clone())
+        assert (type(moved), moved.labelled_share) == (type(partly), 0.5), "on another device it says the same"
 
 
 @pytest.mark.parametrize(("kind", "smoothing"), KINDS)

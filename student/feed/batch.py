@@ -4,7 +4,7 @@ Legend: B batch, C classes, H, W image.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -107,6 +107,10 @@ class PartlyLabelled(Labels):
         """The same, of a set of which this share has a label."""
         self._share = share
         return self
+
+    def _replace(self, **changes: Any) -> "PartlyLabelled":
+        """The same with other tensors, such as those on another device."""
+        return super()._replace(**changes).of_set(self._share)
 
     @property
     def labelled_share(self) -> float:
