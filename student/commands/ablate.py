@@ -85,7 +85,10 @@ _grid_options = bundled(
     GridFlags,
     "grid_flags",
     click.option(
-        "--teachers", metavar="A,B,A+B", help="Sets of caches, named after their files; default: all of them."
+        "--teachers",
+        type=TEXT,
+        metavar="A,B,A+B",
+        help="Sets of caches, named after their files; default: all of them.",
     ),
     click.option("--lambda", "weights", default="0,0.1,0.5,0.9", help="Values of λ; 0 is the baseline."),
     click.option("--tau", "temperatures", default="1,2,4,8", help="Values of τ; hard cells ignore it."),
@@ -93,7 +96,9 @@ _grid_options = bundled(
     click.option("--seeds", default=1, type=COUNT, help="Students per cell."),
     click.option("--first-seed", default=0, type=FROM_ZERO, help="Seed of the first student of a cell."),
     click.option(
-        "--views-used", help="Numbers of views to cycle through, such as 6,30,300; default: all of the cache."
+        "--views-used",
+        type=TEXT,
+        help="Numbers of views to cycle through, such as 6,30,300; default: all of the cache.",
     ),
 )
 

@@ -80,7 +80,7 @@ class Grid(JsonValue):
         _check(self.distillations, "distill", lambda value: isinstance(value, str), " or ".join(LOSSES))
         for name in self.distillations:
             LOSSES.require(name)
-        _check(self.seeds, "seeds", lambda value: value >= 0, "integers from 0")
+        _check(self.seeds, "seeds", lambda value: 0 <= value < 1 << 63, "integers from 0 below 2**63")
         _check(self.views_used, "views-used", lambda value: value is None or value >= 1, "positive integers")
         _check(self.teachers, "teachers", lambda value: isinstance(value, str), "sets of caches")
         if self._needs_tau or self.temperatures:
