@@ -62,10 +62,12 @@ def evaluate(
 
     network, info = student_of(weights, model)
     class_order = _class_order(info, index, weights)
-    _say_other_pixels(info, index)
+    if world.rank == 0:
+        _say_other_pixels(info, index)
     target = rank_device(device, world)
     views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std))
-    share = _Share(world, target, announced_precision(target.type, precision), class_order)
+    dtype_name = announced_precision(target.type, precision, quiet=world.rank > 0)
+    share = _Share(world, target, dtype_name, class_order)
     shard_place.fetch(world, index)
     with shard_place.reader(index) as reader:
         counted, confusion = share.counted(network, info, reader, views, workers)

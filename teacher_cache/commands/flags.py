@@ -37,7 +37,7 @@ def announced_precision(
     """Return the precision of a command, and say it with its reason where nobody typed it, and what is slow.
 
     Args:
-        device: its type. typed: --precision. begun: of the run or cache that goes on. quiet: say nothing.
+        device: its type. typed: --precision. existing: of the run or cache that goes on. quiet: say nothing.
     """
     from teacher_cache.network.arithmetic import default_precision
     from teacher_cache.network.device import expectations
