@@ -353,8 +353,9 @@ def refuse_changes(out: Path, changes: Iterable[Changed]) -> None:
         words = [(f"--set {field}=" if given_flag("sets") else f"--config: {field} = ", new)]
         words = [(f"{param.opts[0]} ", context.params.get(param.name or "")) for param in params] or words
         typed = words[0][0] + (f"{words[0][1]:g}" if isinstance(words[0][1], float) else str(words[0][1]))
+        existing = "none" if old == "" else old
         raise RunError(
-            f"{typed}: {out} was begun with {old or 'none'}; leave it out to go on with that, or give another --out"
+            f"{typed}: {out} was begun with {existing}; leave it out to go on with that, or give another --out"
         )
 
 

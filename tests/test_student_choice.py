@@ -1,10 +1,14 @@
 """What a command chooses for a set: the user's word first, then the existing run, then the size of the set."""
 
+from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from shards.data_defaults import SMALL_SET, ImageSet
+from shards.errors import RunError
+from shards.flags import Changed, refuse_changes
 from shards.views.view_recipe import recipe_named
 from student.recipe.choice import DEFAULT_STUDENT, RecipeChoice
 
@@ -98,3 +102,12 @@ def test_a_stage_that_a_model_has_not_is_refused_by_the_models_name() -> None:
     """Also where nobody named the model."""
     with pytest.raises(ValueError, match=f"stage: {DEFAULT_STUDENT} is trained with"):
         list(RecipeChoice(model="", stage=5).changes({}))
+
+
+@pytest.mark.parametrize(("old", "said"), [("", "none"), (0.0, "0.0"), (False, "False"), (0.3, "0.3")])
+def test_a_refused_change_says_what_the_run_has(old: Any, said: str) -> None:
+    """A value of 0 was called none."""
+    command = click.Command("train", params=[click.Option(["--set", "sets"], multiple=True)])
+    message = f"begun with {said};"
+    with command.make_context("train", ["--set", "drop_path=0.5"]), pytest.raises(RunError, match=message):
+        refuse_changes(Path("run"), [Changed("drop_path", old, 0.5, ("drop_path",))])
