@@ -1,4 +1,4 @@
-"""What three differences from the authors' code come to: the figures of the last table of docs/recipes.md.
+"""What three differences from the authors' code come to: the figures under "Differences" in docs/recipes.md.
 
     python -m benchmarks.author_differences --evaluation development.npz --photos DIR [--json]
 
