@@ -39,7 +39,7 @@ def test_a_small_set_gets_mild_views_and_many(capsys: pytest.CaptureFixture[str]
     assert (recipe.name, recipe.size, recipe.flip, recipe.rand_augment) == ("small", 96, 0.5, "")
     assert flags.num_views == 84
     said = capsys.readouterr().err
-    assert "84 views of each image" in said and "view recipe small" in said and "96 px" in said
+    assert "84 views of each image" in said and "view recipe small" in said and "views of 96 pixels" in said
 
 
 def test_letters_are_not_mirrored_unless_somebody_says_so() -> None:
