@@ -261,5 +261,5 @@ def test_two_caches_by_the_command_line(tmp_path, folder):
     assert len(set(fingerprints)) == 2 and all(fingerprint in card for fingerprint in fingerprints)
     other = run("--teacher-weight", ".5,.5", "--combine", "kl-each")
     assert other.exit_code == 1 and "teachers" in other.output
-    wrong = run("--combine", "sum")
+    wrong = run("--combine", "sum", "--out", tmp_path / "another")
     assert wrong.exit_code == 2 and "combine: expected one of mean, kl-each, got 'sum'" in wrong.output
