@@ -41,7 +41,7 @@ class Stream:
 
     def __init__(self, key: bytes) -> None:
         self._key = np.frombuffer(key, "<u8")
-        self._ahead: list[int] = []  # words that are computed and not yet asked for, the next one last
+        self._ahead: list[int] = []  # computed words that are not used yet, the next one last
         self._num_blocks = 0
 
     def words(self, count: int) -> NDArray[np.uint64]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from shards.atomic import TEMPORARY
 from shards.errors import ShardError
 from shards.index.sources import base_name, is_remote
-from shards.index.transfer import TransferOrder, Unwanted, fetch
+from shards.index.transfer import TransferCancelledError, TransferOrder, fetch, no_progress
 from shards.locks import FOR_EVER, locked
 from shards.text.figures import byte_size, count
 
@@ -42,10 +42,6 @@ class Fetched(NamedTuple):
     of_bytes: int
 
 
-def _no_progress(num_bytes: int) -> None:
-    """Tell nobody."""
-
-
 def default_cache_dir() -> Path:
     """Return the default folder of fetched shards: below $XDG_CACHE_HOME or ~/.cache."""
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
@@ -63,7 +59,7 @@ def local_shard(
     expected_bytes: int | None,
     cache_dir: Path | None = None,
     stall_s: float = STALL_S,
-    on_bytes: Callable[[int], None] = _no_progress,
+    on_bytes: Callable[[int], None] = no_progress,
 ) -> Path:
     """A local path for `url`: itself when local, else its copy in `cache_dir`, fetched if it is not there yet.
 
@@ -104,9 +100,9 @@ def _fetched(
 def sizes_on_server(
     urls: Sequence[str], *, stall_s: float = STALL_S, should_stop: Callable[[], bool] = bool
 ) -> list[int]:
-    """The size of each remote file, several asked for at once; -1 for a local one and where the server does not tell.
+    """Return the size of each remote file; -1 for a local file, and where the server gives no size.
 
-    A server that fails is no error here: whoever fetches the file says so.
+    Several requests run at once. A failing server raises nothing here; fetching the file from it does.
     """
     sizes = [-1] * len(urls)
 
@@ -181,8 +177,8 @@ def _in_threads(
 ) -> Iterator[None]:
     """Do `work` on every number in threads, in this order; yields while it goes on.
 
-    Its second argument raises `Unwanted` when it need not go on. The threads are daemons: one that hangs inside a
-    library keeps no process alive. The first error ends all work, and is raised.
+    The second argument of `work` raises `TransferCancelledError` when the work should end. The threads are daemons: one
+    that hangs inside a library keeps no process alive. The first error ends all work, and is raised.
     """
     waiting, ended = iter(numbers), threading.Event()
     lock = threading.Lock()
@@ -190,7 +186,7 @@ def _in_threads(
 
     def go_on() -> None:
         if ended.is_set() or should_stop():
-            raise Unwanted
+            raise TransferCancelledError
 
     def taken() -> int | None:
         with lock:
@@ -201,7 +197,7 @@ def _in_threads(
             while (number := taken()) is not None:
                 go_on()
                 work(number, go_on)
-        except Unwanted:
+        except TransferCancelledError:
             return
         except BaseException as error:
             failures.append(error)

@@ -41,12 +41,12 @@ class TransferOrder(NamedTuple):
     stall_s: float
 
 
-class Unwanted(Exception):  # noqa: N818 - no error: somebody asked for it
-    """The transfer was given up because nobody wants it any more."""
+class TransferCancelledError(Exception):
+    """The transfer was cancelled by the function that watches its progress."""
 
 
-def _no_progress(num_bytes: int) -> None:
-    """Tell nobody."""
+def no_progress(num_bytes: int) -> None:
+    """Ignore the progress."""
 
 
 class _Course:
@@ -71,11 +71,14 @@ class _TransferError(Exception):
         self.again = again
 
 
-def fetch(order: TransferOrder, on_bytes: Callable[[int], None] = _no_progress) -> int:
-    """Fetch the file to its target; the bytes it has, of a size alone -1 when the server does not tell.
+def fetch(order: TransferOrder, on_bytes: Callable[[int], None] = no_progress) -> int:
+    """Fetch the file to its target; return the number of its bytes.
+
+    Of an order for the size alone it returns the size, or -1 where the server gives none.
 
     Args:
-        on_bytes: gets the number of bytes of this try, many times a second, and may raise `Unwanted`; not in a worker.
+        on_bytes: gets the number of bytes of this try, many times a second, and may raise
+            `TransferCancelledError`; not in a worker.
 
     Errors:
         ShardError naming url, what came and what to do, after the last try.
@@ -95,7 +98,7 @@ def fetch(order: TransferOrder, on_bytes: Callable[[int], None] = _no_progress) 
                 Path(order.target).unlink(missing_ok=True)
 
 
-def _once(order: TransferOrder, on_bytes: Callable[[int], None] = _no_progress) -> int:
+def _once(order: TransferOrder, on_bytes: Callable[[int], None] = no_progress) -> int:
     if not order.target:
         sizes: list[Any] = []
         _guarded(order, lambda course: sizes.append(_size_on_server(order.url)), on_bytes)

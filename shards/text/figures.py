@@ -60,14 +60,14 @@ def byte_size(num_bytes: float) -> str:
 
 
 def accuracy(value: float, num_images: int) -> str:
-    """An accuracy in percent with the digits that so many images can tell: "26 %" of 100, "26.1 %" of 1,000."""
+    """Format an accuracy (percent) with the digits that mean something: "26 %" of 100 images, "26.1 %" of 1,000."""
     if not math.isfinite(value):
         return "– %"
     return f"{value:.{0 if num_images <= 100 else 1 if num_images <= 10_000 else 2}f} %"
 
 
 def noise(value: float, num_images: int) -> float:
-    """Half of the 95 % interval of an accuracy measured on so many images, percentage points (normal approximation)."""
+    """Return half the width of an accuracy's 95 % confidence interval (normal approximation), percentage points."""
     least = 1 / (2 * num_images)  # of an interval that is never empty
     share = min(max(value / 100, least), 1 - least)
     return 196 * math.sqrt(share * (1 - share) / num_images)

@@ -59,7 +59,7 @@ def copy_units(
         should_stop: asked between units.
 
     Errors:
-        CacheError when the destination cannot be written. A unit of the source that is damaged is no error here: it is
+        CacheError when the destination cannot be written. A damaged unit of the source raises nothing: it is
         reported, and stays out of the destination's ledger.
     """
     began = time.monotonic()
