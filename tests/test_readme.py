@@ -53,9 +53,15 @@ COMMAND_TABLE = re.compile(r"(?<=<!-- commands -->\n).*(?=<!-- end -->)", re.DOT
 
 
 def command_table() -> str:
-    """The commands in their groups, as a Markdown table."""
-    rows = [f"| {entry.group} | `{name}` | {entry.summary} |\n" for name, entry in COMMANDS.items()]
-    return "\n| | command | |\n|---|---|---|\n" + "".join(rows) + "\n"
+    """The names of the commands in their groups, as a Markdown table."""
+    groups: dict[str, list[str]] = {}
+    for name, entry in COMMANDS.items():
+        groups.setdefault(entry.group, []).append(f"`{name}`")
+    return (
+        "\n| | |\n|---|---|\n"
+        + "".join(f"| {group} | {', '.join(names)} |\n" for group, names in groups.items())
+        + "\n"
+    )
 
 
 def test_the_page_of_commands_lists_them_as_the_help_does() -> None:

@@ -1,7 +1,8 @@
 """`models` and `recipes`: list students and recipes, and explain names and fields."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,6 +10,7 @@ import click
 from shards.console import result
 
 if TYPE_CHECKING:
+    from student.recipe.student_recipe import StudentRecipe
     from student.recipe.zoo import Explanation
 
 
@@ -56,7 +58,7 @@ def _explanation(explained: "Explanation") -> str:
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def recipes(name: str | None, as_json: bool) -> None:
-    """The recipes of students and of views; with NAME, its fields with units and meaning, what deviates marked.
+    """List the recipes of students and of views; with NAME, print its fields with units, meaning and learning rates.
 
     A student recipe is set with --recipe and --set in train-student and ablate, a view recipe with --view-recipe and
     --view-set where a cache is made. Some names are of both kinds: `recipes deit` prints both.
@@ -74,8 +76,8 @@ def recipes(name: str | None, as_json: bool) -> None:
     }
     if name is None:
         names = {kind: sorted(table) for kind, (table, _, _) in kinds.items()}
-        lines = [f"{kind:8} {', '.join(names_of_kind)}" for kind, names_of_kind in names.items()]
-        result(json.dumps(names) if as_json else "\n".join([*lines, "`recipes NAME` prints the fields of one"]))
+        lines = [*_student_table(STUDENT_RECIPES.values()), f"\nview recipes: {', '.join(names['view'])}"]
+        result(json.dumps(names) if as_json else "\n".join([*lines, "`recipes NAME` prints every field of one"]))
         return
     matches = {kind: (table[name], base, words) for kind, (table, base, words) in kinds.items() if name in table}
     if not matches:
@@ -86,6 +88,50 @@ def recipes(name: str | None, as_json: bool) -> None:
     for kind, (recipe, base, words) in matches.items():
         result(f"{kind} recipe {name}" + ("" if recipe == base else "   (* differs from deit)"))
         result(_table(recipe, base, words))
+        if kind == "student":
+            result(_learning_rates(recipe))
+
+
+def _student_table(recipes_of_students: Iterable["StudentRecipe"]) -> list[str]:
+    """One line per student recipe, below a heading and above what its words mean."""
+    header = ("recipe", "px", "epochs", "batch", "repeats", "optim", "peak lr", "decay", "drop path", "views", "loss")
+    rows = [header, *(_student_row(recipe) for recipe in recipes_of_students)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [" ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    meaning = [
+        "loss: CE 0.1 is cross-entropy with label smoothing 0.1, BCE is sigmoid cross-entropy on target > 0; then the",
+        "loss against the teacher. views: the view recipe of a run without a cache; * if some of its fields differ.",
+    ]
+    return [*lines, "", *meaning]
+
+
+def _student_row(recipe: "StudentRecipe") -> tuple[str, ...]:
+    """The fields in which recipes differ most, as text."""
+    loss = "BCE" if recipe.base_loss == "binary" else f"CE {recipe.label_smoothing:g}"
+    if recipe.distill != "none":
+        loss += f", {recipe.distill} λ {recipe.distill_weight:g}"
+        loss += f" τ {recipe.temperature:g}" if recipe.distill == "soft" else ""
+        loss += f" {recipe.reduction}" if recipe.reduction != "textbook" else ""
+    drop_path = f"{recipe.drop_path:g} {recipe.drop_path_shape}" if recipe.drop_path else "0"
+    counts = (recipe.image_size, recipe.epochs, recipe.batch_size, recipe.repeats)
+    rates = (f"{recipe.scaled_lr:g}", f"{recipe.weight_decay:g}")
+    view = recipe.view + "*" * bool(recipe.view_overrides)
+    return (recipe.name, *map(str, counts), recipe.optimizer, *rates, drop_path, view, loss)
+
+
+def _learning_rates(recipe: "StudentRecipe") -> str:
+    """Two lines after an empty one: epochs from warm-up to end, and the learning rate at the start of each."""
+    from student.learn.learning_rate import lr_at
+
+    last, warmup = recipe.epochs - 1, math.ceil(recipe.warmup_epochs)
+    chosen = {0, 1, warmup - 1, warmup, *(recipe.epochs * quarter // 4 for quarter in (1, 2, 3)), last}
+    epochs = [epoch for epoch in sorted(chosen) if 0 <= epoch <= last]
+    rates = [f"{lr_at(recipe, epoch):.4e}" for epoch in epochs]
+    return "\n".join(("", f"  {'epoch':13}" + _cells(epochs), f"  {'learning rate':13}" + _cells(rates)))
+
+
+def _cells(values: Sequence[Any]) -> str:
+    return "".join(f"{value:>12}" for value in values)
 
 
 def _table(recipe: Any, base: Any, words: Mapping[str, tuple[str, str]]) -> str:

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="At most ten files for each shard instead of several for each chunk; the copy can be read but not extended.",
 )
-@click.option("--card", is_flag=True, help="Write a README.md into the copy: content, error, how to use it.")
+@click.option("--card", is_flag=True, help="Write a README.md beside the copy: content, error, how to use it.")
 @click.option("--workers", default=4, type=COUNT, help="Chunks copied at the same time.")
 def copy_cache(
     source: str,
