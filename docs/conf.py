@@ -19,6 +19,7 @@ html_title = f"{project} {release}"
 myst_heading_anchors = 3
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
+napoleon_use_ivar = True  # fields of a named tuple are described once
 napoleon_custom_sections = [("Errors", "returns_style")]
 smartquotes = False
 exclude_patterns = ["_build"]
