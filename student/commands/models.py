@@ -124,8 +124,8 @@ def _learning_rates(recipe: "StudentRecipe") -> str:
     from student.learn.learning_rate import lr_at
 
     last, warmup = recipe.epochs - 1, math.ceil(recipe.warmup_epochs)
-    chosen = {0, 1, warmup - 1, warmup, *(recipe.epochs * quarter // 4 for quarter in (1, 2, 3)), last}
-    epochs = [epoch for epoch in sorted(chosen) if 0 <= epoch <= last]
+    shown_epochs = {0, 1, warmup - 1, warmup, *(recipe.epochs * quarter // 4 for quarter in (1, 2, 3)), last}
+    epochs = [epoch for epoch in sorted(shown_epochs) if 0 <= epoch <= last]
     rates = [f"{lr_at(recipe, epoch):.4e}" for epoch in epochs]
     return "\n".join(("", f"  {'epoch':13}" + _cells(epochs), f"  {'learning rate':13}" + _cells(rates)))
 
