@@ -19,7 +19,6 @@ html_title = f"{project} {release}"
 myst_heading_anchors = 3
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
-napoleon_use_ivar = True  # fields of a named tuple are described once
 napoleon_custom_sections = [("Errors", "returns_style")]
 napoleon_use_ivar = True  # autodoc already has an entry for each field of a named tuple
 smartquotes = False
