@@ -10,7 +10,7 @@ from timm.data.imagenet_info import ImageNetInfo
 from shards.views.mixing import prepare
 from shards.views.view import render_views
 from shards.views.view_recipe import recipe_named
-from teacher_cache.network.teacher import Teacher, load_teacher
+from teacher_cache.network.teacher import Teacher, TeacherOptions, load_teacher
 from teacher_cache.record.fidelity import fidelity, log_softmax
 
 BATCH = 25
@@ -29,7 +29,8 @@ def teacher_losses(
         wnids: of each photo; top-1 is left out where they are not ImageNet's.
     """
     recipe = recipe_named("eval")
-    teacher = load_teacher(name, input_size=recipe.size, view_mean=recipe.mean, view_std=recipe.std)
+    options = TeacherOptions(view_mean=recipe.mean, view_std=recipe.std)
+    teacher = load_teacher(name, input_size=recipe.size, options=options)
     before_NC, after_NC = (_answers(teacher, data) for data in (photos, compact))
     first_N, moved_N = before_NC.argmax(axis=1), after_NC.argmax(axis=1)
     figures = {"compact_first_class_moves": float((first_N != moved_N).mean())}

@@ -46,7 +46,7 @@ from student.feed.answers import CachedTeacher
 from student.feed.batch import ready
 from student.feed.feed import Feed
 from teacher_cache.network.heap import keep_freed_memory
-from teacher_cache.network.teacher import Teacher, load_teacher
+from teacher_cache.network.teacher import Teacher, TeacherOptions, load_teacher
 
 BATCH, TAU = 32, 3.0
 
@@ -177,7 +177,7 @@ def _loops(feed: Feed, reader: ShardReader, *, loops: int, teacher: str, student
     work_around_posterize()
     torch.manual_seed(0)
     keep_freed_memory()
-    network = load_teacher(teacher, pretrained=False, num_classes=CLASSES)
+    network = load_teacher(teacher, num_classes=CLASSES, options=TeacherOptions(pretrained=False))
     step = student_step(timm.create_model(student, num_classes=CLASSES))
     sides = {"feed_loop": lambda: loop(feed, 0, step), "timm_loop": lambda: timm_loop(reader, network, step)}
     rates: dict[str, list[float]] = {name: [] for name in sides}

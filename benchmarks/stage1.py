@@ -42,7 +42,7 @@ from shards.tars.writer import write_samples
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
 from teacher_cache.network.heap import keep_freed_memory
-from teacher_cache.network.teacher import Teacher, load_teacher
+from teacher_cache.network.teacher import Teacher, TeacherOptions, load_teacher
 from teacher_cache.record.codec import RecordFormat, fit_basis
 from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.opening import cache_spec
@@ -110,7 +110,9 @@ def measure(case: Case, rounds: int, workers: int) -> tuple[float, float, float]
     """Medians over the rounds: the ratio, the busy share, and images/s of the bare forward."""
     torch.manual_seed(0)
     keep_freed_memory()
-    teacher = load_teacher(case.name, pretrained=False, num_classes=CLASSES, precision=case.precision)
+    teacher = load_teacher(
+        case.name, num_classes=CLASSES, precision=case.precision, options=TeacherOptions(pretrained=False)
+    )
     recipe = recipe_named("deit", block_size=case.block_size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -193,7 +195,9 @@ def teacher_share(case: Case) -> float:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     keep_freed_memory()
-    teacher = load_teacher(case.name, pretrained=False, num_classes=CLASSES, precision=case.precision)
+    teacher = load_teacher(
+        case.name, num_classes=CLASSES, precision=case.precision, options=TeacherOptions(pretrained=False)
+    )
     image_BCHW = torch.randn((case.batch_size, 3, 224, 224)).contiguous(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as name:
         index = photo_shards(Path(name) / "shards", case.rows)

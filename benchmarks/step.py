@@ -36,7 +36,7 @@ from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.heap import keep_freed_memory
-from teacher_cache.network.teacher import load_teacher
+from teacher_cache.network.teacher import TeacherOptions, load_teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat, fit_basis
 
 CLASSES, ROWS, SHARDS = 1000, 1251, 1024
@@ -112,7 +112,7 @@ def measure(*, rounds: int, batch_size: int, distill: str) -> dict[str, Any]:
     cached = CachedTeacher(slab_cache(logit_NC), [range(1)], name_of=lambda s, r: (str(s), str(r)))
     cached.begin_epoch(0)
     keep_freed_memory()
-    network = load_teacher("regnety_160.deit_in1k", pretrained=False, num_classes=CLASSES)
+    network = load_teacher("regnety_160.deit_in1k", num_classes=CLASSES, options=TeacherOptions(pretrained=False))
     batches = [loaded_batch(batch_size, n) for n in range(4)]
     taught, untaught = student(distill, group), student("none", group)
     taught_online = student(distill, group)

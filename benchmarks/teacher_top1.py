@@ -20,7 +20,7 @@ from shards.tars.shard_scan import require_image
 from shards.tars.writer import write_samples
 from shards.views.view_recipe import recipe_named
 from shards.world import World
-from teacher_cache.network.teacher import load_teacher
+from teacher_cache.network.teacher import TeacherOptions, load_teacher
 from teacher_cache.record.codec import RecordFormat
 from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.opening import open_or_create
@@ -50,7 +50,8 @@ def measure(folder: Path, photos: Path, name: str, crop_pct: float, workers: int
     """Share of the photos whose first class is the label, and their number."""
     index = write_samples(samples_of(photos), folder / "shards", num_classes=1000)
     recipe = recipe_named("eval", size=size, crop_pct=crop_pct, block_views=1)
-    teacher = load_teacher(name, input_size=recipe.size, view_mean=recipe.mean, view_std=recipe.std)
+    options = TeacherOptions(view_mean=recipe.mean, view_std=recipe.std)
+    teacher = load_teacher(name, input_size=recipe.size, options=options)
     record = RecordFormat.chosen("hard", 1000)
     with ShardReader(index) as reader:
         *_, opened = open_or_create(

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from shards import ShardReader, ViewRecipe, World, open_index, recipe_named, render_sample, write_samples
 from student import Feed
-from teacher_cache import RecordFormat, build_cache, load_teacher, open_or_create
+from teacher_cache import RecordFormat, TeacherOptions, build_cache, load_teacher, open_or_create
 
 SPLITS = {"train": slice(0, 1200), "val": slice(1200, 1600)}
 VIEWS: ViewRecipe = recipe_named("plain", size=32, crop="rrc", crop_scale=(0.6, 1.0), mixup_alpha=0.8)
@@ -38,10 +38,12 @@ def prepare(folder: str | Path) -> Path:
     if not (folder / "teacher.safetensors").exists():
         save_file(trained_teacher(folder).state_dict(), folder / "teacher.safetensors")
     index = open_index(str(folder / "shards" / "train"))
-    mean_std = {"model_mean": VIEWS.mean, "model_std": VIEWS.std}
+    options = TeacherOptions(model_mean=VIEWS.mean, model_std=VIEWS.std)
     weights = folder / "teacher.safetensors"
     kwargs = {"num_classes": index.num_classes}
-    teacher = load_teacher("digits:network", weights=weights, input_size=VIEWS.size, model_kwargs=kwargs, **mean_std)
+    teacher = load_teacher(
+        "digits:network", weights=weights, input_size=VIEWS.size, model_kwargs=kwargs, options=options
+    )
     record, alone = RecordFormat.automatic(index.num_classes), World()
     with ShardReader(index) as reader:
         given = {"num_views": NUM_VIEWS, "reader": reader, "world": alone}

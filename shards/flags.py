@@ -224,7 +224,7 @@ def fetch_shards(
     Errors:
         ShardError for a shard that cannot be fetched, or for shards that do not fit.
     """
-    from shards.index.remote import AT_ONCE, fetch_missing, sizes_on_server
+    from shards.index.remote import fetch_missing, sizes_on_server
     from shards.index.sources import is_remote
 
     if not any(map(is_remote, urls)):
@@ -236,8 +236,7 @@ def fetch_shards(
             sizes_on_server(urls, should_stop=lambda: stop.told) if sizes is None else sizes,
             place.shard_cache,
             limit_bytes=_as_bytes(place.shard_cache_limit),
-            begin=world.rank / world.size,
-            at_once=max(1, AT_ONCE // world.local_size),
+            world=world,
             patient=patient,
             should_stop=lambda: stop.told,
         ):

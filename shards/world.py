@@ -9,13 +9,15 @@ from typing import NamedTuple
 class World(NamedTuple):
     """Rank in [0, size) of this process, its rank on this machine (which GPU it takes), and how many share the machine.
 
-    `local_size` is known under torchrun and srun; elsewhere it is 1.
+    `local_size` is known under torchrun and srun; elsewhere it is 1. `meeting` is where the processes find each
+    other, as `init_method` of torch.distributed has it.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    meeting: str = "env://"
 
 
 ALONE = World()

@@ -5,6 +5,7 @@ from .inspect.sample_record import read_record as read_record
 from .inspect.status import cache_fidelity as cache_fidelity
 from .inspect.status import cache_status as cache_status
 from .network.teacher import Teacher as Teacher
+from .network.teacher import TeacherOptions as TeacherOptions
 from .network.teacher import load_teacher as load_teacher
 from .record.codec import RecordCodec as RecordCodec
 from .record.record_format import RecordFormat as RecordFormat

@@ -13,7 +13,7 @@ from benchmarks.gpu.sizes import TINY
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
 from shards.world import World
-from student.learn.evaluation import eval_batches, eval_views, evaluate
+from student.learn.evaluation import Forward, eval_batches, eval_views, evaluate
 from student.learn.network import make_student
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
@@ -103,14 +103,7 @@ def test_an_evaluation_reads_its_counts_once_at_its_end(index: ShardIndex) -> No
         model = make_student(recipe, CLASSES, seed=0).to(DEVICE)
         loaded = eval_batches(reader, shown, world=World(), workers=0)
         traffic.clear()
-        events = evaluate(
-            model,
-            loaded,
-            views=shown,
-            num_samples=index.num_samples,
-            num_own=index.num_samples,
-            device=DEVICE,
-        )
+        events = evaluate(model, loaded, Forward(views=shown, device=DEVICE), num_samples=index.num_samples)
         next(events)
         traffic.clear()
         for event in events:

@@ -13,7 +13,7 @@ from shards.index.shard_index import ShardIndex
 from shards.tars.writer import write_samples
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
-from teacher_cache.network.teacher import Teacher, load_teacher
+from teacher_cache.network.teacher import Teacher, TeacherOptions, load_teacher
 from teacher_cache.record.codec import RecordFormat
 from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.opening import open_or_create
@@ -45,7 +45,15 @@ def views(**changes: Any) -> ViewRecipe:
 def tiny_teacher(seed: int = 0, num_classes: int = CLASSES, precision: str = "fp32") -> Teacher:
     """A small CNN with random weights, the same for the same seed."""
     torch.manual_seed(seed)
-    return load_teacher(TINY, pretrained=False, num_classes=num_classes, input_size=SIZE, precision=precision)
+    return load_teacher(
+        TINY, num_classes=num_classes, input_size=SIZE, precision=precision, options=TeacherOptions(pretrained=False)
+    )
+
+
+def loaded(name: str, **arguments: Any) -> Teacher:
+    """A teacher; fields of `TeacherOptions` may stand among the arguments."""
+    options = {key: arguments.pop(key) for key in TeacherOptions.__slots__ if key in arguments}
+    return load_teacher(name, **arguments, options=TeacherOptions(**options))
 
 
 def opened(

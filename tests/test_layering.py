@@ -195,6 +195,38 @@ def test_modules_and_functions_stay_small() -> None:
     assert not {name: count for name, count in functions.items() if count > LINES_PER_FUNCTION}
 
 
+PARAMETERS = 8
+LONG = {
+    "student/feed/feed.py: Feed.__init__": "what a training loop chooses, one keyword each; all else is in FeedOptions"
+}
+
+
+def _num_parameters(function: Function) -> int:
+    """Parameters that a caller may give: all but `self` and `cls`."""
+    arguments = function.args
+    names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    rest = [name for name in (arguments.vararg, arguments.kwarg) if name]
+    return len(names) + len(rest) - (names[:1] in (["self"], ["cls"]))
+
+
+def _functions(node: ast.AST, name: str = "") -> Iterator[tuple[str, Function]]:
+    """Every function below a node with the classes and functions that it stands in."""
+    for inner in ast.iter_child_nodes(node):
+        own = f"{name}.{inner.name}".lstrip(".") if isinstance(inner, Function | ast.ClassDef) else name
+        if isinstance(inner, Function):
+            yield own, inner
+        yield from _functions(inner, own)
+
+
+def test_a_function_takes_eight_parameters_at_most() -> None:
+    """More mean that a value is missing: related arguments travel together as one frozen value."""
+    functions = [
+        (f"{_name(path)}: {name}", f) for path in SOURCES for name, f in _functions(ast.parse(path.read_text()))
+    ]
+    counts = {name: _num_parameters(function) for name, function in functions}
+    assert {name: count for name, count in counts.items() if count > PARAMETERS}.keys() == LONG.keys(), LONG
+
+
 PRONOUNS = frozenset(("there", "found", "kept", "given", "said", "asked", "told", "begun", "chosen"))
 NAMED = [*SOURCES, *(ROOT / "benchmarks").rglob("*.py")]
 

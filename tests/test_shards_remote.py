@@ -31,6 +31,7 @@ from shards.index.shard_index import ShardIndex, expand_shards, index_path, open
 from shards.pool.workers import in_workers
 from shards.tars.scan import scan_shards
 from shards.tars.writer import write_samples
+from shards.world import World
 
 NUM_SHARDS = 3
 ROOT = Path(__file__).parent.parent
@@ -331,7 +332,7 @@ def test_missing_shards_are_fetched_at_once_and_counted(server: str, tmp_path: P
 
 
 def test_each_rank_begins_elsewhere(server: str, tmp_path: Path) -> None:
-    fetched(server, tmp_path / "cache", begin=1 / 3, at_once=1)
+    fetched(server, tmp_path / "cache", world=World(1, 3, local_size=8))
     assert Handler.requests == [f"/shard-{n:06d}.tar" for n in (1, 2, 0)]
 
 

@@ -25,6 +25,7 @@ from shards.world import World
 from student.feed.answers import TeacherAnswer
 from student.learn.evaluation import (
     EvalResult,
+    Forward,
     count_hits,
     eval_batches,
     eval_tasks,
@@ -91,17 +92,14 @@ def run(model: nn.Module, reader: ShardReader, views: ViewRecipe, size: int) -> 
         events = evaluate(
             model,
             eval_batches(reader, views, world=world, workers=0),
-            views=views,
+            Forward(views=views, device=torch.device("cpu")),
             num_samples=index.num_samples,
-            num_own=own_samples(index.rows_S, views, world),
-            device=torch.device("cpu"),
             total=total,
         )
         try:
             for event in events:
-                assert event.num_done <= event.num_total
                 result = event.result
-            assert event.num_done == event.num_total
+            assert event.num_done == own_samples(index.rows_S, views, world)
         except RunError:
             assert rank < size - 1  # the ranks before the last do not have the sum yet
     assert result is not None
@@ -166,9 +164,9 @@ def test_a_lost_batch_is_an_error_not_a_percentage(reader: ShardReader, index: S
     """A result over fewer samples looks like a result."""
     views = eval_views(RECIPE, ViewRecipe(), block_size=4)
     loaded = list(eval_batches(reader, views, world=World(), workers=0))
-    arguments = {"views": views, "num_samples": SAMPLES, "num_own": SAMPLES, "device": torch.device("cpu")}
+    forward = Forward(views=views, device=torch.device("cpu"))
     with pytest.raises(RunError, match=f"expected {SAMPLES} samples over all processes, counted {SAMPLES - 4}"):
-        list(evaluate(student(False), loaded[1:], **arguments))  # type: ignore[arg-type]
+        list(evaluate(student(False), loaded[1:], forward, num_samples=SAMPLES))
 
 
 def test_the_model_is_left_in_the_mode_it_was_in(reader: ShardReader) -> None:
@@ -178,7 +176,7 @@ def test_the_model_is_left_in_the_mode_it_was_in(reader: ShardReader) -> None:
     run(model, reader, views, 1)
     assert model.training
     loaded = eval_batches(reader, views, world=World(), workers=0)
-    events = evaluate(model, loaded, views=views, num_samples=9, num_own=9, device=torch.device("cpu"))
+    events = evaluate(model, loaded, Forward(views=views, device=torch.device("cpu")), num_samples=9)
     next(events)
     assert not model.training
     events.close()

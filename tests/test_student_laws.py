@@ -17,7 +17,7 @@ from shards.world import World
 from student.recipe.settings import TrainSettings
 from student.run.loop import StudentJob, train_many
 from student.run.run_events import Checkpointed, Resumed, Stepped, Stopped, StudentFailed, StudentFinished
-from teacher_cache.network.teacher import load_teacher
+from teacher_cache.network.teacher import TeacherOptions, load_teacher
 from tests.student_tiny import (
     by,
     final_weights,
@@ -75,7 +75,7 @@ def convolutional_teacher():
     """A small convolutional network with batch norm, weights drawn from a fixed seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return load_teacher("resnet10t", num_classes=5, pretrained=False, input_size=16)
+        return load_teacher("resnet10t", num_classes=5, input_size=16, options=TeacherOptions(pretrained=False))
 
 
 TEACHERS = {"linear": lambda: linear_teacher(views()), "cnn": convolutional_teacher}
@@ -162,7 +162,7 @@ def test_results_do_not_depend_on_the_number_of_workers(tmp_path, index, cache, 
     assert final_weights(tmp_path / "none") == final_weights(tmp_path / "some")
 
 
-def record_batches(out, index, cache, world, init_method, settings):
+def record_batches(out, index, cache, world, settings):
     """Train one rank and return what each of its micro-batches held, and its events."""
     seen, original = [], feed.ready
 
@@ -172,7 +172,7 @@ def record_batches(out, index, cache, world, init_method, settings):
 
     feed.ready = recording
     try:
-        events = run_to_end(out, index, cache, settings=settings, world=world, init_method=init_method)
+        events = run_to_end(out, index, cache, settings=settings, world=world)
     finally:
         feed.ready = original
     return seen, losses(events)
@@ -189,7 +189,7 @@ def test_every_world_sees_the_same_global_batches(tmp_path, index, cache):
         init = f"file://{tmp_path}/meet-{name}"
         ranks = in_children(
             [
-                partial(record_batches, tmp_path / name, index, cache, World(rank, size, rank), init, settings)
+                partial(record_batches, tmp_path / name, index, cache, World(rank, size, rank, meeting=init), settings)
                 for rank in range(size)
             ]
         )
@@ -231,8 +231,7 @@ def test_gradients_do_not_depend_on_how_a_batch_is_cut(tmp_path, index, cache, l
                 cache,
                 recipe=recipe,
                 settings=settings,
-                world=World(rank, size, rank),
-                init_method=f"file://{tmp_path}/meet{size}x{accumulate}",
+                world=World(rank, size, rank, meeting=f"file://{tmp_path}/meet{size}x{accumulate}"),
             )
             for rank in range(size)
         ]
@@ -252,8 +251,7 @@ def test_no_parameter_is_unused_in_any_mode(tmp_path, index, cache, distill):
             index,
             cache,
             recipe=recipe,
-            world=World(rank, 2, rank),
-            init_method=f"file://{tmp_path}/meet",
+            world=World(rank, 2, rank, meeting=f"file://{tmp_path}/meet"),
         )
         for rank in range(2)
     ]
@@ -265,8 +263,8 @@ def test_ddp_killed_and_resumed_equals_uninterrupted(tmp_path, index, cache):
     """Law 10 for two ranks: checkpoint sums are reduced over ranks and the state reaches both."""
 
     def work(out, rank, n, kill_at):
-        options = {"settings": TrainSettings(log_every=3, checkpoint_every=1), "world": World(rank, 2, rank)}
-        options["init_method"] = f"file://{tmp_path}/meet{n}"
+        world = World(rank, 2, rank, meeting=f"file://{tmp_path}/meet{n}")
+        options = {"settings": TrainSettings(log_every=3, checkpoint_every=1), "world": world}
         if kill_at is None:
             return run_to_end(out, index, cache, **options)
         for event in train(student_recipe(), index, out=out, cache=cache, **options):
@@ -367,7 +365,7 @@ def test_a_vote_to_stop_reaches_every_rank_at_the_same_step(tmp_path, index, cac
 
     def work(rank):
         events = []
-        options = {"settings": SETTINGS, "world": World(rank, 2, rank), "init_method": f"file://{tmp_path}/meet"}
+        options = {"settings": SETTINGS, "world": World(rank, 2, rank, meeting=f"file://{tmp_path}/meet")}
         for event in train(student_recipe(), index, out=tmp_path / "run", cache=cache, **options):
             events.append(event)
             if rank == 1 and isinstance(event, Stepped) and event.step == 2:

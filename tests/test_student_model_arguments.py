@@ -20,7 +20,7 @@ from student.learn.timm_model import bare_model
 from student.recipe.papers import recipe_for
 from student.recipe.student_recipe import StudentRecipe
 from student.run.export import ExportInfo, export_weights, load_student, timm_call
-from teacher_cache.network.teacher import load_teacher
+from teacher_cache.network.teacher import TeacherOptions, load_teacher
 from teacher_cache.network.trial import tried
 from teacher_cache.network.weights_metadata import (
     ARCHITECTURE,
@@ -78,11 +78,10 @@ def test_an_argument_that_no_module_reads_is_no_reason_to_refuse() -> None:
 
 
 def test_a_teacher_is_tried_with_its_arguments() -> None:
+    random = TeacherOptions(pretrained=False)
     for arguments in ({"depth": 60_000}, {"num_heads": 0}, {"norm_layer": "x"}, {"cache_dir": "/"}):
         with pytest.raises(ValueError, match=rf"{next(iter(arguments))}") as refused:
-            load_teacher(
-                "deit_tiny_patch16_224", pretrained=False, num_classes=5, input_size=32, model_kwargs=arguments
-            )
+            load_teacher("deit_tiny_patch16_224", num_classes=5, input_size=32, model_kwargs=arguments, options=random)
         assert len(str(refused.value)) <= 600
 
 

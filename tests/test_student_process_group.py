@@ -23,7 +23,7 @@ def as_ranks(tmp_path, size, work):
     """`work(group)` on every rank of a gloo group."""
 
     def one(rank):
-        with process_group(World(rank, size, rank), CPU, init_method=f"file://{tmp_path}/meet") as group:
+        with process_group(World(rank, size, rank, meeting=f"file://{tmp_path}/meet"), CPU) as group:
             return work(group)
 
     return in_children([partial(one, rank) for rank in range(size)])

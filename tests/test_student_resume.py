@@ -40,8 +40,8 @@ def cache(tmp_path_factory, index):
 
 def ranks(tmp_path, name, work):
     """`work(options)` on each of two ranks."""
-    init = f"file://{tmp_path}/meet-{name}"
-    return [partial(work, {"world": World(rank, 2, rank), "init_method": init}) for rank in range(2)]
+    meeting = f"file://{tmp_path}/meet-{name}"
+    return [partial(work, {"world": World(rank, 2, rank, meeting=meeting)}) for rank in range(2)]
 
 
 def killed_at(step, out, index, cache, options):

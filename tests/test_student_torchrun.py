@@ -51,17 +51,17 @@ def fatal(self, *batch, step, micro=0):
         os.kill(os.getpid(), 9)
 
 Trainer.feed = fatal
-trained(folder, out, world_from_env(), "env://")
+trained(folder, out, world_from_env())
 """
 
 
-def trained(folder: Path, out: Path, world: World, init_method: str) -> None:
+def trained(folder: Path, out: Path, world: World) -> None:
     """The run that all ways must end in: no drop path, which is drawn per part of the batch."""
     torch.set_num_threads(1)
     index = open_index(str(folder / "shards"))
     with TeacherCache.open(folder / "cache") as cache:
         recipe = student_recipe(epochs=4, drop_path=0.0)
-        run_to_end(out, index, cache, recipe=recipe, settings=SETTINGS, world=world, init_method=init_method)
+        run_to_end(out, index, cache, recipe=recipe, settings=SETTINGS, world=world)
 
 
 def torchrun(folder: Path, out: Path, ranks: int, *, restarts: int = 0, die: bool = False) -> str:
@@ -105,7 +105,7 @@ def calm(folder: Path) -> dict[str, tuple[list[int], bytes]]:
     out = folder / "calm"
     if not (out / "summary.json").exists():
         meet = f"file://{folder}/meet"
-        in_children([partial(trained, folder, out, World(rank, RANKS, rank), meet) for rank in range(RANKS)])
+        in_children([partial(trained, folder, out, World(rank, RANKS, rank, meeting=meet)) for rank in range(RANKS)])
     return final_weights(out)
 
 
@@ -128,7 +128,7 @@ def dying(folder: Path, out: Path, rank: int) -> None:
         feed(self, *batch, step=step, micro=micro)
 
     Trainer.feed = fatal  # type: ignore[method-assign]
-    trained(folder, out, World(rank, RANKS, rank), f"file://{folder}/meet too")
+    trained(folder, out, World(rank, RANKS, rank, meeting=f"file://{folder}/meet too"))
 
 
 def test_a_run_goes_on_with_fewer_ranks_and_the_same_batches(folder: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_run_goes_on_with_fewer_ranks_and_the_same_batches(folder: Path) -> No
     out = folder / "fewer"
     in_children([partial(dying, folder, out, rank) for rank in range(RANKS)], killed=True)
     assert max(logged_steps(out)) == FATAL_STEP
-    trained(folder, out, World(), "env://")
+    trained(folder, out, World())
     assert logged_steps(out) == list(range(1, max(logged_steps(out)) + 1))
     two = calm(folder)
     for name, (shape, data) in final_weights(out).items():

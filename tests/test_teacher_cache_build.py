@@ -27,7 +27,7 @@ from shards.views.blocks import BlockViews, render_block
 from shards.views.mixing import block_mix, block_rows, num_blocks, prepare
 from shards.views.view_recipe import recipe_named
 from shards.world import World
-from teacher_cache.network.teacher import Teacher, load_teacher
+from teacher_cache.network.teacher import Teacher, TeacherOptions, load_teacher
 from teacher_cache.record.codec import RecordFormat
 from teacher_cache.stage1 import build as build_module
 from teacher_cache.stage1.build import BEGUN_NAME, build_cache, default_batch_size
@@ -561,7 +561,7 @@ def test_the_default_teacher_caches_photos_at_its_own_size(tmp_path: Path) -> No
     samples = [(f"photo{n}", n, "jpg", data) for n, data in enumerate(encoded)]
     index = write_samples(samples, tmp_path / "shards", class_names=[f"class{n}" for n in range(1000)])
     torch.manual_seed(0)
-    teacher = load_teacher("regnety_160", pretrained=False, precision="bf16")
+    teacher = load_teacher("regnety_160", precision="bf16", options=TeacherOptions(pretrained=False))
     recipe = recipe_named("deit", block_size=4, block_views=1)
     record = RecordFormat.chosen("dense", 1000)
     cache = opened(tmp_path / "cache.zarr", index, teacher, num_views=1, record=record, recipe=recipe)

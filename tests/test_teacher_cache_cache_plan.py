@@ -11,6 +11,7 @@ from teacher_cache.inspect.cache_plan import Plan, plan_cache
 from teacher_cache.inspect.status import cache_status
 from teacher_cache.record.codec import RecordCodec, RecordFormat, fit_basis
 from teacher_cache.record.fidelity import record_fidelity
+from teacher_cache.stage1.opening import cache_spec
 from tests.stage1_tiny import BATCH, build, make_shards, opened, tiny_teacher, views
 
 CLASSES = 40
@@ -22,7 +23,7 @@ def test_predicted_bytes_and_units_are_what_the_cache_then_takes(tmp_path: Path,
     teacher, record = tiny_teacher(num_classes=CLASSES), RecordFormat.chosen(kind, CLASSES)
     options = {"num_views": 2, "workers": 0, "batch_size": BATCH, "calibration_views": 400, "seconds": 0.3}
     with ShardReader(index) as reader:
-        *_, plan = plan_cache(index, teacher, views(), record, reader=reader, **options)  # type: ignore[arg-type]
+        *_, plan = plan_cache(cache_spec(index, teacher, views(), record), teacher, reader, **options)  # type: ignore[arg-type]
     assert isinstance(plan, Plan)
     cache = opened(tmp_path / "cache.zarr", index, teacher, num_views=2, record=record)
     build(cache, index, teacher)

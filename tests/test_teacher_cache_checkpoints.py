@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from shards.errors import ArtefactError
 from student.learn.network import load_initial, make_student
 from student.recipe.papers import recipe_for
-from teacher_cache.network.teacher import load_teacher
+from teacher_cache.network.teacher import TeacherOptions, load_teacher
 from teacher_cache.network.weights import part_of_network, read_weights
 
 TINY = "test_resnet.r160_in1k"
@@ -78,7 +78,7 @@ def test_of_a_training_checkpoint_the_average_is_taken_unless_told_and_said(tmp_
     assert raw.chosen.startswith("the weights without averaging under '") and "ema'" in raw.chosen
     teacher = load_teacher(TINY, weights=path, input_size=32)
     assert teacher.num_classes == 7 and teacher.chosen == average.chosen
-    other = load_teacher(TINY, weights=path, averaged=False, input_size=32)
+    other = load_teacher(TINY, weights=path, input_size=32, options=TeacherOptions(averaged=False))
     assert other.spec.weights_sha256 != teacher.spec.weights_sha256
 
 

@@ -17,6 +17,7 @@ from student.run.export import export_folder
 from teacher_cache.network import hub, timm_network
 from teacher_cache.network.teacher import load_teacher
 from teacher_cache.network.teacher_name import require_known
+from tests.stage1_tiny import loaded
 from tests.test_student_export_folder import student
 
 ONE = "deit_tiny_patch16_224"
@@ -36,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_export_is_a_teacher_as_timm_loads_it(folder: Path) -> None:
-    teacher = load_teacher(f"local-dir:{folder}", input_size=32, view_mean=(0.5, 0.4, 0.3), view_std=(0.2, 0.3, 0.25))
+    teacher = loaded(f"local-dir:{folder}", input_size=32, view_mean=(0.5, 0.4, 0.3), view_std=(0.2, 0.3, 0.25))
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.no_grad():
         torch.testing.assert_close(teacher.logits(views()), theirs(views()), rtol=1e-5, atol=1e-5)
@@ -54,7 +55,7 @@ def test_a_folder_that_timm_itself_writes_is_a_teacher(tmp_path: Path, name: str
         place = tmp_path / str(form)
         timm.models.save_for_hf(model, place, safe_serialization=form)
         said = {"view_mean": model.pretrained_cfg["mean"], "view_std": model.pretrained_cfg["std"]}
-        teacher = load_teacher(f"local-dir:{place}", input_size=32, **said)
+        teacher = loaded(f"local-dir:{place}", input_size=32, **said)
         with torch.no_grad():
             torch.testing.assert_close(teacher.logits(views()), model(views()), rtol=1e-4, atol=1e-4)
 
@@ -168,7 +169,7 @@ def test_a_network_that_answers_with_an_object_gives_its_logits(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     half = {"view_mean": (0.5,) * 3, "view_std": (0.5,) * 3}
-    teacher = load_teacher("answers_with_object:teacher", input_size=32, precision=precision, **half)
+    teacher = loaded("answers_with_object:teacher", input_size=32, precision=precision, **half)
     import answers_with_object  # type: ignore[import-not-found]
 
     with torch.no_grad():
@@ -176,7 +177,7 @@ def test_a_network_that_answers_with_an_object_gives_its_logits(
     tolerance = 1e-5 if precision == "fp32" else 2e-2
     torch.testing.assert_close(teacher.logits(views()), expected, rtol=tolerance, atol=tolerance)
     save_file(answers_with_object.teacher().state_dict(), tmp_path / "w.safetensors")
-    again = load_teacher("answers_with_object:teacher", weights=tmp_path / "w.safetensors", input_size=32, **half)
+    again = loaded("answers_with_object:teacher", weights=tmp_path / "w.safetensors", input_size=32, **half)
     assert again.spec.weights_sha256 == teacher.spec.weights_sha256
 
 
@@ -208,9 +209,9 @@ def test_a_classifier_of_transformers_is_a_teacher(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     options = {"model_kwargs": {"folder": str(tmp_path / "net")}, "view_mean": (0.5,) * 3, "view_std": (0.25,) * 3}
-    teacher = load_teacher("of_transformers:teacher", input_size=32, **options)  # type: ignore[arg-type]
+    teacher = loaded("of_transformers:teacher", input_size=32, **options)
     with torch.no_grad():
         expected = network(views()).logits
     torch.testing.assert_close(teacher.logits(views()), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="takes images of 32 px"):
-        load_teacher("of_transformers:teacher", input_size=64, **options)  # type: ignore[arg-type]
+        loaded("of_transformers:teacher", input_size=64, **options)

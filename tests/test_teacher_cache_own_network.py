@@ -18,7 +18,8 @@ from shards.errors import ArtefactError
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD, recipe_named
 from student.feed.feed import Feed
 from teacher_cache.network import heap
-from teacher_cache.network.teacher import Teacher, load_teacher
+from teacher_cache.network.teacher import Teacher
+from tests.stage1_tiny import loaded
 from tests.student_tiny import write_shards
 
 RESNET = "torchvision.models:resnet18"
@@ -115,7 +116,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
 
 def load(name: str, **options: Any) -> Teacher:
     """At 32 pixels."""
-    return load_teacher(name, **({"input_size": 32} | options))
+    return loaded(name, **({"input_size": 32} | options))
 
 
 def views(size: int = 32) -> Tensor:

@@ -15,6 +15,7 @@ from shards.errors import ArtefactError
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
 from teacher_cache.network.teacher import DEFAULT_TEACHER, LITE0, Teacher, load_teacher
 from teacher_cache.network.weights import read_weights, weights_sha256
+from tests.stage1_tiny import loaded
 
 TINY = "test_resnet.r160_in1k"
 
@@ -22,7 +23,7 @@ TINY = "test_resnet.r160_in1k"
 def tiny(**arguments: object) -> Teacher:
     torch.manual_seed(3)
     options: dict[str, object] = {"pretrained": False, "num_classes": 7, "input_size": 32}
-    return load_teacher(TINY, **(options | arguments))  # type: ignore[arg-type]
+    return loaded(TINY, **(options | arguments))
 
 
 def views(count: int = 4, size: int = 32) -> Tensor:
@@ -101,7 +102,7 @@ def test_the_precision_is_that_of_the_spec_inside_the_autocast_of_a_training_loo
     """A feed with the teacher in the loop may be walked inside autocast; float32 then still means float32."""
     image_BCHW = torch.rand(2, 3, 32, 32)
     for precision in ("fp32", "bf16"):
-        teacher = load_teacher("resnet10t", pretrained=False, num_classes=7, input_size=32, precision=precision)
+        teacher = loaded("resnet10t", pretrained=False, num_classes=7, input_size=32, precision=precision)
         alone = teacher.logits(image_BCHW)
         for dtype in (torch.bfloat16, torch.float16):
             with torch.autocast("cpu", dtype):
@@ -109,7 +110,7 @@ def test_the_precision_is_that_of_the_spec_inside_the_autocast_of_a_training_loo
 
 
 def test_dropout_and_batch_statistics_are_off_and_forwards_are_counted() -> None:
-    teacher = load_teacher(TINY, pretrained=False, num_classes=7, input_size=32, model_kwargs={"drop_rate": 0.5})
+    teacher = loaded(TINY, pretrained=False, num_classes=7, input_size=32, model_kwargs={"drop_rate": 0.5})
     assert torch.equal(teacher.logits(views()), teacher.logits(views()))
     torch.testing.assert_close(teacher.logits(views())[:2], teacher.logits(views()[:2]))
     assert teacher.num_forwards == 4
@@ -118,14 +119,14 @@ def test_dropout_and_batch_statistics_are_off_and_forwards_are_counted() -> None
 def test_a_name_with_arguments_builds_the_same_network_as_the_arguments(tmp_path: Path) -> None:
     one = tiny(model_kwargs={"stem_type": "deep", "channels": [16, 24, 32, 48]})
     torch.manual_seed(3)
-    two = load_teacher(one.spec.name, pretrained=False, num_classes=7, input_size=32)
+    two = loaded(one.spec.name, pretrained=False, num_classes=7, input_size=32)
     assert json.loads(one.spec.name.removeprefix(TINY)) == {"channels": [16, 24, 32, 48], "stem_type": "deep"}
     assert one.spec == two.spec
     assert one.spec.name != tiny().spec.name
 
 
 def test_a_vision_transformer_takes_the_size_of_the_view() -> None:
-    teacher = load_teacher("test_vit.r160_in1k", pretrained=False, num_classes=5, input_size=64)
+    teacher = loaded("test_vit.r160_in1k", pretrained=False, num_classes=5, input_size=64)
     assert teacher.logits(views(2, 64)).shape == (2, 5)
 
 
@@ -147,7 +148,7 @@ def test_a_vision_transformer_takes_the_size_of_the_view() -> None:
 )
 def test_a_wrong_argument_is_named(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        load_teacher(**arguments)  # type: ignore[arg-type]
+        loaded(**arguments)  # type: ignore[arg-type]
 
 
 def test_weights_of_another_network_are_refused(weights: dict[str, Path]) -> None:

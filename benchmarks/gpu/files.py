@@ -11,7 +11,7 @@ from shards.errors import device_words
 from shards.index.reader import ShardReader
 from shards.world import World
 from student.feed.teaching import Teaching
-from student.learn.evaluation import eval_batches, eval_views, evaluate
+from student.learn.evaluation import Forward, eval_batches, eval_views, evaluate
 from student.recipe.settings import TrainSettings
 from student.run.loop import StudentJob, train_many
 from student.run.run_events import Checkpointed, Resumed, StudentFinished
@@ -59,9 +59,11 @@ def _evaluated(bench: Bench) -> dict[str, float]:
     for device in (bench.device, torch.device("cpu")):
         with ShardReader(bench.index) as reader:
             *_, last = evaluate(
-                learner.core.to(device), eval_batches(reader, views, world=World(), workers=bench.workers),
-                views=views, num_samples=bench.index.num_samples, num_own=bench.index.num_samples, device=device,
-            )  # fmt: skip
+                learner.core.to(device),
+                eval_batches(reader, views, world=World(), workers=bench.workers),
+                Forward(views=views, device=device),
+                num_samples=bench.index.num_samples,
+            )
         assert last.result is not None, "the last event carries the result"
         results.append(last.result.metrics())
     return {name: abs(results[0][name] - value) for name, value in results[1].items()}

@@ -12,7 +12,7 @@ from benchmarks.synthetic_jpeg import synthetic_jpeg
 from shards.index.shard_index import ShardIndex
 from shards.tars.shard_scan import require_image
 from shards.tars.writer import write_samples
-from teacher_cache.network.teacher import Teacher, load_teacher
+from teacher_cache.network.teacher import Teacher, TeacherOptions, load_teacher
 from teacher_cache.record.codec import RecordFormat, fit_basis
 from teacher_cache.stage1.opening import cache_spec
 from teacher_cache.store.cache import TeacherCache
@@ -38,14 +38,13 @@ def teacher(sizes: Sizes, name: str, precision: str, device: torch.device, *, co
     torch.manual_seed(0)
     return load_teacher(
         name,
-        pretrained=False,
         num_classes=sizes.num_classes,
         precision=precision,
         device=device,
-        compile=compiled,
         input_size=sizes.views.size,
-        view_mean=sizes.views.mean,
-        view_std=sizes.views.std,
+        options=TeacherOptions(
+            pretrained=False, compile=compiled, view_mean=sizes.views.mean, view_std=sizes.views.std
+        ),
     )
 
 

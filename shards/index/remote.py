@@ -25,9 +25,10 @@ from shards.index.sources import base_name, is_remote
 from shards.index.transfer import TransferCancelledError, TransferOrder, fetch, no_progress
 from shards.locks import FOR_EVER, locked
 from shards.text.figures import byte_size, count
+from shards.world import ALONE, World
 
 STALL_S = 60.0
-AT_ONCE = 8
+_AT_ONCE = 8
 """Shards that one process fetches at the same time."""
 _POLL_S = 0.05
 _END_S = 1.0
@@ -110,7 +111,7 @@ def sizes_on_server(
         with suppress(ShardError):
             sizes[number] = fetch(TransferOrder(urls[number], "", -1, stall_s), lambda _: go_on())
 
-    for _ in _in_threads(ask, [number for number, url in enumerate(urls) if is_remote(url)], AT_ONCE, should_stop):
+    for _ in _in_threads(ask, [number for number, url in enumerate(urls) if is_remote(url)], _AT_ONCE, should_stop):
         pass
     return sizes
 
@@ -121,8 +122,7 @@ def fetch_missing(
     cache_dir: Path | None = None,
     *,
     limit_bytes: float | None = None,
-    begin: float = 0.0,
-    at_once: int = AT_ONCE,
+    world: World = ALONE,
     patient: bool = False,
     stall_s: float = STALL_S,
     should_stop: Callable[[], bool] = bool,
@@ -132,7 +132,7 @@ def fetch_missing(
     Args:
         tar_bytes_S: size of each shard, (S,); -1 where it is not known: such a one counts as a file alone.
         limit_bytes: as of `require_room_for_all`.
-        begin: in [0, 1), the place in the list to begin at: processes that share a disk begin at different ones.
+        world: processes that share a disk begin at different places of the list, each with its part of the threads.
         patient: a shard that cannot be fetched is left for the one who reads it; else it is an error at once.
         should_stop: ends the transfers; what is not complete is removed.
 
@@ -157,13 +157,13 @@ def fetch_missing(
             if not patient:
                 raise
 
-    first = int(begin * len(missing))
+    first = len(missing) * world.rank // world.size
     order = [*range(first, len(missing)), *range(first)]
 
     def come() -> Fetched:
         return Fetched(sum(complete), min(sum(received), of_bytes), len(missing), of_bytes)
 
-    for _ in _in_threads(get, order, at_once, should_stop):
+    for _ in _in_threads(get, order, max(1, _AT_ONCE // world.local_size), should_stop):
         yield come()
     if missing:
         yield come()

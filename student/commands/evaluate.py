@@ -3,7 +3,7 @@
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,20 +12,19 @@ from shards.flags import PATH, ShardPlace, device_option, json_option, precision
 from shards.index.classes import Classes, classes_of, majority, match_classes
 from shards.own_folder import require_file
 from shards.text.figures import accuracy, count, noise
-from shards.world import World, world_from_env
+from shards.world import world_from_env
 from student.commands.flags import student_of, weights_options
 from teacher_cache.commands.flags import announced_precision
 from teacher_cache.network.weights_metadata import require_named, require_weights
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from shards.index.reader import ShardReader
     from shards.index.shard_index import ShardIndex
     from shards.views.view_recipe import ViewRecipe
     from student.learn.confusion import Confusion
-    from student.learn.evaluation import EvalResult
+    from student.learn.evaluation import EvalResult, Forward
     from student.run.export import ExportInfo
 
 
@@ -57,7 +56,7 @@ def evaluate(
         require_file("--html", html)
     world = world_from_env()
     from shards.views.view_recipe import ViewRecipe
-    from student.learn.evaluation import eval_views
+    from student.learn.evaluation import Forward, eval_views
     from teacher_cache.network.device import rank_device
 
     network, info = student_of(weights, model)
@@ -67,10 +66,10 @@ def evaluate(
     target = rank_device(device, world)
     views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std))
     dtype_name = announced_precision(target.type, precision, quiet=world.rank > 0)
-    share = _Share(world, target, dtype_name, class_order)
+    forward = Forward(views=views, device=target, precision=dtype_name)
     shard_place.fetch(world, index)
     with shard_place.reader(index) as reader:
-        counted, confusion = share.counted(network, info, reader, views, workers)
+        counted, confusion = _counted(network, info, reader, forward, workers, class_order)
     if world.rank > 0:
         return
     if as_json:
@@ -81,48 +80,42 @@ def evaluate(
         _write_page(html, weights, index, counted, confusion)
 
 
-class _Share(NamedTuple):
-    """This process of an evaluation, and how it computes; `class_order` as of `student.learn.evaluation.evaluate`."""
+def _counted(
+    network: "nn.Module",
+    info: "ExportInfo",
+    reader: "ShardReader",
+    forward: "Forward",
+    workers: int,
+    class_order: tuple[int, ...],
+) -> "tuple[EvalResult, Confusion]":
+    """Evaluate this process's images, with a bar, and return the counts of all processes."""
+    from student.learn.confusion import Confusion
+    from student.learn.evaluation import eval_batches, evaluate, own_samples
+    from student.learn.process_group import meeting_place, process_group
 
-    world: World
-    device: "torch.device"
-    precision: str
-    class_order: tuple[int, ...]
-
-    def counted(
-        self, network: "nn.Module", info: "ExportInfo", reader: "ShardReader", views: "ViewRecipe", workers: int
-    ) -> "tuple[EvalResult, Confusion]":
-        """Evaluate this process's images, with a bar, and return the counts of all processes."""
-        from student.learn.confusion import Confusion
-        from student.learn.evaluation import eval_batches, evaluate, own_samples
-        from student.learn.process_group import meeting_place, process_group
-
-        index, world = reader.index, self.world
-        confusion = Confusion(info.class_names or [f"class {c}" for c in range(info.num_classes)])
-        if world.size > 1:
-            say(f"rank {world.rank} of {world.size} waits at {meeting_place('env://')} for the other {world.size - 1}")
+    index, world, views = reader.index, world_from_env(), forward.views
+    confusion = Confusion(info.class_names or [f"class {c}" for c in range(info.num_classes)])
+    if world.size > 1:
+        say(f"rank {world.rank} of {world.size} waits at {meeting_place(world)} for the other {world.size - 1}")
+    with process_group(world, forward.device) as group, ExitStack() as stack:
+        of = f" (rank 0 of {world.size})" if world.size > 1 else ""
         num_own = own_samples(index.rows_S, views, world)
-        with process_group(world, self.device) as group, ExitStack() as stack:
-            of = f" (rank 0 of {world.size})" if world.size > 1 else ""
-            bar = stack.enter_context(Bar(f"evaluate{of}", num_own, "sample")) if group.is_main else None
-            for event in evaluate(
-                network.to(self.device),
-                eval_batches(reader, views, world=world, workers=workers),
-                views=views,
-                num_samples=index.num_samples,
-                num_own=num_own,
-                device=self.device,
-                precision=self.precision,
-                class_order=self.class_order,
-                total=group.sum,
-            ):
-                if bar is not None:
-                    bar.to(event.num_done)
-                if event.answered is not None:
-                    confusion.add(event.answered.batch, event.answered.heads, event.answered.label_B)
-            confusion.gather(group)
-        assert event.result is not None, "the last event carries the result"
-        return event.result, confusion
+        bar = stack.enter_context(Bar(f"evaluate{of}", num_own, "sample")) if group.is_main else None
+        for event in evaluate(
+            network.to(forward.device),
+            eval_batches(reader, views, world=world, workers=workers),
+            forward,
+            num_samples=index.num_samples,
+            class_order=class_order,
+            total=group.sum,
+        ):
+            if bar is not None:
+                bar.to(event.num_done)
+            if event.answered is not None:
+                confusion.add(event.answered.batch, event.answered.heads, event.answered.label_B)
+        confusion.gather(group)
+    assert event.result is not None, "the last event carries the result"
+    return event.result, confusion
 
 
 def _crop(views: "ViewRecipe") -> str:

@@ -1,7 +1,7 @@
 """`train-student`: train a student from shards and a teacher cache (stage 2)."""
 
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,14 @@ from shards.flags import (
     Number,
     ShardPlace,
     beside,
+    bundled,
     refuse_changes,
     refuse_ignored,
     shard_options,
 )
 from shards.own_folder import require_own
 from shards.text.figures import count
-from shards.world import World, world_from_env
+from shards.world import world_from_env
 from student.commands.flags import (
     CacheFlags,
     LossFlags,
@@ -44,25 +45,59 @@ from student.run.run_reader import is_finished, precision_before, recipe_before,
 from teacher_cache.commands.flags import TeacherFlags, teacher_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from shards.index.shard_index import ShardIndex
     from shards.views.view_recipe import ViewRecipe
     from student.recipe.choice import RecipeChoice
     from student.recipe.settings import TrainSettings
     from student.recipe.student_recipe import StudentRecipe
     from teacher_cache.network.teacher import Teacher
-    from teacher_cache.store.cache import TeacherCache
 
-_TEACHER_FLAGS = (
-    "teacher",
-    "teacher_weights",
-    "teacher_args",
-    "teacher_mean",
-    "teacher_std",
-    "teacher_ema",
-    "teacher_classes",
-)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeachingFlags:
+    """Who teaches: caches, or with --online a teacher in the loop."""
+
+    cache_flags: CacheFlags
+    online: bool
+    teacher: TeacherFlags
+
+    def network(self, recipe: "StudentRecipe", index: "ShardIndex", settings: "TrainSettings") -> "Teacher | None":
+        """Return the teacher of --online, for the views of a run without a cache; None without it."""
+        if not self.online:
+            return None
+        device, precision, world = settings.device, settings.precision, world_from_env()
+        return self.teacher.load(recipe.view_recipe, index, device=device, precision=precision, world=world)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFlags:
+    """The folder of a run, its seed, and how much of views and time it takes."""
+
+    out: Path
+    views_used: int | None
+    budget: float | None
+    seed: int
+
+    def check(self, choice: "RecipeChoice") -> None:
+        """Refuse --out and flags that do not fit what exists there; say that a budget changes nothing in it.
+
+        Raises:
+            ValueError: the folder holds something else; a budget beside a number of epochs, or one that every rank
+                would measure for itself. RunError: it is a run that was begun with other values.
+        """
+        require_own("--out", self.out, RUN_FOLDER)
+        before, old, new = recipe_before(self.out), views_before(self.out), self.views_used
+        views = [Changed("num_views", old, new, ("views_used",))] if old and new and old != new else []
+        refuse_changes(self.out, (*choice.changes(before), *views))
+        if self.budget is None:
+            return
+        if "epochs" in choice.fields:
+            raise ValueError("--budget: chooses the number of epochs; drop it, or drop the epochs")
+        if before:
+            say(f"--budget: {self.out} keeps its {count(before['epochs'], 'epoch')}; another --out is planned anew")
+        if (world := world_from_env()).size > 1:
+            where = f"rank {world.rank} of {world.size}"
+            raise ValueError(f"--budget: measures one process, this is {where}; give --epochs")
 
 
 @click.command("train-student")
@@ -85,18 +120,15 @@ _TEACHER_FLAGS = (
 )
 @click.option("--seed", default=0, type=SEED, help="Initial weights, order, drop path.")
 @training_options
+@bundled(TeachingFlags, "who")
+@bundled(RunFlags, "run")
 def train_student(
     shard_place: ShardPlace,
     val_shards: str | None,
-    cache_flags: CacheFlags,
-    out: Path,
+    who: TeachingFlags,
+    run: RunFlags,
     loss: LossFlags,
     student: StudentFlags,
-    online: bool,
-    teacher: TeacherFlags,
-    views_used: int | None,
-    budget: float | None,
-    seed: int,
     training: TrainingFlags,
 ) -> None:
     """Train a DeiT student from shards and a teacher cache: any λ, any τ, hard or soft.
@@ -106,32 +138,34 @@ def train_student(
     index = shard_place.index()
     val_index = shard_place.labelled(val_shards, "--val-shards", "validation") if val_shards else None
     world = world_from_env()
-    data: dict[str, Any] = {"parts": world.size * training.accumulate, "before": recipe_before(out)}
-    choice = student.choice(combine=cache_flags.combine, **asdict(loss))
-    _check_begun(out, choice, views_used, budget)
-    choice = choice.for_set(shard_place.survey(index), data["before"])
-    _check(choice, cache_flags, index, teacher if online else None, views_used=views_used, budget=budget)
-    _check_steps(choice, index, cache_flags, views_used or views_before(out), data)
+    out, before = run.out, recipe_before(run.out)
+    data: dict[str, Any] = {"parts": world.size * training.accumulate, "before": before}
+    choice = student.choice(combine=who.cache_flags.combine, **asdict(loss))
+    run.check(choice)
+    choice = choice.for_set(shard_place.survey(index), before)
+    _check(choice, who, index, run)
+    _check_steps(choice, index, who.cache_flags, run.views_used or views_before(out), data)
     from student.feed.teaching import Teaching
     from student.run.loop import StudentJob, train_many
 
-    settings = training.settings(seed=seed, **_as_begun(out))
+    settings = training.settings(seed=run.seed, run_precision=precision_before(out), quiet=is_finished(out))
     with ExitStack() as stack:
-        caches = cache_flags.open(stack, index)
-        views = caches[0].spec.recipe if caches else None
-        _fetch(shard_place, out, world, index, val_index)
-        views_used = views_used or views_to_keep(out, views_before(out), _fewest_views(caches))
-        if budget is not None and not data["before"]:
-            choice = _within(budget, choice, index, settings, views, shard_place.shard_cache, data)
-        recipe, reasons = choice.suited_to(index, views, num_views=[views_used or _fewest_views(caches)], **data)
-        network = _in_the_loop(teacher, recipe, index, settings, world) if online else None
+        caches = who.cache_flags.open(stack, index)
+        views, fewest = caches[0].spec.recipe if caches else None, min((c.num_views for c in caches), default=None)
+        if not is_finished(out):
+            shard_place.fetch(world, index, val_index)
+        views_used = run.views_used or views_to_keep(out, views_before(out), fewest)
+        if run.budget is not None and not before:
+            choice = _within(run.budget, choice, index, settings, views, shard_place.shard_cache, data)
+        recipe, reasons = choice.suited_to(index, views, num_views=[views_used or fewest], **data)
+        teaching = Teaching.of(caches or None, who.network(recipe, index, settings), who.cache_flags.weights)
         display = TrainingDisplay(quiet=world.rank > 0, more_views=more_views(caches, shard_place))
-        display.explain(reasons, cache_flags.words(recipe.combine))
+        display.explain(reasons, who.cache_flags.words(recipe.combine))
         for event in train_many(
             [StudentJob(recipe, out)],
             index,
             settings=evaluated(replace(settings, views_used=views_used), recipe.epochs, index),
-            teaching=Teaching.of(caches or None, network, cache_flags.weights),
+            teaching=teaching,
             val_index=val_index,
             shard_cache_dir=shard_place.shard_cache,
             world=world,
@@ -139,16 +173,6 @@ def train_student(
             display.show(event)
         display.close()
     say_after_training(out, val_shards)
-
-
-def _fewest_views(caches: "Sequence[TeacherCache]") -> int | None:
-    return min((cache.num_views for cache in caches), default=None)
-
-
-def _fetch(place: ShardPlace, out: Path, world: World, index: "ShardIndex", val_index: "ShardIndex | None") -> None:
-    """Fetch remote shards that are missing here, unless the run is finished and needs none."""
-    if not is_finished(out):
-        place.fetch(world, index, val_index)
 
 
 def say_after_training(out: Path, val_shards: str | None) -> None:
@@ -160,50 +184,19 @@ def say_after_training(out: Path, val_shards: str | None) -> None:
     say_next(["report", out], *evaluate, ["predict", "photo.jpg", "--weights", out], export)
 
 
-def _as_begun(out: Path) -> "dict[str, Any]":
-    """Return what an existing run decides, as arguments of `TrainingFlags.settings`."""
-    return {"run_precision": precision_before(out), "quiet": is_finished(out)}
-
-
-def _check_begun(out: Path, choice: "RecipeChoice", views_used: int | None, budget: float | None) -> None:
-    """Refuse --out and flags that do not fit what exists there; say that a budget changes nothing in it.
-
-    Raises:
-        ValueError: the folder holds something else. RunError: it is a run that was begun with other values.
-    """
-    require_own("--out", out, RUN_FOLDER)
-    before, num_views = recipe_before(out), views_before(out)
-    views = [Changed("num_views", num_views, views_used, ("views_used",))] if views_used and num_views else []
-    refuse_changes(out, (*choice.changes(before), *(change for change in views if change.old != change.new)))
-    if budget is not None and before and "epochs" not in choice.fields:
-        say(f"--budget: {out} keeps its {count(before['epochs'], 'epoch')}; another --out is planned anew")
-
-
-def _check(
-    choice: "RecipeChoice",
-    cache_flags: CacheFlags,
-    index: "ShardIndex",
-    teacher: TeacherFlags | None,
-    *,
-    views_used: int | None,
-    budget: float | None,
-) -> None:
+def _check(choice: "RecipeChoice", who: TeachingFlags, index: "ShardIndex", run: RunFlags) -> None:
     """Refuse what the command could not do or would ignore, as far as that is known without torch.
-
-    Args:
-        teacher: of --online; None without it.
 
     Raises:
         ValueError: for what was typed. CacheError: for a missing cache.
     """
-    _check_budget(budget, choice)
-    online = teacher is not None
+    cache_flags, online, views_used = who.cache_flags, who.online, run.views_used
     if cache_flags.caches and online:
         raise ValueError("--online: runs the teacher in the loop; drop it, or drop --cache")
-    if teacher is not None:
-        teacher.check_known_classes(index)
+    if online:
+        who.teacher.check_known_classes(index)
     else:
-        refuse_ignored(_TEACHER_FLAGS, "no teacher runs without --online")
+        refuse_ignored([field.name for field in fields(TeacherFlags)], "no teacher runs without --online")
     headers = cache_flags.headers()
     for url, header in headers.items():
         if views_used is not None and views_used > header.num_views:
@@ -236,16 +229,6 @@ def _check_steps(
         choice.suited_to(index, num_views=[views_used], **data)
 
 
-def _check_budget(budget: float | None, choice: "RecipeChoice") -> None:
-    """ValueError for a budget beside a number of epochs, and for one that every rank would measure for itself."""
-    if budget is None:
-        return
-    if "epochs" in choice.fields:
-        raise ValueError("--budget: chooses the number of epochs; drop it, or drop the epochs")
-    if (world := world_from_env()).size > 1:
-        raise ValueError(f"--budget: measures one process, this is rank {world.rank} of {world.size}; give --epochs")
-
-
 def _within(
     minutes: float,
     choice: "RecipeChoice",
@@ -266,11 +249,3 @@ def _within(
     epochs = epochs_within(minutes, rate, index.num_samples)
     say(f"budget: {count(epochs, 'epoch')} in {minutes:g} minutes at {rate:.0f} images/s, measured without validation")
     return choice.with_epochs(epochs)
-
-
-def _in_the_loop(
-    teacher: TeacherFlags, recipe: "StudentRecipe", index: "ShardIndex", settings: "TrainSettings", world: World
-) -> "Teacher":
-    """The teacher of --online, for the views of a run without a cache."""
-    views = recipe.view_recipe
-    return teacher.load(views, index, device=settings.device, precision=settings.precision, world=world)

@@ -6,7 +6,6 @@ the number of samples or there is no result. B batch, C classes.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -65,13 +64,12 @@ class Answered(NamedTuple):
 
 
 class EvalEvent(NamedTuple):
-    """Samples this rank has seen of those it will, and the batch just seen, which is good until the next event.
+    """Samples this rank has seen so far, and the batch just seen, which is good until the next event.
 
     The last event carries the result over all ranks.
     """
 
     num_done: int
-    num_total: int
     result: EvalResult | None = None
     answered: Answered | None = None
 
@@ -110,48 +108,70 @@ def eval_batches(
     return render_ahead(tasks, reader=reader, recipe=views, workers=workers, pin_memory=pin_memory, died=RunError)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """How a student answers the views of an evaluation.
+
+    Attributes:
+        views: of `eval_views`. device: of the model.
+        precision: "fp32", "tf32", "bf16" or "fp16".
+        answers: how a model in evaluation mode is asked; see `answers_of`.
+    """
+
+    views: ViewRecipe
+    device: torch.device
+    precision: str = "fp32"
+    answers: Answers = heads
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module, batch: ViewBatch) -> Heads:
+        """Return the student's logits for a batch, float32."""
+        view_BHWC = on_device(batch.view_BHWC, self.device)
+        mixing = (torch.from_numpy(a) for a in (batch.partner_B, batch.lam_B, batch.box_B4))
+        image_BCHW = prepare(view_BHWC, *mixing, mean=self.views.mean, std=self.views.std)
+        with arithmetic(self.device.type, self.precision), autocast(self.device.type, self.precision):
+            answer = self.answers(model, image_BCHW)
+        return Heads(answer.cls_BC.float(), None if answer.dist_BC is None else answer.dist_BC.float())
+
+
 def evaluate(
     model: nn.Module,
     loaded: Iterable[ViewBatch],
+    forward: Forward,
     *,
-    views: ViewRecipe,
     num_samples: int,
-    num_own: int,
-    device: torch.device,
-    precision: str = "fp32",
     class_order: Sequence[int] = (),
     total: Callable[[Tensor], Tensor] = lambda counts: counts,
-    answers: Answers = heads,
 ) -> Iterator[EvalEvent]:
     """Count the hits of a student over all ranks; the model is in evaluation mode meanwhile and as before after.
 
     Args:
-        loaded: this rank's batches of `eval_batches`. num_samples: of all ranks together; num_own: of this rank.
-        precision: "fp32", "tf32", "bf16" or "fp16", of the forward; ranks are counted on float32 logits.
+        loaded: this rank's batches of `eval_batches`. num_samples: of all ranks together.
         class_order: for each class of the shards its number among the student's; empty: the same numbers.
-        total: the sum over ranks of an int64 tensor on `device`, called once per rank even when it has no batch.
-        answers: how a model in evaluation mode is asked; see `answers_of`.
+        total: the sum over ranks of an int64 tensor on the device, called once per rank even when it has no batch.
 
-    RunError when the samples counted are not `num_samples`.
+    Raises:
+        RunError: the samples counted are not `num_samples`.
     """
+    device = forward.device
     counts = torch.zeros(2 + 2 * len(HEADS), dtype=torch.int64, device=device)
     order_C = np.array(class_order, np.int64)
     was_training, done, two_heads = model.training, 0, torch.zeros(1, dtype=torch.int64, device=device)
     model.eval()
     try:
         for batch in loaded:
-            answer = _answer(partial(answers, model), batch, views, device, precision)
+            answer = forward(model, batch)
             label_B = order_C[batch.label_B] if len(order_C) else batch.label_B
             counts += count_hits(answer, torch.from_numpy(label_B).to(device, non_blocking=True))
             two_heads += int(answer.dist_BC is not None)
             done += len(batch.label_B)
-            yield EvalEvent(done, num_own, answered=Answered(batch, answer, label_B))
+            yield EvalEvent(done, answered=Answered(batch, answer, label_B))
     finally:
         model.train(was_training)
     values = total(torch.cat((counts, two_heads))).tolist()
     if values[0] != num_samples:
         raise RunError(f"evaluation: expected {num_samples} samples over all processes, counted {values[0]}")
-    yield EvalEvent(done, num_own, _result(values))
+    yield EvalEvent(done, _result(values))
 
 
 def answers_of(*, compiled: bool, batch_size: int) -> Answers:
@@ -169,19 +189,6 @@ def answers_of(*, compiled: bool, batch_size: int) -> Answers:
         return Heads(cls_BC[:size], None if dist_BC is None else dist_BC[:size])
 
     return ask
-
-
-@torch.no_grad()
-def _answer(
-    ask: Callable[[Tensor], Heads], batch: ViewBatch, views: ViewRecipe, device: torch.device, precision: str
-) -> Heads:
-    """The student's logits for a batch, float32."""
-    view_BHWC = on_device(batch.view_BHWC, device)
-    mixing = (torch.from_numpy(a) for a in (batch.partner_B, batch.lam_B, batch.box_B4))
-    image_BCHW = prepare(view_BHWC, *mixing, mean=views.mean, std=views.std)
-    with arithmetic(device.type, precision), autocast(device.type, precision):
-        answer = ask(image_BCHW)
-    return Heads(answer.cls_BC.float(), None if answer.dist_BC is None else answer.dist_BC.float())
 
 
 def count_hits(answer: Heads, label_B: Tensor) -> Tensor:

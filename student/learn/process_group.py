@@ -153,24 +153,24 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def _meeting(world: World, init_method: str, timeout: timedelta) -> Any:
+def _meeting(world: World, timeout: timedelta) -> Any:
     """Return the store in which the ranks leave their addresses, under the number of torchrun's attempt.
 
     torchrun's store outlives the ranks that it starts anew, and with it the addresses of those that are dead: a rank
     that reads one of them before it is replaced cannot connect, or waits for ever (seen with torch 2.14).
     """
-    store, _, _ = next(iter(rendezvous(init_method, world.rank, world.size, timeout=timeout)))
+    store, _, _ = next(iter(rendezvous(world.meeting, world.rank, world.size, timeout=timeout)))
     return dist.PrefixStore(f"attempt {os.environ.get(_ATTEMPT, '0')}", store)  # type: ignore[attr-defined]
 
 
-def meeting_place(init_method: str) -> str:
+def meeting_place(world: World) -> str:
     """Name the place where the ranks of a run meet."""
-    if init_method != "env://":
-        return init_method
+    if world.meeting != "env://":
+        return world.meeting
     return f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
 
 
-def _joined(world: World, device: torch.device, init_method: str, *, timeout_s: float, join_s: float) -> Any:
+def _joined(world: World, device: torch.device, *, timeout_s: float, join_s: float) -> Any:
     """Initialise torch.distributed and return the gloo group for control, in a thread: its waits answer no signal."""
     joined: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -181,7 +181,7 @@ def _joined(world: World, device: torch.device, init_method: str, *, timeout_s: 
             timeout = timedelta(seconds=timeout_s)
             dist.init_process_group(
                 BACKENDS.get(device.type, "gloo"),
-                store=_meeting(world, init_method, timedelta(seconds=join_s)),
+                store=_meeting(world, timedelta(seconds=join_s)),
                 rank=world.rank,
                 world_size=world.size,
                 timeout=timeout,
@@ -202,7 +202,7 @@ def _joined(world: World, device: torch.device, init_method: str, *, timeout_s: 
         variables = world_variables()
         raise RunError(
             f"rank {world.rank} of {world.size}{f' ({variables})' if variables else ''} waited {join_s:.0f} s at "
-            f"{meeting_place(init_method)}, and not all of the other {world.size - 1} came"
+            f"{meeting_place(world)}, and not all of the other {world.size - 1} came"
             f"{f' ({str(error).splitlines()[0][:150]})' if error else ''}. Start all of them within this time, with "
             f"torchrun or srun; {way_out()}"
         ) from error
@@ -211,12 +211,12 @@ def _joined(world: World, device: torch.device, init_method: str, *, timeout_s: 
 
 @contextlib.contextmanager
 def process_group(
-    world: World, device: torch.device, *, init_method: str = "env://", timeout_s: float = 1800.0, join_s: float = 600.0
+    world: World, device: torch.device, *, timeout_s: float = 1800.0, join_s: float = 600.0
 ) -> Iterator[ProcessGroup]:
     """The group of a run for the length of the block. Signals are answered while it waits for the other ranks.
 
     Args:
-        world: this process's place; torchrun's environment gives the address with the default `init_method`.
+        world: this process's place; torchrun's environment gives the address with the default `meeting`.
         device: "cpu" (gloo) or "cuda:i" (NCCL for tensors there, gloo for host-side messages).
         timeout_s: a collective that takes longer is an error: a rank has died. join_s: so is a rank that does not come.
 
@@ -228,14 +228,14 @@ def process_group(
     if world.size == 1:
         yield ProcessGroup(world, device)
         return
-    if init_method == "env://" and "MASTER_ADDR" not in os.environ:
+    if world.meeting == "env://" and "MASTER_ADDR" not in os.environ:
         variables = world_variables()
         raise ValueError(
             f"world size {world.size}{f' ({variables})' if variables else ''} but MASTER_ADDR is not set: start with "
             "`torchrun --nproc-per-node N cli.py …`, or set MASTER_ADDR and MASTER_PORT to rank 0's host and a free "
             f"port; {way_out()}"
         )
-    control = _joined(world, device, init_method, timeout_s=timeout_s, join_s=join_s)
+    control = _joined(world, device, timeout_s=timeout_s, join_s=join_s)
     try:
         group = ProcessGroup(world, device, control)
         yield group

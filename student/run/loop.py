@@ -51,7 +51,6 @@ def train_many(
     val_index: ShardIndex | None = None,
     shard_cache_dir: Path | None = None,
     world: World | None = None,
-    init_method: str = "env://",
 ) -> Iterator[Event]:
     """Train students that share epochs, batch size, repeats and image size on one pass over the data.
 
@@ -65,8 +64,8 @@ def train_many(
         teaching: the caches, whose recipe decides the views, or the teachers in the loop ("online"); None: nobody, and
             recipes must have distill "none".
         views: the view recipe of a run without a cache; None takes the first recipe's.
-        shard_cache_dir: local copies of remote shards. init_method: how ranks meet (torch.distributed).
-        world: rank and size of this process; None is alone.
+        shard_cache_dir: local copies of remote shards.
+        world: rank and size of this process, and how ranks meet; None is alone.
 
     Raises:
         ValueError: settings that do not fit each other. CacheError: a cache that does not fit, is incomplete, or whose
@@ -97,8 +96,8 @@ def train_many(
             require_student(job.recipe, feed.views, feed.teaching.open_caches)
         data = ShardSets(index=feed.index, val_index=val_index, views=feed.views, shard_cache_dir=shard_cache_dir)
         data.check()
-        yield from _joining(world, init_method)
-        with process_group(world, device, init_method=init_method) as group, StopRequest() as stop:
+        yield from _joining(world)
+        with process_group(world, device) as group, StopRequest() as stop:
             finished, passes = group.from_main(lambda: _existing(jobs, settings, data, feed, world))
             yield from finished or _announced(jobs, data, feed)
             for members in passes:
@@ -170,10 +169,10 @@ def _one_pass(run: Students, feed: Feed, group: ProcessGroup, stop: StopRequest)
     return False
 
 
-def _joining(world: World, init_method: str) -> Iterator[Event]:
+def _joining(world: World) -> Iterator[Event]:
     """Announce where this rank is about to wait for the others, if there are any."""
     if world.size > 1:
-        yield Joining(rank=world.rank, world_size=world.size, where=meeting_place(init_method))
+        yield Joining(rank=world.rank, world_size=world.size, where=meeting_place(world))
 
 
 def _announced(jobs: Sequence[StudentJob], data: ShardSets, feed: Feed) -> Iterator[Event]:

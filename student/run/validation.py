@@ -8,7 +8,7 @@ from torch import nn
 
 from shards.index.reader import ShardReader
 from shards.views.blocks import ViewBatch
-from student.learn.evaluation import answers_of, eval_batches, eval_views, evaluate, own_samples
+from student.learn.evaluation import Forward, answers_of, eval_batches, eval_views, evaluate
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
@@ -29,7 +29,12 @@ def validate(
         models.append((number, "", trainer.core))
         if trainer.ema is not None:
             models.append((number, "ema_", trainer.ema.model))
-    answers = answers_of(compiled=settings.compile, batch_size=views.block_size)
+    forward = Forward(
+        views=views,
+        device=torch.device(group.device),
+        precision=settings.precision,
+        answers=answers_of(compiled=settings.compile, batch_size=views.block_size),
+    )
     with ShardReader(data.val_index, data.shard_cache_dir) as reader:
         loaded = eval_batches(
             reader,
@@ -42,14 +47,10 @@ def validate(
             evaluate(
                 model,
                 copy,
-                views=views,
+                forward,
                 num_samples=data.val_index.num_samples,
-                num_own=own_samples(data.val_index.rows_S, views, group.world),
-                device=torch.device(group.device),
-                precision=settings.precision,
                 class_order=data.val_classes.order,
                 total=group.sum,
-                answers=answers,
             )
             for (_, _, model), copy in zip(models, in_step(loaded, len(models)), strict=True)
         ]

@@ -1,11 +1,12 @@
 """`copy-cache`: a cache, or a part of it, to another place, as it is or in fewer bytes."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
 from shards.console import Bar, result, say
-from shards.flags import CACHE, COUNT, FROM_ZERO, stop_with
+from shards.flags import CACHE, COUNT, FROM_ZERO, bundled, stop_with
 from shards.own_folder import require_own
 from shards.signals import StopRequest
 from shards.text.figures import count, duration
@@ -17,6 +18,24 @@ if TYPE_CHECKING:
     from teacher_cache.publish.copying import CopyEvent
     from teacher_cache.record.record_format import RecordFormat
     from teacher_cache.store.cache import TeacherCache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopiedRecord:
+    """How the logits of a copy are compressed, as typed."""
+
+    record_kind: str | None
+    top_k: int
+    num_bytes: int
+
+    def format(self, source: "TeacherCache") -> "RecordFormat | None":
+        """Return the format of a copy; None for the source's own. ValueError as `RecordFormat`."""
+        from teacher_cache.record.record_format import RecordFormat
+
+        if self.record_kind is None and not self.num_bytes and not self.top_k:
+            return None
+        num_classes, kind = source.spec.record.num_classes, self.record_kind or "auto"
+        return RecordFormat.chosen(kind, num_classes, k=self.top_k or None, num_bytes=self.num_bytes or None)
 
 
 @click.command("copy-cache")
@@ -59,14 +78,13 @@ if TYPE_CHECKING:
 )
 @click.option("--card", is_flag=True, help="Write a README.md beside the copy: content, error, how to use it.")
 @click.option("--workers", default=4, type=COUNT, help="Chunks copied at the same time.")
+@bundled(CopiedRecord, "record")
 def copy_cache(
     source: str,
     destination: str,
     views: str,
     shards: str,
-    record_kind: str | None,
-    top_k: int,
-    num_bytes: int,
+    record: CopiedRecord,
     pack: bool,
     card: bool,
     workers: int,
@@ -85,7 +103,7 @@ def copy_cache(
     if place.folder is not None:
         require_own("DESTINATION", place.folder, CACHE_FOLDER)
     if pack:
-        _require_whole(shards, record_kind, top_k, num_bytes)
+        _require_whole(shards, record)
     local_header(source)
     from teacher_cache.publish.card import write_card
     from teacher_cache.publish.copying import copy_units
@@ -98,8 +116,7 @@ def copy_cache(
         if pack:
             _pack(opened, place, selection.num_first_views(opened, views), card, workers, stop)
             return
-        record = _record(opened, record_kind, top_k, num_bytes)
-        with open_destination(opened, destination, selection, record) as copy:
+        with open_destination(opened, destination, selection, record.format(opened)) as copy:
             display = _Display(copy.url)
             for event in copy_units(opened, copy, selection, workers=workers, should_stop=lambda: stop.told):
                 display.show(event)
@@ -133,25 +150,15 @@ def _pack(opened: "TeacherCache", place: Place, num_views: int, card: bool, work
             result(f"card {write_card(copy)}")
 
 
-def _require_whole(shards: str, record_kind: str | None, top_k: int, num_bytes: int) -> None:
+def _require_whole(shards: str, record: CopiedRecord) -> None:
     """ValueError for a flag that does something else than pack a finished cache."""
-    flags = {"--shards": shards, "--record": record_kind, "--top-k": top_k, "--bytes": num_bytes}
+    flags = {"--shards": shards, "--record": record.record_kind, "--top-k": record.top_k, "--bytes": record.num_bytes}
     for flag, value in flags.items():
         if value:
             raise ValueError(
                 f"{flag} with --pack: a packed copy holds all shards, with the records as they are; make a copy with "
                 f"{flag} first, then pack that copy"
             )
-
-
-def _record(cache: "TeacherCache", kind: str | None, top_k: int, num_bytes: int) -> "RecordFormat | None":
-    """The format asked for; None for the source's own."""
-    from teacher_cache.record.record_format import RecordFormat
-
-    if kind is None and not num_bytes and not top_k:
-        return None
-    num_classes = cache.spec.record.num_classes
-    return RecordFormat.chosen(kind or "auto", num_classes, k=top_k or None, num_bytes=num_bytes or None)
 
 
 def _show_error(cache: "TeacherCache") -> None:

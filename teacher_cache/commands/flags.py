@@ -152,7 +152,7 @@ class TeacherFlags:
         from teacher_cache.network.device import rank_device
         from teacher_cache.network.heap import keep_freed_memory
         from teacher_cache.network.own_network import search_current_folder
-        from teacher_cache.network.teacher import load_teacher
+        from teacher_cache.network.teacher import TeacherOptions, load_teacher
         from teacher_cache.stage1.agreement import fit_classes
 
         target, (name, known) = rank_device(device, world), self.named()
@@ -165,17 +165,19 @@ class TeacherFlags:
         teacher = load_teacher(
             name,
             weights=self.teacher_weights,
-            averaged=self.teacher_ema == "yes",
             precision=precision,
             device=target,
-            compile=compile,
             input_size=views.size,
-            view_mean=views.mean,
-            view_std=views.std,
-            model_mean=self.teacher_mean or (known.mean if known else None),
-            model_std=self.teacher_std or (known.std if known else None),
             model_kwargs=(known.arguments if known else {}) | pairs("--teacher-arg", self.teacher_args),
-            class_names=self._class_names(),
+            options=TeacherOptions(
+                view_mean=views.mean,
+                view_std=views.std,
+                model_mean=self.teacher_mean or (known.mean if known else None),
+                model_std=self.teacher_std or (known.std if known else None),
+                class_names=self._class_names(),
+                averaged=self.teacher_ema == "yes",
+                compile=compile,
+            ),
         )
         if teacher.chosen and not quiet:
             say(f"teacher: {self.teacher_weights}: {teacher.chosen} (--teacher-ema {self.teacher_ema})")

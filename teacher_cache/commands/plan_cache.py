@@ -1,11 +1,12 @@
 """`plan-cache`: bytes, hours and error of a cache before it is made."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
 from shards.console import result, say
-from shards.flags import COUNT, Number, ShardPlace, shard_options, suited_workers, workers_option
+from shards.flags import COUNT, Number, ShardPlace, bundled, shard_options, suited_workers, workers_option
 from shards.text.figures import byte_size, count
 from teacher_cache.commands.flags import (
     RecordFlags,
@@ -21,18 +22,34 @@ if TYPE_CHECKING:
     from teacher_cache.inspect.cache_plan import Plan
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """How much is measured, and for how many processes the cache is planned."""
+
+    gpus: int
+    seconds: float
+    calibration_views: int
+
+
+_measurement_options = bundled(
+    Measurement,
+    "measurement",
+    click.option("--gpus", default=1, type=COUNT, help="GPUs (processes) to plan for."),
+    click.option(
+        "--seconds", default=20.0, type=Number(0, 86400, min_open=True), help="How long making the cache is timed, s."
+    ),
+    click.option(
+        "--calibration-views", default=768, type=click.IntRange(8), help="Views that the error is estimated from."
+    ),
+)
+
+
 @click.command("plan-cache")
 @shard_options()
 @teacher_options
 @view_options
 @record_options
-@click.option("--gpus", default=1, type=COUNT, help="GPUs (processes) to plan for.")
-@click.option(
-    "--seconds", default=20.0, type=Number(0, 86400, min_open=True), help="How long making the cache is timed, s."
-)
-@click.option(
-    "--calibration-views", default=768, type=click.IntRange(8), help="Views that the error is estimated from."
-)
+@_measurement_options
 @runs_teacher_options
 @workers_option(beside_network=True)
 def plan_cache(
@@ -40,9 +57,7 @@ def plan_cache(
     teacher: TeacherFlags,
     views: ViewFlags,
     record: RecordFlags,
-    gpus: int,
-    seconds: float,
-    calibration_views: int,
+    measurement: Measurement,
     execution: RunsTeacher,
     workers: int,
 ) -> None:
@@ -59,25 +74,24 @@ def plan_cache(
         record.format(index.num_classes, index, recipe)
 
     from teacher_cache.inspect import cache_plan
+    from teacher_cache.stage1.opening import cache_spec
 
     teacher.check_published_classes(index)
     network = execution.load(teacher, recipe, index)
+    spec = cache_spec(index, network, recipe, record.format(network.num_classes, index, recipe))
     with shard_place.reader(index) as reader:
         for event in cache_plan.plan_cache(
-            index,
+            spec,
             network,
-            recipe,
-            record.format(network.num_classes, index, recipe),
+            reader,
             num_views=views.num_views,
-            reader=reader,
             workers=suited_workers(workers, network.device.type),
             batch_size=execution.views_per_forward(network, index, recipe),
-            num_processes=gpus,
-            calibration_views=calibration_views,
-            seconds=seconds,
+            calibration_views=measurement.calibration_views,
+            seconds=measurement.seconds,
         ):
             if isinstance(event, cache_plan.Plan):
-                _show(event, num_samples=index.num_samples, num_views=views.num_views, gpus=gpus)
+                _show(event, num_samples=index.num_samples, num_views=views.num_views, gpus=measurement.gpus)
                 result(f"serves    {served(views.num_views, recipe.block_views)}")
             else:
                 say(event.what)
@@ -93,18 +107,18 @@ def _show(plan: "Plan", *, num_samples: int, num_views: int, gpus: int) -> None:
     )
     result(f"files     {plan.num_files:,}; a copy made by `copy-cache --pack` has {plan.num_packed_files:,}")
     result(
-        f"hours     {plan.hours:.2f} on {count(gpus, 'such process')}: "
+        f"hours     {plan.hours / gpus:.2f} on {count(gpus, 'such process')}: "
         f"{plan.views_per_s:.1f} views/s each, timed over {count(plan.num_timed, 'view')}"
     )
     result(f"bound     {_bound_words(plan)}")
     result(
-        f"disk      reads {rate_in_words(plan.read_bytes_per_s)} of images, writes "
-        f"{rate_in_words(plan.write_bytes_per_s)} of records"
+        f"disk      reads {rate_in_words(gpus * plan.read_bytes_per_s)} of images, writes "
+        f"{rate_in_words(gpus * plan.write_bytes_per_s)} of records"
     )
     if plan.disk_bytes_per_s is None:
         result("          the shards are remote: each is fetched once and kept, so it is the network that counts")
     else:
-        gives, needed = plan.disk_bytes_per_s, plan.read_bytes_per_s
+        gives, needed = plan.disk_bytes_per_s, gpus * plan.read_bytes_per_s
         result(f"          it gives {rate_in_words(gives)} at random places, not from memory: {verdict(gives, needed)}")
     for row in plan.errors:
         gradient, mean, _ = row.words

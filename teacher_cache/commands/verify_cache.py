@@ -1,12 +1,24 @@
 """`verify-cache`: is the cache what it says?"""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
 from shards.console import Bar, result, say
-from shards.flags import CACHE, COUNT, SEED, Number, ShardPlace, device_option, refuse_ignored, shard_options, stop_with
+from shards.flags import (
+    CACHE,
+    COUNT,
+    SEED,
+    Number,
+    ShardPlace,
+    bundled,
+    device_option,
+    refuse_ignored,
+    shard_options,
+    stop_with,
+)
 from shards.text.figures import count, plural
 from teacher_cache.commands.flags import TeacherFlags, optional_teacher_options
 from teacher_cache.store.header import local_header, require_index
@@ -14,6 +26,36 @@ from teacher_cache.store.header import local_header, require_index
 if TYPE_CHECKING:
     from teacher_cache.inspect.verify import Finding
     from teacher_cache.store.cache import TeacherCache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepFlags:
+    """Whether images are rendered again, which, and which teacher answers them again."""
+
+    deep: bool
+    blocks: int
+    teacher: TeacherFlags
+    tolerance: float | None
+    seed: int
+    device: str | None
+
+    @property
+    def renders(self) -> bool:
+        """Whether images are rendered again."""
+        return self.deep or self.teacher.teacher is not None
+
+    def check(self, shard_place: ShardPlace) -> None:
+        """Refuse flags that would be ignored, and a teacher without a name; ValueError."""
+        teacher = self.teacher
+        if teacher.teacher is None:
+            if teacher.teacher_weights or teacher.teacher_args or teacher.teacher_mean or teacher.teacher_std:
+                raise ValueError("--teacher-weights, --teacher-arg: whose? give --teacher NAME as well")
+            refuse_ignored(["teacher_ema", "teacher_classes", "tolerance", "device"], "no --teacher is asked")
+        if self.renders and shard_place.shards is None:
+            raise ValueError("--deep: renders again, so it needs --shards")
+        if not self.renders:
+            ignored = ["shards", "shard_cache", "shard_cache_limit", "blocks", "seed"]
+            refuse_ignored(ignored, "only --deep and --teacher render blocks again")
 
 
 @click.command("verify-cache")
@@ -28,36 +70,14 @@ if TYPE_CHECKING:
 @click.option("--repair", is_flag=True, help="Mark damaged chunks as missing; cache-teacher then computes them again.")
 @click.option("--sample-seed", "--seed", "seed", default=0, type=SEED, help="Chooses the groups of --deep.")
 @device_option
-def verify_cache(
-    cache: str,
-    shard_place: ShardPlace,
-    deep: bool,
-    blocks: int,
-    teacher: TeacherFlags,
-    tolerance: float | None,
-    repair: bool,
-    seed: int,
-    device: str | None,
-) -> None:
+@bundled(DeepFlags, "again")
+def verify_cache(cache: str, shard_place: ShardPlace, again: DeepFlags, repair: bool) -> None:
     """Check every checksum of CACHE; --deep renders images again, --teacher runs the teacher again.
 
     Exit code 1 if anything is wrong.
     """
-    with_teacher = teacher.teacher is not None
-    if not with_teacher and (
-        teacher.teacher_weights or teacher.teacher_args or teacher.teacher_mean or teacher.teacher_std
-    ):
-        raise ValueError("--teacher-weights, --teacher-arg: whose? give --teacher NAME as well")
-    if not with_teacher:
-        refuse_ignored(["teacher_ema", "teacher_classes"], "no --teacher is asked")
-    if (deep or with_teacher) and shard_place.shards is None:
-        raise ValueError("--deep: renders again, so it needs --shards")
-    if not with_teacher:
-        refuse_ignored(["tolerance", "device"], "no --teacher is asked")
-    if not with_teacher and not deep:
-        ignored = ["shards", "shard_cache", "shard_cache_limit", "blocks", "seed"]
-        refuse_ignored(ignored, "only --deep and --teacher render blocks again")
-    header, index = local_header(cache), shard_place.index() if deep or with_teacher else None
+    again.check(shard_place)
+    header, index = local_header(cache), shard_place.index() if again.renders else None
     if header is not None and index is not None:
         require_index(header, index, cache)
     from teacher_cache.inspect import verify
@@ -66,38 +86,26 @@ def verify_cache(
     with TeacherCache.open(cache, writable=repair) as opened:
         units = opened.num_view_blocks * opened.num_shards
         problems = _show_findings("digests", units, "chunk", verify.verify_digests(opened, repair=repair))
-        if deep or with_teacher:
-            problems += _verify_deep(
-                opened, shard_place, teacher, device, blocks=blocks, seed=seed, tolerance=tolerance
-            )
+        if again.renders:
+            problems += _verify_deep(opened, shard_place, again)
     if problems:
         say(count(problems, "problem") + (": taken out of the ledger; run cache-teacher again" if repair else ""))
         raise stop_with(1)
 
 
-def _verify_deep(
-    cache: "TeacherCache",
-    shard_place: ShardPlace,
-    teacher: TeacherFlags,
-    device: str | None,
-    *,
-    blocks: int,
-    seed: int,
-    tolerance: float | None,
-) -> int:
+def _verify_deep(cache: "TeacherCache", shard_place: ShardPlace, again: DeepFlags) -> int:
     from teacher_cache.inspect import verify
 
-    index, spec = shard_place.index(), cache.spec
+    index, spec, blocks = shard_place.index(), cache.spec, again.blocks
+    sample = {"num_blocks_to_check": blocks, "seed": again.seed}
     with shard_place.reader(index) as reader:
-        if teacher.teacher is None:
-            findings = verify.verify_pixels(cache, index, reader, num_blocks_to_check=blocks, seed=seed)
+        if again.teacher.teacher is None:
+            findings = verify.verify_pixels(cache, index, reader, **sample)
             return _show_findings("pixels", blocks, "block", findings)
-        network = teacher.load(
-            spec.recipe, index, device=device, precision=spec.teacher.precision, existing=spec.teacher
+        network = again.teacher.load(
+            spec.recipe, index, device=again.device, precision=spec.teacher.precision, existing=spec.teacher
         )
-        findings = verify.verify_teacher(
-            cache, index, reader, network, num_blocks_to_check=blocks, seed=seed, tolerance=tolerance
-        )
+        findings = verify.verify_teacher(cache, index, reader, network, tolerance=again.tolerance, **sample)
         return _show_findings("teacher", blocks, "block", findings)
 
 

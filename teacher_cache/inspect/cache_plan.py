@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from shards.index.disk import read_rate
 from shards.index.reader import ShardReader
-from shards.index.shard_index import ShardIndex
 from shards.views.view_recipe import ViewRecipe
 from shards.world import World
 from teacher_cache.network.teacher import Teacher
@@ -26,7 +25,6 @@ from teacher_cache.record.fidelity import Fidelity, record_fidelity
 from teacher_cache.stage1.agreement import require_known_labels
 from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.calibration import calibration_logits, calibration_sample
-from teacher_cache.stage1.opening import cache_spec
 from teacher_cache.stage1.stage1_events import BatchDone
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import fidelity_count
@@ -57,10 +55,10 @@ class Plan:
         num_files, num_packed_files: objects of records, in the cache and in a packed copy of it.
         bytes_per_view: of the whole cache, as `cache-status` measures it afterwards.
         fidelity_bytes: of the full logits kept for the fidelity report, in the whole cache, before compression.
-        views_per_s: of one process like this one.
-        hours: of `num_processes` such processes, padding of last batches included.
-        read_bytes_per_s, write_bytes_per_s: of all those processes together: images, each read once for the views of a
-            unit; records. disk_bytes_per_s: what the shards' disk gives, None for remote shards.
+        views_per_s: of one process like this one, as the following ones are.
+        hours: of the whole cache, padding of last batches included.
+        read_bytes_per_s, write_bytes_per_s: images, each read once for the views of a unit; records.
+        disk_bytes_per_s: what the shards' disk gives, None for remote shards.
         errors: per τ, of views the basis was not fitted on; empty where there is no error to measure.
         num_measured: views behind `errors`. num_timed: views behind `views_per_s`.
         forwards_per_s: of the teacher alone, on views that are ready.
@@ -94,32 +92,29 @@ class Plan:
 
 
 def plan_cache(
-    index: ShardIndex,
+    spec: CacheSpec,
     teacher: Teacher,
-    recipe: ViewRecipe,
-    record: RecordFormat,
+    reader: ShardReader,
     *,
     num_views: int,
-    reader: ShardReader,
     workers: int,
     batch_size: int,
-    num_processes: int = 1,
     calibration_views: int = 768,
     seconds: float = 20.0,
 ) -> Iterator[PlanProgress | Plan]:
     """Predict bytes, hours and error of a cache; the last event is the `Plan`.
 
     Args:
+        spec: of the cache (`cache_spec`). reader: of its shards.
         num_views: views of every sample, a multiple of the recipe's views per block.
         workers, batch_size: as stage 1 will have them.
-        num_processes: processes like this one, each with a device of its own.
         calibration_views: views for fit and errors; two thirds fit the basis.
         seconds: how long stage 1 is timed, after its first batch.
 
     Errors:
         ValueError for settings that do not fit each other; ShardError for a sample that cannot be read.
     """
-    spec = cache_spec(index, teacher, recipe, record)
+    index, recipe, record = reader.index, spec.recipe, spec.record
     require_known_labels(index, teacher.num_classes, teacher.spec.name)
     require_views(spec, num_views)
     yield PlanProgress(what=f"the teacher answers {calibration_views} views")
@@ -134,7 +129,7 @@ def plan_cache(
         place = Path(folder) / "speed.zarr"
         with TeacherCache.create(place, spec, index, basis, num_views=recipe.block_views) as cache:
             num_arrays = len(cache.layouts)
-            num_timed, views_per_s = _timed(cache, index, teacher, reader, workers, batch_size, seconds)
+            num_timed, views_per_s = _timed(cache, teacher, reader, workers, batch_size, seconds)
     total, num_units = index.num_samples * num_views, index.num_shards * num_views // recipe.block_views
     batches = sum(-(-int(rows) // batch_size) for rows in index.rows_S) * num_views
     fidelity_bytes = num_units * fidelity_count(spec, index.rows_S) * record.num_classes * 2
@@ -146,9 +141,9 @@ def plan_cache(
         bytes_per_view=(bytes_per_view := record_bytes + fidelity_bytes / total),
         fidelity_bytes=fidelity_bytes,
         views_per_s=views_per_s,
-        hours=batches * batch_size / views_per_s / num_processes / 3600,
-        read_bytes_per_s=num_processes * views_per_s * float(index.size_N.mean()) / recipe.block_views,
-        write_bytes_per_s=num_processes * views_per_s * bytes_per_view,
+        hours=batches * batch_size / views_per_s / 3600,
+        read_bytes_per_s=views_per_s * float(index.size_N.mean()) / recipe.block_views,
+        write_bytes_per_s=views_per_s * bytes_per_view,
         disk_bytes_per_s=read_rate(index, seconds=min(seconds, _DISK_S)),
         errors=tuple(record_fidelity(codec, codec.encode(held_NC), held_NC)) if record.entry.measurable else (),
         num_measured=len(held_NC),
@@ -205,13 +200,7 @@ def _measured_bytes(
 
 
 def _timed(
-    cache: TeacherCache,
-    index: ShardIndex,
-    teacher: Teacher,
-    reader: ShardReader,
-    workers: int,
-    batch_size: int,
-    seconds: float,
+    cache: TeacherCache, teacher: Teacher, reader: ShardReader, workers: int, batch_size: int, seconds: float
 ) -> tuple[int, float]:
     """Views timed and views per second of stage 1; the first batch, and starting the workers, are left out."""
     began = ended = 0.0
@@ -222,13 +211,12 @@ def _timed(
 
     events = build_cache(
         cache,
-        index,
+        reader.index,
         teacher,
         reader=reader,
         world=World(),
         workers=workers,
         batch_size=batch_size,
-        check_committed=False,
         should_stop=enough,
     )
     for event in events:

@@ -6,7 +6,7 @@ calls the same `logits` on the same tensors. The network is timm's (`timm_networ
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from teacher_cache.network.weights import WeightsFile, read_weights, weights_sha
 from teacher_cache.network.weights_metadata import trained_as
 from teacher_cache.store.spec import TeacherSpec
 
-__all__ = ["DEFAULT_TEACHER", "LITE0", "Teacher", "load_teacher"]
+__all__ = ["DEFAULT_TEACHER", "LITE0", "Teacher", "TeacherOptions", "load_teacher"]
 
 # B batch, C classes (image_BCHW: channels), H, W view.
 
@@ -104,23 +104,40 @@ class Teacher:
         return teacher
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherOptions:
+    """What most users of `load_teacher` leave alone.
+
+    Attributes:
+        view_mean, view_std: normalisation of the views, in [0, 1] units.
+        model_mean, model_std: what the network was trained with; None takes timm's configuration of the tag, or the
+            attributes `mean` and `std` of the user's network.
+        class_names: of its classes, in its order; empty takes those that the weights file, the network or timm knows.
+        averaged: of a training checkpoint that also has averaged weights (EMA) take these, as timm does.
+        pretrained: False leaves the weights random (seeded by torch): for tests and benchmarks.
+        compile: through torch.compile.
+    """
+
+    view_mean: Rgb = IMAGENET_MEAN
+    view_std: Rgb = IMAGENET_STD
+    model_mean: Rgb | None = None
+    model_std: Rgb | None = None
+    class_names: Sequence[str] = ()
+    averaged: bool = True
+    pretrained: bool = True
+    compile: bool = False
+
+
 def load_teacher(
     name: str = DEFAULT_TEACHER,
     *,
     weights: Path | None = None,
-    averaged: bool = True,
     num_classes: int | None = None,
     precision: str = "fp32",
     device: str | torch.device = "cpu",
-    compile: bool = False,
-    pretrained: bool = True,
     input_size: int = 224,
-    view_mean: Rgb = IMAGENET_MEAN,
-    view_std: Rgb = IMAGENET_STD,
-    model_mean: Rgb | None = None,
-    model_std: Rgb | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
-    class_names: Sequence[str] = (),
+    options: TeacherOptions | None = None,
 ) -> Teacher:
     """Build a teacher and load its weights.
 
@@ -134,51 +151,46 @@ def load_teacher(
             ('regnety_002{"stem_type": "3x3"}'), which is how the spec writes `model_kwargs`.
         weights: a safetensors or weights-only torch file, a run's folder or one of `export`; None takes timm's hub, the
             extra for `efficientnet_lite0`, or what the function returns.
-        averaged: of a training checkpoint that also has averaged weights (EMA) take these, as timm does.
         num_classes: C; None takes it from the weights, from the tag, or from an answer.
         precision: "fp32", "tf32", or "bf16" / "fp16" for autocast with a float32 classifier.
-        compile: through torch.compile.
-        pretrained: False leaves the weights random (seeded by torch): for tests and benchmarks.
         input_size: side of the square views, pixels.
-        view_mean, view_std: normalisation of the views, in [0, 1] units.
-        model_mean, model_std: what the network was trained with; None takes timm's configuration of the tag, or the
-            attributes `mean` and `std` of the user's network.
         model_kwargs: further arguments for `timm.create_model`, or for the function.
-        class_names: of its classes, in its order; empty takes those that the weights file, the network or timm knows.
+        options: normalisation, names of the classes, and how the network is loaded and run.
 
     Errors:
         ValueError naming what does not exist or does not fit; ArtefactError for a weights file that cannot be read.
     """
-    base, kwargs = split_name(name)
+    options, (base, kwargs) = options or TeacherOptions(), split_name(name)
     kwargs |= dict(model_kwargs or {})
-    file = None if weights is None else read_weights(weights, averaged=averaged)
+    file = None if weights is None else read_weights(weights, averaged=options.averaged)
     if is_own(base):
-        own = {"mean": model_mean, "std": model_std}
+        own = {"mean": options.model_mean, "std": options.model_std}
         model = own_network(base, kwargs, file, num_classes=num_classes, input_size=input_size, **own)
     else:
-        model = timm_network(base, kwargs, file, num_classes=num_classes, input_size=input_size, pretrained=pretrained)
-    model = model._replace(mean=model_mean or model.mean, std=model_std or model.std)
+        arguments = {"pretrained": options.pretrained}
+        model = timm_network(base, kwargs, file, num_classes=num_classes, input_size=input_size, **arguments)
+    model = model._replace(mean=options.model_mean or model.mean, std=options.model_std or model.std)
     state = _state_of(model, base)
     _keep_logits_in_float32(model, base, precision)
-    network = _for_views(model, state, view_mean, view_std)
+    network = _for_views(model, state, options.view_mean, options.view_std)
     spec = TeacherSpec(
         name=spec_name(base, kwargs),
         weights_sha256=weights_sha256(state),
         precision=precision,
         input_size=input_size,
         num_classes=model.num_classes,
-        mean=view_mean,
-        std=view_std,
+        mean=options.view_mean,
+        std=options.view_std,
     )
     return Teacher(
         network,
         spec,
         device=torch.device(device),
-        compiled=compile,
+        compiled=options.compile,
         channels_last=model.channels_last,
         chosen_set=file.chosen if file else "",
         part=model.part,
-        class_lists=(class_names,) if class_names else _class_lists(model, file),
+        class_lists=(options.class_names,) if options.class_names else _class_lists(model, file),
     )
 
 

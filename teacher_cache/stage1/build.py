@@ -80,12 +80,12 @@ def build_cache(
     world: World,
     workers: int,
     batch_size: int,
-    check_committed: bool = True,
     should_stop: Callable[[], bool] = bool,
 ) -> Iterator[BuildEvent]:
     """Compute every missing unit of the cache; the last event is `BuildFinished`.
 
-    On the CPU this process keeps the memory that a forward frees from now on (`keep_freed_memory`).
+    First it reads this rank's share of the committed units; damaged ones are computed again. On the CPU this process
+    keeps the memory that a forward frees from now on (`keep_freed_memory`).
 
     Args:
         cache: writable, of the same spec as index and teacher.
@@ -94,7 +94,6 @@ def build_cache(
         workers: rendering processes; 0 renders in this one.
         batch_size: views in a teacher forward, a multiple of the recipe's block size. Within a unit and view, rows
             go to the teacher in block order; the last batch is padded, so that each forward has this one shape.
-        check_committed: first read this rank's share of the committed units; damaged ones are computed again.
         should_stop: asked between forwards; True drops the unit that is being computed and ends the walk.
 
     Errors:
@@ -109,8 +108,7 @@ def build_cache(
     _require_same(cache, index, teacher)
     if teacher.device.type == "cpu":
         keep_freed_memory()
-    if check_committed:
-        yield from _release_damaged(cache, world, should_stop)
+    yield from _release_damaged(cache, world, should_stop)
     missing = [UnitId(*unit) for unit in cache.missing()]
     rows = sum(int(cache.rows_S[unit.shard]) for unit in share(missing, world.rank, world.size))
     num_units = cache.num_view_blocks * cache.num_shards

@@ -31,7 +31,7 @@ from teacher_cache.store.cache import TeacherCache, spec_at
 from teacher_cache.store.header import LOCK_NAME, require_index, require_views
 from teacher_cache.store.spec import CacheSpec
 
-_POLL_S = 2.0
+_POLL_S, _WAIT_S = 2.0, 3600.0  # longest wait for another process to make the cache
 _WANTED = 2000  # calibration views: the error of a fit on fewer is worth a word
 
 
@@ -57,7 +57,6 @@ def open_or_create(
     num_views: int,
     reader: ShardReader,
     world: World,
-    wait_s: float = 3600.0,
 ) -> Iterator[OpenEvent]:
     """Open the cache for writing; make it first, or make room for more views, where needed.
 
@@ -66,7 +65,6 @@ def open_or_create(
         num_views: a multiple of the recipe's views per block; fewer than the cache has leaves it as it is.
         reader: of the index, for the calibration pass of a new cache.
         world: rank 0 makes a cache in an object store; the others wait for it.
-        wait_s: longest wait for another process to make it.
 
     Yields:
         `Calibrated` events if this process makes it, one `ShortCalibration` where they are few, then one `CacheOpened`.
@@ -80,7 +78,7 @@ def open_or_create(
     require_views(spec, num_views)
     folder = None if "://" in str(url) else Path(url)
     if folder is None and world.rank > 0:
-        cache = _wait_for(url, spec, index, wait_s)
+        cache = _wait_for(url, spec, index)
         yield CacheOpened(cache=cache, created=False, grown=_grow(cache, num_views))
         return
     existing_cache = _open_if_there(url, spec, index)
@@ -88,7 +86,7 @@ def open_or_create(
     if existing_cache is not None and num_views <= existing_cache.num_views:
         yield CacheOpened(cache=existing_cache, created=False, grown=False)
         return
-    with _alone(folder, wait_s):
+    with _alone(folder):
         existing_cache = _open_if_there(url, spec, index)
         if existing_cache is not None:
             yield CacheOpened(cache=existing_cache, created=False, grown=_grow(existing_cache, num_views))
@@ -103,15 +101,15 @@ def open_or_create(
 
 
 @contextmanager
-def _alone(folder: Path | None, wait_s: float) -> Iterator[None]:
+def _alone(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / LOCK_NAME, wait_s=wait_s, remove=True) as got:
+    with locked(folder / LOCK_NAME, wait_s=_WAIT_S, remove=True) as got:
         if not got:
             raise CacheError(
-                f"{folder}: another process has been making this cache for more than {wait_s:.0f} s "
+                f"{folder}: another process has been making this cache for more than {_WAIT_S:.0f} s "
                 f"(it holds {LOCK_NAME}); see what keeps it, then start again"
             )
         yield
@@ -165,12 +163,12 @@ def _open_if_there(url: str | Path, spec: CacheSpec, index: ShardIndex) -> Teach
     return cache
 
 
-def _wait_for(url: str | Path, spec: CacheSpec, index: ShardIndex, wait_s: float) -> TeacherCache:
-    until = time.monotonic() + wait_s
+def _wait_for(url: str | Path, spec: CacheSpec, index: ShardIndex) -> TeacherCache:
+    until = time.monotonic() + _WAIT_S
     while (cache := _open_if_there(url, spec, index)) is None:
         if time.monotonic() > until:
             raise CacheError(
-                f"{url}: no cache after {wait_s:.0f} s; rank 0 makes it: see what keeps it, then start again"
+                f"{url}: no cache after {_WAIT_S:.0f} s; rank 0 makes it: see what keeps it, then start again"
             )
         time.sleep(_POLL_S)
     return cache
