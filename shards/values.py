@@ -9,7 +9,7 @@ JSON, and so of every fingerprint, where there are any.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_origin, get_type_hints
 
@@ -90,6 +90,15 @@ class JsonValue:
         value = from_json(cls, data, cls.KIND)
         require_packages(data.get(PACKAGES, ()), getattr(value, PACKAGES, ()), cls.KIND)
         return value
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the entries of nested objects under dotted names."""
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _package_names(packages: Any, what: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from student.learn.losses.table import NONE
 from student.report.charts import Level, Series, changes
 from student.report.drawing import line_chart
-from student.report.page import Markup, empty, figure, grid, legend
+from student.report.page import Markup, html, legend
 from student.report.stats import SeedGroup, beside, best
 from student.run.run_reader import Run
 
@@ -37,10 +37,10 @@ def sweep_curves(all_groups: Sequence[SeedGroup], top: SeedGroup | None, teacher
         if changes(series):
             level = teacher if shown.metric == "top1" else None
             chart = line_chart(series, title=shown.title, x_label="epoch", y_label=shown.y_label, level=level)
-            figures.append(figure(shown.title, chart, key=legend(series, level)))
+            figures.append(html.figure(shown.title, chart, key=legend(series, level)))
     here = [group for group in beside(all_groups, top) if group.values("top1")]
     figures += [*_tau_curves(here), *_lambda_curves(here)]
-    return grid(figures) if figures else empty("No finished cell yet.")
+    return html.grid(figures) if figures else html.empty("No finished cell yet.")
 
 
 def _chosen(all_groups: Sequence[SeedGroup], top: SeedGroup | None) -> list[SeedGroup]:
@@ -93,10 +93,7 @@ def _tau_curves(all_groups: Sequence[SeedGroup]) -> list[Markup]:
         if len(ordered) > 1:
             which = f"{name} " if len(losses) > 1 else ""
             series.append(_range_line(f"{which}λ {weight:g}", ordered, [_tau(group) for group in ordered], colour))
-    if not changes(series):
-        return []
-    chart = line_chart(series, title="Top-1 against τ", x_label="τ", y_label="top-1, %", log_x=True)
-    return [figure(f"Top-1 against τ ({', '.join(losses)})", chart, key=legend(series))]
+    return _top1_against(series, "τ", f"Top-1 against τ ({', '.join(losses)})", log_x=True)
 
 
 def _lambda_curves(all_groups: Sequence[SeedGroup]) -> list[Markup]:
@@ -113,10 +110,15 @@ def _lambda_curves(all_groups: Sequence[SeedGroup]) -> list[Markup]:
         if len(ordered) > 1:
             name = distill if tau is None else f"{distill} τ {tau:g}" if several else f"τ {tau:g}"
             series.append(_range_line(name, ordered, [group.cell.distill_weight for group in ordered], colour))
+    return _top1_against(series, "λ", "Top-1 against λ")
+
+
+def _top1_against(series: Sequence[Series], what: str, title: str, *, log_x: bool = False) -> list[Markup]:
+    """The chart of some lines; none where they show nothing."""
     if not changes(series):
         return []
-    chart = line_chart(series, title="Top-1 against λ", x_label="λ", y_label="top-1, %")
-    return [figure("Top-1 against λ", chart, key=legend(series))]
+    chart = line_chart(series, title=f"Top-1 against {what}", x_label=what, y_label="top-1, %", log_x=log_x)
+    return [html.figure(title, chart, key=legend(series))]
 
 
 def _range_line(name: str, line: Sequence[SeedGroup], xs: Sequence[float], colour: int) -> Series:
@@ -146,7 +148,5 @@ def views_curve(all_groups: Sequence[SeedGroup]) -> Markup:
         series.append(
             _range_line(line[0].teaching, line, [float(group.cell.views_used or 0) for group in line], colour)
         )
-    if not changes(series):
-        return empty("No setting has finished with two numbers of views yet.")
-    chart = line_chart(series, title="Top-1 against views", x_label="views used", y_label="top-1, %", log_x=True)
-    return grid([figure("Top-1 against views used", chart, key=legend(series))])
+    charts = _top1_against(series, "views used", "Top-1 against views used", log_x=True)
+    return html.grid(charts) if charts else html.empty("No setting has finished with two numbers of views yet.")

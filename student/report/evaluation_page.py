@@ -11,7 +11,7 @@ from PIL import Image
 
 from shards.text.figures import accuracy, count, noise
 from student.learn.confusion import Confusion
-from student.report.page import Markup, Tile, card, empty, grid, page, paragraph, part, section, table, tiles
+from student.report.page import Markup, Tile, html, page, table
 
 _MOST_IN_MATRIX = 20
 _MOST_IN_TABLE = 100
@@ -43,12 +43,12 @@ def evaluation_page(evaluated: Evaluated, key: Callable[[int, int], str]) -> str
         Tile(accuracy(evaluated.majority, n).removesuffix(" %"), "always naming the largest class", "%"),
         Tile(accuracy(100 / len(confusion.names), n).removesuffix(" %"), "chance", "%"),
     ]
-    body = paragraph(lead, "lead") + tiles(items)
-    body += section("Each class", card(_classes(confusion)), "The worst first.")
-    body += section(
+    body = html.paragraph(lead, "lead") + html.tiles(items)
+    body += html.section("Each class", html.card(_classes(confusion)), "The worst first.")
+    body += html.section(
         "Which class is taken for which", _matrix(confusion), "A row is a class, a column what it is named."
     )
-    body += section(
+    body += html.section(
         "The worst answers", _worst(confusion, key), "Wrong, and most certain of it; as the student sees them."
     )
     return page("Evaluation", f"{evaluated.weights} on {evaluated.shards}", body)
@@ -74,18 +74,18 @@ def _matrix(confusion: Confusion) -> Markup:
     note = ""
     if len(confusion.present) > len(shown):
         note = f"The {len(shown)} classes with the lowest accuracy of {len(confusion.present)}."
-    return card(table(("", *names), rows, caption="Confusion matrix"), note=note)
+    return html.card(table(("", *names), rows, caption="Confusion matrix"), note=note)
 
 
 def _worst(confusion: Confusion, key: Callable[[int, int], str]) -> Markup:
     if not confusion.worst:
-        return empty("No image was named wrongly.")
+        return html.empty("No image was named wrongly.")
     pictures = []
     for wrong in confusion.worst:
         answer = f"{confusion.names[wrong.named]} ({100 * wrong.probability:.0f} %)"
         caption = f"{key(wrong.shard, wrong.row)}: is {confusion.names[wrong.label]}, named {answer}"
-        pictures.append(part("picture", source=_data_uri(wrong.view_HWC), caption=caption))
-    return grid(pictures)
+        pictures.append(html.picture(source=_data_uri(wrong.view_HWC), caption=caption))
+    return html.grid(pictures)
 
 
 def _data_uri(image_HWC: NDArray[np.uint8]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from student.learn.losses.table import NONE, loss_named
 from student.report.colours import ink_on, ramp
-from student.report.page import Markup, part
+from student.report.page import Markup, html
 from student.report.stats import SeedGroup, told_apart
 from student.sweep.grid import Grid
 
@@ -108,8 +108,7 @@ def heat_map(
         rows.append((f"λ {weight:g}", cells))
     errors, words = _record_rows(columns, facts) if facts.get("fidelity") else ([], [])
     low, high = (style.text(value) for value in scale) if means else ("", "")
-    return part(
-        "heat_map",
+    return html.heat_map(
         caption=caption,
         columns=grid.column_names(),
         rows=rows,

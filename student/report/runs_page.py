@@ -1,28 +1,15 @@
 """The page that compares runs: their results, their curves, and what differs between their configurations."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from shards.text.figures import accuracy, count, duration, noise
+from shards.values import flat
 from student.learn.losses.table import LOSSES, NONE
 from student.report.charts import Level, Series, changes, fixed, number
 from student.report.drawing import line_chart
-from student.report.page import (
-    Markup,
-    Tile,
-    card,
-    details,
-    empty,
-    figure,
-    grid,
-    legend,
-    page,
-    paragraph,
-    section,
-    table,
-    tiles,
-)
+from student.report.page import Markup, Tile, html, legend, page, table
 from student.run.run_reader import Point, Run
 
 
@@ -71,10 +58,10 @@ def runs_page(runs: Sequence[Run], *, title: str = "Student runs", teacher: Leve
     checked = [value for run in runs if math.isfinite(value := run.result("pixels_checked"))]
     if checked and sum(checked):
         items.append(Tile(number(sum(checked)), "views compared with the teacher's, none differed"))
-    body = paragraph(_result_in_words(runs, names, best, teacher), "lead") + tiles(items)
-    body += section("Results", _results(runs, names, best)) + notes(runs, names)
-    body += section("Curves", _curves(runs, names, teacher), "Hover a line for its numbers.")
-    body += section("What differs", _differences(runs, names), "Only settings that are not the same in all runs.")
+    body = html.paragraph(_result_in_words(runs, names, best, teacher), "lead") + html.tiles(items)
+    body += html.section("Results", _results(runs, names, best)) + notes(runs, names)
+    body += html.section("Curves", _curves(runs, names, teacher), "Hover a line for its numbers.")
+    body += html.section("What differs", _differences(runs, names), "Only settings that are not the same in all runs.")
     return page(title, _subtitle(runs), body)
 
 
@@ -87,7 +74,7 @@ def notes(runs: Sequence[Run], names: Sequence[str]) -> Markup:
     if not suffering:
         return Markup("")
     head, rows = ("run", "what it suffers from"), [(", ".join(those), text) for text, those in suffering.items()]
-    return section("Notes", card(table(head, rows, caption="Notes", wrap_columns=(1,))))
+    return html.section("Notes", html.card(table(head, rows, caption="Notes", wrap_columns=(1,))))
 
 
 def _subtitle(runs: Sequence[Run]) -> str:
@@ -187,7 +174,7 @@ def _results(runs: Sequence[Run], names: Sequence[str], best: Run | None) -> Mar
     ]
     best_row = list(runs).index(best) if best is not None else -1
     text = (0, 1 + len(metrics), len(head) - 1)
-    return card(table(head, rows, caption="Results", text_columns=text, best_row=best_row))
+    return html.card(table(head, rows, caption="Results", text_columns=text, best_row=best_row))
 
 
 def distillation(run: Run) -> str:
@@ -218,11 +205,11 @@ def _curves(runs: Sequence[Run], names: Sequence[str], teacher: Level | None) ->
         if changes(series):
             level, above = _level(series, teacher) if shown.metric == "top1" else (None, "")
             chart = line_chart(series, title=shown.title, x_label="epoch", y_label=shown.y_label, level=level)
-            figures.append(figure(shown.title, chart, f"{shown.caption}{above}", key=legend(series, level)))
+            figures.append(html.figure(shown.title, chart, f"{shown.caption}{above}", key=legend(series, level)))
         elif len(values := {y for line in series for y in line.y}) == 1:
             constant.append(f"{shown.title.lower()} {number(values.pop())} ({shown.y_label})")
-    body = grid(figures) if figures else empty("No metrics yet.")
-    return body + (paragraph(f"Constant, and not drawn: {'; '.join(constant)}.") if constant else "")
+    body = html.grid(figures) if figures else html.empty("No metrics yet.")
+    return body + (html.paragraph(f"Constant, and not drawn: {'; '.join(constant)}.") if constant else "")
 
 
 def _level(series: Sequence[Series], teacher: Level | None) -> tuple[Level | None, str]:
@@ -261,15 +248,6 @@ def _steps_per_epoch(run: Run) -> float:
     return max(point.step for point in run.steps) / (run.steps[-1].epoch + 1)
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as dotted names."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
 def _differences(runs: Sequence[Run], names: Sequence[str]) -> Markup:
     configs = [dict(flat(run.config)) for run in runs]
     keys = list(dict.fromkeys(key for config in configs for key in config))
@@ -280,10 +258,10 @@ def _differences(runs: Sequence[Run], names: Sequence[str]) -> Markup:
     body = (
         table(("setting", *names), shown, caption="Settings that differ", text_columns=columns)
         if shown
-        else empty("All settings are equal.")
+        else html.empty("All settings are equal.")
     )
     equal = "".join(f"{key} = {_value(configs[0].get(key))}\n" for key in same)
-    return card(body + details(f"Equal settings: {len(same)}", equal))
+    return html.card(body + html.details(f"Equal settings: {len(same)}", equal))
 
 
 def _value(value: Any) -> str:

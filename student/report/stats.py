@@ -130,6 +130,22 @@ def paired_gain(group: SeedGroup, base: SeedGroup, metric: str = "top1") -> list
     return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
 
 
+def gains(group: SeedGroup, all_groups: Sequence[SeedGroup]) -> list[float]:
+    """Points of top-1 over no teacher at the same number of views, seed by seed; [] for the baseline itself."""
+    base = baseline(all_groups, group.cell.views_used)
+    return paired_gain(group, base) if base is not None and base is not group else []
+
+
+def mean_gain(differences: Sequence[float]) -> str:
+    """The mean of gains with its sign; an en dash where there are none."""
+    return f"{statistics.fmean(differences):+.2f}" if differences else "–"
+
+
+def best_first(all_groups: Sequence[SeedGroup]) -> list[SeedGroup]:
+    """The groups by their mean top-1, the highest first; those without one at the end."""
+    return sorted(all_groups, key=lambda g: -g.mean("top1") if math.isfinite(g.mean("top1")) else math.inf)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardCount:
     """Teacher forwards, in images: what the cache cost and what the finished students would have cost without it."""

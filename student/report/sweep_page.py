@@ -2,12 +2,12 @@
 
 import itertools
 import math
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from shards.text.figures import byte_size, count
+from shards.values import flat
 from student.learn.losses.table import NONE
 from student.report.charts import Level, fixed, number
 from student.report.curves import sweep_curves, views_curve
@@ -21,16 +21,17 @@ from student.report.heat_map import (
     heat_map,
     loss_errors,
 )
-from student.report.page import Markup, Tile, card, details, empty, grid, page, paragraph, section, table, tiles
-from student.report.runs_page import flat, notes
+from student.report.page import Markup, Tile, html, page, table
+from student.report.runs_page import notes
 from student.report.stats import (
     ForwardCount,
     SeedGroup,
-    baseline,
     best,
+    best_first,
     forward_count,
+    gains,
     groups,
-    paired_gain,
+    mean_gain,
     pooled_spread,
     setting_label,
     told_apart,
@@ -46,18 +47,18 @@ def sweep_page(sweep: Sweep, *, title: str = "", teacher: Level | None = None) -
     all_groups = groups(sweep)
     top = best(all_groups)
     noise = pooled_spread(all_groups)
-    body = paragraph(_result_in_words(all_groups, top), "lead") + _summary(sweep, all_groups, top, teacher)
+    body = html.paragraph(_result_in_words(all_groups, top), "lead") + _summary(sweep, all_groups, top, teacher)
     body += _failures(sweep)
-    body += section("Top-1 over λ and τ", _maps(sweep, all_groups, top, noise), _map_note(sweep, noise))
-    body += section(
+    body += html.section("Top-1 over λ and τ", _maps(sweep, all_groups, top, noise), _map_note(sweep, noise))
+    body += html.section(
         "Curves", sweep_curves(all_groups, top, teacher), "Mean over seeds; the band reaches from lowest to highest."
     )
     if len(sweep.grid.teachers) > 1:
-        body += section("Which teachers?", _teachers(sweep, all_groups))
+        body += html.section("Which teachers?", _teachers(sweep, all_groups))
     if len(sweep.grid.views_used) > 1:
-        body += section("How many views are enough?", views_curve(all_groups))
-    body += grid([_record(sweep), _cost(sweep)], wide=True)
-    body += section("Every cell", _cells(all_groups, top, noise))
+        body += html.section("How many views are enough?", views_curve(all_groups))
+    body += html.grid([_record(sweep), _cost(sweep)], wide=True)
+    body += html.section("Every cell", _cells(all_groups, top, noise))
     runs = [result.run for result in sweep.results if result.run is not None]
     body += notes(runs, [run.name for run in runs])
     body += _settings(sweep)
@@ -80,9 +81,8 @@ def _result_in_words(all_groups: Sequence[SeedGroup], top: SeedGroup | None) -> 
     if top is None:
         return "No cell has finished yet."
     text = f"The best mean top-1 is {with_spread(top, 'top1', 2)} % with {top.label}"
-    base = baseline(all_groups, top.cell.views_used)
-    gains = paired_gain(top, base) if base is not None and base is not top else []
-    return text + (f": {statistics.fmean(gains):+.2f} points over no teacher." if gains else ".")
+    gained = gains(top, all_groups)
+    return text + (f": {mean_gain(gained)} points over no teacher." if gained else ".")
 
 
 def _summary(sweep: Sweep, all_groups: Sequence[SeedGroup], top: SeedGroup | None, teacher: Level | None) -> Markup:
@@ -92,11 +92,10 @@ def _summary(sweep: Sweep, all_groups: Sequence[SeedGroup], top: SeedGroup | Non
         spread = top.spread("top1")
         over = f"± {spread:.2f} over {len(top.runs)} seeds; " if math.isfinite(spread) else ""
         items.append(Tile(f"{top.mean('top1'):.2f}", f"{over}best top-1: {top.label}", "%"))
-        base = baseline(all_groups, top.cell.views_used)
-        gains = paired_gain(top, base) if base is not None and base is not top else []
-        if gains:
-            reach = f"{min(gains):+.2f} to {max(gains):+.2f} over {len(gains)} seeds" if len(gains) > 1 else "one seed"
-            items.append(Tile(f"{statistics.fmean(gains):+.2f}", f"over no teacher, seed by seed: {reach}", "points"))
+        if gained := gains(top, all_groups):
+            low, high = min(gained), max(gained)
+            reach = f"{low:+.2f} to {high:+.2f} over {len(gained)} seeds" if len(gained) > 1 else "one seed"
+            items.append(Tile(mean_gain(gained), f"over no teacher, seed by seed: {reach}", "points"))
         if math.isfinite(agreement := top.mean("teacher_agreement")):
             epoch = top.runs[0].result("images") / top.runs[0].result("epochs")
             of = f"of {epoch:,.0f} images" if math.isfinite(epoch) else "of the images"
@@ -119,7 +118,7 @@ def _summary(sweep: Sweep, all_groups: Sequence[SeedGroup], top: SeedGroup | Non
             )
     others = ", ".join(f"{states[state]} {state}" for state in STATES[1:] if states[state])
     items.append(Tile(f"{states['done']} of {len(sweep.results)}", f"cells done{f'; {others}' if others else ''}"))
-    return tiles(items)
+    return html.tiles(items)
 
 
 def _saved_text(forwards: ForwardCount) -> str:
@@ -148,7 +147,7 @@ def _failures(sweep: Sweep) -> Markup:
         return Markup()
     rows = [(result.cell.name, result.status.attempts, result.status.error) for result in failed]
     body = table(("cell", "tries", "error"), rows, caption="Failed cells", wrap_columns=(2,))
-    return section(f"{len(failed)} failed", card(body), "Run the same ablate command again to retry them.")
+    return html.section(f"{len(failed)} failed", html.card(body), "Run the same ablate command again to retry them.")
 
 
 def _maps(sweep: Sweep, all_groups: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> Markup:
@@ -171,8 +170,8 @@ def _maps(sweep: Sweep, all_groups: Sequence[SeedGroup], top: SeedGroup | None, 
                 facts=sweep.facts if is_top1 else {},
                 caption=title + which,
             )
-            cards.append(card(body, title=title + which))
-    return grid(cards, wide=True)
+            cards.append(html.card(body, title=title + which))
+    return html.grid(cards, wide=True)
 
 
 def _teachers(sweep: Sweep, all_groups: Sequence[SeedGroup]) -> Markup:
@@ -180,18 +179,18 @@ def _teachers(sweep: Sweep, all_groups: Sequence[SeedGroup]) -> Markup:
     rows = []
     for teachers in sweep.grid.teachers:
         top = best([group for group in all_groups if group.cell.distill != NONE and group.cell.teachers == teachers])
-        base = baseline(all_groups, top.cell.views_used) if top is not None else None
-        gains = paired_gain(top, base) if top is not None and base is not None else []
         rows.append(
             (
                 teachers or "all",
                 with_spread(top, "top1", 2) if top is not None else "–",
-                f"{statistics.fmean(gains):+.2f}" if gains else "–",
+                mean_gain(gains(top, all_groups) if top is not None else []),
                 setting_label(replace(top.cell, teachers="")) if top is not None else "not yet",
             )
         )
     body = table(("teachers", "top-1, %", "gain", "best cell"), rows, caption="Teachers", text_columns=(0, 3))
-    return card(body, note="The best of each set's cells; gain as below. A set a+b is the caches a and b together.")
+    return html.card(
+        body, note="The best of each set's cells; gain as below. A set a+b is the caches a and b together."
+    )
 
 
 def _map_note(sweep: Sweep, noise: float) -> str:
@@ -209,7 +208,9 @@ def _map_note(sweep: Sweep, noise: float) -> str:
 def _record(sweep: Sweep) -> Markup:
     fidelity = fidelities(sweep.facts)
     if not fidelity:
-        return section("What the record loses", empty("Not measured: the sweep holds no fidelity of its cache."))
+        return html.section(
+            "What the record loses", html.empty("Not measured: the sweep holds no fidelity of its cache.")
+        )
     rows = [
         (
             f"τ {tau:g}",
@@ -228,7 +229,7 @@ def _record(sweep: Sweep) -> Markup:
     )
     body = table(head, rows, caption="Fidelity of the record per temperature", text_columns=(0, 5))
     body += _loss_table(loss_errors(sweep.facts))
-    return section("What the record loses", card(body), note)
+    return html.section("What the record loses", html.card(body), note)
 
 
 def _loss_table(errors: Mapping[tuple[str, float | None], float]) -> Markup:
@@ -256,7 +257,7 @@ def _cost(sweep: Sweep) -> Markup:
         ("time of the cells", f"{hours:.2f} h", "wall time of the passes, last tries only"),
     ]
     body = table(("what", "how much", ""), rows, caption="Cost", text_columns=(0,), wrap_columns=(2,))
-    return section("Cost", card(body))
+    return html.section("Cost", html.card(body))
 
 
 def _spent_text(cache: object) -> str:
@@ -282,11 +283,8 @@ def _per_view(cache: object) -> str:
 
 
 def _cells(all_groups: Sequence[SeedGroup], top: SeedGroup | None, noise: float) -> Markup:
-    order = sorted(all_groups, key=lambda g: -g.mean("top1") if math.isfinite(g.mean("top1")) else math.inf)
     rows = []
-    for group in order:
-        base = baseline(all_groups, group.cell.views_used)
-        gains = paired_gain(group, base) if base is not None and base is not group else []
+    for group in best_first(all_groups):
         is_equal = top is not None and group is not top and bool(group.runs) and math.isfinite(noise)
         mark = "★" if group is top else "≈ best" if is_equal and top and not told_apart(group, top, noise) else ""
         rows.append(
@@ -294,7 +292,7 @@ def _cells(all_groups: Sequence[SeedGroup], top: SeedGroup | None, noise: float)
                 group.label,
                 with_spread(group, "top1", 2),
                 ", ".join(f"{value:.2f}" for value in group.by_seed("top1").values()) or "–",
-                f"{statistics.fmean(gains):+.2f}" if gains else "–",
+                mean_gain(gains(group, all_groups)),
                 with_spread(group, "teacher_agreement", 1, factor=100.0),
                 f"{len(group.runs)}/{len(group.results)}",
                 mark or _unfinished(group),
@@ -302,7 +300,7 @@ def _cells(all_groups: Sequence[SeedGroup], top: SeedGroup | None, noise: float)
         )
     head = ("cell", "top-1, %", "by seed", "gain", "agreement, %", "seeds done", "")
     body = table(head, rows, caption="Every cell", text_columns=(0, 2, 6), best_row=0 if top is not None else -1)
-    return card(body, note="gain: mean difference to no teacher, seed by seed, in points.")
+    return html.card(body, note="gain: mean difference to no teacher, seed by seed, in points.")
 
 
 def _unfinished(group: SeedGroup) -> str:
@@ -316,4 +314,4 @@ def _unfinished(group: SeedGroup) -> str:
 
 def _settings(sweep: Sweep) -> Markup:
     facts = {"common": sweep.common, "cache": sweep.facts.get("cache", {})}
-    return details("Settings of all cells", "".join(f"{key} = {value}\n" for key, value in flat(facts)))
+    return html.details("Settings of all cells", "".join(f"{key} = {value}\n" for key, value in flat(facts)))

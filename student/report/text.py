@@ -1,10 +1,7 @@
 """The results of a sweep as a table for a terminal."""
 
-import math
-import statistics
-
 from student.report.charts import fixed
-from student.report.stats import baseline, best, groups, paired_gain
+from student.report.stats import best, best_first, gains, groups, mean_gain
 from student.sweep.sweep_directory import Sweep
 
 
@@ -13,15 +10,13 @@ def sweep_lines(sweep: Sweep) -> list[str]:
     all_groups = groups(sweep)
     top = best(all_groups)
     rows = [("setting", "top-1 %", "± sd", "gain", "agrees %", "seeds")]
-    for group in sorted(all_groups, key=lambda g: -g.mean("top1") if math.isfinite(g.mean("top1")) else math.inf):
-        base = baseline(all_groups, group.cell.views_used)
-        gains = paired_gain(group, base) if base is not None and base is not group else []
+    for group in best_first(all_groups):
         rows.append(
             (
                 group.label + (" ★" if group is top and len(all_groups) > 1 else ""),
                 fixed(group.mean("top1"), 2),
                 fixed(group.spread("top1"), 2),
-                f"{statistics.fmean(gains):+.2f}" if gains else "–",
+                mean_gain(gains(group, all_groups)),
                 fixed(100 * group.mean("teacher_agreement"), 1),
                 f"{len(group.runs)}/{len(group.results)}",
             )

@@ -21,6 +21,7 @@ from shards.atomic import TEMPORARY, atomic_file
 from shards.documents import checked, open_regular, parse_json, read_regular
 from shards.errors import RunError
 from shards.signals import raise_interrupt
+from shards.values import flat
 
 FORMAT = 1
 KEEP = 2
@@ -159,7 +160,7 @@ def as_state(folder: Path, step: int) -> Iterator[None]:
 
 def require_identity(*, expected: Mapping[str, Any], got: Mapping[str, Any], where: Path) -> None:
     """RunError naming every field in which the run on disk differs from the one asked for."""
-    requested, existing = dict(_flat(json.loads(json.dumps(expected)))), dict(_flat(got))
+    requested, existing = dict(flat(json.loads(json.dumps(expected)))), dict(flat(got))
     differing = [
         f"{field}: the run has {existing.get(field, 'nothing')!r}, asked for is {requested.get(field, 'nothing')!r}"
         for field in sorted(requested.keys() | existing.keys())
@@ -185,14 +186,6 @@ _ABSENT = object()
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, value
 
 
 def _manifest_paths(folder: Path) -> list[Path]:

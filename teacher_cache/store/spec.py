@@ -12,7 +12,7 @@ from typing import Any
 
 from shards.errors import CacheError, OtherVersionError
 from shards.names import short
-from shards.values import JsonValue, later, require_fields
+from shards.values import JsonValue, flat, later, require_fields
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.record.record_format import RecordFormat
 
@@ -161,7 +161,7 @@ class CacheSpec:
 
     def difference(self, other: "CacheSpec") -> list[tuple[str, Any, Any]]:
         """The fields in which `other` differs, as (dotted name, own value, other's); the recipe's name is none."""
-        mine, theirs = _flat(self.to_json()), _flat(other.to_json())
+        mine, theirs = dict(flat(self.to_json())), dict(flat(other.to_json()))
         names = [*mine, *(name for name in theirs if name not in mine)]
         return [
             (name, mine.get(name), theirs.get(name))
@@ -213,10 +213,3 @@ def _line(name: str, existing: Any, requested: Any) -> str:
 def canonical_json(data: Any) -> bytes:
     """JSON bytes that depend on the value alone: sorted keys, no white space."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
-    return flat
