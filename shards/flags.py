@@ -131,17 +131,22 @@ def bundled(value: type, argument: str, *decorators: Decorator) -> Decorator:
 
 
 def pairs(option: str, items: tuple[str, ...]) -> dict[str, Any]:
-    """KEY=VALUE texts with values as TOML reads them (3, 0.5, true, [1, 2]), else as text."""
+    """KEY=VALUE texts with values as of `toml_value`."""
     values: dict[str, Any] = {}
     for item in items:
         key, equals, text = item.partition("=")
         if not equals or not key:
             raise ValueError(f"{option} {item!r}: expected KEY=VALUE")
-        try:
-            values[key] = tomllib.loads(f"x = {text}")["x"]
-        except tomllib.TOMLDecodeError:
-            values[key] = text
+        values[key] = toml_value(text)
     return values
+
+
+def toml_value(text: str) -> Any:
+    """A value as TOML writes it (3, 0.5, true, [1, 2]), else the text itself."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,9 +109,9 @@ def world_variables(environ: Mapping[str, str] = os.environ, *, shared: bool = F
     return f"{source.rank}={environ[source.rank]}, {source.size}={environ[source.size]}" if source else ""
 
 
-def way_out(environ: Mapping[str, str] = os.environ) -> str:
+def way_out() -> str:
     """Return the command for a run of one process where rank and size are left over from another job."""
-    source = _source(environ, shared=False)
+    source = _source(os.environ, shared=False)
     return f"for one process alone: `env -u {source.rank} -u {source.size} python cli.py …`" if source else ""
 
 

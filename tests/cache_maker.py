@@ -56,7 +56,7 @@ def random_unit(cache: TeacherCache, view_block: int, shard: int, seed: int = 0)
     """What stage 1 would commit, with random values that depend on the unit and the seed."""
     draws = np.random.default_rng([seed, view_block, shard])
     arrays: dict[str, NDArray[Any]] = {}
-    for item in cache.layouts:
+    for item in cache.units.layouts:
         if item.name == "fidelity_at":
             continue
         if item.name == "fidelity_logit":

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from cli import cli
 from shards.index.disk import read_rate, verdict
 from shards.rng import stream
-from student.cost.cost_estimate import Job, Rates, cost, rates_from_flops
+from student.cost.cost_estimate import Hardware, Job, Rates, cost
 from student.cost.disk_need import disk_need
 from student.recipe.zoo import MODELS
 from tests.student_tiny import write_shards
@@ -86,7 +86,7 @@ def test_arithmetic_alone_gives_the_known_speed_up_of_the_deit_models() -> None:
     """(t_teacher + t_student) / t_student by GMACs: 5.2 for Ti, 2.1 for S, 1.3 for B."""
     for name, expected in (("tiny", 5.2), ("small", 2.15), ("base", 1.3)):
         gmacs = MODELS[f"deit_{name}_distilled_patch16_224"].gmacs
-        rates = rates_from_flops(teacher_gmacs=15.96, student_gmacs=gmacs, tflops=50, views=1e6, unit_views=1e6)
+        rates = Hardware(teacher_gmacs=15.96, tflops=50, views=1e6, unit_views=1e6).rates(gmacs)
         found = cost(JOB, rates)
         assert found.online_hours / found.cached_hours == pytest.approx(expected, abs=0.05)
     assert rates.teacher == pytest.approx(50e12 / (2 * 15.96e9))
@@ -107,10 +107,10 @@ def test_a_decode_bound_machine_is_told_so() -> None:
 
 
 def test_a_rate_that_is_given_replaces_arithmetic_and_is_named() -> None:
-    both = {"teacher_gmacs": 16.0, "student_gmacs": 1.0, "tflops": 32.0, "views": 500, "unit_views": 900}
-    assert rates_from_flops(**both).teacher == 1000
-    mixed = rates_from_flops(**both, teacher=7.0)
-    assert (mixed.teacher, mixed.student) == (7.0, rates_from_flops(**both).student)
+    both = Hardware(teacher_gmacs=16.0, tflops=32.0, views=500, unit_views=900)
+    assert both.rates(1.0).teacher == 1000
+    mixed = replace(both, teacher=7.0).rates(1.0)
+    assert (mixed.teacher, mixed.student) == (7.0, both.rates(1.0).student)
     assert mixed.source.endswith("; given: teacher 7")
 
 

@@ -116,7 +116,7 @@ def test_each_unit_has_objects_of_its_own(tmp_path: Path) -> None:
 def test_units_of_fill_values_are_written(tmp_path: Path) -> None:
     """An absent chunk would read as fill: it must never be how data is stored."""
     with TeacherCache.create(tmp_path / "c", make_spec("hard"), make_index(4), num_views=3) as cache:
-        arrays = {item.name: np.full((3, 4, *item.shape[3:]), item.fill, item.dtype) for item in cache.layouts}
+        arrays = {item.name: np.full((3, 4, *item.shape[3:]), item.fill, item.dtype) for item in cache.units.layouts}
         cache.commit_unit(0, 0, arrays)
         assert all(size > 0 for size in cache.unit_bytes(0, 0).values())
         np.testing.assert_array_equal(cache.read_unit(0, 0)["pixel_digest"], arrays["pixel_digest"])

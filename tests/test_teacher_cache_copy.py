@@ -162,8 +162,8 @@ def test_from_all_logits_the_copy_holds_what_stage_1_would_have_written(tmp_path
     assert copied(GOLDEN / "dense.zarr", tmp_path / "b", record=record).num_damaged == 0
     with TeacherCache.open(GOLDEN / "dense.zarr") as dense, TeacherCache.open(tmp_path / "b") as copy:
         assert copy.missing() == [] and copy.spec.record == record
-        assert "lowrank" not in copy.made_with["records"] and "dense" in copy.made_with["records"]
-        assert {name: copy.made_with[name] for name in dense.made_with} == dense.made_with
+        assert "lowrank" not in copy.header.made_with["records"] and "dense" in copy.header.made_with["records"]
+        assert {name: copy.header.made_with[name] for name in dense.header.made_with} == dense.header.made_with
         codec = RecordCodec(record, copy.basis)
         for unit in itertools.product(range(copy.num_view_blocks), range(copy.num_shards)):
             exact, got = dense.read_unit(*unit), copy.read_unit(*unit)

@@ -36,7 +36,7 @@ def run(*words: str | Path) -> Result:
 
 def require_same_content(one: Path | str, other: Path | str, num_blocks: int | None = None) -> None:
     with TeacherCache.open(one) as a, TeacherCache.open(other) as b:
-        assert a.identity == b.identity and a.spec.fingerprint == b.spec.fingerprint
+        assert a.header.identity == b.header.identity and a.spec.fingerprint == b.spec.fingerprint
         np.testing.assert_array_equal(a.ledger()[:num_blocks], b.ledger())
         for unit in np.ndindex(*b.ledger().shape):
             first, second = a.read_unit(*unit), b.read_unit(*unit)
@@ -192,7 +192,7 @@ def test_a_packed_cache_is_read_from_a_server(tmp_path: Path, server: str, range
         _Handler.sent = 0
         with TeacherCache.open(server) as cache:
             cache.read_unit(4, 1)
-            whole = sum(len((tmp_path / "b" / f"{item.name}/c/0/1" / rest).read_bytes()) for item in cache.layouts
+            whole = sum(len((tmp_path / "b" / f"{item.name}/c/0/1" / rest).read_bytes()) for item in cache.units.layouts
                         for rest in ["/".join("0" * (len(item.shape) - 2))])  # fmt: skip
         assert _Handler.sent < whole / 2
 

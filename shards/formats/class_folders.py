@@ -13,22 +13,19 @@ from shards.names import nearest
 from shards.text.figures import count
 
 
-def list_class_folders(
-    tree: FileTree, class_names: Sequence[str] = (), *, ignore_unknown: bool = False, lists: Sequence[str] = ()
-) -> ImageList:
+def list_class_folders(tree: FileTree, class_names: Sequence[str] = (), *, ignore_unknown: bool = False) -> ImageList:
     """List the images of a tree of class folders; none is opened yet.
 
     Args:
         class_names: all classes in the order of their labels, where some may have no folder here, such as those of a
             teacher over a subset of its classes; default: the folders, sorted.
         ignore_unknown: pass over files that are no images of an accepted format (by suffix), counted.
-        lists: files of the root that belong to the source and are no images.
 
     Errors:
         ShardError counting everything that is wrong: a missing or empty tree, classes without images or not among the
         names, files that are no images (by suffix), what is no regular file, and files that would have one key.
     """
-    walk = ImageWalk(tree, ignore_unknown=ignore_unknown, lists=lists)
+    walk = ImageWalk(tree, ignore_unknown=ignore_unknown)
     classes = walk.classes()
     if not classes and not walk.problems:
         raise ShardError(f"{tree.name}: expected one folder per class, got none; check the path")

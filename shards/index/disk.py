@@ -16,7 +16,7 @@ _OPEN_SHARDS = 24
 _SAMPLES = 200_000  # rows drawn at most: more than any disk gives in the seconds of a measurement
 
 
-def read_rate(index: ShardIndex, *, seconds: float, seed: int = 0) -> float | None:
+def read_rate(index: ShardIndex, *, seconds: float) -> float | None:
     """Bytes/s of whole images at random places in a sample of shards, eight at once; None where they are remote.
 
     The system is asked to forget the shards first, so that the disk answers and not the memory; a disk array with a
@@ -27,7 +27,7 @@ def read_rate(index: ShardIndex, *, seconds: float, seed: int = 0) -> float | No
     """
     if any(is_remote(url) for url in index.urls):
         return None
-    shards = [int(shard) for shard in stream(seed, "read rate shards").permutation(index.num_shards)[:_OPEN_SHARDS]]
+    shards = [int(shard) for shard in stream(0, "read rate shards").permutation(index.num_shards)[:_OPEN_SHARDS]]
     files: dict[int, int] = {}
     try:
         for shard in shards:
@@ -35,7 +35,7 @@ def read_rate(index: ShardIndex, *, seconds: float, seed: int = 0) -> float | No
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         rows = np.concatenate([np.arange(index.first_S[shard], index.first_S[shard + 1]) for shard in shards])
-        drawn = rows[stream(seed, "read rate").permutation(len(rows))[:_SAMPLES]]
+        drawn = rows[stream(0, "read rate").permutation(len(rows))[:_SAMPLES]]
         shard_of = index.first_S.searchsorted(drawn, "right") - 1
         began = time.perf_counter()
         until = began + seconds

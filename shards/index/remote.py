@@ -98,9 +98,7 @@ def _fetched(
     return target
 
 
-def sizes_on_server(
-    urls: Sequence[str], *, stall_s: float = STALL_S, should_stop: Callable[[], bool] = bool
-) -> list[int]:
+def sizes_on_server(urls: Sequence[str], *, should_stop: Callable[[], bool] = bool) -> list[int]:
     """Return the size of each remote file; -1 for a local file, and where the server gives no size.
 
     Several requests run at once. A failing server raises nothing here; fetching the file from it does.
@@ -109,7 +107,7 @@ def sizes_on_server(
 
     def ask(number: int, go_on: Callable[[], None]) -> None:
         with suppress(ShardError):
-            sizes[number] = fetch(TransferOrder(urls[number], "", -1, stall_s), lambda _: go_on())
+            sizes[number] = fetch(TransferOrder(urls[number], "", -1, STALL_S), lambda _: go_on())
 
     for _ in _in_threads(ask, [number for number, url in enumerate(urls) if is_remote(url)], _AT_ONCE, should_stop):
         pass
@@ -124,7 +122,6 @@ def fetch_missing(
     limit_bytes: float | None = None,
     world: World = ALONE,
     patient: bool = False,
-    stall_s: float = STALL_S,
     should_stop: Callable[[], bool] = bool,
 ) -> Iterator[Fetched]:
     """Fetch the remote shards that are missing, several at once; yields many times a second how far it is.
@@ -151,7 +148,7 @@ def fetch_missing(
 
         url, size = missing[number]
         try:
-            local_shard(url, size if size >= 0 else None, cache_dir, stall_s, on_bytes)
+            local_shard(url, size if size >= 0 else None, cache_dir, on_bytes=on_bytes)
             complete[number], received[number] = True, max(0, size)
         except ShardError:
             if not patient:

@@ -27,15 +27,14 @@ def was(number: int) -> str:
     return "was" if number == 1 else "were"
 
 
-def percent(part: float, whole: float, digits: int = 1) -> str:
+def percent(part: float, whole: float) -> str:
     """A share in percent; 100 and 0 are said of all and of none only: 9,999 of 10,000 are 99.9 %."""
     if not whole or not math.isfinite(part / whole):
         return "– %"
-    step = 10.0**-digits
-    value = round(100 * part / whole, digits)
+    value = round(100 * part / whole, 1)
     if 0 < part < whole:
-        value = min(max(value, step), 100 - step)
-    return f"{value:.{digits}f} %"
+        value = min(max(value, 0.1), 99.9)
+    return f"{value:.1f} %"
 
 
 def duration(seconds: float) -> str:

@@ -1,13 +1,13 @@
 """`cost`: estimate storage, hours and break-even before a cache is made."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 import click
 
 from shards.console import result
 from shards.flags import CACHE, COUNT, Number, ShardPlace, bundled, refuse_ignored, shard_options
 from student.cost import cost_estimate
-from student.cost.cost_estimate import Cost, Job, rates_from_flops
+from student.cost.cost_estimate import Cost, Hardware, Job
 from teacher_cache.store.header import local_header
 
 POSITIVE = Number(0, 1e12, min_open=True)
@@ -29,21 +29,9 @@ _job_options = bundled(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RateFlags:
-    """The arguments of `rates_from_flops` but the student's arithmetic."""
-
-    teacher_gmacs: float
-    tflops: float
-    teacher: float | None
-    student: float | None
-    views: float
-    unit_views: float
-
-
 _rate_options = bundled(
-    RateFlags,
-    "rates",
+    Hardware,
+    "hardware",
     click.option("--teacher-gmacs", default=15.96, type=POSITIVE, help="Of the teacher: RegNetY-16GF."),
     click.option("--tflops", default=60.0, type=POSITIVE, help="Sustained by one GPU; where no rate is given."),
     click.option("--teacher-rate", "teacher", type=POSITIVE, help="Teacher forwards per second and GPU, when known."),
@@ -70,7 +58,7 @@ _rate_options = bundled(
 @_rate_options
 @shard_options(required=False, help="Their images: mean size in bytes.")
 def cost(
-    caches: tuple[str, ...], job: Job, image_bytes: float, model: str, rates: RateFlags, shard_place: ShardPlace
+    caches: tuple[str, ...], job: Job, image_bytes: float, model: str, hardware: Hardware, shard_place: ShardPlace
 ) -> None:
     """Estimate storage, hours with and without the cache, and break-even, before anything is spent.
 
@@ -87,12 +75,12 @@ def cost(
         refuse_ignored(["shard_cache", "shard_cache_limit"], "only with --shards")
     entry = model_entry(model)
     gmacs = entry.gmacs if entry else None
-    if gmacs is None and rates.student is None:
+    if gmacs is None and hardware.student is None:
         counted = [name for name, other in MODELS.items() if other.gmacs is not None]
         raise ValueError(unknown("model", model, counted) + "; for another model give --student-rate")
     if caches:
         job = _with_caches(job, caches)
-    estimate = cost_estimate.cost(job, rates_from_flops(student_gmacs=gmacs or 1.0, **asdict(rates)))
+    estimate = cost_estimate.cost(job, hardware.rates(gmacs or 1.0))
     for line in (*estimate.lines, _disk_line(job, estimate, image_bytes, model, shard_place)):
         result(line)
 

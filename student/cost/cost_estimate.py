@@ -50,6 +50,40 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """Rates that are known, and the arithmetic for the others.
+
+    Args:
+        teacher_gmacs: 10⁹ multiply-accumulates of one forward. tflops: of one GPU, 10¹² operations per second.
+        teacher, student, views, unit_views: as of `Rates`; None where arithmetic gives it.
+    """
+
+    teacher_gmacs: float
+    tflops: float
+    views: float
+    unit_views: float
+    teacher: float | None = None
+    student: float | None = None
+
+    def rates(self, student_gmacs: float) -> Rates:
+        """Return the rates; a multiply-accumulate is two operations, a training step three forwards."""
+        per_second = self.tflops * 1e12 / 2e9
+        source = (
+            f"arithmetic at {self.tflops:g} sustained TFLOP/s per GPU (teacher {self.teacher_gmacs:g}, student "
+            f"{student_gmacs:g} GMACs, a step = {_STEP_FORWARDS} forwards)"
+        )
+        known = {"teacher": self.teacher, "student": self.student}
+        words = ", ".join(f"{name} {rate:g}" for name, rate in known.items() if rate is not None)
+        return Rates(
+            teacher=per_second / self.teacher_gmacs if self.teacher is None else self.teacher,
+            student=per_second / (_STEP_FORWARDS * student_gmacs) if self.student is None else self.student,
+            views=self.views,
+            unit_views=self.unit_views,
+            source=f"{source}; given: {words}" if words else source,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What is planned.
 
@@ -135,36 +169,6 @@ def cost(job: Job, rates: Rates) -> Cost:
         stage1_decode_share=render_unit / gpu_teacher,
     )
     return replace(bare, lines=tuple(_lines(job, rates, bare)))
-
-
-def rates_from_flops(
-    *,
-    teacher_gmacs: float,
-    student_gmacs: float,
-    tflops: float,
-    views: float,
-    unit_views: float,
-    teacher: float | None = None,
-    student: float | None = None,
-) -> Rates:
-    """Return the rates given, and those of a GPU that sustains `tflops` (10¹² operations per second) for the others.
-
-    A multiply-accumulate is two operations, a training step three forwards.
-    """
-    per_second = tflops * 1e12 / 2e9
-    source = (
-        f"arithmetic at {tflops:g} sustained TFLOP/s per GPU (teacher {teacher_gmacs:g}, student "
-        f"{student_gmacs:g} GMACs, a step = {_STEP_FORWARDS} forwards)"
-    )
-    known = {name: rate for name, rate in (("teacher", teacher), ("student", student)) if rate is not None}
-    given_rates = ", ".join(f"{name} {rate:g}" for name, rate in known.items())
-    return Rates(
-        teacher=per_second / teacher_gmacs if teacher is None else teacher,
-        student=per_second / (_STEP_FORWARDS * student_gmacs) if student is None else student,
-        views=views,
-        unit_views=unit_views,
-        source=f"{source}; given: {given_rates}" if known else source,
-    )
 
 
 def _hours(images: float, per_second: float) -> float:

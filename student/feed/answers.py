@@ -175,7 +175,7 @@ class CachedTeacher(TeacherSource):
             name_of: (shard, row) to the names of shard and sample, for messages.
             scratch: a folder on a local disk for the epoch's records; None is the system's (TMPDIR).
         """
-        self._pixels = PixelCheck(name_of, rendering_remedy(cache.made_with))
+        self._pixels = PixelCheck(name_of, rendering_remedy(cache.header.made_with))
         self._slabs = SlabLoader(cache, schedule, scratch=scratch)
         self._codec = RecordCodec(cache.spec.record, cache.basis)
         self._fields = [field.name for field in cache.spec.record.fields()]

@@ -111,7 +111,7 @@ def require_units(cache: TeacherCache, order: Order) -> None:
         raise CacheError(
             f"{cache.url}: {len(missing)} of {len(needed) * cache.num_shards} chunks that {cycle} epochs need "
             f"are missing, the first is views {first_view}–{first_view + cache.views_per_unit - 1} of shard "
-            f"{cache.shard_names[first_shard]}; run cache-teacher again to finish it, or train on fewer views"
+            f"{cache.header.shard_names[first_shard]}; run cache-teacher again to finish it, or train on fewer views"
         )
 
 
@@ -127,7 +127,7 @@ def _require_fit(cache: TeacherCache, index: ShardIndex) -> None:
     if differ:
         raise CacheError(
             f"{cache.url}: this machine renders other pixels than the one that made it, in: {', '.join(differ)}; "
-            f"{rendering_remedy(cache.made_with)}"
+            f"{rendering_remedy(cache.header.made_with)}"
         )
 
 

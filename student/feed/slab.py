@@ -225,7 +225,7 @@ def _holds(slab: range, views: range) -> bool:
 
 def _key(cache: "TeacherCache", views: range) -> str:
     """Return the text that decides the content of a slab."""
-    return f"{cache.url} {cache.identity} {views.start // cache.views_per_unit} {views.start} {views.stop}"
+    return f"{cache.url} {cache.header.identity} {views.start // cache.views_per_unit} {views.start} {views.stop}"
 
 
 def _columns(cache: "TeacherCache", num_views: int, num_rows: int) -> list[_Column]:

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 from shards.documents import read_regular
 from shards.errors import ArtefactError
+from shards.flags import toml_value
 from shards.names import unknown
 from shards.views.view_recipe import FIELD_SYNONYMS, ViewRecipe
 from student.recipe.student_recipe import StudentRecipe
@@ -136,7 +137,8 @@ def _from_text(key: str, text: str) -> Any:
     """A value from the command line."""
     hint = _hint(key)
     if hint is Any:
-        return _literal(text)
+        value = toml_value(text)
+        return tuple(value) if isinstance(value, list) else value
     if hint is bool:
         if text.lower() not in _BOOLS:
             raise ValueError(f"{key}: expected true or false, got {text!r}")
@@ -146,15 +148,6 @@ def _from_text(key: str, text: str) -> Any:
     if _is_tuple(hint):
         return tuple(_number(key, part, float) for part in text.strip("()[]").split(","))
     return text
-
-
-def _literal(text: str) -> Any:
-    """A value as TOML writes it (3, 0.5, true, [1, 2]), else the text itself."""
-    try:
-        value = tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        return text
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _number(key: str, text: str, kind: type) -> int | float:

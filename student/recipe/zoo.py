@@ -223,12 +223,13 @@ class Explanation(NamedTuple):
         }
 
 
+_CLASSES = 1000
 _WIDTHS = ("tiny", "small", "medium", "base", "large", "huge")
 _TAGS = {"fb_in1k": "weights of the authors, ImageNet-1k",
          "fb_in22k_ft_in1k": "weights of the authors, ImageNet-22k, fine-tuned on ImageNet-1k"}  # fmt: skip
 
 
-def explain(name: str, *, num_classes: int = 1000) -> Explanation:
+def explain(name: str) -> Explanation:
     """Explain a name of the table, with the shapes of every stage of a transformer at its own resolution.
 
     ValueError with the nearest name for a model that is not in the table.
@@ -237,7 +238,7 @@ def explain(name: str, *, num_classes: int = 1000) -> Explanation:
     if entry is None:
         message = unknown("DeiT model", name, MODELS, others="`models` lists them")
         raise ValueError(f"{message}. Any other timm model works as a student too")
-    return Explanation(entry, _pieces(entry, name), _stages(entry, num_classes))
+    return Explanation(entry, _pieces(entry, name), _stages(entry))
 
 
 def _pieces(entry: ModelEntry, name: str) -> tuple[tuple[str, str], ...]:
@@ -258,7 +259,7 @@ def _pieces(entry: ModelEntry, name: str) -> tuple[tuple[str, str], ...]:
     return (*((piece, known) for piece in bare.split("_") if (known := meaning.get(piece))), *last)
 
 
-def _stages(entry: ModelEntry, num_classes: int) -> tuple[Stage, ...]:
+def _stages(entry: ModelEntry) -> tuple[Stage, ...]:
     """Shapes and counts of a transformer; none for another network."""
     shape = entry.transformer
     if shape is None:
@@ -270,7 +271,7 @@ def _stages(entry: ModelEntry, num_classes: int) -> tuple[Stage, ...]:
     names = "CLS and DIST" if entry.distilled else "CLS"
     scale = dim if shape.layer_scale else 0
     seq = f"(B, {tokens}, {dim})"
-    head = Stage("head: logits", f"(B, {num_classes})", (dim + 1) * num_classes, dim * num_classes)
+    head = Stage("head: logits", f"(B, {_CLASSES})", (dim + 1) * _CLASSES, dim * _CLASSES)
     blocks = (
         Stage("block: norm, qkv", f"3 × (B, {heads}, {tokens}, {dim // heads})", 2 * dim + 3 * dim * (dim + 1),
               3 * tokens * dim**2),

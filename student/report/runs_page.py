@@ -36,7 +36,7 @@ _CURVES = (
 )
 
 
-def runs_page(runs: Sequence[Run], *, title: str = "Student runs", teacher: Level | None = None) -> str:
+def runs_page(runs: Sequence[Run], *, teacher: Level | None = None) -> str:
     """The HTML page of several runs, in the order given; `teacher` is its top-1."""
     names = labels(runs)
     best = _best(runs)
@@ -62,7 +62,7 @@ def runs_page(runs: Sequence[Run], *, title: str = "Student runs", teacher: Leve
     body += html.section("Results", _results(runs, names, best)) + notes(runs, names)
     body += html.section("Curves", _curves(runs, names, teacher), "Hover a line for its numbers.")
     body += html.section("What differs", _differences(runs, names), "Only settings that are not the same in all runs.")
-    return page(title, _subtitle(runs), body)
+    return page("Student runs", _subtitle(runs), body)
 
 
 def notes(runs: Sequence[Run], names: Sequence[str]) -> Markup:

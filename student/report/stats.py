@@ -81,10 +81,10 @@ def groups(sweep: Sweep) -> tuple[SeedGroup, ...]:
     return tuple(SeedGroup(cell=results[0].cell, results=tuple(results)) for results in by_setting.values())
 
 
-def best(all_groups: Sequence[SeedGroup], metric: str = "top1") -> SeedGroup | None:
+def best(all_groups: Sequence[SeedGroup]) -> SeedGroup | None:
     """The group of the highest mean; None when no cell has finished."""
-    scored = [group for group in all_groups if math.isfinite(group.mean(metric))]
-    return max(scored, key=lambda group: group.mean(metric), default=None)
+    scored = [group for group in all_groups if math.isfinite(group.mean("top1"))]
+    return max(scored, key=lambda group: group.mean("top1"), default=None)
 
 
 def beside(all_groups: Sequence[SeedGroup], top: SeedGroup | None) -> list[SeedGroup]:
@@ -104,29 +104,29 @@ def baseline(all_groups: Sequence[SeedGroup], views_used: int | None) -> SeedGro
     return next((g for g in all_groups if g.cell.distill == NONE and g.cell.views_used == views_used), None)
 
 
-def pooled_spread(all_groups: Sequence[SeedGroup], metric: str = "top1") -> float:
+def pooled_spread(all_groups: Sequence[SeedGroup]) -> float:
     """Standard deviation over seeds, pooled over all groups with two or more; NaN when there is none."""
     squares, degrees = 0.0, 0
     for group in all_groups:
-        values = group.values(metric)
+        values = group.values("top1")
         if len(values) > 1:
             squares += (len(values) - 1) * statistics.variance(values)
             degrees += len(values) - 1
     return math.sqrt(squares / degrees) if degrees else math.nan
 
 
-def told_apart(one: SeedGroup, other: SeedGroup, noise: float, metric: str = "top1") -> bool:
+def told_apart(one: SeedGroup, other: SeedGroup, noise: float) -> bool:
     """Whether two means differ by more than 2 standard errors of a difference, for a noise per run of `noise`."""
-    num_one, num_other = len(one.values(metric)), len(other.values(metric))
+    num_one, num_other = len(one.values("top1")), len(other.values("top1"))
     if not num_one or not num_other or not math.isfinite(noise):
         return False
     error = noise * math.sqrt(1 / num_one + 1 / num_other)
-    return abs(one.mean(metric) - other.mean(metric)) > 2 * error
+    return abs(one.mean("top1") - other.mean("top1")) > 2 * error
 
 
-def paired_gain(group: SeedGroup, base: SeedGroup, metric: str = "top1") -> list[float]:
+def paired_gain(group: SeedGroup, base: SeedGroup) -> list[float]:
     """Differences to the baseline, seed by seed: the same data order and views, so the pairing removes their noise."""
-    ours, theirs = group.by_seed(metric), base.by_seed(metric)
+    ours, theirs = group.by_seed("top1"), base.by_seed("top1")
     return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
 
 

@@ -42,7 +42,7 @@ _TOP1 = MapStyle(metric="top1", digits=2)
 _AGREEMENT = MapStyle(metric="teacher_agreement", digits=1, factor=100.0)
 
 
-def sweep_page(sweep: Sweep, *, title: str = "", teacher: Level | None = None) -> str:
+def sweep_page(sweep: Sweep, *, teacher: Level | None = None) -> str:
     """The HTML page of a sweep, whatever state it is in; `teacher` is its top-1."""
     all_groups = groups(sweep)
     top = best(all_groups)
@@ -62,7 +62,7 @@ def sweep_page(sweep: Sweep, *, title: str = "", teacher: Level | None = None) -
     runs = [result.run for result in sweep.results if result.run is not None]
     body += notes(runs, [run.name for run in runs])
     body += _settings(sweep)
-    return page(title or f"Sweep {sweep.name}", _subtitle(sweep), body)
+    return page(f"Sweep {sweep.name}", _subtitle(sweep), body)
 
 
 def _subtitle(sweep: Sweep) -> str:

@@ -77,15 +77,15 @@ def cache_teacher(
     on one cache: under torchrun, as a SLURM array, or started by hand with RANK and WORLD_SIZE.
     """
     index = shard_place.index()
-    views = views.for_set(shard_place, index, _existing_header(cache))
-    _refuse_early(cache, index, teacher, views, record, precision=execution.precision)
+    existing = _existing_header(cache)
+    views = views.for_set(shard_place, index, existing)
+    _refuse_early(cache, existing, index, teacher, views, record, precision=execution.precision)
     world = world_from_env(shared=True)
     from teacher_cache.stage1.build import build_cache
     from teacher_cache.stage1.opening import open_or_create
-    from teacher_cache.store.cache import spec_at
 
     teacher.check_published_classes(index)
-    existing_spec = spec_at(cache)
+    existing_spec = existing.spec if existing is not None else None
     recipe = views.recipe(index, existing_spec)
     network = execution.load(teacher, recipe, index, existing_spec, world)
     if existing_spec is None:  # what it calibrates on
@@ -147,16 +147,14 @@ def _existing_header(cache: str) -> "Header | None":
 
     if Place.parse(cache, writable=True).folder is not None:
         return header_at(cache)
-    from teacher_cache.store.cache import TeacherCache
+    from teacher_cache.store.cache import stored_header
 
-    if not TeacherCache.exists(cache):
-        return None
-    with TeacherCache.open(cache) as opened:
-        return opened.header
+    return stored_header(cache)
 
 
 def _refuse_early(
     cache: str,
+    existing: "Header | None",
     index: "ShardIndex",
     teacher: TeacherFlags,
     views: ViewFlags,
@@ -170,7 +168,7 @@ def _refuse_early(
         ValueError for what was typed, CacheError for an existing cache that is for something else.
     """
     from teacher_cache.stage1.agreement import require_known_labels, require_new_cache
-    from teacher_cache.store.header import CACHE_FOLDER, header_at, require_index
+    from teacher_cache.store.header import CACHE_FOLDER, require_index
     from teacher_cache.store.place import Place
     from teacher_cache.store.spec import require_equal
 
@@ -180,17 +178,15 @@ def _refuse_early(
         require_own("--cache", place.folder, CACHE_FOLDER)
     name = teacher.checked_name()
     teacher.check_known_classes(index)
-    header = header_at(cache)
-    if header is None:
+    if existing is None:
         require_known_labels(index, index.num_classes, name)
-        if place.folder is not None:
-            recipe = views.recipe(index)
-            require_new_cache(index, recipe, views.num_views)
-            if index.num_classes:
-                record.format(index.num_classes, index, recipe)
+        recipe = views.recipe(index)
+        require_new_cache(index, recipe, views.num_views)
+        if index.num_classes:
+            record.format(index.num_classes, index, recipe)
         return
-    require_index(header, index, place.url)
-    spec = header.spec
+    require_index(existing, index, place.url)
+    spec = existing.spec
     recipe = views.recipe(index, spec)
     requested_precision = precision or spec.teacher.precision
     requested_teacher = replace(

@@ -42,5 +42,5 @@ def _with_cache(url: str) -> dict[str, tuple[str, ...]]:
             # A digest of version 0.1 has one value of each operation: too few to see a rounding.
             parts = suspects_here(spec.recipe)
         if parts:
-            say(rendering_remedy(cache.made_with))
+            say(rendering_remedy(cache.header.made_with))
         return {f"{url}, recipe {spec.recipe.name}": parts}

@@ -128,7 +128,7 @@ def plan_cache(
         record_bytes = _measured_bytes(Path(folder) / "bytes.zarr", spec, basis, codec, held_NC)
         place = Path(folder) / "speed.zarr"
         with TeacherCache.create(place, spec, index, basis, num_views=recipe.block_views) as cache:
-            num_arrays = len(cache.layouts)
+            num_arrays = len(cache.units.layouts)
             num_timed, views_per_s = _timed(cache, teacher, reader, workers, batch_size, seconds)
     total, num_units = index.num_samples * num_views, index.num_shards * num_views // recipe.block_views
     batches = sum(-(-int(rows) // batch_size) for rows in index.rows_S) * num_views

@@ -25,6 +25,7 @@ from teacher_cache.store.spec import CacheSpec
 from teacher_cache.store.unit import Arrays
 
 _SHADES = "·░▒▓█"
+_WIDTH, _HEIGHT = 64, 16  # of the picture of a terminal, characters
 _RECENT = 64
 _LOSS_ROWS = 2048
 
@@ -77,11 +78,11 @@ class Status:
         return self.num_views_missing / self.views_per_s if self.num_views_missing else 0.0
 
 
-def cache_status(cache: TeacherCache, *, measure_units: int = 64, seed: int = 0) -> Status:
+def cache_status(cache: TeacherCache, *, measure_units: int = 64) -> Status:
     """Look at a cache: the ledger, the sizes of a seeded sample of units, and the times of the last commits."""
     done_BS = cache.ledger() != 0
     units = [(int(b), int(s)) for b, s in np.argwhere(done_BS)]
-    measured = [units[i] for i in np.sort(stream(seed, "status").permutation(len(units))[:measure_units])]
+    measured = [units[i] for i in np.sort(stream(0, "status").permutation(len(units))[:measure_units])]
     num_bytes: dict[str, int] = {}
     num_views = 0
     for unit in measured:
@@ -106,7 +107,7 @@ def storage_words(cache: TeacherCache) -> str:
     return f"storage: {byte_size(per_view * status.num_views_done)}, {per_view:.1f} bytes per view"
 
 
-def fidelity_sample(cache: TeacherCache, max_units: int, seed: int = 0) -> Iterator[tuple[Arrays, NDArray[np.float32]]]:
+def fidelity_sample(cache: TeacherCache, max_units: int) -> Iterator[tuple[Arrays, NDArray[np.float32]]]:
     """Records beside the full logits they stand for, unit by unit in seeded order.
 
     Yields:
@@ -114,7 +115,7 @@ def fidelity_sample(cache: TeacherCache, max_units: int, seed: int = 0) -> Itera
     """
     names = [field.name for field in cache.spec.record.fields()]
     units = [(int(b), int(s)) for b, s in np.argwhere(cache.ledger() != 0)]
-    for i in stream(seed, "fidelity report").permutation(len(units))[:max_units]:
+    for i in stream(0, "fidelity report").permutation(len(units))[:max_units]:
         stored = cache.read_unit(*units[i])
         if "fidelity_at" not in stored:
             return
@@ -122,15 +123,13 @@ def fidelity_sample(cache: TeacherCache, max_units: int, seed: int = 0) -> Itera
         yield {name: stored[name][at] for name in names}, stored["fidelity_logit"].astype(np.float32)
 
 
-def cache_fidelity(
-    cache: TeacherCache, *, max_units: int, temperatures: Sequence[float] = TEMPERATURES
-) -> list[Fidelity]:
+def cache_fidelity(cache: TeacherCache, *, max_units: int) -> list[Fidelity]:
     """The true error per τ of this cache's records against its kept full logits; [] where there is nothing to measure.
 
     Args:
         max_units: how many units, in seeded order, are read at the most.
     """
-    return cache_errors(cache, (), max_units=max_units, temperatures=temperatures)[0]
+    return cache_errors(cache, (), max_units=max_units)[0]
 
 
 def cache_errors(
@@ -161,7 +160,7 @@ def cache_errors(
     )
 
 
-def status_lines(status: Status, width: int = 64, height: int = 16) -> list[str]:
+def status_lines(status: Status) -> list[str]:
     """The status as lines of text for a terminal."""
     done, units = int(status.done_BS.sum()), status.done_BS.size
     num_blocks, num_shards = status.done_BS.shape
@@ -171,7 +170,7 @@ def status_lines(status: Status, width: int = 64, height: int = 16) -> list[str]
         f"{count(int(status.rows_S.sum()), 'sample')} in {count(units, 'chunk')} "
         f"({count(num_blocks, 'view block')} × {count(num_shards, 'shard')})",
         f"done: {count(done, 'chunk')} ({percent(done, units)}); views that every sample has: {status.num_whole_views}",
-        *_picture(status.done_BS, width, height),
+        *_picture(status.done_BS),
     ]
     if status.bytes_per_view:
         parts = ", ".join(f"{name} {size:.2f}" for name, size in status.bytes_per_view.items())
@@ -229,13 +228,13 @@ def save_picture(status: Status, path: Path) -> None:
         figure.savefig(file, format="png", dpi=120)
 
 
-def _picture(done_BS: NDArray[np.bool_], width: int, height: int) -> list[str]:
-    """At most `height` lines of `width` cells; the shade of a cell is the share of its units that is done.
+def _picture(done_BS: NDArray[np.bool_]) -> list[str]:
+    """At most 16 lines of 64 cells; the shade of a cell is the share of its units that is done.
 
     A full block is drawn only for a cell that is whole, a dot only for one that is empty.
     """
-    rows = np.array_split(np.arange(done_BS.shape[0]), min(height, done_BS.shape[0]))
-    columns = np.array_split(np.arange(done_BS.shape[1]), min(width, done_BS.shape[1]))
+    rows = np.array_split(np.arange(done_BS.shape[0]), min(_HEIGHT, done_BS.shape[0]))
+    columns = np.array_split(np.arange(done_BS.shape[1]), min(_WIDTH, done_BS.shape[1]))
     lines = []
     for row in rows:
         shares = [float(done_BS[np.ix_(row, column)].mean()) for column in columns]

@@ -185,7 +185,7 @@ def _pixel_problem(cache: TeacherCache, index: ShardIndex, unit: UnitId, batch: 
     return (
         f"{cache.describe(unit)}: key {index.key(unit.shard, int(batch.row_B[at]))!r}, view {int(batch.view_B[at])}: "
         f"expected pixels with digest {int(expected_B[at]):08x}, got {int(batch.pixel_digest_B[at]):08x} "
-        f"({wrong.size} of {len(expected_B)} differ); {rendering_remedy(cache.made_with)}"
+        f"({wrong.size} of {len(expected_B)} differ); {rendering_remedy(cache.header.made_with)}"
     )
 
 

@@ -11,9 +11,8 @@ import msgspec
 
 from shards.documents import read_document
 from shards.errors import ArtefactError
-from shards.names import nearest, short
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
-from teacher_cache.network.weights_metadata import ARCHITECTURE, require_arguments
+from teacher_cache.network.weights_metadata import require_architecture
 
 _ADVICE = "expected the config.json that timm writes; or give --teacher ARCHITECTURE with --teacher-weights FILE"
 _CHOSEN_HERE = ("num_classes", "img_size", "in_chans")
@@ -64,16 +63,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
     except OSError as error:
         raise ArtefactError(f"{path}: cannot be read ({error.strerror}); {_ADVICE}") from None
     arguments = {name: value for name, value in config.model_args.items() if name not in _CHOSEN_HERE}
-    try:
-        require_arguments(arguments, f"{path}: model_args.")
-    except ValueError as error:
-        raise ArtefactError(str(error)) from None
-    for name in arguments:
-        if name not in ARCHITECTURE:
-            raise ArtefactError(
-                f"{path}: model_args.{short(name)} describes no architecture (similar: "
-                f"{', '.join(nearest(name, ARCHITECTURE)) or 'none'}); take it out of the file if it is not needed"
-            )
+    require_architecture(arguments, str(path), (), "take it out of the file if it is not needed")
     known = config.pretrained_cfg
     classes = config.num_classes or known.num_classes
     names = tuple(config.label_names or ())

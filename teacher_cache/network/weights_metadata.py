@@ -222,6 +222,28 @@ def require_arguments(arguments: Mapping[str, Any], what: str) -> None:
                 raise ValueError(f"{what}{name}: expected a share in [0, 1), got {number:g}")
 
 
+def require_architecture(arguments: Mapping[str, Any], where: str, own: Collection[str], advice: str) -> None:
+    """Refuse arguments that a file gives for timm and that describe no architecture.
+
+    Args:
+        own: further names of arguments, those of a model that the user's code has registered with timm.
+        advice: what to do, for messages.
+
+    Errors:
+        ArtefactError naming the file, as `where`, and the argument.
+    """
+    try:
+        require_arguments(arguments, f"{where}: model_args.")
+    except ValueError as error:
+        raise ArtefactError(str(error)) from None
+    for name in arguments:
+        if name not in ARCHITECTURE and name not in own:
+            similar = ", ".join(nearest(name, ARCHITECTURE)) or "none"
+            raise ArtefactError(
+                f"{where}: model_args.{short(name)} describes no architecture (similar: {similar}); {advice}"
+            )
+
+
 def require_possible(
     path: Path, arguments: Mapping[str, Any], *, num_classes: int = 0, own: Collection[str] = ()
 ) -> None:
@@ -233,21 +255,12 @@ def require_possible(
     Args:
         path: a .safetensors file. arguments: what its metadata ask for, by name; nested values are looked into.
         num_classes: what they say of their classes.
-        own: further names of arguments, those of a model that the user's code has registered with timm.
+        own: as of `require_architecture`.
 
     Errors:
         ArtefactError naming the file, the argument and what it may be.
     """
-    try:
-        require_arguments(arguments, f"weights {path}: model_args.")
-    except ValueError as error:
-        raise ArtefactError(str(error)) from None
-    for name in arguments:
-        if name not in ARCHITECTURE and name not in own:
-            raise ArtefactError(
-                f"weights {path}: say of themselves model_args.{short(name)}, which describes no architecture "
-                f"(similar: {', '.join(nearest(name, ARCHITECTURE)) or 'none'}); give weights exported by this project"
-            )
+    require_architecture(arguments, f"weights {path}", own, "give weights exported by this project")
     most = _largest_size(path)
     for name, value in {**arguments, "num_classes": num_classes}.items():
         for number in _numbers(value):

@@ -44,7 +44,7 @@ def card_text(cache: TeacherCache, status: Status, errors: Sequence[Fidelity], *
         ("bytes per view on disk", f"{status.total_bytes_per_view:.2f}"),
         ("units", f"{done} of {units}" + ("" if done == units else ": **a part of a cache**")),
         ("spec fingerprint", f"`{spec.fingerprint}`"),
-        ("made with", markdown(", ".join(f"{key} {value}" for key, value in cache.made_with.items()))),
+        ("made with", markdown(", ".join(f"{key} {value}" for key, value in cache.header.made_with.items()))),
     ]
     if skipped := cache.header.num_skipped:
         rows.insert(4, ("images left out", f"{skipped:,}, which could not be read when the shards were made"))

@@ -1,18 +1,15 @@
 """Open the destination of a copy: an empty cache of the right spec, or the existing one, to be continued."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from shards.errors import CacheError
-from shards.locks import FOR_EVER, locked
 from shards.own_folder import require_own
 from teacher_cache.publish.recoding import Shards, fitted_basis, require_smaller
 from teacher_cache.publish.selection import Selection
 from teacher_cache.record.codec import RecordFormat
-from teacher_cache.store.cache import TeacherCache, spec_at
-from teacher_cache.store.header import CACHE_FOLDER, LOCK_NAME
+from teacher_cache.store.cache import TeacherCache, stored_header
+from teacher_cache.store.header import CACHE_FOLDER, making
 from teacher_cache.store.place import Place
 from teacher_cache.store.spec import require_equal
 
@@ -42,11 +39,11 @@ def open_destination(
         require_smaller(spec.record, record, source.url)
         spec = replace(spec, record=record)
     num_views = (selection.view_blocks[-1] + 1) * source.views_per_unit
-    with alone(place.folder):
-        existing_spec = spec_at(url)
-        if existing_spec is None:
+    with making(place.folder):
+        existing = stored_header(url)
+        if existing is None:
             basis = source.basis if spec == source.spec else fitted_basis(source, spec)
-            made_with = dict(source.made_with)
+            made_with = dict(source.header.made_with)
             if spec != source.spec:
                 old = source.spec.record
                 made_with["records"] = f"encoded from {old.kind!r} records of {old.num_bytes} bytes per view"
@@ -59,7 +56,7 @@ def open_destination(
                 made_with=made_with,
                 class_names=source.header.class_names,
             )
-        require_equal(spec, existing_spec, url)
+        require_equal(spec, existing.spec, url)
         cache = TeacherCache.open(url, writable=True)
         if spec == source.spec:
             _require_same_basis(source, cache)
@@ -78,14 +75,3 @@ def _require_same_basis(source: TeacherCache, cache: TeacherCache) -> None:
 
 def _same(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
-
-
-@contextmanager
-def alone(folder: Path | None) -> Iterator[None]:
-    """Hold the lock under which a cache is made, so that two copies to one folder make one cache; remote: no lock."""
-    if folder is None:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / LOCK_NAME, wait_s=FOR_EVER, remove=True):
-        yield

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from shards.errors import CacheError
 from shards.own_folder import require_own
 from teacher_cache.publish.copying import CopyEvent
-from teacher_cache.publish.destination import alone
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
-from teacher_cache.store.header import CACHE_FOLDER, Header, header_from_attributes, read_root, write_root
+from teacher_cache.store.header import CACHE_FOLDER, Header, header_from_attributes, making, read_root, write_root
 from teacher_cache.store.ledger import Ledger
 from teacher_cache.store.place import Place
 from teacher_cache.store.spec import require_equal
@@ -59,7 +58,7 @@ def pack_cache(
     place = Place.parse(url, writable=True)
     if place.folder is not None:
         require_own("DEST", place.folder, CACHE_FOLDER)
-    with alone(place.folder):
+    with making(place.folder):
         objects = Objects.at(place, writable=True)
         try:
             yield from _pack(source, objects, header, entries_BS, workers, should_stop)

@@ -103,7 +103,7 @@ class Shards(NamedTuple):
     @classmethod
     def of(cls, cache: TeacherCache) -> "Shards":
         """The shards of a cache."""
-        return cls(cache.shard_names, cache.rows_S, cache.spec.index_fingerprint, cache.header.num_skipped)
+        return cls(cache.header.shard_names, cache.rows_S, cache.spec.index_fingerprint, cache.header.num_skipped)
 
 
 def fitted_basis(source: TeacherCache, spec: CacheSpec) -> TailBasis | None:
@@ -141,7 +141,7 @@ def _answers(source: TeacherCache, samples: list[Sample]) -> Iterator[NDArray[np
         if unit != held:
             held, stored = unit, source.read_unit(*unit)
         num_rows = int(source.rows_S[sample.shard])
-        row_N = block_rows(recipe, source.shard_names[sample.shard], num_rows, sample.view)
+        row_N = block_rows(recipe, source.header.shard_names[sample.shard], num_rows, sample.view)
         block_N = row_N[sample.block * recipe.block_size :][sample.place_N]
         view = sample.view % source.views_per_unit
         yield decoder.logits({name: stored[name][view : view + 1, block_N] for name in names})

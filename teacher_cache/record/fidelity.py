@@ -103,15 +103,9 @@ def fidelity(
     return [_at(t, groups, teacher_BC, log_prob, student_BC, feature_BD) for t in temperatures]
 
 
-def record_fidelity(
-    codec: RecordCodec,
-    record: Mapping[str, NDArray[Any]],
-    teacher_BC: NDArray[Any],
-    *,
-    temperatures: Sequence[float] = TEMPERATURES,
-) -> list[Fidelity]:
+def record_fidelity(codec: RecordCodec, record: Mapping[str, NDArray[Any]], teacher_BC: NDArray[Any]) -> list[Fidelity]:
     """Measure encoded records, as the store holds them, against the full logits they were made from."""
-    return fidelity(teacher_BC, decoder_of(codec, record), temperatures=temperatures)
+    return fidelity(teacher_BC, decoder_of(codec, record))
 
 
 def decoder_of(codec: RecordCodec, record: Mapping[str, NDArray[Any]]) -> LogProb:

@@ -6,7 +6,6 @@ wait; it is held by the process, so a killed one leaves nothing behind. In an ob
 
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from shards.errors import CacheError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
-from shards.locks import locked
 from shards.views.behaviour import behaviour_digest
 from shards.views.first_behaviour import behaviour_like
 from shards.views.view_recipe import ViewRecipe
@@ -27,8 +25,8 @@ from teacher_cache.record.fidelity import record_fidelity
 from teacher_cache.stage1.agreement import answer_names, require_fitted, require_known_labels, require_new_cache
 from teacher_cache.stage1.calibration import FEWEST, calibration_logits, calibration_sample, calibration_size
 from teacher_cache.stage1.stage1_events import CacheOpened, Calibrated, OpenEvent, ShortCalibration
-from teacher_cache.store.cache import TeacherCache, spec_at
-from teacher_cache.store.header import LOCK_NAME, require_index, require_views
+from teacher_cache.store.cache import TeacherCache, stored_header
+from teacher_cache.store.header import making, require_index, require_views
 from teacher_cache.store.spec import CacheSpec
 
 _POLL_S, _WAIT_S = 2.0, 3600.0  # longest wait for another process to make the cache
@@ -86,7 +84,7 @@ def open_or_create(
     if existing_cache is not None and num_views <= existing_cache.num_views:
         yield CacheOpened(cache=existing_cache, created=False, grown=False)
         return
-    with _alone(folder):
+    with making(folder, wait_s=_WAIT_S):
         existing_cache = _open_if_there(url, spec, index)
         if existing_cache is not None:
             yield CacheOpened(cache=existing_cache, created=False, grown=_grow(existing_cache, num_views))
@@ -98,21 +96,6 @@ def open_or_create(
         names = answer_names(teacher, index)
         cache = TeacherCache.create(url, spec, index, basis, num_views=num_views, class_names=names)
     yield CacheOpened(cache=cache, created=True, grown=False)
-
-
-@contextmanager
-def _alone(folder: Path | None) -> Iterator[None]:
-    if folder is None:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / LOCK_NAME, wait_s=_WAIT_S, remove=True) as got:
-        if not got:
-            raise CacheError(
-                f"{folder}: another process has been making this cache for more than {_WAIT_S:.0f} s "
-                f"(it holds {LOCK_NAME}); see what keeps it, then start again"
-            )
-        yield
 
 
 def _grow(cache: TeacherCache, num_views: int) -> bool:
@@ -153,11 +136,11 @@ def _cost_of(logit_NC: NDArray[np.float32], record: RecordFormat) -> ShortCalibr
 
 
 def _open_if_there(url: str | Path, spec: CacheSpec, index: ShardIndex) -> TeacherCache | None:
-    existing_spec = spec_at(url)
-    if existing_spec is None:
+    header = stored_header(url)
+    if header is None:
         return None
-    behaviour = behaviour_like(existing_spec.behaviour, spec.recipe)
-    same_rule = replace(spec, behaviour=behaviour, index_fingerprint=existing_spec.index_fingerprint)
+    behaviour = behaviour_like(header.spec.behaviour, spec.recipe)
+    same_rule = replace(spec, behaviour=behaviour, index_fingerprint=header.spec.index_fingerprint)
     cache = TeacherCache.open(url, writable=True, expect=same_rule)
     require_index(cache.header, index, cache.url)
     return cache

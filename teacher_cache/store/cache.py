@@ -26,7 +26,6 @@ from teacher_cache.store.header import (
     require_views,
     write_root,
 )
-from teacher_cache.store.layout import ArrayLayout
 from teacher_cache.store.ledger import Ledger
 from teacher_cache.store.place import DEFAULT_TIMEOUT_S, Place
 from teacher_cache.store.spec import CacheSpec, require_equal
@@ -64,7 +63,6 @@ class TeacherCache:
         num_views: int,
         made_with: Mapping[str, str] | None = None,
         class_names: Sequence[str] = (),
-        timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> Self:
         """Make an empty cache, or open the one of the same spec that is there; one process should create.
 
@@ -74,17 +72,16 @@ class TeacherCache:
             num_views: a multiple of V; a cache that is there and has fewer views grows.
             made_with: provenance, of a copy; None takes the libraries installed here.
             class_names: of the answers, where teacher and shards both say them.
-            timeout_s: longest wait for one object of a remote place.
 
         Errors:
             ValueError for arguments that do not fit each other, CacheError for a cache of another spec.
         """
         basis_arrays = {} if basis is None else dict(basis.to_arrays())
         header = make_header(spec, index, num_views, basis_arrays, made_with, class_names)
-        objects = Objects.at(Place.parse(url, writable=True, timeout_s=timeout_s), writable=True)
+        objects = Objects.at(Place.parse(url, writable=True), writable=True)
         if read_root(objects, objects.place.url) is not None:
             objects.close_session()
-            cache = cls.open(url, writable=True, expect=spec, timeout_s=timeout_s)
+            cache = cls.open(url, writable=True, expect=spec)
             cache.grow(max(num_views, cache.num_views))
             return cache
         write_metadata(objects, header)
@@ -134,9 +131,9 @@ class TeacherCache:
             raise
 
     @classmethod
-    def exists(cls, url: str | Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> bool:
+    def exists(cls, url: str | Path) -> bool:
         """Whether there is a finished cache; CacheError when its root is damaged or cannot be reached."""
-        place = Place.parse(url, writable=False, timeout_s=timeout_s)
+        place = Place.parse(url, writable=False)
         objects = Objects.at(place, writable=False)
         try:
             return read_root(objects, place.url) is not None
@@ -174,29 +171,9 @@ class TeacherCache:
         return self.header.rows_S
 
     @property
-    def shard_names(self) -> tuple[str, ...]:
-        """Base names of the shards."""
-        return self.header.shard_names
-
-    @property
-    def made_with(self) -> dict[str, str]:
-        """Library versions that made it."""
-        return self.header.made_with
-
-    @property
-    def identity(self) -> str:
-        """Fingerprint of spec and basis: what its units are of."""
-        return self.header.identity
-
-    @property
-    def layouts(self) -> list[ArrayLayout]:
-        """The arrays that hold units."""
-        return self.units.layouts
-
-    @property
     def row_fields(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """Dtype and shape of one entry of the arrays that have one per view and row: record and pixel digest."""
-        layouts = (item for item in self.layouts if item.dimensions[0] == "view")
+        layouts = (item for item in self.units.layouts if item.dimensions[0] == "view")
         return {item.name: (np.dtype(item.dtype), tuple(item.shape[3:])) for item in layouts}
 
     def describe(self, unit: UnitId) -> str:
@@ -298,9 +275,9 @@ class TeacherCache:
         self.objects.close_session()
 
 
-def spec_at(url: str | Path) -> CacheSpec | None:
-    """Read the spec of the cache at a place; None when there is none. CacheError when its root is damaged."""
+def stored_header(url: str | Path) -> Header | None:
+    """Read the header of the cache at a place; None when there is none. CacheError when its root is damaged."""
     if not TeacherCache.exists(url):
         return None
     with TeacherCache.open(url) as cache:
-        return cache.spec
+        return cache.header

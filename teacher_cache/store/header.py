@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from shards.documents import checked, parse_json
 from shards.errors import CacheError, OtherVersionError
+from shards.locks import FOR_EVER, locked
 from shards.own_folder import FolderKind
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.store.digest import IndexLike, array_digest
@@ -104,6 +106,26 @@ class Header:
     def num_view_blocks(self) -> int:
         """Units along the view axis."""
         return self.num_views // self.spec.recipe.block_views
+
+
+@contextmanager
+def making(folder: Path | None, *, wait_s: float = FOR_EVER) -> Iterator[None]:
+    """Hold the lock under which a cache is made, so that two processes make one cache; a remote place has no lock.
+
+    Errors:
+        CacheError when another process holds it longer than `wait_s`.
+    """
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK_NAME, wait_s=wait_s, remove=True) as free:
+        if not free:
+            raise CacheError(
+                f"{folder}: another process has been making this cache for more than {wait_s:.0f} s "
+                f"(it holds {LOCK_NAME}); see what keeps it, then start again"
+            )
+        yield
 
 
 def make_header(
