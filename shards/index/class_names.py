@@ -1,4 +1,4 @@
-"""Class names in files: the user's list for --class-names, and the copy that lies beside an index.
+"""Read and write class names in files: the user's list for --class-names, and the copy that lies beside an index.
 
 The user's list has one class a line, in the order of the labels: UTF-8 (a byte order mark is taken off), blanks around
 a name and empty lines do not count. A name may hold blanks and commas. A line that begins with # or has a column with a

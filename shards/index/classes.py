@@ -1,4 +1,4 @@
-"""The classes of an index: how many samples each has, and how they are found among the classes of somebody else.
+"""Count the samples of each class of an index, and find its classes among those of a teacher or another set.
 
 Names are compared as bytes: "Cat" is not "cat", and an é in one piece is not an e with an accent behind it. Messages
 show such differences.
@@ -32,7 +32,7 @@ def samples_words(index: ShardIndex) -> str:
 
 
 def class_table(index: ShardIndex) -> Iterator[str]:
-    """The classes with their samples, a line each: all of up to 20, else the largest and the smallest three.
+    """List the classes with their samples, a line each: all of up to 20, else the largest and the smallest three.
 
     Nothing where no sample has a label.
     """
@@ -56,7 +56,7 @@ def class_table(index: ShardIndex) -> Iterator[str]:
 
 
 class Classes(NamedTuple):
-    """The classes of one side of a comparison.
+    """Classes that are compared: of an index, a teacher or a file of weights.
 
     Attributes:
         whose: what messages call the side: "the shards".
@@ -75,7 +75,7 @@ def classes_of(index: ShardIndex, whose: str = "the shards") -> Classes:
 
 
 class ClassMatch(NamedTuple):
-    """How the classes of one side are found among those of another.
+    """The result of a comparison: each class of one side as a class of the other.
 
     Attributes:
         order: for each class here its number there; () where the numbers are the same.
@@ -158,6 +158,6 @@ def _folded(name: str) -> str:
 
 
 def majority(index: ShardIndex) -> float:
-    """The accuracy of always naming the largest class, percent; NaN where no sample has a label."""
+    """Compute the accuracy of always naming the largest class, percent; NaN where no sample has a label."""
     label_N = index.label_N[index.label_N >= 0]
     return 100.0 * float(np.bincount(label_N).max()) / len(label_N) if len(label_N) else math.nan

@@ -1,4 +1,4 @@
-"""How the images of shards were made smaller, once, when the shards were written."""
+"""The rule by which make-shards has made images smaller."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ DEFAULT_QUALITY = 90
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactRule(JsonValue):
-    """Larger images are reduced to a longest side, and all are JPEGs of one quality.
+    """Reduce larger images to a longest side, and store all as JPEGs of one quality.
 
     Attributes:
         max_side: longest side, pixels. quality: of JPEG, 1 to 95.

@@ -1,4 +1,4 @@
-"""How fast the images of an index come from where they lie: at random places, as a run reads them, not from memory."""
+"""Measure how fast a disk gives the images of an index: at random places, as a run reads them, not from memory."""
 
 import os
 import time
@@ -17,7 +17,7 @@ _SAMPLES = 200_000  # rows drawn at most: more than any disk gives in the second
 
 
 def read_rate(index: ShardIndex, *, seconds: float) -> float | None:
-    """Bytes/s of whole images at random places in a sample of shards, eight at once; None where they are remote.
+    """Measure bytes/s of whole images at random places in some of the shards, eight at once; None for remote ones.
 
     The system is asked to forget the shards first, so that the disk answers and not the memory; a disk array with a
     memory of its own is not so easily made to forget.
@@ -57,7 +57,7 @@ def read_rate(index: ShardIndex, *, seconds: float) -> float | None:
 
 
 def verdict(measured: float, needed: float) -> str:
-    """Whether a disk is fast enough, in words."""
+    """Say whether a disk is fast enough."""
     if measured >= needed:
         return f"enough {measured / needed:.1f} times over"
     return f"{100 * measured / needed:.0f} % of what is needed; copy the shards to a faster disk, or make them compact"

@@ -1,4 +1,4 @@
-"""What the arrays of an index must be to each other, whoever wrote them: checked once, when it is opened.
+"""Check once, when an index is opened, that its arrays fit each other, whoever wrote them.
 
 Checksums say that a file is as it was written; these checks say that what was written makes sense: places inside their
 shards, labels below the number of classes, keys that end where the next begins.
@@ -34,7 +34,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def require_sound(meta: IndexMeta, arrays: Arrays, path: Path) -> None:
-    """ShardError naming file, array, expected and got, unless meta and arrays are those of an index."""
+    """Raise ShardError naming file, array, expected and got, unless meta and arrays are those of an index."""
     num_shards, num_samples = len(meta.names), len(arrays["label_N"])
     lengths = {"S": num_shards, "S+1": num_shards + 1, "N": num_samples, "S32": 32 * num_shards}
     shapes = {name: "N" for name in arrays if name.endswith("_N")} | {
@@ -55,7 +55,7 @@ def require_sound(meta: IndexMeta, arrays: Arrays, path: Path) -> None:
 
 
 def without_empty(urls: Sequence[str], empty_shards: Sequence[str], path: Path) -> list[str]:
-    """The shards without those that the index passes over as empty.
+    """Leave out the shards that the index passes over as empty.
 
     Errors:
         ShardError when a local one is no longer empty: it was downloaded again, and the index lacks its samples.
@@ -73,7 +73,7 @@ def without_empty(urls: Sequence[str], empty_shards: Sequence[str], path: Path) 
 
 
 def require_classes(where: object, names: Sequence[str], num_classes: int) -> None:
-    """ShardError where there is one class: a network that is always right has nothing to learn.
+    """Refuse shards of one class, ShardError: a network that is always right has nothing to learn.
 
     No classes at all are those of unlabelled images, which a teacher will name.
     """
@@ -86,7 +86,7 @@ def require_classes(where: object, names: Sequence[str], num_classes: int) -> No
 
 
 def require_labels(index: "ShardIndex", where: object, what: str) -> None:
-    """ShardError where samples lack the label that something needs.
+    """Raise ShardError where samples lack the label that something needs.
 
     Args:
         where: what the message calls the shards. what: needs the labels, such as "evaluation".

@@ -1,4 +1,4 @@
-"""The file of an index: named arrays and a JSON head, mapped into memory, every byte under a checksum.
+"""Read and write the file of an index: named arrays and a JSON head, mapped into memory, every byte under a checksum.
 
 Layout: 16 bytes of magic; the length of the head (uint32, little-endian) and its crc32c (uint32); the head (JSON,
 padded with spaces); then the arrays, each padded with zeros to 64 bytes. The head lists name, dtype, length and crc32c
@@ -25,7 +25,7 @@ _Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**50)]
 
 
 class IndexMeta(msgspec.Struct, forbid_unknown_fields=True):
-    """What the head says about all shards; `places` is where they were, [] for beside the index.
+    """What the head of the file holds, for all shards; `places` is where they were, [] for beside the index.
 
     `num_classes` is 0 where no sample has a label and nobody has named the classes.
     """
@@ -86,7 +86,7 @@ def write_index_file(path: Path, meta: Mapping[str, Any], arrays: Mapping[str, N
 
 
 def read_index_file(path: Path, dtypes: Mapping[str, str]) -> tuple[IndexMeta, dict[str, NDArray[Any]]]:
-    """The meta and the arrays (read-only, mapped) of an index file.
+    """Read meta and arrays (read-only, mapped) of an index file.
 
     Args:
         dtypes: the arrays that an index has, with their dtypes.
@@ -120,7 +120,7 @@ def read_index_file(path: Path, dtypes: Mapping[str, str]) -> tuple[IndexMeta, d
 
 
 def stored_class_names(path: Path) -> tuple[str, ...]:
-    """The class names in the head of an index file, whatever its arrays are.
+    """Read the class names in the head of an index file, even if its arrays are damaged.
 
     Errors:
         ShardError when the head is missing, cut or changed in any byte.

@@ -1,4 +1,4 @@
-"""What was done to the pixels of images when shards were made of them.
+"""The rule by which make-shards has changed the pixels of images.
 
 The same is done to the pictures that a student of these shards is asked about.
 """
@@ -12,7 +12,7 @@ COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PixelRule(JsonValue):
-    """How images become the pixels that are learnt from; by default as torchvision and timm do it.
+    """Turn images upright and fill transparent ones; by default neither, as torchvision and timm do it.
 
     Attributes:
         upright: images are turned as their EXIF orientation says; otherwise it is ignored.
@@ -29,7 +29,7 @@ class PixelRule(JsonValue):
             raise ValueError(f"background: expected three numbers from 0 to 255, got {self.background}")
 
     def words(self) -> str:
-        """The rule in words; "" for the default."""
+        """Describe the rule; "" for the default."""
         turned = ["turned upright"] if self.upright else []
         colour = next((name for name, value in COLOURS.items() if value == self.background), None)
         seen = [f"on {colour or ','.join(map(str, self.background))}"] if self.background else []
@@ -43,7 +43,7 @@ def other_pixels(trained: PixelRule, here: PixelRule) -> str:
 
 
 def background_of(text: str) -> tuple[int, ...]:
-    """The colour that a text names: white, black or R,G,B; ValueError for others."""
+    """Parse a colour: white, black or R,G,B; ValueError for others."""
     if text.lower() in COLOURS:
         return COLOURS[text.lower()]
     parts = text.split(",")

@@ -1,4 +1,4 @@
-"""The bytes of a sample, read by offset and checked against the index."""
+"""Read the bytes of a sample by offset, checked against the index."""
 
 import os
 import threading
@@ -30,7 +30,7 @@ class ShardReader:
         self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
 
     def with_room(self, limit_bytes: float | None = None) -> Self:
-        """The reader itself; ShardError with the sizes for remote shards that will not all fit on the disk.
+        """Return the reader itself; ShardError with the sizes for remote shards that will not all fit on the disk.
 
         Args:
             limit_bytes: as of `require_room_for_all`.
@@ -39,7 +39,7 @@ class ShardReader:
         return self
 
     def image_bytes(self, shard: int, row: int) -> bytes:
-        """The encoded image of a sample.
+        """Read the encoded image of a sample.
 
         Errors:
             ShardError naming shard, key and offset when the shard is missing, has another size than in the index, or
@@ -58,7 +58,7 @@ class ShardReader:
         return data
 
     def name(self, shard: int, row: int) -> str:
-        """The sample's member name in the tar, with its suffix in lower case: what messages call it."""
+        """Return the sample's member name in the tar, with its suffix in lower case: what messages call it."""
         return f"{self.index.key(shard, row)}.{SUFFIXES[self.index.suffix_N[self.index.row_number(shard, row)]]}"
 
     def close(self) -> None:
@@ -149,13 +149,13 @@ class _OpenShard:
         self._retired = False
 
     def release(self) -> None:
-        """One reader less."""
+        """End one read; the last one of a retired shard closes it."""
         self.users -= 1
         if self._retired and not self.users:
             os.close(self.descriptor)
 
     def retire(self) -> None:
-        """Off the list."""
+        """Close the shard after the reads that go on."""
         self._retired = True
         if not self.users:
             os.close(self.descriptor)

@@ -35,7 +35,7 @@ _END_S = 1.0
 
 
 class Fetched(NamedTuple):
-    """How much of the remote shards that were missing is fetched: complete files, and bytes."""
+    """Progress of fetching: complete files, and bytes."""
 
     num_files: int
     num_bytes: int
@@ -62,7 +62,7 @@ def local_shard(
     stall_s: float = STALL_S,
     on_bytes: Callable[[int], None] = no_progress,
 ) -> Path:
-    """A local path for `url`: itself when local, else its copy in `cache_dir`, fetched if it is not there yet.
+    """Return a local path for `url`: itself when local, else its copy in `cache_dir`, fetched if it is not there yet.
 
     Args:
         expected_bytes: size in the index; None (no index yet) asks the server.

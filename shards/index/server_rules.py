@@ -23,12 +23,12 @@ _FINAL = (ArtefactError, FileNotFoundError, PermissionError, NotImplementedError
 
 
 def pauses() -> list[float]:
-    """Seconds to wait before each further try, in order."""
+    """Return the seconds to wait before each further try, in order."""
     return [PAUSE_S * 2**number for number in range(TRIES - 1)]
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same request may succeed later.
+    """Tell whether the same request may succeed later.
 
     Where a client library tells the status of the answer, the status decides. Of everything else only errors that
     stay (a missing object, no permission, a refusal of this project, a missing library) are final: each library has

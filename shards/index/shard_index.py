@@ -1,4 +1,4 @@
-"""The index of a set of shards: every sample's key, place, checksum and label, in the order of the shards.
+"""Load, save and query the index of a set of shards: key, place, checksum and label of every sample, in their order.
 
 It is what both stages agree on: the cache's spec carries its fingerprint, every read is checked against it. The file
 lies beside the shards and knows them by name, so a folder of shards can be moved or copied with its index.
@@ -45,7 +45,9 @@ ARRAYS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShardIndex:
-    """What a strict scan of the shards found; the rows of shard s are first_S[s] … first_S[s + 1] of the _N arrays.
+    """The samples of a set of shards, as a strict scan has found them.
+
+    The rows of shard s are first_S[s] … first_S[s + 1] of the _N arrays.
 
     Attributes:
         urls: where each shard is; not part of the fingerprint. names: base names, unique.
@@ -91,12 +93,12 @@ class ShardIndex:
 
     @property
     def num_shards(self) -> int:
-        """S."""
+        """The number of shards, S."""
         return len(self.names)
 
     @property
     def num_samples(self) -> int:
-        """N."""
+        """The number of samples, N."""
         return len(self.label_N)
 
     @property
@@ -114,13 +116,13 @@ class ShardIndex:
         return int(self.first_S[shard + 1] - self.first_S[shard])
 
     def row_number(self, shard: int, row: int) -> int:
-        """The place of (shard, row) in the _N arrays; IndexError outside the shard (negative rows are outside)."""
+        """Return the place of (shard, row) in the _N arrays; IndexError outside the shard, also for negative rows."""
         if not (0 <= shard < self.num_shards and 0 <= row < self.num_rows(shard)):
             raise IndexError(f"index: no row {row} of shard {shard} among {self.num_shards} shards")
         return int(self.first_S[shard]) + row
 
     def key(self, shard: int, row: int) -> str:
-        """The key of a sample."""
+        """Return the key of a sample."""
         n = self.row_number(shard, row)
         base = int(self.key_first_S[shard])
         start = base + (int(self.key_end_N[n - 1]) if row else 0)
@@ -134,13 +136,13 @@ class ShardIndex:
         return sha.hexdigest()
 
     def taught(self, num_classes: int, class_names: Sequence[str] = ()) -> "ShardIndex":
-        """The same samples with the classes of a teacher, where the index has none; the fingerprint stays."""
+        """Return the same samples with the classes of a teacher, where the index has none; the fingerprint stays."""
         if self.num_classes:
             return self
         return replace(self, num_classes=num_classes, class_names=tuple(class_names), classes_of_teacher=True)
 
     def find(self, key: str) -> tuple[int, int]:
-        """(shard, row) of a key; ShardError, naming similar keys, when it is not there.
+        """Find (shard, row) of a key; ShardError, naming similar keys, when it is not there.
 
         It compares key ends byte by byte over all keys of the right length (tens of milliseconds for ImageNet) and
         keeps no table.
@@ -197,7 +199,7 @@ class ShardIndex:
 
     @classmethod
     def load(cls, path: Path, *, follow_places: bool = False) -> "ShardIndex":
-        """The index in a file, its arrays mapped read-only; ShardError when it is missing or damaged in any byte.
+        """Read the index in a file, its arrays mapped read-only; ShardError when it is missing or damaged in any byte.
 
         Its shards are those of its names in the folder of the file. Where else they were when it was made is followed
         only when asked for: a file from a stranger would choose what is read or fetched. `open_index` asks the user.
@@ -280,7 +282,7 @@ def index_path(pattern: str, cache_dir: Path | None = None) -> Path:
 
 
 def open_index(pattern: str, cache_dir: Path | None = None) -> ShardIndex:
-    """The index of exactly the shards that a pattern names, as make-shards or check-shards left it.
+    """Open the index of exactly the shards that a pattern names, as make-shards or check-shards left it.
 
     Local shards must have the sizes in the index; remote ones are compared when they are fetched. Where "::" joins sets
     of which no index covers all, each set's own index is read, and they become one (`shards.index.joining`).

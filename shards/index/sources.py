@@ -1,4 +1,4 @@
-"""Where shards are: a pattern of the command line becomes a list of local paths and urls."""
+"""Expand a pattern of the command line into a list of local paths and urls of shards."""
 
 import itertools
 import os
@@ -19,7 +19,7 @@ _IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def expand_shards(pattern: str, *, one_index: bool = True) -> list[str]:
-    """The shards a pattern names, in order.
+    """List the shards that a pattern names, in order.
 
     A pattern is a tar file, a directory (all its *.tar, sorted by name), or either with brace ranges as in
     `train-{000000..001023}.tar`; several are joined by "::". Files are local or s3://, gs://, az://, https://, http://.
@@ -47,7 +47,7 @@ def expand_shards(pattern: str, *, one_index: bool = True) -> list[str]:
 
 
 def named_twice(urls: list[str]) -> tuple[str, str] | None:
-    """The first two shards of one name; None where each name is there once."""
+    """Find the first two shards of one name; None where each name is there once."""
     first: dict[str, str] = {}
     for url in urls:
         if (name := base_name(url)) in first:
@@ -57,12 +57,12 @@ def named_twice(urls: list[str]) -> tuple[str, str] | None:
 
 
 def is_remote(url: str) -> bool:
-    """Whether a shard has to be fetched before it can be read."""
+    """Tell whether a shard has to be fetched before it can be read."""
     return "://" in url
 
 
 def base_name(url: str) -> str:
-    """The file name of a shard, without folders, query or fragment."""
+    """Return the file name of a shard, without folders, query or fragment."""
     return os.path.basename(urlsplit(url).path if is_remote(url) else url)
 
 

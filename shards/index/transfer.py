@@ -129,7 +129,7 @@ def _transfer(order: TransferOrder, course: _Course) -> None:
     from fsspec.callbacks import Callback
 
     class Counted(Callback):  # type: ignore[misc]  # fsspec has no types
-        """Tells the course of every piece."""
+        """Count every piece that comes."""
 
         def relative_update(self, inc: int = 1) -> None:
             course.took(inc)

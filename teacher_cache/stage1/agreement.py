@@ -100,7 +100,7 @@ def fit_classes(teacher: "Teacher", index: ShardIndex, existing: "TeacherSpec | 
 
 
 def require_fitted(teacher: "Teacher", index: ShardIndex) -> bool:
-    """ValueError unless a teacher answers for the classes of the shards in their order; whether names prove it."""
+    """Tell whether names prove that a teacher answers for the classes of the shards; ValueError for other classes."""
     match = match_teacher(index, teacher.class_lists, teacher.num_classes, teacher.spec.name)
     if match.order:
         raise ValueError(f"teacher: {teacher.spec.name}: {match.words}; give fit_classes(teacher, index).teacher")
@@ -108,14 +108,14 @@ def require_fitted(teacher: "Teacher", index: ShardIndex) -> bool:
 
 
 def answer_names(teacher: "Teacher", index: ShardIndex) -> tuple[str, ...]:
-    """The class names of a cache's answers: proven on both sides, or the teacher's where the shards have no classes."""
+    """Return the class names of a cache's answers: proven on both sides, or the teacher's where shards have none."""
     if not index.num_classes:
         return tuple(teacher.class_lists[0]) if teacher.class_lists else ()
     return index.class_names if require_fitted(teacher, index) else ()
 
 
 def require_known_labels(index: ShardIndex, num_classes: int, teacher: str) -> None:
-    """ValueError where labels are merely said to be of so many classes: 0 … 7 of 1,000 are ImageNet's first eight."""
+    """Refuse labels that are merely said to be of so many classes, ValueError: 0 … 7 of 1,000 are ImageNet's first."""
     used = np.unique(index.label_N[index.label_N >= 0])
     if len(used) and not index.class_names and len(used) == used[-1] + 1 and 2 * len(used) <= num_classes:
         raise ValueError(
@@ -151,7 +151,7 @@ class Renumbered(NamedTuple):
 
 
 class ClassAgreement:
-    """How the first classes of the teacher agree with the labels, class by class; it keeps a few views of each class.
+    """Count how often the teacher's first class is the label, class by class, on a few views of each.
 
     The mean over classes cannot tell a weak teacher from one that knows 2 of 11 classes by the right number.
     """
@@ -172,7 +172,7 @@ class ClassAgreement:
         self._codes.append(label_N[kept_N] * self._num_classes + first_N[kept_N])
 
     def renumbered(self) -> tuple[Renumbered, ...]:
-        """The classes that the teacher seems to know by another number; () where fewer than two do.
+        """List the classes that the teacher seems to know by another number; () where fewer than two do.
 
         Such a class is answered as one other class, significantly oftener than as itself; no other one is answered as
         that one; and that one is not answered as itself. A weak teacher answers several classes as one.
@@ -200,13 +200,13 @@ class ClassAgreement:
 
 
 def mean_agreement(shares: Sequence[float]) -> float:
-    """The mean over units of the share of views that agree; NaN when no unit has any that count."""
+    """Average over units the share of views that agree; NaN when no unit has any that count."""
     known = [share for share in shares if not math.isnan(share)]
     return sum(known) / len(known) if known else math.nan
 
 
 def disagrees(agreement: float, num_classes: int) -> bool:
-    """Whether so small an agreement means that the teacher does not know these classes, or numbers them otherwise.
+    """Tell whether so small an agreement means that the teacher does not know these classes, or numbers them otherwise.
 
     A teacher of a thousand classes on eight of one's own, numbered 0 to 7, agrees with .3 % of the labels, three times
     chance; one of eight classes that knows them a little with 20 %, not twice chance.

@@ -257,7 +257,7 @@ class _Run:
         return UnitSkipped(unit=unit)
 
     def committed(self, writer: UnitWriter, *, wait: bool) -> Iterator[UnitCommitted]:
-        """Say that the unit before is committed, as soon as it is."""
+        """Yield the event of the unit before, as soon as it is committed."""
         done = writer.committed(wait=wait)
         if done is not None:
             self.locks.release(self._number(done.unit))
@@ -286,7 +286,7 @@ class _Run:
         return unit.view_block * self.cache.num_shards + unit.shard
 
     def finished(self, lock_path: Path | None) -> BuildFinished:
-        """What this run did; a complete cache needs no file of locks any more, nor one that a killed run left."""
+        """Return the last event, and remove the file of locks of a complete cache, also one that a killed run left."""
         agreement = mean_agreement(self.agreement)
         num_missing = len(self.cache.missing())
         if lock_path is not None and not num_missing and lock_path.exists():

@@ -1,4 +1,4 @@
-"""The calibration pass: the teacher's answers to a sample of views, from which the tail basis is fitted.
+"""Run the calibration pass: the teacher's answers to a sample of views, from which the tail basis is fitted.
 
 The sample is a pure function of spec and shards, and the pass has one batch size of its own, so whoever fits the basis
 fits the same one. It is kept apart from the views that the fidelity report measures.
@@ -43,12 +43,12 @@ class Sample(NamedTuple):
 
 
 def calibration_size(spec: CacheSpec, num_samples: int) -> int:
-    """Views that the pass aims at."""
+    """Return the number of views that the pass aims at."""
     return min(LARGEST, max(SMALLEST, num_samples * spec.recipe.block_views // SHARE))
 
 
 def calibration_sample(spec: CacheSpec, index: IndexLike, num_views: int) -> list[Sample]:
-    """Blocks, each in one keyed view of the first view block, that together hold about `num_views` usable views.
+    """Choose blocks, each in one keyed view of the first view block, that together hold about `num_views` usable views.
 
     A view is not used where it, or its partner in mixing, is measured by the fidelity report. Samples that the report
     measures in no view of their unit come first, each block in one view; where there are too few of those, as in a
@@ -97,7 +97,7 @@ def _usable(spec: CacheSpec, index: IndexLike, shard: int, block: int, view: int
 def calibration_logits(
     teacher: Teacher, reader: ShardReader, recipe: ViewRecipe, samples: Sequence[Sample]
 ) -> Iterator[NDArray[np.float32]]:
-    """The teacher's answers to the sample, (≤ BATCH, C) float32 at a time, in order.
+    """Yield the teacher's answers to the sample, (≤ BATCH, C) float32 at a time, in order.
 
     Errors:
         ShardError naming the sample that cannot be read.

@@ -1,4 +1,4 @@
-"""Encodes answers in one thread and commits units in another, so that the device waits for neither codec nor store."""
+"""Encode answers in one thread and commit units in another, so that the device waits for neither codec nor store."""
 
 import math
 import time
@@ -27,7 +27,7 @@ _AHEAD = 4
 
 
 class GroupAnswer(NamedTuple):
-    """What the teacher said to one view of a group of blocks; the first G rows of `logit_BC` count.
+    """The teacher's answer to one view of a group of blocks; the first G rows of `logit_BC` count.
 
     `logit_BC` may be on a device that has not computed it yet: the thread waits for it, not the caller.
     """
@@ -71,7 +71,7 @@ class CommittedUnit(NamedTuple):
 
 
 class UnitWriter:
-    """Takes one unit at a time: `begin`, `put` …, `commit`; an error of a thread surfaces in a later call.
+    """Encode and commit one unit at a time: `begin`, `put` …, `commit`; an error of a thread surfaces in a later call.
 
     A unit is committed while the next one is computed, and before the next one is committed: so at no time are more
     than two units uncommitted. Leaving the `with` lets a commit that has begun end and drops what has not begun;
@@ -117,7 +117,7 @@ class UnitWriter:
         self._committing = self._committer.submit(self._commit, unit)
 
     def committed(self, *, wait: bool) -> CommittedUnit | None:
-        """The unit whose commit has ended since this was last asked; None when there is none.
+        """Return the unit whose commit has ended since this was last asked; None when there is none.
 
         Args:
             wait: for the end of a commit that has begun.
@@ -224,7 +224,7 @@ class _OpenUnit:
         return np.asarray(self._fidelity_VR[view, row_G] >= 0)
 
     def complete(self) -> dict[str, NDArray[Any]]:
-        """The arrays, all rows of all views in place."""
+        """Return the arrays, all rows of all views in place."""
         assert self._filled_VR.all(), "a unit is committed only when every row of every view is there"
         return self._arrays
 

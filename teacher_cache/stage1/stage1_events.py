@@ -1,4 +1,4 @@
-"""What stage 1 tells whoever watches: small frozen values, in the order in which things happen."""
+"""The events of stage 1: small frozen values, in the order in which things happen."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from teacher_cache.store.digest import UnitId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """What there is to do: units of the whole cache, and the views of those that this process begins with.
+    """Stage 1 begins: units of the whole cache and missing ones, and the views of those that this process begins with.
 
     A process that is done with its share helps the others, so it may end with more views than these.
     """
