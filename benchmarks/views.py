@@ -42,7 +42,7 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 
 from benchmarks.compact_photos import teacher_losses
-from shards.index.compact import CompactRule
+from shards.index.pixel_rule import CompactRule
 from shards.tars.compacting import compacted
 from shards.views import view as views_module
 from shards.views.decode import decode_rgb

@@ -4,7 +4,7 @@ from .errors import ArtefactError as ArtefactError
 from .errors import CacheError as CacheError
 from .errors import RunError as RunError
 from .errors import ShardError as ShardError
-from .index.compact import CompactRule as CompactRule
+from .index.pixel_rule import CompactRule as CompactRule
 from .index.pixel_rule import PixelRule as PixelRule
 from .index.reader import ShardReader as ShardReader
 from .index.shard_index import ShardIndex as ShardIndex

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cli import cli
 from shards.errors import ShardError
-from shards.index.compact import CompactRule
+from shards.index.pixel_rule import CompactRule
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex, open_index
 from shards.rng import stream

@@ -15,8 +15,7 @@ from PIL import Image
 from cli import cli
 from shards.errors import Problem, ShardError, problems_text
 from shards.index.class_names import read_class_names
-from shards.index.compact import DEFAULT_QUALITY, CompactRule
-from shards.index.pixel_rule import PixelRule
+from shards.index.pixel_rule import DEFAULT_QUALITY, CompactRule, PixelRule
 from shards.index.shard_index import open_index
 from shards.tars.image_rule import ImageRule
 from shards.tars.image_shards import write_shards

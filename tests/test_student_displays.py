@@ -10,8 +10,7 @@ import pytest
 
 from shards.console import RUNS_NEXT_ITSELF
 from shards.flags import ShardPlace
-from student.commands.sweep_display import SweepDisplay
-from student.commands.training_display import TrainingDisplay, more_views, views_to_keep
+from student.commands.training_display import SweepDisplay, TrainingDisplay, more_views, views_to_keep
 from student.feed.coverage import Coverage
 from student.report.text import sweep_lines
 from student.run.run_events import EpochEnded, Scheduled, StartedFrom, Stepped, Stopped, StudentFinished
@@ -86,7 +85,7 @@ def test_the_time_left_counts_the_passes_to_come(
 ) -> None:
     """Of 12 cells 2 are done; this pass takes 100 s, 60 of them to come; the others wait for passes like it."""
     clock = iter([0.0, 40.0])
-    monkeypatch.setattr("student.commands.sweep_display.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("student.commands.training_display.time.monotonic", lambda: next(clock))
     display = SweepDisplay(Path("s"), together=together, processes=processes, quiet=True)
     names = tuple(str(n) for n in range(running))
     display.show(CellsStarted(names=names, tally=Tally(num_done=2, num_failed=0, num_total=12)))

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch.distributed as dist
 
-import student.run.resume as resume
+import student.run.checkpoint as checkpoint
 from shards.errors import RunError
 from shards.world import World
 from student.commands.training_display import TrainingDisplay
@@ -83,7 +83,7 @@ def test_a_rank_that_cannot_read_the_checkpoint_ends_all_of_them(tmp_path, index
 
     def work(options):
         if options["world"].rank == 1:
-            resume.load_checkpoint = lambda folder, step, **_: Rejected(path=folder, reason="no such file")
+            checkpoint.load_checkpoint = lambda folder, step, **_: Rejected(path=folder, reason="no such file")
         with pytest.raises(RunError, match=r"no such file.*that all ranks share"):
             run_to_end(killed, index, cache, **options)
         return True

@@ -14,6 +14,7 @@ from shards.commands.flags import class_names_option, require_use, say_ignored
 from shards.console import Bar, result, say, say_next
 from shards.documents import read_regular
 from shards.flags import COUNT, PATH, SEED, TEXT, Number, beside, bundled, workers_option
+from shards.formats.table import FORMATS, format_of
 from shards.own_folder import require_file, require_own
 from shards.tars.journal import INDEX_NAME, SHARDS_FOLDER
 from shards.text.figures import byte_size, count, has, was
@@ -45,7 +46,6 @@ class SourceFlags:
         """
         from shards.formats.held_out import held_out
         from shards.formats.input_format import Source
-        from shards.formats.table import format_of
         from shards.index.class_names import read_class_names
 
         self._check_no_labels()
@@ -84,7 +84,8 @@ _source_flags = bundled(
         "--format",
         "format_name",
         type=TEXT,
-        help="folders, labels, splits or parquet; default: what SOURCE looks like.",
+        metavar=f"[{'|'.join(FORMATS)}]",
+        help="Default: what SOURCE looks like.",
     ),
     click.option("--labels", type=PATH, help="CSV, TSV or text: a line for each image, with its path and class."),
     click.option(
@@ -119,8 +120,7 @@ class ImageFlags:
 
     def rule(self) -> "ImageRule":
         """As a value; ValueError for flags that contradict each other."""
-        from shards.index.compact import DEFAULT_QUALITY, CompactRule
-        from shards.index.pixel_rule import PixelRule, background_of
+        from shards.index.pixel_rule import DEFAULT_QUALITY, CompactRule, PixelRule, background_of
         from shards.tars.image_rule import ImageRule
         from shards.views.decode import MAX_PIXELS
 

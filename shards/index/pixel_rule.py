@@ -1,12 +1,13 @@
-"""The rule by which make-shards has changed the pixels of images.
+"""The rules by which make-shards has changed images: their size, and their pixels.
 
-The same is done to the pictures that a student of these shards is asked about.
+The same is done to the pixels of the pictures that a student of these shards is asked about.
 """
 
 from dataclasses import dataclass
 
 from shards.values import JsonValue, later
 
+DEFAULT_QUALITY = 90
 COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 
 
@@ -34,6 +35,26 @@ class PixelRule(JsonValue):
         colour = next((name for name, value in COLOURS.items() if value == self.background), None)
         seen = [f"on {colour or ','.join(map(str, self.background))}"] if self.background else []
         return ", ".join(turned + seen)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompactRule(JsonValue):
+    """Reduce larger images to a longest side, and store all as JPEGs of one quality.
+
+    Attributes:
+        max_side: longest side, pixels. quality: of JPEG, 1 to 95.
+    """
+
+    KIND = "compact"
+    max_side: int
+    quality: int = DEFAULT_QUALITY
+
+    def __post_init__(self) -> None:
+        """Check the ranges; ValueError naming the field."""
+        if self.max_side < 32:
+            raise ValueError(f"max_side: expected at least 32 pixels, got {self.max_side}")
+        if not 1 <= self.quality <= 95:
+            raise ValueError(f"quality: expected 1 to 95 (above, JPEG only grows), got {self.quality}")
 
 
 def other_pixels(trained: PixelRule, here: PixelRule) -> str:

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from shards.errors import Problem, ShardError, problems_text
 from shards.index.class_names import write_copy
-from shards.index.compact import CompactRule
 from shards.index.index_checks import SUFFIXES, require_sound, without_empty
 from shards.index.index_file import WRITE_ANEW, read_index_file, write_index_file
-from shards.index.pixel_rule import PixelRule
+from shards.index.pixel_rule import CompactRule, PixelRule
 from shards.index.remote import cached_path, local_shard
 from shards.index.sources import base_name, expand_shards, is_remote, named_twice
 

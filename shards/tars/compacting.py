@@ -8,7 +8,7 @@ import io
 
 from PIL import Image
 
-from shards.index.compact import CompactRule
+from shards.index.pixel_rule import CompactRule
 from shards.views.decode import decode_rgb, read_header
 
 _LEAST_SAVED = 0.1

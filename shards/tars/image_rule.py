@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards.index.compact import CompactRule
-from shards.index.pixel_rule import PixelRule
+from shards.index.pixel_rule import CompactRule, PixelRule
 from shards.tars.compacting import compacted
 from shards.tars.shard_scan import require_image
 from shards.views.decode import MAX_PIXELS, decode_alpha, decode_rgb, read_header

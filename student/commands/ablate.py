@@ -37,7 +37,7 @@ from student.commands.flags import (
     student_options,
     training_options,
 )
-from student.commands.training_display import more_views, views_to_keep
+from student.commands.training_display import SweepDisplay, more_views, views_to_keep
 from student.learn.losses.table import LOSSES
 from student.sweep.sweep_directory import SWEEP_FOLDER, precision_of_sweep, recipe_of_sweep, views_of_sweep
 
@@ -257,7 +257,6 @@ def _run(
     reasons: tuple[str, ...],
 ) -> None:
     """Run the sweep and draw it; exits with 1 when cells have failed, with the trainer's code when it was stopped."""
-    from student.commands.sweep_display import SweepDisplay
     from student.sweep.cell_training import sweep_facts
     from student.sweep.sweep_loop import CellProgress, run_sweep
 

@@ -70,9 +70,8 @@ class TeacherTraining:
         choice = replace(choice, model=name).with_fields(**{"view.mean": mean, "view.std": std})
         return choice.suited_to(index, parts=parts, before=before)
 
-    @property
     def choice(self) -> "RecipeChoice":
-        """The user's choice, before the network's normalisation is known."""
+        """Return the user's choice, before the network's normalisation is known."""
         start = f"{PUBLISHED}:{self.pretrained}" if self.pretrained else str(self.init_weights or "")
         flags = StudentFlags(
             model=self.pretrained or self.model or "",
@@ -129,8 +128,9 @@ def train_teacher(
     world = world_from_env()
     before = recipe_before(out)
     data: dict[str, Any] = {"parts": world.size * training.accumulate, "before": before}
-    refuse_changes(out, teacher.choice.changes(before))
-    choice = teacher.choice.for_set(shard_place.survey(index), before)
+    choice = teacher.choice()
+    refuse_changes(out, choice.changes(before))
+    choice = choice.for_set(shard_place.survey(index), before)
     choice.suited_to(index, **data)
     val_index = shard_place.labelled(val_shards, "--val-shards", "validation") if val_shards else index
     from student.run.loop import StudentJob, train_many

@@ -1,5 +1,7 @@
-"""Draw a training: one bar for the pass, one line per student and epoch."""
+"""Draw a training: one bar for the pass, one line per student and epoch; of a sweep also the time left, and a table."""
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,6 +11,15 @@ from shards.flags import ShardPlace, stop_with
 from shards.text.figures import accuracy, count, duration
 from shards.world import world_from_env
 from student.learn.diagnosis import MORE_VIEWS
+from student.sweep.sweep_loop import (
+    CellFailed,
+    CellProgress,
+    CellsStarted,
+    SweepEvent,
+    SweepFinished,
+    SweepPlanned,
+    Tally,
+)
 
 if TYPE_CHECKING:
     from student.run.run_events import Event, Progressed, Resumed, Scheduled, StudentFinished, ValidationChecked
@@ -275,3 +286,66 @@ _END = (
     _Figure("dist_top1", "DIST head {}"),
     _Figure("pixels_checked", "the pixels of all {:,.0f} views are those that the teacher saw"),
 )
+
+
+class SweepDisplay:
+    """Draws the events of a sweep; its training events are silent on ranks other than the first.
+
+    Args:
+        out: the sweep's directory. together: students per pass. processes: that share the sweep.
+    """
+
+    def __init__(
+        self, out: Path, *, together: int, processes: int, quiet: bool, more_views: MoreViews = no_more
+    ) -> None:
+        """Nothing is shown before the first event; `more_views` as of `TrainingDisplay`."""
+        self._out, self._together, self._processes, self._quiet = out, together, processes, quiet
+        self._training = TrainingDisplay(quiet=quiet, beside=self.left, more_views=more_views)
+        self._waiting, self._began, self._pass_left_s = 0, 0.0, float("inf")
+
+    def explain(self, reasons: Sequence[str]) -> None:
+        """Say which settings were chosen for these data, and why."""
+        self._training.explain(reasons)
+
+    def show(self, event: SweepEvent) -> None:
+        """Draw one event."""
+        if isinstance(event, CellProgress):
+            self._pass_left_s = getattr(event.event, "eta_s", self._pass_left_s)
+            self._training.show(event.event)
+            return
+        self._training.close()
+        counts = _counts(event.tally)
+        match event:
+            case SweepPlanned():
+                done = event.tally.num_done == event.tally.num_total
+                say(f"{self._out}: {'already finished: ' if done else ''}{counts}")
+            case CellsStarted(names=names, tally=tally):
+                self._began, self._pass_left_s = time.monotonic(), float("inf")
+                self._waiting = tally.num_total - tally.num_done - tally.num_failed - len(names)
+                say(f"training {', '.join(names)}; {counts}")
+            case CellFailed():
+                say(f"error: {event.name}: {event.error}; {counts}; run the same command to retry")
+            case SweepFinished():
+                if self._began:
+                    say(f"{self._out}: {counts}")
+                if not self._quiet:
+                    self._table()
+
+    def left(self) -> str:
+        """Return the time left of the whole sweep: this pass, and as many like it as the waiting cells need."""
+        whole = time.monotonic() - self._began + self._pass_left_s
+        passes = -(-self._waiting // (self._together * self._processes))
+        left = self._pass_left_s + passes * whole
+        return f"whole grid {duration(left)} left" if math.isfinite(left) else ""
+
+    def _table(self) -> None:
+        from student.report.text import sweep_lines
+        from student.sweep.sweep_directory import read_sweep
+
+        for line in sweep_lines(read_sweep(self._out)):
+            result(line)
+
+
+def _counts(tally: Tally) -> str:
+    failed = f", {tally.num_failed} failed" if tally.num_failed else ""
+    return f"{tally.num_done} of {count(tally.num_total, 'cell')} done{failed}"

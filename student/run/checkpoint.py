@@ -4,15 +4,19 @@ A checkpoint of step N is two files in `<run>/checkpoints/`: `step-N.pt`, a `tor
 `torch.load(weights_only=True)` opens, and `step-N.json`, its manifest: size, sha256, the resolved configuration and the
 fingerprints it belongs to. The manifest is written last, so a payload without one is a save that was interrupted; each
 file goes to a temporary name, is fsynced and renamed. Older ones are removed only when the new one is complete on disk.
+
+A run goes on from the newest step of which every student of a pass has an intact checkpoint. Rank 0 decides the step;
+then every rank reads the files itself, so that no state travels between ranks. The run directory must therefore be on a
+file system that all ranks share.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, NamedTuple
 
 import msgspec
 import torch
@@ -22,6 +26,7 @@ from shards.documents import checked, open_regular, parse_json, read_regular
 from shards.errors import RunError
 from shards.signals import raise_interrupt
 from shards.values import flat
+from student.run.run_files import RunFiles
 
 FORMAT = 1
 KEEP = 2
@@ -179,6 +184,90 @@ def _stored_identity(manifest: Manifest, identity: Mapping[str, Any], world_size
     if isinstance(before, int) and isinstance(now, int) and before * manifest.world_size == now * world_size:
         return {**manifest.identity, "accumulate": now}
     return manifest.identity
+
+
+class Saved(NamedTuple):
+    """The step to go on from (0: from the beginning), and how many ranks and micro-batches a batch was cut into."""
+
+    step: int
+    world_size: int
+    accumulate: int
+    rejected: tuple[Rejected, ...]
+
+
+def together(folders: Sequence[Path]) -> list[list[int]]:
+    """Group students that can share a pass: those with a checkpoint of the same step, or with none at all.
+
+    A pass that was killed while it saved leaves some students one checkpoint ahead; they still share the one before.
+
+    Args:
+        folders: the checkpoints of each student. Returns: numbers of students, one list per pass.
+    """
+    passes: list[tuple[set[int], list[int]]] = []
+    for number, folder in enumerate(folders):
+        steps = set(saved_steps(folder))
+        for common, members in passes:
+            if common & steps or common == steps:
+                common &= steps
+                members.append(number)
+                break
+        else:
+            passes.append((steps, [number]))
+    return [members for _, members in passes]
+
+
+def newest_of_all(saved: Sequence[tuple[Path, Mapping[str, Any]]], world_size: int) -> Saved:
+    """Find the newest step of which every student has an intact checkpoint; on rank 0.
+
+    Args:
+        saved: the checkpoints' folder and the run identity of each student. world_size: of the run that goes on.
+
+    Raises:
+        RunError: a checkpoint belongs to another run, or there are some and none is intact.
+    """
+    common = set.intersection(*(set(saved_steps(folder)) for folder, _ in saved))
+    rejected: list[Rejected] = []
+    for step in sorted(common, reverse=True):
+        damaged = []
+        for folder, identity in saved:
+            checkpoint = load_checkpoint(folder, step, identity=identity, world_size=world_size)
+            if isinstance(checkpoint, Rejected):
+                damaged.append(checkpoint)
+            else:
+                manifest = checkpoint[1]
+        if not damaged:
+            accumulate = manifest.identity.get("accumulate", 1)
+            return Saved(step, manifest.world_size, accumulate, tuple(rejected))
+        rejected += damaged
+    if rejected:
+        raise RunError(
+            "no checkpoint is intact: "
+            + "; ".join(f"{entry.path}: {entry.reason}" for entry in rejected)
+            + ". Delete the checkpoints folder to train from the beginning, or choose another --out"
+        )
+    return Saved(0, world_size, 1, ())
+
+
+def finished_before(files: RunFiles, num_steps: int, identity: Mapping[str, Any], world_size: int) -> bool:
+    """Whether the run in a directory has reached its last step and written its summary.
+
+    Raises:
+        RunError: the directory is of another run.
+    """
+    if not files.summary.is_file() or num_steps not in saved_steps(files.checkpoints):
+        return False
+    return isinstance(read_manifest(files.checkpoints, num_steps, identity=identity, world_size=world_size), Manifest)
+
+
+def read_state(folder: Path, step: int, identity: Mapping[str, Any], world_size: int) -> dict[str, Any]:
+    """Read the state of the step that rank 0 chose; RunError when this rank finds another file than rank 0 did."""
+    checkpoint = load_checkpoint(folder, step, identity=identity, world_size=world_size)
+    if isinstance(checkpoint, Rejected):
+        raise RunError(
+            f"{checkpoint.path}: {checkpoint.reason}, but rank 0 read it whole; put --out on a file system that all "
+            "ranks share, and run the same command again"
+        )
+    return checkpoint[0]
 
 
 _ABSENT = object()

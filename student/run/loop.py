@@ -25,7 +25,7 @@ from student.learn.losses.table import NONE
 from student.learn.process_group import ProcessGroup, meeting_place, process_group
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
-from student.run.resume import finished_before, together
+from student.run.checkpoint import finished_before, together
 from student.run.run_events import Event, Joining, Scheduled, Stopped, StudentFinished, ValidationChecked
 from student.run.run_files import RunFiles, read_json
 from student.run.shard_sets import ShardSets

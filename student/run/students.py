@@ -21,10 +21,9 @@ from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from student.run import run_events as events
-from student.run.checkpoint import as_state, save_checkpoint, saved_steps
+from student.run.checkpoint import as_state, newest_of_all, read_state, save_checkpoint, saved_steps
 from student.run.pace import Pace, Rate, Ticker
 from student.run.results import diagnosed, keep_best, write_results
-from student.run.resume import newest_of_all, read_state
 from student.run.run_events import Event
 from student.run.run_files import RunFiles
 from student.run.run_log import RunLog
