@@ -1,7 +1,7 @@
 """Flags that several commands share, and how flags become values.
 
-A command receives related flags as one frozen value: `bundled(ShardPlace, "shard_place", option, …)` adds the options,
-whose names are the value's fields, and hands the command a `ShardPlace` as its argument `shard_place`.
+A command receives related flags as one frozen value. Each field declares its flag: `epochs: int = flag("--epochs", …)`.
+`bundled(StudentFlags, "student")` adds the options and hands the command a `StudentFlags` as its argument `student`.
 """
 
 import functools
@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -96,6 +96,7 @@ class Text(click.ParamType[str]):
 
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_OPTION = "option"
 SEED = click.IntRange(0, 2**63 - 1)
 COUNT = click.IntRange(1)
 FROM_ZERO = click.IntRange(0)
@@ -115,9 +116,24 @@ def options(*decorators: Decorator) -> Decorator:
     return decorate
 
 
+def flag(*declarations: str, **attributes: Any) -> Any:
+    """Declare the flag of a field of a frozen value; arguments as of `click.option`, whose name is the field's."""
+    return field(metadata={_OPTION: lambda name: click.option(*declarations, name, **attributes)})
+
+
+def shared(option: Decorator) -> Any:
+    """Declare that an option which other commands have too fills a field of a frozen value."""
+    return field(metadata={_OPTION: lambda name: option})
+
+
 def bundled(value: type, argument: str, *decorators: Decorator) -> Decorator:
-    """Options whose values the command receives as one frozen `value`, under the name `argument`."""
-    names = [field.name for field in fields(value)]
+    """Options whose values the command receives as one frozen `value`, under the name `argument`.
+
+    Args:
+        decorators: the options of fields that declare none; those come first in the help.
+    """
+    names = [item.name for item in fields(value)]
+    own = [item.metadata[_OPTION](item.name) for item in fields(value) if _OPTION in item.metadata]
 
     def decorate(function: Any) -> Any:
         @functools.wraps(function)
@@ -125,7 +141,7 @@ def bundled(value: type, argument: str, *decorators: Decorator) -> Decorator:
             mine = {name: arguments.pop(name) for name in names}
             return function(**arguments, **{argument: value(**mine)})
 
-        return options(*decorators)(command)
+        return options(*decorators, *own)(command)
 
     return decorate
 
@@ -157,8 +173,13 @@ class ShardPlace:
     """
 
     shards: str | None
-    shard_cache: Path | None
-    shard_cache_limit: float | None
+    shard_cache: Path | None = flag("--shard-cache", type=PATH, help="Where remote shards are kept locally.")
+    shard_cache_limit: float | None = flag(
+        "--shard-cache-limit",
+        type=Number(0, 1_000_000, min_open=True),
+        metavar="GB",
+        help="Refuse remote shards whose copies take more room than this.",
+    )
 
     def index(self) -> "ShardIndex":
         """The index of the shards; errors as `open_index`."""
@@ -269,29 +290,14 @@ def val_beside(shards: str) -> str | None:
     return str(val) if folder.name == "train" and (val / "shards.index").is_file() else None
 
 
-shard_cache_options = (
-    click.option("--shard-cache", type=PATH, help="Where remote shards are kept locally."),
-    click.option(
-        "--shard-cache-limit",
-        type=Number(0, 1_000_000, min_open=True),
-        metavar="GB",
-        help="Refuse remote shards whose copies take more room than this.",
-    ),
-)
-
-
 def shard_options(required: bool = True, help: str = "") -> Decorator:
     """--shards and --shard-cache, as `place`."""
     where = (
         "Shards: a folder, a tar, or a brace range such as train-{000000..001023}.tar; "
         "local, s3://, gs://, az:// or https://."
     )
-    return bundled(
-        ShardPlace,
-        "shard_place",
-        click.option("--shards", required=required, type=TEXT, help=help or where),
-        *shard_cache_options,
-    )
+    option = click.option("--shards", required=required, type=TEXT, help=help or where)
+    return bundled(ShardPlace, "shard_place", option)
 
 
 def workers_option(help: str = "Rendering processes.", *, beside_network: bool = False) -> Decorator:
@@ -351,10 +357,10 @@ class Changed(NamedTuple):
 
 def refuse_changes(out: Path, changes: Iterable[Changed]) -> None:
     """RunError naming the flag of the first change of an existing run or sweep, before anything follows from it."""
-    for field, old, new, parameters in changes:
+    for name, old, new, parameters in changes:
         context = click.get_current_context()
         params = [param for param in context.command.params if param.name in parameters and given_flag(param.name)]
-        words = [(f"--set {field}=" if given_flag("sets") else f"--config: {field} = ", new)]
+        words = [(f"--set {name}=" if given_flag("sets") else f"--config: {name} = ", new)]
         words = [(f"{param.opts[0]} ", context.params.get(param.name or "")) for param in params] or words
         typed = words[0][0] + (f"{words[0][1]:g}" if isinstance(words[0][1], float) else str(words[0][1]))
         existing = "none" if old == "" else old

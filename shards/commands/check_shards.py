@@ -10,7 +10,7 @@ import click
 from shards.commands.flags import class_names_option, require_use, say_ignored
 from shards.console import Bar, result, say
 from shards.errors import ShardError
-from shards.flags import COUNT, ShardPlace, bundled, fetch_shards, shard_cache_options, workers_option
+from shards.flags import COUNT, ShardPlace, bundled, fetch_shards, flag, workers_option
 from shards.text.figures import count
 
 if TYPE_CHECKING:
@@ -21,16 +21,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanFlags:
-    """What the user says of shards of others, and whether their images are decoded."""
+    """What the user says of shards of others, of an existing index, and whether images are decoded."""
 
-    no_labels: bool
-    label_key: str | None
-    ignored: tuple[str, ...]
-    ignore_unknown: bool
-    skip_empty: bool
-    key_dots: bool
-    decode: bool
-    max_pixels: int | None
+    no_labels: bool = flag(
+        "--no-labels", is_flag=True, help="Samples may lack a label; those learn from a teacher's answers alone."
+    )
+    label_key: str | None = flag(
+        "--label-key", help="Take the label from this key of each sample's .json (img2dataset)."
+    )
+    ignored: tuple[str, ...] = flag(
+        "--ignore-suffix", multiple=True, metavar="SUFFIX", help="Pass over members NAME.SUFFIX, counted."
+    )
+    ignore_unknown: bool = flag(
+        "--ignore-unknown", is_flag=True, help="Pass over every member that is no image and no label, counted."
+    )
+    skip_empty: bool = flag(
+        "--skip-empty", is_flag=True, help="Pass over tars without any member, counted (img2dataset)."
+    )
+    key_dots: bool = flag(
+        "--key-dots", is_flag=True, help="Keys have dots: a key ends at the last dot of the name, not the first."
+    )
+    overwrite: bool = flag(
+        "--overwrite", is_flag=True, help="Write the index anew instead of checking against the one there."
+    )
+    allow_fewer: bool = flag(
+        "--allow-fewer", is_flag=True, help="With --overwrite: also where the new index has fewer samples."
+    )
+    decode: bool = flag("--decode", is_flag=True, help="Also decode every image, and name all that cannot be decoded.")
+    max_pixels: int | None = flag(
+        "--max-pixels", type=COUNT, help="With --decode: refuse larger images; default 89,478,485."
+    )
 
     def rule(self, expected: "ShardIndex | None") -> "SampleRule":
         """The rule of a scan; what an existing index allows is allowed again."""
@@ -52,43 +72,17 @@ class ScanFlags:
         )
 
 
-_scan_flags = bundled(
-    ScanFlags,
-    "flags",
-    click.option(
-        "--no-labels", is_flag=True, help="Samples may lack a label; those learn from a teacher's answers alone."
-    ),
-    click.option("--label-key", help="Take the label from this key of each sample's .json (img2dataset)."),
-    click.option(
-        "--ignore-suffix", "ignored", multiple=True, metavar="SUFFIX", help="Pass over members NAME.SUFFIX, counted."
-    ),
-    click.option(
-        "--ignore-unknown", is_flag=True, help="Pass over every member that is no image and no label, counted."
-    ),
-    click.option("--skip-empty", is_flag=True, help="Pass over tars without any member, counted (img2dataset)."),
-    click.option(
-        "--key-dots", is_flag=True, help="Keys have dots: a key ends at the last dot of the name, not the first."
-    ),
-    click.option("--overwrite", is_flag=True, help="Write the index anew instead of checking against the one there."),
-    click.option("--allow-fewer", is_flag=True, help="With --overwrite: also where the new index has fewer samples."),
-    click.option("--decode", is_flag=True, help="Also decode every image, and name all that cannot be decoded."),
-    click.option("--max-pixels", type=COUNT, help="With --decode: refuse larger images; default 89,478,485."),
-)
-
-
 @click.command("check-shards")
-@bundled(ShardPlace, "shard_place", click.argument("shards"), *shard_cache_options)
+@bundled(ShardPlace, "shard_place", click.argument("shards"))
 @click.option("--num-classes", type=click.IntRange(2), help="Labels must lie below it; default: the largest label + 1.")
 @class_names_option
-@_scan_flags
+@bundled(ScanFlags, "flags")
 @workers_option("Processes.")
 def check_shards(
     shard_place: ShardPlace,
     num_classes: int | None,
     class_names: Path | None,
     flags: ScanFlags,
-    overwrite: bool,
-    allow_fewer: bool,
     workers: int,
 ) -> None:
     """Scan SHARDS strictly, ours or anyone's, and write their index; with an index, check them against it.
@@ -100,10 +94,12 @@ def check_shards(
     from shards.index.sources import expand_shards
     from shards.tars.scan import scan_shards
 
-    require_use(allow_fewer and not overwrite, "--allow-fewer: only with --overwrite, which writes an index anew")
+    require_use(
+        flags.allow_fewer and not flags.overwrite, "--allow-fewer: only with --overwrite, which writes an index anew"
+    )
     assert shard_place.shards is not None, "an argument"
     path = index_path(shard_place.shards, shard_place.shard_cache)
-    expected = ShardIndex.load(path) if path.exists() and not overwrite else None
+    expected = ShardIndex.load(path) if path.exists() and not flags.overwrite else None
     rule = flags.rule(expected)
     names = _class_names(class_names, expected, path, num_classes)
     urls = expand_shards(shard_place.shards)
@@ -119,7 +115,7 @@ def check_shards(
     )
     index = _show_scan(events, len(urls))
     if expected is None:
-        index = _require_no_fewer(path, index, allow_fewer)
+        index = _require_no_fewer(path, index, flags.allow_fewer)
         index.save(path)
     verb = "checked against" if expected else "index"
     result(f"{samples_words(index)} in {count(index.num_shards, 'shard')}: all as they must be\n{verb} {path}")

@@ -13,7 +13,7 @@ from shards.atomic import replace_file
 from shards.commands.flags import class_names_option, require_use, say_ignored
 from shards.console import Bar, result, say, say_next
 from shards.documents import read_regular
-from shards.flags import COUNT, PATH, SEED, TEXT, Number, beside, bundled, workers_option
+from shards.flags import COUNT, PATH, SEED, TEXT, Number, beside, bundled, flag, shared, workers_option
 from shards.formats.table import FORMATS, format_of
 from shards.own_folder import require_file, require_own
 from shards.tars.journal import INDEX_NAME, SHARDS_FOLDER
@@ -30,13 +30,29 @@ if TYPE_CHECKING:
 class SourceFlags:
     """What the user says of SOURCE: its format, classes and labels."""
 
-    format_name: str | None
-    labels: Path | None
-    first_label: int | None
-    class_names: Path | None
-    ignore_unknown: bool
-    no_labels: bool
-    split: float | None
+    format_name: str | None = flag(
+        "--format", type=TEXT, help=f"{', '.join(FORMATS)}; default: what SOURCE looks like."
+    )
+    labels: Path | None = flag(
+        "--labels", type=PATH, help="CSV, TSV or text: a line for each image, with its path and class."
+    )
+    no_labels: bool = flag(
+        "--no-labels",
+        is_flag=True,
+        help="Take all images of SOURCE, in folders of any depth, without labels: a teacher's answers are learnt.",
+    )
+    first_label: int | None = flag(
+        "--first-label", type=click.IntRange(0, 1), help="The number of the first class in --labels."
+    )
+    class_names: Path | None = shared(class_names_option)
+    ignore_unknown: bool = flag(
+        "--ignore-unknown", is_flag=True, help="Pass over every file that is no JPEG, PNG or WebP image, counted."
+    )
+    split: float | None = flag(
+        "--split",
+        type=Number(0, 0.9, min_open=True),
+        help="Hold out this share of each class: DEST/train and DEST/val; which images follows from the keys.",
+    )
 
     def sets(self, path: Path) -> "Mapping[str, ImageList]":
         """The sets of SOURCE by name, "" for one set; says how SOURCE was understood.
@@ -73,50 +89,34 @@ class SourceFlags:
 
     def _check_no_labels(self) -> None:
         """ValueError for flags that say something of labels, where there are to be none."""
-        for flag, value in (("--labels", self.labels), ("--first-label", self.first_label), ("--split", self.split)):
-            require_use(self.no_labels and value is not None, f"{flag}: the images have no labels; drop one of the two")
-
-
-_source_flags = bundled(
-    SourceFlags,
-    "flags",
-    click.option(
-        "--format",
-        "format_name",
-        type=TEXT,
-        metavar=f"[{'|'.join(FORMATS)}]",
-        help="Default: what SOURCE looks like.",
-    ),
-    click.option("--labels", type=PATH, help="CSV, TSV or text: a line for each image, with its path and class."),
-    click.option(
-        "--no-labels",
-        is_flag=True,
-        help="Take all images of SOURCE, in folders of any depth, without labels: a teacher's answers are learnt.",
-    ),
-    click.option("--first-label", type=click.IntRange(0, 1), help="The number of the first class in --labels."),
-    class_names_option,
-    click.option(
-        "--ignore-unknown", is_flag=True, help="Pass over every file that is no JPEG, PNG or WebP image, counted."
-    ),
-    click.option(
-        "--split",
-        type=Number(0, 0.9, min_open=True),
-        help="Hold out this share of each class: DEST/train and DEST/val; which images follows from the keys.",
-    ),
-)
+        typed = {"--labels": self.labels, "--first-label": self.first_label, "--split": self.split}
+        for name, value in typed.items():
+            require_use(self.no_labels and value is not None, f"{name}: the images have no labels; drop one of the two")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFlags:
     """What the user wants done to each image."""
 
-    upright: bool
-    background: str | None
-    max_side: int | None
-    quality: int | None
-    max_pixels: int | None
-    no_decode: bool
-    skip_bad: Path | None
+    upright: bool = flag(
+        "--upright", is_flag=True, help="Turn images as their EXIF orientation says; default: it is ignored."
+    )
+    background: str | None = flag(
+        "--background", type=TEXT, help="Put transparent images on white, black or R,G,B; default: stored colours stay."
+    )
+    max_side: int | None = flag(
+        "--max-side", type=int, help="Compact shards: reduce larger images to this longest side, pixels."
+    )
+    quality: int | None = flag(
+        "--quality", type=int, help="Of the JPEGs of compact shards; default 90. Only with --max-side."
+    )
+    max_pixels: int | None = flag(
+        "--max-pixels", type=COUNT, help="Refuse larger images; default and most: 89,478,485 (2 GB to decode)."
+    )
+    no_decode: bool = flag("--no-decode", is_flag=True, help="Do not look for images that are cut or corrupt: faster.")
+    skip_bad: Path | None = flag(
+        "--skip-bad", type=PATH, help="Leave out images that cannot be taken; they are listed in this file."
+    )
 
     def rule(self) -> "ImageRule":
         """As a value; ValueError for flags that contradict each other."""
@@ -145,34 +145,19 @@ class ImageFlags:
 
 _MADE_BY = b'"made_by": "make-shards"'
 _SKIPPED = "# images that make-shards left out, with the reason\n"
-_image_flags = bundled(
-    ImageFlags,
-    "image_flags",
-    click.option("--upright", is_flag=True, help="Turn images as their EXIF orientation says; default: it is ignored."),
-    click.option(
-        "--background", type=TEXT, help="Put transparent images on white, black or R,G,B; default: stored colours stay."
-    ),
-    click.option("--max-side", type=int, help="Compact shards: reduce larger images to this longest side, pixels."),
-    click.option("--quality", type=int, help="Of the JPEGs of compact shards; default 90. Only with --max-side."),
-    click.option(
-        "--max-pixels", type=COUNT, help="Refuse larger images; default and most: 89,478,485 (2 GB to decode)."
-    ),
-    click.option("--no-decode", is_flag=True, help="Do not look for images that are cut or corrupt: faster."),
-    click.option("--skip-bad", type=PATH, help="Leave out images that cannot be taken; they are listed in this file."),
-)
 
 
 @click.command("make-shards")
 @click.argument("source", type=PATH)
 @click.argument("dest", type=PATH)
-@_source_flags
+@bundled(SourceFlags, "flags")
 @click.option(
     "--samples-per-shard",
     type=COUNT,
     help="At most; default: 1000, less below 8,000 images, all in one shard up to 2,000.",
 )
 @click.option("--order-seed", "--seed", "seed", default=0, type=SEED, help="Of the order of the samples.")
-@_image_flags
+@bundled(ImageFlags, "image_flags")
 @workers_option("Processes; the bytes do not depend on it.")
 def make_shards(
     source: Path,

@@ -17,6 +17,7 @@ from shards.flags import (
     TEXT,
     ShardPlace,
     bundled,
+    flag,
     given_flag,
     refuse_changes,
     refuse_ignored,
@@ -54,13 +55,22 @@ if TYPE_CHECKING:
 class GridFlags:
     """The axes of the grid, as typed."""
 
-    teachers: str | None
-    weights: str
-    temperatures: str
-    distillations: str
-    seeds: int
-    first_seed: int
-    views_used: str | None
+    teachers: str | None = flag(
+        "--teachers",
+        type=TEXT,
+        metavar="A,B,A+B",
+        help="Sets of caches, named after their files; default: all of them.",
+    )
+    weights: str = flag("--lambda", default="0,0.1,0.5,0.9", help="Values of λ; 0 is the baseline.")
+    temperatures: str = flag("--tau", default="1,2,4,8", help="Values of τ; hard cells ignore it.")
+    distillations: str = flag("--distill", default="hard,soft", help=f"Among {', '.join(LOSSES)}.")
+    seeds: int = flag("--seeds", default=1, type=COUNT, help="Students per cell.")
+    first_seed: int = flag("--first-seed", default=0, type=FROM_ZERO, help="Seed of the first student of a cell.")
+    views_used: str | None = flag(
+        "--views-used",
+        type=TEXT,
+        help="Numbers of views to cycle through, such as 6,30,300; default: all of the cache.",
+    )
 
     @property
     def lambdas(self) -> tuple[float, ...]:
@@ -81,54 +91,25 @@ class GridFlags:
         )
 
 
-_grid_options = bundled(
-    GridFlags,
-    "grid_flags",
-    click.option(
-        "--teachers",
-        type=TEXT,
-        metavar="A,B,A+B",
-        help="Sets of caches, named after their files; default: all of them.",
-    ),
-    click.option("--lambda", "weights", default="0,0.1,0.5,0.9", help="Values of λ; 0 is the baseline."),
-    click.option("--tau", "temperatures", default="1,2,4,8", help="Values of τ; hard cells ignore it."),
-    click.option("--distill", "distillations", default="hard,soft", help=f"Among {', '.join(LOSSES)}."),
-    click.option("--seeds", default=1, type=COUNT, help="Students per cell."),
-    click.option("--first-seed", default=0, type=FROM_ZERO, help="Seed of the first student of a cell."),
-    click.option(
-        "--views-used",
-        type=TEXT,
-        help="Numbers of views to cycle through, such as 6,30,300; default: all of the cache.",
-    ),
-)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassFlags:
     """How the cells are shared out, over passes and processes."""
 
-    together: int
-    spread: bool
-    skip_memory_check: bool
-
-
-_pass_options = bundled(
-    PassFlags,
-    "passes",
-    click.option("--together", default=1, type=COUNT, help="Students per pass over the data."),
-    click.option(
+    together: int = flag("--together", default=1, type=COUNT, help="Students per pass over the data.")
+    spread: bool = flag(
         "--spread", is_flag=True, help="Under torchrun: each process takes its own cells, each cell on one device."
-    ),
-    click.option("--skip-memory-check", is_flag=True, help="Start also what does not seem to fit into memory."),
-)
+    )
+    skip_memory_check: bool = flag(
+        "--skip-memory-check", is_flag=True, help="Start also what does not seem to fit into memory."
+    )
 
 
 @click.command("ablate")
 @shard_options()
 @click.option("--val-shards", type=TEXT, required=True, help="Shards to evaluate on.")
 @cache_options(required=True, help="The teacher cache; again for more teachers of the same views.")
-@_grid_options
-@_pass_options
+@bundled(GridFlags, "grid_flags")
+@bundled(PassFlags, "passes")
 @click.option("--out", required=True, type=PATH, help="Sweep directory; what is missing is trained.")
 @student_options
 @training_options
@@ -204,9 +185,9 @@ def _warn(warnings: Sequence[str]) -> None:
 def _check(choice: "RecipeChoice", cache_flags: CacheFlags, distillations: Sequence[str], out: Path) -> None:
     """Refuse what the cells could not do or would ignore, as far as that is known without torch."""
     refuse_changes(out, choice.changes(recipe_of_sweep(out)))
-    for key, flag in (("distill", "--distill"), ("distill_weight", "--lambda"), ("temperature", "--tau")):
+    for key, name in (("distill", "--distill"), ("distill_weight", "--lambda"), ("temperature", "--tau")):
         if key in choice.fields:
-            raise ValueError(f"{key}: would be ignored in --set or --config: each cell has its own; give {flag}")
+            raise ValueError(f"{key}: would be ignored in --set or --config: each cell has its own; give {name}")
     if not any(LOSSES[name].uses_temperature for name in distillations if name in LOSSES):
         refuse_ignored(["temperatures"], f"--distill {','.join(distillations)} does not read τ")
     for header in list(cache_flags.headers().values())[:1]:

@@ -18,10 +18,12 @@ from shards.flags import (
     Number,
     bundled,
     device_option,
+    flag,
     given_flag,
     options,
     precision_option,
     refuse_ignored,
+    shared,
     suited_workers,
     workers_option,
 )
@@ -53,14 +55,27 @@ _WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 class StudentFlags:
     """Which student, and what the user changes in its recipe."""
 
-    model: str | None
-    pretrained: str | None
-    recipe: str | None
-    stage: int
-    epochs: int | None
-    batch_size: int | None
-    config: Path | None
-    sets: tuple[str, ...]
+    model: str | None = flag(
+        "--model",
+        help="Network to train; see `models`. Default: deit_tiny_distilled_patch16_224, below 50,000 images small_cnn.",
+    )
+    pretrained: str | None = flag(
+        "--pretrained", metavar="NAME|FILE", help="Begin with published weights (a timm name with tag), or a file."
+    )
+    recipe: str | None = flag("--recipe", help="Student recipe; default: the model's own. See `recipes`.")
+    stage: int = flag("--stage", default=0, type=FROM_ZERO, help="0 trains from scratch, 1 fine-tunes.")
+    epochs: int | None = flag(
+        "--epochs",
+        type=COUNT,
+        help="Passes over the training images; default: the recipe's; below 50,000 images by their number.",
+    )
+    batch_size: int | None = flag(
+        "--batch-size", type=COUNT, help="Images per step, over all processes; default: the recipe's."
+    )
+    config: Path | None = flag("--config", type=PATH, help="A TOML file of recipe fields.")
+    sets: tuple[str, ...] = flag(
+        "--set", multiple=True, metavar="KEY=VALUE", help="Any recipe field; view.FIELD for views."
+    )
 
     def choice(self, **flags: Any) -> "RecipeChoice":
         """Return what the user asks for: a file, then --set, then flags.
@@ -109,57 +124,29 @@ class StudentFlags:
         return self.model or self.pretrained, {"finetune": True, "init_weights": f"{PUBLISHED}:{self.pretrained}"}
 
 
-student_options = bundled(
-    StudentFlags,
-    "student",
-    click.option(
-        "--model",
-        help="Network to train; see `models`. Default: deit_tiny_distilled_patch16_224, below 50,000 images small_cnn.",
-    ),
-    click.option(
-        "--pretrained", metavar="NAME|FILE", help="Begin with published weights (a timm name with tag), or a file."
-    ),
-    click.option("--recipe", help="Student recipe; default: the model's own. See `recipes`."),
-    click.option("--stage", default=0, type=FROM_ZERO, help="0 trains from scratch, 1 fine-tunes."),
-    click.option(
-        "--epochs",
-        type=COUNT,
-        help="Passes over the training images; default: the recipe's; below 50,000 images by their number.",
-    ),
-    click.option("--batch-size", type=COUNT, help="Images per step, over all processes; default: the recipe's."),
-    click.option("--config", type=PATH, help="A TOML file of recipe fields."),
-    click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any recipe field; view.FIELD for views."),
-)
+student_options = bundled(StudentFlags, "student")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossFlags:
     """The distillation loss of a run; None leaves the recipe's."""
 
-    distill: str | None
-    distill_weight: float | None
-    temperature: float | None
-
-
-loss_options = bundled(
-    LossFlags,
-    "loss",
-    click.option(
+    distill: str | None = flag(
         "--distill", metavar=f"[{'|'.join(distillations())}]", help="Loss against the teacher; default: the recipe's."
-    ),
-    click.option(
+    )
+    distill_weight: float | None = flag(
         "--lambda",
-        "distill_weight",
         type=Number(0, 1),
         help="λ, weight of the loss against the teacher; default: the recipe's, or with --distill its paper's.",
-    ),
-    click.option(
+    )
+    temperature: float | None = flag(
         "--tau",
-        "temperature",
         type=Number(0.01, 1000),
         help="τ, temperature of the loss against the teacher; default: as for --lambda.",
-    ),
-)
+    )
+
+
+loss_options = bundled(LossFlags, "loss")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +154,14 @@ class CacheFlags:
     """Which caches teach, and how several of them do."""
 
     caches: tuple[str, ...]
-    teacher_weight: str | None
-    combine: str | None
+    teacher_weight: str | None = flag(
+        "--teacher-weight", metavar="W,W", help="Weights of several teachers, in the order of --cache; default: equal."
+    )
+    combine: str | None = flag(
+        "--combine",
+        metavar=f"[{'|'.join(COMBINATIONS)}]",
+        help="Several caches: learn from the mean of their probabilities (default), or from each.",
+    )
 
     @property
     def weights(self) -> tuple[float, ...] | None:
@@ -220,21 +213,8 @@ class CacheFlags:
 
 def cache_options(*, required: bool = False, help: str) -> Decorator:
     """--cache, --teacher-weight and --combine, as `cache_flags`."""
-    return bundled(
-        CacheFlags,
-        "cache_flags",
-        click.option("--cache", "caches", multiple=True, required=required, type=CACHE, help=help),
-        click.option(
-            "--teacher-weight",
-            metavar="W,W",
-            help="Weights of several teachers, in the order of --cache; default: equal.",
-        ),
-        click.option(
-            "--combine",
-            metavar=f"[{'|'.join(COMBINATIONS)}]",
-            help="Several caches: learn from the mean of their probabilities (default), or from each.",
-        ),
-    )
+    option = click.option("--cache", "caches", multiple=True, required=required, type=CACHE, help=help)
+    return bundled(CacheFlags, "cache_flags", option)
 
 
 def require_start(recipe: "StudentRecipe") -> None:
@@ -274,16 +254,39 @@ def integers(option: str, text: str) -> tuple[int, ...]:
 class TrainingFlags:
     """How runs are executed."""
 
-    precision: str | None
-    accumulate: int
-    compile: bool
-    grad_checkpointing: bool
-    log_every: int
-    checkpoint_every: int
-    eval_every: int | None
-    device: str | None
-    workers: int
-    scratch: Path | None
+    precision: str | None = shared(precision_option)
+    accumulate: int = flag("--accumulate", default=1, type=COUNT, help="Micro-batches per step.")
+    compile: bool = flag("--compile", is_flag=True, help="torch.compile the student.")
+    grad_checkpointing: bool = flag(
+        "--grad-checkpointing",
+        is_flag=True,
+        help="Keep little of each forward, compute it again: less memory, a third more time.",
+    )
+    log_every: int = flag(
+        "--log-every",
+        default=50,
+        type=COUNT,
+        metavar="STEPS",
+        help="Steps between lines of metrics in the files of the run.",
+    )
+    checkpoint_every: int = flag(
+        "--checkpoint-every",
+        default=0,
+        type=FROM_ZERO,
+        metavar="STEPS",
+        help="Steps between checkpoints within an epoch; 0: only at its end.",
+    )
+    eval_every: int | None = flag(
+        "--eval-every",
+        type=COUNT,
+        metavar="EPOCHS",
+        help="Epochs between evaluations on --val-shards; default 1; below 50,000 images a twentieth of the run.",
+    )
+    device: str | None = shared(device_option)
+    workers: int = shared(workers_option("Rendering processes per rank.", beside_network=True))
+    scratch: Path | None = flag(
+        "--scratch", type=PATH, help="Local disk for the stored logits in use, once per machine; default: TMPDIR."
+    )
 
     def settings(
         self, *, run_precision: str | None, seed: int = 0, views_used: int | None = None, quiet: bool = False
@@ -327,43 +330,7 @@ def evaluated(settings: "TrainSettings", epochs: int, index: "ShardIndex") -> "T
     return replace(settings, eval_every=max(1, epochs // _EVALUATIONS))
 
 
-training_options = bundled(
-    TrainingFlags,
-    "training",
-    precision_option,
-    click.option("--accumulate", default=1, type=COUNT, help="Micro-batches per step."),
-    click.option("--compile", is_flag=True, help="torch.compile the student."),
-    click.option(
-        "--grad-checkpointing",
-        is_flag=True,
-        help="Keep little of each forward, compute it again: less memory, a third more time.",
-    ),
-    click.option(
-        "--log-every",
-        default=50,
-        type=COUNT,
-        metavar="STEPS",
-        help="Steps between lines of metrics in the files of the run.",
-    ),
-    click.option(
-        "--checkpoint-every",
-        default=0,
-        type=FROM_ZERO,
-        metavar="STEPS",
-        help="Steps between checkpoints within an epoch; 0: only at its end.",
-    ),
-    click.option(
-        "--eval-every",
-        type=COUNT,
-        metavar="EPOCHS",
-        help="Epochs between evaluations on --val-shards; default 1; below 50,000 images a twentieth of the run.",
-    ),
-    device_option,
-    workers_option("Rendering processes per rank.", beside_network=True),
-    click.option(
-        "--scratch", type=PATH, help="Local disk for the stored logits in use, once per machine; default: TMPDIR."
-    ),
-)
+training_options = bundled(TrainingFlags, "training")
 weights_options = options(
     click.option("--weights", required=True, type=PATH, help="Weights of a student: a .safetensors file, or its run."),
     click.option("--model", help="The network; needed only where the weights do not name it."),

@@ -19,6 +19,7 @@ from shards.flags import (
     ShardPlace,
     beside,
     bundled,
+    flag,
     refuse_changes,
     refuse_ignored,
     shard_options,
@@ -73,10 +74,15 @@ class TeachingFlags:
 class RunFlags:
     """The folder of a run, its seed, and how much of views and time it takes."""
 
-    out: Path
-    views_used: int | None
-    budget: float | None
-    seed: int
+    out: Path = flag("--out", required=True, type=PATH, help="Run directory; an unfinished run goes on.")
+    views_used: int | None = flag("--views-used", type=COUNT, help="Use only the first N views of the cache.")
+    budget: float | None = flag(
+        "--budget",
+        type=Number(0, 100_000, min_open=True),
+        metavar="MINUTES",
+        help="Train as many epochs as fit into this time, by the rate that is measured first.",
+    )
+    seed: int = flag("--seed", default=0, type=SEED, help="Initial weights, order, drop path.")
 
     def check(self, choice: "RecipeChoice") -> None:
         """Refuse --out and flags that do not fit what exists there; say that a budget changes nothing in it.
@@ -106,22 +112,13 @@ class RunFlags:
 @cache_options(
     help="The teacher cache; again for more teachers of the same views. Without it: --distill none, or --online."
 )
-@click.option("--out", required=True, type=PATH, help="Run directory; an unfinished run goes on.")
 @loss_options
 @student_options
 @click.option("--online", is_flag=True, help="Run the teacher in the loop instead of reading a cache.")
 @teacher_options
-@click.option("--views-used", type=COUNT, help="Use only the first N views of the cache.")
-@click.option(
-    "--budget",
-    type=Number(0, 100_000, min_open=True),
-    metavar="MINUTES",
-    help="Train as many epochs as fit into this time, by the rate that is measured first.",
-)
-@click.option("--seed", default=0, type=SEED, help="Initial weights, order, drop path.")
+@bundled(RunFlags, "run")
 @training_options
 @bundled(TeachingFlags, "who")
-@bundled(RunFlags, "run")
 def train_student(
     shard_place: ShardPlace,
     val_shards: str | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shards.console import result, say_next
-from shards.flags import COUNT, PATH, SEED, TEXT, ShardPlace, beside, bundled, refuse_changes, shard_options
+from shards.flags import COUNT, PATH, SEED, TEXT, ShardPlace, beside, bundled, flag, refuse_changes, shard_options
 from shards.own_folder import require_own
 from shards.text.figures import accuracy, noise
 from shards.world import world_from_env
@@ -29,14 +29,20 @@ if TYPE_CHECKING:
 class TeacherTraining:
     """Which network becomes the teacher, from which weights, and what the user changes in the recipe "teacher"."""
 
-    pretrained: str | None
-    model: str | None
-    init_weights: Path | None
-    epochs: int | None
-    batch_size: int | None
-    size: int | None
-    config: Path | None
-    sets: tuple[str, ...]
+    pretrained: str | None = flag(
+        "--pretrained", metavar="NAME", help="Published weights: a timm name with tag, or efficientnet_lite0."
+    )
+    model: str | None = flag("--model", metavar="NAME", help="A timm model without published weights.")
+    init_weights: Path | None = flag("--init-weights", type=PATH, help="With --model: a file of weights to begin with.")
+    epochs: int | None = flag("--epochs", type=COUNT, help="Default 10; below 1,500 images more, at most 30.")
+    batch_size: int | None = flag("--batch-size", type=COUNT, help="Images per step, over all processes.")
+    size: int | None = flag(
+        "--size", type=COUNT, help="Side of the images, pixels; default 224; below 50,000 images 96 or 64."
+    )
+    config: Path | None = flag("--config", type=PATH, help="A TOML file of recipe fields.")
+    sets: tuple[str, ...] = flag(
+        "--set", multiple=True, metavar="KEY=VALUE", help="Any recipe field; view.FIELD for views."
+    )
 
     def check(self) -> None:
         """Refuse names, files and combinations that cannot be, as far as that is known without torch.
@@ -87,26 +93,10 @@ class TeacherTraining:
         return flags.choice(image_size=self.size).with_fields(**started)
 
 
-_teacher_training = bundled(
-    TeacherTraining,
-    "teacher",
-    click.option(
-        "--pretrained", metavar="NAME", help="Published weights: a timm name with tag, or efficientnet_lite0."
-    ),
-    click.option("--model", metavar="NAME", help="A timm model without published weights."),
-    click.option("--init-weights", type=PATH, help="With --model: a file of weights to begin with."),
-    click.option("--epochs", type=COUNT, help="Default 10; below 1,500 images more, at most 30."),
-    click.option("--batch-size", type=COUNT, help="Images per step, over all processes."),
-    click.option("--size", type=COUNT, help="Side of the images, pixels; default 224; below 50,000 images 96 or 64."),
-    click.option("--config", type=PATH, help="A TOML file of recipe fields."),
-    click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Any recipe field; view.FIELD for views."),
-)
-
-
 @click.command("train-teacher")
 @shard_options()
 @click.option("--val-shards", type=TEXT, help="Shards to evaluate on; default: the training images, which flatters.")
-@_teacher_training
+@bundled(TeacherTraining, "teacher")
 @click.option("--out", required=True, type=PATH, help="Run directory; an unfinished run goes on.")
 @click.option("--seed", default=0, type=SEED, help="Seed of the initial classifier and the order.")
 @training_options

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import Bar, result, say
-from shards.flags import CACHE, COUNT, FROM_ZERO, bundled, stop_with
+from shards.flags import CACHE, COUNT, FROM_ZERO, bundled, flag, stop_with
 from shards.own_folder import require_own
 from shards.signals import StopRequest
 from shards.text.figures import count, duration
@@ -24,9 +24,22 @@ if TYPE_CHECKING:
 class CopiedRecord:
     """How the logits of a copy are compressed, as typed."""
 
-    record_kind: str | None
-    top_k: int
-    num_bytes: int
+    record_kind: str | None = flag(
+        "--record",
+        callback=record_kind_callback,
+        metavar=f"[{'|'.join(('auto', *KINDS))}]",
+        help="Compress the logits again, as this kind; default: copy them unchanged.",
+    )
+    top_k: int = flag(
+        "--top-k", default=0, show_default=False, type=FROM_ZERO, help="With --record: classes stored exactly."
+    )
+    num_bytes: int = flag(
+        "--bytes",
+        default=0,
+        show_default=False,
+        type=FROM_ZERO,
+        help="Bytes on disk per view; implies --record auto.",
+    )
 
     def format(self, source: "TeacherCache") -> "RecordFormat | None":
         """Return the format of a copy; None for the source's own. ValueError as `RecordFormat`."""
@@ -55,22 +68,7 @@ class CopiedRecord:
     metavar="RANGES",
     help="Shards to copy, by number, such as 0-99,200; default: all.",
 )
-@click.option(
-    "--record",
-    "record_kind",
-    callback=record_kind_callback,
-    metavar=f"[{'|'.join(('auto', *KINDS))}]",
-    help="Compress the logits again, as this kind; default: copy them unchanged.",
-)
-@click.option("--top-k", default=0, show_default=False, type=FROM_ZERO, help="With --record: classes stored exactly.")
-@click.option(
-    "--bytes",
-    "num_bytes",
-    default=0,
-    show_default=False,
-    type=FROM_ZERO,
-    help="Bytes on disk per view; implies --record auto.",
-)
+@bundled(CopiedRecord, "record")
 @click.option(
     "--pack",
     is_flag=True,
@@ -78,7 +76,6 @@ class CopiedRecord:
 )
 @click.option("--card", is_flag=True, help="Write a README.md beside the copy: content, error, how to use it.")
 @click.option("--workers", default=4, type=COUNT, help="Chunks copied at the same time.")
-@bundled(CopiedRecord, "record")
 def copy_cache(
     source: str,
     destination: str,
@@ -153,11 +150,11 @@ def _pack(opened: "TeacherCache", place: Place, num_views: int, card: bool, work
 def _require_whole(shards: str, record: CopiedRecord) -> None:
     """ValueError for a flag that does something else than pack a finished cache."""
     flags = {"--shards": shards, "--record": record.record_kind, "--top-k": record.top_k, "--bytes": record.num_bytes}
-    for flag, value in flags.items():
+    for name, value in flags.items():
         if value:
             raise ValueError(
-                f"{flag} with --pack: a packed copy holds all shards, with the records as they are; make a copy with "
-                f"{flag} first, then pack that copy"
+                f"{name} with --pack: a packed copy holds all shards, with the records as they are; make a copy with "
+                f"{name} first, then pack that copy"
             )
 
 

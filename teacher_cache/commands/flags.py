@@ -14,10 +14,11 @@ from shards.flags import (
     Decorator,
     bundled,
     device_option,
+    flag,
     given_flag,
-    options,
     pairs,
     precision_option,
+    shared,
 )
 from shards.world import ALONE, World
 from teacher_cache.record.kinds.table import KINDS
@@ -54,17 +55,56 @@ _IMAGENETS = ("imagenet-1k", "imagenet-12k", "imagenet-22k")
 """What --teacher-classes takes beside files: sets of classes that timm knows."""
 
 
+def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float, float] | None:
+    """Three numbers in [0, 1] units."""
+    if value is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"expected numbers such as 0.485,0.456,0.406, got {value!r}", ctx, param) from None
+    if not all(0.0 <= number <= 1.0 for number in (red, green, blue)):
+        raise click.BadParameter(f"expected numbers in [0, 1] units (pixels over 255), got {value!r}", ctx, param)
+    return red, green, blue
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherFlags:
     """Which teacher: a timm name or a function, a file of weights, arguments, and the normalisation it wants."""
 
     teacher: str | None
-    teacher_weights: Path | None
-    teacher_args: tuple[str, ...]
-    teacher_mean: tuple[float, float, float] | None
-    teacher_std: tuple[float, float, float] | None
-    teacher_ema: str
-    teacher_classes: str | None
+    teacher_weights: Path | None = flag(
+        "--teacher-weights",
+        type=PATH,
+        help="A local .safetensors or torch file, a run or an export; default: timm's hub, or what the function "
+        "returns.",
+    )
+    teacher_ema: str = flag(
+        "--teacher-ema",
+        type=click.Choice(["yes", "no"]),
+        default="yes",
+        help="Use the averaged (EMA) weights if a checkpoint has both.",
+    )
+    teacher_args: tuple[str, ...] = flag(
+        "--teacher-arg",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="An argument of timm.create_model, or of your function.",
+    )
+    teacher_classes: str | None = flag(
+        "--teacher-classes",
+        metavar="FILE",
+        help="Names of the teacher's classes, one a line in its order, or imagenet-1k; default: what its weights say.",
+    )
+    teacher_mean: tuple[float, float, float] | None = flag(
+        "--teacher-mean",
+        callback=_rgb,
+        metavar="R,G,B",
+        help="Mean of the images that the teacher was trained with; default: as stored with its weights.",
+    )
+    teacher_std: tuple[float, float, float] | None = flag(
+        "--teacher-std", callback=_rgb, metavar="R,G,B", help="Standard deviation of these images."
+    )
 
     def checked_name(self) -> str:
         """The teacher as a cache's spec calls it; ValueError for a name, a file or arguments that cannot be."""
@@ -191,52 +231,6 @@ class TeacherFlags:
         return fitted.teacher
 
 
-def _rgb(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float, float] | None:
-    """Three numbers in [0, 1] units."""
-    if value is None:
-        return None
-    try:
-        red, green, blue = (float(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"expected numbers such as 0.485,0.456,0.406, got {value!r}", ctx, param) from None
-    if not all(0.0 <= number <= 1.0 for number in (red, green, blue)):
-        raise click.BadParameter(f"expected numbers in [0, 1] units (pixels over 255), got {value!r}", ctx, param)
-    return red, green, blue
-
-
-_teacher_files = options(
-    click.option(
-        "--teacher-weights",
-        type=PATH,
-        help="A local .safetensors or torch file, a run or an export; default: timm's hub, or what the function "
-        "returns.",
-    ),
-    click.option(
-        "--teacher-ema",
-        type=click.Choice(["yes", "no"]),
-        default="yes",
-        help="Use the averaged (EMA) weights if a checkpoint has both.",
-    ),
-    click.option(
-        "--teacher-arg",
-        "teacher_args",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="An argument of timm.create_model, or of your function.",
-    ),
-    click.option(
-        "--teacher-classes",
-        metavar="FILE",
-        help="Names of the teacher's classes, one a line in its order, or imagenet-1k; default: what its weights say.",
-    ),
-    click.option(
-        "--teacher-mean",
-        callback=_rgb,
-        metavar="R,G,B",
-        help="Mean of the images that the teacher was trained with; default: as stored with its weights.",
-    ),
-    click.option("--teacher-std", callback=_rgb, metavar="R,G,B", help="Standard deviation of these images."),
-)
 teacher_options = bundled(
     TeacherFlags,
     "teacher",
@@ -245,23 +239,24 @@ teacher_options = bundled(
         default="regnety_160.deit_in1k",
         help="A timm classifier with its tag, or your own package.module:function.",
     ),
-    _teacher_files,
 )
 
 
 def optional_teacher_options(help: str) -> Decorator:
     """The same where no teacher is asked unless one is named."""
-    return bundled(TeacherFlags, "teacher", click.option("--teacher", help=help), _teacher_files)
+    return bundled(TeacherFlags, "teacher", click.option("--teacher", help=help))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunsTeacher:
     """How the teacher of stage 1 is run."""
 
-    batch_size: int | None
-    precision: str | None
-    compile: bool
-    device: str | None
+    batch_size: int | None = flag(
+        "--batch-size", type=COUNT, help="Views per teacher forward; default: up to 256 on a GPU, 64 on a CPU."
+    )
+    precision: str | None = shared(precision_option)
+    compile: bool = flag("--compile", is_flag=True, help="torch.compile the teacher.")
+    device: str | None = shared(device_option)
 
     def views_per_forward(self, network: "Teacher", index: "ShardIndex", recipe: "ViewRecipe") -> int:
         """The batch of stage 1: as given, else what suits the device and the shards."""
@@ -291,25 +286,33 @@ class RunsTeacher:
         )
 
 
-runs_teacher_options = bundled(
-    RunsTeacher,
-    "execution",
-    click.option(
-        "--batch-size", type=COUNT, help="Views per teacher forward; default: up to 256 on a GPU, 64 on a CPU."
-    ),
-    precision_option,
-    click.option("--compile", is_flag=True, help="torch.compile the teacher."),
-    device_option,
-)
+runs_teacher_options = bundled(RunsTeacher, "execution")
+
+
+def record_kind_callback(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The name of a record kind, or "auto", or None where there is no default; the table says which there are."""
+    if value is not None and value != "auto" and value not in KINDS:
+        raise click.BadParameter(f"{value!r} is not one of {', '.join(('auto', *KINDS))}.", ctx, param)
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordFlags:
     """What is kept of each answer."""
 
-    record_kind: str
-    top_k: int
-    num_bytes: int
+    record_kind: str = flag(
+        "--record",
+        default="auto",
+        callback=record_kind_callback,
+        metavar=f"[{'|'.join(('auto', *KINDS))}]",
+        help="auto: lowrank, or dense8 up to 64 classes; dense: all logits, lossless.",
+    )
+    top_k: int = flag(
+        "--top-k", default=0, show_default=False, type=FROM_ZERO, help="Classes stored exactly; 0: chosen from --bytes."
+    )
+    num_bytes: int = flag(
+        "--bytes", default=0, show_default=False, type=FROM_ZERO, help="Bytes on disk per view; default 64."
+    )
 
     def format(
         self, num_classes: int, index: "ShardIndex", recipe: "ViewRecipe", existing: "CacheSpec | None" = None
@@ -327,33 +330,4 @@ class RecordFlags:
         return record.fitted_to(index.num_samples * recipe.block_views, index.num_shards)
 
 
-def record_kind_callback(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """The name of a record kind, or "auto", or None where there is no default; the table says which there are."""
-    if value is not None and value != "auto" and value not in KINDS:
-        raise click.BadParameter(f"{value!r} is not one of {', '.join(('auto', *KINDS))}.", ctx, param)
-    return value
-
-
-record_options = bundled(
-    RecordFlags,
-    "record",
-    click.option(
-        "--record",
-        "record_kind",
-        default="auto",
-        callback=record_kind_callback,
-        metavar=f"[{'|'.join(('auto', *KINDS))}]",
-        help="auto: lowrank, or dense8 up to 64 classes; dense: all logits, lossless.",
-    ),
-    click.option(
-        "--top-k", default=0, show_default=False, type=FROM_ZERO, help="Classes stored exactly; 0: chosen from --bytes."
-    ),
-    click.option(
-        "--bytes",
-        "num_bytes",
-        default=0,
-        show_default=False,
-        type=FROM_ZERO,
-        help="Bytes on disk per view; default 64.",
-    ),
-)
+record_options = bundled(RecordFlags, "record")

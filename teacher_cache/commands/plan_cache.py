@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.console import result, say
-from shards.flags import COUNT, Number, ShardPlace, bundled, shard_options, suited_workers, workers_option
+from shards.flags import COUNT, Number, ShardPlace, bundled, flag, shard_options, suited_workers, workers_option
 from shards.text.figures import byte_size, count
 from teacher_cache.commands.flags import (
     RecordFlags,
@@ -26,22 +26,13 @@ if TYPE_CHECKING:
 class Measurement:
     """How much is measured, and for how many processes the cache is planned."""
 
-    gpus: int
-    seconds: float
-    calibration_views: int
-
-
-_measurement_options = bundled(
-    Measurement,
-    "measurement",
-    click.option("--gpus", default=1, type=COUNT, help="GPUs (processes) to plan for."),
-    click.option(
+    gpus: int = flag("--gpus", default=1, type=COUNT, help="GPUs (processes) to plan for.")
+    seconds: float = flag(
         "--seconds", default=20.0, type=Number(0, 86400, min_open=True), help="How long making the cache is timed, s."
-    ),
-    click.option(
+    )
+    calibration_views: int = flag(
         "--calibration-views", default=768, type=click.IntRange(8), help="Views that the error is estimated from."
-    ),
-)
+    )
 
 
 @click.command("plan-cache")
@@ -49,7 +40,7 @@ _measurement_options = bundled(
 @teacher_options
 @view_options
 @record_options
-@_measurement_options
+@bundled(Measurement, "measurement")
 @runs_teacher_options
 @workers_option(beside_network=True)
 def plan_cache(

@@ -15,8 +15,10 @@ from shards.flags import (
     ShardPlace,
     bundled,
     device_option,
+    flag,
     refuse_ignored,
     shard_options,
+    shared,
     stop_with,
 )
 from shards.text.figures import count, plural
@@ -29,19 +31,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeepFlags:
-    """Whether images are rendered again, which, and which teacher answers them again."""
+class CheckFlags:
+    """How much is checked beside the checksums, what is done about damage, and where networks run."""
 
-    deep: bool
-    blocks: int
-    teacher: TeacherFlags
-    tolerance: float | None
-    seed: int
-    device: str | None
+    deep: bool = flag(
+        "--deep", is_flag=True, help="Also render some images again and compare the checksums of their pixels."
+    )
+    blocks: int = flag("--blocks", default=64, type=COUNT, help="Groups of 16 images that --deep renders.")
+    teacher: TeacherFlags = shared(
+        optional_teacher_options("Also ask this teacher again about those blocks; implies --deep.")
+    )
+    tolerance: float | None = flag(
+        "--tolerance",
+        type=Number(0, 1),
+        help="Largest allowed total variation between two answers; default: by precision.",
+    )
+    repair: bool = flag(
+        "--repair", is_flag=True, help="Mark damaged chunks as missing; cache-teacher then computes them again."
+    )
+    seed: int = flag("--sample-seed", "--seed", default=0, type=SEED, help="Chooses the groups of --deep.")
+    device: str | None = shared(device_option)
 
     @property
     def renders(self) -> bool:
-        """Whether images are rendered again."""
+        """Whether images are rendered checks."""
         return self.deep or self.teacher.teacher is not None
 
     def check(self, shard_place: ShardPlace) -> None:
@@ -61,51 +74,43 @@ class DeepFlags:
 @click.command("verify-cache")
 @click.argument("cache", type=CACHE)
 @shard_options(required=False, help="With --deep: the shards that the cache was made from.")
-@click.option("--deep", is_flag=True, help="Also render some images again and compare the checksums of their pixels.")
-@click.option("--blocks", default=64, type=COUNT, help="Groups of 16 images that --deep renders.")
-@optional_teacher_options("Also ask this teacher again about those blocks; implies --deep.")
-@click.option(
-    "--tolerance", type=Number(0, 1), help="Largest allowed total variation between two answers; default: by precision."
-)
-@click.option("--repair", is_flag=True, help="Mark damaged chunks as missing; cache-teacher then computes them again.")
-@click.option("--sample-seed", "--seed", "seed", default=0, type=SEED, help="Chooses the groups of --deep.")
-@device_option
-@bundled(DeepFlags, "again")
-def verify_cache(cache: str, shard_place: ShardPlace, again: DeepFlags, repair: bool) -> None:
+@bundled(CheckFlags, "checks")
+def verify_cache(cache: str, shard_place: ShardPlace, checks: CheckFlags) -> None:
     """Check every checksum of CACHE; --deep renders images again, --teacher runs the teacher again.
 
     Exit code 1 if anything is wrong.
     """
-    again.check(shard_place)
-    header, index = local_header(cache), shard_place.index() if again.renders else None
+    checks.check(shard_place)
+    header, index = local_header(cache), shard_place.index() if checks.renders else None
     if header is not None and index is not None:
         require_index(header, index, cache)
     from teacher_cache.inspect import verify
     from teacher_cache.store.cache import TeacherCache
 
-    with TeacherCache.open(cache, writable=repair) as opened:
+    with TeacherCache.open(cache, writable=checks.repair) as opened:
         units = opened.num_view_blocks * opened.num_shards
-        problems = _show_findings("digests", units, "chunk", verify.verify_digests(opened, repair=repair))
-        if again.renders:
-            problems += _verify_deep(opened, shard_place, again)
+        problems = _show_findings("digests", units, "chunk", verify.verify_digests(opened, repair=checks.repair))
+        if checks.renders:
+            problems += _verify_deep(opened, shard_place, checks)
     if problems:
-        say(count(problems, "problem") + (": taken out of the ledger; run cache-teacher again" if repair else ""))
+        repaired = ": taken out of the ledger; run cache-teacher again" * checks.repair
+        say(f"{count(problems, 'problem')}{repaired}")
         raise stop_with(1)
 
 
-def _verify_deep(cache: "TeacherCache", shard_place: ShardPlace, again: DeepFlags) -> int:
+def _verify_deep(cache: "TeacherCache", shard_place: ShardPlace, checks: CheckFlags) -> int:
     from teacher_cache.inspect import verify
 
-    index, spec, blocks = shard_place.index(), cache.spec, again.blocks
-    sample = {"num_blocks_to_check": blocks, "seed": again.seed}
+    index, spec, blocks = shard_place.index(), cache.spec, checks.blocks
+    sample = {"num_blocks_to_check": blocks, "seed": checks.seed}
     with shard_place.reader(index) as reader:
-        if again.teacher.teacher is None:
+        if checks.teacher.teacher is None:
             findings = verify.verify_pixels(cache, index, reader, **sample)
             return _show_findings("pixels", blocks, "block", findings)
-        network = again.teacher.load(
-            spec.recipe, index, device=again.device, precision=spec.teacher.precision, existing=spec.teacher
+        network = checks.teacher.load(
+            spec.recipe, index, device=checks.device, precision=spec.teacher.precision, existing=spec.teacher
         )
-        findings = verify.verify_teacher(cache, index, reader, network, tolerance=again.tolerance, **sample)
+        findings = verify.verify_teacher(cache, index, reader, network, tolerance=checks.tolerance, **sample)
         return _show_findings("teacher", blocks, "block", findings)
 
 

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from shards.console import say
 from shards.data_defaults import SMALL_SET, SMALL_VIEW, data_defaults
-from shards.flags import COUNT, SEED, ShardPlace, bundled, pairs
+from shards.flags import COUNT, SEED, ShardPlace, bundled, flag, pairs
 from shards.text.figures import count
 from shards.world import world_from_env
 
@@ -26,12 +24,29 @@ DEIT_REPEATS = 3
 class ViewFlags:
     """The views of a new cache."""
 
-    views: int | None
-    recipe_name: str | None
-    size: int | None
-    view_seed: int
-    sets: tuple[str, ...]
-    views_per_unit: int | None
+    views: int | None = flag(
+        "--views",
+        type=COUNT,
+        help="Views of every image; more can be added later. Default below 50,000 images: about 60,000 answers in all.",
+    )
+    recipe_name: str | None = flag(
+        "--view-recipe",
+        "--recipe",
+        help="How views are augmented; see `recipes`. Default: deit; below 50,000 images small.",
+    )
+    size: int | None = flag(
+        "--size", type=COUNT, help="Side of the views, pixels; default: the recipe's; below 50,000 images 96 or 64."
+    )
+    view_seed: int = flag("--view-seed", default=0, type=SEED, help="Seed of the views.")
+    sets: tuple[str, ...] = flag(
+        "--view-set", "--set", multiple=True, metavar="FIELD=VALUE", help="Change a field of the view recipe."
+    )
+    views_per_unit: int | None = flag(
+        "--views-per-unit",
+        type=COUNT,
+        help="Views of a chunk, which is computed and saved at once; default 6, or what divides --views; "
+        "less for small sets.",
+    )
 
     @property
     def num_views(self) -> int:
@@ -102,9 +117,9 @@ class ViewFlags:
         parsed_sets = view_settings(self.sets)
         flags = {"seed": "--view-seed", "block_views": "--views-per-unit", "name": "--view-recipe"}
         flags |= {"size": "--size"} if self.size else {}
-        for field, flag in flags.items():
-            if field in parsed_sets:
-                raise ValueError(f"--set {field}=…: would be ignored: {flag} says it; drop one of them")
+        for name, typed in flags.items():
+            if name in parsed_sets:
+                raise ValueError(f"--set {name}=…: would be ignored: {typed} says it; drop one of them")
         values = parsed_sets | {"seed": self.view_seed} | ({"size": self.size} if self.size else {})
         if existing is not None:
             values = {"versions": existing.recipe.versions} | values
@@ -141,31 +156,4 @@ def view_settings(sets: tuple[str, ...]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in pairs("--set", sets).items()}
 
 
-view_options = bundled(
-    ViewFlags,
-    "views",
-    click.option(
-        "--views",
-        type=COUNT,
-        help="Views of every image; more can be added later. Default below 50,000 images: about 60,000 answers in all.",
-    ),
-    click.option(
-        "--view-recipe",
-        "--recipe",
-        "recipe_name",
-        help="How views are augmented; see `recipes`. Default: deit; below 50,000 images small.",
-    ),
-    click.option(
-        "--size", type=COUNT, help="Side of the views, pixels; default: the recipe's; below 50,000 images 96 or 64."
-    ),
-    click.option("--view-seed", default=0, type=SEED, help="Seed of the views."),
-    click.option(
-        "--view-set", "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Change a field of the view recipe."
-    ),
-    click.option(
-        "--views-per-unit",
-        type=COUNT,
-        help="Views of a chunk, which is computed and saved at once; default 6, or what divides --views; "
-        "less for small sets.",
-    ),
-)
+view_options = bundled(ViewFlags, "views")
