@@ -63,6 +63,7 @@ class TeacherCache:
         num_views: int,
         made_with: Mapping[str, str] | None = None,
         class_names: Sequence[str] = (),
+        timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> Self:
         """Make an empty cache, or open the one of the same spec that is there; one process should create.
 
@@ -72,16 +73,17 @@ class TeacherCache:
             num_views: a multiple of V; a cache that is there and has fewer views grows.
             made_with: provenance, of a copy; None takes the libraries installed here.
             class_names: of the answers, where teacher and shards both say them.
+            timeout_s: longest wait for one object of a remote place.
 
         Errors:
             ValueError for arguments that do not fit each other, CacheError for a cache of another spec.
         """
         basis_arrays = {} if basis is None else dict(basis.to_arrays())
         header = make_header(spec, index, num_views, basis_arrays, made_with, class_names)
-        objects = Objects.at(Place.parse(url, writable=True), writable=True)
+        objects = Objects.at(Place.parse(url, writable=True, timeout_s=timeout_s), writable=True)
         if read_root(objects, objects.place.url) is not None:
             objects.close_session()
-            cache = cls.open(url, writable=True, expect=spec)
+            cache = cls.open(url, writable=True, expect=spec, timeout_s=timeout_s)
             cache.grow(max(num_views, cache.num_views))
             return cache
         write_metadata(objects, header)
