@@ -15,7 +15,7 @@ from teacher_cache import RecordFormat, build_cache, load_teacher, open_or_creat
 from tests.student_tiny import write_shards
 
 PAGE = Path(__file__).parents[1] / "docs" / "other-loops.md"
-LIBRARIES = {"Plain PyTorch": "torch", "timm": "timm", "Hugging Face Trainer": "transformers", "Lightning": "lightning"}
+LIBRARIES = {"Hugging Face Trainer": "transformers", "Lightning": "lightning"}
 BATCHES = 2
 
 
