@@ -45,9 +45,6 @@ class Feed:
         order: which samples come when; `steps` of it are the optimiser steps of every epoch.
         device: where the batches are.
         teaching: the open caches that it reads, or the teachers that it runs in the loop, and their weights.
-        pixels_checked: samples whose digest was compared with a cache's so far; a mismatch is an error.
-        teacher_forwards: images that a teacher in the loop has answered so far.
-        waited_s: seconds spent so far waiting for rendered views.
     """
 
     def __init__(
@@ -170,7 +167,7 @@ class Feed:
 
     @property
     def pixels_checked(self) -> int:
-        """Samples whose digest was compared with a cache's so far."""
+        """Samples whose digest was compared with a cache's so far; a mismatch is an error."""
         return self._source.pixels_checked
 
     @property
