@@ -21,22 +21,33 @@ from shards.names import require_packages
 T = TypeVar("T")
 _LATER = "later"
 _WORDS = "words"
+_WITHIN = "within"
 PACKAGES = "packages"
 _PACKAGE = re.compile(r"[\w.-]+==[\w.+!-]+")
 
 
-def later(default: Any, *, words: tuple[str, str] | None = None) -> Any:
+def setting(default: Any, unit: str, meaning: str, *, within: tuple[float, float] | None = None) -> Any:
+    """A dataclass field with what a command that lists the fields says of it, and the range of its numbers."""
+    return field(default=default, metadata={_WORDS: (unit, meaning), _WITHIN: within})
+
+
+def later(default: Any, *, words: tuple[str, str] | None = None, within: tuple[float, float] | None = None) -> Any:
     """A dataclass field added after the first release; `default` means "as it was before".
 
     Args:
-        words: unit and meaning, where a command lists the fields.
+        words: unit and meaning, as of `setting`. within: the range of its numbers.
     """
-    return field(default=default, metadata={_LATER: True, _WORDS: words})
+    return field(default=default, metadata={_LATER: True, _WORDS: words, _WITHIN: within})
 
 
 def words_of(cls: Any) -> dict[str, tuple[str, str]]:
-    """Unit and meaning of the later fields of a dataclass that say them, by name."""
+    """Unit and meaning of the fields of a dataclass that say them, by name."""
     return {item.name: words for item in fields(cls) if (words := item.metadata.get(_WORDS))}
+
+
+def ranges_of(cls: Any) -> dict[str, tuple[float, float]]:
+    """The range of the numbers in the fields of a dataclass that say it, by name."""
+    return {item.name: within for item in fields(cls) if (within := item.metadata.get(_WITHIN))}
 
 
 def to_json(value: Any) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli import COMMANDS, EXAMPLES, REQUEUED, SECTIONS, cli
+from shards.values import words_of
 from shards.views.view_recipe import RECIPES, ViewRecipe
-from student.recipe.field_words import STUDENT_WORDS, VIEW_WORDS
 from student.recipe.papers import STUDENT_RECIPES
 from student.recipe.student_recipe import StudentRecipe
 
@@ -70,14 +70,14 @@ def test_tables_name_commands() -> None:
 
 
 def test_every_field_of_a_recipe_has_words() -> None:
-    assert set(VIEW_WORDS) == {field.name for field in fields(ViewRecipe)}
-    assert set(STUDENT_WORDS) == {field.name for field in fields(StudentRecipe)}
+    assert set(words_of(ViewRecipe)) == {field.name for field in fields(ViewRecipe)}
+    assert set(words_of(StudentRecipe)) == {field.name for field in fields(StudentRecipe)}
 
 
 @pytest.mark.parametrize("name", sorted({*RECIPES, *STUDENT_RECIPES}))
 def test_recipes_prints_each_field_with_its_meaning(name: str) -> None:
     shown = run("recipes", name).output
-    tables = ([VIEW_WORDS] if name in RECIPES else []) + ([STUDENT_WORDS] if name in STUDENT_RECIPES else [])
+    tables = [words_of(ViewRecipe)] * (name in RECIPES) + [words_of(StudentRecipe)] * (name in STUDENT_RECIPES)
     for words in tables:
         for field, (_, meaning) in words.items():
             assert re.search(rf"^[ *] {field} .*{re.escape(meaning)}$", shown, re.M)

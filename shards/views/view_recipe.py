@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from shards.data_defaults import SMALL_VIEW
 from shards.names import unknown
-from shards.values import JsonValue, check_fields, later
+from shards.values import JsonValue, check_fields, later, setting
 from shards.views.operation_names import (
     COLOR_JITTER_OPERATIONS,
     RAND_AUGMENT_OPERATIONS,
@@ -56,28 +56,30 @@ class ViewRecipe(JsonValue):
     """
 
     KIND = "recipe"
-    name: str = "deit"
-    seed: int = 0
-    size: int = 224
-    crop: Crop = "rrc"
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    crop_pct: float = 0.875
-    flip: float = 0.5
-    rand_augment: str = "rand-m9-mstd0.5-inc1"
-    three_augment: bool = False
-    color_jitter: float = 0.0
-    erase_prob: float = 0.25
-    erase_scale: tuple[float, float] = (0.02, 1 / 3)
-    erase_ratio: tuple[float, float] = (0.3, 1 / 0.3)
-    mixup_alpha: float = 0.8
-    cutmix_alpha: float = 1.0
-    mix_prob: float = 1.0
-    switch_prob: float = 0.5
-    block_size: int = 16
-    block_views: int = 6
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    name: str = setting("deit", "", "what the recipe is called in reports")
+    seed: int = setting(0, "", "of every random stream of the views")
+    size: int = setting(224, "px", "side of the square view")
+    crop: Crop = setting("rrc", "", "rrc: random resized crop; src: simple random crop; center; resize")
+    crop_scale: tuple[float, float] = setting((0.08, 1.0), "share of the area", "smallest and largest crop of rrc")
+    crop_ratio: tuple[float, float] = setting((3 / 4, 4 / 3), "width / height", "narrowest and widest crop of rrc")
+    crop_pct: float = setting(0.875, "share of the side", "what center keeps of the short side")
+    flip: float = setting(0.5, "probability", "of a horizontal flip")
+    rand_augment: str = setting(
+        "rand-m9-mstd0.5-inc1", "", "timm's string: m magnitude, mstd its spread, inc1 increasing; empty is off"
+    )
+    three_augment: bool = setting(False, "", "one of grey, solarise, blur (DeiT-III)")
+    color_jitter: float = setting(0.0, "strength", "of brightness, contrast and saturation; 0 is off")
+    erase_prob: float = setting(0.25, "probability", "of erasing one box with noise")
+    erase_scale: tuple[float, float] = setting((0.02, 1 / 3), "share of the area", "smallest and largest box")
+    erase_ratio: tuple[float, float] = setting((0.3, 1 / 0.3), "width / height", "narrowest and widest box")
+    mixup_alpha: float = setting(0.8, "", "of Mixup's Beta distribution; 0 is off")
+    cutmix_alpha: float = setting(1.0, "", "of CutMix's Beta distribution; 0 is off")
+    mix_prob: float = setting(1.0, "probability", "that a pair is mixed")
+    switch_prob: float = setting(0.5, "probability", "that it is CutMix where both are on")
+    block_size: int = setting(16, "samples", "that may be mixed with each other; a batch is made of whole blocks")
+    block_views: int = setting(6, "views", "that share one partition into blocks: the views of one chunk of a cache")
+    mean: tuple[float, float, float] = setting(IMAGENET_MEAN, "0 … 1", "taken off each channel of the finished view")
+    std: tuple[float, float, float] = setting(IMAGENET_STD, "0 … 1", "that each channel is divided by")
     operations: tuple[str, ...] = later((), words=("", "what RandAugment chooses from; none: timm's fifteen"))
     versions: tuple[str, ...] = later(
         (), words=("", "newer operations in the place of older ones; none: as in version 0.1")

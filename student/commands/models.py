@@ -64,15 +64,15 @@ def recipes(name: str | None, as_json: bool) -> None:
     --view-set where a cache is made. Some names are of both kinds: `recipes deit` prints both.
     """
     from shards.names import unknown
+    from shards.values import words_of
     from shards.views.view_recipe import RECIPES, ViewRecipe, recipe_named
-    from student.recipe.field_words import STUDENT_WORDS, VIEW_WORDS
     from student.recipe.papers import STUDENT_RECIPES
     from student.recipe.student_recipe import StudentRecipe
 
     views = {view: recipe_named(view) for view in RECIPES}
     kinds: dict[str, tuple[Mapping[str, Any], Any, Mapping[str, tuple[str, str]]]] = {
-        "student": (STUDENT_RECIPES, StudentRecipe(), STUDENT_WORDS),
-        "view": (views, views[ViewRecipe().name], VIEW_WORDS),
+        "student": (STUDENT_RECIPES, StudentRecipe(), words_of(StudentRecipe)),
+        "view": (views, views[ViewRecipe().name], words_of(ViewRecipe)),
     }
     if name is None:
         names = {kind: sorted(table) for kind, (table, _, _) in kinds.items()}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
 
-from shards.values import from_json, later, require_fields, to_json
+from shards.values import from_json, later, ranges_of, require_fields, setting, to_json
 from shards.views.view_recipe import RECIPES as VIEW_RECIPES
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from student.learn.losses.table import LOSSES, NONE
@@ -18,31 +18,6 @@ from teacher_cache.network.weights_metadata import require_arguments
 
 Scalar = str | int | float | bool
 Value = Scalar | tuple[float, ...]
-
-RANGES: dict[str, tuple[float, float]] = {
-    "image_size": (1, 4096),
-    "epochs": (1, 100_000),
-    "batch_size": (1, 1_000_000),
-    "repeats": (1, 1_000),
-    "eps": (0.0, 1.0),
-    "weight_decay": (0.0, 10.0),
-    "clip_grad": (0.0, 1e6),
-    "lr": (0.0, 100.0),
-    "lr_base_batch": (1, 1_000_000),
-    "warmup_epochs": (0, 100_000),
-    "warmup_lr": (0.0, 100.0),
-    "min_lr": (0.0, 100.0),
-    "drop_path": (0.0, 0.95),
-    "layer_scale_init": (0.0, 10.0),
-    "ema_decay": (0.0, 0.9999999),
-    "label_smoothing": (0.0, 0.99),
-    "distill_weight": (0.0, 1.0),
-    "temperature": (0.01, 1_000.0),
-    "eval_crop_pct": (0.05, 1.0),
-    "dist_beta": (0.0, 1_000.0),
-    "dist_gamma": (0.0, 1_000.0),
-    "std_ddof": (0, 1),
-}
 
 PUBLISHED = "timm"
 """`init_weights` of "timm:NAME" are the published weights of that name and tag, from the hub or an extra."""
@@ -83,49 +58,65 @@ class StudentRecipe:
         combine: how several teachers teach, a name of `combinations.COMBINATIONS`; of one, both are the same.
     """
 
-    name: str = "deit"
-    model: str = "deit_tiny_patch16_224"
-    model_args: tuple[tuple[str, Value], ...] = ()
-    image_size: int = 224
-    finetune: bool = False
-    init_weights: str = ""
-    epochs: int = 300
-    batch_size: int = 1024
-    repeats: int = 3
-    optimizer: Literal["adamw", "lamb"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.05
-    decay_groups: Literal["matrices", "all"] = "matrices"
-    decay_dist_token: bool = False
-    clip_grad: float = 0.0
-    lr: float = 5e-4
-    lr_scaling: Literal["linear", "none"] = "linear"
-    lr_base_batch: int = 512
-    warmup_epochs: float = 5
-    warmup_lr: float = 1e-6
-    min_lr: float = 1e-5
-    schedule: Literal["cosine", "constant"] = "cosine"
-    schedule_unit: Literal["epoch", "step"] = "epoch"
-    lr_lag: bool = False
-    drop_path: float = 0.1
-    drop_path_shape: Literal["linear", "uniform"] = "linear"
-    layer_scale_init: float = 0.0
-    ema_decay: float = 0.99996
-    base_loss: Literal["cross_entropy", "binary"] = "cross_entropy"
-    label_smoothing: float = 0.1
-    distill: str = "none"
-    distill_weight: float = 0.5
-    temperature: float = 1.0
-    reduction: Literal["textbook", "reference", "per_class"] = "textbook"
-    view: str = "deit"
-    view_overrides: tuple[tuple[str, Value], ...] = ()
-    eval_crop_pct: float = 0.875
-    dist_beta: float = later(2.0, words=("", "weight of the part of the loss dist within views"))
-    dist_gamma: float = later(2.0, words=("", "weight of its part within classes"))
+    name: str = setting("deit", "", "what the recipe is called")
+    model: str = setting("deit_tiny_patch16_224", "", "the student: a name of `models`, or any of timm's")
+    model_args: tuple[tuple[str, Value], ...] = setting(
+        (), "", "further arguments for timm, such as embed_dim (model_args.NAME)"
+    )
+    image_size: int = setting(224, "px", "side of the images; with a cache it is the cache's", within=(1, 4096))
+    finetune: bool = setting(False, "", "start from init_weights")
+    init_weights: str = setting("", "file", "weights that fine-tuning starts from")
+    epochs: int = setting(300, "epochs", "of the run", within=(1, 100_000))
+    batch_size: int = setting(1024, "views", "per optimiser step, over all processes", within=(1, 1_000_000))
+    repeats: int = setting(3, "views", "of a sample per visit: repeated augmentation", within=(1, 1_000))
+    optimizer: Literal["adamw", "lamb"] = setting("adamw", "", "adamw or lamb")
+    betas: tuple[float, float] = setting((0.9, 0.999), "", "of its two running means")
+    eps: float = setting(1e-8, "", "added to the root of the second one", within=(0.0, 1.0))
+    weight_decay: float = setting(0.05, "per step", "decoupled", within=(0.0, 10.0))
+    decay_groups: Literal["matrices", "all"] = setting(
+        "matrices", "", "matrices: not biases, norms and what the model lists; all: everything"
+    )
+    decay_dist_token: bool = setting(False, "", "also the distillation token, as the authors' code does")
+    clip_grad: float = setting(0.0, "norm", "bound of the gradient's norm; 0 is off", within=(0.0, 1e6))
+    lr: float = setting(5e-4, "", "peak learning rate, before scaling", within=(0.0, 100.0))
+    lr_scaling: Literal["linear", "none"] = setting("linear", "", "linear: lr × batch_size / lr_base_batch; none: lr")
+    lr_base_batch: int = setting(512, "views", "the batch that lr is meant for", within=(1, 1_000_000))
+    warmup_epochs: float = setting(5, "epochs", "from warmup_lr up to the peak", within=(0, 100_000))
+    warmup_lr: float = setting(1e-6, "", "where the warm-up begins; not scaled", within=(0.0, 100.0))
+    min_lr: float = setting(1e-5, "", "where the schedule ends; not scaled", within=(0.0, 100.0))
+    schedule: Literal["cosine", "constant"] = setting("cosine", "", "cosine or constant")
+    schedule_unit: Literal["epoch", "step"] = setting("epoch", "", "the rate moves once an epoch, or at every step")
+    lr_lag: bool = setting(False, "", "the authors' off-by-one: the rate of the epoch before")
+    drop_path: float = setting(0.1, "probability", "of dropping the last block", within=(0.0, 0.95))
+    drop_path_shape: Literal["linear", "uniform"] = setting("linear", "", "linear from 0 over depth, or uniform")
+    layer_scale_init: float = setting(
+        0.0, "", "first value of LayerScale; 0 leaves the model's own", within=(0.0, 10.0)
+    )
+    ema_decay: float = setting(0.99996, "per step", "of the average of the weights; 0 is off", within=(0.0, 0.9999999))
+    base_loss: Literal["cross_entropy", "binary"] = setting(
+        "cross_entropy", "", "against the labels: cross_entropy, or binary (DeiT-III)"
+    )
+    label_smoothing: float = setting(0.1, "share", "of the target that goes to all classes", within=(0.0, 0.99))
+    distill: str = setting("none", "", "the loss against the teacher, or none")
+    distill_weight: float = setting(
+        0.5, "λ, 0 … 1", "weight of that loss; the base loss has the rest", within=(0.0, 1.0)
+    )
+    temperature: float = setting(1.0, "τ", "of that loss, where it reads one", within=(0.01, 1_000.0))
+    reduction: Literal["textbook", "reference", "per_class"] = setting(
+        "textbook", "", "textbook: by batch; reference: soft by batch × classes; per_class: every loss so"
+    )
+    view: str = setting("deit", "", "view recipe of a run without a cache")
+    view_overrides: tuple[tuple[str, Value], ...] = setting((), "", "fields changed in it (view.FIELD)")
+    eval_crop_pct: float = setting(
+        0.875, "share of the side", "what evaluation keeps of the short side", within=(0.05, 1.0)
+    )
+    dist_beta: float = later(2.0, words=("", "weight of the part of the loss dist within views"), within=(0.0, 1_000.0))
+    dist_gamma: float = later(2.0, words=("", "weight of its part within classes"), within=(0.0, 1_000.0))
     combine: str = later(MEAN, words=("", "how several teachers teach"))
     std_ddof: int = later(
-        0, words=("classes", "that soft-std takes off the divisor of its variances; 1: the authors' code")
+        0,
+        words=("classes", "that soft-std takes off the divisor of its variances; 1: the authors' code"),
+        within=(0, 1),
     )
     teacher_heads: Literal["dist", "both"] = later(
         "dist", words=("", "of a two-headed student: which heads learn from the teacher")
@@ -136,7 +127,7 @@ class StudentRecipe:
         hints = get_type_hints(type(self))
         for field in fields(self):
             _check_type(field.name, hints[field.name], getattr(self, field.name))
-        for name, (low, high) in RANGES.items():
+        for name, (low, high) in ranges_of(type(self)).items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name}: expected a number in [{low}, {high}], got {getattr(self, name)!r}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
