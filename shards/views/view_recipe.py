@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from shards.data_defaults import SMALL_VIEW
 from shards.names import unknown
-from shards.values import JsonValue, check_fields, later, setting
+from shards.values import JsonValue, check_fields, later, ranges_of, setting
 from shards.views.operation_names import (
     COLOR_JITTER_OPERATIONS,
     RAND_AUGMENT_OPERATIONS,
@@ -58,26 +58,32 @@ class ViewRecipe(JsonValue):
     KIND = "recipe"
     name: str = setting("deit", "", "what the recipe is called in reports")
     seed: int = setting(0, "", "of every random stream of the views")
-    size: int = setting(224, "px", "side of the square view")
+    size: int = setting(224, "px", "side of the square view", within=(1, 4096))
     crop: Crop = setting("rrc", "", "rrc: random resized crop; src: simple random crop; center; resize")
     crop_scale: tuple[float, float] = setting((0.08, 1.0), "share of the area", "smallest and largest crop of rrc")
     crop_ratio: tuple[float, float] = setting((3 / 4, 4 / 3), "width / height", "narrowest and widest crop of rrc")
-    crop_pct: float = setting(0.875, "share of the side", "what center keeps of the short side")
-    flip: float = setting(0.5, "probability", "of a horizontal flip")
+    crop_pct: float = setting(0.875, "share of the side", "what center keeps of the short side", within=(0.05, 1.0))
+    flip: float = setting(0.5, "probability", "of a horizontal flip", within=(0.0, 1.0))
     rand_augment: str = setting(
         "rand-m9-mstd0.5-inc1", "", "timm's string: m magnitude, mstd its spread, inc1 increasing; empty is off"
     )
     three_augment: bool = setting(False, "", "one of grey, solarise, blur (DeiT-III)")
-    color_jitter: float = setting(0.0, "strength", "of brightness, contrast and saturation; 0 is off")
-    erase_prob: float = setting(0.25, "probability", "of erasing one box with noise")
+    color_jitter: float = setting(
+        0.0, "strength", "of brightness, contrast and saturation; 0 is off", within=(0.0, 1.0)
+    )
+    erase_prob: float = setting(0.25, "probability", "of erasing one box with noise", within=(0.0, 1.0))
     erase_scale: tuple[float, float] = setting((0.02, 1 / 3), "share of the area", "smallest and largest box")
     erase_ratio: tuple[float, float] = setting((0.3, 1 / 0.3), "width / height", "narrowest and widest box")
-    mixup_alpha: float = setting(0.8, "", "of Mixup's Beta distribution; 0 is off")
-    cutmix_alpha: float = setting(1.0, "", "of CutMix's Beta distribution; 0 is off")
-    mix_prob: float = setting(1.0, "probability", "that a pair is mixed")
-    switch_prob: float = setting(0.5, "probability", "that it is CutMix where both are on")
-    block_size: int = setting(16, "samples", "that may be mixed with each other; a batch is made of whole blocks")
-    block_views: int = setting(6, "views", "that share one partition into blocks: the views of one chunk of a cache")
+    mixup_alpha: float = setting(0.8, "", "of Mixup's Beta distribution; 0 is off", within=(0.0, 1e3))
+    cutmix_alpha: float = setting(1.0, "", "of CutMix's Beta distribution; 0 is off", within=(0.0, 1e3))
+    mix_prob: float = setting(1.0, "probability", "that a pair is mixed", within=(0.0, 1.0))
+    switch_prob: float = setting(0.5, "probability", "that it is CutMix where both are on", within=(0.0, 1.0))
+    block_size: int = setting(
+        16, "samples", "that may be mixed with each other; a batch is made of whole blocks", within=(1, 65536)
+    )
+    block_views: int = setting(
+        6, "views", "that share one partition into blocks: the views of one chunk of a cache", within=(1, 65536)
+    )
     mean: tuple[float, float, float] = setting(IMAGENET_MEAN, "0 … 1", "taken off each channel of the finished view")
     std: tuple[float, float, float] = setting(IMAGENET_STD, "0 … 1", "that each channel is divided by")
     operations: tuple[str, ...] = later((), words=("", "what RandAugment chooses from; none: timm's fifteen"))
@@ -89,15 +95,8 @@ class ViewRecipe(JsonValue):
         """Check every field; ValueError names field, value and range."""
         if self.crop not in get_args(Crop):
             raise ValueError(f"recipe.crop: expected one of {', '.join(get_args(Crop))}, got {self.crop!r}")
-        for name in ("flip", "erase_prob", "mix_prob", "switch_prob"):
-            _check(name, getattr(self, name), 0.0, 1.0)
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            _check(name, getattr(self, name), 0.0, 1e3)
-        _check("size", self.size, 1, 4096)
-        _check("crop_pct", self.crop_pct, 0.05, 1.0)
-        _check("color_jitter", self.color_jitter, 0.0, 1.0)
-        _check("block_size", self.block_size, 1, 65536)
-        _check("block_views", self.block_views, 1, 65536)
+        for name, (low, high) in ranges_of(type(self)).items():
+            _check(name, getattr(self, name), low, high)
         for name, low, high in (
             ("crop_scale", 1e-6, 1.0),
             ("crop_ratio", 1e-3, 1e3),
