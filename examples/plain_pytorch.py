@@ -1,4 +1,4 @@
-"""A torchvision ResNet learns from a teacher cache in a plain loop: python examples/plain_pytorch.py [FOLDER]"""
+"""Train a torchvision ResNet from a teacher cache in a plain loop: python examples/plain_pytorch.py [FOLDER]"""
 
 import sys
 
@@ -27,5 +27,5 @@ with Feed(folder / "shards/train", cache=folder / "teacher.zarr", batch_size=64,
             loss.backward()
             optimizer.step()
             schedule.step()
-    print(f"{feed.pixels_checked} views, their pixels compared with what the teacher saw; no teacher ran")
+    print(f"{feed.pixels_checked} views, each with the pixels that the teacher saw")
 print(f"student: top-1 {top1(net, folder):.1f} %")

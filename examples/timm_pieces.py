@@ -1,4 +1,4 @@
-"""timm's own pieces around a feed: optimiser, schedule, loss, average: python examples/timm_pieces.py [FOLDER]"""
+"""Train with timm's optimiser, schedule, loss and EMA: python examples/timm_pieces.py [FOLDER]"""
 
 import sys
 
@@ -28,7 +28,7 @@ with Feed(folder / "shards/train", cache=folder / "teacher.zarr", batch_size=64,
         shown = AverageMeter()
         for batch in feed.epoch(epoch):
             logits = net(batch.images)
-            # The teacher's probabilities are soft targets like any other, so timm's loss takes both.
+            # Labels and the teacher's probabilities are both soft targets, so one loss of timm serves both.
             loss = 0.3 * loss_of(logits, batch.targets) + 0.7 * loss_of(logits, batch.teacher.log_prob(1.0).exp())
             optimizer.zero_grad()
             loss.backward()
@@ -37,4 +37,4 @@ with Feed(folder / "shards/train", cache=folder / "teacher.zarr", batch_size=64,
             schedule.step_update(epoch * len(feed) + batch.step + 1)
             shown.update(loss.item(), len(batch))
         print(f"epoch {epoch + 1}: loss {shown.avg:.3f}")
-print(f"student: top-1 {top1(net, folder):.1f} %, its weight average {top1(average.module, folder):.1f} %")
+print(f"student: top-1 {top1(net, folder):.1f} %, with EMA {top1(average.module, folder):.1f} %")

@@ -16,10 +16,10 @@ python cli.py cache-teacher \
   --teacher regnety_160.deit_in1k --views 300 --workers 11 &
 stage1=$!
 trap 'kill -TERM "$stage1"' TERM
-# The first wait ends when the signal comes, the second when stage 1 has ended because of it.
+# The first wait ends when the signal arrives, the second when cache-teacher has ended.
 wait "$stage1"; code=$?
 if kill -0 "$stage1" 2>/dev/null; then wait "$stage1"; code=$?; fi
 
-# 75: stopped by a signal, with everything that was finished in the cache.
+# 75: stopped by a signal; the cache has every finished chunk.
 if [ "$code" -eq 75 ]; then scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"; code=0; fi
 exit "$code"

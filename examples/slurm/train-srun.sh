@@ -16,6 +16,6 @@ srun --kill-on-bad-exit=1 python cli.py train-student --shards /data/shards/trai
   --model deit_tiny_distilled_patch16_224 --distill soft --lambda 0.5 --tau 3 --workers 11 --out runs/tiny
 code=$?
 
-# 75: stopped by a signal, with a checkpoint.
+# 75: stopped by a signal, after it saved a checkpoint.
 if [ "$code" -eq 75 ]; then scontrol requeue "$SLURM_JOB_ID"; code=0; fi
 exit "$code"

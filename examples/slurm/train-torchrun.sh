@@ -12,11 +12,11 @@ source .venv/bin/activate
 torchrun --standalone --nproc-per-node 8 cli.py train-student --shards /data/shards/train --cache /data/deit.zarr \
   --model deit_tiny_distilled_patch16_224 --distill soft --lambda 0.5 --tau 3 --workers 11 --out runs/tiny &
 run=$!
-told=0
-trap 'told=1; kill -TERM "$run"' TERM
+signalled=0
+trap 'signalled=1; kill -TERM "$run"' TERM
 wait "$run"; code=$?
 if kill -0 "$run" 2>/dev/null; then wait "$run"; code=$?; fi
 
-# torchrun has an exit code of its own, whatever its ranks end with: after a signal it is time to requeue.
-if [ "$code" -ne 0 ] && [ "$told" -eq 1 ]; then scontrol requeue "$SLURM_JOB_ID"; code=0; fi
+# torchrun does not return the exit code of its ranks, so requeue after every signal.
+if [ "$code" -ne 0 ] && [ "$signalled" -eq 1 ]; then scontrol requeue "$SLURM_JOB_ID"; code=0; fi
 exit "$code"
