@@ -1,4 +1,4 @@
-"""Train with Accelerate on two processes: torchrun --standalone --nproc-per-node 2 examples/accelerate_ranks.py [FOLDER]
+"""Train with Accelerate on two ranks: torchrun --standalone --nproc-per-node 2 examples/accelerate_ranks.py [FOLDER]
 
 The feed already gives each process its part of every batch, so do not give the loader to `accelerator.prepare`.
 """
