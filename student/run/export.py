@@ -39,14 +39,14 @@ from teacher_cache.network.weights import read_weights, write_weights
 from teacher_cache.network.weights_metadata import METADATA_KEY, require_named, require_possible, weights_file
 
 
-class _Stored(msgspec.Struct, forbid_unknown_fields=True):
-    """What stands in the metadata of a weights file."""
+class _Stored(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """The metadata of a weights file: an `ExportInfo` as JSON."""
 
     recipe: dict[str, Any]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     num_classes: Annotated[int, msgspec.Meta(ge=1, le=10**6)]
-    class_names: list[str]
+    class_names: tuple[str, ...]
     fingerprints: dict[str, str]
     metrics: dict[str, float]
     pixels: dict[str, Any] = {}
@@ -54,6 +54,7 @@ class _Stored(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _AS_STORED = PixelRule()
+_PLAIN = ("mean", "std", "num_classes", "class_names", "fingerprints", "metrics", "num_skipped")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,17 +84,9 @@ class ExportInfo:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types."""
-        return {
-            "recipe": self.recipe.to_json(),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "num_classes": self.num_classes,
-            "class_names": list(self.class_names),
-            "fingerprints": dict(self.fingerprints),
-            "metrics": dict(self.metrics),
-            **({"pixels": self.pixels.to_json()} if self.pixels != _AS_STORED else {}),
-            **({"num_skipped": self.num_skipped} if self.num_skipped else {}),
-        }
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        stored = _Stored(recipe=self.recipe.to_json(), pixels=self.pixels.to_json(), **plain)
+        return dict(msgspec.to_builtins(stored))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ExportInfo":
@@ -104,17 +97,9 @@ class ExportInfo:
         if stored.class_names and len(stored.class_names) != stored.num_classes:
             raise ValueError(f"class_names: expected {stored.num_classes}, got {len(stored.class_names)}")
         ViewRecipe(mean=stored.mean, std=stored.std)  # checks the numbers
-        return cls(
-            recipe=StudentRecipe.from_json(stored.recipe),
-            mean=stored.mean,
-            std=stored.std,
-            num_classes=stored.num_classes,
-            class_names=tuple(stored.class_names),
-            fingerprints=stored.fingerprints,
-            metrics=stored.metrics,
-            pixels=PixelRule.from_json(stored.pixels),
-            num_skipped=stored.num_skipped,
-        )
+        plain = {name: getattr(stored, name) for name in _PLAIN}
+        recipe, pixels = StudentRecipe.from_json(stored.recipe), PixelRule.from_json(stored.pixels)
+        return cls(recipe=recipe, pixels=pixels, **plain)
 
 
 class Prediction(NamedTuple):
