@@ -99,6 +99,7 @@ SECTIONS = {
         "workers",
         "accumulate",
         "compile",
+        "deterministic",
         "grad_checkpointing",
         "scratch",
         "skip_memory_check",

@@ -60,11 +60,14 @@ _OUT_OF_MEMORY = re.compile(
     r"of which (?P<free>[\d.]+ \w+) is free",
     re.DOTALL,
 )
+_NO_KERNEL = "does not have a deterministic implementation"
 _LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL")
 
 
 def device_words(error: Exception) -> str | None:
-    """Say in one line what torch reports of a full device or a lost rank, and what to do; None for other errors.
+    """Say in one line what torch reports of a full device, a lost rank or a missing kernel, and what to do.
+
+    None for other errors.
 
     Errors of torch are told by their names, so that torch is not imported for this.
     """
@@ -79,6 +82,11 @@ def device_words(error: Exception) -> str | None:
             else "the GPU's memory is full"
         )
         return f"{where}; lower --batch-size, or give --accumulate N, or --precision bf16"
+    if _NO_KERNEL in text:
+        return (
+            f"--deterministic: this GPU has no such kernel for an operation of the network ({text[:100]}…); leave the "
+            "flag out (of a run: with another --out), or choose another network"
+        )
     if (kind.__name__.startswith("Dist") and kind.__name__.endswith("Error")) or any(w in text for w in _LOST_RANK):
         first = text.strip().splitlines()[0] if text.strip() else kind.__name__
         return (

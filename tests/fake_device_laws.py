@@ -1,5 +1,6 @@
 """On a device that the host cannot reach, nothing in a steady step makes the host wait or mixes devices."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from teacher_cache.record.codec import RecordFormat
 from teacher_cache.record.kinds.table import KINDS
 from teacher_cache.stage1.build import build_cache
 from tests import stage1_tiny
+from tests.command_line import done
 from tests.fake_device import DEVICE, Traffic, fake_gpu
 from tests.student_tiny import BATCH, CLASSES, feed_of, linear_teacher, make_cache, student_recipe, views, write_shards
+from tests.test_readme import commands
 
 RECIPES = {
     "adamw": {},
@@ -103,7 +106,7 @@ def test_an_evaluation_reads_its_counts_once_at_its_end(index: ShardIndex) -> No
         model = make_student(recipe, CLASSES, seed=0).to(DEVICE)
         loaded = eval_batches(reader, shown, world=World(), workers=0)
         traffic.clear()
-        events = evaluate(model, loaded, Forward(views=shown, device=DEVICE), num_samples=index.num_samples)
+        events = evaluate(model, loaded, Forward(views=shown, device=DEVICE), num_own=index.num_samples)
         next(events)
         traffic.clear()
         for event in events:
@@ -135,6 +138,46 @@ def test_the_gpu_benchmark_runs_on_a_device_that_the_host_cannot_reach(tmp_path:
         figures = run(sizes, clock, workers=0, photos=None, names=names)
     assert figures["failed"] == [], figures
     assert max(figures["same"]["losses"].values()) == 0
+
+
+SMALLER = {
+    "--compile": [],  # there is no compiler for this device
+    "regnety_160.deit_in1k": ["test_resnet.r160_in1k", "--teacher-weights", "teacher.safetensors"],
+    "300": ["6", "--size", "32", "--view-set", "block_size=4", "--views-per-unit", "2", "--batch-size", "8"],
+    "0,0.1,0.5,0.9": ["0,0.5"],
+    "1,2,4": ["1,2"],
+    "3": ["1"],
+    "runs/tiny": ["runs/tiny", *(SHORT := ["--epochs", "2", "--batch-size", "16", "--set", "repeats=1"])],
+    "sweeps/tiny": ["sweeps/tiny", *SHORT],
+}
+"""What the lines for ImageNet have, and what a test has instead."""
+
+
+def imagenet_lines() -> list[list[str]]:
+    """The commands of that section of the first page, at tiny sizes."""
+    words = [words for words in commands() if "--teacher" in words or "--distill" in words or "--seeds" in words]
+    assert [line[0] for line in words] == ["cache-teacher", "train-student", "ablate"]
+    return [[part for word in line for part in SMALLER.get(word, [word])] + ["--workers", "0"] for line in words]
+
+
+def test_the_lines_for_imagenet_run_on_a_device_that_the_host_cannot_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first forward of the teacher to the report's numbers; checkpoints go through the host."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("train", "val"):
+        stage1_tiny.make_shards(tmp_path / "data" / name, num_samples=48, per_shard=24)
+    stage1_tiny.save_weights(Path("teacher.safetensors"))
+    for module in ("teacher_cache.network.device", "student.run.loop", "student.sweep.cell_training"):
+        monkeypatch.setattr(f"{module}.rank_device", lambda *_: DEVICE)
+    for words in imagenet_lines():
+        with fake_gpu() as traffic:
+            done(*words)
+            assert traffic.queued, f"{words[0]} did not use the device"
+    summaries = [*Path("runs").glob("*/summary.json"), *Path("sweeps").glob("tiny/cells/*/summary.json")]
+    assert len(summaries) == 1 + 4  # hard and soft at both τ, and one without a teacher
+    for path in summaries:
+        assert json.loads(path.read_text())["top1"] >= 0
 
 
 def require_no_waiting(traffic: Traffic) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
@@ -14,6 +15,7 @@ from shards.tars.writer import write_samples
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
 from teacher_cache.network.teacher import Teacher, TeacherOptions, load_teacher
+from teacher_cache.network.timm_network import timm_network
 from teacher_cache.record.codec import RecordFormat
 from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.opening import open_or_create
@@ -48,6 +50,13 @@ def tiny_teacher(seed: int = 0, num_classes: int = CLASSES, precision: str = "fp
     return load_teacher(
         TINY, num_classes=num_classes, input_size=SIZE, precision=precision, options=TeacherOptions(pretrained=False)
     )
+
+
+def save_weights(path: Path, num_classes: int = CLASSES) -> None:
+    """Write random weights of that network, as a file of timm's."""
+    torch.manual_seed(0)
+    network = timm_network(TINY, {}, None, num_classes=num_classes, input_size=SIZE, pretrained=False).network
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
 
 
 def loaded(name: str, **arguments: Any) -> Teacher:

@@ -39,6 +39,7 @@ def test_every_section_runs_with_few_packages_and_prints_json() -> None:
     assert figures["start"]["device"] == "cpu" and figures["start"]["rendered_views_per_s"] > 0
     differences = [figures["same"][part].values() for part in ("records", "losses", "pixels")]
     assert not any(value for part in differences for value in part) and figures["same"]["damaged_copies"] == 0
+    assert figures["same"]["repeated_minus_first"] == 0
     assert figures["student"]["kernels"]["launches_per_step"] > 100 and figures["student"]["bf16"]["counted_gb"] > 0
     assert len(figures["teacher"]["images_per_s"]) == 8 and figures["stage1"]["views_per_s"] > 0
     ranks = figures["ranks"]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +12,14 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from shards.data_defaults import SMALL_VIEW, DataDefaults
 from shards.views.view_recipe import recipe_named
 from student.commands.ablate import ablate
 from student.commands.train_student import train_student
 from student.commands.train_teacher import train_teacher
+from student.learn.trainer import Trainer
 from teacher_cache.commands.extending import extending
 from teacher_cache.record.codec import RecordFormat
 from teacher_cache.store.header import Header
@@ -31,6 +34,8 @@ VALUES: Mapping[str, tuple[Any, Any]] = {
     "epochs": (2, 5),
 }
 """What is chosen for a small set when a run begins, and what would be chosen later."""
+THREADS = (3, 1)
+"""Of torch that the workers leave when a run begins, and later, with more workers; the machine has enough for both."""
 _NAMES = {field.name for field in dataclasses.fields(DataDefaults)} - {"reasons"}
 
 
@@ -41,11 +46,22 @@ def _defaults(number: int) -> DataDefaults:
 
 
 def _surroundings(patch: pytest.MonkeyPatch, number: int) -> None:
-    """Choose the first values, or the later ones and another precision."""
+    """Choose the first values, or the later ones, another precision and another number of threads."""
     for module in ("teacher_cache.commands.view_flags", "student.recipe.choice"):
         patch.setattr(f"{module}.data_defaults", lambda *_, **__: _defaults(number))
     precision = ("fp32", "bf16")[number]
     patch.setattr("teacher_cache.network.arithmetic.default_precision", lambda _: (precision, "chosen by a test"))
+    patch.setattr("teacher_cache.network.device.network_threads", lambda *_, **__: THREADS[number])
+    patch.setattr("teacher_cache.network.device.rank_cpus", lambda _: max(THREADS))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_many_threads_as_a_machine_has() -> Iterator[None]:
+    """Tests run with one, which hides who chooses how many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(THREADS))
+    yield
+    torch.set_num_threads(before)
 
 
 class Work:
@@ -96,14 +112,18 @@ def test_a_finished_one_is_finished_whatever_would_be_chosen_now(work: Work, nam
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["teacher", "student", "sweep"])
-def test_an_unfinished_one_goes_on_whatever_would_be_chosen_now(work: Work, name: str) -> None:
-    """It ends with the numbers of views and epochs, the size and the model with which it began."""
+def test_an_unfinished_one_goes_on_whatever_would_be_chosen_now(
+    work: Work, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with the numbers of views, epochs and threads, the size and the model with which it began."""
+    seen = _threads_of_steps(monkeypatch)
     for path in work.runs():
         (path / "summary.json").unlink()
         last = max((path / "checkpoints").glob("step-*.json"))
         last.unlink()
     said = done(*getattr(work, name), "--workers", "0")
     assert "resumed after step" in said
+    assert seen == {THREADS[0]} and "the run was begun with" not in said
     assert name == "teacher" or "6 views" in said, "the views that are left aside are named"
     for words in (work.teacher, work.student, work.sweep):
         done(*words, "--workers", "0")
@@ -112,6 +132,36 @@ def test_an_unfinished_one_goes_on_whatever_would_be_chosen_now(work: Work, name
         recipe = config["recipe"]
         assert (recipe["model"], recipe["epochs"], recipe["image_size"]) == ("test_resnet", 2, 32)
         assert (config["train"]["precision"], config["data"]["num_views"]) in (("fp32", 6), ("fp32", None))
+        assert config["train"]["threads"] == THREADS[0]
+
+
+def _threads_of_steps(patch: pytest.MonkeyPatch) -> set[int]:
+    """The numbers of threads in which steps are computed from now on."""
+    seen: set[int] = set()
+    feed = Trainer.feed
+
+    def noted(self: Trainer, *batch: Any, **where: Any) -> None:
+        seen.add(torch.get_num_threads())
+        feed(self, *batch, **where)
+
+    patch.setattr(Trainer, "feed", noted)
+    return seen
+
+
+@pytest.mark.slow
+def test_a_machine_with_fewer_cpus_than_the_run_began_with_is_said(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums in fewer parts round otherwise; back on the larger machine it goes on as it began."""
+    run_folder = tmp_path / "run"
+    shutil.copytree(work.folder / "run", run_folder)
+    (run_folder / "summary.json").unlink()
+    max((run_folder / "checkpoints").glob("step-*.json")).unlink()
+    monkeypatch.setattr("teacher_cache.network.device.rank_cpus", lambda _: 2)
+    seen = _threads_of_steps(monkeypatch)
+    said = done(*work.student[:-1], run_folder, "--workers", "0")
+    assert seen == {2} and f"torch computes in 2 threads, the run was begun with {THREADS[0]}: last bits" in said
+    assert json.loads((run_folder / "config.json").read_text())["train"]["threads"] == THREADS[0]
 
 
 OTHER: Mapping[str, list[str]] = {

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from timm.models.deit import VisionTransformerDistilled
-from torch import Tensor, nn
+from torch import nn
 
 from shards.errors import RunError
 from shards.index.reader import ShardReader
@@ -27,6 +27,7 @@ from student.learn.evaluation import (
     EvalResult,
     Forward,
     count_hits,
+    eval_batch_size,
     eval_batches,
     eval_tasks,
     eval_views,
@@ -79,31 +80,16 @@ def student(two_heads: bool) -> nn.Module:
 
 
 def run(model: nn.Module, reader: ShardReader, views: ViewRecipe, size: int) -> EvalResult:
-    """The result of `size` ranks, one after the other: their counts are added where a group would."""
-    index, counted = reader.index, []
-
-    def total(counts: Tensor) -> Tensor:
-        counted.append(counts)
-        return torch.stack(counted).sum(0)
-
-    result = None
+    """The result of `size` ranks, one after the other."""
+    index, results = reader.index, []
     for rank in range(size):
         world = World(rank, size)
-        events = evaluate(
-            model,
-            eval_batches(reader, views, world=world, workers=0),
-            Forward(views=views, device=torch.device("cpu")),
-            num_samples=index.num_samples,
-            total=total,
-        )
-        try:
-            for event in events:
-                result = event.result
-            assert event.num_done == own_samples(index.rows_S, views, world)
-        except RunError:
-            assert rank < size - 1  # the ranks before the last do not have the sum yet
-    assert result is not None
-    return result
+        num_own = own_samples(index.rows_S, views, world)
+        batches = eval_batches(reader, views, world=world, workers=0)
+        *_, last = evaluate(model, batches, Forward(views=views, device=torch.device("cpu")), num_own=num_own)
+        assert last.num_done == num_own and last.result is not None
+        results.append(last.result)
+    return EvalResult.of_all_ranks(results, index.num_samples)
 
 
 def expected(model: nn.Module, index: ShardIndex, reader: ShardReader, views: ViewRecipe) -> dict[str, tuple[int, int]]:
@@ -147,6 +133,16 @@ def test_counts_are_exact_for_any_world_and_batch(reader: ShardReader, index: Sh
             assert {name: (result.top1[name], result.top5[name]) for name in result.top1} == wanted
 
 
+@pytest.mark.parametrize(
+    ("device", "trained_at_once", "expected"),
+    [("cpu", 1024, 64), ("cpu", 16, 64), ("cuda", 1024, 256), ("cuda", 128, 128), ("cuda", 16, 64)],
+)
+def test_a_gpu_is_asked_for_more_images_at_once(device: str, trained_at_once: int, expected: int) -> None:
+    """64 leave it waiting for launches; more than a step of training has could need more memory than it."""
+    assert eval_batch_size(device, trained_at_once) == expected
+    assert eval_batch_size(device) == (256 if device == "cuda" else 64)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 100])
 @pytest.mark.parametrize("rows", [[1], [5], [64, 64], [65, 1, 128, 3], []], ids=str)
 @pytest.mark.parametrize("block_size", [1, 3, 64])
@@ -165,8 +161,11 @@ def test_a_lost_batch_is_an_error_not_a_percentage(reader: ShardReader, index: S
     views = eval_views(RECIPE, ViewRecipe(), block_size=4)
     loaded = list(eval_batches(reader, views, world=World(), workers=0))
     forward = Forward(views=views, device=torch.device("cpu"))
-    with pytest.raises(RunError, match=f"expected {SAMPLES} samples over all processes, counted {SAMPLES - 4}"):
-        list(evaluate(student(False), loaded[1:], forward, num_samples=SAMPLES))
+    with pytest.raises(RunError, match=f"expected {SAMPLES} samples in this process, counted {SAMPLES - 4}"):
+        list(evaluate(student(False), loaded[1:], forward, num_own=SAMPLES))
+    part = EvalResult(num_samples=4, num_not_finite=0, top1={"cls": 1}, top5={"cls": 2})
+    with pytest.raises(RunError, match="expected 9 samples over all processes, counted 8"):
+        EvalResult.of_all_ranks([part, part], 9)
 
 
 def test_the_model_is_left_in_the_mode_it_was_in(reader: ShardReader) -> None:
@@ -176,7 +175,7 @@ def test_the_model_is_left_in_the_mode_it_was_in(reader: ShardReader) -> None:
     run(model, reader, views, 1)
     assert model.training
     loaded = eval_batches(reader, views, world=World(), workers=0)
-    events = evaluate(model, loaded, Forward(views=views, device=torch.device("cpu")), num_samples=9)
+    events = evaluate(model, loaded, Forward(views=views, device=torch.device("cpu")), num_own=9)
     next(events)
     assert not model.training
     events.close()

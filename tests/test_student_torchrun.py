@@ -2,22 +2,30 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
-from functools import partial
+from collections import Counter
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from shards.errors import RunError, ShardError
 from shards.index.shard_index import open_index
 from shards.world import World
+from student.learn.evaluation import eval_batches
 from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
+from student.run import validation
 from teacher_cache.store.cache import TeacherCache
+from tests import stage1_tiny
 from tests.student_tiny import (
+    CLASSES,
     final_weights,
     in_children,
     kill_self,
@@ -86,6 +94,12 @@ def under_torchrun(
     return done
 
 
+def said_twice(text: str) -> list[str]:
+    """The lines that several ranks have said."""
+    lines = Counter(line for line in text.splitlines() if line.strip())
+    return [line for line, times in lines.items() if times > 1]
+
+
 def logged_steps(out: Path) -> list[int]:
     lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
     return [line["step"] for line in lines if line["kind"] == "step"]
@@ -150,11 +164,14 @@ import os, sys
 from pathlib import Path
 import tests.student_tiny
 from cli import cli
+from shards.errors import ShardError
 from shards.index.reader import ShardReader
 
 read, ask = [], ShardReader.image_bytes
 
 def noted(self, shard, row):
+    if os.environ.get("DAMAGED_FOR") == os.environ.get("RANK"):
+        raise ShardError(f"shard {shard}: damaged")
     read.append(f"{shard} {row}")
     return ask(self, shard, row)
 
@@ -175,8 +192,92 @@ def test_an_evaluation_is_shared_out_and_equals_that_of_one_process(folder: Path
         page = folder / "page.html"
         words = ["evaluate", "--shards", folder / "shards", "--weights", folder / "calm", "--workers", "0", "--json"]
         done = under_torchrun(folder, EVALUATE, [place, *words, "--html", page], ranks=ranks)
+        assert said_twice(done.stderr) == []
         results.append((json.loads(done.stdout.splitlines()[0]), page.read_bytes()))
         reads = [path.read_text().splitlines() for path in place.iterdir()]
         assert len(reads) == ranks and all(reads)
         assert sum(map(len, reads)) == len({image for part in reads for image in part}) == 66, "none twice"
     assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cache-teacher", "train-student", "evaluate"])
+def test_what_ranks_say_is_said_once(folder: Path, tmp_path: Path, name: str) -> None:
+    """Eight ranks that each say everything hide the one line that matters; results of each are no remarks."""
+    weights = tmp_path / "weights.safetensors"
+    if name == "evaluate":  # weights that say nothing of themselves: their recipe and classes are assumed, and told
+        calm(folder)
+        save_file(load_file(folder / "calm" / "weights.safetensors"), weights)
+    else:
+        stage1_tiny.save_weights(weights, num_classes=CLASSES)
+    data, model = ["--shards", folder / "shards"], ["--model", "student_tiny_distilled"]
+    student = ["--val-shards", folder / "shards", "--cache", folder / "cache", *model, "--distill", "hard"]
+    words = {
+        "cache-teacher": ["--teacher", stage1_tiny.TINY, "--teacher-weights", weights, "--cache", tmp_path / "c.zarr",
+                          "--size", "32", "--views", "6"],
+        "train-student": [*student, "--epochs", "1", "--batch-size", "16", "--set", "repeats=1", "--out",
+                          tmp_path / "run"],
+        "evaluate": ["--weights", weights, *model],
+    }[name]  # fmt: skip
+    said = under_torchrun(tmp_path, EVALUATE, [tmp_path, name, *data, *words, "--workers", "0"], ranks=RANKS).stderr
+    assert len(said.splitlines()) > 1 and said_twice(said) == [] and "error:" not in said
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_in_an_evaluation_ends_the_others(folder: Path) -> None:
+    """Without torchrun, which would end them: they would wait for its counts for half an hour."""
+    calm(folder)
+    script, place = folder / "failing.py", folder / "failing"
+    script.write_text(EVALUATE.replace("standalone_mode=False", "standalone_mode=True"))
+    place.mkdir()
+    words = ["evaluate", "--shards", folder / "shards", "--weights", folder / "calm", "--workers", "0"]
+    ranks = [
+        subprocess.Popen(
+            list(map(str, [sys.executable, script, place, *words])),
+            env={**os.environ, **_rank_of_two(rank), "DAMAGED_FOR": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(RANKS)
+    ]
+    said = [process.communicate(timeout=400)[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [1, 1], said
+    assert "error: rank 1: shard 1: damaged" in said[0] and "error: shard 1: damaged" in said[1], said
+
+
+@cache
+def _port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _rank_of_two(rank: int) -> dict[str, str]:
+    """The environment of a rank that nobody watches over."""
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_port()), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return {**meet, "RANK": str(rank), "WORLD_SIZE": str(RANKS), "LOCAL_RANK": str(rank)}
+
+
+def _validated(folder: Path, rank: int) -> str:
+    """What a rank of a training says where the second one fails in its part of the validation."""
+
+    def damaged(*_: Any, world: World, **__: Any) -> Any:
+        if world.rank == 1:
+            raise ShardError("shard 0: damaged")
+        return eval_batches(*_, world=world, **__)
+
+    validation.eval_batches = damaged  # type: ignore[attr-defined]
+    torch.set_num_threads(1)
+    index = open_index(str(folder / "shards"))
+    with TeacherCache.open(folder / "cache") as cache, pytest.raises((ShardError, RunError)) as raised:
+        world = World(rank, RANKS, rank, meeting=f"file://{folder}/meet to validate")
+        recipe = student_recipe(epochs=1, drop_path=0.0)
+        run_to_end(folder / "validated", index, cache, recipe=recipe, settings=SETTINGS, val_index=index, world=world)
+    return str(raised.value)
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_in_a_validation_ends_the_others(folder: Path) -> None:
+    """With the reason of that rank, not that the network is gone."""
+    said = in_children([partial(_validated, folder, rank) for rank in range(RANKS)])
+    assert said == ["rank 1: shard 0: damaged", "shard 0: damaged"]

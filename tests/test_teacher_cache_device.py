@@ -1,20 +1,29 @@
 """Which device a rank has, under every way to start it; how a GPU's arithmetic is set; what torch's errors become."""
 
+import contextlib
 import subprocess
 import sys
 from typing import get_args
 
+import click
 import pytest
 import torch
 
+from cli import cli
 from shards.errors import device_words
 from shards.flags import precision_option
 from shards.world import World, world_from_env
-from student.recipe.settings import Precision
+from student.feed.batch import Labels
+from student.learn.process_group import ProcessGroup, process_group
+from student.learn.trainer import Trainer
+from student.recipe.settings import Precision, TrainSettings
 from teacher_cache.commands.flags import announced_precision
 from teacher_cache.inspect.verify import TOLERANCE
-from teacher_cache.network.device import chosen_device, rank_device
+from teacher_cache.network.arithmetic import require_deterministic
+from teacher_cache.network.device import chosen_device, own_threads, rank_device
+from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.spec import PRECISIONS
+from tests.student_tiny import BATCH, CLASSES, SIZE, linear_teacher, student_recipe, views
 
 STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
@@ -81,6 +90,48 @@ def test_a_gpu_may_be_named(gpus) -> None:
     assert rank_device(None, World()) == torch.device("cpu")
 
 
+def test_a_process_alone_on_a_gpu_opens_no_context_on_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What names no device, such as page-locking, goes to the current one: eight sweeps on eight GPUs filled GPU 0."""
+    taken: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    third = torch.device("cuda", 3)
+    with process_group(World(), third):
+        assert taken == [third]
+    plain = linear_teacher(views())
+    with pytest.raises((AssertionError, RuntimeError)):  # there is no such device here
+        Teacher(plain._network, plain.spec, device=third)
+    assert taken == [third, third]
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "chosen", "expected"),
+    [
+        ("cuda", 7, 0, 1),  # more would take turns with the workers
+        ("cuda", 0, 0, 6),  # nobody else computes
+        ("cuda", 0, 3, 6),  # threads of a run decide no number beside a GPU
+        ("cpu", 1, 0, 6),  # of 8 CPUs the workers leave 7
+        ("cpu", 5, 0, 3),
+        ("cpu", 0, 0, 6),
+        ("cpu", 9, 0, 1),
+        ("cpu", 5, 2, 2),
+        ("cpu", 5, 5, 5),  # a run keeps its threads, whatever the workers
+        ("cpu", 0, 64, 6),
+    ],
+)
+def test_torch_computes_in_as_many_threads_as_are_left(
+    monkeypatch: pytest.MonkeyPatch, device: str, workers: int, chosen: int, expected: int
+) -> None:
+    """Of a machine with 8 CPUs and a process that may use 6 threads; afterwards as before."""
+    threads = [6]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr("shards.pool.cpus.rank_cpus", lambda *_, **__: 8)
+    monkeypatch.setattr("teacher_cache.network.device.rank_cpus", lambda *_, **__: 8)
+    with own_threads(torch.device(device), workers, World(), num_threads=chosen) as used:
+        assert used == threads[-1] == expected
+    assert threads[-1] == 6
+
+
 @pytest.mark.parametrize(
     ("gpu", "bf16", "typed", "begun", "precision", "reason"),
     [
@@ -111,9 +162,10 @@ def test_every_precision_has_its_flag_its_setting_its_teacher_and_its_tolerance(
 
 
 ARITHMETIC = """
+import os
 import torch
 {setup}
-from teacher_cache.network.arithmetic import gpu_arithmetic
+from teacher_cache.network.arithmetic import gpu_arithmetic, require_deterministic
 new = hasattr(torch.backends.cudnn, "conv")
 conv, matmul = torch.backends.cudnn.conv if new else torch.backends.cudnn, torch.backends.cuda.matmul
 name = "fp32_precision" if new else "allow_tf32"
@@ -124,6 +176,16 @@ for tf32 in (False, True):
     with gpu_arithmetic(tf32=tf32):
         assert state() == ((("ieee", "tf32")[tf32],) * 2 if new else (tf32,) * 2) + (True,), state()
     assert state() == before, (before, state())
+def kernels():
+    cudnn = torch.backends.cudnn
+    return (cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
+before = state(), kernels()
+require_deterministic()
+with gpu_arithmetic(tf32=True, benchmark=True, deterministic=True):
+    assert kernels() == (False, True, True, False, False), kernels()
+assert (state(), kernels()) == before, (before, state(), kernels())
+assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 """
 
 
@@ -135,6 +197,8 @@ for tf32 in (False, True):
         "torch.set_float32_matmul_precision('high')",
         "if hasattr(torch.backends, 'fp32_precision'): torch.backends.cuda.matmul.fp32_precision = 'tf32'",
         "if hasattr(torch.backends, 'fp32_precision'): torch.backends.fp32_precision = 'ieee'",
+        "torch.use_deterministic_algorithms(True, warn_only=True)",
+        "torch.backends.cudnn.benchmark = True",
     ],
 )
 def test_arithmetic_is_set_and_restored_whatever_the_process_has_used(setup: str) -> None:
@@ -143,6 +207,52 @@ def test_arithmetic_is_set_and_restored_whatever_the_process_has_used(setup: str
         [sys.executable, "-W", "ignore", "-c", ARITHMETIC.format(setup=setup)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-800:]
+
+
+def test_a_workspace_in_which_sums_differ_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(ValueError, match="--deterministic: expected CUBLAS_WORKSPACE_CONFIG unset or"):
+        require_deterministic()
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_every_forward_has_the_kernels_that_were_chosen(monkeypatch: pytest.MonkeyPatch, deterministic: bool) -> None:
+    """The student's steps, and the teacher's answers in both stages: one that picks by timing would change the bits."""
+    chosen: dict[str, tuple[bool, bool]] = {}
+
+    def noted(name: str):
+        def arithmetic(*_: object, benchmark: bool = False, deterministic: bool = False):
+            chosen[name] = (benchmark, deterministic)
+            return contextlib.nullcontext()
+
+        return arithmetic
+
+    for name in ("student.learn.trainer", "teacher_cache.network.teacher"):
+        monkeypatch.setattr(f"{name}.arithmetic", noted(name))
+    settings = TrainSettings(deterministic=deterministic)
+    group = ProcessGroup(World(), torch.device("cpu"))
+    student = Trainer(student_recipe(distill="none"), settings, num_classes=CLASSES, steps_per_epoch=4, group=group)
+    image_BCHW = torch.zeros(BATCH, 3, SIZE, SIZE)
+    student.feed(image_BCHW, Labels.of(torch.arange(BATCH) % CLASSES), None, step=0)
+    plain = linear_teacher(views())
+    plain.deterministic = deterministic
+    plain.logits(image_BCHW)
+    assert chosen == {
+        "student.learn.trainer": (False, deterministic),
+        "teacher_cache.network.teacher": (not deterministic, deterministic),
+    }
+
+
+def test_a_run_says_in_its_identity_that_its_bits_are_the_same_at_every_run() -> None:
+    """One that goes on without the flag would keep a promise for half of its steps; older runs say nothing."""
+    assert "deterministic" not in TrainSettings().identity() and "deterministic" not in TrainSettings().to_json()
+    assert TrainSettings(deterministic=True).identity()["deterministic"] is True
+
+
+@pytest.mark.parametrize("name", ["train-student", "train-teacher", "ablate", "cache-teacher", "plan-cache"])
+def test_every_command_that_computes_for_long_has_the_flag(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None and "deterministic" in {param.name for param in command.params}
 
 
 FULL = (
@@ -158,6 +268,7 @@ FULL = (
         (torch.OutOfMemoryError("CUDA error: out of memory"), "the GPU's memory is full; lower --batch-size"),
         (torch.distributed.DistBackendError("NCCL error in: x\nmore"), r"is gone \(NCCL error in: x\); look at"),
         (torch.distributed.DistNetworkError("The client socket has timed out"), "another rank, or the network"),
+        (RuntimeError("max_x does not have a deterministic implementation, but you set"), "--deterministic: .*max_x"),
         (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"), "is gone"),
     ],
 )

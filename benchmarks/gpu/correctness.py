@@ -60,10 +60,12 @@ def same(bench: Bench) -> dict[str, Any]:
     """Records, pixels and losses on the device against the CPU's, and pixels that were copied while it computed."""
     records, losses = _records(bench), _losses(bench)
     pixels = {"prepared": _prepared(bench), "fed_under_load": _fed_under_load(bench)}
-    damaged = _damaged_copies(bench)
+    damaged, repeated = _damaged_copies(bench), _repeated(bench)
     wrong = [line for part in (records, losses, pixels) for line in differing(part, _MOST_ROUNDING)]
     wrong += [f"{damaged} batches of pixels were changed by their copy"] * bool(damaged)
-    return {"records": records, "losses": losses, "pixels": pixels, "damaged_copies": damaged, "wrong": wrong}
+    wrong += [f"--deterministic: weights of two equal runs differ by {repeated:.3g}"] * (repeated != 0)
+    same_parts = {"records": records, "losses": losses, "pixels": pixels}
+    return {**same_parts, "damaged_copies": damaged, "repeated_minus_first": repeated, "wrong": wrong}
 
 
 def waiting(bench: Bench) -> dict[str, Any]:
@@ -97,9 +99,19 @@ def batches_of(feed: Feed, count: int) -> Iterator[Any]:
     return islice((batch for epoch in range(count) for batch in feed.epoch(epoch)), count)
 
 
-def trainer(bench: Bench, model: str, precision: Precision, *, compile: bool = False, **changes: Any) -> Trainer:
+def trainer(
+    bench: Bench,
+    model: str,
+    precision: Precision,
+    *,
+    compile: bool = False,
+    deterministic: bool = False,
+    **changes: Any,
+) -> Trainer:
     """Return a student of the soft recipe, alone."""
-    settings = TrainSettings(precision=precision, device=bench.device.type, log_every=50, compile=compile)
+    settings = TrainSettings(
+        precision=precision, device=bench.device.type, log_every=50, compile=compile, deterministic=deterministic
+    )
     return Trainer(
         bench.sizes.recipe(model, **changes), settings, num_classes=bench.sizes.num_classes, steps_per_epoch=100,
         group=ProcessGroup(World(), bench.device),
@@ -199,6 +211,18 @@ def _damaged_copies(bench: Bench) -> int:
         returned = source.to(bench.device, non_blocking=True).cpu()
         damaged += google_crc32c.value(returned.numpy().tobytes()) != google_crc32c.value(view_BHWC.numpy().tobytes())
     return damaged
+
+
+def _repeated(bench: Bench) -> float:
+    """Largest difference of a weight between two runs of three steps with `deterministic`."""
+    weights = []
+    for _ in range(2):
+        student = trainer(bench, bench.sizes.students[0][1], bench.sizes.precision, deterministic=True)
+        with feed_of(bench, bench.device) as feed:
+            for step, batch in enumerate(batches_of(feed, 3)):
+                student.feed(batch.images, batch.labels, batch.answer, step=step)
+        weights.append(torch.cat([param.detach().flatten().cpu() for param in student.core.parameters()]))
+    return float((weights[0] - weights[1]).abs().max())
 
 
 def _busy(device: torch.device) -> None:

@@ -62,7 +62,7 @@ def _evaluated(bench: Bench) -> dict[str, float]:
                 learner.core.to(device),
                 eval_batches(reader, views, world=World(), workers=bench.workers),
                 Forward(views=views, device=device),
-                num_samples=bench.index.num_samples,
+                num_own=bench.index.num_samples,
             )
         assert last.result is not None, "the last event carries the result"
         results.append(last.result.metrics())

@@ -56,15 +56,16 @@ def evaluate(
         require_file("--html", html)
     world = world_from_env()
     from shards.views.view_recipe import ViewRecipe
-    from student.learn.evaluation import Forward, eval_views
+    from student.learn.evaluation import Forward, eval_batch_size, eval_views
     from teacher_cache.network.device import rank_device
 
-    network, info = student_of(weights, model)
-    class_order = _class_order(info, index, weights)
+    network, info = student_of(weights, model, quiet=world.rank > 0)
+    class_order = _class_order(info, index, weights, quiet=world.rank > 0)
     if world.rank == 0:
         _say_other_pixels(info, index)
     target = rank_device(device, world)
-    views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std))
+    block_size = eval_batch_size(target.type)
+    views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std), block_size=block_size)
     dtype_name = announced_precision(target.type, precision, quiet=world.rank > 0)
     forward = Forward(views=views, device=target, precision=dtype_name)
     shard_place.fetch(world, index)
@@ -90,32 +91,49 @@ def _counted(
 ) -> "tuple[EvalResult, Confusion]":
     """Evaluate this process's images, with a bar, and return the counts of all processes."""
     from student.learn.confusion import Confusion
-    from student.learn.evaluation import eval_batches, evaluate, own_samples
+    from student.learn.evaluation import EvalResult
     from student.learn.process_group import meeting_place, process_group
 
-    index, world, views = reader.index, world_from_env(), forward.views
+    world = world_from_env()
     confusion = Confusion(info.class_names or [f"class {c}" for c in range(info.num_classes)])
-    if world.size > 1:
-        say(f"rank {world.rank} of {world.size} waits at {meeting_place(world)} for the other {world.size - 1}")
-    with process_group(world, forward.device) as group, ExitStack() as stack:
-        of = f" (rank 0 of {world.size})" if world.size > 1 else ""
-        num_own = own_samples(index.rows_S, views, world)
-        bar = stack.enter_context(Bar(f"evaluate{of}", num_own, "sample")) if group.is_main else None
+    if world.size > 1 and world.rank == 0:
+        say(f"rank 0 of {world.size} waits at {meeting_place(world)} for the other {world.size - 1}")
+    with process_group(world, forward.device) as group:
+        own = group.on_every_rank(lambda: _own(network, confusion, reader, forward, workers, class_order))
+        counted = EvalResult.of_all_ranks(group.gathered(own), reader.index.num_samples)
+        confusion.gather(group)
+    return counted, confusion
+
+
+def _own(
+    network: "nn.Module",
+    confusion: "Confusion",
+    reader: "ShardReader",
+    forward: "Forward",
+    workers: int,
+    class_order: tuple[int, ...],
+) -> "EvalResult":
+    """Count this process's images, which also go into the confusion matrix."""
+    from student.learn.evaluation import eval_batches, evaluate, own_samples
+
+    world, views = world_from_env(), forward.views
+    num_own = own_samples(reader.index.rows_S, views, world)
+    of = f" (rank 0 of {world.size})" if world.size > 1 else ""
+    with ExitStack() as stack:
+        bar = stack.enter_context(Bar(f"evaluate{of}", num_own, "sample")) if world.rank == 0 else None
         for event in evaluate(
             network.to(forward.device),
             eval_batches(reader, views, world=world, workers=workers),
             forward,
-            num_samples=index.num_samples,
+            num_own=num_own,
             class_order=class_order,
-            total=group.sum,
         ):
             if bar is not None:
                 bar.to(event.num_done)
             if event.answered is not None:
                 confusion.add(event.answered.batch, event.answered.heads, event.answered.label_B)
-        confusion.gather(group)
     assert event.result is not None, "the last event carries the result"
-    return event.result, confusion
+    return event.result
 
 
 def _crop(views: "ViewRecipe") -> str:
@@ -167,7 +185,7 @@ def _write_page(html: Path, weights: Path, index: "ShardIndex", counted: "EvalRe
     result(html)
 
 
-def _class_order(info: "ExportInfo", index: "ShardIndex", weights: Path) -> tuple[int, ...]:
+def _class_order(info: "ExportInfo", index: "ShardIndex", weights: Path, *, quiet: bool) -> tuple[int, ...]:
     """For each class of the shards its number in the weights, () for the same; ValueError where it is none of them."""
     match = match_classes(classes_of(index), Classes("the weights", info.class_names, info.num_classes))
     if match.difference:
@@ -175,7 +193,7 @@ def _class_order(info: "ExportInfo", index: "ShardIndex", weights: Path) -> tupl
             f"--weights {weights}: {match.difference}; give shards of the classes that it was trained on, under "
             "the same names"
         )
-    if match.words:
+    if match.words and not quiet:
         say(f"classes: {match.words}" + ("; labels are counted in the order of the weights" if match.order else ""))
     return match.order
 

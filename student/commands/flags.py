@@ -32,7 +32,7 @@ from shards.text.figures import count
 from shards.world import world_from_env
 from student.learn.losses.table import distillations
 from student.recipe.combinations import COMBINATIONS
-from teacher_cache.commands.flags import announced_precision
+from teacher_cache.commands.flags import announced_precision, deterministic_option
 from teacher_cache.store.place import require_distinct
 
 if TYPE_CHECKING:
@@ -257,6 +257,7 @@ class TrainingFlags:
     precision: str | None = shared(precision_option)
     accumulate: int = flag("--accumulate", default=1, type=COUNT, help="Micro-batches per step.")
     compile: bool = flag("--compile", is_flag=True, help="torch.compile the student.")
+    deterministic: bool = shared(deterministic_option)
     grad_checkpointing: bool = flag(
         "--grad-checkpointing",
         is_flag=True,
@@ -304,12 +305,13 @@ class TrainingFlags:
 
         device, quiet = chosen_device(self.device), quiet or world_from_env().rank > 0
         kind = device.partition(":")[0]
-        precision = announced_precision(kind, self.precision, existing=run_precision, compile=self.compile, quiet=quiet)
+        how: dict[str, Any] = {"compile": self.compile, "deterministic": self.deterministic}
+        precision = announced_precision(kind, self.precision, existing=run_precision, quiet=quiet, **how)
         return TrainSettings(
             seed=seed,
             precision=cast("Precision", precision),
             accumulate=self.accumulate,
-            compile=self.compile,
+            **how,
             views_used=views_used,
             workers=suited_workers(self.workers, kind),
             log_every=self.log_every,
@@ -337,11 +339,11 @@ weights_options = options(
 )
 
 
-def student_of(weights: Path, model: str | None) -> "tuple[nn.Module, ExportInfo]":
-    """The student of a weights file; what had to be assumed of it is printed; errors as `load_student`."""
+def student_of(weights: Path, model: str | None, *, quiet: bool = False) -> "tuple[nn.Module, ExportInfo]":
+    """The student of a weights file; what was assumed of it is printed unless `quiet`; errors as `load_student`."""
     from student.run.export import load_student
 
     network, info = load_student(weights, model=model)
-    for note in info.notes:
+    for note in () if quiet else info.notes:
         say(note)
     return network, info

@@ -66,8 +66,8 @@ class TeachingFlags:
         """Return the teacher of --online, for the views of a run without a cache; None without it."""
         if not self.online:
             return None
-        device, precision, world = settings.device, settings.precision, world_from_env()
-        return self.teacher.load(recipe.view_recipe, index, device=device, precision=precision, world=world)
+        how: dict[str, Any] = {"precision": settings.precision, "deterministic": settings.deterministic}
+        return self.teacher.load(recipe.view_recipe, index, device=settings.device, world=world_from_env(), **how)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,6 +112,11 @@ class TrainingDisplay:
             case events.Resumed():
                 self._say(f"resumed after step {event.step} of {self._num_steps}")
                 self._say_cut(event)
+                if event.threads != event.threads_before:
+                    self._say(
+                        f"torch computes in {count(event.threads, 'thread')}, the run was begun with "
+                        f"{event.threads_before}: last bits may differ from now on"
+                    )
                 if self._bar is not None:
                     self._bar.start_at(event.step)
             case events.StartedFrom():

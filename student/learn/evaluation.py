@@ -1,7 +1,8 @@
 """Evaluation: every sample counted exactly once, whatever the batch size and the number of processes.
 
 Blocks of samples are dealt to the ranks without padding, hits are whole numbers, and their sum over the ranks must be
-the number of samples or there is no result. B batch, C classes.
+the number of samples or there is no result. No rank waits for another before it has counted its share, so one that
+fails says so instead (`ProcessGroup.on_every_rank`). B batch, C classes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,7 @@ from teacher_cache.network.arithmetic import arithmetic, autocast
 
 Answers = Callable[[nn.Module, Tensor], Heads]
 HEADS = ("cls", "dist", "average")
+_ON_GPU, _ON_CPU = 256, 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,21 @@ class EvalResult:
             named |= {f"{head}_top1": self.top1[head], f"{head}_top5": self.top5[head]}
         return {name: 100.0 * hits / self.num_samples for name, hits in named.items()}
 
+    @classmethod
+    def of_all_ranks(cls, results: "Sequence[EvalResult]", num_samples: int) -> "EvalResult":
+        """Return the sum of what the ranks counted; RunError when it is not of `num_samples`."""
+        counted = sum(result.num_samples for result in results)
+        if counted != num_samples:
+            raise RunError(f"evaluation: expected {num_samples} samples over all processes, counted {counted}")
+        # A rank without images does not know the heads of its student.
+        names = [head for head in HEADS if any(head in result.top1 for result in results)]
+        return cls(
+            num_samples=counted,
+            num_not_finite=sum(result.num_not_finite for result in results),
+            top1={head: sum(result.top1.get(head, 0) for result in results) for head in names},
+            top5={head: sum(result.top5.get(head, 0) for result in results) for head in names},
+        )
+
 
 class Answered(NamedTuple):
     """A batch with the student's answers on the device; `label_B` are numbers of the student's classes."""
@@ -66,7 +83,7 @@ class Answered(NamedTuple):
 class EvalEvent(NamedTuple):
     """Samples this rank has seen so far, and the batch just seen, which is good until the next event.
 
-    The last event carries the result over all ranks.
+    The last event carries the result of this rank.
     """
 
     num_done: int
@@ -74,7 +91,7 @@ class EvalEvent(NamedTuple):
     answered: Answered | None = None
 
 
-def eval_views(recipe: StudentRecipe, train_views: ViewRecipe, *, block_size: int = 64) -> ViewRecipe:
+def eval_views(recipe: StudentRecipe, train_views: ViewRecipe, *, block_size: int = _ON_CPU) -> ViewRecipe:
     """The one view of evaluation: short side to image_size / eval_crop_pct, centre crop, the training's normalisation.
 
     Args:
@@ -88,6 +105,11 @@ def eval_views(recipe: StudentRecipe, train_views: ViewRecipe, *, block_size: in
         std=train_views.std,
         block_size=block_size,
     )
+
+
+def eval_batch_size(device_type: str, most: int = _ON_GPU) -> int:
+    """Return the images of a forward: no result depends on it. On a GPU 256, but at most `most`; else 64."""
+    return max(_ON_CPU, min(_ON_GPU, most)) if device_type == "cuda" else _ON_CPU
 
 
 def eval_tasks(rows_S: NDArray[np.int64] | Sequence[int], views: ViewRecipe, world: World) -> list[list[BlockViews]]:
@@ -139,19 +161,17 @@ def evaluate(
     loaded: Iterable[ViewBatch],
     forward: Forward,
     *,
-    num_samples: int,
+    num_own: int,
     class_order: Sequence[int] = (),
-    total: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> Iterator[EvalEvent]:
-    """Count the hits of a student over all ranks; the model is in evaluation mode meanwhile and as before after.
+    """Count the hits of a student on one rank; the model is in evaluation mode meanwhile and as before after.
 
     Args:
-        loaded: this rank's batches of `eval_batches`. num_samples: of all ranks together.
+        loaded: this rank's batches of `eval_batches`. num_own: samples of this rank (`own_samples`).
         class_order: for each class of the shards its number among the student's; empty: the same numbers.
-        total: the sum over ranks of an int64 tensor on the device, called once per rank even when it has no batch.
 
     Raises:
-        RunError: the samples counted are not `num_samples`.
+        RunError: the samples counted are not `num_own`.
     """
     device = forward.device
     counts = torch.zeros(2 + 2 * len(HEADS), dtype=torch.int64, device=device)
@@ -168,9 +188,9 @@ def evaluate(
             yield EvalEvent(done, answered=Answered(batch, answer, label_B))
     finally:
         model.train(was_training)
-    values = total(torch.cat((counts, two_heads))).tolist()
-    if values[0] != num_samples:
-        raise RunError(f"evaluation: expected {num_samples} samples over all processes, counted {values[0]}")
+    values = torch.cat((counts, two_heads)).tolist()
+    if values[0] != num_own:
+        raise RunError(f"evaluation: expected {num_own} samples in this process, counted {values[0]}")
     yield EvalEvent(done, _result(values))
 
 

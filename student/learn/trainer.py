@@ -28,7 +28,7 @@ from student.learn.process_group import ProcessGroup, no_sync
 from student.learn.timm_model import Normalisation
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
-from teacher_cache.network.arithmetic import arithmetic, autocast
+from teacher_cache.network.arithmetic import arithmetic, autocast, require_deterministic
 
 # The sums of a student: images, losses × images, diagnosed images, and diagnostics × diagnosed images.
 _MEANS = ("loss", "base_loss", "distill_loss")
@@ -66,6 +66,8 @@ class Trainer:
         self._group = group
         self._steps_per_epoch = steps_per_epoch
         device = group.device
+        if settings.deterministic and device.type == "cuda":
+            require_deterministic()
         core, self.start = student_and_start(recipe, num_classes, seed=settings.seed, normalisation=normalisation)
         self.core = core.to(device)
         if (layout := fastest_layout(core)) is not None:
@@ -97,7 +99,8 @@ class Trainer:
         part = self._group.world.rank * settings.accumulate + micro
         torch.manual_seed(int(stream(settings.seed, "step", step, part).words(1)[0]) >> 1)
         kind, precision = self._group.device.type, settings.precision
-        with contextlib.nullcontext() if last else no_sync(self.model), arithmetic(kind, precision):
+        kernels = arithmetic(kind, precision, deterministic=settings.deterministic)
+        with contextlib.nullcontext() if last else no_sync(self.model), kernels:
             with autocast(kind, precision):
                 answered = heads(self.model, image_BCHW)
             loss = student_loss(answered, labels, answer, self.recipe)

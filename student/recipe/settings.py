@@ -20,6 +20,7 @@ class TrainSettings(JsonValue):
             from "fp32" on a GPU only.
         accumulate: micro-batches per optimiser step and rank.
         compile: run the model through torch.compile.
+        deterministic: on a GPU compute with kernels that round alike at every run: slower, the same bits.
         views_used: cycle through the first so many views; None takes all of the cache, or never repeats without one.
         workers, prefetch: loader processes per rank (0 renders in the main process) and batches each prepares ahead.
         log_every: steps between step metrics. checkpoint_every: steps between checkpoints within an epoch (0: only at
@@ -28,6 +29,8 @@ class TrainSettings(JsonValue):
         grad_checkpointing: keep little of each forward and compute it again in the backward: less memory, the same
             numbers, about a third more time.
         scratch: a folder on a local disk for the records of the views in use; "" is the system's (TMPDIR).
+        threads: of torch in each rank on a CPU; another number rounds otherwise. 0: as when the run began; a new run
+            takes those that the workers leave, and keeps them.
     """
 
     seed: int = 0
@@ -35,6 +38,7 @@ class TrainSettings(JsonValue):
     accumulate: int = 1
     compile: bool = False
     views_used: int | None = None
+    deterministic: bool = later(False)
 
     workers: int = 0
     prefetch: int = 2
@@ -44,6 +48,7 @@ class TrainSettings(JsonValue):
     device: str = "cpu"
     scratch: str = later("")
     grad_checkpointing: bool = later(False)
+    threads: int = later(0)
 
     def __post_init__(self) -> None:
         """Check every field; ValueError names field, value and range."""
@@ -56,6 +61,7 @@ class TrainSettings(JsonValue):
             ("log_every", 1),
             ("checkpoint_every", 0),
             ("eval_every", 1),
+            ("threads", 0),
         ):
             if getattr(self, name) < low:
                 raise ValueError(f"{name}: expected an integer of at least {low}, got {getattr(self, name)!r}")
@@ -64,4 +70,5 @@ class TrainSettings(JsonValue):
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide numbers, as JSON types."""
-        return {name: getattr(self, name) for name in ("seed", "precision", "accumulate", "compile")}
+        names = ("seed", "precision", "accumulate", "compile", *["deterministic"] * self.deterministic)
+        return {name: getattr(self, name) for name in names}

@@ -28,6 +28,7 @@ from student.recipe.student_recipe import StudentRecipe
 from student.run.checkpoint import finished_before, together
 from student.run.run_events import Event, Joining, Scheduled, Stopped, StudentFinished, ValidationChecked
 from student.run.run_files import RunFiles, read_json
+from student.run.run_reader import threads_before
 from student.run.shard_sets import ShardSets
 from student.run.students import StudentJob, Students, run_identity
 from teacher_cache.network.device import own_threads, rank_device
@@ -75,8 +76,9 @@ def train_many(
     _require_alike(jobs, teaching, index)
     world, recipe = world or ALONE, jobs[0].recipe
     device = rank_device(settings.device, world)
+    settings = replace(settings, threads=settings.threads or max(threads_before(job.out) for job in jobs))
     with (
-        own_threads(device, settings.workers, world),
+        own_threads(device, settings.workers, world, num_threads=settings.threads) as threads,
         Feed(
             index,
             cache=teaching,
@@ -92,6 +94,8 @@ def train_many(
             options=_feed_options(settings, world, shard_cache_dir),
         ) as feed,
     ):
+        if device.type == "cpu" and not settings.threads:
+            settings = replace(settings, threads=threads)
         for job in jobs:
             require_student(job.recipe, feed.views, feed.teaching.open_caches)
         data = ShardSets(index=feed.index, val_index=val_index, views=feed.views, shard_cache_dir=shard_cache_dir)

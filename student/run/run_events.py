@@ -54,6 +54,8 @@ class Resumed:
     """The run goes on after `step` steps, with the same batches whatever the number of ranks.
 
     `parts`, ranks × micro-batches, decides what drop path draws and over which images BatchNorm takes its statistics.
+    `threads` are those of torch on a CPU, 0 elsewhere; where a machine has fewer than the run began with, sums round
+    otherwise.
     """
 
     students: tuple[str, ...]
@@ -62,6 +64,8 @@ class Resumed:
     world_size_before: int
     accumulate: int = 1
     accumulate_before: int = 1
+    threads: int = 0
+    threads_before: int = 0
 
     @property
     def parts(self) -> int:

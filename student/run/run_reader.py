@@ -133,6 +133,12 @@ def precision_before(path: Path) -> str | None:
     return precision if isinstance(precision, str) else None
 
 
+def threads_before(path: Path) -> int:
+    """The threads of torch in which the run in a directory began; 0 where it does not say, or there is none yet."""
+    threads = read_json(RunFiles(path).config).get("train", {}).get("threads") if is_run(path) else None
+    return threads if isinstance(threads, int) and threads > 0 else 0
+
+
 def views_before(path: Path) -> int | None:
     """The number of views that the run in a directory cycles through; None where they never end, or there is none."""
     num_views = read_json(RunFiles(path).config).get("data", {}).get("num_views") if is_run(path) else None

@@ -168,6 +168,7 @@ class Students:
                 world_size_before=newest.world_size,
                 accumulate=self._settings.accumulate,
                 accumulate_before=newest.accumulate,
+                **self._threads(),
             )
         for student in self._students if not step else ():
             if (start := student.trainer.start) is not None:
@@ -178,6 +179,13 @@ class Students:
         if owed:
             yield from self._report_epoch([self._students[number] for number in owed], step)
         return step
+
+    def _threads(self) -> dict[str, int]:
+        """The threads of torch now, and those of the run; none beside a GPU, where they decide no number."""
+        if self._group.device.type != "cpu":
+            return {}
+        now = torch.get_num_threads()
+        return {"threads": now, "threads_before": self._settings.threads or now}
 
     def progress(self, step: int) -> Iterator[Event]:
         """Tell a reader how far the run is: after the first step, seconds later, then every `Ticker.EVERY_S` seconds.

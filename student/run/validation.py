@@ -8,10 +8,20 @@ from torch import nn
 
 from shards.index.reader import ShardReader
 from shards.views.blocks import ViewBatch
-from student.learn.evaluation import Forward, answers_of, eval_batches, eval_views, evaluate
+from student.learn.evaluation import (
+    EvalResult,
+    Forward,
+    answers_of,
+    eval_batch_size,
+    eval_batches,
+    eval_views,
+    evaluate,
+    own_samples,
+)
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
+from student.recipe.student_recipe import StudentRecipe
 from student.run.shard_sets import ShardSets
 
 
@@ -20,15 +30,34 @@ def validate(
 ) -> list[dict[str, float]]:
     """Top-1 and top-5 in percent of each student, its weight average under "ema_…"; every sample counted once.
 
-    The students walk the batches in step, so each image is decoded once for all of them.
+    A rank that fails ends the others too. RunError when samples are missing; ShardError from the reader.
     """
     assert data.val_index is not None, "nothing to validate on"
-    views = eval_views(trainers[0].recipe, data.views.recipe)
     models: list[tuple[int, str, nn.Module]] = []
     for number, trainer in enumerate(trainers):
         models.append((number, "", trainer.core))
         if trainer.ema is not None:
             models.append((number, "ema_", trainer.ema.model))
+    networks, recipe = [model for _, _, model in models], trainers[0].recipe
+    own = group.on_every_rank(lambda: _own_results(networks, recipe, data, settings, group))
+    results: list[dict[str, float]] = [{} for _ in trainers]
+    for (number, prefix, _), parts in zip(models, zip(*group.gathered(own), strict=True), strict=True):
+        metrics = EvalResult.of_all_ranks(parts, data.val_index.num_samples).metrics()
+        results[number] |= {prefix + name: value for name, value in metrics.items()}
+    return results
+
+
+def _own_results(
+    networks: Sequence[nn.Module], recipe: StudentRecipe, data: ShardSets, settings: TrainSettings, group: ProcessGroup
+) -> list[EvalResult]:
+    """What each network answers to this rank's share of the images.
+
+    The networks walk the batches in step, so each image is decoded once for all of them.
+    """
+    assert data.val_index is not None, "asked for with shards to validate on"
+    trained_at_once = recipe.batch_size // (group.world.size * settings.accumulate)
+    most = eval_batch_size(group.device.type, trained_at_once)  # no more memory than training takes
+    views = eval_views(recipe, data.views.recipe, block_size=most)
     forward = Forward(
         views=views,
         device=torch.device(group.device),
@@ -48,17 +77,14 @@ def validate(
                 model,
                 copy,
                 forward,
-                num_samples=data.val_index.num_samples,
+                num_own=own_samples(data.val_index.rows_S, views, group.world),
                 class_order=data.val_classes.order,
-                total=group.sum,
             )
-            for (_, _, model), copy in zip(models, in_step(loaded, len(models)), strict=True)
+            for model, copy in zip(networks, in_step(loaded, len(networks)), strict=True)
         ]
-        results: list[dict[str, float]] = [{} for _ in trainers]
+        results: list[EvalResult] = []
         for events in zip(*evaluations, strict=True):
-            for (number, prefix, _), event in zip(models, events, strict=True):
-                if event.result is not None:
-                    results[number] |= {prefix + name: value for name, value in event.result.metrics().items()}
+            results = [event.result for event in events if event.result is not None]
     return results
 
 

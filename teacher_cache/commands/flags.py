@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,8 +32,19 @@ if TYPE_CHECKING:
     from teacher_cache.store.spec import CacheSpec, TeacherSpec
 
 
+deterministic_option = click.option(
+    "--deterministic", is_flag=True, help="On a GPU: the same bits at every run, slower. A CPU has them anyway."
+)
+
+
 def announced_precision(
-    device: str, typed: str | None, *, existing: str | None = None, compile: bool = False, quiet: bool = False
+    device: str,
+    typed: str | None,
+    *,
+    existing: str | None = None,
+    compile: bool = False,
+    deterministic: bool = False,
+    quiet: bool = False,
 ) -> str:
     """Return the precision of a command, and say it with its reason where nobody typed it, and what is slow.
 
@@ -46,7 +57,8 @@ def announced_precision(
     default, reason = (existing, "as begun") if existing is not None else default_precision(device)
     precision = typed or default
     lines = [] if typed else [f"precision {precision}: {reason}; --precision chooses another"]
-    for line in [*lines, *expectations(device, precision=precision, compile=compile)] if not quiet else ():
+    slow = expectations(device, precision=precision, compile=compile, deterministic=deterministic)
+    for line in [*lines, *slow] if not quiet else ():
         say(line)
     return precision
 
@@ -181,6 +193,7 @@ class TeacherFlags:
         precision: str | None,
         existing: "TeacherSpec | None" = None,
         compile: bool = False,
+        deterministic: bool = False,
         world: World = ALONE,
     ) -> "Teacher":
         """The teacher for the views of a recipe and the classes of the shards; errors as `load_teacher`.
@@ -198,7 +211,8 @@ class TeacherFlags:
         target, (name, known) = rank_device(device, world), self.named()
         quiet = world.rank > 0
         before = existing.precision if existing is not None else None
-        precision = announced_precision(target.type, precision, existing=before, compile=compile, quiet=quiet)
+        how: dict[str, Any] = {"compile": compile, "deterministic": deterministic}
+        precision = announced_precision(target.type, precision, existing=before, quiet=quiet, **how)
         search_current_folder()
         if target.type == "cpu":
             keep_freed_memory()
@@ -216,7 +230,7 @@ class TeacherFlags:
                 model_std=self.teacher_std or (known.std if known else None),
                 class_names=self._class_names(),
                 averaged=self.teacher_ema == "yes",
-                compile=compile,
+                **how,
             ),
         )
         if teacher.chosen and not quiet:
@@ -256,6 +270,7 @@ class RunsTeacher:
     )
     precision: str | None = shared(precision_option)
     compile: bool = flag("--compile", is_flag=True, help="torch.compile the teacher.")
+    deterministic: bool = shared(deterministic_option)
     device: str | None = shared(device_option)
 
     def views_per_forward(self, network: "Teacher", index: "ShardIndex", recipe: "ViewRecipe") -> int:
@@ -282,6 +297,7 @@ class RunsTeacher:
             precision=self.precision,
             existing=existing.teacher if existing is not None else None,
             compile=self.compile,
+            deterministic=self.deterministic,
             world=world,
         )
 

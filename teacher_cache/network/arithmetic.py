@@ -1,5 +1,6 @@
 """The arithmetic of a forward pass: which precision, and how a GPU computes what stays float32."""
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -8,6 +9,9 @@ import torch
 
 _BACKENDS = torch.backends
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+_WORKSPACES = (":4096:8", ":16:8")
+"""Under these, says NVIDIA, cuBLAS rounds alike at every call; it reads the variable at the first product."""
 
 
 def is_half(precision: str) -> bool:
@@ -21,16 +25,27 @@ def autocast(device_type: str, precision: str) -> torch.autocast:
     return torch.autocast(device_type, dtype, enabled=dtype is not None)
 
 
-def arithmetic(device_type: str, precision: str, *, benchmark: bool = False) -> AbstractContextManager[None]:
+def arithmetic(
+    device_type: str, precision: str, *, benchmark: bool = False, deterministic: bool = False
+) -> AbstractContextManager[None]:
     """Return a context in which a GPU computes float32 as this precision says; on other devices it does nothing.
 
     Args:
         precision: "fp32" computes without TF32. With the others what remains in float32 may use it.
         benchmark: cuDNN picks its kernels by timing, so that a repeated run may round otherwise.
+        deterministic: only kernels that round alike at every run, and none by timing; torch raises RuntimeError where
+            it has none. The process must have called `require_deterministic` before its first product.
     """
     if device_type != "cuda":
         return nullcontext()
-    return gpu_arithmetic(tf32=precision != "fp32", benchmark=benchmark)
+    return gpu_arithmetic(tf32=precision != "fp32", benchmark=benchmark, deterministic=deterministic)
+
+
+def require_deterministic() -> None:
+    """Let cuBLAS round alike at every call of this process; ValueError where its variable says otherwise."""
+    value = os.environ.setdefault(_WORKSPACE, _WORKSPACES[0])
+    if value not in _WORKSPACES:
+        raise ValueError(f"--deterministic: expected {_WORKSPACE} unset or {' or '.join(_WORKSPACES)}, got {value!r}")
 
 
 def default_precision(device_type: str) -> tuple[str, str]:
@@ -46,15 +61,17 @@ def default_precision(device_type: str) -> tuple[str, str]:
 
 
 @contextmanager
-def gpu_arithmetic(*, tf32: bool, benchmark: bool = True) -> Iterator[None]:
-    """Inside the block convolutions and products of float32 use TF32 or not.
+def gpu_arithmetic(*, tf32: bool, benchmark: bool = True, deterministic: bool = False) -> Iterator[None]:
+    """Inside the block convolutions and products of float32 use TF32 or not; arguments as of `arithmetic`.
 
     torch has two interfaces for TF32 (`allow_tf32`, and from 2.9 `fp32_precision`), and raises where a process has
     used the second and then asks the first. So the second is used where it exists.
     """
     matmul, conv = _BACKENDS.cuda.matmul, getattr(_BACKENDS.cudnn, "conv", None)
     with ExitStack() as stack:
-        if benchmark:
+        if deterministic:
+            _choose_deterministic(stack)
+        elif benchmark:
             _set(stack, _BACKENDS.cudnn, "benchmark", True)
         if hasattr(conv, "fp32_precision") and hasattr(matmul, "fp32_precision"):
             _set(stack, conv, "fp32_precision", "tf32" if tf32 else "ieee")
@@ -63,6 +80,17 @@ def gpu_arithmetic(*, tf32: bool, benchmark: bool = True) -> Iterator[None]:
             _set(stack, _BACKENDS.cudnn, "allow_tf32", tf32)
             _set(stack, matmul, "allow_tf32", tf32)
         yield
+
+
+def _choose_deterministic(stack: ExitStack) -> None:
+    """Until the stack is closed torch takes kernels that round alike at every run, and raises where it has none."""
+    _set(stack, _BACKENDS.cudnn, "benchmark", False)
+    _set(stack, _BACKENDS.cudnn, "deterministic", True)
+    # Filling what nobody reads costs a launch for every tensor.
+    _set(stack, torch.utils.deterministic, "fill_uninitialized_memory", False)
+    warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    stack.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled(), warn_only=warn)
+    torch.use_deterministic_algorithms(True)
 
 
 def _set(stack: ExitStack, owner: Any, name: str, value: Any) -> None:

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import torch
 
 from shards.platforms import require_device_name
-from shards.pool.cpus import network_threads
+from shards.pool.cpus import network_threads, rank_cpus
 from shards.world import World
 
 
-def expectations(device: str, *, precision: str, compile: bool) -> list[str]:
+def expectations(device: str, *, precision: str, compile: bool, deterministic: bool = False) -> list[str]:
     """Warn about slow settings of this device, one line each."""
     lines = []
     if compile:
@@ -25,6 +25,8 @@ def expectations(device: str, *, precision: str, compile: bool) -> list[str]:
         lines.append("--precision fp16 on the CPU: for tests; bf16 is the half precision that CPUs are made for")
     if precision == "tf32" and device == "cpu":
         lines.append("--precision tf32 on the CPU computes as fp32: only GPUs have it")
+    if deterministic and device == "cpu":
+        lines.append("--deterministic on the CPU changes nothing: every run of as many threads has the same bits")
     return lines
 
 
@@ -65,16 +67,23 @@ def rank_device(device: str | torch.device | None, world: World) -> torch.device
 
 
 @contextmanager
-def own_threads(device: torch.device, workers: int, world: World) -> Iterator[None]:
-    """Let torch compute in no more threads than the workers leave CPUs of this rank; never in more than before.
+def own_threads(device: torch.device, workers: int, world: World, *, num_threads: int = 0) -> Iterator[int]:
+    """Let torch compute in no more threads than the workers leave CPUs of this rank; yield how many.
 
     Beside a GPU one is enough: more of them take turns with the workers, and every launch waits for its turn.
+
+    Args:
+        num_threads: so many on a CPU, whatever the workers need, as other numbers round otherwise; 0: what they leave.
+            In any case never more than before, or than this rank has CPUs.
     """
     before = torch.get_num_threads()
-    if device.type == "cpu" or workers:
+    if device.type == "cpu":
+        most = min(num_threads, rank_cpus(world)) if num_threads else network_threads("cpu", workers, world)
+        torch.set_num_threads(min(before, most))
+    elif workers:
         torch.set_num_threads(min(before, network_threads(device.type, workers, world)))
     try:
-        yield
+        yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
 

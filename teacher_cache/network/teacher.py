@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
-from teacher_cache.network.arithmetic import arithmetic, autocast, is_half
+from teacher_cache.network.arithmetic import arithmetic, autocast, is_half, require_deterministic
 from teacher_cache.network.classifier import Classifier, Rgb, run_in_float32
 from teacher_cache.network.own_network import own_network
 from teacher_cache.network.teacher_name import DEFAULT_TEACHER, LITE0, is_own, spec_name, split_name
@@ -36,6 +36,7 @@ class Teacher:
         num_classes: C.
         device: where it runs.
         num_forwards: calls of `logits` so far.
+        deterministic: on a GPU it gives the same bits at every run, slower (`require_deterministic`); False at first.
         chosen: which of several sets of weights in its file it has, in words; "" where there was no choice.
         part: which tensors of its file they are where a training module held them, in words; "" where all.
         class_lists: the names of its classes in the order of its answers, in each naming that is known; () where none.
@@ -66,6 +67,7 @@ class Teacher:
         self.spec, self.num_classes, self.device, self.num_forwards = spec, spec.num_classes, device, 0
         self.chosen, self.part, self.class_lists = chosen_set, part, tuple(map(tuple, class_lists))
         self._order_C: Tensor | None = None
+        self.deterministic = False
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # else pinning memory would open a context on the first GPU as well
         network = network.requires_grad_(False).eval().to(device)
@@ -86,7 +88,9 @@ class Teacher:
         self.num_forwards += 1
         image_BCHW = image_BCHW.contiguous(memory_format=self._layout)
         kind, precision = self.device.type, self.spec.precision
-        with torch.inference_mode(), arithmetic(kind, precision, benchmark=True), autocast(kind, precision):
+        # Kernels picked by timing are faster, and may be others at the next start.
+        kernels = {"benchmark": not self.deterministic, "deterministic": self.deterministic}
+        with torch.inference_mode(), arithmetic(kind, precision, **kernels), autocast(kind, precision):
             logit_BC: Tensor = self._network(image_BCHW)
         return (logit_BC if self._order_C is None else logit_BC.index_select(1, self._order_C)).float()
 
@@ -116,6 +120,7 @@ class TeacherOptions:
         averaged: of a training checkpoint that also has averaged weights (EMA) take these, as timm does.
         pretrained: False leaves the weights random (seeded by torch): for tests and benchmarks.
         compile: through torch.compile.
+        deterministic: on a GPU the same bits at every run, slower: no kernel is picked by timing.
     """
 
     view_mean: Rgb = IMAGENET_MEAN
@@ -126,6 +131,7 @@ class TeacherOptions:
     averaged: bool = True
     pretrained: bool = True
     compile: bool = False
+    deterministic: bool = False
 
 
 def load_teacher(
@@ -182,7 +188,7 @@ def load_teacher(
         mean=options.view_mean,
         std=options.view_std,
     )
-    return Teacher(
+    teacher = Teacher(
         network,
         spec,
         device=torch.device(device),
@@ -192,6 +198,10 @@ def load_teacher(
         part=model.part,
         class_lists=(options.class_names,) if options.class_names else _class_lists(model, file),
     )
+    teacher.deterministic = options.deterministic
+    if teacher.deterministic and teacher.device.type == "cuda":
+        require_deterministic()
+    return teacher
 
 
 def _for_views(classifier: Classifier, state: dict[str, Tensor], view_mean: Rgb, view_std: Rgb) -> nn.Module:
