@@ -21,7 +21,7 @@ import click
 
 from shards import __version__
 from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_standard_streams, say, shortened
-from shards.errors import ArtefactError, device_words, system_words
+from shards.errors import NO_MEMORY, ArtefactError, device_words, system_words
 from shards.names import nearest
 from shards.platforms import require_unix
 from shards.signals import end_at_interrupt, interrupt_once, requeue_at_once
@@ -298,7 +298,7 @@ class Commands(click.Group):
         except RecursionError:
             _fail(ctx, "something that was read is nested too deeply; is it damaged? Run again with --debug", 1)
         except MemoryError:
-            _fail(ctx, "not enough memory; lower the batch size or --workers, or use a machine with more", 1)
+            _fail(ctx, NO_MEMORY, 1)
         except Exception as error:
             defect = f"{type(error).__name__}: {error}\nThis is a defect; run again with --debug."
             _fail(ctx, device_words(error) or defect, 1)

@@ -61,17 +61,22 @@ _OUT_OF_MEMORY = re.compile(
     re.DOTALL,
 )
 _NO_KERNEL = "does not have a deterministic implementation"
+NO_MEMORY = "not enough memory; lower the batch size or --workers, or use a machine with more"
+_NO_MEMORY_WORDS = ("can't allocate memory", "Insufficient memory", "bad allocation", "std::bad_alloc")
+"""How torch and OpenCV say it, in errors that are no MemoryError."""
 _LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL")
 
 
 def device_words(error: Exception) -> str | None:
-    """Say in one line what torch reports of a full device, a lost rank or a missing kernel, and what to do.
+    """Say in one line what torch reports of full memory, a lost rank or a missing kernel, and what to do.
 
     None for other errors.
 
     Errors of torch are told by their names, so that torch is not imported for this.
     """
     kind, text = type(error), str(error)
+    if any(words in text for words in _NO_MEMORY_WORDS):
+        return NO_MEMORY
     if not kind.__module__.startswith("torch") and kind is not RuntimeError:
         return None
     if kind.__name__ == "OutOfMemoryError":

@@ -64,8 +64,11 @@ def _bytes(folder: Path, pattern: str) -> dict[str, bytes]:
 
 
 def _require_same(found: Path, expected: Path, pattern: str, what: str) -> None:
+    """`TrialError` unless both folders hold the same bytes in the files of a pattern, and nothing half written."""
     if _bytes(found, pattern) != _bytes(expected, pattern) or not _bytes(found, pattern):
         raise TrialError(f"lost: {what}: not the bytes of an undisturbed run")
+    if partial := [path.name for path in found.rglob("*.partial")]:
+        raise TrialError(f"unclean: {what}: left {partial[:5]}")
 
 
 class Trials:
@@ -98,6 +101,7 @@ class Trials:
             "bytes damaged": Kind(self.flips),
             "disk full": Kind(self.disk_full),
             "few open files": Kind(self.few_files, 2),
+            "little memory": Kind(self.little_memory, 2),
             **{name: Kind(*kind) for name, kind in HOSTILE_KINDS.items()},
         }
 
@@ -235,6 +239,22 @@ class Trials:
             raise TrialError(f"unclear: {words[0]} with few open files: exit code {ended.code}: {ended.said[-400:]}")
         if light(words, folder).code:
             raise TrialError(f"lost: {' '.join(words)} does not go on when files can be opened")
+
+    def little_memory(self, folder: Path, rng: random.Random) -> None:
+        """A limit on memory: done with little, or one line that says so; nothing half written."""
+        words, made = rng.choice([
+            (self.shards(), "made"), (self.cache(), "new.zarr"), (self.train(), "trained"), (self.copy(), "copy.zarr"),
+            (["report", "run"], ""), (["verify-cache", "dense.zarr"], ""), (["check-shards", "train"], ""),
+            (["predict", "image.png", "--weights", "run/weights.safetensors"], ""),
+            (["export", "run/weights.safetensors", "out/x.safetensors"], "out"),
+        ])  # fmt: skip
+        shutil.rmtree(folder / made, ignore_errors=not (self.calm / made).exists()) if made else None
+        room = int(2 ** rng.uniform(18, 29))
+        ended = command(words, folder, fresh=False, limits={resource.RLIMIT_AS: room})
+        if ended.code and "memory" not in ended.said:
+            raise TrialError(f"unclear: {words[0]} with {room} bytes: exit code {ended.code}: {ended.said[-400:]}")
+        if light(words, folder).code:
+            raise TrialError(f"lost: {' '.join(words)} does not go on when there is memory")
 
 
 def run(folder: Path, *, minutes: float, seed: int, only: str = "", trial: int | None = None) -> int:

@@ -4,8 +4,9 @@
 show in a result. It gets its command after its imports, so that kills hit the work. `light` forks the campaign instead,
 which costs no imports: for refusals, for what undisturbed commands give, and for runs on the way to a compared result.
 
-Whatever is run, a trial fails with `TrialError` where it hangs, leaves a process behind, ends in a traceback, a
-"defect" or an unknown exit code, prints what a terminal would obey, or takes more than `MOST_BYTES` of memory.
+Whatever is run, a trial fails with `TrialError` where it hangs, leaves a process behind or a file in TMPDIR or in
+/dev/shm, ends in a traceback, a "defect" or an unknown exit code, prints what a terminal would obey, or takes more than
+`MOST_BYTES` of memory.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -69,11 +71,13 @@ def command(
     Args:
         fresh: a new Python process; else a fork of this one.
         kill_after_s: kill its main process then; 0: never. interrupts_s: press Ctrl-C at these seconds.
-        limits: of the process's resources. environ: variables beside those of this process.
+        limits: of the process's resources; of RLIMIT_AS beyond what it has by then.
+        environ: variables beside those of this process.
         fault: a number that goes wrong (`poisoned`).
     """
-    order = Order([str(word) for word in words], str(folder), limits or {}, environ or {}, fault)
-    out = _output(folder)
+    environ = {"TMPDIR": str(_temporary(folder)), **(environ or {})}
+    order = Order([str(word) for word in words], str(folder), limits or {}, environ, fault)
+    out, shared = _output(folder), _shared()
     if fresh:
         child = subprocess.Popen(
             [sys.executable, "-m", "tests.campaign_process"],
@@ -90,6 +94,7 @@ def command(
     else:
         pid, poll = _fork(order, order.run)
     code, killed = _watched(pid, poll, words, kill_after_s, interrupts_s)
+    _require_nothing_left(folder, shared, words)
     return _ended(words, out, code, killed, bool(limits))
 
 
@@ -143,6 +148,32 @@ def _output(folder: Path) -> Path:
     return out
 
 
+def _temporary(folder: Path) -> Path:
+    """The folder of temporary files of what is run in a folder: short, as sockets have short names."""
+    made = folder / "tmp"
+    made.mkdir(exist_ok=True)
+    return made
+
+
+def _shared() -> set[str]:
+    """The names in /dev/shm: shared memory and semaphores, of all processes of this machine."""
+    return {path.name for path in Path("/dev/shm").glob("*")}
+
+
+def _require_nothing_left(folder: Path, shared_before: set[str], words: Sequence[str]) -> None:
+    """Require that what a process had in TMPDIR and /dev/shm went with it; another process's goes within a second.
+
+    Only the folder by which processes find each other's tables stays: locks, and links that lead nowhere.
+    """
+    files = [path for path in _temporary(folder).rglob("*") if path.is_symlink() or not path.is_dir()]
+    left = sorted(path.name for path in files if path.exists() and path.suffix != ".lock")
+    until = time.monotonic() + 1
+    while (named := sorted(_shared() - shared_before)) and time.monotonic() < until:
+        time.sleep(0.05)
+    if left or named:
+        raise TrialError(f"unclean: {' '.join(words)}: left {left[:5]} in TMPDIR, {named[:5]} in /dev/shm")
+
+
 def _watched(
     pid: int, poll: Callable[[], int | None], words: Sequence[str], kill_after_s: float, interrupts_s: Sequence[float]
 ) -> tuple[int, bool]:
@@ -176,6 +207,11 @@ def _memory_bytes(pid: int) -> int:
     with contextlib.suppress(OSError, IndexError):
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
+
+
+def _address_space_bytes() -> int:
+    """The addresses that this process has now."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _processor_s(group: int) -> float:
@@ -231,11 +267,13 @@ def _run(order: Order, call: Callable[[], object]) -> None:
         os.close(descriptor)
     os.dup2(1, 2)
     os.environ.update(order.environ)
+    tempfile.tempdir = None  # a fork of the campaign may have looked for the folder before
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the campaign with & lets it be ignored
     code = 1
     try:
         for kind, value in order.limits.items():
+            value += _address_space_bytes() if kind == resource.RLIMIT_AS else 0
             resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
         call()
         code = 0

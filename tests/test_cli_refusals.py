@@ -5,6 +5,7 @@ One process imports the command line and forks for each case, so that a case see
 
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -16,6 +17,7 @@ from PIL import Image
 
 from cli import COMMANDS, cli
 from shards.flags import CacheParam, LocalPath
+from tests.campaign_server import MoodyServer
 from tests.golden import SETS
 from tests.golden.make import STUDENT, TEACHER
 
@@ -352,3 +354,30 @@ def test_a_slip_is_refused_before_torch_is_imported(
     assert "Traceback" not in output and "defect" not in output
     message = output[output.lower().index("error:") :]
     assert len(message) <= 600 and len(message.splitlines()) <= 6, message
+
+
+ELSEWHERE = [
+    ([*CACHE, "--shards", "{set}/val"], "made from other shards"),
+    ([*CACHE, "--teacher", "resnet18"], "teacher.name"),
+    ([*CACHE, "--views", "3"], "multiple"),
+]
+"""Command lines beside a cache on a server, which its header alone refuses."""
+
+
+def test_the_header_of_a_cache_on_a_server_refuses_before_torch_is_imported(tmp_path: Path) -> None:
+    pytest.importorskip("s3fs")
+    with MoodyServer(SET, "good", always=True, late=False) as server:
+        environ = os.environ | {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}/",
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "y",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        for words, said in ELSEWHERE:
+            case = [word.format(set=SET, tmp=tmp_path) for word in [*words, "--cache", "s3://bucket/dense.zarr"]]
+            done = subprocess.run(
+                [sys.executable, "-c", CHILD], input=json.dumps([case]), capture_output=True, text=True, env=environ
+            )
+            code, output, heavy = json.loads(done.stdout)
+            assert code in (1, 2) and said in output, output
+            assert not {"torch", "timm"} & set(heavy), heavy

@@ -1,5 +1,6 @@
 """What the operating system refuses is one clean line that names the file and the remedy, in every command."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from cli import cli
 from shards.errors import system_words
@@ -160,6 +162,67 @@ def test_a_read_only_folder_is_named_with_what_to_do(golden: Path) -> None:
         assert "choose a place that can be written" in refused("report", "run", "--html", "out/x.html")
     finally:
         restore()
+
+
+FORBIDDEN = [
+    (("report", "run"), "run/config.json"),
+    (("report", "run"), "run/metrics.jsonl"),
+    (("report", "sweep"), "sweep/sweep.json"),
+    (("report", "run", "--html", "out/x.html"), "out"),
+    (("check-shards", "train", "--workers", "0"), "train/shard-000000.tar"),
+    (("check-shards", "train", "--workers", "0"), "train/shards.index"),
+    (("make-shards", "pictures", "out/new", "--workers", "0"), "out"),
+    (("make-shards", "pictures", "new", "--workers", "0"), "pictures/c0/0.png"),
+    (("verify-cache", "dense.zarr"), "dense.zarr/zarr.json"),
+    (("verify-cache", "dense.zarr"), "dense.zarr/logit/c/0/0/0/0"),
+    (("copy-cache", "dense.zarr", "out/c.zarr"), "out"),
+    (("predict", "image.png", "--weights", "run/weights.safetensors"), "image.png"),
+    (("predict", "image.png", "--weights", "run/weights.safetensors"), "run/weights.safetensors"),
+    (("export", "run/weights.safetensors", "out/x.safetensors"), "out"),
+    (("train-student", "--config", "s.toml", *TRAIN), "s.toml"),
+]
+"""Commands, and what of their files or folders this user may not touch."""
+
+NOBODY = """
+import json, os, sys
+from click.testing import CliRunner
+from cli import cli
+for words, path in json.load(sys.stdin):
+    before = os.stat(path).st_mode
+    os.chmod(path, 0o500 if os.path.isdir(path) else 0)
+    if os.fork() == 0:
+        if os.getuid() == 0:  # whom no mode keeps out
+            os.setgroups([])
+            os.setuid(65534)
+        result = CliRunner().invoke(cli, words)
+        os.write(1, json.dumps([result.exit_code, result.output]).encode() + b"\\n")
+        os._exit(0)
+    os.wait()
+    os.chmod(path, before)
+"""
+
+
+@pytest.mark.slow
+def test_what_a_user_may_not_touch_is_named_with_what_to_do(golden: Path) -> None:
+    (golden / "out").mkdir()
+    (golden / "s.toml").write_text("[view]\n")
+    (golden / "pictures/c0").mkdir(parents=True)
+    (golden / "pictures/c1").mkdir()
+    for path in (golden / "image.png", golden / "pictures/c0/0.png", golden / "pictures/c1/1.png"):
+        Image.new("RGB", (40, 40), (len(str(path)) % 200, 9, 9)).save(path)
+    for path in [golden, *golden.rglob("*")]:
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    done = subprocess.run(
+        [sys.executable, "-c", NOBODY], input=json.dumps(FORBIDDEN), capture_output=True, text=True, cwd=golden,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(golden)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    wrong = []
+    for (words, path), (code, said) in zip(FORBIDDEN, map(json.loads, done.stdout.splitlines()), strict=True):
+        clean = said.count("rror: ") == 1 and "Traceback" not in said and "defect" not in said
+        if code not in (1, 2) or not clean or path not in said or "ermission" not in said:
+            wrong.append(f"{' '.join(words)} without {path}: exit code {code}: {said[-400:]}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_words_for_an_error_without_a_file_or_number() -> None:

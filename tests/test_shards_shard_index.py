@@ -17,6 +17,7 @@ from shards.index.shard_index import SUFFIXES, ShardIndex, expand_shards, index_
 from shards.tars.scan import scan_shards
 from shards.tars.shard_scan import SampleRule, scan_file
 from shards.tars.writer import write_samples
+from tests.damage import DOCUMENTS
 
 IMAGES = {"jpg": b"\xff\xd8\xff", "jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "webp": b"RIFF\0\0\0\0WEBP"}
 
@@ -129,6 +130,31 @@ def test_every_cut_of_the_file_is_refused(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(ShardError, match=r"copy\.index: the index is damaged"):
             ShardIndex.load(path)
+
+
+@pytest.mark.parametrize("name", ["../a.tar", "/etc/a.tar", "b/a.tar", "..", ".", "", "a\0.tar", "http://h/a.tar"])
+def test_a_shard_of_an_index_is_a_name_and_no_path(name: str, tmp_path: Path) -> None:
+    """Who wrote the index, checksums included, chooses no place that is read or written."""
+    make(tmp_path)
+    path, document = tmp_path / "shards.index", DOCUMENTS["index"]
+    whole = path.read_bytes()
+    head = document.load(whole, path)
+    head["meta"]["names"][1] = name
+    path.write_bytes(document.seal(head, whole, path))
+    with pytest.raises(ShardError, match=r"shards\.index.*names: expected base names of shards"):
+        ShardIndex.load(path)
+
+
+def test_the_head_of_an_index_is_bounded_before_it_is_read(tmp_path: Path) -> None:
+    """Its length is a number of four bytes, in a file that need not take any room on the disk."""
+    path = tmp_path / "shards.index"
+    make(tmp_path)
+    with path.open("r+b") as file:
+        file.seek(16)
+        file.write((1 << 31).to_bytes(4, "little"))
+        file.truncate(3 << 30)
+    with pytest.raises(ShardError, match=r"expected a head of at most 268435456 bytes, got 21474\d+"):
+        ShardIndex.load(path)
 
 
 def test_a_pickled_index_is_the_index(tmp_path: Path) -> None:

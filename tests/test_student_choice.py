@@ -1,5 +1,6 @@
 """What a command chooses for a set: the user's word first, then the existing run, then the size of the set."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,21 @@ def test_a_refused_change_says_what_the_run_has(old: Any, said: str) -> None:
     message = f"begun with {said};"
     with command.make_context("train", ["--set", "drop_path=0.5"]), pytest.raises(RunError, match=message):
         refuse_changes(Path("run"), [Changed("drop_path", old, 0.5, ("drop_path",))])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "drop_path=0.5", "--config", "s.toml"], "--set drop_path=0.5: run was begun with 0.1"),
+        (["--set", "lr=0.5", "--config", "s.toml"], "--config: drop_path = 0.5: run was begun with 0.1"),
+        (["--config", "s.toml"], "--config: drop_path = 0.5: run was begun with 0.1"),
+        (["--set", "lr=0.5", "--drop-path", "0.5"], "--drop-path 0.5: run was begun with 0.1"),
+    ],
+)
+def test_a_refused_change_is_named_where_it_was_typed(words: list[str], said: str) -> None:
+    """A field of --config was called one of --set where there was any --set."""
+    options = [["--set", "sets"], ["--config", "config"], ["--drop-path", "drop_path"]]
+    params: list[click.Parameter] = [click.Option(names, multiple=names[1] == "sets") for names in options]
+    command = click.Command("train", params=params)
+    with command.make_context("train", words), pytest.raises(RunError, match=f"^{re.escape(said)}"):
+        refuse_changes(Path("run"), [Changed("drop_path", 0.1, 0.5, ("drop_path",))])

@@ -116,7 +116,10 @@ def test_cached_equals_online_to_the_bit(tmp_path, index, teacher, distill, tau)
 
 def train_killed_at(out, index, cache, step, **options):
     """Train in this process until the event of `step`, then die without a word."""
+    every = options["settings"].checkpoint_every
     for event in train(options.pop("recipe", student_recipe()), index, out=out, cache=cache, **options):
+        if isinstance(event, Resumed):
+            assert step - 1 - event.step <= every, "the kill at the step before costs no more than that"
         if isinstance(event, Stepped) and event.step == step:
             kill_self()
 

@@ -1,6 +1,7 @@
 """Training checkpoints of timm, the DeiT authors and torchvision's references are teachers and starts as they are."""
 
 import argparse
+import zipfile
 from dataclasses import replace
 from pathlib import Path, PosixPath
 from typing import Any
@@ -18,6 +19,7 @@ from student.learn.network import load_initial, make_student
 from student.recipe.papers import recipe_for
 from teacher_cache.network.teacher import TeacherOptions, load_teacher
 from teacher_cache.network.weights import part_of_network, read_weights
+from teacher_cache.network.weights_metadata import require_whole
 
 TINY = "test_resnet.r160_in1k"
 ARGS = argparse.Namespace(model="test_resnet", lr=0.1, opt_betas=None, mean=(0.5, 0.5, 0.5), device="cuda", seed=1)
@@ -247,6 +249,47 @@ def test_what_holds_no_one_set_of_tensors_is_refused(tmp_path: Path, content: ob
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(ArtefactError, match=message):
         read_weights(tmp_path / "w.pth")
+
+
+LARGER: dict[str, tuple[Tensor, str]] = {
+    "one number again and again": (torch.zeros(1).expand(10**6, 10**6), r"tensor a: expected at most \d+ bytes"),
+    "one count again and again": (torch.zeros(1, dtype=torch.int64).expand(10**12), "tensor a: expected at most"),
+    "no numbers": (torch.zeros(10**6, 10**6, device="meta"), "tensor a: expected plain real numbers, got .*without"),
+    "few and no numbers": (torch.zeros(2, device="meta"), "tensor a: expected plain real numbers"),
+    "sparse": (torch.sparse_coo_tensor(torch.zeros(1, 1), torch.ones(1), (10**12,)), "expected plain real numbers"),
+    "nested": (torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "tensor a: expected plain real numbers"),
+}
+"""Tensors that a file of a kilobyte may hold, and what is said of them."""
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("name", LARGER)
+def test_a_small_file_that_says_it_is_large_asks_for_no_memory(tmp_path: Path, name: str) -> None:
+    """A million rows of one number are four bytes in a torch file, and terabytes to whatever looks at all of them."""
+    tensor, said = LARGER[name]
+    torch.save({"a": tensor}, tmp_path / "w.pth")
+    assert (tmp_path / "w.pth").stat().st_size < 10_000
+    with pytest.raises(ArtefactError, match=said):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_rows_that_are_the_same_are_read_where_the_file_is_larger(tmp_path: Path) -> None:
+    tensor = torch.ones(1, 3).expand(7, 3)
+    torch.save({"a": tensor, "b": torch.zeros(500)}, tmp_path / "w.pth")
+    assert torch.equal(read_weights(tmp_path / "w.pth").state["a"], tensor)
+
+
+@pytest.mark.parametrize("member", ["data.pkl", "data/0"])
+def test_a_file_that_unpacks_to_more_than_it_is_is_refused(tmp_path: Path, member: str) -> None:
+    """Torch compresses nothing, and would read a megabyte of compressed zeros as the gigabyte that it stands for."""
+    torch.save({"a": torch.zeros(4)}, tmp_path / "whole.pth")
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(tmp_path / "w.pth", "w") as packed:
+        for entry in whole.infolist():
+            more = bytes(1 << 24) * entry.filename.endswith(member)
+            packed.writestr(entry.filename, whole.read(entry) + more, zipfile.ZIP_DEFLATED)
+    for read in (read_weights, require_whole):
+        with pytest.raises(ArtefactError, match=r"its members unpack to \d+ bytes, the file has \d+"):
+            read(tmp_path / "w.pth")
 
 
 @pytest.mark.slow

@@ -270,9 +270,13 @@ FULL = (
         (torch.distributed.DistNetworkError("The client socket has timed out"), "another rank, or the network"),
         (RuntimeError("max_x does not have a deterministic implementation, but you set"), "--deterministic: .*max_x"),
         (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"), "is gone"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            "not enough memory",
+        ),
     ],
 )
-def test_a_full_gpu_and_a_lost_rank_are_no_defects(error: Exception, words: str) -> None:
+def test_full_memory_and_a_lost_rank_are_no_defects(error: Exception, words: str) -> None:
     with pytest.raises(Exception, match=words):
         raise Exception(device_words(error))
 

@@ -7,6 +7,7 @@ import click
 import numpy as np
 import pytest
 
+from shards.errors import CacheError
 from shards.index.reader import ShardReader
 from shards.signals import StopRequest
 from shards.world import World
@@ -23,9 +24,10 @@ from teacher_cache.stage1.stage1_events import (
     UnitCommitted,
     UnitStarted,
 )
+from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId, fidelity_bytes, fidelity_count
 from tests.cache_maker import make_spec
-from tests.stage1_tiny import make_shards, tiny_teacher, views
+from tests.stage1_tiny import build, end_of, make_shards, opened, tiny_teacher, views
 
 SHARDS, VIEWS = 4, 6
 
@@ -118,3 +120,22 @@ def test_a_stopped_stage_1_says_what_is_saved_and_what_is_lost(capsys: pytest.Ca
         display.show(BuildFinished(stopped=True, missing_units=3, **end))
     said = capsys.readouterr().err
     assert "1 of 4 chunks of the cache are saved; 64 views of an unfinished chunk are lost" in said
+
+
+def test_a_finished_cache_is_finished_though_its_store_fails_while_its_size_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything is committed; a store that goes away for the last line ended the command with 1."""
+    index, teacher = make_shards(tmp_path / "shards"), tiny_teacher()
+    display = _Display(World(), StopRequest())
+    with opened(tmp_path / "c.zarr", index, teacher) as cache:
+        display.show(CacheOpened(cache=cache, created=True, grown=False))
+        finished = end_of(build(cache, index, teacher))
+
+        def gone(*_: object) -> dict[str, int]:
+            raise CacheError("s3://b/c.zarr/logit/c/0/0/0: no answer within 60 s")
+
+        monkeypatch.setattr(TeacherCache, "unit_bytes", gone)
+        display.show(finished)
+    said = capsys.readouterr()
+    assert "0 chunks missing" in said.out and "size cannot be read now: s3://b/c.zarr" in said.err

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.atomic import atomic_file
-from shards.documents import checked, open_regular, parse_json
+from shards.documents import MOST_BYTES, checked, open_regular, parse_json
 from shards.errors import ShardError
 
 _Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**50)]
@@ -144,6 +144,8 @@ def _head(mapped: mmap.mmap, path: Path) -> tuple[_Head, int]:
     if mapped[: len(_MAGIC)] != _MAGIC:
         raise _broken(path, f"expected it to start with {_MAGIC!r}, got {mapped[: len(_MAGIC)]!r}")
     start = _HEAD_START + int.from_bytes(mapped[len(_MAGIC) : len(_MAGIC) + 4], "little")
+    if start > MOST_BYTES:
+        raise _broken(path, f"expected a head of at most {MOST_BYTES} bytes, got {start}")
     checksum = int.from_bytes(mapped[len(_MAGIC) + 4 : _HEAD_START], "little")
     head = mapped[_HEAD_START:start]
     if _HEAD_START + len(head) != start or google_crc32c.value(head) != checksum:

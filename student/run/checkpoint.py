@@ -27,6 +27,7 @@ from shards.errors import RunError
 from shards.signals import raise_interrupt
 from shards.values import flat
 from student.run.run_files import RunFiles
+from teacher_cache.network.weights_metadata import require_whole
 
 FORMAT = 1
 KEEP = 2
@@ -131,6 +132,7 @@ def load_checkpoint(
     if reason:
         return Rejected(path=payload, reason=reason)
     try:
+        require_whole(payload)
         state = torch.load(payload, map_location="cpu", weights_only=True)
     except Exception as error:  # what a pickle that is none of ours stumbles on, in words of its own
         raise_interrupt(error)

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     )
     from teacher_cache.store.cache import TeacherCache
     from teacher_cache.store.header import Header
+    from teacher_cache.store.place import Place
 
 
 @click.command("cache-teacher")
@@ -76,16 +77,19 @@ def cache_teacher(
     Run the same command again to go on after a kill, or with more --views to extend. Any number of processes may work
     on one cache: under torchrun, as a SLURM array, or started by hand with RANK and WORLD_SIZE.
     """
-    index = shard_place.index()
-    existing = _existing_header(cache)
-    views = views.for_set(shard_place, index, existing)
-    _refuse_early(cache, existing, index, teacher, views, record, precision=execution.precision)
+    from teacher_cache.store.header import header_at
+    from teacher_cache.store.place import Place
+
+    index, place = shard_place.index(), Place.parse(cache, writable=True)
+    header = header_at(cache)
+    views = views.for_set(shard_place, index, header)
+    _refuse_early(place, header, index, teacher, views, record, precision=execution.precision)
     world = world_from_env(shared=True)
     from teacher_cache.stage1.build import build_cache
     from teacher_cache.stage1.opening import open_or_create
 
     teacher.check_published_classes(index)
-    existing_spec = existing.spec if existing is not None else None
+    existing_spec = None if header is None else header.spec
     recipe = views.recipe(index, existing_spec)
     network = execution.load(teacher, recipe, index, existing_spec, world)
     if existing_spec is None:  # what it calibrates on
@@ -140,21 +144,9 @@ def _student_command(shard_place: ShardPlace, cache: str) -> list[str]:
     return [*words, "--cache", cache, "--out", out]
 
 
-def _existing_header(cache: str) -> "Header | None":
-    """The header of the cache that is there, on a local disk or not; None where there is none."""
-    from teacher_cache.store.header import header_at
-    from teacher_cache.store.place import Place
-
-    if Place.parse(cache, writable=True).folder is not None:
-        return header_at(cache)
-    from teacher_cache.store.cache import stored_header
-
-    return stored_header(cache)
-
-
 def _refuse_early(
-    cache: str,
-    existing: "Header | None",
+    place: "Place",
+    header: "Header | None",
     index: "ShardIndex",
     teacher: TeacherFlags,
     views: ViewFlags,
@@ -165,20 +157,18 @@ def _refuse_early(
     """Refuse what can be refused without importing torch or the teacher.
 
     Errors:
-        ValueError for what was typed, CacheError for an existing cache that is for something else.
+        ValueError for what was typed, CacheError for an existing cache (with this header) that is for something else.
     """
     from teacher_cache.stage1.agreement import require_known_labels, require_new_cache
     from teacher_cache.store.header import CACHE_FOLDER, require_index
-    from teacher_cache.store.place import Place
     from teacher_cache.store.spec import require_equal
 
     require_completions()
-    place = Place.parse(cache, writable=True)
     if place.folder is not None:
         require_own("--cache", place.folder, CACHE_FOLDER)
     name = teacher.checked_name()
     teacher.check_known_classes(index)
-    if existing is None:
+    if header is None:
         require_known_labels(index, index.num_classes, name)
         recipe = views.recipe(index)
         require_new_cache(index, recipe, views.num_views)

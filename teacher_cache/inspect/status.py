@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.atomic import atomic_file
+from shards.errors import CacheError
 from shards.rng import stream
 from shards.text.figures import byte_size, count, duration, percent
 from teacher_cache.record.codec import RecordCodec
@@ -101,8 +102,14 @@ def cache_status(cache: TeacherCache, *, measure_units: int = 64) -> Status:
 
 
 def storage_words(cache: TeacherCache) -> str:
-    """What a finished cache takes on disk; a few chunks are weighed, since a remote store answers for each file."""
-    status = cache_status(cache, measure_units=16)
+    """Say what a finished cache takes on disk, or why that cannot be read now: it is finished all the same.
+
+    A few chunks are weighed, since a remote store answers for each file.
+    """
+    try:
+        status = cache_status(cache, measure_units=16)
+    except CacheError as error:
+        return f"storage: its size cannot be read now: {error}"
     per_view = status.total_bytes_per_view
     return f"storage: {byte_size(per_view * status.num_views_done)}, {per_view:.1f} bytes per view"
 

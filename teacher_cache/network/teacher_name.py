@@ -81,8 +81,8 @@ def timm_name(base: str) -> str:
 def require_known(flag: str, name: str) -> None:
     """ValueError, naming what is near, for a name that the installed timm cannot know.
 
-    A name passes that timm's sources hold in any form, and every name once timm is imported: it may have been
-    registered there. Whatever else is wrong with it is found when the model is built.
+    A name passes that timm's sources hold in any form, and one that was registered with an imported timm. Whatever else
+    is wrong with it is found when the model is built.
     """
     base, _ = split_name(name)
     source, place = source_of(base)
@@ -92,17 +92,25 @@ def require_known(flag: str, name: str) -> None:
         raise ValueError(f"{flag}: expected hf-hub:USER/NAME, or hf-hub:USER/NAME@REVISION, got {short(base)!r}")
     if is_own(base):
         require_function(base)
-    if source or is_own(base) or "timm" in sys.modules or not (known := _timm_words()).models:
+    if source or is_own(base) or not (known := _timm_words()).models:
         return
     architecture, _, tag = timm_name(base).partition(".")
-    if architecture not in known.words:
+    if architecture not in known.words and not _is_registered(architecture):
         near = nearest(architecture, known.models)
         similar = "the nearest is " + ", then ".join(map(repr, near)) if near else "none is like it"
         raise ValueError(f"{flag}: timm has no model {short(architecture)!r}: {similar}")
     tags = sorted(word.partition(".")[2] for word in known.words if word.startswith(f"{architecture}."))
-    if tag and tags and tag not in tags:
+    if tag and tags and tag not in tags and not _is_registered(architecture, tag):
         near = nearest(tag, tags) or tags[:8]
         raise ValueError(f"{flag}: {architecture} has no weights {short(tag)!r}: there are {', '.join(near)}")
+
+
+def _is_registered(architecture: str, tag: str = "") -> bool:
+    """Whether a timm that is imported already has an architecture, or weights of it: code may have registered them."""
+    timm = sys.modules.get("timm")
+    if timm is None:
+        return False
+    return bool(timm.is_model_pretrained(f"{architecture}.{tag}") if tag else timm.is_model(architecture))
 
 
 def _require_folder(flag: str, place: str) -> None:

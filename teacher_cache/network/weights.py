@@ -14,7 +14,8 @@ from torch import Tensor
 
 from shards.errors import ArtefactError
 from shards.names import short
-from teacher_cache.network.weights_metadata import weights_file
+from shards.signals import raise_interrupt
+from teacher_cache.network.weights_metadata import require_whole, weights_file
 
 _RAW = ("state_dict", "model")
 _AVERAGED = ("state_dict_ema", "model_ema", "ema")
@@ -75,8 +76,9 @@ def read_weights(path: Path, *, averaged: bool = True) -> WeightsFile:
 def _loaded(path: Path) -> Any:
     """Load what a file holds: tensors, numbers, texts, containers of these, and `argparse.Namespace`.
 
-    ArtefactError naming the class of anything else.
+    ArtefactError naming the class of anything else, or what a damaged file lacks.
     """
+    require_whole(path)
     torch.serialization.add_safe_globals([argparse.Namespace])  # of plain attributes; nothing of it is called
     try:
         if _is_safetensors(path):
@@ -84,6 +86,7 @@ def _loaded(path: Path) -> Any:
         with path.open("rb") as file:  # of a path torch would look at the name's ending
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the parser of a damaged pickle fails with whatever it stumbles on
+        raise_interrupt(error)
         if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ArtefactError(
                 f"weights {path}: holds {short(match[1])} beside its tensors, which only running code could read: it "
@@ -170,11 +173,21 @@ def _bare(name: str) -> str:
 
 
 def _require_numbers(path: Path, name: str, tensor: Tensor) -> None:
-    """ArtefactError, naming the tensor, unless it holds plain finite numbers."""
-    if tensor.is_complex() or tensor.is_quantized or tensor.layout is not torch.strided:
-        kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+    """ArtefactError, naming the tensor, unless it holds plain finite numbers, and no more than its file can.
+
+    A torch file may say of one number that it is a million by a million of them.
+    """
+    plain = tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_nested)
+    if tensor.is_complex() or tensor.is_quantized or not plain:
+        kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "") + ", without values" * tensor.is_meta
         raise ArtefactError(
             f"weights {path}: tensor {name}: expected plain real numbers, got {kind}; save it as float32"
+        )
+    num_bytes, room = tensor.numel() * tensor.element_size(), path.stat().st_size
+    if num_bytes > room:
+        raise ArtefactError(
+            f"weights {path}: tensor {name}: expected at most {room} bytes, as the file has, got {num_bytes}: its rows "
+            "are the same numbers again and again; give another file, or save the tensor with .contiguous()"
         )
     if tensor.is_floating_point() and not (finite := torch.isfinite(tensor.float())).all():
         count = tensor.numel() - int(finite.sum())

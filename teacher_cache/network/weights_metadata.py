@@ -125,12 +125,15 @@ def require_weights(flag: str, path: Path) -> Path:
         raise ArtefactError(f"{flag}: {error}") from None
     if not file.is_file():
         raise ArtefactError(f"{flag} {path}: no such file; give a .safetensors or torch file of weights, or a run")
-    _require_whole(file)
+    require_whole(file)
     return file
 
 
-def _require_whole(path: Path) -> None:
-    """ArtefactError for a damaged file, as far as its structure tells: of an old torch file, a bare pickle, nothing."""
+def require_whole(path: Path) -> None:
+    """Refuse a file of weights that is damaged, as far as its structure tells: of a bare pickle (old torch), nothing.
+
+    ArtefactError naming the file and what is wrong with it.
+    """
     with path.open("rb") as file:
         head = file.read(9)
     if head[8:] == b"{":
@@ -166,7 +169,8 @@ def _torch_problem(path: Path) -> str:
             if len(pickles) != 1:
                 return f"expected one member data.pkl, got {len(pickles)}"
             archive.open(pickles[0]).close()  # reads its header; torch can write files without checksums
-        return ""
+            held, num_bytes = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
+        return "" if held <= num_bytes else f"its members unpack to {held} bytes, the file has {num_bytes}"
     except Exception as error:  # the reader of a damaged zip fails with whatever it stumbles on
         return short(str(error) or type(error).__name__, 150)
 

@@ -309,22 +309,32 @@ def _attributes_in(data: bytes | None, where: str) -> dict[str, Any] | None:
 
 
 def header_at(url: str | Path) -> Header | None:
-    """Read a local cache's header; None for a remote place and where there is no cache.
+    """Read a cache's header, of a remote place with one request; None where there is no cache.
 
     Errors:
-        ValueError for a place that cannot be one; CacheError for a root that is damaged or not of a cache.
+        ValueError for a place that cannot be one; CacheError for a root that is damaged or not of a cache, or a server
+        that cannot be reached.
     """
     place = Place.parse(url, writable=False)
-    if place.folder is None:
-        return None
-    attributes = _attributes_in(read_file(place.folder / "zarr.json"), f"{place.url}/zarr.json")
+    if place.folder is not None:
+        attributes = _attributes_in(read_file(place.folder / "zarr.json"), f"{place.url}/zarr.json")
+    else:
+        from teacher_cache.store.zarr_objects import Objects
+
+        objects = Objects.at(place, writable=False)
+        try:
+            attributes = read_root(objects, place.url)
+        finally:
+            objects.close_session()
     return None if attributes is None else header_from_attributes(attributes, place.url)
 
 
 def local_header(url: str | Path) -> Header | None:
     """Read a local cache's header; None for a remote place; CacheError where there is no cache."""
-    header, place = header_at(url), Place.parse(url, writable=False)
-    if header is None and place.folder is not None:
+    place = Place.parse(url, writable=False)
+    if place.folder is None:
+        return None
+    if (header := header_at(url)) is None:
         raise CacheError(f"{place.url}: no cache here (no zarr.json); make one with cache-teacher")
     return header
 
