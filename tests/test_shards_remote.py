@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import fsspec
 import pytest
@@ -494,11 +495,19 @@ def test_an_s3_server_that_lies_about_the_size_costs_nothing(
 def test_shards_may_lie_in_every_object_store_that_is_named(
     scheme: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file system of memory stands for each client: all of them are used alike."""
+    """A file system of memory stands for each client: all of them are used alike; Google's follows no redirect."""
     from fsspec.implementations.memory import MemoryFileSystem
+
+    opened: list[dict[str, Any]] = []
 
     class Memory(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
         protocol = scheme
+        cachable = False
+
+        def __init__(self, **options: Any) -> None:
+            opened.append(options)
+            super().__init__()
+
         store: dict[str, object] = {}  # noqa: RUF012
         pseudo_dirs = [""]  # noqa: RUF012
 
@@ -509,9 +518,12 @@ def test_shards_may_lie_in_every_object_store_that_is_named(
     monkeypatch.setitem(importlib.import_module("fsspec.registry")._registry, scheme, Memory)
     for path in shards.glob("*.tar"):
         Memory().pipe_file(f"/box/{path.name}", path.read_bytes())
+    opened.clear()
     index = scan(pattern_of(f"{scheme}://box"), tmp_path / "cache")
     assert index.fingerprint == open_index(str(shards)).fingerprint
     assert read_all(index, tmp_path / "cache")
+    watched = ["trace_configs" in options.get("session_kwargs", {}) for options in opened]
+    assert watched and all(watched) == any(watched) == (scheme in ("gs", "gcs"))
 
 
 FETCHES = """

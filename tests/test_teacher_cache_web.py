@@ -14,10 +14,11 @@ from fsspec.registry import _registry
 
 from shards.errors import CacheError
 from shards.index import server_rules
-from shards.index.server_rules import ALLOWED
+from shards.index.server_rules import ALLOWED, session_options
 from teacher_cache.store import zarr_objects
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.schemes import SCHEMES
+from teacher_cache.store.web import bounded_google
 from tests.cache_maker import assert_unit, make_cache
 
 
@@ -149,6 +150,22 @@ def test_redirects_stay_with_the_server_that_was_named(
     with pytest.raises(CacheError, match="no cache here"):
         TeacherCache.open(old, timeout_s=20)
     assert asked == ["/c/zarr.json"]
+
+
+def test_googles_client_has_the_same_rule_for_redirects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It need not be installed: a stub stands for it."""
+    opened: list[dict[str, Any]] = []
+
+    class Client(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+        cachable = False
+
+        def __init__(self, **options: Any) -> None:
+            opened.append(options)
+            super().__init__()
+
+    monkeypatch.setitem(_registry, "gs", Client)
+    bounded_google()()
+    assert opened[0]["session_kwargs"]["trace_configs"] == session_options(CacheError)["trace_configs"]
 
 
 def test_an_object_of_an_s3_server_is_cut_off_as_well(
