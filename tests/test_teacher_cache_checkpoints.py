@@ -256,7 +256,6 @@ LARGER: dict[str, tuple[Tensor, str]] = {
     "one count again and again": (torch.zeros(1, dtype=torch.int64).expand(10**12), "tensor a: expected at most"),
     "no numbers": (torch.zeros(10**6, 10**6, device="meta"), "tensor a: expected plain real numbers, got .*without"),
     "few and no numbers": (torch.zeros(2, device="meta"), "tensor a: expected plain real numbers"),
-    "sparse": (torch.sparse_coo_tensor(torch.zeros(1, 1), torch.ones(1), (10**12,)), "expected plain real numbers"),
     "nested": (torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "tensor a: expected plain real numbers"),
 }
 """Tensors that a file of a kilobyte may hold, and what is said of them."""
