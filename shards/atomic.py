@@ -12,50 +12,45 @@ TEMPORARY = ".partial"
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Replace a file by `data`, as `atomic_file` does, and remove what killed writers of this very file have left.
-
-    A writer holds a lock on its temporary file, so what can be locked has no writer any more, on any machine.
-
-    Errors:
-        OSError where it cannot be written, or the file system has no locks.
-    """
-    for entry in os.scandir(path.parent):
-        if entry.name.startswith(f".{path.name}.") and entry.name.endswith(TEMPORARY):
-            _remove_unlocked(path.with_name(entry.name))
-    while True:
-        try:
-            with atomic_file(path) as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if not os.fstat(file.fileno()).st_nlink:
-                    raise _RemovedError  # by another writer, who found it before it was locked
-                file.write(data)
-                return
-        except _RemovedError:
-            continue
-
-
-class _RemovedError(Exception):
-    """The temporary file was taken for one of a killed writer."""
+    """Replace a file by `data`, as `atomic_file` does; OSError where it cannot be written."""
+    with atomic_file(path) as file:
+        file.write(data)
 
 
 def _remove_unlocked(left: Path) -> None:
-    with suppress(FileNotFoundError, BlockingIOError), open(left, "rb") as file:
+    # An error says that it is gone, has a writer, or that there are no locks here.
+    with suppress(OSError), open(left, "rb", opener=_without_waiting) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Its writer may have renamed it since it was opened, and begun another of that name, which is not locked here.
         if os.fstat(file.fileno()).st_ino == os.stat(left).st_ino:
             left.unlink()
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file that may be anything: a FIFO would wait for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what killed writers of this very file have left beside it."""
+    with suppress(OSError):  # no such folder, or none that may be listed: writing will say so
+        for entry in os.scandir(path.parent):
+            if entry.name.startswith(f".{path.name}.") and entry.name.endswith(TEMPORARY):
+                _remove_unlocked(path.with_name(entry.name))
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that becomes `path` when the block ends well, and disappears otherwise.
 
-    After kill -9 the temporary file may stay behind; its name starts with a dot and ends in `TEMPORARY`, so nothing
-    takes it for a finished file.
+    After kill -9 the temporary file stays until the next writer of `path`; its name starts with a dot and ends in
+    `TEMPORARY`, so nothing takes it for a finished file. A writer holds a lock on its temporary file, so what can be
+    locked has no writer any more, on any machine.
     """
+    _remove_left(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}{TEMPORARY}")
     try:
-        with open(temporary, "w+b") as file:
+        with _locked(temporary) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -67,6 +62,21 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             error.filename = str(path)  # what could not be written is the file, whatever it was called meanwhile
         raise
     _sync_directory(path.parent)
+
+
+@contextmanager
+def _locked(temporary: Path) -> Iterator[BinaryIO]:
+    """Open a new file, locked where the file system has locks.
+
+    Another writer, who finds it before it is locked, takes it for one of a killed writer: then it is made again.
+    """
+    while True:
+        with open(temporary, "w+b") as file:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:
+                yield file
+                return
 
 
 def _sync_directory(directory: Path) -> None:

@@ -62,9 +62,17 @@ _OUT_OF_MEMORY = re.compile(
 )
 _NO_KERNEL = "does not have a deterministic implementation"
 NO_MEMORY = "not enough memory; lower the batch size or --workers, or use a machine with more"
-_NO_MEMORY_WORDS = ("can't allocate memory", "Insufficient memory", "bad allocation", "std::bad_alloc")
-"""How torch and OpenCV say it, in errors that are no MemoryError."""
+_NO_MEMORY_WORDS = (
+    *("can't allocate memory", "annot allocate memory", "Insufficient memory", "std::bad_alloc"),
+    *("can't start new thread", "failed to map segment from shared object"),
+)
+"""How torch, OpenCV, Python's threads and the loader of libraries say it, in errors that are no MemoryError."""
 _LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL")
+
+
+def is_no_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is full: then what was being read or written is not at fault."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY_WORDS)
 
 
 def device_words(error: Exception) -> str | None:
@@ -75,7 +83,7 @@ def device_words(error: Exception) -> str | None:
     Errors of torch are told by their names, so that torch is not imported for this.
     """
     kind, text = type(error), str(error)
-    if any(words in text for words in _NO_MEMORY_WORDS):
+    if is_no_memory(error):
         return NO_MEMORY
     if not kind.__module__.startswith("torch") and kind is not RuntimeError:
         return None

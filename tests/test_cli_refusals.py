@@ -359,7 +359,7 @@ def test_a_slip_is_refused_before_torch_is_imported(
 ELSEWHERE = [
     ([*CACHE, "--shards", "{set}/val"], "made from other shards"),
     ([*CACHE, "--teacher", "resnet18"], "teacher.name"),
-    ([*CACHE, "--views", "3"], "multiple"),
+    ([*CACHE, "--record", "hard"], "record"),
 ]
 """Command lines beside a cache on a server, which its header alone refuses."""
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from shards.index.shard_index import ShardIndex, open_index
 from shards.tars.image_shards import WriteEvent, fitting_shards, write_shards
 from shards.tars.journal import JOURNAL_NAME
 from shards.tars.writer import write_samples
+from tests.test_teacher_cache_faults import killed_at_replace
 
 
 def encoded(n: int = 0, kind: str = "PNG", size: tuple[int, int] = (9, 8)) -> bytes:
@@ -187,6 +189,21 @@ def test_killed_equals_uninterrupted(tmp_path: Path) -> None:
     assert [event.kept for event in events] == [True, True, False, False, False]
     assert digests(out) == digests(tmp_path / "whole")
     assert not list(out.glob(".*.partial"))
+
+
+@pytest.mark.slow
+def test_nothing_half_written_stays_wherever_the_kill_came(tmp_path: Path) -> None:
+    """Before each renaming: of the journal, the tars, the names of the classes and the index."""
+    source = tree(tmp_path / "in")
+    write(source, tmp_path / "whole")
+    killed = 0
+    for count in range(8):  # of the process that writes the tars, and of the one that writes all others
+        out = tmp_path / str(count)
+        ended = killed_at_replace(partial(write, source, out), count)
+        killed += ended == -signal.SIGKILL
+        write(source, out)
+        assert digests(out) == digests(tmp_path / "whole") and not list(out.glob("*.partial")), (count, ended)
+    assert ended == 0 and killed >= 3, "each of its own renamings"
 
 
 def test_other_settings_or_a_changed_tree_do_not_overwrite(tmp_path: Path) -> None:

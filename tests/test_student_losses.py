@@ -250,3 +250,16 @@ def test_a_loss_per_class_weighs_like_labels_that_are_averaged_over_classes() ->
     }
     assert at["textbook"] == pytest.approx(1000**0.5 / 0.5, rel=0.01)
     assert at["per_class"] == pytest.approx(at["textbook"] / 1000, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.needs_probabilities])
+def test_a_teachers_number_that_is_none_is_seen_in_the_loss(name: str) -> None:
+    """A loss that passes over NaN lets a broken teacher teach for days; a class without any mass adds nothing."""
+    z, log_prob_BC = logits(30).float(), logits(31).float().log_softmax(-1)
+    for value, seen in ((float("nan"), True), (float("inf"), True), (-float("inf"), False)):
+        broken_BC = log_prob_BC.clone()
+        broken_BC[1, 2] = value
+        answer = TeacherAnswer(None, lambda tau, broken_BC=broken_BC: broken_BC)
+        loss = LOSSES[name].compute(z, answer, recipe(name))
+        if seen or name == "soft":  # a z-score or a correlation of log p = −∞ is none
+            assert bool(loss.isfinite()) != seen, (value, loss)

@@ -22,7 +22,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import WrapperStore
 
-from shards.atomic import replace_file
+from shards.atomic import atomic_file, replace_file
 from shards.errors import CacheError
 from teacher_cache.inspect.verify import verify_digests
 from teacher_cache.store import unit_store
@@ -170,7 +170,7 @@ def test_both_ways_to_an_object_give_the_same(tmp_path: Path, way: str, monkeypa
         closed.set_sync("a/c/0", prototype.buffer.from_bytes(b""))
 
 
-def _killed_at_replace(work: Callable[[], None], count: int) -> int:
+def killed_at_replace(work: Callable[[], object], count: int) -> int:
     """The exit code of a child that does `work` and is killed before the renaming number `count`."""
     child = os.fork()
     if child == 0:
@@ -182,8 +182,11 @@ def _killed_at_replace(work: Callable[[], None], count: int) -> int:
             rename(*places)
 
         os.replace = kill  # type: ignore[assignment]
-        work()
-        os._exit(0)
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -197,7 +200,7 @@ def test_what_a_kill_leaves_goes_with_the_next_run(tmp_path: Path) -> None:
 
     for count in itertools.count():
         folder = tmp_path / str(count)
-        ended = _killed_at_replace(partial(work, folder), count)
+        ended = killed_at_replace(partial(work, folder), count)
         assert ended == 0 or list(folder.rglob("*.partial"))
         work(folder)
         assert not list(folder.rglob("*.partial")), count
@@ -214,6 +217,22 @@ def test_the_file_of_a_living_writer_is_left_alone(tmp_path: Path) -> None:
         fcntl.flock(alive, fcntl.LOCK_EX)
         replace_file(tmp_path / "x", b"data")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".x.99-2.partial", "x"]
+
+
+def test_every_writer_removes_what_a_killed_one_left_of_its_file(tmp_path: Path) -> None:
+    """And nothing of other files, of living writers, or what would make it wait."""
+
+    def write() -> None:
+        with atomic_file(tmp_path / "x") as file:
+            file.write(b"data")
+
+    os.mkfifo(tmp_path / ".x.1-1.partial")
+    (tmp_path / ".y.1-1.partial").write_bytes(b"of another file")
+    with atomic_file(tmp_path / "x"):
+        assert killed_at_replace(write, 0) == -signal.SIGKILL
+        assert len(list(tmp_path.iterdir())) == 3
+    write()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".y.1-1.partial", "x"]
 
 
 def test_a_missing_entry_is_an_error_when_its_unit_is_read(tmp_path: Path) -> None:

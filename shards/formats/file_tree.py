@@ -40,6 +40,14 @@ class FileStatus(NamedTuple):
     offset: int = -1
 
 
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry leads to a folder; a circle of links leads nowhere, and is named where its file is read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 class FileTree(ABC):
     """Files in folders. Paths are relative to the tree, with slashes; "" is its root."""
 
@@ -87,7 +95,7 @@ class Directory(FileTree):
 
     def entries(self, folder: str) -> list[TreeEntry]:
         with os.scandir(os.path.join(self._root, folder)) as scanned:
-            return sorted(TreeEntry(entry.name, entry.is_dir()) for entry in scanned)
+            return sorted(TreeEntry(entry.name, _is_folder(entry)) for entry in scanned)
 
     def status(self, path: str) -> FileStatus:
         status = os.stat(os.path.join(self._root, path))

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from shards.atomic import replace_file
 from shards.documents import open_regular, read_regular
-from shards.errors import CacheError, system_words
+from shards.errors import CacheError, is_no_memory, system_words
 from teacher_cache.store.schemes import open_filesystem, scheme_of
 
 METADATA_BYTES = 1 << 26
@@ -115,6 +115,8 @@ class Place:
         except CacheError:
             raise
         except Exception as error:
+            if is_no_memory(error):
+                raise
             raise CacheError(
                 f"{self.url}/{key}: {type(error).__name__}: {error}; check that the place can be reached, has room "
                 "and may be used with your permissions, then run the same command again"
@@ -129,6 +131,8 @@ def naming(where: str, next_step: str) -> Iterator[None]:
     except CacheError:
         raise
     except Exception as error:
+        if is_no_memory(error):
+            raise
         raise CacheError(f"{where} is missing or damaged: {type(error).__name__}: {error}; {next_step}") from error
 
 

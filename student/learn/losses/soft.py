@@ -19,10 +19,9 @@ def soft_loss(logit_BC: "Tensor", teacher_log_prob_BC: "Tensor", *, temperature:
         logit_BC: the student's logits at τ = 1; teacher_log_prob_BC: the teacher's log p already at τ.
     """
     log_prob_BC = (full(logit_BC) / temperature).log_softmax(-1)
-    teacher_log_prob_BC = teacher_log_prob_BC.to(log_prob_BC.dtype)
-    prob_BC = teacher_log_prob_BC.exp()
-    # a class the teacher gives no mass (log p = −∞) adds nothing
-    term_BC = (prob_BC * (teacher_log_prob_BC - log_prob_BC)).where(prob_BC > 0, 0.0)
+    # A class that the teacher gives no mass (log p = −∞) adds 0; NaN stays NaN, and the loss shows it.
+    teacher_log_prob_BC = teacher_log_prob_BC.to(log_prob_BC.dtype).clamp_min(-1e30)
+    term_BC = teacher_log_prob_BC.exp() * (teacher_log_prob_BC - log_prob_BC)
     return term_BC.sum() * temperature**2 / (term_BC.numel() if reduction == "reference" else term_BC.shape[0])
 
 
