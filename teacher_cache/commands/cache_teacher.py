@@ -175,8 +175,8 @@ def _refuse_early(
         if index.num_classes:
             record.format(index.num_classes, index, recipe)
         return
-    require_index(existing, index, place.url)
-    spec = existing.spec
+    require_index(header, index, place.url)
+    spec = header.spec
     recipe = views.recipe(index, spec)
     requested_precision = precision or spec.teacher.precision
     requested_teacher = replace(

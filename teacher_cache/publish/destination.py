@@ -8,8 +8,8 @@ from shards.own_folder import require_own
 from teacher_cache.publish.recoding import Shards, fitted_basis, require_smaller
 from teacher_cache.publish.selection import Selection
 from teacher_cache.record.codec import RecordFormat
-from teacher_cache.store.cache import TeacherCache, stored_header
-from teacher_cache.store.header import CACHE_FOLDER, making
+from teacher_cache.store.cache import TeacherCache
+from teacher_cache.store.header import CACHE_FOLDER, header_at, making
 from teacher_cache.store.place import Place
 from teacher_cache.store.spec import require_equal
 
@@ -40,7 +40,7 @@ def open_destination(
         spec = replace(spec, record=record)
     num_views = (selection.view_blocks[-1] + 1) * source.views_per_unit
     with making(place.folder):
-        existing = stored_header(url)
+        existing = header_at(url)
         if existing is None:
             basis = source.basis if spec == source.spec else fitted_basis(source, spec)
             made_with = dict(source.header.made_with)

@@ -25,8 +25,8 @@ from teacher_cache.record.fidelity import record_fidelity
 from teacher_cache.stage1.agreement import answer_names, require_fitted, require_known_labels, require_new_cache
 from teacher_cache.stage1.calibration import FEWEST, calibration_logits, calibration_sample, calibration_size
 from teacher_cache.stage1.stage1_events import CacheOpened, Calibrated, OpenEvent, ShortCalibration
-from teacher_cache.store.cache import TeacherCache, stored_header
-from teacher_cache.store.header import making, require_index, require_views
+from teacher_cache.store.cache import TeacherCache
+from teacher_cache.store.header import header_at, making, require_index, require_views
 from teacher_cache.store.spec import CacheSpec
 
 _POLL_S, _WAIT_S = 2.0, 3600.0  # longest wait for another process to make the cache
@@ -136,7 +136,7 @@ def _cost_of(logit_NC: NDArray[np.float32], record: RecordFormat) -> ShortCalibr
 
 
 def _open_if_there(url: str | Path, spec: CacheSpec, index: ShardIndex) -> TeacherCache | None:
-    header = stored_header(url)
+    header = header_at(url)
     if header is None:
         return None
     behaviour = behaviour_like(header.spec.behaviour, spec.recipe)

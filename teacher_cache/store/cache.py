@@ -275,11 +275,3 @@ class TeacherCache:
     def close(self) -> None:
         """Close the network session of a remote place; `with` does it."""
         self.objects.close_session()
-
-
-def stored_header(url: str | Path) -> Header | None:
-    """Read the header of the cache at a place; None when there is none. CacheError when its root is damaged."""
-    if not TeacherCache.exists(url):
-        return None
-    with TeacherCache.open(url) as cache:
-        return cache.header
