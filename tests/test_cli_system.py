@@ -183,17 +183,22 @@ FORBIDDEN = [
 ]
 """Commands, and what of their files or folders this user may not touch."""
 
-NOBODY = """
-import json, os, sys
+WITHOUT = """
+import ctypes, json, os, sys
 from click.testing import CliRunner
-from cli import cli
+from tests.campaign_process import cli  # with the imports of all commands
+
+def obey_modes():  # as root does not, whom nothing keeps out: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    libc, head, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(head, sets) == 0
+    sets[0] &= ~0b110
+    assert libc.capset(head, sets) == 0
+
 for words, path in json.load(sys.stdin):
     before = os.stat(path).st_mode
     os.chmod(path, 0o500 if os.path.isdir(path) else 0)
     if os.fork() == 0:
-        if os.getuid() == 0:  # whom no mode keeps out
-            os.setgroups([])
-            os.setuid(65534)
+        obey_modes()
         result = CliRunner().invoke(cli, words)
         os.write(1, json.dumps([result.exit_code, result.output]).encode() + b"\\n")
         os._exit(0)
@@ -210,17 +215,15 @@ def test_what_a_user_may_not_touch_is_named_with_what_to_do(golden: Path) -> Non
     (golden / "pictures/c1").mkdir()
     for path in (golden / "image.png", golden / "pictures/c0/0.png", golden / "pictures/c1/1.png"):
         Image.new("RGB", (40, 40), (len(str(path)) % 200, 9, 9)).save(path)
-    for path in [golden, *golden.rglob("*")]:
-        path.chmod(0o777 if path.is_dir() else 0o666)
     done = subprocess.run(
-        [sys.executable, "-c", NOBODY], input=json.dumps(FORBIDDEN), capture_output=True, text=True, cwd=golden,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(golden)},
+        [sys.executable, "-c", WITHOUT], input=json.dumps(FORBIDDEN), capture_output=True, text=True, cwd=golden,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     wrong = []
     for (words, path), (code, said) in zip(FORBIDDEN, map(json.loads, done.stdout.splitlines()), strict=True):
-        clean = said.count("rror: ") == 1 and "Traceback" not in said and "defect" not in said
-        if code not in (1, 2) or not clean or path not in said or "ermission" not in said:
+        clean = said.count("rror: ") <= 1 and "Traceback" not in said and "defect" not in said
+        if code not in (1, 2) or not clean or Path(path).name not in said or "ermission" not in said:
             wrong.append(f"{' '.join(words)} without {path}: exit code {code}: {said[-400:]}")
     assert not wrong, "\n".join(wrong)
 

@@ -256,12 +256,10 @@ LARGER: dict[str, tuple[Tensor, str]] = {
     "one count again and again": (torch.zeros(1, dtype=torch.int64).expand(10**12), "tensor a: expected at most"),
     "no numbers": (torch.zeros(10**6, 10**6, device="meta"), "tensor a: expected plain real numbers, got .*without"),
     "few and no numbers": (torch.zeros(2, device="meta"), "tensor a: expected plain real numbers"),
-    "nested": (torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "tensor a: expected plain real numbers"),
 }
 """Tensors that a file of a kilobyte may hold, and what is said of them."""
 
 
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("name", LARGER)
 def test_a_small_file_that_says_it_is_large_asks_for_no_memory(tmp_path: Path, name: str) -> None:
     """A million rows of one number are four bytes in a torch file, and terabytes to whatever looks at all of them."""
