@@ -35,6 +35,8 @@ from teacher_cache.commands.flags import (
     teacher_options,
 )
 from teacher_cache.commands.view_flags import ViewFlags, served, view_options
+from teacher_cache.store.header import header_at
+from teacher_cache.store.place import Place
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
@@ -50,7 +52,6 @@ if TYPE_CHECKING:
     )
     from teacher_cache.store.cache import TeacherCache
     from teacher_cache.store.header import Header
-    from teacher_cache.store.place import Place
 
 
 @click.command("cache-teacher")
@@ -77,9 +78,6 @@ def cache_teacher(
     Run the same command again to go on after a kill, or with more --views to extend. Any number of processes may work
     on one cache: under torchrun, as a SLURM array, or started by hand with RANK and WORLD_SIZE.
     """
-    from teacher_cache.store.header import header_at
-    from teacher_cache.store.place import Place
-
     index, place = shard_place.index(), Place.parse(cache, writable=True)
     header = header_at(cache)
     views = views.for_set(shard_place, index, header)
@@ -145,7 +143,7 @@ def _student_command(shard_place: ShardPlace, cache: str) -> list[str]:
 
 
 def _refuse_early(
-    place: "Place",
+    place: Place,
     header: "Header | None",
     index: "ShardIndex",
     teacher: TeacherFlags,
