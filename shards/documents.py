@@ -51,10 +51,10 @@ def open_regular(path: Path | str, *, buffering: int = -1) -> BinaryIO:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise NotRegularError(None, f"expected a regular file, got {kind_of_file(mode)}", str(path))
-        return open(descriptor, "rb", buffering=buffering)
     except BaseException:
         os.close(descriptor)
         raise
+    return open(descriptor, "rb", buffering=buffering)  # where it has no memory for a buffer, it closes it itself
 
 
 def read_regular(path: Path | str, *, most_bytes: int = MOST_BYTES) -> bytes:

@@ -127,6 +127,13 @@ def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
     assert threading.active_count() < 50
 
 
+def test_a_file_that_no_buffer_can_be_had_for_is_no_bad_descriptor(tmp_path: Path) -> None:
+    """What was closed twice hid the lack of memory, and might have closed a file of another thread."""
+    (tmp_path / "x").write_bytes(b"data")
+    with pytest.raises(MemoryError):
+        open_regular(tmp_path / "x", buffering=1 << 62)
+
+
 def test_documents_are_bounded_before_they_are_read(tmp_path: Path) -> None:
     path = tmp_path / "large"
     with path.open("wb") as file:
