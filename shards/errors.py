@@ -66,7 +66,7 @@ _NO_MEMORY_WORDS = (
     *("can't allocate memory", "annot allocate memory", "Insufficient memory", "std::bad_alloc"),
     *("can't start new thread", "failed to map segment from shared object", "could not create a primitive"),
 )
-"""How torch (oneDNN), OpenCV, Python's threads and the loader of libraries say it, in errors that are no MemoryError."""
+"""How torch, oneDNN, OpenCV, threads and the loader of libraries say it, in errors that are no MemoryError."""
 _LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL")
 
 
