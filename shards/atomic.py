@@ -22,7 +22,7 @@ def _remove_unlocked(left: Path) -> None:
     with suppress(OSError), open(left, "rb", opener=_without_waiting) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Its writer may have renamed it since it was opened, and begun another of that name, which is not locked here.
-        if os.fstat(file.fileno()).st_ino == os.stat(left).st_ino:
+        if _is_at(file, left):
             left.unlink()
 
 
@@ -68,15 +68,30 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 def _locked(temporary: Path) -> Iterator[BinaryIO]:
     """Open a new file, locked where the file system has locks.
 
-    Another writer, who finds it before it is locked, takes it for one of a killed writer: then it is made again.
+    It is made again where another writer has removed it before it was locked, as one of a killed writer. The same holds
+    where it was the file of a process in another container, which has the same number: this one waits for its end.
     """
     while True:
-        with open(temporary, "w+b") as file:
+        with open(temporary, "r+b", opener=_without_cutting) as file:
             with suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if os.fstat(file.fileno()).st_nlink:
+            if _is_at(file, temporary):
+                file.truncate()  # what a killed writer has left
                 yield file
                 return
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file still has its name: another process may have renamed or removed it."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _without_cutting(path: str, flags: int) -> int:
+    """Open a file, made where it is missing, and leave its bytes: it may be one that is being written."""
+    return os.open(path, flags | os.O_CREAT, 0o666)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -62,17 +62,28 @@ _OUT_OF_MEMORY = re.compile(
 )
 _NO_KERNEL = "does not have a deterministic implementation"
 NO_MEMORY = "not enough memory; lower the batch size or --workers, or use a machine with more"
-_NO_MEMORY_WORDS = (
-    *("can't allocate memory", "annot allocate memory", "Insufficient memory", "std::bad_alloc"),
-    *("can't start new thread", "failed to map segment from shared object", "could not create a primitive"),
-)
-"""How torch, oneDNN, OpenCV, threads and the loader of libraries say it, in errors that are no MemoryError."""
+_NO_MEMORY_WORDS = {
+    **dict.fromkeys(("can't allocate memory", "annot allocate memory", "Insufficient memory", "std::bad_alloc"), ""),
+    "can't start new thread": "raise the limit on processes (`ulimit -u`)",
+    "failed to map segment from shared object": "move the library from a file system that is mounted noexec",
+    "could not create a primitive": "choose --precision fp32: this processor may lack the operation",
+}
+"""How torch, OpenCV, threads, the loader of libraries and oneDNN say it, in errors that are no MemoryError.
+
+Beside the words what else helps, where they may mean something else.
+"""
 _LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL")
 
 
 def is_no_memory(error: BaseException) -> bool:
     """Whether an error says that memory is full: then what was being read or written is not at fault."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY_WORDS)
+
+
+def _no_memory(text: str) -> str:
+    """Say that memory is full; where the error's own words may mean something else, quote them and say what helps."""
+    other = next((other for words, other in _NO_MEMORY_WORDS.items() if words in text), "")
+    return f"{NO_MEMORY}; or {other} ({text.strip()[:200]})" if other else NO_MEMORY
 
 
 def device_words(error: Exception) -> str | None:
@@ -84,7 +95,7 @@ def device_words(error: Exception) -> str | None:
     """
     kind, text = type(error), str(error)
     if is_no_memory(error):
-        return NO_MEMORY
+        return _no_memory(text)
     if not kind.__module__.startswith("torch") and kind is not RuntimeError:
         return None
     if kind.__name__ == "OutOfMemoryError":

@@ -272,7 +272,16 @@ FULL = (
         (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"), "is gone"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-            "not enough memory",
+            "not enough memory; lower .* with more$",
+        ),
+        (RuntimeError("can't start new thread"), r"not enough memory; .*ulimit -u.*\(can't start new thread\)"),
+        (
+            ImportError("/tmp/x.so: failed to map segment from shared object"),
+            r"not enough .*noexec \(/tmp/x\.so: failed",
+        ),
+        (
+            RuntimeError("could not create a primitive descriptor for a matmul primitive"),
+            r"not enough .*--precision fp32: .* \(could not create a primitive descriptor for a matmul",
         ),
     ],
 )

@@ -10,6 +10,8 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -233,6 +235,34 @@ def test_every_writer_removes_what_a_killed_one_left_of_its_file(tmp_path: Path)
         assert len(list(tmp_path.iterdir())) == 3
     write()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".y.1-1.partial", "x"]
+
+
+def test_processes_of_the_same_number_write_one_file_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every container begins to count at 1: their temporary files of one file on a shared disk have one name."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    monkeypatch.setattr(threading, "get_native_id", lambda: 1)
+    begun, begin = os.pipe()
+    with atomic_file(tmp_path / "x") as file:
+        file.write(b"the first")
+        file.flush()
+        child = os.fork()
+        if child == 0:
+            file.close()
+            os.write(begin, b".")
+            try:
+                replace_file(tmp_path / "x", b"2nd")
+                os._exit(0)
+            finally:
+                os._exit(1)
+        os.read(begun, 1)
+        time.sleep(0.1)  # it cannot do more than wait, whenever this ends
+        assert (tmp_path / ".x.1-1.partial").read_bytes() == b"the first"
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (tmp_path / "x").read_bytes() == b"2nd" and len(list(tmp_path.iterdir())) == 1
+    os.close(begun)
+    os.close(begin)
 
 
 def test_a_missing_entry_is_an_error_when_its_unit_is_read(tmp_path: Path) -> None:
@@ -606,6 +636,8 @@ def test_a_quota_is_an_error_that_names_the_unit_and_resume_completes(tmp_path: 
 
 _MOUNT = """
 import sys
+import threading
+import time
 from pathlib import Path
 from shards.errors import CacheError
 from teacher_cache.store.cache import TeacherCache

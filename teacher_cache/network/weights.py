@@ -15,7 +15,7 @@ from torch import Tensor
 from shards.errors import ArtefactError
 from shards.names import short
 from shards.signals import raise_interrupt
-from teacher_cache.network.weights_metadata import require_whole, weights_file
+from teacher_cache.network.weights_metadata import require_whole, unpacked_bytes, weights_file
 
 _RAW = ("state_dict", "model")
 _AVERAGED = ("state_dict_ema", "model_ema", "ema")
@@ -64,8 +64,9 @@ def read_weights(path: Path, *, averaged: bool = True) -> WeightsFile:
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise ArtefactError(f"weights {path}: expected a mapping of names to tensors{key}, got {_describe(loaded)}")
     state: dict[str, Tensor] = {}
+    room = unpacked_bytes(path)
     for name, tensor in loaded.items():
-        _require_numbers(path, str(name), tensor)
+        _require_numbers(path, str(name), tensor, room)
         bare = _bare(str(name))
         if bare in state:
             raise ArtefactError(f"weights {path}: two tensors are called {short(bare)} without the prefix of training")
@@ -172,8 +173,8 @@ def _bare(name: str) -> str:
     return name
 
 
-def _require_numbers(path: Path, name: str, tensor: Tensor) -> None:
-    """ArtefactError, naming the tensor, unless it holds plain finite numbers, and no more than its file can.
+def _require_numbers(path: Path, name: str, tensor: Tensor, room: int) -> None:
+    """ArtefactError, naming the tensor, unless it holds plain finite numbers in at most `room` bytes.
 
     A torch file may say of one number that it is a million by a million of them.
     """
@@ -183,8 +184,7 @@ def _require_numbers(path: Path, name: str, tensor: Tensor) -> None:
         raise ArtefactError(
             f"weights {path}: tensor {name}: expected plain real numbers, got {kind}; save it as float32"
         )
-    num_bytes, room = tensor.numel() * tensor.element_size(), path.stat().st_size
-    if num_bytes > room:
+    if (num_bytes := tensor.numel() * tensor.element_size()) > room:
         raise ArtefactError(
             f"weights {path}: tensor {name}: expected at most {room} bytes, as the file has, got {num_bytes}: its rows "
             "are the same numbers again and again; give another file, or save the tensor with .contiguous()"

@@ -82,6 +82,7 @@ MOST_ARGUMENT = 65_536
 
 _IN_FOLDERS = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 _LARGEST_HEADER = 100_000_000  # as safetensors itself
+_MOST_UNPACKED = 10  # times the bytes of a torch file that was compressed: weights hardly shrink, zeros a thousandfold
 
 
 class TrainedAs(NamedTuple):
@@ -161,6 +162,15 @@ def _safetensors_problem(path: Path) -> str:
         return short(f"its header: {error}", 150)
 
 
+def unpacked_bytes(path: Path) -> int:
+    """Count the bytes of a file of weights, of a compressed torch file (`zip`) those that its members unpack to."""
+    with path.open("rb") as file:
+        if not file.read(2).startswith(b"PK"):
+            return path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
+
+
 def _torch_problem(path: Path) -> str:
     """Say what is wrong with the zip of a torch file; "" where nothing is."""
     try:
@@ -169,8 +179,10 @@ def _torch_problem(path: Path) -> str:
             if len(pickles) != 1:
                 return f"expected one member data.pkl, got {len(pickles)}"
             archive.open(pickles[0]).close()  # reads its header; torch can write files without checksums
-            held, num_bytes = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
-        return "" if held <= num_bytes else f"its members unpack to {held} bytes, the file has {num_bytes}"
+        held, num_bytes = unpacked_bytes(path), path.stat().st_size
+        if held > _MOST_UNPACKED * num_bytes:
+            return f"its members unpack to {held} bytes, expected at most {_MOST_UNPACKED} times the file's {num_bytes}"
+        return ""
     except Exception as error:  # the reader of a damaged zip fails with whatever it stumbles on
         return short(str(error) or type(error).__name__, 150)
 
