@@ -636,8 +636,6 @@ def test_a_quota_is_an_error_that_names_the_unit_and_resume_completes(tmp_path: 
 
 _MOUNT = """
 import sys
-import threading
-import time
 from pathlib import Path
 from shards.errors import CacheError
 from teacher_cache.store.cache import TeacherCache
