@@ -360,8 +360,8 @@ def refuse_changes(out: Path, changes: Iterable[Changed]) -> None:
     for name, old, new, parameters in changes:
         context = click.get_current_context()
         params = [param for param in context.command.params if param.name in parameters and given_flag(param.name)]
-        in_sets = any(text.partition("=")[0].strip() == name for text in context.params.get("sets") or ())
-        words = [(f"--set {name}=" if in_sets else f"--config: {name} = ", new)]
+        keys = {text.partition("=")[0].strip().removesuffix(".name") for text in context.params.get("sets") or ()}
+        words = [(f"--set {name}=" if name in keys else f"--config: {name} = ", new)]
         words = [(f"{param.opts[0]} ", context.params.get(param.name or "")) for param in params] or words
         typed = words[0][0] + (f"{words[0][1]:g}" if isinstance(words[0][1], float) else str(words[0][1]))
         existing = "none" if old == "" else old

@@ -8,7 +8,7 @@ import torch
 
 import student.run.checkpoint as checkpoint
 from shards.errors import RunError
-from student.run.checkpoint import Rejected, load_checkpoint, save_checkpoint, saved_steps
+from student.run.checkpoint import Rejected, as_state, load_checkpoint, save_checkpoint, saved_steps
 
 IDENTITY = {"recipe": {"lr": 0.1, "betas": [0.9, 0.999]}, "seed": 0, "teacher": {"kind": "cache"}}
 
@@ -154,6 +154,29 @@ def test_ctrl_c_while_loading_is_ctrl_c_and_no_damage(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "load", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_checkpoint(tmp_path, 1, identity=IDENTITY)
+
+
+NO_ROOM = (
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: 9 GB"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+)
+
+
+@pytest.mark.parametrize("error", NO_ROOM, ids=lambda error: type(error).__name__)
+def test_full_memory_is_no_damaged_checkpoint(tmp_path, monkeypatch, error):
+    """A good checkpoint must not be passed over, nor its folder be deleted, because a neighbour took the memory."""
+
+    def full(*_, **__):
+        raise error
+
+    save(tmp_path, 1)
+    with pytest.raises(type(error)), as_state(tmp_path, 1):
+        full()
+    if not isinstance(error, torch.OutOfMemoryError):  # it is read into the memory of the host
+        monkeypatch.setattr(torch, "load", full)
+        with pytest.raises(type(error)):
+            load_checkpoint(tmp_path, 1, identity=IDENTITY)
 
 
 def test_a_vanished_disk_is_an_error_and_not_a_new_folder(tmp_path):

@@ -130,3 +130,11 @@ def test_a_refused_change_is_named_where_it_was_typed(words: list[str], said: st
     command = click.Command("train", params=params)
     with command.make_context("train", words), pytest.raises(RunError, match=f"^{re.escape(said)}"):
         refuse_changes(Path("run"), [Changed("drop_path", 0.1, 0.5, ("drop_path",))])
+
+
+def test_a_refused_view_recipe_is_named_by_the_flag_that_set_it() -> None:
+    """`--set view.name=…` is the other spelling of `--set view=…`; nobody gave --config."""
+    command = click.Command("train", params=[click.Option(["--set", "sets"], multiple=True)])
+    for words in ("view=deit3", "view.name=deit3", " view.name = deit3"):
+        with command.make_context("train", ["--set", words]), pytest.raises(RunError, match=r"^--set view=deit3: run"):
+            refuse_changes(Path("run"), [Changed("view", "deit", "deit3", ("view",))])

@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -102,6 +103,18 @@ def test_an_export_reads_back_as_it_was(tmp_path: Path) -> None:
     for a, b in zip(loaded.parameters(), model.parameters(), strict=True):
         assert a.dtype == torch.float32 and torch.equal(a, b.float())
     assert [p.name for p in tmp_path.iterdir()] == ["student.safetensors"]
+
+
+def test_what_weights_say_may_be_numbers_of_numpy_and_any_mapping() -> None:
+    """The fields are mappings and numbers, and a caller's mean of accuracies is NumPy's."""
+    plain = info_of(recipe_for(TWO))
+    other = replace(
+        plain,
+        mean=tuple(np.float64(number) for number in plain.mean),
+        fingerprints=MappingProxyType(dict(plain.fingerprints)),
+        metrics=MappingProxyType({name: np.float64(value) for name, value in plain.metrics.items()}),
+    )
+    assert json.dumps(other.to_json()) == json.dumps(plain.to_json())
 
 
 @pytest.mark.slow

@@ -3,11 +3,13 @@
 import contextlib
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_args
 
 import click
 import pytest
 import torch
+from click.testing import CliRunner
 
 from cli import cli
 from shards.errors import device_words
@@ -23,6 +25,7 @@ from teacher_cache.network.arithmetic import require_deterministic
 from teacher_cache.network.device import chosen_device, own_threads, rank_device
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.spec import PRECISIONS
+from tests.golden import SETS
 from tests.student_tiny import BATCH, CLASSES, SIZE, linear_teacher, student_recipe, views
 
 STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}
@@ -253,6 +256,16 @@ def test_a_run_says_in_its_identity_that_its_bits_are_the_same_at_every_run() ->
 def test_every_command_that_computes_for_long_has_the_flag(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None and "deterministic" in {param.name for param in command.params}
+
+
+def test_a_warning_about_a_teacher_in_the_loop_is_said_once(tmp_path: Path) -> None:
+    """It computes as the run does, which has said what is slow or without effect. The weights fit another network."""
+    words = ["train-student", "--shards", f"{SETS[0]}/train", "--online", "--teacher", "test_resnet", "--out"]
+    words += [str(tmp_path / "run"), "--teacher-weights", f"{SETS[0]}/teacher.safetensors", "--model", "test_resnet"]
+    words += ["--epochs", "1", "--distill", "hard", "--device", "cpu", "--deterministic", "--precision", "fp16"]
+    said = CliRunner().invoke(cli, words).output
+    assert "do not fit test_resnet" in said
+    assert said.count("--deterministic on the CPU") == said.count("--precision fp16 on the CPU") == 1, said
 
 
 FULL = (

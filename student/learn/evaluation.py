@@ -108,7 +108,7 @@ def eval_views(recipe: StudentRecipe, train_views: ViewRecipe, *, block_size: in
 
 
 def eval_batch_size(device_type: str, most: int = _ON_GPU) -> int:
-    """Return the images of a forward: no result depends on it. On a GPU 256, but at most `most`; else 64."""
+    """Return how many images a forward takes: on a CPU 64; on a GPU `most`, but at least 64 and at most 256."""
     return max(_ON_CPU, min(_ON_GPU, most)) if device_type == "cuda" else _ON_CPU
 
 

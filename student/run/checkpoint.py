@@ -23,7 +23,7 @@ import torch
 
 from shards.atomic import TEMPORARY, atomic_file
 from shards.documents import checked, open_regular, parse_json, read_regular
-from shards.errors import RunError
+from shards.errors import RunError, device_words, is_no_memory
 from shards.signals import raise_interrupt
 from shards.values import flat
 from student.run.run_files import RunFiles
@@ -136,6 +136,8 @@ def load_checkpoint(
         state = torch.load(payload, map_location="cpu", weights_only=True)
     except Exception as error:  # what a pickle that is none of ours stumbles on, in words of its own
         raise_interrupt(error)
+        if is_no_memory(error):
+            raise  # the checkpoint is not at fault
         return Rejected(path=payload, reason=f"it is no checkpoint of tensors and numbers ({_first_line(error)})")
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         return Rejected(path=payload, reason=f"expected named parts of a checkpoint, got {type(state).__name__}")
@@ -159,6 +161,8 @@ def as_state(folder: Path, step: int) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        if device_words(error) is not None:
+            raise  # of a full device, say; the checkpoint is not at fault
         raise RunError(
             f"{folder}/step-{step:09d}.pt: expected the state of this run, got other parts "
             f"({type(error).__name__}: {str(error)[:200]}); delete the folder to train from the beginning"

@@ -85,8 +85,9 @@ class ExportInfo:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types."""
         plain = {name: getattr(self, name) for name in _PLAIN}
+        plain |= {"fingerprints": dict(self.fingerprints), "metrics": dict(self.metrics)}
         stored = _Stored(recipe=self.recipe.to_json(), pixels=self.pixels.to_json(), **plain)
-        return dict(msgspec.to_builtins(stored))
+        return dict(msgspec.to_builtins(stored, enc_hook=float))  # of NumPy's numbers
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ExportInfo":

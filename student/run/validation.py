@@ -56,7 +56,7 @@ def _own_results(
     """
     assert data.val_index is not None, "asked for with shards to validate on"
     trained_at_once = recipe.batch_size // (group.world.size * settings.accumulate)
-    most = eval_batch_size(group.device.type, trained_at_once)  # no more memory than training takes
+    most = eval_batch_size(group.device.type, trained_at_once)  # beyond 64 no more than training takes
     views = eval_views(recipe, data.views.recipe, block_size=most)
     forward = Forward(
         views=views,

@@ -24,6 +24,8 @@ from shards.world import ALONE, World
 from teacher_cache.record.kinds.table import KINDS
 
 if TYPE_CHECKING:
+    import torch
+
     from shards.index.shard_index import ShardIndex
     from shards.views.view_recipe import ViewRecipe
     from teacher_cache.network.teacher import Teacher
@@ -189,8 +191,8 @@ class TeacherFlags:
         views: "ViewRecipe",
         index: "ShardIndex",
         *,
-        device: str | None,
-        precision: str | None,
+        device: "str | torch.device | None",
+        precision: str,
         existing: "TeacherSpec | None" = None,
         compile: bool = False,
         deterministic: bool = False,
@@ -199,7 +201,7 @@ class TeacherFlags:
         """The teacher for the views of a recipe and the classes of the shards; errors as `load_teacher`.
 
         Args:
-            precision: None takes that of `existing`, the teacher of an existing cache, or else the device's default.
+            precision: as `announced_precision` returns it. existing: the teacher of an existing cache.
         """
         from shards.index.pixel_rule import other_pixels
         from teacher_cache.network.device import rank_device
@@ -210,9 +212,6 @@ class TeacherFlags:
 
         target, (name, known) = rank_device(device, world), self.named()
         quiet = world.rank > 0
-        before = existing.precision if existing is not None else None
-        how: dict[str, Any] = {"compile": compile, "deterministic": deterministic}
-        precision = announced_precision(target.type, precision, existing=before, quiet=quiet, **how)
         search_current_folder()
         if target.type == "cpu":
             keep_freed_memory()
@@ -230,7 +229,8 @@ class TeacherFlags:
                 model_std=self.teacher_std or (known.std if known else None),
                 class_names=self._class_names(),
                 averaged=self.teacher_ema == "yes",
-                **how,
+                compile=compile,
+                deterministic=deterministic,
             ),
         )
         if teacher.chosen and not quiet:
@@ -290,16 +290,13 @@ class RunsTeacher:
         world: World = ALONE,
     ) -> "Teacher":
         """The teacher of a new cache, or in the precision of the existing one; errors as `load_teacher`."""
-        return teacher.load(
-            views,
-            index,
-            device=self.device,
-            precision=self.precision,
-            existing=existing.teacher if existing is not None else None,
-            compile=self.compile,
-            deterministic=self.deterministic,
-            world=world,
-        )
+        from teacher_cache.network.device import rank_device
+
+        device, before = rank_device(self.device, world), existing.teacher if existing is not None else None
+        how: dict[str, Any] = {"compile": self.compile, "deterministic": self.deterministic}
+        begun_in = before.precision if before is not None else None
+        precision = announced_precision(device.type, self.precision, existing=begun_in, quiet=world.rank > 0, **how)
+        return teacher.load(views, index, device=device, precision=precision, existing=before, world=world, **how)
 
 
 runs_teacher_options = bundled(RunsTeacher, "execution")
