@@ -155,9 +155,11 @@ def problems_text(where: str, problems: Sequence[Problem], *, what: str = "") ->
         only = problems[0]
         return f"{before}{only.text}" + (f"; {only.advice}" if only.advice else "")
     kinds = Counter(problem.kind for problem in problems)
-    counts = [f"{count} × {kind}" for kind, count in kinds.most_common(_KINDS_NAMED) if kind]
-    if len(kinds) > _KINDS_NAMED:
-        counts.append(f"{len(kinds) - _KINDS_NAMED} kinds more")
+    # One kind more takes no more room than its number.
+    shown = len(kinds) if len(kinds) == _KINDS_NAMED + 1 else _KINDS_NAMED
+    counts = [f"{count} × {kind}" for kind, count in kinds.most_common(shown) if kind]
+    if len(kinds) > shown:
+        counts.append(f"{len(kinds) - shown} more kinds")
     head = f"{before}{what or f'{len(problems)} problems'}: {', '.join(counts)}".rstrip(": ")
     advices = list(dict.fromkeys(problem.advice for problem in _kinds_first(problems) if problem.advice))
     last = "; ".join(advices[:_ADVICES])

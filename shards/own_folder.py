@@ -1,12 +1,14 @@
-"""Refuse to write into a directory that is neither new, nor empty, nor made by the same command."""
+"""Refuse to write into a directory that another program made; and suggest directories for a misspelt one."""
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 
 from shards.atomic import TEMPORARY
+from shards.names import nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,36 @@ def named(*patterns: str) -> Callable[[Path], bool]:
 
 _NOBODYS = named(".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", ".nfs*", f".*{TEMPORARY}")
 """What systems leave in folders that are empty to their users, and a kill in the middle of writing a file."""
+
+
+_MOST_ENTRIES = 1000
+_SUGGESTED = 3
+
+
+def suggestion(path: Path, is_one: Callable[[Path], bool]) -> str:
+    """Name what the user may have meant by a path that holds nothing of the wanted kind; "" where nothing is found.
+
+    Args:
+        is_one: whether a path holds what is wanted.
+
+    What lies in the folder comes first, then paths beside it whose names are similar.
+    """
+    inner = [entry for entry in _entries(path) if is_one(entry)]
+    if inner:
+        more = f" and {len(inner) - _SUGGESTED} more" if len(inner) > _SUGGESTED else ""
+        return f"it holds {', '.join(entry.name for entry in inner[:_SUGGESTED])}{more}: give {inner[0]}"
+    beside = {entry.name: entry for entry in _entries(path.parent) if entry.name != path.name and is_one(entry)}
+    near = nearest(path.name, beside) if path.name else []
+    return f"did you mean {beside[near[0]]}?" if near else ""
+
+
+def _entries(folder: Path) -> list[Path]:
+    """The entries of a folder by name, of a large one the first that the system lists; [] where none can be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(folder / entry.name for entry in islice(entries, _MOST_ENTRIES))
+    except OSError:
+        return []
 
 
 def require_file(flag: str, path: Path, suffix: str = "") -> None:

@@ -256,6 +256,8 @@ def test_predict_takes_folders_and_goes_on_after_a_bad_file(work: Path, tmp_path
     result = run("predict", folder, *weights)
     assert result.exit_code == 0 and result.output.count(" %  ") == 8
     assert "4 files answered; passed over: 4 files: 2 × hidden, 1 × .bmp, 1 × .heic" in result.output
+    (folder / "Thumbs.db").touch()
+    assert "1 × file of a file manager" in run("predict", folder, *weights).output, "called as make-shards calls it"
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.gif").touch()
     result = run("predict", tmp_path / "empty", *weights)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.own_folder import FolderKind, named, require_own
+from shards.own_folder import FolderKind, named, require_own, suggestion
 
 KIND = FolderKind(
     what="a run",
@@ -35,3 +35,19 @@ def test_a_file_or_a_dead_link_in_the_way_is_named(tmp_path: Path) -> None:
     for path, what in ((tmp_path / "file", "a file"), (tmp_path / "file" / "x", "a file"), (tmp_path / "link", "link")):
         with pytest.raises(ValueError, match=what):
             require_own("--out", path, KIND)
+
+
+def test_a_misspelt_path_and_the_folder_above_are_answered_with_what_was_meant(tmp_path: Path) -> None:
+    """Nothing is suggested that is not of the wanted kind, nor where nothing is alike."""
+    for name in ("soft", "hard", "none"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "mark").touch()
+    (tmp_path / "runs" / "softer").mkdir()
+    answers = {name: suggestion(tmp_path / name, KIND.is_ours) for name in ("runs", "runs/sof", "runs/softe", "x/y")}
+    assert answers == {
+        "runs": f"it holds hard, none, soft: give {tmp_path}/runs/hard",
+        "runs/sof": f"did you mean {tmp_path}/runs/soft?",
+        "runs/softe": f"did you mean {tmp_path}/runs/soft?",
+        "x/y": "",
+    }
+    assert suggestion(Path("/"), KIND.is_ours) == ""

@@ -50,8 +50,21 @@ def test_the_first_refusal_of_a_messy_folder_names_every_way_out(tmp_path: Path)
     refused = make(photos, tmp_path / "shards")
     assert refused.exit_code == 1 and len(refused.output) <= 700
     assert "--ignore-unknown" in refused.output and "--skip-bad" in refused.output and "3 problems" in refused.output
+    assert "…" not in refused.output, "the reason is not cut out of the middle"
     made = make(photos, tmp_path / "shards", "--ignore-unknown", "--skip-bad", str(tmp_path / "left-out.txt"))
     assert made.exit_code == 0, made.output
+
+
+def test_what_is_left_out_is_listed_by_its_path_in_the_source(tmp_path: Path) -> None:
+    """With --split the part was written before it, as of a folder that the source does not have."""
+    photos = tree(tmp_path / "photos")
+    (photos / "ant" / "cut.png").write_bytes(encoded()[:50])
+    skip = ["--skip-bad", str(tmp_path / "left-out.txt")]
+    assert make(photos, tmp_path / "shards", "--split", "0.2", *skip).exit_code == 0
+    lines = (tmp_path / "left-out.txt").read_text().splitlines()[1:]
+    assert len(lines) == 1 and lines[0].startswith("ant/cut.png: ")
+    again = make(photos, tmp_path / "shards", "--split", "0.4", *skip)
+    assert again.exit_code == 1 and "--split changed" in again.output
 
 
 # The one function.
@@ -77,6 +90,14 @@ def test_any_number_of_problems_is_one_short_message(count: int, chars: int, num
     assert shown == min(3, count) and (f"and {count - shown} more" in text) == (count > shown)
 
 
+@pytest.mark.parametrize(("num_kinds", "says"), [(5, ""), (6, ""), (7, "2 more kinds"), (9, "4 more kinds")])
+def test_kinds_are_counted_only_where_several_are_not_named(num_kinds: int, says: str) -> None:
+    """ "1 kinds more" hid the only one that mattered."""
+    text = problems_text("", [Problem(f"file{n}", f".kind{n}") for n in range(num_kinds)])
+    named = [n for n in range(num_kinds) if f"1 × .kind{n}" in text]
+    assert len(named) == (num_kinds if not says else 5) and (says in text) and ("more kinds" in text) == bool(says)
+
+
 def test_the_examples_are_of_different_kinds_first() -> None:
     problems = [Problem(f"a{n}", "common") for n in range(9)] + [Problem("b", "rare"), Problem("c", "other")]
     lines = problems_text("", problems).splitlines()
@@ -98,7 +119,7 @@ def test_all_that_is_wrong_with_a_tree_is_counted_at_once(tmp_path: Path) -> Non
     with pytest.raises(ShardError) as caught:
         list(write_shards(source, tmp_path / "out", samples_per_shard=6, seed=1))
     text = str(caught.value)
-    assert "50 problems: 40 × file .xml" in text and "kinds more" in text
+    assert "50 problems: 40 × file .xml" in text and "more kinds" in text
     assert "ant/a0.xml: expected an image" in text and "--ignore-unknown" in text
     assert not (tmp_path / "out").exists(), "nothing is made of it"
 

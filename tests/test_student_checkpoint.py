@@ -8,7 +8,7 @@ import torch
 
 import student.run.checkpoint as checkpoint
 from shards.errors import RunError
-from student.run.checkpoint import Rejected, as_state, load_checkpoint, save_checkpoint, saved_steps
+from student.run.checkpoint import Rejected, as_state, load_checkpoint, require_identity, save_checkpoint, saved_steps
 
 IDENTITY = {"recipe": {"lr": 0.1, "betas": [0.9, 0.999]}, "seed": 0, "teacher": {"kind": "cache"}}
 
@@ -97,6 +97,14 @@ def test_another_run_is_refused_naming_every_field(tmp_path):
     for words in ("recipe.lr: the run has 0.1, asked for is 0.2", "seed: the run has 0", "views", "another --out"):
         assert words in str(error.value)
     assert "betas" not in str(error.value)
+
+
+def test_checksums_that_differ_are_not_printed(tmp_path):
+    """Two lines of 64 digits each hid that training and validation set were swapped."""
+    identity = {**IDENTITY, "shards": "a" * 64}
+    with pytest.raises(RunError, match="shards: the run was begun with others") as error:
+        require_identity(expected={**identity, "shards": "b" * 64, "seed": 7}, got=identity, where=tmp_path)
+    assert "aaa" not in str(error.value) and "seed: the run has" in str(error.value)
 
 
 @pytest.mark.parametrize("after_bytes", [0, 100, 3000])

@@ -126,6 +126,11 @@ def _remedy_of_one_unit() -> str:
     return coverage(index, order_of(index, batch=16, repeats=3, num_views=6, block=16, unit=6), 6).remedy
 
 
+@pytest.mark.parametrize(("unseen", "verb"), [(1, "1 of 277 images is never"), (5, "5 of 277 images are never")])
+def test_one_image_is_singular(unseen: int, verb: str) -> None:
+    assert Coverage(277, unseen, (("ant", unseen, 56),), None, "more epochs reach them").warning.startswith(verb)
+
+
 def test_a_large_set_is_looked_at_quickly() -> None:
     """Few permutations: a shard is done as soon as none of its samples was left over in all view blocks so far."""
     index = make_index([1251] * 400)

@@ -1,7 +1,9 @@
 """`distill` runs the other commands in order, as a user would type them, and ends with what came out."""
 
+import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from shards.commands.make_shards import _say_pixels
 from shards.tars.writer import write_samples
 from student.commands.distill import distill, outcome
 
@@ -120,6 +123,15 @@ def test_a_wrong_name_is_refused_by_the_flag_that_was_typed(
 def test_photos_are_turned_where_that_is_asked(group: click.Group) -> None:
     """As `make-shards --upright` does."""
     assert "--upright" in run(group, "photos", "--out", "work", "--upright")[1][0]
+
+
+def test_every_flag_that_packing_advises_about_pixels_is_one_of_distill_too(group: click.Group) -> None:
+    """The advice of make-shards stands in the output of distill; --background was advised and refused."""
+    advised = set(re.findall(r"; (--[a-z]+)", inspect.getsource(_say_pixels)))
+    flags = {word for param in distill.params for word in param.opts}
+    assert advised == {"--upright", "--background"} and advised <= flags
+    packing = run(group, "photos", "--out", "work", "--background", "white")[1][0]
+    assert packing[packing.index("--background") + 1] == "white"
 
 
 @pytest.mark.parametrize(("top1", "verdict"), [(26.0, "within the noise"), (60.0, "more than the noise")])

@@ -525,6 +525,8 @@ def test_a_report_compares_finished_runs_only_and_says_the_noise(tmp_path: Path)
             path = tmp_path / name / "summary.json"
             more = {"validation_images": 100, "validation_majority": 20.0, "seconds": 58.0}
             path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    same = page_of(tmp_path, tmp_path / "a", tmp_path / "a")[1].words
+    assert "points more" not in same and "as many as" in same, "no 0.0 points more"
     html, page = page_of(tmp_path, *(tmp_path / name for name in "abc"))
     lead = "a reached 26 % of 100 validation images, 1.0 points more than b, within the noise of ± 12.1 points"
     assert lead in page.words and "Always naming the largest class gives 20 %." in page.words

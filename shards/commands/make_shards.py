@@ -115,7 +115,10 @@ class ImageFlags:
     )
     no_decode: bool = flag("--no-decode", is_flag=True, help="Do not look for images that are cut or corrupt: faster.")
     skip_bad: Path | None = flag(
-        "--skip-bad", type=PATH, help="Leave out images that cannot be taken; they are listed in this file."
+        "--skip-bad",
+        type=PATH,
+        metavar="FILE",
+        help="Leave out images that cannot be taken, and write their names and what is wrong to FILE.",
     )
 
     def rule(self) -> "ImageRule":
@@ -189,7 +192,7 @@ def make_shards(
             images, dest / split, samples_per_shard=samples_per_shard, seed=seed, workers=max(1, workers), rule=rule
         )
         for text in _show_writing(f"make-shards {split}".rstrip(), images, events):
-            skipped.append(f"{split}/{text}" if split else text)
+            skipped.append(text if flags.split is not None or not split else f"{split}/{text}")
     if skip_bad := image_flags.skip_bad:
         replace_file(skip_bad, (_SKIPPED + "".join(f"{line}\n" for line in skipped)).encode())
         say(f"{count(len(skipped), 'image')} left out" + (f": see {skip_bad}" if skipped else ""))

@@ -18,11 +18,13 @@ FILE_SUFFIXES = (*SUFFIXES, "jfif", "jpe", "pjpeg", "pjp")
 """How files of the accepted formats are called; the last four are JPEGs."""
 OTHER_PICTURES = ("gif", "bmp", "tif", "tiff", "heic", "heif", "avif", "jp2", "jxl", "psd", "ico", "ppm", "pgm")
 """Pictures that must be converted first."""
+OF_A_FILE_MANAGER = "file of a file manager"
+"""What messages call such a file."""
 
 
 _PASS_OVER = (
     "convert pictures of other formats, move other files away, or leave all of them out with --ignore-unknown; "
-    "--skip-bad FILE leaves out images that cannot be read, too"
+    "--skip-bad left-out.txt leaves out images that cannot be read, too, and lists them in that new file"
 )
 
 
@@ -58,8 +60,8 @@ class ImageWalk:
             path = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_folder and (entry.name.startswith(".") or entry.name in IGNORED_FOLDERS):
                 self.ignored["hidden or helper folder"] += 1
-            elif entry.name in IGNORED_NAMES or entry.name.startswith("._"):
-                self.ignored["file of a file manager"] += 1
+            elif is_file_managers(entry.name):
+                self.ignored[OF_A_FILE_MANAGER] += 1
             elif any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in entry.name):
                 self.note(repr(path), "expected a UTF-8 name without control characters", "unusable name", "rename it")
             elif path not in self._lists:
@@ -116,7 +118,7 @@ class ImageWalk:
         if self._ignore_unknown:
             self.ignored[called] += 1
         elif suffix in OTHER_PICTURES:
-            text = f"expected a JPEG, PNG or WebP image, got a picture of another format ({called})"
+            text = f"expected a JPEG, PNG or WebP image, got a {called} picture"
             self.note(path, text, f"{called} picture", _PASS_OVER)
         elif suffix == "cls":
             advice = "these are WebDataset shards already: check-shards writes their index"
@@ -138,6 +140,11 @@ class ImageWalk:
             if other != image.path:
                 text = f"{other} and {image.path} would have one key, {image.key!r}"
                 self.problems.append(Problem(text, "two files of one key", advice))
+
+
+def is_file_managers(name: str) -> bool:
+    """Whether a file of that name is one that a file manager left behind."""
+    return name in IGNORED_NAMES or name.startswith("._")
 
 
 def suffix_of(name: str) -> str:

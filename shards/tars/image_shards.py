@@ -217,7 +217,7 @@ def _made(jobs: Sequence[_Job], workers: int, journal: Journal, scans: dict[int,
         yield event
     if problems:
         what = f"{len(problems)} of {count(len(source.images), 'image')} cannot be taken"
-        advice = "replace them and run it again, or go on without them: --skip-bad FILE"
+        advice = "replace them and run it again; or go on without them: --skip-bad left-out.txt, which lists them there"
         listed = [problem._replace(advice=problem.advice or advice) for problem in sorted(problems)]
         raise ShardError(problems_text(source.tree.name, listed, what=what))
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from shards.console import RUNS_NEXT_ITSELF, command_line, result, say, say_next
-from shards.flags import PATH, Number, given_flag
+from shards.flags import PATH, TEXT, Number, given_flag
 from shards.tars.journal import INDEX_NAME
 from shards.text.figures import accuracy, count, duration, noise
 from student.recipe.student_recipe import PUBLISHED
@@ -36,9 +36,16 @@ _UNIT, _FEWEST_VIEWS, _MOST_VIEWS = 6, 6, 120
 )
 @click.option("--pretrained", metavar="NAME", help=f"The teacher's published weights; default: {LITE0}.")
 @click.option("--upright", is_flag=True, help="Turn photos as their EXIF orientation says; default: it is ignored.")
+@click.option("--background", type=TEXT, help="Put transparent photos on white, black or R,G,B.")
 @click.pass_context
 def distill(
-    context: click.Context, photos: Path, work: Path, budget: float, pretrained: str | None, upright: bool
+    context: click.Context,
+    photos: Path,
+    work: Path,
+    budget: float,
+    pretrained: str | None,
+    upright: bool,
+    background: str | None,
 ) -> None:
     """Train a student from PHOTOS, a folder with a folder for each class, and write a report, in one command.
 
@@ -54,8 +61,9 @@ def distill(
     data, teacher, students = work / "data", work / "teacher", (work / "student", work / "without-teacher")
     if given_flag("budget") and (planned := _epochs(students[0])):
         say(f"--budget: {work} keeps its plan of {count(planned, 'epoch')} a student; another --out is planned anew")
+    background_flag = ["--background", background] if background else []
     left_out = ["--ignore-unknown", "--skip-bad", work / "left-out.txt"]
-    packing = ["make-shards", photos, data, *_split(photos), *["--upright"] * upright, *left_out]
+    packing = ["make-shards", photos, data, *_split(photos), *["--upright"] * upright, *background_flag, *left_out]
     work.mkdir(parents=True, exist_ok=True)
     steps.run(packing)
     sets: list[object] = ["--shards", data / "train", "--val-shards", data / "val"]

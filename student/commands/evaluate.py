@@ -76,7 +76,7 @@ def evaluate(
     if as_json:
         result(json.dumps(_as_json(counted, confusion, _crop(views))))
     else:
-        _show(counted, confusion, _crop(views), majority(index))
+        _show(counted, confusion, views, majority(index))
     if html is not None:
         _write_page(html, weights, index, counted, confusion)
 
@@ -152,10 +152,13 @@ def _as_json(counted: "EvalResult", confusion: "Confusion", crop: str) -> dict[s
     return {"num_samples": n, "crop": crop, "num_not_finite": counted.num_not_finite, **rows, "classes": classes}
 
 
-def _show(counted: "EvalResult", confusion: "Confusion", crop: str, largest: float) -> None:
+def _show(counted: "EvalResult", confusion: "Confusion", views: "ViewRecipe", largest: float) -> None:
     """The one number with its noise, what it is compared with, then each class."""
     n, values, two_heads = counted.num_samples, counted.metrics(), "dist" in counted.top1
-    result(f"{count(n, 'image')}, {crop}")
+    result(
+        f"{count(n, 'image')}, each resized to a short side of {views.short_side} pixels, then its centre of "
+        f"{views.size} × {views.size}"
+    )
     top5 = f", top-5 {accuracy(values['top5'], n)}" if len(confusion.names) > 5 else ""  # of five it says nothing
     heads = [f"{name} {accuracy(values[f'{name.lower()}_top1'], n)}" for name in ("CLS", "DIST") if two_heads]
     two = f"; the average of its heads {', '.join(heads)}" if two_heads else ""

@@ -1,7 +1,7 @@
 """`predict`: classify image files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,7 @@ def predict(
         try:
             for answer in run(network, info, [path], top=top, device=target):
                 _show(answer, as_json)
-                if (label := path.parent.name) in truth:
+                if (label := _label(path, images, truth)) is not None:
                     right.setdefault(label, []).append(answer.classes[0][1] == label)
         except ShardError as error:
             failed += 1
@@ -96,6 +96,15 @@ def _class_folders(images: Sequence[Path], class_names: Sequence[str]) -> frozen
     return frozenset(class_names if any(path.is_dir() for path in images) else ())
 
 
+def _label(path: Path, roots: Sequence[Path], truth: Collection[str]) -> str | None:
+    """The class whose folder a picture lies in, however deep: the outermost below the folder that was given."""
+    for root in roots:
+        if root != path and path.is_relative_to(root):
+            folders = (*path.relative_to(root).parts[:-1], root.resolve().name)
+            return next((name for name in folders if name in truth), None)
+    return path.parent.name if path.parent.name in truth else None
+
+
 def _right_words(right: Mapping[str, Sequence[bool]]) -> list[str]:
     """Count the rightly named pictures of each class folder, the worst first; nothing without such folders."""
     if not right:
@@ -113,7 +122,7 @@ def image_files(images: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
     Errors:
         ShardError for a folder without images.
     """
-    from shards.formats.walk import FILE_SUFFIXES
+    from shards.formats.walk import FILE_SUFFIXES, OF_A_FILE_MANAGER, is_file_managers
 
     paths: list[Path] = []
     passed_over: list[Problem] = []
@@ -126,7 +135,9 @@ def image_files(images: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
             suffix = file.suffix.lower()
             if file.is_dir():
                 continue
-            if any(part.startswith(".") for part in file.relative_to(path).parts):
+            if is_file_managers(file.name):
+                others.append(Problem(str(file), OF_A_FILE_MANAGER))
+            elif any(part.startswith(".") for part in file.relative_to(path).parts):
                 others.append(Problem(str(file), "hidden"))
             elif suffix.lstrip(".") not in FILE_SUFFIXES:
                 others.append(Problem(str(file), suffix or "without a suffix"))

@@ -160,7 +160,9 @@ def _say_best(out: Path, summary: Mapping[str, Any]) -> None:
         return
     top1, last = summary["best_top1"], summary["top1"]
     doubt = math.hypot(noise(top1, images), noise(last, images))
+    verdict = "more than" if top1 - last > doubt else "within"
     result(
         f"best epoch {best + 1}: top-1 {accuracy(top1, images)}, {out / summary['best_weights']}; "
-        f"{out / summary['weights']} is of the last epoch; differences below {doubt:.1f} points are noise"
+        f"{out / summary['weights']} is of the last epoch: {top1 - last:.1f} points less, {verdict} the noise of "
+        f"± {doubt:.1f} points"
     )

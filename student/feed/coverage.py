@@ -41,10 +41,11 @@ class Coverage(NamedTuple):
         """Which classes lose samples and what to do; empty where every sample is trained on."""
         if not self.num_unseen:
             return ""
+        verb = "is" if self.num_unseen == 1 else "are"
         named = ", ".join(f"{name} {lost} of {of}" for name, lost, of in self.unseen_by_class[:3])
         more = f" and {len(self.unseen_by_class) - 3} more classes" if len(self.unseen_by_class) > 3 else ""
         return (
-            f"{self.num_unseen} of {self.num_samples} images are never trained on in this run: {named}{more}; "
+            f"{self.num_unseen} of {self.num_samples} images {verb} never trained on in this run: {named}{more}; "
             f"{self.remedy}"
         )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from shards.atomic import atomic_file
 from shards.errors import RunError
+from shards.own_folder import suggestion
 from shards.text.escapes import csv_cell, visible
 from student.report.charts import Level
 from student.run.run_reader import VALIDATION, Run, is_run, read_run
@@ -99,7 +100,9 @@ def read(paths: Sequence[Path]) -> Sweep | list[Run]:
         return read_sweep(paths[0])
     for path in paths:
         if not is_run(path):
-            raise RunError(f"{path}: neither a run (config.json) nor a sweep (sweep.json); give the --out of a command")
+            got = "neither a run (config.json) nor a sweep (sweep.json)" if path.exists() else "no such folder"
+            meant = suggestion(path, lambda other: is_run(other) or is_sweep(other))
+            raise RunError(f"{path}: {got}; {meant or 'give the --out of train-student, train-teacher or ablate'}")
     return [read_run(path) for path in paths]
 
 

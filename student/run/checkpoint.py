@@ -12,6 +12,7 @@ file system that all ranks share.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ def require_identity(*, expected: Mapping[str, Any], got: Mapping[str, Any], whe
     """RunError naming every field in which the run on disk differs from the one asked for."""
     requested, existing = dict(flat(json.loads(json.dumps(expected)))), dict(flat(got))
     differing = [
-        f"{field}: the run has {existing.get(field, 'nothing')!r}, asked for is {requested.get(field, 'nothing')!r}"
+        f"{field}: {_difference(existing.get(field, 'nothing'), requested.get(field, 'nothing'))}"
         for field in sorted(requested.keys() | existing.keys())
         if requested.get(field, _ABSENT) != existing.get(field, _ABSENT)
     ]
@@ -182,6 +183,13 @@ def require_identity(*, expected: Mapping[str, Any], got: Mapping[str, Any], whe
             f"{where} belongs to another run: {'; '.join(differing)}. "
             "Use another --out, or the settings this run was started with"
         )
+
+
+def _difference(existing: object, requested: object) -> str:
+    """Say how two values differ; of checksums, which tell a reader nothing, that they do."""
+    if all(isinstance(value, str) and _CHECKSUM.fullmatch(value) for value in (existing, requested)):
+        return "the run was begun with others"
+    return f"the run has {existing!r}, asked for is {requested!r}"
 
 
 def _stored_identity(manifest: Manifest, identity: Mapping[str, Any], world_size: int) -> Mapping[str, Any]:
@@ -277,6 +285,7 @@ def read_state(folder: Path, step: int, identity: Mapping[str, Any], world_size:
 
 
 _ABSENT = object()
+_CHECKSUM = re.compile("[0-9a-f]{64}")
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from shards.errors import ArtefactError
 from shards.index.pixel_rule import PixelRule
 from shards.names import nearest, short
+from shards.own_folder import suggestion
 
 METADATA_KEY = "deit_teacher_cache"
 """Where a weights file that this project wrote says what it is of, as JSON in the metadata of safetensors."""
@@ -81,6 +82,7 @@ MOST_ARGUMENT = 65_536
 """Larger than any width, depth or side of a network that timm has."""
 
 _IN_FOLDERS = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
+_WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _LARGEST_HEADER = 100_000_000  # as safetensors itself
 _MOST_UNPACKED = 10  # times the bytes of a torch file that was compressed: weights hardly shrink, zeros a thousandfold
 
@@ -109,13 +111,21 @@ def weights_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    for name in _IN_FOLDERS:
-        if (path / name).is_file():
-            return path / name
-    raise ArtefactError(
-        f"weights {path}: a folder, but it holds none of {', '.join(_IN_FOLDERS)}; a run has its weights when it is "
-        "finished: run its command again, or give a file of weights"
-    )
+    if _has_weights(path):
+        return next(path / name for name in _IN_FOLDERS if (path / name).is_file())
+    meant = _unfinished(path) or suggestion(path, _has_weights) or "give the folder of a run, or a file of weights"
+    raise ArtefactError(f"weights {path}: a folder, but it holds none of {', '.join(_IN_FOLDERS)}; {meant}")
+
+
+def _has_weights(path: Path) -> bool:
+    """Whether a folder holds a file of weights."""
+    return any((path / name).is_file() for name in _IN_FOLDERS)
+
+
+def _unfinished(folder: Path) -> str:
+    """Say that a folder holds a run that has no weights yet; "" for any other."""
+    begun = (folder / "config.json").is_file() and (folder / "checkpoints").is_dir() and not _has_weights(folder)
+    return f"{folder} is a run that is not finished: run its command again" if begun else ""
 
 
 def require_weights(flag: str, path: Path) -> Path:
@@ -125,9 +135,16 @@ def require_weights(flag: str, path: Path) -> Path:
     except ArtefactError as error:
         raise ArtefactError(f"{flag}: {error}") from None
     if not file.is_file():
-        raise ArtefactError(f"{flag} {path}: no such file; give a .safetensors or torch file of weights, or a run")
+        meant = _unfinished(file.parent) or suggestion(path, lambda other: _has_weights(other) or _is_weights(other))
+        meant = meant or "give a .safetensors or torch file of weights, or a run"
+        raise ArtefactError(f"{flag} {path}: no such file; {meant}")
     require_whole(file)
     return file
+
+
+def _is_weights(path: Path) -> bool:
+    """Whether a path is called as a file of weights is, and is one file."""
+    return path.suffix in _WEIGHTS_SUFFIXES and path.is_file()
 
 
 def require_whole(path: Path) -> None:

@@ -22,6 +22,7 @@ from teacher_cache.store.header import (
     Header,
     header_from_attributes,
     make_header,
+    no_cache,
     read_root,
     require_views,
     write_root,
@@ -118,7 +119,7 @@ class TeacherCache:
         try:
             attributes = read_root(objects, place.url)
             if attributes is None:
-                raise CacheError(f"{place.url}: no cache here (no zarr.json); make one with cache-teacher")
+                raise no_cache(place)
             header = header_from_attributes(attributes, place.url)
             if expect is not None:
                 require_equal(expect, header.spec, place.url)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from shards.documents import checked, parse_json
 from shards.errors import CacheError, OtherVersionError
 from shards.locks import FOR_EVER, locked
-from shards.own_folder import FolderKind
+from shards.own_folder import FolderKind, suggestion
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.store.digest import IndexLike, array_digest
 from teacher_cache.store.place import Place, read_file
@@ -335,8 +335,14 @@ def local_header(url: str | Path) -> Header | None:
     if place.folder is None:
         return None
     if (header := header_at(url)) is None:
-        raise CacheError(f"{place.url}: no cache here (no zarr.json); make one with cache-teacher")
+        raise no_cache(place)
     return header
+
+
+def no_cache(place: Place) -> CacheError:
+    """The error for a place without a cache; it names the cache that the user may have meant."""
+    meant = suggestion(place.folder, _has_root) if place.folder is not None else ""
+    return CacheError(f"{place.url}: no cache here (no zarr.json); {meant or 'make one with cache-teacher'}")
 
 
 def _has_root(folder: Path) -> bool:
