@@ -332,9 +332,8 @@ def header_at(url: str | Path) -> Header | None:
 def local_header(url: str | Path) -> Header | None:
     """Read a local cache's header; None for a remote place; CacheError where there is no cache."""
     place = Place.parse(url, writable=False)
-    if place.folder is None:
-        return None
-    if (header := header_at(url)) is None:
+    header = None if place.folder is None else header_at(url)
+    if header is None and place.folder is not None:
         raise no_cache(place)
     return header
 
@@ -368,8 +367,7 @@ CACHE_FOLDER = FolderKind(what="a cache", command="cache-teacher", is_ours=_has_
 
 def check_basis(header: Header, arrays: Mapping[str, NDArray[Any]], url: str) -> None:
     """CacheError unless the arrays of the tail basis are those that the cache was made with."""
-    got = array_digest(arrays, "basis").hex()
-    if got != header.basis_digest:
+    if (got := array_digest(arrays, "basis").hex()) != header.basis_digest:
         raise CacheError(f"{url}/tail_basis: expected digest {header.basis_digest}, got {got}; restore it from a copy")
 
 
