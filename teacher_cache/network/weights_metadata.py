@@ -124,8 +124,8 @@ def _has_weights(path: Path) -> bool:
 
 def _unfinished(folder: Path) -> str:
     """Say that a folder holds a run that has no weights yet; "" for any other."""
-    begun = (folder / "config.json").is_file() and (folder / "checkpoints").is_dir() and not _has_weights(folder)
-    return f"{folder} is a run that is not finished: run its command again" if begun else ""
+    is_run = (folder / "config.json").is_file() and (folder / "checkpoints").is_dir() and not _has_weights(folder)
+    return f"{folder} is a run that is not finished: run its command again" if is_run else ""
 
 
 def require_weights(flag: str, path: Path) -> Path:
