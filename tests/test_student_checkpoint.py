@@ -99,6 +99,14 @@ def test_another_run_is_refused_naming_every_field(tmp_path):
     assert "betas" not in str(error.value)
 
 
+def test_a_setting_that_only_one_of_them_has_is_no_text(tmp_path):
+    """A run without --deterministic says nothing of it; 'nothing' in quotes read as a value that somebody typed."""
+    with pytest.raises(RunError, match="deterministic: the run has none, asked for is True"):
+        require_identity(expected={**IDENTITY, "deterministic": True}, got=IDENTITY, where=tmp_path)
+    with pytest.raises(RunError, match="deterministic: the run has True, asked for is none"):
+        require_identity(expected=IDENTITY, got={**IDENTITY, "deterministic": True}, where=tmp_path)
+
+
 def test_checksums_that_differ_are_not_printed(tmp_path):
     """Two lines of 64 digits each hid that training and validation set were swapped."""
     identity = {**IDENTITY, "shards": "a" * 64}

@@ -174,7 +174,7 @@ def require_identity(*, expected: Mapping[str, Any], got: Mapping[str, Any], whe
     """RunError naming every field in which the run on disk differs from the one asked for."""
     requested, existing = dict(flat(json.loads(json.dumps(expected)))), dict(flat(got))
     differing = [
-        f"{field}: {_difference(existing.get(field, 'nothing'), requested.get(field, 'nothing'))}"
+        f"{field}: {_difference(existing.get(field, _ABSENT), requested.get(field, _ABSENT))}"
         for field in sorted(requested.keys() | existing.keys())
         if requested.get(field, _ABSENT) != existing.get(field, _ABSENT)
     ]
@@ -189,7 +189,8 @@ def _difference(existing: object, requested: object) -> str:
     """Say how two values differ; of checksums, which tell a reader nothing, that they do."""
     if all(isinstance(value, str) and _CHECKSUM.fullmatch(value) for value in (existing, requested)):
         return "the run was begun with others"
-    return f"the run has {existing!r}, asked for is {requested!r}"
+    before, now = ("none" if value is _ABSENT else repr(value) for value in (existing, requested))
+    return f"the run has {before}, asked for is {now}"
 
 
 def _stored_identity(manifest: Manifest, identity: Mapping[str, Any], world_size: int) -> Mapping[str, Any]:
