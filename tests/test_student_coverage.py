@@ -1,5 +1,6 @@
 """Law 11: how often a run trains on each sample is what it says before its first step."""
 
+import re
 from collections import Counter
 from typing import NamedTuple, cast
 
@@ -99,19 +100,57 @@ def test_counts_are_those_of_the_batches(
         assert (left_N == (count_N == 0)).all()
 
 
-def test_the_remedy_is_one() -> None:
-    """More views reach samples that were in none; a shard of less than a block is never in one."""
-    index = make_index([31, 31])
-    one, two = (order_of(index, batch=16, repeats=3, num_views=n, block=16, unit=6) for n in (6, 12))
-    first, second = coverage(index, one, 30), coverage(index, two, 30)
-    assert first.warning.endswith("a cache of 12 views reaches them") and first.more_views == 12
-    assert "a cache of 12 views and more than 6 epochs reach them" in coverage(index, one, 6).warning
-    assert second.num_unseen < first.num_unseen == 30
+REMEDIES = [
+    pytest.param(rows, block, unit, repeats, views, id=f"{rows}-{block}-{unit}-{repeats}-{views}")
+    for rows in ([121], [31, 31], [14] * 8 + [9], [63, 5, 50])
+    for block, unit, repeats in ((16, 6, 3), (8, 3, 3), (4, 1, 1))
+    for views in (unit, 2 * unit)
+    if max(rows) >= block
+]
+
+
+@pytest.mark.parametrize("epochs", [1, 6, 30])
+@pytest.mark.parametrize(("rows", "block", "unit", "repeats", "views"), REMEDIES)
+def test_the_remedy_reaches_every_sample(
+    rows: list[int], block: int, unit: int, repeats: int, views: int, epochs: int
+) -> None:
+    """Whoever follows the warning trains on every sample of a shard that holds a block, and with no view fewer."""
+    index = make_index(rows)
+    long_N = np.repeat(index.rows_S >= block, index.rows_S)
+    order = order_of(index, batch=block, repeats=repeats, num_views=views, block=block, unit=unit)
+    said = coverage(index, order, epochs)
+    wanted = re.search(
+        r"a cache of (\d+) views (?:reaches|and at least (\d+) epochs reach) (?:them|the others)", said.remedy
+    )
+    assert bool(wanted) == (said.more_views > 0)
+    if wanted:
+        assert int(wanted[1]) == said.more_views > views and wanted[2] in (None, wanted[1])
+        enough = int(wanted[2] or epochs)
+        more = order_of(index, batch=block, repeats=repeats, num_views=int(wanted[1]), block=block, unit=unit)
+        assert views_trained_on(index, more, enough)[long_N].all()
+        fewer = order_of(index, batch=block, repeats=repeats, num_views=int(wanted[1]) - unit, block=block, unit=unit)
+        assert not views_trained_on(index, fewer, 30 * unit)[long_N].all()
+    elif "more epochs reach" in said.remedy:
+        assert views_trained_on(index, order, 30 * unit)[long_N].all()
+    short_left = int((~long_N).sum())
+    assert ("make shards of more samples" in said.remedy) == (short_left > 0)
+
+
+def test_the_remedy_in_words() -> None:
+    """A cache of more views, more epochs of it, larger shards, or two of them."""
+    index = make_index([63])
+    order = order_of(index, batch=16, repeats=3, num_views=6, block=16, unit=6)
+    assert coverage(index, order, 30).remedy == "a cache of 18 views reaches them"
+    assert coverage(index, order, 6).remedy == "a cache of 18 views and at least 18 epochs reach them"
     small = make_index([32, 15])
     short = coverage(small, order_of(small, batch=16, repeats=3, num_views=12, block=16, unit=6), 30)
-    assert short.num_unseen == 15 and "make shards of more samples" in short.warning
+    assert short.num_unseen == 15
+    assert short.remedy == "their shards hold less than a block of 16: make shards of more samples"
+    mixed = make_index([31, 15])
+    both = coverage(mixed, order_of(mixed, batch=16, repeats=3, num_views=6, block=16, unit=6), 30)
+    assert both.remedy.endswith(f"reach the others; of 15 of them {short.remedy}")
     few = coverage(index, order_of(index, batch=16, repeats=1, num_views=None, block=16, unit=6), 6)
-    assert "more epochs reach them" in few.warning
+    assert few.remedy == "more epochs reach them"
 
 
 def test_a_warning_is_a_message() -> None:

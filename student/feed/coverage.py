@@ -6,6 +6,8 @@ view blocks, some samples are left over in all of them: these no student ever se
 Legend: N samples, S shards, R rows of a shard, I block-views of an epoch.
 """
 
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -71,18 +73,33 @@ def views_trained_on(index: ShardIndex, order: Order, epochs: int) -> NDArray[np
 
 def left_over_in_all(index: ShardIndex, order: Order, epochs: int) -> NDArray[np.bool_]:
     """Which samples are in no full block of any view block that the epochs walk, bool (N,); costs few permutations."""
-    blocks = order.view_blocks(epochs)
-    size, unseen_N = order.recipe.block_size, np.zeros(index.num_samples, np.bool_)
-    for shard, name in enumerate(index.names):
-        num_rows = index.num_rows(shard)
-        left = set(range(num_rows)) if num_rows % size else set()
-        for view_block in blocks:
-            if not left:
-                break
-            rows_R = block_rows(order.recipe, name, num_rows, view_block * order.recipe.block_views)
-            left &= set(rows_R[num_rows // size * size :].tolist())
+    blocks, unseen_N = order.view_blocks(epochs), np.zeros(index.num_samples, np.bool_)
+    for shard in range(len(index.names)):
+        *_, left = _left_over(index, order, shard, blocks)
         unseen_N[[int(index.first_S[shard]) + row for row in left]] = True
     return unseen_N
+
+
+def _left_over(index: ShardIndex, order: Order, shard: int, view_blocks: Iterable[int]) -> Iterator[set[int]]:
+    """Yield the rows of a shard that are in no full block: before the view blocks, then after each; ends with none."""
+    num_rows, size = index.num_rows(shard), order.recipe.block_size
+    left = set(range(num_rows)) if num_rows % size else set()
+    yield left
+    for view_block in view_blocks:
+        if not left:
+            return
+        rows_R = block_rows(order.recipe, index.names[shard], num_rows, view_block * order.recipe.block_views)
+        left = left & set(rows_R[num_rows // size * size :].tolist())
+        yield left
+
+
+def _view_blocks_of_all(index: ShardIndex, order: Order) -> int:
+    """How many view blocks, from the first, hold every sample; shards of less than a block, which none holds, aside.
+
+    Each view block leaves over less than half of what is left, so the count ends near the logarithm of N.
+    """
+    large = [shard for shard in range(len(index.names)) if index.num_rows(shard) >= order.recipe.block_size]
+    return max((sum(1 for _ in _left_over(index, order, shard, itertools.count())) - 1 for shard in large), default=0)
 
 
 def coverage(index: ShardIndex, order: Order, epochs: int) -> Coverage:
@@ -114,11 +131,14 @@ def _remedy(index: ShardIndex, order: Order, epochs: int) -> tuple[str, int]:
     """What reaches the samples that are in no view, and how many views of a cache that needs; 0: no more than now."""
     size, unit = order.recipe.block_size, order.recipe.block_views
     left_N = left_over_in_all(index, order, epochs)
-    short_N = np.repeat(index.rows_S < size, index.rows_S)
-    if left_N.any() and short_N[left_N].all():
-        return f"their shards hold less than a block of {size}: make shards of more samples", 0
-    views = order.num_views
-    if not left_N.any() or views is None or epochs <= views - unit:
-        return "more epochs reach them", 0
-    also = f" and more than {views} epochs" if epochs <= views else ""
-    return f"a cache of {views + unit} views{also} reach{'es' * (not also)} them", views + unit
+    num_short = int(np.repeat(index.rows_S < size, index.rows_S)[left_N].sum())
+    short = f"their shards hold less than a block of {size}: make shards of more samples"
+    if num_short and num_short == left_N.sum():
+        return short, 0
+    also = f"; of {num_short} of them {short}" if num_short else ""
+    needed = _view_blocks_of_all(index, order) if left_N.any() and order.num_views is not None else 0
+    if order.num_views is None or needed <= len(order.view_blocks(order.num_views)):
+        return f"more epochs reach {'the others' if num_short else 'them'}{also}", 0
+    views = needed * unit
+    verb = "reaches" if epochs >= views else f"and at least {views} epochs reach"
+    return f"a cache of {views} views {verb} {'the others' if num_short else 'them'}{also}", views
