@@ -1,17 +1,21 @@
 """What a terminal shows: shares in percent, no figure without a meaning, lines that fit, the time left of a sweep."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 
 from shards.console import RUNS_NEXT_ITSELF
 from shards.flags import ShardPlace
+from shards.views.view_recipe import ViewRecipe
 from student.commands.training_display import SweepDisplay, TrainingDisplay, more_views, views_to_keep
 from student.feed.coverage import Coverage
+from student.feed.order import Order
 from student.report.text import sweep_lines
 from student.run.run_events import EpochEnded, Scheduled, StartedFrom, Stepped, Stopped, StudentFinished
 from student.sweep.sweep_loop import CellProgress, CellsStarted, Tally
@@ -27,6 +31,7 @@ BEGIN = Scheduled(
     epochs=300,
     steps_per_epoch=2,
     batch_size=8,
+    images_per_epoch=16,
     num_left_out=0,
     coverage=Coverage(16, 0, (), (300, 300), ""),
     views=(),
@@ -51,6 +56,31 @@ def test_an_epoch_is_one_short_line_with_shares_in_percent(capsys: Any) -> None:
     line = next(line for line in shown(capsys, ended(METRICS, VALIDATION)).splitlines() if "epoch 1/300" in line)
     assert "agreement 87 %" in line and "top-1 76.9 %" in line and "CLS 75.1 %" in line
     assert len(line) <= 120
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3])
+@pytest.mark.parametrize("rows", [[3], [10], [16], [20], [31, 31], [48, 48, 48], [121]])
+def test_the_images_of_an_epoch_are_counted(rows: list[int], repeats: int, capsys: Any) -> None:
+    """The images that the first epoch is said to use are those of its blocks; views of each are exact or "up to"."""
+    size = min(16, 2 ** (rows[0].bit_length() - 1))
+    recipe = ViewRecipe(block_size=size, block_views=6)
+    order = Order(rows_S=np.array(rows, np.int64), recipe=recipe, num_views=6, batch_size=size, repeats=repeats)
+    plan = order.plan(0)
+    places = Counter(zip(plan.shard_I.tolist(), plan.block_I.tolist(), strict=True))
+    begin = replace(
+        BEGIN,
+        steps_per_epoch=plan.steps,
+        batch_size=size,
+        images_per_epoch=order.images_per_epoch,
+        num_left_out=plan.num_left_out,
+        coverage=BEGIN.coverage._replace(num_samples=sum(rows)),
+        repeats=repeats,
+    )
+    said = [line for line in shown(capsys, begin).splitlines() if line.startswith("each epoch:")][-1]
+    about, up_to = ("", "") if set(places.values()) == {repeats} else ("about ", "up to ")
+    assert f"{about}{size * len(places)} of the {sum(rows)} training images" in said
+    assert repeats == 1 or f"{up_to}{repeats} views of each of" in said
+    assert "1 do not" not in said and max(places.values()) <= repeats
 
 
 def test_without_distillation_its_loss_is_not_shown(capsys: Any) -> None:

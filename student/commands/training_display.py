@@ -255,11 +255,14 @@ def _data_words(event: "Scheduled") -> list[str]:
     num_images, all_images = event.steps_per_epoch * event.batch_size, f"{event.coverage.num_samples:,} training images"
     lines = [f"each epoch: {num_images:,} of the {all_images}"]
     if event.repeats > 1:
-        distinct = f"{count(event.repeats, 'view')} of each of {num_images // event.repeats:,} of the {all_images}"
-        lines = [f"each epoch: {count(num_images, 'augmented image')}, {distinct}"]
+        most, about = ("", "") if num_images == event.repeats * event.images_per_epoch else ("up to ", "about ")
+        distinct = f"each of {about}{event.images_per_epoch:,} of the {all_images}"
+        views = f"{most}{count(event.repeats, 'view')} of {distinct}"
+        lines = [f"each epoch: {count(num_images, 'augmented image')}, {views}"]
     if event.num_left_out:
         others = "" if event.coverage.num_unseen else ", other epochs use them"
-        lines[0] += f"; {event.num_left_out} do not fill a batch{others}"
+        do = "does" if event.num_left_out == 1 else "do"
+        lines[0] += f"; {event.num_left_out} {do} not fill a batch{others}"
     num_views = max((span.last_view + 1 for span in event.views), default=0)
     again = f" in epochs 1-{num_views}, then the same {num_views} again" if len(event.views) > 1 else " in every epoch"
     if num_views:

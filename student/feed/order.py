@@ -146,6 +146,11 @@ class Order:
         """Optimiser steps of every epoch: full blocks of all shards // blocks of a step."""
         return int(self._blocks_S.sum()) // self._blocks_per_step
 
+    @property
+    def images_per_epoch(self) -> int:
+        """Distinct images of epoch 0: those of its blocks. Where `repeats` cuts a block's views, other epochs vary."""
+        return -(-self.steps * self._blocks_per_step // self.repeats) * self.recipe.block_size
+
     def plan(self, epoch: int) -> EpochPlan:
         """Return the whole order of an epoch, the same on every rank; ValueError for a negative epoch."""
         first_view = self.views(epoch).start

@@ -192,6 +192,7 @@ def _scheduled(jobs: Sequence[StudentJob], feed: Feed) -> Scheduled:
         epochs=recipe.epochs,
         steps_per_epoch=plan.steps,
         batch_size=recipe.batch_size,
+        images_per_epoch=feed.order.images_per_epoch,
         num_left_out=plan.num_left_out,
         coverage=coverage(feed.index, feed.order, recipe.epochs),
         views=tuple(feed.order.schedule(recipe.epochs)),

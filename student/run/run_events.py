@@ -12,6 +12,7 @@ from student.feed.order import Span
 class Scheduled:
     """Before the first step: how long the run is, and which views its epochs use.
 
+    The `batch_size` × `steps_per_epoch` views of an epoch are of about `images_per_epoch` distinct images.
     `num_left_out` samples per super-epoch are in no full block or full batch. They take turns from one view block to
     the next; `coverage` says how evenly, and which samples no epoch reaches. `labels` says how many samples
     have no label; "" where all have one.
@@ -21,6 +22,7 @@ class Scheduled:
     epochs: int
     steps_per_epoch: int
     batch_size: int
+    images_per_epoch: int
     num_left_out: int
     coverage: Coverage
     views: tuple[Span, ...]
