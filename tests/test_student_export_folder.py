@@ -132,7 +132,7 @@ def test_the_command_takes_a_run_and_writes_a_folder_or_a_file(tmp_path: Path, w
         (["{run}", "{tmp}/others"], "Nothing was changed"),
         (["{run}", "{tmp}/a.pth"], ".safetensors"),
         (["{run}", "{run}/weights.safetensors"], "WEIGHTS itself"),
-        (["{tmp}/others", "{tmp}/out"], "a run has its weights when it is"),
+        (["{tmp}/others", "{tmp}/out"], "it holds none of"),
         (["{run}", "{tmp}/out", "--images", "{tmp}"], "without --onnx"),
         (["{run}", "--onnx", "{tmp}/a.pb"], ".onnx"),
     ],

@@ -28,7 +28,8 @@ FIELDS = {"pixel_digest": (np.dtype(np.uint32), ()), "logit": (np.dtype(np.float
 class FakeCache(SimpleNamespace):
     """Units whose values say which (view, shard, row) they are; counts its reads."""
 
-    url, identity, rows_S, views_per_unit, row_fields = "fake", "0", ROWS, VIEWS, FIELDS
+    url, rows_S, views_per_unit, row_fields = "fake", ROWS, VIEWS, FIELDS
+    header = SimpleNamespace(identity="0")
 
     def read_unit(self, view_block, shard):
         self.reads.append((view_block, shard))

@@ -296,6 +296,7 @@ FULL = (
             RuntimeError("could not create a primitive descriptor for a matmul primitive"),
             r"not enough .*--precision fp32: .* \(could not create a primitive descriptor for a matmul",
         ),
+        (SystemError("error return without exception set"), r"not enough .*--debug \(error return without"),
     ],
 )
 def test_full_memory_and_a_lost_rank_are_no_defects(error: Exception, words: str) -> None:
