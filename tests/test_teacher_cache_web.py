@@ -12,8 +12,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
-from shards.errors import CacheError
+from shards.errors import CacheError, ShardError
 from shards.index import server_rules
+from shards.index.remote import local_shard
 from shards.index.server_rules import ALLOWED, session_options
 from teacher_cache.store import zarr_objects
 from teacher_cache.store.cache import TeacherCache
@@ -150,6 +151,37 @@ def test_redirects_stay_with_the_server_that_was_named(
     with pytest.raises(CacheError, match="no cache here"):
         TeacherCache.open(old, timeout_s=20)
     assert asked == ["/c/zarr.json"]
+
+
+def test_the_s3_client_follows_no_redirect_to_another_address(
+    server: tuple[str, type[_Moody]],
+    elsewhere: tuple[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """aiobotocore would let aiohttp follow it."""
+    pytest.importorskip("s3fs")
+    (url, handler), (other, asked) = server, elsewhere
+
+    def redirected(self: _Moody) -> None:
+        self.send_response(302)
+        self.send_header("Location", f"{other}{self.path}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    handler.do_GET = handler.do_HEAD = redirected  # type: ignore[method-assign]
+    for name, value in (
+        ("AWS_ENDPOINT_URL", url.removesuffix("/c")),
+        ("AWS_ACCESS_KEY_ID", "x"),
+        ("AWS_SECRET_ACCESS_KEY", "y"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(CacheError, match="sends a request on to http://127"):
+        TeacherCache.open("s3://c/", timeout_s=20)
+    with pytest.raises(ShardError, match="sends a request on to http://127"):
+        local_shard("s3://c/shard-000000.tar", None, tmp_path / "fetched")
+    assert asked == []
 
 
 def test_googles_client_has_the_same_rule_for_redirects(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,32 @@ def session_options(error: type[ArtefactError]) -> dict[str, Any]:
     return {"trace_configs": [trace]}
 
 
+@cache
+def s3_options(error: type[ArtefactError]) -> dict[str, Any]:
+    """Return the arguments of s3fs with which a foreign redirect raises `error` before it is followed.
+
+    aiobotocore lets aiohttp follow redirects, and takes no arguments for its session of aiohttp.
+
+    Errors:
+        ImportError where aiobotocore is too old to be given another session.
+    """
+    from aiobotocore import __version__, httpsession
+
+    if not hasattr(httpsession.AIOHTTPSession, "_get_session"):
+        raise ImportError(f"aiobotocore {__version__} would follow redirects to any address: pip install -U s3fs")
+    (trace,) = session_options(error)["trace_configs"]  # type: ignore[arg-type]  # mypy thinks no class is hashable
+    trace.freeze()
+
+    class OwnAddress(httpsession.AIOHTTPSession):  # type: ignore[misc]  # aiobotocore has no types
+        async def _get_session(self, proxy_url: Any) -> Any:
+            session = await super()._get_session(proxy_url)
+            if trace not in session.trace_configs:
+                session.trace_configs.append(trace)
+            return session
+
+    return {"config_kwargs": {"http_session_cls": OwnAddress}}
+
+
 def _require_allowed(redirect: Any, error: type[ArtefactError]) -> None:
     import yarl
 

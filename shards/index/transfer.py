@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from shards.atomic import TEMPORARY
 from shards.errors import ShardError
-from shards.index.server_rules import TRIES, may_pass, pauses, session_options
+from shards.index.server_rules import TRIES, may_pass, pauses, s3_options, session_options
 from shards.index.sources import AZURE_SCHEMES
 from shards.pool.worker_process import is_worker
 
@@ -151,7 +151,7 @@ def _open(url: str) -> tuple[Any, str]:
             options["session_kwargs"] = session_options(ShardError)
         elif scheme == "s3":
             # In parts, s3fs makes a list as long as the server says the file is; one stream is watched as it comes.
-            options["max_concurrency"] = 1
+            options = {"max_concurrency": 1, **s3_options(ShardError)}
         opened: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
         return opened
     except ImportError as error:

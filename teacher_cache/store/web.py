@@ -12,7 +12,7 @@ import aiohttp
 from fsspec.implementations.http import HTTPFileSystem
 
 from shards.errors import CacheError
-from shards.index.server_rules import may_pass, pauses, session_options
+from shards.index.server_rules import may_pass, pauses, s3_options, session_options
 from teacher_cache.store.place import METADATA_BYTES, require_bounded
 
 _PIECE_BYTES = 1 << 16
@@ -84,6 +84,9 @@ def bounded_s3() -> type:
     class BoundedS3(fsspec.get_filesystem_class("s3")):  # type: ignore[misc]  # s3fs has no types
         cachable = False
         most_bytes = METADATA_BYTES
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**s3_options(CacheError), **options)
 
         async def _call_s3(self, method: str, *arguments: Any, **options: Any) -> Any:
             answer = await super()._call_s3(method, *arguments, **options)
