@@ -68,7 +68,7 @@ _NO_MEMORY_WORDS = {
     "failed to map segment from shared object": "move the library from a file system that is mounted noexec",
     "could not create a primitive": "choose --precision fp32: this processor may lack the operation",
     **dict.fromkeys(
-        ("without exception set", "without setting an exception"), "a library failed without a word: see --debug"
+        ("without exception set", "without setting an exception"), "find the library that failed with --debug"
     ),
 }
 """How torch, OpenCV, threads, the loader of libraries and oneDNN say it, in errors that are no MemoryError.

@@ -94,16 +94,16 @@ def test_another_run_is_refused_naming_every_field(tmp_path):
     other = {"recipe": {"lr": 0.2, "betas": [0.9, 0.999]}, "seed": 1, "teacher": {"kind": "cache"}, "views": 3}
     with pytest.raises(RunError) as error:
         load_checkpoint(tmp_path, 1, identity=other)
-    for words in ("recipe.lr: the run has 0.1, asked for is 0.2", "seed: the run has 0", "views", "another --out"):
+    for words in ("recipe.lr: the run has 0.1, requested is 0.2", "seed: the run has 0", "views", "another --out"):
         assert words in str(error.value)
     assert "betas" not in str(error.value)
 
 
 def test_a_setting_that_only_one_of_them_has_is_no_text(tmp_path):
     """A run without --deterministic says nothing of it; 'nothing' in quotes read as a value that somebody typed."""
-    with pytest.raises(RunError, match="deterministic: the run has none, asked for is True"):
+    with pytest.raises(RunError, match="deterministic: the run has none, requested is True"):
         require_identity(expected={**IDENTITY, "deterministic": True}, got=IDENTITY, where=tmp_path)
-    with pytest.raises(RunError, match="deterministic: the run has True, asked for is none"):
+    with pytest.raises(RunError, match="deterministic: the run has True, requested is none"):
         require_identity(expected=IDENTITY, got={**IDENTITY, "deterministic": True}, where=tmp_path)
 
 

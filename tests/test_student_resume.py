@@ -103,7 +103,7 @@ def test_ranks_and_micro_batches_stand_in_for_each_other(tmp_path, index, cache,
     """Two ranks go on as one with two micro-batches; other parts are said to draw otherwise."""
     settings = TrainSettings(log_every=1, accumulate=accumulate)
     if words is None:
-        with pytest.raises(RunError, match="accumulate: the run has 1, asked for is 4"):
+        with pytest.raises(RunError, match="accumulate: the run has 1, requested is 4"):
             run_to_end(killed, index, cache, settings=settings)
         return
     events = run_to_end(killed, index, cache, settings=settings)

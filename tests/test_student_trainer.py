@@ -253,7 +253,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path,
 def test_a_directory_of_another_run_is_refused_naming_the_field(tmp_path, index, cache, change, field):
     """Resuming with other settings would be a run that nobody asked for."""
     run_to_end(tmp_path / "run", index, cache)
-    with pytest.raises(RunError, match=rf"{field}: the run has .*asked for is.*another --out"):
+    with pytest.raises(RunError, match=rf"{field}: the run has .*requested is.*another --out"):
         run_to_end(tmp_path / "run", index, cache, **change)
 
 

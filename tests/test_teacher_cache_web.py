@@ -153,6 +153,13 @@ def test_redirects_stay_with_the_server_that_was_named(
     assert asked == ["/c/zarr.json"]
 
 
+def _as_s3(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the server of a cache's address be the S3 endpoint of this process; its bucket is "c"."""
+    names = {"ENDPOINT_URL": url.removesuffix("/c"), "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y"}
+    for name, value in {**names, "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+
+
 def test_the_s3_client_follows_no_redirect_to_another_address(
     server: tuple[str, type[_Moody]],
     elsewhere: tuple[str, list[str]],
@@ -170,13 +177,7 @@ def test_the_s3_client_follows_no_redirect_to_another_address(
         self.end_headers()
 
     handler.do_GET = handler.do_HEAD = redirected  # type: ignore[method-assign]
-    for name, value in (
-        ("AWS_ENDPOINT_URL", url.removesuffix("/c")),
-        ("AWS_ACCESS_KEY_ID", "x"),
-        ("AWS_SECRET_ACCESS_KEY", "y"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(name, value)
+    _as_s3(url, monkeypatch)
     with pytest.raises(CacheError, match="sends a request on to http://127"):
         TeacherCache.open("s3://c/", timeout_s=20)
     with pytest.raises(ShardError, match="sends a request on to http://127"):
@@ -206,13 +207,7 @@ def test_an_object_of_an_s3_server_is_cut_off_as_well(
     """A body that never ends, of a server that was named for a bucket."""
     pytest.importorskip("s3fs")
     url, handler = server
-    for name, value in (
-        ("AWS_ENDPOINT_URL", url.removesuffix("/c")),
-        ("AWS_ACCESS_KEY_ID", "x"),
-        ("AWS_SECRET_ACCESS_KEY", "y"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(name, value)
+    _as_s3(url, monkeypatch)
     with TeacherCache.open("s3://c/", timeout_s=20) as cache:
         assert_unit(cache, 0, 0)
         handler.mood, handler.always = "endless", True

@@ -1,4 +1,4 @@
-"""Check once, when an index is opened, that its arrays fit each other, whoever wrote them.
+"""Check once, when an index is opened, that its arrays fit each other, whichever program wrote it.
 
 Checksums say that a file is as it was written; these checks say that what was written makes sense: places inside their
 shards, labels below the number of classes, keys that end where the next begins.

@@ -125,8 +125,8 @@ def _result_in_words(runs: Sequence[Run], names: Sequence[str], best: Run | None
     others = [pair for pair, done in zip(others, finished, strict=True) if done and math.isfinite(pair[0])]
     if others:
         second, other = max(others)
-        gain = f"{top1 - second:.1f} points more than"
-        text += f", {'as many as' if gain.startswith('0.0 ') else gain} {other}"
+        gain = round(top1 - second, 1)
+        text += f", {f'{gain:.1f} points more than' if gain else 'as many as'} {other}"
         if num_images:
             doubt = math.hypot(noise(top1, num_images), noise(second, num_images))
             text += f", {'more than' if top1 - second > doubt else 'within'} the noise of ± {doubt:.1f} points"

@@ -190,7 +190,7 @@ def _difference(existing: object, requested: object) -> str:
     if all(isinstance(value, str) and _CHECKSUM.fullmatch(value) for value in (existing, requested)):
         return "the run was begun with others"
     before, now = ("none" if value is _ABSENT else repr(value) for value in (existing, requested))
-    return f"the run has {before}, asked for is {now}"
+    return f"the run has {before}, requested is {now}"
 
 
 def _stored_identity(manifest: Manifest, identity: Mapping[str, Any], world_size: int) -> Mapping[str, Any]:

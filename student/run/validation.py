@@ -54,7 +54,7 @@ def _own_results(
 
     The networks walk the batches in step, so each image is decoded once for all of them.
     """
-    assert data.val_index is not None, "asked for with shards to validate on"
+    assert data.val_index is not None, "only a run with validation shards is validated"
     trained_at_once = recipe.batch_size // (group.world.size * settings.accumulate)
     most = eval_batch_size(group.device.type, trained_at_once)  # beyond 64 no more than training takes
     views = eval_views(recipe, data.views.recipe, block_size=most)

@@ -73,8 +73,8 @@ def own_threads(device: torch.device, workers: int, world: World, *, num_threads
     Beside a GPU one is enough: more of them take turns with the workers, and every launch waits for its turn.
 
     Args:
-        num_threads: so many on a CPU, whatever the workers need, as other numbers round otherwise; 0: what they leave.
-            In any case never more than before, or than this rank has CPUs.
+        num_threads: number of torch threads on a CPU, whatever the workers need, because another number can change the
+            last bits; 0: the CPUs that the workers leave. Never more than before, or than this rank has CPUs.
     """
     before = torch.get_num_threads()
     if device.type == "cpu":
