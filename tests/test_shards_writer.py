@@ -110,6 +110,18 @@ def test_the_order_is_that_of_the_seed(tmp_path: Path) -> None:
     assert keys != sorted(keys)
 
 
+def test_writing_imports_no_torch_and_leaves_webdataset_whole(tmp_path: Path) -> None:
+    """torch takes seconds to import, and each worker of make-shards would do it."""
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom shards import write_samples\n"
+        f"write_samples([('k', 0, 'png', {PNG!r})], Path({str(tmp_path / 'out')!r}))\n"
+        "early = sorted({'torch', 'webdataset'} & set(sys.modules))\n"
+        "import webdataset\nwebdataset.WebDataset, webdataset.writer.TarWriter\n"
+        "sys.exit(early or None)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves the last tar open
 def test_the_tars_read_as_webdataset_reads_them(tmp_path: Path) -> None:
     """The library that wrote them, read with its own tools, sees the same samples in the same order."""

@@ -29,7 +29,7 @@ from shards.tars.journal import INDEX_NAME, FinishedTar, Journal, settings_of
 from shards.tars.shard_scan import SampleRule, ShardScan, scan_shard
 from shards.tars.tar import MOST_MEMBER_BYTES
 from shards.tars.tree_changes import tree_changes
-from shards.tars.writer import Sample, load_library, refuse_foreign, write_tar
+from shards.tars.writer import Sample, refuse_foreign, write_tar
 from shards.text.figures import count
 from shards.views.decode import ADVICE
 
@@ -329,8 +329,6 @@ def _load(job: _Job, image: SourceImage) -> bytes:
 
 def _run(jobs: Sequence[_Job], workers: int) -> Iterator[_Made]:
     workers = min(workers, len(jobs))
-    if workers > 1 and any(job.recorded is None for job in jobs):
-        load_library()  # once here, not in every worker
     return in_workers(
         lambda shard: _make_shard(shard, jobs[shard]),
         range(len(jobs)),

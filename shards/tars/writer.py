@@ -1,10 +1,13 @@
-"""Samples are written as tars, each read back by the strict scan before it gets its name."""
+"""Write samples as tars, each read back by the strict scan before it gets its name."""
 
+import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.util import find_spec, module_from_spec
 from itertools import islice
 from numbers import Real
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from shards.atomic import atomic_file
 from shards.errors import ShardError
@@ -108,16 +111,25 @@ def write_tar(path: Path, samples: Iterable[Sample], rule: SampleRule, *, expect
         ) from error
 
 
-def load_library() -> None:
-    """Import the library that writes tars, which imports torch: in the parent, so that forked workers have it."""
-    import webdataset  # noqa: F401
-
-
 def _write_members(file: BinaryIO, samples: Iterable[Sample]) -> None:
-    import webdataset  # imports torch: seconds that only writing should cost
-
-    with webdataset.TarWriter(
+    with _tar_writer()(
         file, user="", group="", mode=0o444, mtime=0, compress=False, encoder=False, format="PAX_FORMAT"
     ) as tar:
         for key, label, suffix, data in samples:
             tar.write({"__key__": key, suffix: data} | ({} if label is None else {"cls": b"%d" % label}))
+
+
+@cache
+def _tar_writer() -> Any:
+    """Return webdataset's TarWriter without running the package's `__init__`, which imports torch (1.8 s)."""
+    loaded = "webdataset" in sys.modules
+    if not loaded:
+        package = find_spec("webdataset")
+        assert package is not None, "pyproject.toml requires it"
+        sys.modules["webdataset"] = module_from_spec(package)
+    from webdataset.writer import TarWriter
+
+    if not loaded:  # a later `import webdataset` must import all of it
+        for name in [name for name in sys.modules if name.partition(".")[0] == "webdataset"]:
+            del sys.modules[name]
+    return TarWriter
