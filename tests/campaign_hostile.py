@@ -29,6 +29,7 @@ from tests.campaign_process import Ended, TrialError, command, forked, light
 from tests.campaign_server import MOODS, MoodyServer
 from tests.damage import DOCUMENTS, HOSTILE, obeyed, paths
 from tests.golden.make import cache_command, student_command
+from tests.object_servers import s3_variables
 
 PREDICT = ["predict", "image.png", "--weights", "run/weights.safetensors"]
 TRAIN = [*student_command(Path(), Path("new-run")), "--epochs", "1"]
@@ -279,8 +280,7 @@ def servers(folder: Path, rng: Random) -> None:
             pattern = f"{place}/train/shard-{{000000..000001}}.tar"
             words = rng.choice([["check-shards", pattern, "--workers", "0"], [*TRAIN, "--shards", pattern]])
             words = [*words, "--shard-cache", "fetched"]
-        environ = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}/", "AWS_DEFAULT_REGION": "us-east-1"}
-        environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "XDG_CACHE_HOME": str(folder / "xdg")}
+        environ = s3_variables(f"http://127.0.0.1:{server.port}/") | {"XDG_CACHE_HOME": str(folder / "xdg")}
         ended = command(words, folder, environ=environ)  # a fork is refused a remote cache
         if server.elsewhere:
             raise TrialError(f"unclean: {mood}: {' '.join(words)}: asked another address for {server.elsewhere[:3]}")

@@ -24,6 +24,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 BUCKET = "caches"
 _AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
@@ -70,13 +72,29 @@ def _fake_gcs() -> str | None:
     return str(binaries[0]) if binaries and os.access(binaries[0], os.X_OK) else None
 
 
-def _aws(port: int) -> dict[str, str]:
+def use_s3(patch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """Let the S3 clients that this process makes from now on ask a server of a test.
+
+    fsspec keeps its clients for the whole process, also one of a former test, whose server has gone.
+    """
+    s3fs = pytest.importorskip("s3fs")
+    for name, value in s3_variables(endpoint).items():
+        patch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def s3_variables(endpoint: str) -> dict[str, str]:
+    """Environment variables that name a server of a test and its credentials."""
     return {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "S3RVER",
         "AWS_SECRET_ACCESS_KEY": "S3RVER",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
+
+
+def _aws(port: int) -> dict[str, str]:
+    return s3_variables(f"http://127.0.0.1:{port}")
 
 
 def _s3_bucket(port: int) -> None:

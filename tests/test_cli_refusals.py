@@ -20,6 +20,7 @@ from shards.flags import CacheParam, LocalPath
 from tests.campaign_server import MoodyServer
 from tests.golden import SETS
 from tests.golden.make import STUDENT, TEACHER
+from tests.object_servers import s3_variables
 
 SET = SETS[0]
 SHARDS = ["--shards", "{set}/train"]
@@ -376,12 +377,7 @@ ELSEWHERE = [
 def test_the_header_of_a_cache_on_a_server_refuses_before_torch_is_imported(tmp_path: Path) -> None:
     pytest.importorskip("s3fs")
     with MoodyServer(SET, "good", always=True, late=False) as server:
-        environ = os.environ | {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}/",
-            "AWS_ACCESS_KEY_ID": "x",
-            "AWS_SECRET_ACCESS_KEY": "y",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
+        environ = os.environ | s3_variables(f"http://127.0.0.1:{server.port}/")
         for words, said in ELSEWHERE:
             case = [word.format(set=SET, tmp=tmp_path) for word in [*words, "--cache", "s3://bucket/dense.zarr"]]
             done = subprocess.run(

@@ -23,6 +23,7 @@ from teacher_cache.store import place
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.place import Place
 from tests.cache_maker import assert_unit, fill, make_cache, make_index, make_spec, random_unit
+from tests.object_servers import use_s3
 from tests.stage1_tiny import build, end_of, make_shards, opened, tiny_teacher
 
 BUCKET = "caches"
@@ -108,13 +109,7 @@ def s3() -> Iterator[list[tuple[str, str]]]:
         server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
         server.start()
         host, port = server.get_host_and_port()
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            patch.setenv(name, value)
+        use_s3(patch, f"http://{host}:{port}")
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         yield asked
         server.stop()
@@ -241,11 +236,8 @@ def test_a_stalled_server_is_an_error_within_the_timeout() -> None:
 
 
 def test_a_stalled_bucket_is_an_error_within_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("s3fs")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        use_s3(monkeypatch, f"http://127.0.0.1:{server.getsockname()[1]}")
         start = time.monotonic()
         with pytest.raises(CacheError, match=r"s3://somewhere/c/zarr.json: no answer within 0.5 s"):
             TeacherCache.open("s3://somewhere/c", timeout_s=0.5)

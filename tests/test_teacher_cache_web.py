@@ -21,6 +21,7 @@ from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.schemes import SCHEMES
 from teacher_cache.store.web import bounded_google
 from tests.cache_maker import assert_unit, make_cache
+from tests.object_servers import use_s3
 
 
 class _Moody(http.server.SimpleHTTPRequestHandler):
@@ -153,13 +154,6 @@ def test_redirects_stay_with_the_server_that_was_named(
     assert asked == ["/c/zarr.json"]
 
 
-def _as_s3(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the server of a cache's address be the S3 endpoint of this process; its bucket is "c"."""
-    names = {"ENDPOINT_URL": url.removesuffix("/c"), "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y"}
-    for name, value in {**names, "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-
-
 def test_the_s3_client_follows_no_redirect_to_another_address(
     server: tuple[str, type[_Moody]],
     elsewhere: tuple[str, list[str]],
@@ -167,7 +161,6 @@ def test_the_s3_client_follows_no_redirect_to_another_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """aiobotocore would let aiohttp follow it."""
-    pytest.importorskip("s3fs")
     (url, handler), (other, asked) = server, elsewhere
 
     def redirected(self: _Moody) -> None:
@@ -177,7 +170,7 @@ def test_the_s3_client_follows_no_redirect_to_another_address(
         self.end_headers()
 
     handler.do_GET = handler.do_HEAD = redirected  # type: ignore[method-assign]
-    _as_s3(url, monkeypatch)
+    use_s3(monkeypatch, url.removesuffix("/c"))
     with pytest.raises(CacheError, match="sends a request on to http://127"):
         TeacherCache.open("s3://c/", timeout_s=20)
     with pytest.raises(ShardError, match="sends a request on to http://127"):
@@ -207,7 +200,7 @@ def test_an_object_of_an_s3_server_is_cut_off_as_well(
     """A body that never ends, of a server that was named for a bucket."""
     pytest.importorskip("s3fs")
     url, handler = server
-    _as_s3(url, monkeypatch)
+    use_s3(monkeypatch, url.removesuffix("/c"))
     with TeacherCache.open("s3://c/", timeout_s=20) as cache:
         assert_unit(cache, 0, 0)
         handler.mood, handler.always = "endless", True

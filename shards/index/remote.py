@@ -89,13 +89,23 @@ def _fetched(
 ) -> Path:
     # One process fetches, the others wait for it.
     with locked(target.with_name(f".{target.name}.lock"), wait_s=FOR_EVER):
-        size = expected_bytes if expected_bytes is not None else fetch(TransferOrder(url, "", -1, stall_s))
-        if size < 0 or _size(target) != size:
+        size = expected_bytes if expected_bytes is not None else _size_on_server(url, stall_s)
+        if _size(target) != size:
             _require_room(url, target.parent, size)
             for left in target.parent.glob(f".{glob.escape(target.name)}.*{TEMPORARY}"):
                 left.unlink(missing_ok=True)  # of a process that was killed: whoever fetches this holds the lock
             _fetch(url, target, size, stall_s, on_bytes)
     return target
+
+
+def _size_on_server(url: str, stall_s: float) -> int:
+    size = fetch(TransferOrder(url, "", -1, stall_s))
+    if size < 0:
+        raise ShardError(
+            f"{url}: expected the size from an index, or from the server (Content-Length), got none; run check-shards "
+            "on a local copy, and put its index beside the remote shards"
+        )
+    return size
 
 
 def sizes_on_server(urls: Sequence[str], *, should_stop: Callable[[], bool] = bool) -> list[int]:

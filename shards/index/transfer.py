@@ -33,7 +33,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 class TransferOrder(NamedTuple):
-    """What to fetch: `expected_bytes` -1 when unknown; `target` "" asks for the size alone."""
+    """What to fetch, and its size; `target` "" asks for the size alone, and `expected_bytes` is then -1."""
 
     url: str
     target: str
@@ -108,7 +108,7 @@ def _once(order: TransferOrder, on_bytes: Callable[[int], None] = no_progress) -
     try:
         _guarded(own, lambda course: _transfer(own, course), on_bytes)
         got = os.stat(own.target).st_size
-        if order.expected_bytes >= 0 and got != order.expected_bytes:
+        if got != order.expected_bytes:
             raise _TransferError(
                 f"expected {order.expected_bytes} bytes, got {got}; the transfer was cut, or the shard was replaced "
                 "after it was indexed: try again, or run check-shards again",
@@ -194,7 +194,7 @@ def _watch(order: TransferOrder, thread: threading.Thread, course: _Course, on_b
         thread.join(_POLL_S)
         now, elapsed = max(course.num_bytes, _size(order.target)), time.monotonic() - since
         on_bytes(now)
-        if order.expected_bytes >= 0 and now > order.expected_bytes:
+        if order.target and now > order.expected_bytes:
             raise _TransferError(
                 f"expected {order.expected_bytes} bytes, got {now} and more; the server does not send the shard that "
                 "was indexed: check the address, or run check-shards again",
