@@ -9,6 +9,7 @@ it says, and no number in a file can ask for memory before it has been compared 
 import json
 import os
 import stat
+import tomllib
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -108,6 +109,14 @@ def parse_json(data: bytes | str, where: Path | str, *, error: type[ArtefactErro
         if not layer:
             return value
     raise error(f"{where}: expected JSON nested at most {_MOST_DEPTH} deep, got more; {advice}")
+
+
+def toml_value(text: str) -> Any:
+    """A value as TOML writes it (3, 0.5, true, [1, 2]), else the text itself."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def checked(value: Any, schema: type[T], where: Path | str, *, error: type[ArtefactError], advice: str) -> T:

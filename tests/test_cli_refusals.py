@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from cli import COMMANDS, cli
-from shards.flags import CacheParam, LocalPath
+from shards.commands.flags import CacheParam, LocalPath
 from tests.campaign_server import MoodyServer
 from tests.golden import SETS
 from tests.golden.make import STUDENT, TEACHER

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shards.commands.make_shards import _next_command
-from shards.flags import beside, val_beside
+from shards.commands.shard_place import beside, val_beside
 from student.learn.timm_model import num_params
 
 SPELLINGS = ["S", "./S", "data/train", ".", "..", "../S", "/", "/x/train", "data/.."]

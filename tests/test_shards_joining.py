@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from cli import cli
+from shards.commands.shard_place import ShardPlace
 from shards.errors import ShardError
-from shards.flags import ShardPlace
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex, open_index
 from shards.tars.writer import write_samples

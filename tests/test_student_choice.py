@@ -9,9 +9,9 @@ import pytest
 
 from shards.data_defaults import SMALL_SET, ImageSet
 from shards.errors import RunError
-from shards.flags import Changed, refuse_changes
 from shards.views.view_recipe import recipe_named
-from student.recipe.choice import DEFAULT_STUDENT, RecipeChoice
+from student.commands.flags import refuse_changes
+from student.recipe.choice import DEFAULT_STUDENT, Changed, RecipeChoice
 
 FEW = ImageSet(num_images=700, short_side=224)
 MANY = ImageSet(num_images=1_281_167)

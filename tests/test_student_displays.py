@@ -10,8 +10,8 @@ import click
 import numpy as np
 import pytest
 
+from shards.commands.shard_place import ShardPlace
 from shards.console import RUNS_NEXT_ITSELF
-from shards.flags import ShardPlace
 from shards.views.view_recipe import ViewRecipe
 from student.commands.training_display import SweepDisplay, TrainingDisplay, more_views, views_to_keep
 from student.feed.coverage import Coverage

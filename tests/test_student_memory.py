@@ -10,10 +10,10 @@ import torch
 
 from shards.views.rendering import HELD
 from shards.views.view_recipe import recipe_named
-from student.learn.memory import FreeMemory, MemoryNeed, free_memory, group_free_bytes, memory_need, require_memory
 from student.learn.network import heads, make_student
 from student.recipe.settings import Precision
 from student.recipe.student_recipe import StudentRecipe
+from student.sweep.memory import FreeMemory, MemoryNeed, free_memory, group_free_bytes, memory_need, require_memory
 from tests.student_tiny import CLASSES, student_recipe
 
 GIB = 2**30

@@ -16,7 +16,7 @@ from shards.views import augment, mixing, view
 from shards.views.behaviour import behaviour_parts
 from shards.views.operations.table import OPERATIONS
 from student.feed.feed import Feed
-from teacher_cache.store import header
+from teacher_cache.store import libraries
 from tests.student_tiny import BATCH, make_cache, views, write_shards
 
 RECIPE = views(operations=("invert", "rotate"))
@@ -64,8 +64,8 @@ def test_a_rounding_names_the_operation_and_the_versions_to_install(
     other_kernel(monkeypatch, one_level)
     with pytest.raises(CacheError, match=r"renders other pixels .* in: rotate2; the library versions are the same"):
         opened(*made)
-    here = header.library_versions()
-    monkeypatch.setattr(header, "library_versions", lambda: here | {"simplejpeg": "0.1", "zarr": "0.1"})
+    here = libraries.library_versions()
+    monkeypatch.setattr(libraries, "library_versions", lambda: here | {"simplejpeg": "0.1", "zarr": "0.1"})
     expected = rf"in: rotate2; install .*\(pip install simplejpeg=={re.escape(here['simplejpeg'])}\)"
     with pytest.raises(CacheError, match=expected):
         opened(*made)

@@ -16,11 +16,11 @@ import torch
 from shards.errors import CacheError, RunError, ShardError
 from shards.rng import stream
 from shards.world import World
-from student.learn.memory import FreeMemory, memory_need
 from student.recipe.settings import TrainSettings
 from student.run.run_events import Joining
 from student.sweep.cell_training import SweepTraining, cache_facts
 from student.sweep.grid import Cell, Grid
+from student.sweep.memory import FreeMemory, memory_need
 from student.sweep.sweep_directory import CellStatus, SweepDirectory, read_sweep
 from student.sweep.sweep_loop import (
     CellFailed,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shards.errors import CacheError
 from teacher_cache.record.codec import KINDS, RecordCodec, RecordFormat, TailBasis, fit_basis
-from teacher_cache.record.record_shape import index_bits
+from teacher_cache.record.kinds.topk import index_bits
 from teacher_cache.store.cache import TeacherCache
 from tests.cache_maker import make_index, make_spec, random_unit
 from tests.logits_like import make_logits

@@ -12,8 +12,8 @@ import torch
 from click.testing import CliRunner
 
 from cli import cli
+from shards.commands.flags import precision_option
 from shards.errors import device_words
-from shards.flags import precision_option
 from shards.world import World, world_from_env
 from student.feed.batch import Labels
 from student.learn.process_group import ProcessGroup, process_group

@@ -10,9 +10,9 @@ import torch
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.correctness import batches_of, feed_of, trainer
-from student.learn.memory import memory_need
 from student.learn.trainer import Trainer
 from student.recipe.settings import Precision
+from student.sweep.memory import memory_need
 
 _KEPT = 4  # batches that are used in turn
 _TOP = 8

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.commands.flags import class_names_option, require_use, say_ignored
+from shards.commands.flags import COUNT, bundled, class_names_option, flag, require_use, say_ignored, workers_option
+from shards.commands.shard_place import ShardPlace, fetch_shards
 from shards.console import Bar, result, say
 from shards.errors import ShardError
-from shards.flags import COUNT, ShardPlace, bundled, fetch_shards, flag, workers_option
 from shards.text.figures import count
 
 if TYPE_CHECKING:

@@ -10,10 +10,23 @@ from typing import TYPE_CHECKING
 import click
 
 from shards.atomic import replace_file
-from shards.commands.flags import class_names_option, require_use, say_ignored
+from shards.commands.flags import (
+    COUNT,
+    PATH,
+    SEED,
+    TEXT,
+    Number,
+    bundled,
+    class_names_option,
+    flag,
+    require_use,
+    say_ignored,
+    shared,
+    workers_option,
+)
+from shards.commands.shard_place import beside
 from shards.console import Bar, result, say, say_next
 from shards.documents import read_regular
-from shards.flags import COUNT, PATH, SEED, TEXT, Number, beside, bundled, flag, shared, workers_option
 from shards.formats.table import FORMATS, format_of
 from shards.own_folder import require_file, require_own
 from shards.tars.journal import INDEX_NAME, SHARDS_FOLDER

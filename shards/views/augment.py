@@ -11,13 +11,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from shards.rng import Stream
-from shards.views.operation_names import (
+from shards.views.operations.operation import Draw, Operation
+from shards.views.operations.operation_names import (
     COLOR_JITTER_OPERATIONS,
     RAND_AUGMENT_OPERATIONS,
     THREE_AUGMENT_OPERATIONS,
     replaced,
 )
-from shards.views.operations.operation import Draw, Operation
 from shards.views.operations.table import OPERATIONS
 from shards.views.rand_augment import FULL_MAGNITUDE, RandAugment
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from shards.rng import stream
 from shards.views.augment import draw_color_jitter, draw_rand_augment, draw_three_augment, in_versions
 from shards.views.mixing import block_mix, block_rows
-from shards.views.operation_names import RAND_AUGMENT_OPERATIONS
 from shards.views.operations.apply import apply_operations
 from shards.views.operations.operation import Operation
+from shards.views.operations.operation_names import RAND_AUGMENT_OPERATIONS
 from shards.views.rand_augment import parse_rand_augment
 from shards.views.view import decoded_size, render_views, view_params
 from shards.views.view_recipe import ViewRecipe

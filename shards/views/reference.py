@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from shards.views.behaviour import behaviour_difference, behaviour_digest, has_parts
 from shards.views.first_behaviour import behaviour_like
-from shards.views.operation_names import replaced
+from shards.views.operations.operation_names import replaced
 from shards.views.view_recipe import RECIPES, ViewRecipe, recipe_named
 
 FIRST = "deit of 0.1"

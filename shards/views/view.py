@@ -29,9 +29,9 @@ from shards.views.augment import (
 )
 from shards.views.decode import decode_rgb, read_header, shrunk_size
 from shards.views.erasing import erase
-from shards.views.operation_names import WHOLE_CENTER
 from shards.views.operations.apply import apply_operations
 from shards.views.operations.operation import Operation
+from shards.views.operations.operation_names import WHOLE_CENTER
 from shards.views.rand_augment import parse_rand_augment
 from shards.views.resample import Box, flip_columns, resize_window
 from shards.views.view_recipe import ViewRecipe

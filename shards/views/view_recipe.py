@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from shards.data_defaults import SMALL_VIEW
 from shards.names import unknown
 from shards.values import JsonValue, check_fields, later, ranges_of, setting
-from shards.views.operation_names import (
+from shards.views.operations.operation_names import (
     COLOR_JITTER_OPERATIONS,
     RAND_AUGMENT_OPERATIONS,
     THREE_AUGMENT_OPERATIONS,

@@ -9,21 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shards.commands.flags import COUNT, FROM_ZERO, PATH, TEXT, bundled, flag, given_flag, refuse_ignored, stop_with
+from shards.commands.shard_place import ShardPlace, shard_options
 from shards.console import say, say_next
-from shards.flags import (
-    COUNT,
-    FROM_ZERO,
-    PATH,
-    TEXT,
-    ShardPlace,
-    bundled,
-    flag,
-    given_flag,
-    refuse_changes,
-    refuse_ignored,
-    shard_options,
-    stop_with,
-)
 from shards.own_folder import require_own
 from shards.world import World, require_completions, world_from_env, world_variables
 from student.commands.flags import (
@@ -34,6 +22,7 @@ from student.commands.flags import (
     evaluated,
     integers,
     numbers,
+    refuse_changes,
     require_start,
     student_options,
     training_options,

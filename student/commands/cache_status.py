@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shards.commands.flags import CACHE, COUNT, PATH, json_option, refuse_ignored
 from shards.console import result
-from shards.flags import CACHE, COUNT, PATH, json_option, refuse_ignored
 from shards.own_folder import require_file
 from shards.text.figures import count
 from teacher_cache.store.header import local_header

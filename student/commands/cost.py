@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import click
 
+from shards.commands.flags import CACHE, COUNT, Number, bundled, refuse_ignored
+from shards.commands.shard_place import ShardPlace, shard_options
 from shards.console import result
-from shards.flags import CACHE, COUNT, Number, ShardPlace, bundled, refuse_ignored, shard_options
 from student.cost import cost_estimate
 from student.cost.cost_estimate import Cost, Hardware, Job
 from teacher_cache.store.header import local_header

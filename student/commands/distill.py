@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from shards.commands.flags import PATH, TEXT, Number, given_flag
 from shards.console import RUNS_NEXT_ITSELF, command_line, result, say, say_next
-from shards.flags import PATH, TEXT, Number, given_flag
 from shards.tars.journal import INDEX_NAME
 from shards.text.figures import accuracy, count, duration, noise
 from student.recipe.student_recipe import PUBLISHED

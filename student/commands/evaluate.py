@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shards.commands.flags import PATH, device_option, json_option, precision_option, workers_option
+from shards.commands.shard_place import ShardPlace, shard_options
 from shards.console import Bar, result, say
-from shards.flags import PATH, ShardPlace, device_option, json_option, precision_option, shard_options, workers_option
 from shards.index.classes import Classes, classes_of, majority, match_classes
 from shards.own_folder import require_file
 from shards.text.figures import accuracy, count, noise

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shards.commands.flags import PATH, refuse_ignored
 from shards.console import result, say
-from shards.flags import PATH, refuse_ignored
 from shards.own_folder import FolderKind, named, require_file, require_own
 from student.commands.flags import student_of
 from student.commands.predict import image_files

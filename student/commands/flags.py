@@ -1,6 +1,7 @@
 """Flags that the training commands share, as frozen values."""
 
 import math
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,8 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from shards.console import say
-from shards.flags import (
+from shards.commands.flags import (
     CACHE,
     COUNT,
     FROM_ZERO,
@@ -27,6 +27,8 @@ from shards.flags import (
     suited_workers,
     workers_option,
 )
+from shards.console import say
+from shards.errors import RunError
 from shards.names import short
 from shards.text.figures import count
 from shards.world import world_from_env
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from shards.index.shard_index import ShardIndex
-    from student.recipe.choice import RecipeChoice
+    from student.recipe.choice import Changed, RecipeChoice
     from student.recipe.settings import Precision, TrainSettings
     from student.recipe.student_recipe import StudentRecipe
     from student.run.export import ExportInfo
@@ -347,3 +349,18 @@ def student_of(weights: Path, model: str | None, *, quiet: bool = False) -> "tup
     for note in () if quiet else info.notes:
         say(note)
     return network, info
+
+
+def refuse_changes(out: Path, changes: "Iterable[Changed]") -> None:
+    """RunError naming the flag of the first change of an existing run or sweep, before anything follows from it."""
+    for name, old, new, parameters in changes:
+        context = click.get_current_context()
+        params = [param for param in context.command.params if param.name in parameters and given_flag(param.name)]
+        keys = {text.partition("=")[0].strip().removesuffix(".name") for text in context.params.get("sets") or ()}
+        words = [(f"--set {name}=" if name in keys else f"--config: {name} = ", new)]
+        words = [(f"{param.opts[0]} ", context.params.get(param.name or "")) for param in params] or words
+        typed = words[0][0] + (f"{words[0][1]:g}" if isinstance(words[0][1], float) else str(words[0][1]))
+        existing = "none" if old == "" else old
+        raise RunError(
+            f"{typed}: {out} was begun with {existing}; leave it out to go on with that, or give another --out"
+        )

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shards.commands.flags import COUNT, PATH, device_option, stop_with
 from shards.console import result, say
 from shards.documents import read_image_file
 from shards.errors import Problem, ShardError, problems_text
-from shards.flags import COUNT, PATH, device_option, stop_with
 from shards.text.escapes import one_line
 from shards.text.figures import accuracy, count
 from student.commands.flags import student_of, weights_options

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from shards.commands.flags import PATH
 from shards.console import result, say
-from shards.flags import PATH
 from shards.own_folder import require_file
 
 

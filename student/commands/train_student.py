@@ -7,23 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shards.commands.flags import COUNT, PATH, SEED, TEXT, Number, bundled, flag, refuse_ignored
+from shards.commands.shard_place import ShardPlace, beside, shard_options
 from shards.console import say, say_next
 from shards.data_defaults import epochs_within
-from shards.flags import (
-    COUNT,
-    PATH,
-    SEED,
-    TEXT,
-    Changed,
-    Number,
-    ShardPlace,
-    beside,
-    bundled,
-    flag,
-    refuse_changes,
-    refuse_ignored,
-    shard_options,
-)
 from shards.own_folder import require_own
 from shards.text.figures import count
 from shards.world import world_from_env
@@ -35,6 +22,7 @@ from student.commands.flags import (
     cache_options,
     evaluated,
     loss_options,
+    refuse_changes,
     require_start,
     student_options,
     training_options,
@@ -91,6 +79,8 @@ class RunFlags:
             ValueError: the folder holds something else; a budget beside a number of epochs, or one that every rank
                 would measure for itself. RunError: it is a run that was begun with other values.
         """
+        from student.recipe.choice import Changed
+
         require_own("--out", self.out, RUN_FOLDER)
         before, old, new = recipe_before(self.out), views_before(self.out), self.views_used
         views = [Changed("num_views", old, new, ("views_used",))] if old and new and old != new else []
@@ -236,7 +226,7 @@ def _within(
     data: "dict[str, Any]",
 ) -> "RecipeChoice":
     """The choice with as many epochs as a time budget allows, by a measured rate, which is said."""
-    from student.learn.rate import images_per_s
+    from student.cost.rate import images_per_s
 
     recipe = choice.suited_to(index, views, **data).recipe
     plain = replace(recipe, distill=NONE)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shards.commands.flags import COUNT, PATH, SEED, TEXT, bundled, flag
+from shards.commands.shard_place import ShardPlace, beside, shard_options
 from shards.console import result, say_next
-from shards.flags import COUNT, PATH, SEED, TEXT, ShardPlace, beside, bundled, flag, refuse_changes, shard_options
 from shards.own_folder import require_own
 from shards.text.figures import accuracy, noise
 from shards.world import world_from_env
-from student.commands.flags import StudentFlags, TrainingFlags, training_options
+from student.commands.flags import StudentFlags, TrainingFlags, refuse_changes, training_options
 from student.commands.training_display import TrainingDisplay
 from student.recipe.student_recipe import PUBLISHED
 from student.run.run_files import RUN_FOLDER

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shards.commands.flags import stop_with
+from shards.commands.shard_place import ShardPlace
 from shards.console import Bar, command_line, result, runs_next_itself, say
-from shards.flags import ShardPlace, stop_with
 from shards.text.figures import accuracy, count, duration
 from shards.world import world_from_env
 from student.learn.diagnosis import MORE_VIEWS

@@ -31,8 +31,8 @@ from student.feed.teaching import Teaching
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec, RecordFormat
 from teacher_cache.store.cache import TeacherCache
-from teacher_cache.store.header import rendering_remedy
 from teacher_cache.store.layout import PIXEL_DIGEST
+from teacher_cache.store.libraries import rendering_remedy
 
 _ALIGN = 64  # bytes; a multiple of every type's size
 

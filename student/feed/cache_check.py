@@ -15,7 +15,8 @@ from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.stage1.agreement import require_fitted
 from teacher_cache.store.cache import TeacherCache
-from teacher_cache.store.header import rendering_remedy, require_index
+from teacher_cache.store.header import require_index
+from teacher_cache.store.libraries import rendering_remedy
 
 
 class Views(NamedTuple):

@@ -6,10 +6,9 @@ again for the recipe that fits the data. This file imports no torch.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shards.data_defaults import SMALL_VIEW, ImageSet, data_defaults
-from shards.flags import Changed
 from shards.index.index_checks import require_classes
 from shards.views.view_recipe import ViewRecipe
 from student.learn.losses.table import NONE
@@ -35,6 +34,15 @@ _PARAMETERS = {
 
 DEFAULT_STUDENT = "deit_tiny_distilled_patch16_224"
 """The student of a large set, and where the user sets what belongs to a DeiT."""
+
+
+class Changed(NamedTuple):
+    """A field that a user asks to be `new` where what exists was begun with `old`; parameters: what may have set it."""
+
+    field: str
+    old: Any
+    new: Any
+    parameters: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
-from shards.documents import read_regular
+from shards.documents import read_regular, toml_value
 from shards.errors import ArtefactError
-from shards.flags import toml_value
 from shards.names import unknown
 from shards.views.view_recipe import FIELD_SYNONYMS, ViewRecipe
 from student.recipe.student_recipe import StudentRecipe

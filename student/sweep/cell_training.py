@@ -9,7 +9,6 @@ import torch
 
 from shards.index.shard_index import ShardIndex
 from shards.world import ALONE, World
-from student.learn.memory import free_memory, memory_need, require_memory
 from student.learn.record_errors import loss_gradients
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
@@ -18,6 +17,7 @@ from student.run.run_events import Stopped, StudentFailed, StudentFinished
 from student.run.run_reader import finite_json
 from student.run.students import StudentJob
 from student.sweep.grid import Cell, Grid
+from student.sweep.memory import free_memory, memory_need, require_memory
 from student.sweep.sweep_loop import CellJob, CellOutcome, CellProgress, Halted
 from student.sweep.sweep_teachers import SweepTeachers, merged_facts
 from teacher_cache.inspect.status import cache_errors, cache_status

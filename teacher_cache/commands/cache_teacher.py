@@ -8,18 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shards.commands.flags import CACHE, stop_with, suited_workers, workers_option
+from shards.commands.shard_place import ShardPlace, beside, fetch_shards, shard_options, val_beside
 from shards.console import Bar, result, say, say_next
-from shards.flags import (
-    CACHE,
-    ShardPlace,
-    beside,
-    fetch_shards,
-    shard_options,
-    stop_with,
-    suited_workers,
-    val_beside,
-    workers_option,
-)
 from shards.names import short
 from shards.own_folder import require_own
 from shards.signals import StopRequest

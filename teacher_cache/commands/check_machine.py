@@ -2,8 +2,8 @@
 
 import click
 
+from shards.commands.flags import CACHE, stop_with
 from shards.console import result, say
-from shards.flags import CACHE, stop_with
 from teacher_cache.store.header import local_header
 
 
@@ -33,7 +33,7 @@ def _with_cache(url: str) -> dict[str, tuple[str, ...]]:
     from shards.views.behaviour import has_parts
     from shards.views.reference import parts_differing_here, suspects_here
     from teacher_cache.store.cache import TeacherCache
-    from teacher_cache.store.header import rendering_remedy
+    from teacher_cache.store.libraries import rendering_remedy
 
     with TeacherCache.open(url) as cache:
         spec = cache.spec

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shards.commands.flags import CACHE, COUNT, FROM_ZERO, bundled, flag, stop_with
 from shards.console import Bar, result, say
-from shards.flags import CACHE, COUNT, FROM_ZERO, bundled, flag, stop_with
 from shards.own_folder import require_own
 from shards.signals import StopRequest
 from shards.text.figures import count, duration

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shards.console import say
-from shards.flags import (
+from shards.commands.flags import (
     COUNT,
     FROM_ZERO,
     PATH,
@@ -20,6 +19,7 @@ from shards.flags import (
     precision_option,
     shared,
 )
+from shards.console import say
 from shards.world import ALONE, World
 from teacher_cache.record.kinds.table import KINDS
 

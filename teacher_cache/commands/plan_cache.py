@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shards.commands.flags import COUNT, Number, bundled, flag, suited_workers, workers_option
+from shards.commands.shard_place import ShardPlace, shard_options
 from shards.console import result, say
-from shards.flags import COUNT, Number, ShardPlace, bundled, flag, shard_options, suited_workers, workers_option
 from shards.text.figures import byte_size, count
 from teacher_cache.commands.flags import (
     RecordFlags,

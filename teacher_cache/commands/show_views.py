@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shards.commands.flags import CACHE, COUNT, FROM_ZERO, PATH, refuse_ignored
+from shards.commands.shard_place import ShardPlace, shard_options
 from shards.console import result
-from shards.flags import CACHE, COUNT, FROM_ZERO, PATH, ShardPlace, refuse_ignored, shard_options
 from shards.own_folder import require_file
 from teacher_cache.commands.view_flags import view_settings
 from teacher_cache.store.header import local_header

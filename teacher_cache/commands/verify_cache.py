@@ -6,21 +6,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.console import Bar, result, say
-from shards.flags import (
+from shards.commands.flags import (
     CACHE,
     COUNT,
     SEED,
     Number,
-    ShardPlace,
     bundled,
     device_option,
     flag,
     refuse_ignored,
-    shard_options,
     shared,
     stop_with,
 )
+from shards.commands.shard_place import ShardPlace, shard_options
+from shards.console import Bar, result, say
 from shards.text.figures import count, plural
 from teacher_cache.commands.flags import TeacherFlags, optional_teacher_options
 from teacher_cache.store.header import local_header, require_index

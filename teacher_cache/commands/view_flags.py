@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from shards.commands.flags import COUNT, SEED, bundled, flag, pairs
+from shards.commands.shard_place import ShardPlace
 from shards.console import say
 from shards.data_defaults import SMALL_SET, SMALL_VIEW, data_defaults
-from shards.flags import COUNT, SEED, ShardPlace, bundled, flag, pairs
 from shards.text.figures import count
 from shards.world import world_from_env
 

@@ -28,7 +28,7 @@ from teacher_cache.stage1.calibration import calibration_logits, calibration_sam
 from teacher_cache.stage1.stage1_events import BatchDone
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import fidelity_count
-from teacher_cache.store.header import require_views
+from teacher_cache.store.header import require_whole_units
 from teacher_cache.store.layout import FIDELITY_AT, FIDELITY_LOGIT
 from teacher_cache.store.spec import CacheSpec
 
@@ -116,7 +116,7 @@ def plan_cache(
     """
     index, recipe, record = reader.index, spec.recipe, spec.record
     require_known_labels(index, teacher.num_classes, teacher.spec.name)
-    require_views(spec, num_views)
+    require_whole_units(spec.recipe, num_views)
     yield PlanProgress(what=f"the teacher answers {calibration_views} views")
     samples = calibration_sample(spec, index, calibration_views)
     logit_NC = np.concatenate(list(calibration_logits(teacher, reader, recipe, samples)))

@@ -20,8 +20,9 @@ from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
-from teacher_cache.store.header import rendering_remedy, require_index
+from teacher_cache.store.header import require_index
 from teacher_cache.store.layout import PIXEL_DIGEST
+from teacher_cache.store.libraries import rendering_remedy
 from teacher_cache.store.unit import Arrays
 
 # B samples of a batch (views × rows of a block), C classes.

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from teacher_cache.record.record_shape import RecordShape
+from teacher_cache.record.kinds.record_kind import RecordShape
 
 _LEVELS = 255
 _POWER = 1.5

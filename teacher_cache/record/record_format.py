@@ -7,9 +7,8 @@ and the amortised rest of the store (`STORE_BYTES`). Kinds without a budget take
 from dataclasses import dataclass, replace
 
 from shards.values import JsonValue, later
-from teacher_cache.record.kinds.record_kind import Field, RecordKind
+from teacher_cache.record.kinds.record_kind import Field, RecordKind, RecordShape
 from teacher_cache.record.kinds.table import KINDS
-from teacher_cache.record.record_shape import RecordShape
 
 DIGEST_BYTES = 4
 """The crc32c of the view's pixels, kept by the store beside every record."""

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from teacher_cache.record.bits import Windows, pack
 from teacher_cache.record.conditional_mean import Predictor
+from teacher_cache.record.kinds.record_kind import RecordShape
 from teacher_cache.record.largest_logits import centred, clip_wild_rows, largest_logits
 from teacher_cache.record.levels import LevelCode, decode_levels, encode_levels
-from teacher_cache.record.record_shape import RecordShape
 from teacher_cache.record.tail_basis import TailBasis
 from teacher_cache.record.trellis import WINDOW, quantise
 

@@ -26,7 +26,7 @@ from teacher_cache.stage1.agreement import answer_names, require_fitted, require
 from teacher_cache.stage1.calibration import FEWEST, calibration_logits, calibration_sample, calibration_size
 from teacher_cache.stage1.stage1_events import CacheOpened, Calibrated, OpenEvent, ShortCalibration
 from teacher_cache.store.cache import TeacherCache
-from teacher_cache.store.header import header_at, making, require_index, require_views
+from teacher_cache.store.header import header_at, making, require_index, require_whole_units
 from teacher_cache.store.spec import CacheSpec
 
 _POLL_S, _WAIT_S = 2.0, 3600.0  # longest wait for another process to make the cache
@@ -73,7 +73,7 @@ def open_or_create(
     """
     spec = cache_spec(index, teacher, recipe, record)
     require_known_labels(index, teacher.num_classes, teacher.spec.name)
-    require_views(spec, num_views)
+    require_whole_units(spec.recipe, num_views)
     folder = None if "://" in str(url) else Path(url)
     if folder is None and world.rank > 0:
         cache = _wait_for(url, spec, index)

@@ -24,7 +24,7 @@ from teacher_cache.store.header import (
     make_header,
     no_cache,
     read_root,
-    require_views,
+    require_whole_units,
     write_root,
 )
 from teacher_cache.store.ledger import Ledger
@@ -249,7 +249,7 @@ class TeacherCache:
 
     def grow(self, num_views: int) -> None:
         """Make room for more views; old units stay. ValueError for fewer views or parts of a view block."""
-        require_views(self.spec, num_views)
+        require_whole_units(self.spec.recipe, num_views)
         if num_views < self.num_views:
             raise ValueError(f"num_views: {self.url} has {self.num_views} views and cannot shrink to {num_views}")
         if num_views == self.num_views:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +19,7 @@ from shards.locks import FOR_EVER, locked
 from shards.own_folder import FolderKind, suggestion
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.store.digest import IndexLike, array_digest
+from teacher_cache.store.libraries import library_versions
 from teacher_cache.store.place import Place, read_file
 from teacher_cache.store.spec import CacheSpec, canonical_json
 
@@ -34,10 +34,6 @@ _ADVICE = f"the root of the cache is damaged or was not made by cache-teacher: {
 _MOST_UNITS = 1 << 24
 _MOST_UNIT_BYTES = 1 << 33
 _MOST_BASIS_BYTES = 1 << 30
-_LIBRARIES = ("numpy", "torch", "torchvision", "timm", "zarr", "pillow", "opencv-python-headless", "simplejpeg")
-_RENDERING = ("numpy", "torch", "torchvision", "pillow", "opencv-python-headless", "simplejpeg")
-"""Of these, the ones that decide pixels."""
-
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
@@ -140,7 +136,7 @@ def make_header(
 
     `made_with` is the provenance of a copy; None takes the libraries installed here. `class_names` as of `Header`.
     """
-    require_views(spec, num_views)
+    require_whole_units(spec.recipe, num_views)
     if index.fingerprint != spec.index_fingerprint:
         raise ValueError(
             f"spec.index_fingerprint: expected that of the given index, {index.fingerprint}, "
@@ -195,13 +191,8 @@ def _shards_differ(made_of: Header, index: IndexLike) -> str:
     )
 
 
-def require_views(spec: CacheSpec, num_views: int) -> None:
-    """ValueError unless the views are a positive number of whole view blocks."""
-    require_whole_units(spec.recipe, num_views)
-
-
 def require_whole_units(recipe: ViewRecipe, num_views: int) -> None:
-    """The same, where only the recipe of the views is known."""
+    """ValueError unless the views are a positive number of whole view blocks."""
     per_unit = recipe.block_views
     if num_views < 1 or num_views % per_unit:
         below = num_views // per_unit * per_unit
@@ -252,7 +243,7 @@ def header_from_attributes(attributes: Mapping[str, Any], where: str) -> Header:
     root = checked(stored, _Root, f"{where}/zarr.json", error=CacheError, advice=_ADVICE)
     try:
         spec = CacheSpec.from_json(root.spec)
-        require_views(spec, root.num_views)
+        require_whole_units(spec.recipe, root.num_views)
     except OtherVersionError as error:
         raise CacheError(f"{where}/zarr.json: {error}") from error
     except ValueError as error:
@@ -369,31 +360,6 @@ def check_basis(header: Header, arrays: Mapping[str, NDArray[Any]], url: str) ->
     """CacheError unless the arrays of the tail basis are those that the cache was made with."""
     if (got := array_digest(arrays, "basis").hex()) != header.basis_digest:
         raise CacheError(f"{url}/tail_basis: expected digest {header.basis_digest}, got {got}; restore it from a copy")
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide pixels, logits and bytes; "absent" where one is not installed."""
-    versions = {}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "absent"
-    return versions
-
-
-def rendering_remedy(made_with: Mapping[str, str]) -> str:
-    """Return what to do where views have other pixels here than the cache's: the `pip install` line of what differs."""
-    here = library_versions()
-    # "2.8.0+cpu" names a build that pip does not find; the release has the same kernels.
-    pinned = [
-        f"{name}=={made_with[name].partition('+')[0]}"
-        for name in _RENDERING
-        if made_with.get(name, "absent") not in ("absent", here[name])
-    ]
-    if not pinned:
-        return "the library versions are the same, so the processor or the build differs: make the cache here"
-    return f"install the versions that made the cache (pip install {' '.join(pinned)}), or make the cache here"
 
 
 def _attributes_digest(attributes: Mapping[str, Any]) -> str:

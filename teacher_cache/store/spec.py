@@ -174,12 +174,12 @@ def require_equal(requested: CacheSpec, existing: CacheSpec, where: str) -> None
     """Refuse a cache of another spec.
 
     Args:
-        asked: what this reader or writer would make.
-        there: what the cache was made with.
+        requested: what this reader or writer would make.
+        existing: what the cache was made with.
         where: the cache's url, for the message.
 
     Errors:
-        CacheError naming the fields that differ, what is there and what was asked for, and what to do.
+        CacheError naming the fields that differ, their existing and requested values, and what to do.
     """
     differences = existing.difference(requested)
     if not differences:

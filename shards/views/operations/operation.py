@@ -61,7 +61,7 @@ class OperationKind:
 
     Attributes:
         name: as in view parameters; never reused for other pixels: a changed operation is a new one
-            (shards.views.operation_names).
+            (shards.views.operations.operation_names).
         unit: what its number is.
         drawn: its number in RandAugment.
         table: number → table of 256 levels, where every pixel is treated alike.

@@ -3,8 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from teacher_cache.record.kinds.record_kind import Field, KindCodec, RecordKind, index_field
-from teacher_cache.record.record_shape import RecordShape
+from teacher_cache.record.kinds.record_kind import Field, KindCodec, RecordKind, RecordShape, index_field
 
 if TYPE_CHECKING:
     from teacher_cache.record.tail_basis import TailBasis

@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from teacher_cache.record.kinds.record_kind import KindCodec, RecordKind, index_field
-from teacher_cache.record.record_shape import RecordShape
+from teacher_cache.record.kinds.record_kind import KindCodec, RecordKind, RecordShape, index_field
 
 if TYPE_CHECKING:
     from teacher_cache.record.tail_basis import TailBasis

@@ -7,14 +7,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from teacher_cache.record.record_shape import RecordShape
-
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
     from teacher_cache.record.tail_basis import TailBasis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordShape:
+    """The sizes that the arrays and the codec of a record depend on.
+
+    Attributes:
+        num_classes: C.
+        k: classes kept by name.
+        tail_bytes: of the code of the other classes; 0 without one.
+    """
+
+    num_classes: int
+    k: int
+    tail_bytes: int = 0
+
+    @property
+    def index_dtype(self) -> str:
+        """Little-endian dtype of class indices on disk; its largest value is the fill, so it is never a class."""
+        return "<u2" if self.num_classes < 2**16 else "<u4"
 
 
 class Field(NamedTuple):

@@ -3,14 +3,18 @@
 import math
 from typing import TYPE_CHECKING
 
-from teacher_cache.record.kinds.record_kind import Budget, Field, KindCodec, RecordKind, index_field
-from teacher_cache.record.record_shape import RecordShape, index_bits
+from teacher_cache.record.kinds.record_kind import Budget, Field, KindCodec, RecordKind, RecordShape, index_field
 
 if TYPE_CHECKING:
     from teacher_cache.record.tail_basis import TailBasis
 
 _LEVEL_BITS = 6.0
 """Bits set aside for a level code after the store's compression: measured 4.4 to 5.8 of 8, more for peaky teachers."""
+
+
+def index_bits(num_classes: int) -> int:
+    """Bits of a class index that carry information: ⌈log2 C⌉."""
+    return (num_classes - 1).bit_length()
 
 
 def class_bits(num_classes: int) -> float:
