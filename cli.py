@@ -24,7 +24,7 @@ from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_stan
 from shards.errors import NO_MEMORY, ArtefactError, device_words, system_words
 from shards.names import nearest
 from shards.platforms import require_unix
-from shards.signals import end_at_interrupt, interrupt_once, requeue_at_once
+from shards.signals import end_at_interrupt, end_program, interrupt_once, requeue_at_once
 from shards.text.escapes import visible
 
 
@@ -357,6 +357,9 @@ def program() -> None:
     hold_standard_streams()
     try:
         cli()
+    except SystemExit as end:
+        end_program(end.code if isinstance(end.code, int) else 1)
+        raise
     finally:
         end_at_interrupt()
 

@@ -230,7 +230,7 @@ def photo_shards(folder: Path, count: int) -> ShardIndex:
     return write_samples(samples, folder, samples_per_shard=count, num_classes=CLASSES)
 
 
-def new_cache(url: Path, index: ShardIndex, teacher: Teacher, recipe: ViewRecipe, num_views: int) -> TeacherCache:
+def new_cache(url: Path | str, index: ShardIndex, teacher: Teacher, recipe: ViewRecipe, num_views: int) -> TeacherCache:
     """An empty cache of 64-byte records; its basis comes from random logits, which cost the codec the same."""
     record = RecordFormat.chosen("lowrank", CLASSES, num_bytes=64)
     spec = cache_spec(index, teacher, recipe, record)

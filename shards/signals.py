@@ -6,9 +6,10 @@ a signal that ends a command at once ends the process, as kill -9 would; what is
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -52,6 +53,24 @@ def interrupt_once() -> Iterator[None]:
 def end_at_interrupt() -> None:
     """Let Ctrl-C end the process at once from now on: while Python shuts down, an exception has nowhere to go."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+_at_once = False
+
+
+def leave_at_once() -> None:
+    """Let `end_program` end this process without the cleaning up of libraries, which could wait for other processes."""
+    global _at_once
+    _at_once = True
+
+
+def end_program(code: int) -> None:
+    """End the process now if `leave_at_once` was called; else return, so that Python ends it."""
+    if _at_once:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # one that is closed, or that nobody reads any more
+                stream.flush()
+        os._exit(code)
 
 
 def raise_interrupt(error: BaseException) -> None:

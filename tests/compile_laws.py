@@ -67,7 +67,7 @@ def test_a_compiled_student_is_one_graph_with_the_numbers_of_a_plain_one() -> No
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_among_ranks_the_network_is_compiled_and_then_wrapped(two_ranks: ProcessGroup, accumulate: int) -> None:
-    """The other way round DistributedDataParallel cuts the graph at its buckets."""
+    """Traced once; that torch cuts the graph at the buckets of gradients afterwards, these counters do not see."""
     student = trained(two_ranks, compile=True, accumulate=accumulate)
     assert isinstance(student.model, DistributedDataParallel) and hasattr(student.model.module, "_orig_mod")
     assert unwrapped(student.model) is student.core

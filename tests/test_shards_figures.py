@@ -122,8 +122,27 @@ def test_a_run_without_figures_ends_without_a_comma(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == "runs/a: done\n"
 
 
-@pytest.mark.parametrize("installed", [True, False])
-def test_a_compiler_is_asked_for_only_where_there_is_none(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device.shutil, "which", lambda name: "/usr/bin/g++" if installed else None)
-    lines = device.expectations("cpu", precision="fp32", compile=True)
-    assert any("C++ compiler" in line for line in lines) is not installed
+@pytest.mark.parametrize(
+    ("kind", "programs", "headers", "missing"),
+    [
+        ("cpu", {"g++"}, False, None),
+        ("cpu", {"gcc", "clang"}, True, "a C++ compiler: expected g++ or c++ or clang++, or CXX"),
+        ("cuda", {"gcc"}, True, None),
+        ("cuda", {"clang"}, True, None),
+        ("cuda", {"g++"}, True, "a C compiler: expected gcc or clang, or CC"),
+        ("cuda", {"gcc"}, False, "Python's header files: expected"),
+    ],
+)
+def test_what_compiling_needs_is_asked_for_only_where_it_is_missing(
+    kind: str, programs: set[str], headers: bool, missing: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On a GPU Triton needs C and Python.h, which images made to run programs lack; code for CPUs is C++."""
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(device.shutil, "which", lambda name: f"/usr/bin/{name}" if name in programs else None)
+    monkeypatch.setattr(device.sysconfig, "get_path", lambda name: str(tmp_path))
+    if headers:
+        (tmp_path / "Python.h").touch()
+    lines = device.expectations(kind, precision="bf16", compile=True)
+    assert [line for line in lines if "needs" in line] == [line for line in lines if missing and missing in line]
+    assert len(lines) == 1 + bool(missing)

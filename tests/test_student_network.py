@@ -1,6 +1,6 @@
 """The student network: what timm leaves to the caller, and where it would be wrong in silence."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.layers import DropPath
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import RunError
@@ -250,7 +250,7 @@ def test_a_new_class_count_gets_a_fresh_classifier_and_says_so(tmp_path: Path) -
     model = make_student(small(), 5, seed=2)
     report = load_weights(model, tmp_path / "old.safetensors", start=True)
     assert set(report.fresh) == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
-    with pytest.raises(RunError, match=r"other shape .*head"):
+    with pytest.raises(RunError, match=r": 4 of another shape \(head"):
         load_weights(model, tmp_path / "old.safetensors")
 
 
@@ -272,12 +272,42 @@ def test_foreign_weights_are_refused(tmp_path: Path) -> None:
     """One clean message each; never half a model."""
     model = make_student(small(), 5, seed=0)
     save_file(make_student(small(ONE), 5, seed=0).state_dict(), tmp_path / "one.safetensors")
-    with pytest.raises(RunError, match=r"missing \['blocks.10.attn") as refused:
+    with pytest.raises(RunError, match=r": \d+ missing \(blocks.10.attn") as refused:
         save_file(make_student(small(model_args=(("depth", 2),)), 5, seed=0).state_dict(), tmp_path / "two.safetensors")
         load_weights(model, tmp_path / "two.safetensors", start=True)
     assert "a vision transformer of width 192, 2 blocks, patches of 16 px, with distillation token at 32 px" in str(
         refused.value
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda state: {**state, "fc_norm.bias": torch.zeros(192), "fc_norm.weight": torch.ones(192)},
+            "2 unknown (fc_norm.bias, fc_norm.weight); the rest fits: give the model that has these tensors too, or a "
+            "file without them",
+        ),
+        (
+            lambda state: {name: value for name, value in state.items() if name != "cls_token"},
+            "1 missing (cls_token); give weights of the same architecture and class count",
+        ),
+        (
+            lambda state: {**state, "norm.bias": torch.zeros(3), "more": torch.zeros(1)},
+            "1 unknown (more); 1 of another shape (norm.bias: (3,) for (192,)); give weights of the same architecture "
+            "and class count",
+        ),
+    ],
+)
+def test_weights_that_nearly_fit_are_told_what_does_not(
+    tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], words: str
+) -> None:
+    """Nothing is listed that is empty, and a file of this very architecture is not told to be of another."""
+    model = make_student(small(ONE), 5, seed=0)
+    save_file(change(model.state_dict()), tmp_path / "w.safetensors")
+    with pytest.raises(RunError) as refused:
+        load_weights(model, tmp_path / "w.safetensors", start=True)
+    assert str(refused.value) == f"weights {tmp_path}/w.safetensors: do not fit VisionTransformer: {words}"
 
 
 def test_a_distilled_student_starts_from_plain_weights_with_a_token_of_its_own(tmp_path: Path) -> None:

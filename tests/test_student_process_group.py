@@ -13,7 +13,8 @@ import torch
 
 from shards.errors import RunError
 from shards.world import World
-from student.learn.process_group import process_group, unwrapped
+from student.learn import process_group as process_group_module
+from student.learn.process_group import _require_own_gpus, meeting_place, process_group, unwrapped
 from tests.student_tiny import in_children
 
 CPU = torch.device("cpu")
@@ -149,3 +150,72 @@ def test_ranks_without_an_address_are_refused(monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(ValueError, match=r"MASTER_ADDR is not set.*torchrun"), process_group(World(0, 2, 0), CPU):
         pass
+
+
+def test_nobody_is_said_to_wait_at_a_place_that_is_not_known(monkeypatch):
+    """The line before the wait names the address, so it is refused where there is none."""
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(ValueError, match="MASTER_ADDR is not set"):
+        meeting_place(World(0, 2))
+    assert meeting_place(World(0, 2, meeting="file:///meet")) == "file:///meet"
+
+
+def on_made_up_gpus(tmp_path, monkeypatch, gpus, work):
+    """`work()` inside a group of ranks on GPUs that are not there, which meet over gloo; (answer, calls) of each."""
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    init, destroy, calls = torch.distributed.init_process_group, torch.distributed.destroy_process_group, []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **how: init("gloo", **how))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: (calls.append("destroyed"), destroy()))
+    monkeypatch.setattr(process_group_module, "leave_at_once", lambda: calls.append("leaves"))
+
+    def one(rank):
+        monkeypatch.setattr(process_group_module, "_gpu_name", lambda device: gpus[rank])
+        world = World(rank, len(gpus), rank, meeting=f"file://{tmp_path}/meet")
+        try:
+            with process_group(world, torch.device("cuda", rank)):
+                answer = work(rank)
+        except (ValueError, RunError) as error:
+            answer = str(error)
+        return answer, calls
+
+    return in_children([partial(one, rank) for rank in range(len(gpus))])
+
+
+def test_a_rank_on_a_gpu_that_fails_waits_for_nobody(tmp_path, monkeypatch):
+    """NCCL takes a group apart together; the others may be in a sum that waits for the rank that failed."""
+
+    def work(rank):
+        if rank == 1:
+            raise RunError("disk full")
+        return "fine"
+
+    done = on_made_up_gpus(tmp_path, monkeypatch, ["GPU-a", "GPU-b"], work)
+    assert done == [("fine", ["destroyed"]), ("disk full", ["leaves"])]
+
+
+def test_two_ranks_on_one_gpu_are_refused_on_both_before_nccl_is(tmp_path, monkeypatch):
+    """NCCL's own words are "invalid usage", and name a bus."""
+    done = on_made_up_gpus(tmp_path, monkeypatch, ["GPU-a", "GPU-a"], lambda rank: "fine")
+    assert done[0] == done[1] and done[0][1] == ["leaves"]
+    assert "ranks 0 and 1 of 2 have the same GPU (GPU-a)" in done[0][0] and "--nproc-per-node" in done[0][0]
+    _require_own_gpus(["", "", ""])
+    _require_own_gpus(["GPU-a", "GPU-b", "GPU-c"])
+
+
+GOODBYE = """
+import atexit, sys
+import cli
+from shards.signals import leave_at_once
+atexit.register(lambda: print("goodbye", flush=True))
+if sys.argv.pop() == "at once":
+    leave_at_once()
+cli.program()
+"""
+
+
+@pytest.mark.parametrize(("how", "goodbye"), [("at once", ""), ("as usual", "goodbye\n")])
+def test_a_process_that_leaves_at_once_says_what_happened_and_cleans_nothing_up(tmp_path, how, goodbye):
+    """What libraries do at the end of a process may wait for other ranks."""
+    words = [sys.executable, "-c", GOODBYE, "cache-status", str(tmp_path / "none.zarr"), how]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1 and "no cache here" in done.stderr and done.stdout == goodbye

@@ -29,7 +29,7 @@ from student.learn.transformer_file import Shapes, transformer_of
 from student.recipe.student_recipe import PUBLISHED, StudentRecipe
 from teacher_cache.network.timm_network import published
 from teacher_cache.network.trial import reason_of
-from teacher_cache.network.weights import part_of_network, read_weights
+from teacher_cache.network.weights import misfit_words, part_of_network, read_weights
 from teacher_cache.network.weights_metadata import trained_as
 
 _GRIDS = ("pos_embed", "patch_embed.proj.weight")
@@ -271,20 +271,20 @@ def _load_state(model: nn.Module, state: dict[str, Tensor], where: str, *, start
         state = _converted(target, state, before, where)
     classifier = [name for name in own if name.startswith(_classifier_names(target))] if start else []
     fresh = tuple(n for n in classifier if n not in state or state[n].shape != own[n].shape)
-    missing = sorted(set(own) - set(state) - set(fresh))
-    foreign = sorted(set(state) - set(own))
-    wrong = sorted(
-        f"{n} (expected {tuple(own[n].shape)}, got {in_file.get(n, tuple(state[n].shape))})"
-        for n in set(own) & set(state) - set(fresh)
+    missing, unknown = own.keys() - state.keys() - set(fresh), state.keys() - own.keys()
+    wrong = [
+        f"{n}: {in_file.get(n, tuple(state[n].shape))} for {tuple(own[n].shape)}"
+        for n in own.keys() & state.keys() - set(fresh)
         if own[n].shape != state[n].shape
-    )
-    if missing or foreign or wrong:
-        stored = transformer_of(in_file)
-        raise RunError(
-            f"weights {where}: do not fit {type(target).__name__}: missing {missing[:3]}, unknown {foreign[:3]}, "
-            f"other shape {wrong[:3]}; {f'they are {stored}: ' if stored else ''}give weights of the same architecture "
-            "and class count"
-        )
+    ]
+    words = misfit_words(missing=missing, unknown=unknown, wrong=wrong)
+    if words:
+        stored, wanted = transformer_of(in_file), transformer_of({n: tuple(value.shape) for n, value in own.items()})
+        other = f"they are {stored}: " if stored and str(stored) != str(wanted) else ""
+        advice = f"{other}give weights of the same architecture and class count"
+        if unknown and not missing and not wrong:
+            advice = "the rest fits: give the model that has these tensors too, or a file without them"
+        raise RunError(f"weights {where}: do not fit {type(target).__name__}: {words}; {advice}")
     target.load_state_dict({name: state[name] for name in own if name not in fresh}, strict=not fresh)
     after = {name: tuple(state[name].shape) for name in _GRIDS if name in before and name in state}
     resized = {n: (before[n], shape) for n, shape in after.items() if before[n] != shape}

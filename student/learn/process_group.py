@@ -7,7 +7,7 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import RunError
+from shards.signals import leave_at_once
 from shards.world import World, way_out, world_variables
 
 T = TypeVar("T")
@@ -164,10 +165,17 @@ def _meeting(world: World, timeout: timedelta) -> Any:
 
 
 def meeting_place(world: World) -> str:
-    """Name the place where the ranks of a run meet."""
+    """Name the place where the ranks of a run meet; ValueError when the environment gives none."""
     if world.meeting != "env://":
         return world.meeting
-    return f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+    if "MASTER_ADDR" not in os.environ:
+        variables = world_variables()
+        raise ValueError(
+            f"world size {world.size}{f' ({variables})' if variables else ''} but MASTER_ADDR is not set: start with "
+            "`torchrun --nproc-per-node N cli.py …`, or set MASTER_ADDR and MASTER_PORT to rank 0's host and a free "
+            f"port; {way_out()}"
+        )
+    return f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT', '?')}"
 
 
 def _joined(world: World, device: torch.device, *, timeout_s: float, join_s: float) -> Any:
@@ -209,6 +217,27 @@ def _joined(world: World, device: torch.device, *, timeout_s: float, join_s: flo
     return control
 
 
+def _gpu_name(device: torch.device) -> str:
+    """The name that a GPU has in every process and on every machine; "" where torch (before 2.5) does not tell it."""
+    return str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
+
+
+def _require_own_gpus(gpus: Sequence[str]) -> None:
+    """ValueError, the same on every rank, when two ranks have one GPU, over which NCCL does not join them.
+
+    Args:
+        gpus: `_gpu_name` of each rank.
+    """
+    first: dict[str, int] = {}
+    for rank, gpu in enumerate(gpus):
+        if gpu and first.setdefault(gpu, rank) != rank:
+            raise ValueError(
+                f"ranks {first[gpu]} and {rank} of {len(gpus)} have the same GPU ({gpu}), and NCCL takes one rank for "
+                f"each: {len(set(gpus))} of the GPUs are different. Start one process for each GPU that is visible "
+                "(torchrun --nproc-per-node, srun --ntasks-per-node, CUDA_VISIBLE_DEVICES)"
+            )
+
+
 @contextlib.contextmanager
 def process_group(
     world: World, device: torch.device, *, timeout_s: float = 1800.0, join_s: float = 600.0
@@ -220,25 +249,30 @@ def process_group(
         device: "cpu" (gloo) or "cuda:i" (NCCL for tensors there, gloo for host-side messages).
         timeout_s: a collective that takes longer is an error: a rank has died. join_s: so is a rank that does not come.
 
+    Where ranks on GPUs end in an error the group stays as it is, and the process should end (`shards.signals`).
+
     Raises:
-        ValueError: several ranks and no address to meet at. RunError: not all ranks came.
+        ValueError: several ranks and no address to meet at, or one GPU for two ranks. RunError: not all ranks came.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)  # alone too: what names no device must not open a context on the first GPU
     if world.size == 1:
         yield ProcessGroup(world, device)
         return
-    if world.meeting == "env://" and "MASTER_ADDR" not in os.environ:
-        variables = world_variables()
-        raise ValueError(
-            f"world size {world.size}{f' ({variables})' if variables else ''} but MASTER_ADDR is not set: start with "
-            "`torchrun --nproc-per-node N cli.py …`, or set MASTER_ADDR and MASTER_PORT to rank 0's host and a free "
-            f"port; {way_out()}"
-        )
+    meeting_place(world)
     control = _joined(world, device, timeout_s=timeout_s, join_s=join_s)
+    finished = False
     try:
         group = ProcessGroup(world, device, control)
+        if device.type == "cuda" and "nccl" in BACKENDS["cuda"]:
+            _require_own_gpus(group.gathered(_gpu_name(device)))
         yield group
         group.settle()
+        finished = True
     finally:
-        dist.destroy_process_group()
+        # NCCL takes a group apart together. The others may wait in a sum for a rank that failed: it must not wait for
+        # them, or nobody would ever read what happened.
+        if finished or device.type != "cuda":
+            dist.destroy_process_group()
+        else:
+            leave_at_once()

@@ -74,7 +74,8 @@ class Trainer:
             self.core = self.core.to(memory_format=layout)
         if settings.grad_checkpointing:
             set_grad_checkpointing(self.core)
-        # Compiled before it is wrapped: the other way round DistributedDataParallel cuts the graph at its buckets.
+        # Compiled before it is wrapped: traced once, without the code of DistributedDataParallel. Among ranks torch
+        # then cuts the graph at the buckets of gradients, in either order, so that they travel before the end.
         network: Any = torch.compile(self.core, dynamic=False) if settings.compile else self.core
         self.model = group.wrap(network, static_graph=settings.accumulate == 1)
         self.optimizer = make_optimizer(self.core, recipe)

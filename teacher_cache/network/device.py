@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -17,10 +19,8 @@ def expectations(device: str, *, precision: str, compile: bool, deterministic: b
     lines = []
     if compile:
         lines.append("--compile: the first batch is compiled before it runs, which takes up to minutes without a sign")
-    if compile and device == "cpu" and not _has_compiler():
-        lines.append(
-            "--compile on the CPU needs a C++ compiler, and none is installed: expected g++ or clang++, or CXX"
-        )
+    if compile and (needed := _missing_for_compile(device)):
+        lines.append(f"--compile needs {needed}; install it, or leave the flag out")
     if precision == "fp16" and device == "cpu":
         lines.append("--precision fp16 on the CPU: for tests; bf16 is the half precision that CPUs are made for")
     if precision == "tf32" and device == "cpu":
@@ -88,6 +88,18 @@ def own_threads(device: torch.device, workers: int, world: World, *, num_threads
         torch.set_num_threads(before)
 
 
-def _has_compiler() -> bool:
-    """Whether torch.compile finds a C++ compiler for code of the CPU."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "c++", "clang++") if name)
+def _missing_for_compile(device: str) -> str:
+    """Name what torch.compile misses on this machine to build code for a device; "" where everything is installed.
+
+    Code for CPUs is C++. For GPUs Triton builds a small module of Python's in C, which images made to run programs lack
+    the compiler or the header files for.
+    """
+    variable, words, programs = "CC", "a C compiler", ["gcc", "clang"]
+    if device == "cpu":
+        variable, words, programs = "CXX", "a C++ compiler", ["g++", "c++", "clang++"]
+    if not any(shutil.which(name) for name in (os.environ.get(variable, ""), *programs) if name):
+        return f"{words}: expected {' or '.join(programs)}, or {variable}"
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if device != "cpu" and not header.exists():
+        return f"Python's header files: expected {header} (python3-dev)"
+    return ""

@@ -20,9 +20,7 @@ from torch import Tensor, nn
 
 from teacher_cache.network.classifier import Classifier, Rgb
 from teacher_cache.network.teacher_name import require_function
-from teacher_cache.network.weights import WeightsFile, part_of_network
-
-_SHOWN = 3
+from teacher_cache.network.weights import WeightsFile, misfit_words, part_of_network
 
 
 def own_network(
@@ -106,19 +104,14 @@ def _load(network: nn.Module, weights: WeightsFile, name: str) -> str:
     """The tensors of a file into a network; every name and shape must fit. What part of the file they are, in words."""
     own = network.state_dict()
     state, part = part_of_network(weights.state, own, str(weights.path))
-    missing, foreign = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     wrong = [
         f"{key}: {tuple(state[key].shape)} for {tuple(own[key].shape)}"
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
-    parts = [
-        f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{' …' * (len(names) > _SHOWN)})"
-        for what, names in (("missing", missing), ("unknown", foreign), ("of another shape", wrong))
-        if names
-    ]
-    if parts:
-        raise ValueError(f"teacher: the weights in {weights.path} do not fit {name}: {'; '.join(parts)}")
+    words = misfit_words(missing=own.keys() - state.keys(), unknown=state.keys() - own.keys(), wrong=wrong)
+    if words:
+        raise ValueError(f"teacher: the weights in {weights.path} do not fit {name}: {words}")
     network.load_state_dict(state)
     return part
 

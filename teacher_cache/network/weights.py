@@ -24,6 +24,8 @@ _AVERAGED = ("state_dict_ema", "model_ema", "ema")
 _PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel, torch.compile and averaged models put before each name."""
 
+_SHOWN = 3
+
 _DINO = {"teacher": True, "student": False}
 """Where DINO keeps its two networks, and whether it is the averaged one; their names begin with `backbone.`."""
 
@@ -164,6 +166,15 @@ def part_of_network(
     left_out = f", without {len(others)} others ({short(', '.join(others[:3]), 120)})" if others else ""
     taken = {name.removeprefix(fits[0]): tensor for name, tensor in state.items() if name.startswith(fits[0])}
     return taken, f"the tensors under {fits[0]!r}{left_out}"
+
+
+def misfit_words(*, missing: Collection[str], unknown: Collection[str], wrong: Collection[str]) -> str:
+    """Say how many tensors a file lacks, has too many or has in another shape, with the first of each; "" for none."""
+    return "; ".join(
+        f"{len(names)} {what} ({', '.join(sorted(names)[:_SHOWN])}{' …' * (len(names) > _SHOWN)})"
+        for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
+        if names
+    )
 
 
 def _bare(name: str) -> str:
