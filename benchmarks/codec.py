@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 
 from benchmarks.peer_records import peer_decoders
 from shards.views.view_recipe import recipe_named
-from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
+from teacher_cache.record.codec import RecordCodec
 from teacher_cache.record.fidelity import Fidelity, fidelity
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import TailBasis, fit_basis
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import FIDELITY_RATE
 from teacher_cache.store.layout import FIDELITY_AT, FIDELITY_LOGIT
@@ -44,7 +46,7 @@ def run(calibration: Path, evaluation: Path, record: RecordFormat | None, num_by
     """Everything the benchmark prints, as JSON values."""
     cal_NC, known = np.load(calibration)["teacher"], np.load(evaluation)
     logit_BC = known["teacher"].astype(np.float32)
-    record = record or RecordFormat.automatic(logit_BC.shape[1], num_bytes)
+    record = record or RecordFormat.chosen("lowrank", logit_BC.shape[1], num_bytes=num_bytes)
     basis = fit_basis(cal_NC, record) if record.needs_basis else None
     codec = RecordCodec(record, basis)
     fields = codec.encode(logit_BC)

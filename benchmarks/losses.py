@@ -35,9 +35,11 @@ from student.learn.losses.soft_std import z_score
 from student.learn.network import Heads
 from student.learn.record_errors import loss_gradients
 from student.recipe.student_recipe import StudentRecipe
-from teacher_cache.record.codec import RecordCodec, RecordFormat, fit_basis
+from teacher_cache.record.codec import RecordCodec
 from teacher_cache.record.fidelity import LogProb, decoder_of
 from teacher_cache.record.loss_error import KnownAnswer, LossGradient, loss_errors
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import fit_basis
 
 _ROWS = 256
 _LOSSES = (("hard", 1.0), ("soft", 1.0), ("soft", 3.0), ("dist", 1.0), ("soft-std", 2.0))

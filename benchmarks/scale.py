@@ -31,7 +31,7 @@ from shards.tars.assemble import assemble
 from shards.tars.shard_scan import ShardScan
 from shards.views.view_recipe import ViewRecipe
 from student.feed.order import Order
-from teacher_cache.record.codec import RecordFormat
+from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.ledger import LEDGER, LEDGER_BLOCKS, UNKNOWN, encode_values
 from teacher_cache.store.spec import CacheSpec, TeacherSpec

@@ -37,7 +37,9 @@ from shards.views.view_recipe import ViewRecipe
 from student.feed.order import Order
 from student.feed.pixel_check import PixelCheck
 from student.feed.slab import SlabLoader
-from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
+from teacher_cache.record.codec import RecordCodec
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import TailBasis, fit_basis
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.spec import CacheSpec, TeacherSpec
 from tests.logits_like import make_logits

@@ -43,7 +43,8 @@ from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
 from teacher_cache.network.heap import keep_freed_memory
 from teacher_cache.network.teacher import Teacher, TeacherOptions, load_teacher
-from teacher_cache.record.codec import RecordFormat, fit_basis
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import fit_basis
 from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.opening import cache_spec
 from teacher_cache.stage1.stage1_events import BatchDone, BuildFinished, UnitCommitted, UnitStarted

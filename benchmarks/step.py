@@ -37,7 +37,9 @@ from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.heap import keep_freed_memory
 from teacher_cache.network.teacher import TeacherOptions, load_teacher
-from teacher_cache.record.codec import RecordCodec, RecordFormat, fit_basis
+from teacher_cache.record.codec import RecordCodec
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import fit_basis
 
 CLASSES, ROWS, SHARDS = 1000, 1251, 1024
 VIEWS = ViewRecipe()

@@ -28,7 +28,8 @@ def step(name: str, device: str) -> dict[str, Any]:
     import torch
 
     from student.feed.answers import TeacherAnswer
-    from student.learn.loss import Labels, student_loss
+    from student.feed.batch import Labels
+    from student.learn.loss import student_loss
     from student.learn.network import heads, make_student
     from student.learn.optimiser import clip_gradients, make_optimizer
     from student.recipe.papers import recipe_for

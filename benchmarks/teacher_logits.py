@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from shards.index.reader import ShardReader
 from shards.rng import stream
-from shards.tars.shard_scan import require_image
+from shards.tars.sample_rule import require_image
 from shards.tars.writer import write_samples
 from shards.views.blocks import render_block
 from shards.views.mixing import num_blocks, prepare

@@ -16,12 +16,12 @@ import numpy as np
 from timm.data.imagenet_info import ImageNetInfo
 
 from shards.index.reader import ShardReader
-from shards.tars.shard_scan import require_image
+from shards.tars.sample_rule import require_image
 from shards.tars.writer import write_samples
 from shards.views.view_recipe import recipe_named
 from shards.world import World
 from teacher_cache.network.teacher import TeacherOptions, load_teacher
-from teacher_cache.record.codec import RecordFormat
+from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.opening import open_or_create
 from teacher_cache.stage1.stage1_events import CacheOpened

@@ -52,7 +52,8 @@ from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.heap import keep_freed_memory
 from teacher_cache.network.teacher import Teacher
-from teacher_cache.record.codec import RecordFormat, fit_basis
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import fit_basis
 from teacher_cache.stage1.build import build_cache
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.spec import CacheSpec, TeacherSpec

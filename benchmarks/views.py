@@ -51,7 +51,7 @@ from shards.views.operations.apply import apply_operations
 from shards.views.resample import flip_columns, resize_window
 from shards.views.view import ViewParams, render_views, view_params
 from shards.views.view_recipe import recipe_named
-from teacher_cache.network.teacher import LITE0
+from teacher_cache.network.teacher_name import LITE0
 
 _GROUP = 25
 _WHERE = "benchmark"

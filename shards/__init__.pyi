@@ -12,9 +12,9 @@ from .index.shard_index import open_index as open_index
 from .index.sources import expand_shards as expand_shards
 from .tars.image_rule import ImageRule as ImageRule
 from .tars.image_shards import write_shards as write_shards
+from .tars.sample_rule import Foreign as Foreign
+from .tars.sample_rule import SampleRule as SampleRule
 from .tars.scan import scan_shards as scan_shards
-from .tars.shard_scan import Foreign as Foreign
-from .tars.shard_scan import SampleRule as SampleRule
 from .tars.writer import write_samples as write_samples
 from .views.blocks import render_sample as render_sample
 from .views.view import ViewParams as ViewParams

@@ -18,6 +18,7 @@ from shards.text.escapes import visible
 from shards.text.figures import byte_size, duration, plural
 
 STANDARD_OUTPUT = "standard output"
+_MOST_LINES, _MOST_CHARS = 6, 600  # of a message
 RUNS_NEXT_ITSELF = "deit_cache.runs_next_itself"
 """Key of click's `Context.meta` under which a command that calls others says that their hints are not wanted."""
 
@@ -139,17 +140,17 @@ def say_next(*commands: Sequence[object]) -> None:
             say(f"{'      ' if number else 'next: '}{command_line(words)}")
 
 
-def shortened(text: str, lines: int = 6, characters: int = 600) -> str:
-    """A message that fits: what is cut comes out of its middle, since it begins with what and where, and ends with what
-    to do next; --debug shows all of it.
+def shortened(text: str) -> str:
+    """A message of at most 6 lines and 600 characters: what is cut comes out of its middle, since it begins with what
+    and where, and ends with what to do next; --debug shows all of it.
     """
     rows = text.splitlines()
-    if len(rows) > lines:
-        rows = [*rows[: lines - 2], f"… {len(rows) - lines + 1} more lines (--debug shows them)", rows[-1]]
+    if len(rows) > _MOST_LINES:
+        rows = [*rows[: _MOST_LINES - 2], f"… {len(rows) - _MOST_LINES + 1} more lines (--debug shows them)", rows[-1]]
     text = "\n".join(rows)
-    if len(text) > characters:
+    if len(text) > _MOST_CHARS:
         mark = " … (--debug shows all) … "
-        num_shown = characters - len(mark)
+        num_shown = _MOST_CHARS - len(mark)
         text = text[: num_shown * 2 // 3] + mark + text[-(num_shown - num_shown * 2 // 3) :]
     return text
 

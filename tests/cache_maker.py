@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.views.view_recipe import recipe_named
-from teacher_cache.record.codec import TailBasis, fit_basis
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import TailBasis, fit_basis
 from teacher_cache.store.cache import TeacherCache
-from teacher_cache.store.spec import CacheSpec, RecordFormat, TeacherSpec
+from teacher_cache.store.spec import CacheSpec, TeacherSpec
 
 INDEX_FINGERPRINT = "1" * 64
 

@@ -20,8 +20,8 @@ from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
 from teacher_cache.network.teacher import Teacher
-from teacher_cache.record.codec import RecordFormat
 from teacher_cache.record.kinds.table import KINDS
+from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.stage1.build import build_cache
 from tests import stage1_tiny
 from tests.command_line import done

@@ -27,7 +27,8 @@ import torch
 
 from shards.index.shard_index import ShardIndex
 from shards.world import World
-from teacher_cache.record.codec import RecordFormat, fit_basis
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import fit_basis
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import array_digest
 from tests.stage1_tiny import CLASSES, build, end_of, make_shards, opened, tiny_teacher

@@ -16,7 +16,7 @@ from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
 from teacher_cache.network.teacher import Teacher, TeacherOptions, load_teacher
 from teacher_cache.network.timm_network import timm_network
-from teacher_cache.record.codec import RecordFormat
+from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.opening import open_or_create
 from teacher_cache.stage1.stage1_events import BuildEvent, BuildFinished, CacheOpened

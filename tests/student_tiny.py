@@ -31,10 +31,11 @@ from student.feed.feed_options import FeedOptions
 from student.feed.teaching import Teaching
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
-from student.run.loop import StudentJob, train_many
+from student.run.loop import train_many
 from student.run.run_events import Event
+from student.run.students import StudentJob
 from teacher_cache.network.teacher import Teacher
-from teacher_cache.record.codec import RecordFormat
+from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.stage1.build import build_cache
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.spec import CacheSpec, TeacherSpec

@@ -21,7 +21,7 @@ from student.commands.train_student import train_student
 from student.commands.train_teacher import train_teacher
 from student.learn.trainer import Trainer
 from teacher_cache.commands.extending import extending
-from teacher_cache.record.codec import RecordFormat
+from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.store.header import Header
 from tests.command_line import done, run
 

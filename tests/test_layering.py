@@ -163,6 +163,12 @@ def test_no_function_or_class_is_there_for_tests_alone() -> None:
     assert not [f"{_name(path)}: {name}" for path in SOURCES for name in _top_level(path) if name not in used]
 
 
+def test_a_name_is_imported_from_the_module_that_defines_it() -> None:
+    """With `__all__` a module hands on names of others; the public names stand in the stub of each package."""
+    stubs = [ROOT / layer / "__init__.py" for layer in LAYERS[:3]]
+    assert not [_name(path) for path in SOURCES if path not in stubs and "__all__" in path.read_text()]
+
+
 def test_the_init_file_of_a_room_is_a_docstring() -> None:
     """A list of modules beside the modules themselves goes stale."""
     inits = [path for path in SOURCES if path.name == "__init__.py" and path.parent.name not in LAYERS]

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from shards.errors import ArtefactError, ShardError
 from shards.index.sources import _count, expand_shards
-from shards.tars.shard_scan import SampleRule, scan_shard
+from shards.tars.sample_rule import SampleRule
+from shards.tars.shard_scan import scan_shard
 from student.run.export import load_student
 from teacher_cache.network.weights_metadata import require_possible
 

@@ -15,8 +15,8 @@ from PIL import Image
 from cli import cli
 from shards.errors import ShardError
 from shards.index.shard_index import ShardIndex, open_index
+from shards.tars.sample_rule import SampleRule
 from shards.tars.scan import scan_shards
-from shards.tars.shard_scan import SampleRule
 from tests.test_shards_shard_index import image, put, tar_of
 
 PLAIN = {"a.png": image(1), "a.cls": b"0", "b.png": image(2), "b.cls": b"1"}

@@ -17,9 +17,9 @@ from shards.index.pixel_rule import PixelRule, background_of
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
 from shards.tars.image_rule import ImageRule, orientation, pictured
-from shards.tars.shard_scan import require_image
+from shards.tars.sample_rule import require_image
 from shards.views.decode import decode_rgb, read_header
-from student.learn.network import bare_model
+from student.learn.timm_model import bare_model
 from student.recipe.papers import recipe_for
 from student.run.export import ExportInfo, export_weights, load_student, predict
 

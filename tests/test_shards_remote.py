@@ -27,7 +27,8 @@ from shards.errors import ShardError
 from shards.index import remote, server_rules, transfer
 from shards.index.reader import ShardReader
 from shards.index.remote import Fetched, cached_path, fetch_missing, local_shard
-from shards.index.shard_index import ShardIndex, expand_shards, index_path, open_index
+from shards.index.shard_index import ShardIndex, index_path, open_index
+from shards.index.sources import expand_shards
 from shards.pool.workers import in_workers
 from shards.tars.scan import scan_shards
 from shards.tars.writer import write_samples

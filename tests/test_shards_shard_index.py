@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from shards.errors import ShardError
-from shards.index.shard_index import SUFFIXES, ShardIndex, expand_shards, index_path, open_index
+from shards.index.index_checks import SUFFIXES
+from shards.index.shard_index import ShardIndex, index_path, open_index
+from shards.index.sources import expand_shards
+from shards.tars.sample_rule import SampleRule
 from shards.tars.scan import scan_shards
-from shards.tars.shard_scan import SampleRule, scan_file
+from shards.tars.shard_scan import scan_file
 from shards.tars.writer import write_samples
 from tests.damage import DOCUMENTS
 

@@ -20,7 +20,6 @@ from torchvision.transforms import ColorJitter, RandomHorizontalFlip
 
 from shards.rng import stream
 from shards.views.augment import (
-    RAND_AUGMENT_OPERATIONS,
     draw_color_jitter,
     draw_erase,
     draw_magnitude,
@@ -28,6 +27,7 @@ from shards.views.augment import (
     draw_three_augment,
     operation_value,
 )
+from shards.views.operations.operation_names import RAND_AUGMENT_OPERATIONS
 from shards.views.rand_augment import parse_rand_augment
 from shards.views.view import draw
 from shards.views.view_recipe import recipe_named

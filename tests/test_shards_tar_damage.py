@@ -14,8 +14,9 @@ import pytest
 from shards.errors import ShardError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
+from shards.tars.sample_rule import SampleRule
 from shards.tars.scan import scan_shards
-from shards.tars.shard_scan import SampleRule, scan_file
+from shards.tars.shard_scan import scan_file
 from shards.tars.tar import BLOCK, read_members
 from shards.tars.writer import write_samples
 

@@ -16,8 +16,8 @@ from shards.index import index_file
 from shards.index.index_checks import require_labels
 from shards.index.index_file import IndexMeta
 from shards.index.shard_index import ShardIndex, open_index
+from shards.tars.sample_rule import SampleRule
 from shards.tars.scan import scan_shards
-from shards.tars.shard_scan import SampleRule
 from shards.tars.writer import write_samples
 from tests.test_shards_writer import encoded, tree
 

@@ -17,7 +17,8 @@ from shards.errors import CacheError
 from shards.world import World
 from student import Feed, FeedOptions
 from student.feed.answers import TeacherAnswer, answer_from_logits, fields_on
-from student.learn.loss import Labels, base_loss
+from student.feed.batch import Labels
+from student.learn.loss import base_loss
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings

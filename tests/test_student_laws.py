@@ -15,8 +15,9 @@ import student.feed.feed as feed
 from shards.errors import CacheError
 from shards.world import World
 from student.recipe.settings import TrainSettings
-from student.run.loop import StudentJob, train_many
+from student.run.loop import train_many
 from student.run.run_events import Checkpointed, Resumed, Stepped, Stopped, StudentFailed, StudentFinished
+from student.run.students import StudentJob
 from teacher_cache.network.teacher import TeacherOptions, load_teacher
 from tests.student_tiny import (
     by,

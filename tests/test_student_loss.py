@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from student.feed.answers import TeacherAnswer, answer_from_logits
-from student.learn.loss import Labels, base_loss, student_loss
+from student.feed.batch import Labels
+from student.learn.loss import base_loss, student_loss
 from student.learn.losses.hard import hard_loss
 from student.learn.losses.soft import soft_loss
 from student.learn.network import Heads
 from student.recipe.student_recipe import StudentRecipe
-from teacher_cache.record.codec import RecordCodec, RecordFormat
+from teacher_cache.record.codec import RecordCodec
+from teacher_cache.record.record_format import RecordFormat
 
 Array = NDArray[np.float64]
 B, C = 12, 10

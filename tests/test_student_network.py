@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import RunError
 from student.feed.answers import TeacherAnswer, answer_from_logits
-from student.learn.loss import Labels, student_loss
+from student.feed.batch import Labels
+from student.learn.loss import student_loss
 from student.learn.network import Heads, fastest_layout, has_dist, heads, load_initial, load_weights, make_student
 from student.learn.optimiser import make_optimizer
 from student.recipe.papers import recipe_for

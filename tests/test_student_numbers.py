@@ -14,8 +14,9 @@ import student.run.students as students
 from shards.errors import RunError
 from student.recipe.settings import TrainSettings
 from student.run.checkpoint import saved_steps
-from student.run.loop import StudentJob, train_many
+from student.run.loop import train_many
 from student.run.run_events import Checkpointed, EpochEnded, Resumed, StudentFailed, StudentFinished
+from student.run.students import StudentJob
 from tests.poison import KINDS, not_finite, poisoned
 from tests.student_tiny import (
     by,

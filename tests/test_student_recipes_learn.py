@@ -24,7 +24,8 @@ from shards.views.blocks import BlockViews, render_blocks
 from shards.views.mixing import prepare
 from shards.views.view_recipe import ViewRecipe
 from student.feed.answers import answer_from_logits
-from student.learn.loss import Labels, student_loss
+from student.feed.batch import Labels
+from student.learn.loss import student_loss
 from student.learn.network import heads, make_student
 from student.learn.optimiser import clip_gradients, make_optimizer, set_lr
 from student.recipe.papers import STUDENT_RECIPES

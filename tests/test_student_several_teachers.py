@@ -13,14 +13,15 @@ from cli import cli
 from shards.errors import CacheError
 from student import Feed
 from student.feed.answers import TeacherAnswer, answer_from_logits, mixture
+from student.feed.batch import Labels
 from student.feed.teaching import parts_of_one
-from student.learn.loss import Labels, student_loss
+from student.learn.loss import student_loss
 from student.learn.losses.soft import soft_loss
 from student.learn.network import Heads
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from student.run.run_events import Stepped
-from teacher_cache.record.codec import RecordFormat
+from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.store.cache import TeacherCache
 from tests.student_tiny import (
     BATCH,

@@ -9,7 +9,8 @@ import torch
 from demo.mnist import write_digits
 from student.learn.network import load_initial
 from student.run.export import load_student, read_info
-from teacher_cache.network.teacher import LITE0, load_teacher
+from teacher_cache.network.teacher import load_teacher
+from teacher_cache.network.teacher_name import LITE0
 from teacher_cache.network.timm_network import published
 from tests.command_line import done, run
 

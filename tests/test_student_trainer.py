@@ -11,13 +11,14 @@ import torch
 from shards.errors import CacheError, RunError
 from shards.world import World
 from student.feed.answers import TeacherAnswer
-from student.learn.loss import Labels, student_loss
+from student.feed.batch import Labels
+from student.learn.loss import student_loss
 from student.learn.network import Heads, heads, set_grad_checkpointing
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.settings import TrainSettings
 from student.run.export import read_info
-from student.run.loop import StudentJob, train_many
+from student.run.loop import train_many
 from student.run.run_events import (
     BalanceMeasured,
     Checkpointed,
@@ -27,6 +28,7 @@ from student.run.run_events import (
     StudentFinished,
 )
 from student.run.run_reader import read_run
+from student.run.students import StudentJob
 from tests.student_tiny import (
     CLASSES,
     SIZE,

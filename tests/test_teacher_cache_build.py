@@ -28,7 +28,7 @@ from shards.views.mixing import block_mix, block_rows, num_blocks, prepare
 from shards.views.view_recipe import recipe_named
 from shards.world import World
 from teacher_cache.network.teacher import Teacher, TeacherOptions, load_teacher
-from teacher_cache.record.codec import RecordFormat
+from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.stage1 import build as build_module
 from teacher_cache.stage1.build import BEGUN_NAME, build_cache, default_batch_size
 from teacher_cache.stage1.calibration import calibration_sample

@@ -9,8 +9,10 @@ from shards.index.reader import ShardReader
 from teacher_cache.commands.plan_cache import _bound_words
 from teacher_cache.inspect.cache_plan import Plan, plan_cache
 from teacher_cache.inspect.status import cache_status
-from teacher_cache.record.codec import RecordCodec, RecordFormat, fit_basis
+from teacher_cache.record.codec import RecordCodec
 from teacher_cache.record.fidelity import record_fidelity
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import fit_basis
 from teacher_cache.stage1.opening import cache_spec
 from tests.stage1_tiny import BATCH, build, make_shards, opened, tiny_teacher, views
 

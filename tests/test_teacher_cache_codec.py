@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shards.errors import CacheError
-from teacher_cache.record.codec import KINDS, RecordCodec, RecordFormat, TailBasis, fit_basis
+from teacher_cache.record.codec import RecordCodec
+from teacher_cache.record.kinds.table import KINDS
 from teacher_cache.record.kinds.topk import index_bits
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import TailBasis, fit_basis
 from teacher_cache.store.cache import TeacherCache
 from tests.cache_maker import make_index, make_spec, random_unit
 from tests.logits_like import make_logits

@@ -18,7 +18,9 @@ from teacher_cache.publish.card import write_card
 from teacher_cache.publish.copying import CopyEvent, copy_units
 from teacher_cache.publish.destination import open_destination
 from teacher_cache.publish.selection import select
-from teacher_cache.record.codec import RecordCodec, RecordFormat, fit_basis
+from teacher_cache.record.codec import RecordCodec
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import fit_basis
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
 from teacher_cache.store.unit_store import UnitStore

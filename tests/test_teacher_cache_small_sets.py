@@ -11,9 +11,10 @@ from shards.errors import CacheError
 from shards.index.reader import ShardReader
 from shards.signals import StopRequest
 from shards.world import World
-from teacher_cache.commands.cache_teacher import _Display
+from teacher_cache.commands.stage1_display import Stage1Display
 from teacher_cache.commands.view_flags import served
 from teacher_cache.record.record_format import FIDELITY_FLOOR, RecordFormat
+from teacher_cache.stage1.agreement import Renumbered
 from teacher_cache.stage1.opening import open_or_create
 from teacher_cache.stage1.stage1_events import (
     BatchDone,
@@ -104,7 +105,7 @@ def test_a_stopped_stage_1_says_what_is_saved_and_what_is_lost(capsys: pytest.Ca
     """Of four chunks one is committed, the second is half computed."""
     first, second = UnitId(0, 0), UnitId(1, 0)
     batch = {"num_views": 64, "seconds": 1.0}
-    display = _Display(World(), StopRequest())
+    display = Stage1Display(World(), StopRequest())
     display._num_classes = 5  # as `CacheOpened` says
     for event in (
         Started(num_units=4, missing_units=4, share_views=512),
@@ -127,7 +128,7 @@ def test_a_finished_cache_is_finished_though_its_store_fails_while_its_size_is_r
 ) -> None:
     """Everything is committed; a store that goes away for the last line ended the command with 1."""
     index, teacher = make_shards(tmp_path / "shards"), tiny_teacher()
-    display = _Display(World(), StopRequest())
+    display = Stage1Display(World(), StopRequest())
     with opened(tmp_path / "c.zarr", index, teacher) as cache:
         display.show(CacheOpened(cache=cache, created=True, grown=False))
         finished = end_of(build(cache, index, teacher))
@@ -139,3 +140,18 @@ def test_a_finished_cache_is_finished_though_its_store_fails_while_its_size_is_r
         display.show(finished)
     said = capsys.readouterr()
     assert "0 chunks missing" in said.out and "size cannot be read now: s3://b/c.zarr" in said.err
+
+
+def test_every_rank_says_which_classes_the_teacher_numbers_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ranks other than the first did not know the classes of shards without names: IndexError instead of a warning."""
+    index, teacher = make_shards(tmp_path / "shards"), tiny_teacher()
+    assert not index.class_names
+    end = {"num_forwards": 2, "views_done": 128, "seconds": 1.0, "label_agreement": 0.5, "labels_disagree": False}
+    renumbered = (Renumbered(label=1, answered_as=2, share=0.9),)
+    display = Stage1Display(World(1, 2), StopRequest(), index)
+    with opened(tmp_path / "c.zarr", index, teacher) as cache:
+        display.show(CacheOpened(cache=cache, created=False, grown=False))
+        display.show(BuildFinished(stopped=False, missing_units=0, renumbered=renumbered, **end))
+    assert "1 of 12 classes otherwise, its commonest answers: class 1 as class 2 (90 %)" in capsys.readouterr().err

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from shards.errors import CacheError
+from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.store.header import make_header, require_index
-from teacher_cache.store.spec import CacheSpec, RecordFormat, TeacherSpec, require_equal
+from teacher_cache.store.spec import CacheSpec, TeacherSpec, require_equal
 from tests.cache_maker import make_spec
 
 SPEC = make_spec()

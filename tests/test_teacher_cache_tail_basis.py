@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from shards.errors import CacheError
 from teacher_cache.record.bits import Windows, pack
-from teacher_cache.record.codec import RecordCodec, RecordFormat
+from teacher_cache.record.codec import RecordCodec
 from teacher_cache.record.conditional_mean import predict
 from teacher_cache.record.largest_logits import centred, largest_logits
 from teacher_cache.record.levels import decode_levels, encode_levels, fit_levels
+from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.record.tail_basis import TailBasis, allot, fit_basis
 from teacher_cache.record.trellis import MAX_BITS, WINDOW, normal_tables, quantise
 from tests.logits_like import make_logits

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from shards.errors import ArtefactError
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
-from teacher_cache.network.teacher import DEFAULT_TEACHER, LITE0, Teacher, load_teacher
+from teacher_cache.network.teacher import Teacher, load_teacher
+from teacher_cache.network.teacher_name import DEFAULT_TEACHER, LITE0
 from teacher_cache.network.weights import read_weights, weights_sha256
 from tests.stage1_tiny import loaded
 

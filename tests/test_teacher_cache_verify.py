@@ -17,7 +17,7 @@ from shards.views.mixing import num_blocks
 from teacher_cache.inspect.status import cache_status, fidelity_sample, save_picture, status_lines
 from teacher_cache.inspect.verify import TOLERANCE, verify_digests, verify_pixels, verify_teacher
 from teacher_cache.network.teacher import Teacher
-from teacher_cache.record.codec import RecordFormat
+from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
 from teacher_cache.store.layout import FIDELITY_AT

@@ -27,8 +27,10 @@ from student.learn.network import Heads
 from student.learn.process_group import ProcessGroup
 from student.learn.trainer import Trainer
 from student.recipe.settings import Precision, TrainSettings
-from teacher_cache.record.codec import RecordCodec, RecordFormat, fit_basis
+from teacher_cache.record.codec import RecordCodec
 from teacher_cache.record.kinds.table import KINDS
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import fit_basis
 from teacher_cache.stage1.build import build_cache
 
 _MOST_ROUNDING = 1e-4  # between float32 on two devices: log p, pixels (in units of their std), losses relative to 1

@@ -13,8 +13,9 @@ from shards.world import World
 from student.feed.teaching import Teaching
 from student.learn.evaluation import Forward, eval_batches, eval_views, evaluate
 from student.recipe.settings import TrainSettings
-from student.run.loop import StudentJob, train_many
+from student.run.loop import train_many
 from student.run.run_events import Checkpointed, Resumed, StudentFinished
+from student.run.students import StudentJob
 
 
 def files(bench: Bench) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from torch import nn
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.synthetic_jpeg import synthetic_jpeg
 from shards.index.shard_index import ShardIndex
-from shards.tars.shard_scan import require_image
+from shards.tars.sample_rule import require_image
 from shards.tars.writer import write_samples
 from teacher_cache.network.teacher import Teacher, TeacherOptions, load_teacher
-from teacher_cache.record.codec import RecordFormat, fit_basis
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import fit_basis
 from teacher_cache.stage1.opening import cache_spec
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.spec import TeacherSpec

@@ -15,8 +15,8 @@ from shards.text.figures import count
 
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
+    from shards.tars.sample_rule import SampleRule
     from shards.tars.scan import ScanEvent
-    from shards.tars.shard_scan import SampleRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class ScanFlags:
 
     def rule(self, expected: "ShardIndex | None") -> "SampleRule":
         """The rule of a scan; what an existing index allows is allowed again."""
-        from shards.tars.shard_scan import Foreign, SampleRule
+        from shards.tars.sample_rule import Foreign, SampleRule
         from shards.views.decode import MAX_PIXELS
 
         require_use(

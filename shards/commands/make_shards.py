@@ -279,8 +279,7 @@ def _say_pixels(event: "WriteEvent", index: "ShardIndex") -> None:
     elif event.turned:
         say(
             f"{event.turned} {of_all} {has(event.turned)} an EXIF orientation, which is ignored, as torchvision and "
-            "timm do: phones "
-            "store photos on their side; --upright turns them"
+            "timm do: phones store photos on their side; --upright turns them"
         )
     if event.transparent and index.pixels.background:
         say(

@@ -9,8 +9,9 @@ from typing import Any, Self
 import google_crc32c
 
 from shards.errors import ShardError
+from shards.index.index_checks import SUFFIXES
 from shards.index.remote import local_shard, require_room_for_all
-from shards.index.shard_index import SUFFIXES, ShardIndex
+from shards.index.shard_index import ShardIndex
 
 _OPEN_SHARDS = 32
 

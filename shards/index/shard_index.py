@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from shards.errors import Problem, ShardError, problems_text
 from shards.index.class_names import write_copy
-from shards.index.index_checks import SUFFIXES, require_sound, without_empty
+from shards.index.index_checks import require_sound, without_empty
 from shards.index.index_file import WRITE_ANEW, read_index_file, write_index_file
 from shards.index.pixel_rule import CompactRule, PixelRule
 from shards.index.remote import cached_path, local_shard
 from shards.index.sources import base_name, expand_shards, is_remote, named_twice
 
-__all__ = ["SUFFIXES", "ShardIndex", "expand_shards", "index_path", "open_index"]
 _Rule = TypeVar("_Rule", CompactRule, PixelRule)
+_SIMILAR = 3  # keys that a message names
 ARRAYS = {
     "tar_bytes_S": "<i8",
     "first_S": "<i8",
@@ -159,13 +159,13 @@ class ShardIndex:
                 return shard, int(rows_left[0])
         raise ShardError(f"index: no sample has the key {key!r}; similar: {', '.join(self._similar(key)) or 'none'}")
 
-    def _similar(self, key: str, count: int = 3) -> list[str]:
+    def _similar(self, key: str) -> list[str]:
         """Some keys that hold the longest prefix of `key` that any key holds."""
         blob, wanted = self.key_bytes.tobytes(), key.encode()
         for length in range(len(wanted), 0, -1):
             similar: list[str] = []
             at = blob.find(wanted[:length])
-            while at >= 0 and len(similar) < count:
+            while at >= 0 and len(similar) < _SIMILAR:
                 shard = int(np.searchsorted(self.key_first_S, at, "right")) - 1
                 ends = self.key_end_N[int(self.first_S[shard]) : int(self.first_S[shard + 1])]
                 row = int(np.searchsorted(ends, at - int(self.key_first_S[shard]), "right"))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from shards.index.pixel_rule import CompactRule, PixelRule
 from shards.tars.compacting import compacted
-from shards.tars.shard_scan import require_image
+from shards.tars.sample_rule import require_image
 from shards.views.decode import MAX_PIXELS, decode_alpha, decode_rgb, read_header
 
 _ORIENTATION = 0x0112

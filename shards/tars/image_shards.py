@@ -26,7 +26,8 @@ from shards.rng import Stream, stream
 from shards.tars.assemble import assemble
 from shards.tars.image_rule import ImageRule
 from shards.tars.journal import INDEX_NAME, FinishedTar, Journal, settings_of
-from shards.tars.shard_scan import SampleRule, ShardScan, scan_shard
+from shards.tars.sample_rule import SampleRule
+from shards.tars.shard_scan import ShardScan, scan_shard
 from shards.tars.tar import MOST_MEMBER_BYTES
 from shards.tars.tree_changes import tree_changes
 from shards.tars.writer import Sample, refuse_foreign, write_tar

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from shards.errors import Problem, ShardError, problems_text
+from shards.index.index_checks import SUFFIXES
 from shards.index.remote import local_shard
-from shards.index.shard_index import SUFFIXES, ShardIndex
+from shards.index.shard_index import ShardIndex
 from shards.index.sources import base_name
 from shards.pool.workers import in_workers
 from shards.tars.assemble import assemble, settled_classes
-from shards.tars.shard_scan import SampleRule, ShardScan, scan_shard
+from shards.tars.sample_rule import SampleRule
+from shards.tars.shard_scan import ShardScan, scan_shard
 from shards.text.figures import count
 
 _RESTORE = "restore the shard, or write the index anew: check-shards --overwrite"

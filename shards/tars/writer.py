@@ -11,10 +11,12 @@ from typing import Any, BinaryIO
 
 from shards.atomic import atomic_file
 from shards.errors import ShardError
-from shards.index.shard_index import SUFFIXES, ShardIndex
+from shards.index.index_checks import SUFFIXES
+from shards.index.shard_index import ShardIndex
 from shards.tars.assemble import assemble
 from shards.tars.journal import INDEX_NAME
-from shards.tars.shard_scan import SampleRule, ShardScan, require_image, scan_file
+from shards.tars.sample_rule import SampleRule, require_image
+from shards.tars.shard_scan import ShardScan, scan_file
 
 Sample = tuple[str, int | None, str, bytes]  # key, label (None: it has none), suffix, encoded image
 

@@ -133,7 +133,8 @@ def train_student(
     _check(choice, who, index, run)
     _check_steps(choice, index, who.cache_flags, run.views_used or views_before(out), data)
     from student.feed.teaching import Teaching
-    from student.run.loop import StudentJob, train_many
+    from student.run.loop import train_many
+    from student.run.students import StudentJob
 
     settings = training.settings(seed=run.seed, run_precision=precision_before(out), quiet=is_finished(out))
     with ExitStack() as stack:

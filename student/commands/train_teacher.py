@@ -124,8 +124,9 @@ def train_teacher(
     choice = choice.for_set(shard_place.survey(index), before)
     choice.suited_to(index, **data)
     val_index = shard_place.labelled(val_shards, "--val-shards", "validation") if val_shards else index
-    from student.run.loop import StudentJob, train_many
+    from student.run.loop import train_many
     from student.run.run_events import StudentFinished
+    from student.run.students import StudentJob
 
     settings = training.settings(run_precision=precision_before(out), seed=seed, quiet=is_finished(out))
     recipe, reasons = teacher.suited_recipe(choice, index, **data)

@@ -29,7 +29,8 @@ from student.feed.pixel_check import PixelCheck
 from student.feed.slab import SlabLoader
 from student.feed.teaching import Teaching
 from teacher_cache.network.teacher import Teacher
-from teacher_cache.record.codec import RecordCodec, RecordFormat
+from teacher_cache.record.codec import RecordCodec
+from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.layout import PIXEL_DIGEST
 from teacher_cache.store.libraries import rendering_remedy

@@ -27,8 +27,6 @@ from student.learn.network import Heads
 from student.recipe.combinations import Answers, combination_named
 from student.recipe.student_recipe import StudentRecipe
 
-__all__ = ["Labels", "Loss", "base_loss", "gradient_balance", "student_loss", "taught_heads"]
-
 
 class Loss(NamedTuple):
     """The parts of a loss, float32 scalars; `distill` is zero without a teacher."""

@@ -11,11 +11,8 @@ import torch
 from timm.optim.lamb import Lamb
 from torch import Tensor, nn
 
-from student.learn.learning_rate import lr_at
 from student.learn.process_group import unwrapped
 from student.recipe.student_recipe import StudentRecipe
-
-__all__ = ["Ema", "clip_gradients", "decays", "load_optimizer", "lr_at", "make_optimizer", "param_groups", "set_lr"]
 
 _KERNELS = ("fused", "foreach", "capturable")
 _Pair = tuple[Tensor, Tensor]

@@ -20,10 +20,11 @@ from shards.rng import stream
 from student.feed.answers import TeacherAnswer
 from student.feed.batch import Labels
 from student.learn.evaluation import teacher_stats
+from student.learn.learning_rate import lr_at
 from student.learn.loss import Loss, gradient_balance, student_loss
 from student.learn.losses.table import LOSSES, NONE
 from student.learn.network import Heads, fastest_layout, heads, set_grad_checkpointing, student_and_start
-from student.learn.optimiser import Ema, clip_gradients, load_optimizer, lr_at, make_optimizer, set_lr
+from student.learn.optimiser import Ema, clip_gradients, load_optimizer, make_optimizer, set_lr
 from student.learn.process_group import ProcessGroup, no_sync
 from student.learn.timm_model import Normalisation
 from student.recipe.settings import TrainSettings

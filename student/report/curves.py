@@ -5,10 +5,12 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from markupsafe import Markup
+
 from student.learn.losses.table import NONE
 from student.report.charts import Level, Series, changes
 from student.report.drawing import line_chart
-from student.report.page import Markup, html, legend
+from student.report.page import html, legend
 from student.report.stats import SeedGroup, beside, best
 from student.run.run_reader import Run
 

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
 from shards.text.figures import accuracy, count, noise
 from student.learn.confusion import Confusion
-from student.report.page import Markup, Tile, html, page, table
+from student.report.page import Tile, html, page, table
 
 _MOST_IN_MATRIX = 20
 _MOST_IN_TABLE = 100

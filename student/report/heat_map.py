@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from markupsafe import Markup
+
 from student.learn.losses.table import NONE, loss_named
 from student.report.colours import ink_on, ramp
-from student.report.page import Markup, html
+from student.report.page import html
 from student.report.stats import SeedGroup, told_apart
 from student.sweep.grid import Grid
 

@@ -13,8 +13,6 @@ from markupsafe import Markup
 
 from student.report.charts import DASHES, Level, Series
 
-__all__ = ["Markup"]
-
 
 class Tile(NamedTuple):
     """A number that matters, its unit, and what it is."""

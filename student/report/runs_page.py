@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from markupsafe import Markup
+
 from shards.text.figures import accuracy, count, duration, noise
 from shards.values import flat
 from student.learn.losses.table import LOSSES, NONE
 from student.report.charts import Level, Series, changes, fixed, number
 from student.report.drawing import line_chart
-from student.report.page import Markup, Tile, html, legend, page, table
+from student.report.page import Tile, html, legend, page, table
 from student.run.run_reader import Point, Run
 
 

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from markupsafe import Markup
+
 from shards.text.figures import byte_size, count
 from shards.values import flat
 from student.learn.losses.table import NONE
@@ -21,7 +23,7 @@ from student.report.heat_map import (
     heat_map,
     loss_errors,
 )
-from student.report.page import Markup, Tile, html, page, table
+from student.report.page import Tile, html, page, table
 from student.report.runs_page import notes
 from student.report.stats import (
     ForwardCount,

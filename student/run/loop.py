@@ -33,8 +33,6 @@ from student.run.shard_sets import ShardSets
 from student.run.students import StudentJob, Students, run_identity
 from teacher_cache.network.device import own_threads, rank_device
 
-__all__ = ["StudentJob", "train", "train_many"]
-
 
 def train(recipe: StudentRecipe, index: ShardIndex, *, out: Path, **arguments: Any) -> Iterator[Event]:
     """Train one student: `train_many` with one job, under its former name; for one version."""

@@ -69,7 +69,7 @@ def show_views(
             recipe, views = opened.spec.recipe, range(first_view, min(first_view + num_views, opened.num_views))
         sheets = []
         for key in keys:
-            top = top_classes(opened, index, *index.find(key), views) if opened else None
+            top = top_classes(opened, index, key, views) if opened else None
             columns = sheet_views(reader, recipe, key, views, top)
             sheets.append((f"{key}, recipe {recipe.name}, seed {recipe.seed}", columns))
     write_sheets(out, sheets)

@@ -20,8 +20,10 @@ from shards.index.reader import ShardReader
 from shards.views.view_recipe import ViewRecipe
 from shards.world import World
 from teacher_cache.network.teacher import Teacher
-from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
+from teacher_cache.record.codec import RecordCodec
 from teacher_cache.record.fidelity import Fidelity, record_fidelity
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import TailBasis, fit_basis
 from teacher_cache.stage1.agreement import require_known_labels
 from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.calibration import calibration_logits, calibration_sample

@@ -20,8 +20,7 @@ from shards.views.blocks import render_block
 from shards.views.mixing import block_rows, prepare
 from shards.views.view import ViewParams, decoded_size, view_params
 from shards.views.view_recipe import ViewRecipe
-from teacher_cache.record.codec import RecordCodec
-from teacher_cache.record.fidelity import signed
+from teacher_cache.inspect.sample_record import read_record
 from teacher_cache.store.cache import TeacherCache
 
 # V views; H, W of a view; C = 3; B rows of a block.
@@ -29,6 +28,7 @@ from teacher_cache.store.cache import TeacherCache
 _MARGIN = 8
 _LINE = 15
 _FONT_SIZE = 11
+_TOP_CLASSES = 3
 _LEAST_WIDTH = 200
 """Pixels of a column: captions of smaller views would be all line breaks."""
 
@@ -104,24 +104,20 @@ def sheet_views(
 
 
 def top_classes(
-    cache: TeacherCache, index: ShardIndex, shard: int, row: int, views: Sequence[int], *, count: int = 3
+    cache: TeacherCache, index: ShardIndex, key: str, views: Sequence[int]
 ) -> dict[int, list[tuple[str, float]]]:
     """The record's likeliest classes of a sample, by view: (name, probability at τ = 1); nan for hard labels.
 
-    Errors:
-        CacheError for a view whose unit is not there or damaged.
+    Errors: as `read_record`.
     """
-    codec = RecordCodec(cache.spec.record, cache.basis)
     names = index.class_names or tuple(f"class {n}" for n in range(index.num_classes))
     top: dict[int, list[tuple[str, float]]] = {}
     for view in views:
-        view_block, place = divmod(view, cache.views_per_unit)
-        unit = cache.read_unit(view_block, shard)
-        record = {name: torch.from_numpy(signed(unit[name][place, row : row + 1])) for name in cache.row_fields}
+        record = read_record(cache, index, key, view)
         if not cache.spec.record.entry.soft:
-            top[view] = [(names[int(codec.hard_label(record)[0])], float("nan"))]
+            top[view] = [(names[record.hard], math.nan)]
             continue
-        best = torch.topk(codec.log_prob(record, 1.0)[0].exp(), min(count, index.num_classes))
+        best = torch.topk(torch.from_numpy(record.log_prob()).exp(), min(_TOP_CLASSES, index.num_classes))
         top[view] = [(names[int(n)], float(p)) for p, n in zip(best.values, best.indices, strict=True)]
     return top
 

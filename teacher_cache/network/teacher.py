@@ -17,13 +17,11 @@ from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
 from teacher_cache.network.arithmetic import arithmetic, autocast, is_half, require_deterministic
 from teacher_cache.network.classifier import Classifier, Rgb, run_in_float32
 from teacher_cache.network.own_network import own_network
-from teacher_cache.network.teacher_name import DEFAULT_TEACHER, LITE0, is_own, spec_name, split_name
+from teacher_cache.network.teacher_name import DEFAULT_TEACHER, is_own, spec_name, split_name
 from teacher_cache.network.timm_network import timm_network
 from teacher_cache.network.weights import WeightsFile, read_weights, weights_sha256
 from teacher_cache.network.weights_metadata import trained_as
 from teacher_cache.store.spec import TeacherSpec
-
-__all__ = ["DEFAULT_TEACHER", "LITE0", "Teacher", "TeacherOptions", "load_teacher"]
 
 # B batch, C classes (image_BCHW: channels), H, W view.
 

@@ -7,7 +7,7 @@ from shards.errors import CacheError
 from shards.own_folder import require_own
 from teacher_cache.publish.recoding import Shards, fitted_basis, require_smaller
 from teacher_cache.publish.selection import Selection
-from teacher_cache.record.codec import RecordFormat
+from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.header import CACHE_FOLDER, header_at, making
 from teacher_cache.store.place import Place

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from shards.errors import CacheError
 from shards.views.mixing import block_rows
-from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
+from teacher_cache.record.codec import RecordCodec
 from teacher_cache.record.fidelity import signed
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import TailBasis, fit_basis
 from teacher_cache.stage1.calibration import FEWEST, Sample, calibration_sample, calibration_size
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId

@@ -13,13 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from teacher_cache.record.kinds.record_kind import Field, KindCodec
-from teacher_cache.record.kinds.table import KINDS
+from teacher_cache.record.kinds.record_kind import KindCodec
 from teacher_cache.record.largest_logits import require_finite
 from teacher_cache.record.record_format import RecordFormat
-from teacher_cache.record.tail_basis import TailBasis, fit_basis
-
-__all__ = ["KINDS", "Field", "RecordCodec", "RecordFormat", "TailBasis", "fit_basis"]
+from teacher_cache.record.tail_basis import TailBasis
 
 
 class RecordCodec:

@@ -74,11 +74,9 @@ class RecordFormat(JsonValue):
             )
 
     @classmethod
-    def automatic(cls, num_classes: int, num_bytes: int | None = None) -> "RecordFormat":
-        """The format for a budget: all logits in 8 bits for few classes, else the low-rank record."""
-        if num_classes <= DENSE_CLASSES:
-            return cls.chosen("dense8", num_classes)
-        return cls.chosen("lowrank", num_classes, num_bytes=num_bytes)
+    def automatic(cls, num_classes: int) -> "RecordFormat":
+        """The format that suits the number of classes: all logits in 8 bits for few, else the low-rank record."""
+        return cls.chosen("auto", num_classes)
 
     @classmethod
     def chosen(

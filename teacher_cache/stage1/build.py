@@ -45,8 +45,6 @@ from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
 from teacher_cache.store.header import require_index
 
-__all__ = ["build_cache", "default_batch_size"]
-
 _ON_GPU, _ON_CPU = 256, 64  # views of a forward where nobody chose
 BEGUN_NAME = ".begun.lock"
 """In the folder of a cache that is not complete: the locks of the units that processes have begun."""

@@ -20,8 +20,10 @@ from shards.views.first_behaviour import behaviour_like
 from shards.views.view_recipe import ViewRecipe
 from shards.world import World
 from teacher_cache.network.teacher import Teacher
-from teacher_cache.record.codec import RecordCodec, RecordFormat, TailBasis, fit_basis
+from teacher_cache.record.codec import RecordCodec
 from teacher_cache.record.fidelity import record_fidelity
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import TailBasis, fit_basis
 from teacher_cache.stage1.agreement import answer_names, require_fitted, require_known_labels, require_new_cache
 from teacher_cache.stage1.calibration import FEWEST, calibration_logits, calibration_sample, calibration_size
 from teacher_cache.stage1.stage1_events import CacheOpened, Calibrated, OpenEvent, ShortCalibration

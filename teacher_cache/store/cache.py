@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import CacheError
-from teacher_cache.record.codec import TailBasis
+from teacher_cache.record.tail_basis import TailBasis
 from teacher_cache.store.digest import IndexLike, UnitId
 from teacher_cache.store.header import (
     Header,

@@ -16,8 +16,6 @@ from shards.values import JsonValue, flat, later, require_fields
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.record.record_format import RecordFormat
 
-__all__ = ["FORMAT_VERSION", "CacheSpec", "RecordFormat", "TeacherSpec", "require_equal"]
-
 FORMAT_VERSION = 1
 _SHOWN = 3
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")

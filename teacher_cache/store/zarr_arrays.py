@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore, StorePath
 
 from shards.documents import parse_json
 from shards.errors import CacheError
-from teacher_cache.record.codec import TailBasis
+from teacher_cache.record.tail_basis import TailBasis
 from teacher_cache.store import layout
 from teacher_cache.store.digest import UnitId
 from teacher_cache.store.header import Header, check_basis, read_root
