@@ -174,11 +174,21 @@ conv, matmul = torch.backends.cudnn.conv if new else torch.backends.cudnn, torch
 name = "fp32_precision" if new else "allow_tf32"
 def state():
     return getattr(conv, name), getattr(matmul, name), torch.backends.cudnn.benchmark
-before = state()
+def asked(read):
+    try:
+        return read()
+    except RuntimeError:
+        return "raises"
+def answers():
+    questions = (lambda: matmul.allow_tf32, lambda: torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision)
+    return [asked(question) for question in questions]
+before, answers_before = state(), answers()
 for tf32 in (False, True):
     with gpu_arithmetic(tf32=tf32):
         assert state() == ((("ieee", "tf32")[tf32],) * 2 if new else (tf32,) * 2) + (True,), state()
+        assert answers() == [tf32, tf32, ("highest", "high")[tf32]], answers()
     assert state() == before, (before, state())
+    assert answers() == answers_before, (answers_before, answers())
 def kernels():
     cudnn = torch.backends.cudnn
     return (cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled(),
@@ -200,12 +210,14 @@ assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         "torch.set_float32_matmul_precision('high')",
         "if hasattr(torch.backends, 'fp32_precision'): torch.backends.cuda.matmul.fp32_precision = 'tf32'",
         "if hasattr(torch.backends, 'fp32_precision'): torch.backends.fp32_precision = 'ieee'",
+        "if hasattr(torch.backends, 'fp32_precision'): torch.backends.fp32_precision = 'tf32'",
+        "if hasattr(torch.backends, 'fp32_precision'): torch.backends.cudnn.conv.fp32_precision = 'ieee'",
         "torch.use_deterministic_algorithms(True, warn_only=True)",
         "torch.backends.cudnn.benchmark = True",
     ],
 )
 def test_arithmetic_is_set_and_restored_whatever_the_process_has_used(setup: str) -> None:
-    """torch raises where both of its interfaces for TF32 are used in one process."""
+    """Inside, both of torch's interfaces for TF32 answer: it raises where they differ, and torch.compile asks both."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ARITHMETIC.format(setup=setup)], capture_output=True, text=True
     )

@@ -64,22 +64,45 @@ def default_precision(device_type: str) -> tuple[str, str]:
 def gpu_arithmetic(*, tf32: bool, benchmark: bool = True, deterministic: bool = False) -> Iterator[None]:
     """Inside the block convolutions and products of float32 use TF32 or not; arguments as of `arithmetic`.
 
-    torch has two interfaces for TF32 (`allow_tf32`, and from 2.9 `fp32_precision`), and raises where a process has
-    used the second and then asks the first. So the second is used where it exists.
+    torch has two interfaces for TF32 (`allow_tf32`, and from 2.9 `fp32_precision`), and raises where the older one is
+    asked and they differ, as torch.compile does. So both are set, and what the process had is restored in both.
     """
-    matmul, conv = _BACKENDS.cuda.matmul, getattr(_BACKENDS.cudnn, "conv", None)
     with ExitStack() as stack:
         if deterministic:
             _choose_deterministic(stack)
         elif benchmark:
             _set(stack, _BACKENDS.cudnn, "benchmark", True)
-        if hasattr(conv, "fp32_precision") and hasattr(matmul, "fp32_precision"):
-            _set(stack, conv, "fp32_precision", "tf32" if tf32 else "ieee")
-            _set(stack, matmul, "fp32_precision", "tf32" if tf32 else "ieee")
-        else:
-            _set(stack, _BACKENDS.cudnn, "allow_tf32", tf32)
-            _set(stack, matmul, "allow_tf32", tf32)
+        _keep_tf32(stack)
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        _BACKENDS.cudnn.allow_tf32 = tf32
+        for owner in _newer_interface():
+            owner.fp32_precision = "tf32" if tf32 else "ieee"
         yield
+
+
+def _newer_interface() -> list[Any]:
+    """What has an `fp32_precision` of its own; nothing before torch 2.9."""
+    cudnn = (getattr(_BACKENDS.cudnn, name, None) for name in ("conv", "rnn"))
+    owners = (_BACKENDS.cuda.matmul, getattr(_BACKENDS.mkldnn, "matmul", None), *cudnn)
+    return [owner for owner in owners if hasattr(owner, "fp32_precision")]
+
+
+def _keep_tf32(stack: ExitStack) -> None:
+    """Restore both interfaces when the stack is closed: the older one first, as it changes the newer one too."""
+    newer = _newer_interface()
+    for owner in newer:
+        stack.callback(setattr, owner, "fp32_precision", owner.fp32_precision)
+    # What raises was set by the newer one alone: then the older one has its default, or the opposite.
+    try:
+        products = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        products = "highest"
+    try:
+        convolutions = _BACKENDS.cudnn.allow_tf32
+    except RuntimeError:
+        convolutions = any(owner.fp32_precision != "tf32" for owner in newer[-2:])
+    stack.callback(setattr, _BACKENDS.cudnn, "allow_tf32", convolutions)
+    stack.callback(torch.set_float32_matmul_precision, products)
 
 
 def _choose_deterministic(stack: ExitStack) -> None:
