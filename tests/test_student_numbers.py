@@ -12,6 +12,7 @@ from timm.models.resnet import BasicBlock, ResNet
 
 import student.run.students as students
 from shards.errors import RunError
+from student.learn.losses.table import LOSSES
 from student.recipe.settings import TrainSettings
 from student.run.checkpoint import saved_steps
 from student.run.loop import train_many
@@ -19,10 +20,14 @@ from student.run.run_events import Checkpointed, EpochEnded, Resumed, StudentFai
 from student.run.students import StudentJob
 from tests.poison import KINDS, not_finite, poisoned
 from tests.student_tiny import (
+    BATCH,
+    CLASSES,
     by,
+    feed_of,
     final_weights,
     in_child,
     kill_self,
+    linear_teacher,
     make_cache,
     run_to_end,
     student_recipe,
@@ -96,6 +101,64 @@ def test_one_student_leaves_with_its_number_and_the_others_end_as_if_alone(
     assert final_weights(tmp_path / "good") == alone
     require_true_words(failed[0].error, tmp_path / "bad/checkpoints", step)
     assert not (tmp_path / "bad/summary.json").exists() and len(failed[0].error) <= 600
+
+
+def broken_teacher(monkeypatch, value, forward):
+    """A teacher in the loop whose answer number `forward` has one logit that is no finite number."""
+    teacher = linear_teacher(views())
+    answer = teacher.logits
+
+    def broken(image_BCHW):
+        logit_BC = answer(image_BCHW).clone()
+        if teacher.num_forwards == forward:
+            logit_BC[3, 2] = value
+        return logit_BC
+
+    monkeypatch.setattr(teacher, "logits", broken)
+    return teacher
+
+
+@pytest.mark.parametrize(
+    "distill, value, forward, step",
+    [
+        *((distill, value, 3, 2) for distill in LOSSES for value in (NAN, INF, -INF)),
+        ("hard", NAN, 1, 0),
+        ("hard", NAN, 8, 7),
+    ],
+)
+def test_a_teacher_in_the_loop_that_answers_no_numbers_teaches_nobody(
+    tmp_path, index, monkeypatch, distill, value, forward, step
+):
+    """Law 13, for every loss, also those that would not show it; the words name the teacher, not the student's lr."""
+    teacher, events = broken_teacher(monkeypatch, value, forward), []
+    settings = TrainSettings(log_every=50, checkpoint_every=1, views_used=4)
+    run = train(
+        student_recipe(distill=distill), index, out=tmp_path / "run", teacher=teacher, views=views(), settings=settings
+    )
+    with pytest.raises(RunError, match=r"teacher in the loop: for 1 of its answers .* NaN or infinite") as refused:
+        events.extend(iter(run))
+    assert len(str(refused.value)) <= 600 and " lr" not in str(refused.value)
+    steps = saved_steps(tmp_path / "run/checkpoints")
+    assert all(saved <= step for saved in steps) and bool(steps) == bool(step)
+    assert not (tmp_path / "run/summary.json").exists()
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("forward, batches", [(1, 0), (3, 4)])
+def test_a_loop_of_the_users_own_is_told_at_the_first_batch_or_at_the_end_of_the_epoch(
+    index, monkeypatch, forward, batches, several
+):
+    """Without a wait for the device in between."""
+    teacher, seen = broken_teacher(monkeypatch, NAN, forward), 0
+    teachers = [linear_teacher(views()), teacher] if several else teacher
+    with (
+        feed_of(index, views=views(), teacher=teachers, batch_size=BATCH, repeats=1, workers=0) as feed,
+        pytest.raises(RunError, match="teacher in the loop: for 1 of its answers"),
+    ):
+        for batch in feed.epoch(0):
+            assert set(batch.teacher.hard.tolist()) <= set(range(CLASSES))
+            seen += 1
+    assert seen == batches
 
 
 def test_passes_go_on_when_the_only_student_of_one_of_them_fails(tmp_path, index, cache, alone):

@@ -23,13 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shards.errors import CacheError
+from shards.errors import CacheError, RunError
 from shards.views.blocks import ViewBatch
 from student.feed.pixel_check import PixelCheck
 from student.feed.slab import SlabLoader
 from student.feed.teaching import Teaching
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec
+from teacher_cache.record.largest_logits import FINITE_ADVICE
 from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.layout import PIXEL_DIGEST
@@ -127,10 +128,13 @@ class TeacherSource:
     Attributes:
         pixels_checked: samples whose digest was compared so far.
         teacher_forwards: images that a teacher in the loop has answered so far.
+        num_not_finite: for how many of them a logit was NaN or infinite, a float64 scalar on the device, which nobody
+            waits for; None without a teacher in the loop. See `require_finite_answers`.
     """
 
     pixels_checked = 0
     teacher_forwards = 0
+    num_not_finite: Tensor | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -151,11 +155,13 @@ class OnlineTeacher(TeacherSource):
 
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher
+        self.num_not_finite = torch.zeros((), dtype=torch.float64, device=teacher.device)
 
     def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> TeacherAnswer:
-        """Return the answer of one forward pass of the teacher."""
+        """Return the answer of one forward pass of the teacher; a logit that is not finite is counted."""
         logit_BC = self._teacher.logits(x_BCHW)
         self.teacher_forwards += len(logit_BC)
+        self.num_not_finite += (~logit_BC.isfinite().all(-1)).sum()
         return answer_from_logits(logit_BC)
 
 
@@ -253,6 +259,12 @@ class SeveralTeachers(TeacherSource):
         """Images answered in the loop, by each teacher."""
         return sum(source.teacher_forwards for source in self._sources)
 
+    @property
+    def num_not_finite(self) -> Tensor | None:  # type: ignore[override]  # counted, not kept
+        """Answers in the loop with a logit that is not finite, of all teachers."""
+        counts = [source.num_not_finite for source in self._sources if source.num_not_finite is not None]
+        return torch.stack(counts).sum() if counts else None
+
     def __enter__(self) -> Self:
         for source in self._sources:
             self._stack.enter_context(source)
@@ -277,6 +289,18 @@ class SeveralTeachers(TeacherSource):
             assert answer is not None, "every one of several is a teacher"
             answers.append(answer)
         return mixture(answers, self._weights)
+
+
+def require_finite_answers(num_not_finite: Tensor | None) -> None:
+    """RunError where a teacher in the loop gave NaN or infinity; waits for the device (law 13).
+
+    Not every loss shows it: the first class of such logits is a class like any other.
+    """
+    if num_not_finite is not None and (count := int(num_not_finite.item())):
+        raise RunError(
+            f"teacher in the loop: for {count:,} of its answers so far a logit was NaN or infinite, expected finite "
+            f"numbers; {FINITE_ADVICE}. Nothing that was learnt from them is saved"
+        )
 
 
 def source_of(

@@ -26,7 +26,7 @@ from shards.pool.cpus import default_workers
 from shards.views.blocks import ViewBatch
 from shards.views.rendering import RenderedStream, render_ahead
 from shards.views.view_recipe import ViewRecipe, recipe_named
-from student.feed.answers import TeacherSource, source_of
+from student.feed.answers import TeacherSource, require_finite_answers, source_of
 from student.feed.batch import Batch, ready
 from student.feed.cache_check import Views, require_units, views_of_caches, views_without_cache
 from student.feed.feed_options import FeedOptions, check_share, check_whole, chosen_repeats
@@ -176,6 +176,11 @@ class Feed:
         return self._source.teacher_forwards
 
     @property
+    def num_not_finite(self) -> Tensor | None:
+        """Those of them with a logit that is not finite, a scalar on the device; None without a teacher in the loop."""
+        return self._source.num_not_finite
+
+    @property
     def waited_s(self) -> float:
         """Seconds spent so far waiting for rendered views."""
         return self._stream.waited_s
@@ -192,7 +197,8 @@ class Feed:
 
         Raises:
             ValueError: no such epoch or step. While iterating: CacheError when pixels are not those that the
-                teacher saw, or a unit is damaged; ShardError when an image is; RunError when a worker dies.
+                teacher saw, or a unit is damaged; ShardError when an image is; RunError when a worker dies, and, at the
+                first batch and at the end of an epoch, when a teacher in the loop gave NaN or infinity.
         """
         if epoch < 0 or (self.order.epochs is not None and epoch >= self.order.epochs):
             bound = "" if self.order.epochs is None else f" in [0, {self.order.epochs})"
@@ -226,7 +232,11 @@ class Feed:
                 if not source_ready:  # only now: workers are forked before the records are mapped, and render meanwhile
                     self._source.begin_epoch(epoch % cycle if cycle else epoch)
                     source_ready = True
-                yield self._ready(rendered, position)
+                batch = self._ready(rendered, position)
+                if (step, micro) == (first_step, 0):
+                    require_finite_answers(self.num_not_finite)
+                yield batch
+        require_finite_answers(self.num_not_finite)
 
     def _ready(self, rendered: ViewBatch, position: Position) -> Batch:
         """Return a rendered batch as the training loop receives it."""

@@ -12,6 +12,7 @@ import torch
 
 from shards.errors import RunError
 from shards.index.pixel_rule import other_pixels
+from student.feed.answers import require_finite_answers
 from student.feed.batch import Batch
 from student.feed.feed import Feed
 from student.learn.network import has_dist
@@ -67,7 +68,11 @@ def run_identity(
 
 
 class Students:
-    """The students of one pass; a context manager that holds their directories."""
+    """The students of one pass; a context manager that holds their directories.
+
+    Attributes:
+        num_steps: optimiser steps of the whole run.
+    """
 
     def __init__(
         self,
@@ -86,7 +91,7 @@ class Students:
             teacher_identity: what checkpoints say of the teacher.
             alone: the run has one student; an error of its numbers is raised instead of told as `StudentFailed`.
         """
-        self._alone, self._num_steps = alone, jobs[0].recipe.epochs * feed.order.steps
+        self._alone, self.num_steps = alone, jobs[0].recipe.epochs * feed.order.steps
         self._data, self._settings, self._group, self._feed = data, settings, group, feed
         self._teacher_identity = teacher_identity
         self._per_epoch = feed.order.steps
@@ -134,11 +139,6 @@ class Students:
     def trainers(self) -> list[Trainer]:
         """The trainers of those."""
         return [student.trainer for student in self._students]
-
-    @property
-    def num_steps(self) -> int:
-        """Optimiser steps of the whole run."""
-        return self._num_steps
 
     def look_at(self, batch: Batch, step: int) -> None:
         """Count on some of the batches for how many labelled views the teacher's first class is the label."""
@@ -331,8 +331,10 @@ class Students:
         keep_best(student.log, student.trainer, self._data, measured=student.last, teacher=self._teacher_identity)
 
     def _looked_at(self, look: Callable[[Trainer], T]) -> Generator[Event, None, list[tuple[_Student, T]]]:
-        """Call `look` on each student; those whose numbers it refuses leave the pass, the others go on."""
+        """Call `look` on each student; those whose numbers it refuses leave the pass. RunError for a broken teacher."""
         results: list[tuple[_Student, T]] = []
+        wrong = self._feed.num_not_finite
+        require_finite_answers(None if wrong is None else self._group.sum(wrong))
         for student in list(self._students):
             try:
                 results.append((student, look(student.trainer)))

@@ -67,6 +67,10 @@ def largest_logits(z_BC: NDArray[np.float32], k: int) -> LargestLogits:
     return LargestLogits(class_BK, np.ascontiguousarray(value_BL[:, :k]), np.ascontiguousarray(value_BL[:, k:]))
 
 
+FINITE_ADVICE = "check the teacher's weights, or its precision (fp16 overflows at 65,504: use bf16 or fp32)"
+"""What helps where logits are not finite."""
+
+
 def require_finite(logit_BC: NDArray[Any]) -> None:
     """Refuse rows with NaN or infinity, also such as overflow float32 (CacheError naming the first row)."""
     with np.errstate(over="ignore"):
@@ -76,6 +80,5 @@ def require_finite(logit_BC: NDArray[Any]) -> None:
         column = int(np.flatnonzero(~np.isfinite(logit_BC[row].astype(np.float64)))[:1].sum())
         raise CacheError(
             f"teacher logits of row {row} are not finite (class {column}: {logit_BC[row, column]}; "
-            f"{int((~finite_B).sum())} of {len(finite_B)} rows): expected finite float32; "
-            "check the teacher's weights, or its precision (fp16 overflows at 65,504: use bf16 or fp32)"
+            f"{int((~finite_B).sum())} of {len(finite_B)} rows): expected finite float32; {FINITE_ADVICE}"
         )

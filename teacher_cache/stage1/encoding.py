@@ -17,6 +17,7 @@ from shards.index.index_checks import UNLABELLED
 from shards.index.shard_index import ShardIndex
 from shards.views.blocks import ViewBatch
 from teacher_cache.record.codec import RecordCodec
+from teacher_cache.record.largest_logits import FINITE_ADVICE
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
 from teacher_cache.store.unit import MAX_KEPT_LOGIT
@@ -156,8 +157,8 @@ class UnitWriter:
         if not finite_G.all():
             raise CacheError(
                 f"{self._sample(unit, answer, ~finite_G)}: the teacher's logits are not finite "
-                f"({int((~finite_G).sum())} of {len(finite_G)} rows of its batch); nothing of this unit was written. "
-                "Check the teacher's weights, or its precision (fp16 overflows at 65,504: use bf16 or fp32)"
+                f"({int((~finite_G).sum())} of {len(finite_G)} rows of its batch); nothing of this unit was written; "
+                f"{FINITE_ADVICE}"
             )
         wide_G = unit.is_kept(answer.view, answer.row_G) & (np.abs(logit_GC).max(axis=1) > MAX_KEPT_LOGIT)
         if wide_G.any():
