@@ -21,7 +21,7 @@ import click
 
 from shards import __version__
 from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_standard_streams, say, shortened
-from shards.errors import NO_MEMORY, ArtefactError, device_words, system_words
+from shards.errors import ArtefactError, advising, device_words, no_memory_words, system_words
 from shards.names import nearest
 from shards.platforms import require_unix
 from shards.signals import end_at_interrupt, end_program, interrupt_once, requeue_at_once
@@ -244,7 +244,10 @@ class Commands(click.Group):
             ctx.fail(f"No such command {args[0]!r}.{meant}")
         if args:
             ctx.with_resource(requeue_at_once() if args[0] in REQUEUED else interrupt_once())
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            ctx.with_resource(advising(flag for param in (*self.params, *command.params) for flag in param.opts))
+        return name, command, rest
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name; None when there is none."""
@@ -298,7 +301,7 @@ class Commands(click.Group):
         except RecursionError:
             _fail(ctx, "something that was read is nested too deeply; is it damaged? Run again with --debug", 1)
         except MemoryError:
-            _fail(ctx, NO_MEMORY, 1)
+            _fail(ctx, no_memory_words(), 1)
         except Exception as error:
             defect = f"{type(error).__name__}: {error}\nThis is a defect; run again with --debug."
             _fail(ctx, device_words(error) or defect, 1)

@@ -14,11 +14,12 @@ as one clean message; a traceback that reaches a user is a bug. What the operati
 words at one place, `system_words`; several things that are wrong at once are counted at one place, `problems_text`.
 """
 
+import contextlib
 import errno
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 _REMEDIES = {
@@ -28,8 +29,8 @@ _REMEDIES = {
     errno.EROFS: "choose a place that can be written",
     errno.EACCES: "check the permissions, or choose another place",
     errno.EPERM: "check the permissions, or choose another place",
-    errno.EAGAIN: "use fewer --workers, or raise the limit on processes (`ulimit -u`)",
-    errno.EMFILE: "raise the limit (`ulimit -n`), or use fewer --workers",
+    errno.EAGAIN: "raise the limit on processes (`ulimit -u`)",
+    errno.EMFILE: "raise the limit (`ulimit -n`)",
     errno.ENFILE: "the machine has too many files open: close some",
     errno.ENOENT: "check the path; its folder must exist",
     errno.ENOTDIR: "a file stands where a folder is meant: check the path",
@@ -37,13 +38,41 @@ _REMEDIES = {
     errno.EEXIST: "something of that name is there: check the path",
     errno.ELOOP: "its symbolic links lead in a circle: remove them",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOMEM: "free memory, or use fewer --workers",
+    errno.ENOMEM: "free memory",
     errno.EBADF: "give the command an open output",
     errno.EPIPE: "whoever read it has gone; the command has not done all it had to say",
     errno.EIO: "the disk fails: look at the system's log",
     errno.ENXIO: "it is no file: check the path",
     errno.ESTALE: "the network file system lost it: mount it again",
 }
+_HELPED_BY_FEWER_WORKERS = (errno.EAGAIN, errno.EMFILE, errno.ENOMEM)
+
+
+class _Running:
+    """The flags of the command that runs; None where the library is called without one."""
+
+    flags: frozenset[str] | None = None
+
+
+@contextlib.contextmanager
+def advising(flags: Iterable[str]) -> Iterator[None]:
+    """Let messages advise these flags only, as no other is one of the command that runs."""
+    before, _Running.flags = _Running.flags, frozenset(flags)
+    try:
+        yield
+    finally:
+        _Running.flags = before
+
+
+def advisable(*flags: str) -> list[str]:
+    """Those of the flags that the command that runs has; all of them where there is no command."""
+    return [flag for flag in flags if _Running.flags is None or flag in _Running.flags]
+
+
+def memory_remedy() -> str:
+    """What helps where memory is full: flags of the command that runs, and another machine."""
+    lower = " or ".join(advisable("--workers", "--batch-size"))
+    return f"lower {lower}, or use a machine with more" if lower else "use a machine with more"
 
 
 def system_words(error: OSError) -> str:
@@ -52,6 +81,8 @@ def system_words(error: OSError) -> str:
     where = f"{os.fsdecode(name) if isinstance(name, (str, bytes)) else name}: " if name != "" else ""
     what = (error.strerror or str(error) or type(error).__name__).rstrip(".")
     remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk, and run the command again")
+    if error.errno in _HELPED_BY_FEWER_WORKERS and advisable("--workers"):
+        remedy += ", or use fewer --workers"
     return f"{where}{what[0].lower()}{what[1:]}; {remedy}"
 
 
@@ -61,7 +92,6 @@ _OUT_OF_MEMORY = re.compile(
     re.DOTALL,
 )
 _NO_KERNEL = "does not have a deterministic implementation"
-NO_MEMORY = "not enough memory; lower the batch size or --workers, or use a machine with more"
 _NO_MEMORY_WORDS = {
     **dict.fromkeys(("can't allocate memory", "annot allocate memory", "Insufficient memory", "std::bad_alloc"), ""),
     "can't start new thread": "raise the limit on processes (`ulimit -u`)",
@@ -83,10 +113,22 @@ def is_no_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY_WORDS)
 
 
-def _no_memory(text: str) -> str:
+def no_memory_words(text: str = "") -> str:
     """Say that memory is full; where the error's own words may mean something else, quote them and say what helps."""
     other = next((other for words, other in _NO_MEMORY_WORDS.items() if words in text), "")
-    return f"{NO_MEMORY}; or {other} ({text.strip()[:200]})" if other else NO_MEMORY
+    if not other:
+        return f"not enough memory; {memory_remedy()}"
+    flags = re.findall("--[a-z-]+", other)
+    helps = f"or {other} " if len(advisable(*flags)) == len(flags) else ""
+    return f"not enough memory; {memory_remedy()}; {helps}({text.strip()[:200]})"
+
+
+_LESS_OF_A_GPU = {
+    "--batch-size": "lower --batch-size",
+    "--accumulate": "give --accumulate N",
+    "--precision": "give --precision bf16",
+    "--device": "give --device cpu",
+}
 
 
 def device_words(error: Exception) -> str | None:
@@ -98,7 +140,7 @@ def device_words(error: Exception) -> str | None:
     """
     kind, text = type(error), str(error)
     if is_no_memory(error):
-        return _no_memory(text)
+        return no_memory_words(text)
     if not kind.__module__.startswith("torch") and kind is not RuntimeError:
         return None
     if kind.__name__ == "OutOfMemoryError":
@@ -108,11 +150,12 @@ def device_words(error: Exception) -> str | None:
             if match
             else "the GPU's memory is full"
         )
-        return f"{where}; lower --batch-size, or give --accumulate N, or --precision bf16"
+        remedies = [_LESS_OF_A_GPU[flag] for flag in advisable(*_LESS_OF_A_GPU)]
+        return f"{where}; {', or '.join([*remedies[:3], 'use a GPU with more'])}"
     if _NO_KERNEL in text:
         return (
             f"--deterministic: this GPU has no such kernel for an operation of the network ({text[:100]}…); leave the "
-            "flag out (of a run: with another --out), or choose another network"
+            f"flag out{' (with another --out)' if advisable('--out') else ''}, or choose another network"
         )
     if (kind.__name__.startswith("Dist") and kind.__name__.endswith("Error")) or any(w in text for w in _LOST_RANK):
         first = text.strip().splitlines()[0] if text.strip() else kind.__name__

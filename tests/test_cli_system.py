@@ -1,19 +1,24 @@
 """What the operating system refuses is one clean line that names the file and the remedy, in every command."""
 
+import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from cli import cli
-from shards.errors import system_words
+from cli import COMMANDS, SectionedCommand, cli
+from shards.errors import ArtefactError, system_words
+from shards.pool.workers import in_workers
 from tests.golden import SETS
 from tests.golden.make import NUM_VIEWS, cache_command
 
@@ -231,6 +236,63 @@ def test_what_a_user_may_not_touch_is_named_with_what_to_do(golden: Path) -> Non
 def test_words_for_an_error_without_a_file_or_number() -> None:
     assert system_words(OSError("odd")) == "odd; check the path and the disk, and run the command again"
     assert system_words(FileNotFoundError(2, "No such file or directory", "x")).startswith("x: no such file")
+
+
+def out_of_gpu_memory() -> Exception:
+    words = "Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8.00 GiB of which 1.00 GiB is free"
+    return torch.OutOfMemoryError(words)
+
+
+def dead_worker() -> Exception:
+    """What the parent says of a worker that the system ended."""
+    with pytest.raises(ArtefactError) as dead:
+        list(in_workers(os._exit, [7], workers=1))
+    return dead.value
+
+
+MEMORY = ("--workers", "--batch-size")
+OF_WORKERS = (errno.EAGAIN, errno.EMFILE, errno.ENOMEM)
+
+
+@pytest.mark.parametrize(
+    ("fault", "helpful"),
+    [
+        pytest.param(MemoryError, MEMORY, id="memory"),
+        pytest.param(lambda: RuntimeError("can't start new thread"), MEMORY, id="threads"),
+        pytest.param(lambda: RuntimeError("could not create a primitive"), (*MEMORY, "--precision"), id="oneDNN"),
+        pytest.param(dead_worker, MEMORY, id="a worker killed"),
+        pytest.param(
+            out_of_gpu_memory, ("--batch-size", "--accumulate", "--precision", "--device"), id="memory of the GPU"
+        ),
+        *(
+            pytest.param(
+                lambda number=number: OSError(number, os.strerror(number)),
+                ("--workers",) if number in OF_WORKERS else (),
+                id=name,
+            )
+            for number, name in errno.errorcode.items()
+        ),
+    ],
+)
+def test_what_helps_against_a_full_machine_is_said_in_flags_that_the_command_has(
+    monkeypatch: pytest.MonkeyPatch, fault: Callable[[], Exception], helpful: tuple[str, ...]
+) -> None:
+    """Every command, though it may never meet the fault: no advised flag is another command's."""
+
+    def fail(*_: object) -> None:
+        raise fault()
+
+    monkeypatch.setattr(SectionedCommand, "parse_args", lambda *_: [])
+    monkeypatch.setattr(SectionedCommand, "invoke", fail)
+    wrong = []
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        fitting = {flag for param in command.params for flag in param.opts} & set(helpful)
+        advised = set(re.findall(r"(?<![\w-])--[a-z-]+", refused(name)))
+        if not advised <= fitting or bool(advised) != bool(fitting):
+            wrong.append(f"{name}: advises {sorted(advised)}, helpful and its own are {sorted(fitting)}")
+    assert not wrong, "\n".join(wrong)
 
 
 FEW_FILES = """

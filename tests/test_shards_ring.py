@@ -149,7 +149,7 @@ def test_no_memory_for_the_ring_is_one_message_with_a_way_out(index, monkeypatch
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr("shards.pool.ring.mmap", SimpleNamespace(mmap=refuse))
-    with ShardReader(index) as reader, pytest.raises(RunError, match="fewer --workers"):
+    with ShardReader(index) as reader, pytest.raises(RunError, match="lower --workers"):
         list(render_ahead(plan_items(index), reader=reader, recipe=views(), workers=1, died=RunError))
 
 

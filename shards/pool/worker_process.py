@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-from shards.errors import ArtefactError
+from shards.errors import ArtefactError, memory_remedy
 from shards.pool import parcels
 
 BEAT_S = 1.0
@@ -169,7 +169,7 @@ def _send_failure(channel: socket.socket, error: BaseException) -> None:
 def _portable(error: BaseException) -> BaseException:
     """The error as something that pickles; that of a defect has its traceback as a note, for --debug."""
     if isinstance(error, MemoryError):
-        return ArtefactError("a worker process ran out of memory; lower --workers or the batch size")
+        return ArtefactError(f"a worker process ran out of memory; {memory_remedy()}")
     if not isinstance(error, (ArtefactError, OSError)):
         error.add_note(f"in a worker process:\n{traceback.format_exc()}")
     number, words = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Generic, NoReturn, TypeVar
 
-from shards.errors import ArtefactError, system_words
+from shards.errors import ArtefactError, advisable, memory_remedy, system_words
 from shards.platforms import require_workers
 from shards.pool import parcels
 from shards.pool.worker_process import BEAT_S, NO_TASK, Beats, Done, start_worker
@@ -185,13 +185,14 @@ class _Pool(Generic[T, R]):
             os.kill(worker.pid, signal.SIGKILL)
             raise self._died(
                 f"a worker process (pid {worker.pid}) did not move for {SILENT_S:g} s and was ended; is a disk or file "
-                "system not answering? Run the command again; with --workers 0 there are no workers"
+                "system not answering? Run the command again"
+                + ("; with --workers 0 there are no workers" if advisable("--workers") else "")
             )
 
     def _raise_death(self, worker: _Worker) -> NoReturn:
         raise self._died(
-            f"a worker process died ({_ending(worker.pid)}). The usual cause is that there was not enough memory; "
-            "lower --workers or the batch size and run the command again"
+            f"a worker process died ({_ending(worker.pid)}). The usual cause is that there was not enough memory: "
+            f"{memory_remedy()}; then run the command again"
         )
 
 

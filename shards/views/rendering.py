@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from shards.errors import ArtefactError
+from shards.errors import ArtefactError, memory_remedy
 from shards.index.reader import ShardReader
 from shards.platforms import require_workers
 from shards.pool.device_copy import page_lock
@@ -90,8 +90,8 @@ def _with_slots(
             slot = ring.take(num_bytes)
         except OSError as error:
             raise died(
-                f"batches of {byte_size(num_bytes)} that workers render ahead find no memory: {error}; use fewer "
-                "--workers or a smaller batch size"
+                f"batches of {byte_size(num_bytes)} that workers render ahead find no memory: {error}; "
+                + memory_remedy()
             ) from error
         yield slot, task
 
