@@ -1,17 +1,23 @@
 """What a command chooses for a set: the user's word first, then the existing run, then the size of the set."""
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin, get_type_hints
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from shards.data_defaults import SMALL_SET, ImageSet
 from shards.errors import RunError
-from shards.views.view_recipe import recipe_named
-from student.commands.flags import refuse_changes
+from shards.commands.flags import bundled
+from shards.values import ranges_of
+from shards.views.view_recipe import ViewRecipe, recipe_named
+from student.commands.flags import StudentFlags, refuse_changes
 from student.recipe.choice import DEFAULT_STUDENT, Changed, RecipeChoice
+from student.recipe.student_recipe import StudentRecipe
 
 FEW = ImageSet(num_images=700, short_side=224)
 MANY = ImageSet(num_images=1_281_167)
@@ -105,6 +111,39 @@ def test_a_stage_that_a_model_has_not_is_refused_by_the_models_name() -> None:
         list(RecipeChoice(model="", stage=5).changes({}))
 
 
+@click.command()
+@bundled(StudentFlags, "student")
+def of_flags(student: StudentFlags) -> None:
+    """Make the recipe of a command's flags."""
+    student.choice().recipe()
+
+
+def out_of_range(cls: Any) -> Iterator[tuple[str, Any]]:
+    """A value just above the range of each number of a recipe that has one, and no choice of each that has some."""
+    hints = get_type_hints(cls)
+    for name, (_, high) in ranges_of(cls).items():
+        yield name, high + 1
+    for name, hint in hints.items():
+        if get_origin(hint) is Literal:
+            yield name, "nonsense"
+
+
+@pytest.mark.parametrize("cls", [StudentRecipe, ViewRecipe])
+def test_a_value_that_a_file_set_is_refused_with_the_name_of_the_file(tmp_path: Path, cls: Any) -> None:
+    """Whoever gives two files, or a script that gives one, has to know which line to mend; --set has no file."""
+    path, table, wrong = tmp_path / "s.toml", "view." if cls is ViewRecipe else "", []
+    for name, value in out_of_range(cls):
+        if f"{table}{name}" == "view.size":  # which `image_size` sets
+            continue
+        path.write_text(("[view]\n" if table else "") + f"{name} = {json.dumps(value)}\n")
+        words = ["--config", str(path)]
+        of_file = str(CliRunner().invoke(of_flags, words).exception)
+        of_set = str(CliRunner().invoke(of_flags, [*words, "--set", f"{table}{name}={value}"]).exception)
+        if not of_file.startswith(f"--config {path}: ") or "--config" in of_set or name not in of_file:
+            wrong.append(f"{table}{name}: {of_file}; with --set: {of_set}")
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.mark.parametrize(("old", "said"), [("", "none"), (0.0, "0.0"), (False, "False"), (0.3, "0.3")])
 def test_a_refused_change_says_what_the_run_has(old: Any, said: str) -> None:
     """A value of 0 was called none."""
@@ -118,8 +157,8 @@ def test_a_refused_change_says_what_the_run_has(old: Any, said: str) -> None:
     ("words", "said"),
     [
         (["--set", "drop_path=0.5", "--config", "s.toml"], "--set drop_path=0.5: run was begun with 0.1"),
-        (["--set", "lr=0.5", "--config", "s.toml"], "--config: drop_path = 0.5: run was begun with 0.1"),
-        (["--config", "s.toml"], "--config: drop_path = 0.5: run was begun with 0.1"),
+        (["--set", "lr=0.5", "--config", "s.toml"], "--config s.toml: drop_path = 0.5: run was begun with 0.1"),
+        (["--config", "s.toml"], "--config s.toml: drop_path = 0.5: run was begun with 0.1"),
         (["--set", "lr=0.5", "--drop-path", "0.5"], "--drop-path 0.5: run was begun with 0.1"),
     ],
 )

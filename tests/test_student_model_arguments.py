@@ -3,6 +3,7 @@
 import inspect
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,18 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from timm.models import ConvNeXt, EfficientNet, ResNet, SwinTransformer, VisionTransformer
+from timm.models import ConvNeXt, EfficientNet, ResNet, SwinTransformer, VisionTransformer, register_model
 from timm.models.deit import VisionTransformerDistilled
 
 from shards.errors import ArtefactError
+from shards.world import World
+from student.learn.memory import memory_need
 from student.learn.network import make_student
+from student.learn.process_group import ProcessGroup
 from student.learn.timm_model import bare_model
+from student.learn.trainer import Trainer
 from student.recipe.papers import recipe_for
+from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from student.run.export import ExportInfo, export_weights, load_student, timm_call
 from teacher_cache.network.teacher import TeacherOptions, load_teacher
@@ -29,6 +35,15 @@ from teacher_cache.network.weights_metadata import (
     require_arguments,
     require_possible,
 )
+from tests.student_tiny import CLASSES, student_recipe
+
+
+@register_model
+def student_flat(pretrained: bool = False, **options: Any) -> torch.nn.Module:
+    """A layer for images of 28 pixels, with as many answers as it is told or as it likes."""
+    answers = options.get("answers", options["num_classes"])
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 28 * 28, answers))
+
 
 DEIT = "deit_tiny_distilled_patch16_224"
 
@@ -63,6 +78,39 @@ def test_arguments_that_make_no_network_are_refused_in_one_sentence(model: str, 
     said = str(refused.value)
     assert len(said) <= 600 and "\n" not in said
     assert all(name in said for name in arguments)
+
+
+def trained(recipe: StudentRecipe) -> None:
+    Trainer(
+        recipe,
+        TrainSettings(),
+        num_classes=CLASSES,
+        steps_per_epoch=1,
+        group=ProcessGroup(World(), torch.device("cpu")),
+    )
+
+
+def counted(recipe: StudentRecipe) -> None:
+    memory_need(recipe, num_classes=CLASSES, num_students=1)
+
+
+@pytest.mark.parametrize("door", [trained, counted])
+@pytest.mark.parametrize(
+    ("model", "size", "arguments", "words"),
+    [
+        ("student_tiny_distilled", 32, {}, r"images of 32 px: .*it takes images of 16 px: .*--size 16;"),
+        ("student_flat", 32, {}, r"images of 32 px: .*it takes images of 28 px: .*image_size=28\)"),
+        ("student_flat", 28, {"answers": 7}, r"shape \(1, 5\), got \(1, 7\); .*mend the network"),
+    ],
+)
+def test_a_network_of_the_users_that_does_not_fit_the_images_is_one_sentence(
+    model: str, size: int, arguments: dict[str, Any], words: str, door: Callable[[StudentRecipe], None]
+) -> None:
+    """Where it is trained, and where a grid search counts its memory before."""
+    recipe = student_recipe(model=model, image_size=size, model_args=tuple(arguments.items()))
+    with pytest.raises(ValueError, match=f"model {model}: gives no answer to .*{words}") as refused:
+        door(recipe)
+    assert len(str(refused.value)) <= 600 and "\n" not in str(refused.value)
 
 
 def test_an_argument_that_no_module_reads_is_no_reason_to_refuse() -> None:

@@ -100,8 +100,15 @@ class StudentFlags:
             raise ValueError("--stage: would be ignored: --recipe names the recipe of a stage; drop one of them")
         if model and model_entry(model) is None:
             require_known("--model", model)
-        fields = (read_toml(self.config) if self.config else {}) | sets | typed
-        return RecipeChoice(model=model, name=self.recipe, stage=self.stage, fields=fields)
+        in_file = read_toml(self.config) if self.config else {}
+        return RecipeChoice(
+            model=model,
+            name=self.recipe,
+            stage=self.stage,
+            fields=in_file | sets | typed,
+            file=str(self.config or ""),
+            in_file=frozenset(in_file.keys() - sets.keys() - typed.keys()),
+        )
 
     def _start(self) -> tuple[str, dict[str, Any]]:
         """The model, "" where none is named, and the recipe fields of weights to begin with.
@@ -357,7 +364,7 @@ def refuse_changes(out: Path, changes: "Iterable[Changed]") -> None:
         context = click.get_current_context()
         params = [param for param in context.command.params if param.name in parameters and given_flag(param.name)]
         keys = {text.partition("=")[0].strip().removesuffix(".name") for text in context.params.get("sets") or ()}
-        words = [(f"--set {name}=" if name in keys else f"--config: {name} = ", new)]
+        words = [(f"--set {name}=" if name in keys else f"--config {context.params.get('config')}: {name} = ", new)]
         words = [(f"{param.opts[0]} ", context.params.get(param.name or "")) for param in params] or words
         typed = words[0][0] + (f"{words[0][1]:g}" if isinstance(words[0][1], float) else str(words[0][1]))
         existing = "none" if old == "" else old

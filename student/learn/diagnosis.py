@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from shards.errors import advisable
 from shards.text.figures import count, noise
 
 _UNLEARNED = 0.9  # of log C: a student that guesses has a label loss of log C
@@ -48,9 +49,10 @@ def _underfits(facts: RunFacts) -> str:
     halfway = 50 + 50 / facts.num_classes  # between a guess and always right: smoothed labels keep a loss high
     if not facts.base_loss >= _UNLEARNED * chance or top1 >= halfway:
         return ""
+    flags = ", ".join(advisable("--epochs", "--budget"))
     return (
         f"the network is still underfitting: its training loss of {facts.base_loss:.2f} is near {chance:.2f}, that of "
-        f"a guess among {count(facts.num_classes, 'class')}; train longer (--epochs, --budget), or with a higher lr"
+        f"a guess among {count(facts.num_classes, 'class')}; train longer ({flags}), or with a higher lr"
     )
 
 

@@ -7,6 +7,7 @@ timm_expression   one line of Python that loads a weights file
 timm_config       the config.json with which timm loads a folder
 """
 
+import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,13 +17,16 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
+from shards.errors import device_words
 from shards.names import short, unknown
 from student.recipe.zoo import model_entry
 from teacher_cache.network.teacher_name import split_name, timm_name
-from teacher_cache.network.trial import reason_of, tried
+from teacher_cache.network.trial import reason_of, require_logits, tried
 from teacher_cache.network.weights_metadata import require_arguments
 
 Rgb = tuple[float, float, float]
+_USUAL_SIZES = (16, 28, 32, 48, 64, 84, 96, 112, 128, 144, 160, 176, 192, 224, 256, 288, 299, 320, 384, 448, 512)
+"""Pixels; the first that a user's network answers is named where it does not answer the views."""
 
 
 class Normalisation(NamedTuple):
@@ -120,7 +124,7 @@ def bare_model(name: str, num_classes: int, *, image_size: int, arguments: Mappi
         return network
 
     try:
-        if timm.model_entrypoint(timm_name).__module__.startswith("timm."):
+        if _of_timm(name):
             network = tried(build, image_size=image_size, num_classes=num_classes)
             return network if torch.get_default_device().type == "meta" else build()
         return build()
@@ -132,6 +136,55 @@ def bare_model(name: str, num_classes: int, *, image_size: int, arguments: Mappi
         raise ValueError(
             f"model {name}: cannot be built{with_arguments} for images of {image_size} px: {reason_of(error)}{hint}"
         ) from error
+
+
+def require_answer(model: nn.Module, name: str, *, image_size: int, num_classes: int, device: torch.device) -> None:
+    """Let a network that a user registered answer one image before it is trained; timm's own are tried when built.
+
+    Args:
+        name: of the model. device: where the network is.
+
+    ValueError with the image size that it does answer, where one of the usual sizes is.
+    """
+    if _of_timm(name):
+        return
+    was_training = model.training
+    model.eval()
+    try:
+        _answer(model, image_size, num_classes, device)
+    except Exception as error:  # the network is the user's: whatever it raises is what is wrong with it
+        if device_words(error) is not None:
+            raise
+        sizes = [size for size in _USUAL_SIZES if size != image_size and _answers(model, size, num_classes, device)]
+        advice = (
+            f"it takes images of {sizes[0]} px: make views of that size (cache-teacher --size {sizes[0]}; without a "
+            f"cache --set image_size={sizes[0]}), or choose another model"
+            if sizes
+            else "it answers images of no other usual size either: mend the network, or choose another model"
+        )
+        raise ValueError(
+            f"model {name}: gives no answer to images of {image_size} px: {reason_of(error)}; {advice}"
+        ) from error
+    finally:
+        model.train(was_training)
+
+
+@torch.no_grad()
+def _answer(model: nn.Module, image_size: int, num_classes: int, device: torch.device) -> None:
+    require_logits(model(torch.zeros(1, 3, image_size, image_size, device=device)), num_classes)
+
+
+def _answers(model: nn.Module, image_size: int, num_classes: int, device: torch.device) -> bool:
+    with contextlib.suppress(Exception):  # of the user's network
+        _answer(model, image_size, num_classes, device)
+        return True
+    return False
+
+
+def _of_timm(name: str) -> bool:
+    """Whether timm itself has the network of a student."""
+    entry = model_entry(name)
+    return timm.model_entrypoint(entry.built_as if entry else name).__module__.startswith("timm.")
 
 
 def num_params(name: str, num_classes: int) -> int | None:

@@ -26,7 +26,7 @@ from student.learn.losses.table import LOSSES, NONE
 from student.learn.network import Heads, fastest_layout, heads, set_grad_checkpointing, student_and_start
 from student.learn.optimiser import Ema, clip_gradients, load_optimizer, make_optimizer, set_lr
 from student.learn.process_group import ProcessGroup, no_sync
-from student.learn.timm_model import Normalisation
+from student.learn.timm_model import Normalisation, require_answer
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.arithmetic import arithmetic, autocast, require_deterministic
@@ -73,6 +73,9 @@ class Trainer:
         self.core = core.to(device)
         if (layout := fastest_layout(core)) is not None:
             self.core = self.core.to(memory_format=layout)
+        require_answer(
+            self.core, recipe.model, image_size=recipe.image_size, num_classes=num_classes, device=torch.device(device)
+        )
         if settings.grad_checkpointing:
             set_grad_checkpointing(self.core)
         # Compiled before it is wrapped: traced once, without the code of DistributedDataParallel. Among ranks torch

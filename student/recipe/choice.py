@@ -5,6 +5,7 @@ again for the recipe that fits the data. This file imports no torch.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,6 +56,7 @@ class RecipeChoice:
         fields: the recipe fields that the user set, by name.
         defaults: the recipe fields that `for_set` chose; those of the user come before them.
         reasons: a sentence for each choice, by its name.
+        file: of --config; "" without one. in_file: the fields that it set, and nothing after it.
     """
 
     model: str
@@ -63,6 +65,8 @@ class RecipeChoice:
     fields: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
+    file: str = ""
+    in_file: frozenset[str] = frozenset()
 
     def with_epochs(self, epochs: int) -> "RecipeChoice":
         """Return the same with a number of epochs in place of the chosen one; its reason is the caller's to say."""
@@ -130,14 +134,26 @@ class RecipeChoice:
 
     def recipe(self, cached: ViewRecipe | None = None) -> StudentRecipe:
         """Return the recipe, with the views of a cache if one is read; ValueError for unknown names and keys."""
-        return chosen_recipe(
-            self.model or DEFAULT_STUDENT,
-            name=self.name,
-            stage=self.stage,
-            user_fields=self.fields,
-            cached=cached,
-            defaults=self.defaults,
-        )
+        with self._naming_the_file():
+            return chosen_recipe(
+                self.model or DEFAULT_STUDENT,
+                name=self.name,
+                stage=self.stage,
+                user_fields=self.fields,
+                cached=cached,
+                defaults=self.defaults,
+            )
+
+    @contextmanager
+    def _naming_the_file(self) -> Iterator[None]:
+        """Put the file of --config before an error that begins with a field which the file set."""
+        try:
+            yield
+        except ValueError as error:
+            name = str(error).partition(":")[0].removeprefix("recipe.")
+            if name in self.in_file or f"view.{name}" in self.in_file:
+                raise type(error)(f"--config {self.file}: {error}") from error
+            raise
 
     def suited_to(
         self,
@@ -157,29 +173,30 @@ class RecipeChoice:
         Raises:
             ValueError: numbers that do not fit each other or the data.
         """
-        require_classes(index.path or "shards", index.class_names, index.num_classes)
-        by_size = [reason for name, reason in self.reasons.items() if name != "size" or cached is None]
-        rows = index.rows_S.tolist()
-        recipe, reasons = with_fitting_blocks(self.recipe(cached), cached, rows)
-        data = TrainingData(
-            views=cached or recipe.view_recipe,
-            num_views=tuple(number for number in num_views if number),
-            shard_rows=tuple(rows),
-            num_unlabelled=index.num_unlabelled,
-            parts=parts,
-            before=before,
-        )
-        fitted = suited(recipe, data, set_by_user=self.fields)
-        if fitted.recipe.distill != NONE:
-            fitted.recipe.require_labels(index.num_samples - index.num_unlabelled)
-        for number in data.num_views or (None,):
-            require_steps(
-                rows,
-                cached or fitted.recipe.view_recipe,
-                batch_size=fitted.recipe.batch_size,
-                repeats=fitted.recipe.repeats,
-                num_views=number,
-                epochs=fitted.recipe.epochs,
+        with self._naming_the_file():
+            require_classes(index.path or "shards", index.class_names, index.num_classes)
+            by_size = [reason for name, reason in self.reasons.items() if name != "size" or cached is None]
+            rows = index.rows_S.tolist()
+            recipe, reasons = with_fitting_blocks(self.recipe(cached), cached, rows)
+            data = TrainingData(
+                views=cached or recipe.view_recipe,
+                num_views=tuple(number for number in num_views if number),
+                shard_rows=tuple(rows),
+                num_unlabelled=index.num_unlabelled,
                 parts=parts,
+                before=before,
             )
-        return fitted._replace(reasons=(*by_size, *reasons, *fitted.reasons))
+            fitted = suited(recipe, data, set_by_user=self.fields)
+            if fitted.recipe.distill != NONE:
+                fitted.recipe.require_labels(index.num_samples - index.num_unlabelled)
+            for number in data.num_views or (None,):
+                require_steps(
+                    rows,
+                    cached or fitted.recipe.view_recipe,
+                    batch_size=fitted.recipe.batch_size,
+                    repeats=fitted.recipe.repeats,
+                    num_views=number,
+                    epochs=fitted.recipe.epochs,
+                    parts=parts,
+                )
+            return fitted._replace(reasons=(*by_size, *reasons, *fitted.reasons))

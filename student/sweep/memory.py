@@ -22,6 +22,7 @@ from shards.platforms import HAS_WORKERS
 from shards.pool.workers import in_workers
 from shards.views.rendering import HELD
 from student.learn.network import heads, make_student, set_grad_checkpointing
+from student.learn.timm_model import require_answer
 from student.recipe.settings import Precision
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.arithmetic import autocast
@@ -116,7 +117,7 @@ def memory_need(
     # Without a GPU torch's fake tensors register one that is not there, and a process that has it cannot fork others
     # that train: so they live in a process of their own.
     workers_here = 1 if HAS_WORKERS and not torch.cuda.is_available() else 0
-    counted = in_workers(lambda _: _kept_by_image(model, recipe, precision), [None], workers=workers_here)
+    counted = in_workers(lambda _: _kept_by_image(model, recipe, precision, num_classes), [None], workers=workers_here)
     (kept_by_image,) = counted
     return MemoryNeed(
         num_students=num_students,
@@ -130,10 +131,12 @@ def memory_need(
     )
 
 
-def _kept_by_image(model: torch.nn.Module, recipe: StudentRecipe, precision: Precision) -> int:
+def _kept_by_image(model: nn.Module, recipe: StudentRecipe, precision: Precision, num_classes: int) -> int:
     """Bytes that autograd keeps for each image: what does not grow with the batch (parameters) is no activation."""
     with FakeTensorMode():
         _as_fake(model)
+        answered = {"image_size": recipe.image_size, "num_classes": num_classes}
+        require_answer(model, recipe.model, **answered, device=torch.device("cpu"))
         smaller, larger = (_kept_bytes(model, recipe, precision, size) for size in (_PROBE, _PROBE + 1))
     return larger - smaller
 

@@ -39,10 +39,15 @@ def tried(build: Callable[[], nn.Module], *, image_size: int, num_classes: int) 
             answer = network(torch.zeros(1, 3, image_size, image_size))
     except Exception as error:  # timm and torch refuse arguments with whatever they stumble on
         raise ValueError(reason_of(error)) from error
+    require_logits(answer, num_classes)
+    return network
+
+
+def require_logits(answer: Any, num_classes: int) -> None:
+    """ValueError unless the answer to one image, or each of several heads, is logits of shape (1, num_classes)."""
     for logit_BC in answer if isinstance(answer, tuple) else (answer,):
         if getattr(logit_BC, "shape", None) != (1, num_classes):
             raise ValueError(f"it must answer one image with logits of shape (1, {num_classes}), got {_form(logit_BC)}")
-    return network
 
 
 def reason_of(error: Exception) -> str:
