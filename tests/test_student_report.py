@@ -7,6 +7,8 @@ import json
 import math
 import re
 import statistics
+import tracemalloc
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from student.report.drawing import line_chart
 from student.report.runs_page import distillation, labels
 from student.report.stats import baseline, best, forward_count, groups, paired_gain, pooled_spread, told_apart
 from student.report.write import read, report_csv, write_report
+from student.run.run_log import RunLog
 from student.run.run_reader import read_run
 from student.sweep.grid import Cell, Grid
 from student.sweep.sweep_directory import CellStatus, Sweep, SweepDirectory, read_sweep
@@ -116,6 +119,45 @@ def test_what_a_resumed_run_says_again_counts_once_and_a_torn_line_not_at_all(tm
     assert (run.epochs[1]["loss"], run.epochs[1]["top1"]) == (7.5, 42.0)
     assert [point.step for point in run.steps] == [5, 15, 25]
     assert math.isnan(run.steps[2]["loss"]) and math.isnan(run.epochs[1]["lr"])
+
+
+def resumed(out: Path) -> None:
+    with RunLog(out) as log:
+        log.begin(json.loads((out / "config.json").read_text()), step=30)
+
+
+def told_before(out: Path) -> None:
+    with RunLog(out) as log:
+        assert log.epoch_values(30) and log.best_epoch()[0] == 2
+
+
+READERS = [read_run, resumed, told_before]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_metrics_are_read_line_by_line(tmp_path: Path, reader: Callable[[Path], Any]) -> None:
+    """A run of days that logs every step writes gigabytes; a report of it must not need them."""
+    write_run(tmp_path / "x", {"seed": 1}, 90.0, epochs=3, finished=False)
+    long = json.dumps({"kind": "step", "step": 25, "epoch": 2, "loss": 1.0, "words": "x" * 100_000}) + "\n"
+    with (tmp_path / "x/metrics.jsonl").open("a") as file:
+        file.writelines(long for _ in range(200))
+    tracemalloc.start()
+    try:
+        reader(tmp_path / "x")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < (tmp_path / "x/metrics.jsonl").stat().st_size / 4
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_line_of_metrics_that_never_ends_is_named(tmp_path: Path, reader: Callable[[Path], Any]) -> None:
+    write_run(tmp_path / "x", {"seed": 1}, 90.0, epochs=1, finished=False)
+    with (tmp_path / "x/metrics.jsonl").open("a") as file:
+        file.truncate(1 << 28)
+    with pytest.raises(RunError, match=r"metrics\.jsonl, line 3: expected at most 1,048,576 bytes, got more"):
+        reader(tmp_path / "x")
+    assert (tmp_path / "x/metrics.jsonl").stat().st_size == 1 << 28, "nothing was changed"
 
 
 def test_the_loss_of_validation_does_not_pass_for_the_loss_of_training(tmp_path: Path) -> None:

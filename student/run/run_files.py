@@ -9,20 +9,23 @@ summary.json                what the run came to; written last, so it is there o
 .lock                       held by the process that trains here
 """
 
+import itertools
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from shards.atomic import atomic_file
-from shards.documents import checked, parse_json, read_document
+from shards.documents import NotRegularError, checked, open_regular, parse_json, read_document
 from shards.errors import RunError
 from shards.own_folder import FolderKind, named
 
 T = TypeVar("T")
 MOST_METRICS_BYTES = 1 << 32
+_MOST_LINE_BYTES = 1 << 20
 _ADVICE = "restore the file or run again"
 
 
@@ -73,6 +76,32 @@ def metric_line(line: bytes, where: Path | str) -> MetricLine:
     return checked(
         parse_json(line, where, error=RunError, advice=advice), MetricLine, where, error=RunError, advice=advice
     )
+
+
+def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield number, from 1, and bytes of each complete line of metrics; one at a time, as a run may write gigabytes.
+
+    A killed run may leave the last line torn: it is left out. No file has no lines.
+
+    Raises:
+        RunError: a line that is longer than any of ours. OSError: the file cannot be read.
+    """
+    if not os.path.lexists(path):
+        return
+    with open_regular(path) as file:
+        if (num_bytes := os.fstat(file.fileno()).st_size) > MOST_METRICS_BYTES:
+            raise NotRegularError(None, f"expected at most {MOST_METRICS_BYTES} bytes, got {num_bytes}", str(path))
+        # readline ends at "\n" alone: str.splitlines also cuts at characters that JSON strings may hold.
+        for number in itertools.count(1):
+            line = file.readline(_MOST_LINE_BYTES + 1)
+            if len(line) > _MOST_LINE_BYTES:
+                raise RunError(
+                    f"{path}, line {number}: expected at most {_MOST_LINE_BYTES:,} bytes, got more; is it a file of "
+                    "metrics? Restore it, or remove the line to go on with the rest"
+                )
+            if not line.endswith(b"\n"):
+                return
+            yield number, line[:-1]
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -5,8 +5,8 @@ A resumed run drops the lines after the step it goes on from, so the file reads 
 
 import json
 import math
-import os
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -14,10 +14,9 @@ from typing import IO, Any
 from torch.utils.tensorboard import SummaryWriter
 
 from shards.atomic import atomic_file
-from shards.documents import read_regular
 from shards.errors import RunError
 from shards.locks import locked
-from student.run.run_files import MOST_METRICS_BYTES, RunFiles, metric_line, write_json
+from student.run.run_files import MetricLine, RunFiles, metric_line, whole_lines, write_json
 
 
 class RunLog:
@@ -59,26 +58,27 @@ class RunLog:
         self.files.summary.unlink(missing_ok=True)
         write_json(self.files.config, config)
         path = self.files.metrics
-        earlier_lines = [line for line in _whole_lines(path) if metric_line(line, path).step <= step] if step else []
         with atomic_file(path) as file:
-            file.writelines(line + b"\n" for line in earlier_lines)
+            for _, line in whole_lines(path) if step else ():
+                if metric_line(line, path).step <= step:
+                    file.write(line + b"\n")
         self._lines = path.open("ab")
         self._events = SummaryWriter(str(self.files.tensorboard), purge_step=step + 1 if step else None)
 
     def epoch_values(self, step: int) -> dict[str, float] | None:
         """The validation in the line of the epoch that ends after `step`; None where no such line was written."""
-        for line in reversed(_whole_lines(self.files.metrics)):
-            stored = metric_line(line, self.files.metrics)
-            if stored.kind == "epoch" and stored.step == step:
-                return stored.val or {}
-        return None
+        ends = (line for line in self._stored() if line.kind == "epoch" and line.step == step)
+        last = next(iter(deque(ends, maxlen=1)), None)
+        return None if last is None else last.val or {}
 
     def best_epoch(self) -> tuple[int, float]:
         """The epoch (from 0) with the highest validated top-1, the first of several, and that; (-1, -1) for none."""
-        lines = [metric_line(line, self.files.metrics) for line in _whole_lines(self.files.metrics)]
-        validated = [line for line in lines if line.kind == "epoch" and line.val and "top1" in line.val]
+        validated = (line for line in self._stored() if line.kind == "epoch" and line.val and "top1" in line.val)
         best = max(validated, key=lambda line: float((line.val or {})["top1"]), default=None)
         return (-1, -1.0) if best is None else (best.epoch, float((best.val or {})["top1"]))
+
+    def _stored(self) -> Iterator[MetricLine]:
+        return (metric_line(line, self.files.metrics) for _, line in whole_lines(self.files.metrics))
 
     def write(self, kind: str, *, step: int, epoch: int, metrics: Mapping[str, float], **groups: Any) -> None:
         """One line of metrics; numbers that are not finite are left out, as JSON has none. RunError when it cannot."""
@@ -106,10 +106,3 @@ class RunLog:
         """Write the model card atomically."""
         with atomic_file(self.files.model_card) as file:
             file.write(text.encode())
-
-
-def _whole_lines(path: Path) -> list[bytes]:
-    """The lines that were written completely: a killed run may leave the last one torn."""
-    if not os.path.lexists(path):
-        return []
-    return read_regular(path, most_bytes=MOST_METRICS_BYTES).split(b"\n")[:-1]

@@ -7,18 +7,16 @@ not finite is NaN here, so that charts leave a gap instead of drawing a lie.
 import datetime
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from shards.documents import read_regular
 from shards.errors import RunError
 from shards.values import check_fields
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
-from student.run.run_files import MOST_METRICS_BYTES, MetricLine, RunFiles, metric_line, read_json
+from student.run.run_files import MetricLine, RunFiles, metric_line, read_json, whole_lines
 
 METRICS = (
     "loss",
@@ -155,12 +153,15 @@ def read_run(path: Path) -> Run:
     if not is_run(path):
         raise RunError(f"{path}: no run here (expected {RunFiles(path).config}); give the --out of a train-student")
     files = RunFiles(path)
-    points = list(_metric_lines(files.metrics))
+    points: dict[str, dict[tuple[int, int], Point]] = {"step": {}, "epoch": {}}
+    for kind, point in _metric_lines(files.metrics):
+        if kind in points:
+            points[kind][point.epoch, point.step] = point  # said again after a resume: as said last
     return Run(
         path=path,
         config=_config(files.config),
-        steps=_latest(points, "step"),
-        epochs=_latest(points, "epoch"),
+        steps=_in_order(points["step"]),
+        epochs=_in_order(points["epoch"]),
         summary=read_json(files.summary) if files.summary.is_file() else {},
     )
 
@@ -192,11 +193,7 @@ def finite_json(value: Any) -> Any:
 
 
 def _metric_lines(path: Path) -> Iterator[tuple[str, Point]]:
-    if not os.path.lexists(path):
-        return
-    # Split on "\n" alone: str.splitlines also cuts at characters that JSON strings may hold.
-    lines = read_regular(path, most_bytes=MOST_METRICS_BYTES).split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):
+    for number, line in whole_lines(path):
         if not line.strip():
             continue
         head = metric_line(line, f"{path}, line {number}")
@@ -212,10 +209,8 @@ def _point(head: MetricLine, line: Mapping[str, Any]) -> Point:
     return Point(step=head.step, epoch=head.epoch, values=values)
 
 
-def _latest(points: Sequence[tuple[str, Point]], kind: str) -> tuple[Point, ...]:
-    """The points of a kind in order of steps; a step said again after a resume counts as said last."""
-    by_step = {(point.epoch, point.step): point for point_kind, point in points if point_kind == kind}
-    return tuple(by_step[key] for key in sorted(by_step))
+def _in_order(points: Mapping[tuple[int, int], Point]) -> tuple[Point, ...]:
+    return tuple(points[key] for key in sorted(points))
 
 
 def _number(value: Any) -> float:
