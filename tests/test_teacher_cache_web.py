@@ -5,7 +5,9 @@ import http.server
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -15,10 +17,10 @@ from fsspec.registry import _registry
 from shards.errors import CacheError, ShardError
 from shards.index import server_rules
 from shards.index.remote import local_shard
-from shards.index.server_rules import ALLOWED, session_options
+from shards.index.server_rules import ALLOWED, open_azure, session_options
 from teacher_cache.store import zarr_objects
 from teacher_cache.store.cache import TeacherCache
-from teacher_cache.store.schemes import SCHEMES
+from teacher_cache.store.schemes import SCHEMES, open_filesystem
 from teacher_cache.store.web import bounded_google
 from tests.cache_maker import assert_unit, make_cache
 from tests.object_servers import use_s3
@@ -192,6 +194,63 @@ def test_googles_client_has_the_same_rule_for_redirects(monkeypatch: pytest.Monk
     monkeypatch.setitem(_registry, "gs", Client)
     bounded_google()()
     assert opened[0]["session_kwargs"]["trace_configs"] == session_options(CacheError)["trace_configs"]
+
+
+class _Redirects:
+    """Stands for the policy of azure-core, which the pipeline of a client asks where an answer sends it on to."""
+
+    def get_redirect_location(self, response: Any) -> Any:
+        return response.location
+
+
+def test_azures_client_has_the_same_rule_for_redirects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It need not be installed: a stub stands for it. One without a known policy is not used at all."""
+    policies: list[object] = [object(), _Redirects()]
+
+    class Client(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+        cachable = False
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__()
+            self.do_connect()
+
+        def do_connect(self) -> None:
+            self.service_client = SimpleNamespace(_pipeline=SimpleNamespace(_impl_policies=policies))
+
+    monkeypatch.setitem(_registry, "az", Client)
+    asked = SimpleNamespace(url="https://a.blob.core.windows.net/c/x")
+    for opened in (partial(open_filesystem, scheme=SCHEMES["az"]), partial(open_azure, error=CacheError)):
+        policies[1] = policy = _Redirects()
+        opened("az://c/x.zarr")
+        for location in (None, False, "/c/y", "https://a.blob.core.windows.net/c/y"):
+            answer = SimpleNamespace(location=location, http_request=asked)
+            assert policy.get_redirect_location(answer) == location
+        for location in ("https://b.blob.core.windows.net/c/x", "http://169.254.169.254/", "file:///etc/passwd"):
+            with pytest.raises(CacheError, match=r"redirect|sends a request on to"):
+                policy.get_redirect_location(SimpleNamespace(location=location, http_request=asked))
+    policies.pop()
+    with pytest.raises(ImportError, match="pip install -U adlfs"):
+        open_azure("az://c/x.zarr", CacheError)
+
+
+def test_azures_real_client_follows_no_redirect_to_another_address(
+    server: tuple[str, type[_Moody]], elsewhere: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("adlfs")
+    (url, handler), (other, asked) = server, elsewhere
+
+    def redirected(self: _Moody) -> None:
+        self.send_response(302)
+        self.send_header("Location", f"{other}{self.path}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    handler.do_GET = handler.do_HEAD = redirected  # type: ignore[method-assign]
+    account = f"AccountName=x;AccountKey=eHg=;BlobEndpoint={url.removesuffix('/c')}/x;"
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", f"DefaultEndpointsProtocol=http;{account}")
+    with pytest.raises(CacheError, match="sends a request on to http://127"):
+        TeacherCache.open("az://c/", timeout_s=20)
+    assert asked == []
 
 
 def test_an_object_of_an_s3_server_is_cut_off_as_well(

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from shards.errors import CacheError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
@@ -17,19 +19,16 @@ class Scheme:
     Attributes:
         read_only: why nothing is written there; "" where a cache can be made.
         options: for the constructor of its filesystem.
-        threads: whether it is used from threads, without its own asynchronous mode.
         extra: what installs the client library.
     """
 
     read_only: str = ""
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    threads: bool = False
     extra: str = "install this project with its 'remote' extra"
 
 
 _WEB = Scheme(read_only="write to a path, s3:// or gs://")
-# adlfs in asynchronous mode leaves a finalizer behind that prints a traceback when the process ends.
-_AZURE = Scheme(threads=True, extra="install this project with its 'azure' extra")
+_AZURE = Scheme(extra="install this project with its 'azure' extra")
 SCHEMES = {
     # With more than one request per object s3fs asks for the size first, and for a missing object it then lists.
     "s3": Scheme(options=MappingProxyType({"max_concurrency": 1})),
@@ -90,7 +89,13 @@ def open_filesystem(url: str, scheme: Scheme) -> tuple[Any, str]:
 
         bounded: Any = bounded_s3() if url.startswith("s3://") else bounded_google()
         return bounded(asynchronous=True, **options), str(bounded._strip_protocol(url)).rstrip("/")
-    if fsspec.get_filesystem_class(url.partition("://")[0]).async_impl and not scheme.threads:
+    if scheme is _AZURE:
+        from shards.index.server_rules import open_azure
+
+        fs, path = open_azure(url, CacheError, **options)
+        # adlfs in asynchronous mode leaves a finalizer behind that prints a traceback when the process ends.
+        return AsyncFileSystemWrapper(fs, asynchronous=True), path.rstrip("/")
+    if fsspec.get_filesystem_class(url.partition("://")[0]).async_impl:
         fs, path = fsspec.core.url_to_fs(url, asynchronous=True, **options)
     else:
         fs, path = fsspec.core.url_to_fs(url, **options)
