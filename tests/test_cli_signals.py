@@ -104,6 +104,54 @@ def test_ctrl_c_is_not_swallowed_wherever_it_comes(block: str, hits: int, where:
     assert said in done.stderr and ("Traceback" in done.stderr) == (block == "plain")
 
 
+READING = """
+import io, pathlib, signal, sys, torch
+from safetensors.torch import save_file
+from teacher_cache.network.weights import read_weights
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+folder, calls, hit = pathlib.Path(sys.argv[1]), 0, 0
+
+def counted(name):
+    def call(self, *arguments):
+        global calls
+        calls += 1
+        if calls == hit:
+            signal.raise_signal(signal.SIGINT)
+        return getattr(io.BufferedReader, name)(self, *arguments)
+    return call
+
+names = ("read", "readinto", "readline", "seek", "tell")
+File = type("File", (io.BufferedReader,), {name: counted(name) for name in names})
+pathlib.Path.open = lambda path, mode="r", *_: File(io.FileIO(path, mode))
+state = {f"layer{n}": torch.arange(200.0) for n in range(3)}
+torch.save(state, folder / "zip.pth")
+torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
+save_file(state, folder / "plain.safetensors")
+for path in folder.iterdir():
+    hit = calls = 0
+    read_weights(path)
+    number = calls
+    assert number > 3, "it is not read through this file"
+    for hit in range(1, number + 1):
+        calls = 0
+        try:
+            said = f"read {len(read_weights(path).state)} tensors"
+        except KeyboardInterrupt:
+            continue
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+        print(f"{path.name}, at call {hit} of {number}: {said}")
+"""
+
+
+def test_ctrl_c_at_every_read_of_a_weights_file_is_an_interrupt(tmp_path: Path) -> None:
+    """torch's reader turns it into an error of its own, which says that the file cannot be read."""
+    words = [sys.executable, "-c", READING, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == "", "not interrupted"
+
+
 def test_debug_shows_the_traceback_wherever_it_stands() -> None:
     for words in (["--debug", "models", "deit_tny"], ["models", "deit_tny", "--debug"], ["models", "--debug", "x"]):
         done = subprocess.run([sys.executable, "cli.py", *words], capture_output=True, text=True, check=False)
