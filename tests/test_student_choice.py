@@ -10,9 +10,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from shards.commands.flags import bundled
 from shards.data_defaults import SMALL_SET, ImageSet
 from shards.errors import RunError
-from shards.commands.flags import bundled
 from shards.values import ranges_of
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from student.commands.flags import StudentFlags, refuse_changes

@@ -15,6 +15,7 @@ from shards.errors import RunError
 from shards.world import World
 from student.learn import process_group as process_group_module
 from student.learn.process_group import _require_own_gpus, meeting_place, process_group, unwrapped
+from student.run.loop import _joining
 from tests.student_tiny import in_children
 
 CPU = torch.device("cpu")
@@ -145,18 +146,24 @@ def test_who_waits_in_vain_gives_up_and_says_for_whom_it_waited(rank):
         assert words in said, said
 
 
-def test_ranks_without_an_address_are_refused(monkeypatch):
-    """A SLURM array sets rank and size but no place to meet."""
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(ValueError, match=r"MASTER_ADDR is not set.*torchrun"), process_group(World(0, 2, 0), CPU):
+@pytest.mark.parametrize(
+    "known, said",
+    [
+        ({}, "MASTER_ADDR and MASTER_PORT are not set"),
+        ({"MASTER_ADDR": "host"}, "MASTER_PORT is not set"),
+        ({"MASTER_ADDR": "", "MASTER_PORT": "29500"}, "MASTER_ADDR is not set"),
+    ],
+)
+def test_ranks_without_an_address_are_refused_before_they_say_where_they_wait(monkeypatch, known, said):
+    """A SLURM array sets rank and size but no place to meet: "rank 0 of 2 waits at ?:?" helped nobody."""
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{said}: start with `torchrun"), process_group(World(0, 2, 0), CPU):
         pass
-
-
-def test_nobody_is_said_to_wait_at_a_place_that_is_not_known(monkeypatch):
-    """The line before the wait names the address, so it is refused where there is none."""
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(ValueError, match="MASTER_ADDR is not set"):
-        meeting_place(World(0, 2))
+    with pytest.raises(ValueError, match=said):
+        list(_joining(World(0, 2, 0)))
     assert meeting_place(World(0, 2, meeting="file:///meet")) == "file:///meet"
 
 

@@ -23,6 +23,7 @@ from shards.world import World, way_out, world_variables
 
 T = TypeVar("T")
 _GRACE_S = 30.0
+_PLACE = ("MASTER_ADDR", "MASTER_PORT")
 _ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 """Of torch.distributed by the type of device: tensors on a GPU travel over NCCL, messages between hosts over gloo."""
@@ -165,17 +166,17 @@ def _meeting(world: World, timeout: timedelta) -> Any:
 
 
 def meeting_place(world: World) -> str:
-    """Name the place where the ranks of a run meet; ValueError when the environment gives none."""
+    """Name the place where the ranks of a run meet; ValueError where the environment does not say it."""
     if world.meeting != "env://":
         return world.meeting
-    if "MASTER_ADDR" not in os.environ:
+    if missing := [name for name in _PLACE if not os.environ.get(name)]:
         variables = world_variables()
         raise ValueError(
-            f"world size {world.size}{f' ({variables})' if variables else ''} but MASTER_ADDR is not set: start with "
-            "`torchrun --nproc-per-node N cli.py …`, or set MASTER_ADDR and MASTER_PORT to rank 0's host and a free "
-            f"port; {way_out()}"
+            f"world size {world.size}{f' ({variables})' if variables else ''} but {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not set: start with `torchrun --nproc-per-node N cli.py …`, or "
+            f"set MASTER_ADDR and MASTER_PORT to rank 0's host and a free port; {way_out()}"
         )
-    return f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT', '?')}"
+    return ":".join(os.environ[name] for name in _PLACE)
 
 
 def _joined(world: World, device: torch.device, *, timeout_s: float, join_s: float) -> Any:
@@ -259,7 +260,7 @@ def process_group(
     if world.size == 1:
         yield ProcessGroup(world, device)
         return
-    meeting_place(world)
+    meeting_place(world)  # before anybody waits
     control = _joined(world, device, timeout_s=timeout_s, join_s=join_s)
     finished = False
     try:
