@@ -155,13 +155,13 @@ class OnlineTeacher(TeacherSource):
 
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher
-        self.num_not_finite = torch.zeros((), dtype=torch.float64, device=teacher.device)
+        self._wrong = self.num_not_finite = torch.zeros((), dtype=torch.float64, device=teacher.device)
 
     def answer(self, batch: ViewBatch, x_BCHW: Tensor) -> TeacherAnswer:
         """Return the answer of one forward pass of the teacher; a logit that is not finite is counted."""
         logit_BC = self._teacher.logits(x_BCHW)
         self.teacher_forwards += len(logit_BC)
-        self.num_not_finite += (~logit_BC.isfinite().all(-1)).sum()
+        self._wrong += (~logit_BC.isfinite().all(-1)).sum()
         return answer_from_logits(logit_BC)
 
 
