@@ -17,7 +17,6 @@ from timm.models.deit import VisionTransformerDistilled
 
 from shards.errors import ArtefactError
 from shards.world import World
-from student.learn.memory import memory_need
 from student.learn.network import make_student
 from student.learn.process_group import ProcessGroup
 from student.learn.timm_model import bare_model
@@ -26,6 +25,7 @@ from student.recipe.papers import recipe_for
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from student.run.export import ExportInfo, export_weights, load_student, timm_call
+from student.sweep.memory import memory_need
 from teacher_cache.network.teacher import TeacherOptions, load_teacher
 from teacher_cache.network.trial import tried
 from teacher_cache.network.weights_metadata import (
