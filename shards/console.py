@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import click
 
@@ -124,7 +125,10 @@ def command_line(words: Sequence[object]) -> str:
     """A command of ours as the user types it in this shell: the program as it was started, the words quoted."""
     context = click.get_current_context(silent=True)
     name = (context.find_root().info_name if context else None) or "deit-cache"
-    return f"{f'python {name}' if name.endswith('.py') else name} {shlex.join(map(str, words))}"
+    if not name.endswith(".py"):
+        return shlex.join([name, *map(str, words)])
+    started = sys.argv[0]  # with its folder, which click leaves out
+    return shlex.join(["python", started if Path(started).name == name else name, *map(str, words)])
 
 
 def runs_next_itself() -> bool:
@@ -138,6 +142,11 @@ def say_next(*commands: Sequence[object]) -> None:
     if click.get_current_context(silent=True) is not None and not runs_next_itself():
         for number, words in enumerate(commands):
             say(f"{'      ' if number else 'next: '}{command_line(words)}")
+
+
+def setting_lines(reasons: Sequence[str]) -> list[str]:
+    """The lines that say which settings a command chose for the data, one with its reason on each; none for none."""
+    return ["automatic settings:", *(f"  {reason}" for reason in reasons)] if reasons else []
 
 
 def shortened(text: str) -> str:

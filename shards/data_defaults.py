@@ -85,10 +85,13 @@ def data_defaults(images: ImageSet, *, pretrained: bool = False, teacher: bool =
     most = _MOST_TEACHER_EPOCHS if teacher else _MOST_EPOCHS
     epochs = round(min(max(seen / images.num_images, _FEWEST_EPOCHS), most))
     mirrored = "" if images.coloured else "; none is mirrored, as the images have no colours and may be letters"
+    view_fields = {} if images.coloured else {"flip": 0.0}
+    # Nobody stores a teacher's training views: with new mixing groups in each epoch few epochs leave no image out.
+    view_fields |= {"block_views": 1} if teacher else {}
     side = f" (the shorter side of the images is about {images.short_side})" if images.short_side else ""
     return DataDefaults(
         view=SMALL_VIEW,
-        view_fields={} if images.coloured else {"flip": 0.0},
+        view_fields=view_fields,
         num_views=num_views,
         size=size,
         model=SMALL_STUDENT,

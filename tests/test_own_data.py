@@ -70,7 +70,7 @@ def test_the_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     in_order = "make-shards train-teacher cache-teacher train-student ablate report predict"
     assert list(said) == in_order.split()
     assert "top-1" in said["train-teacher"] and "always naming the largest class: 50 %" in said["train-teacher"]
-    assert "automatic settings: " in said["train-student"] and "cat" in said["predict"]
+    assert "automatic settings:" in said["train-student"] and "cat" in said["predict"]
     assert "teacher accuracy on the augmented views" in said["cache-teacher"]
     assert "<html" in (tmp_path / "report.html").read_text()
     said = run(commands("## Photos without labels", "## Sources"))

@@ -32,14 +32,14 @@ def test_a_run_that_is_well_gets_no_sentence() -> None:
     [
         (
             {"base_loss": 2.2, "validation": {"top1": 20.0}},
-            "still underfitting: its training loss of 2.20 is near 2.30",
+            "its training loss is 2.20, guessing among 10 classes gives 2.30",
         ),
         ({"teacher_right": 0.3}, "the label for only 30 % of the training views"),
         ({"student_params": 5_000_000}, "larger than its teacher (5.00 and 4.00 million"),
         ({"validation": {"top1": 60.0, "cls_top1": 64.0, "dist_top1": 50.0}}, "the CLS head alone has 64.0 %"),
         ({"validation": {"top1": 60.0, "cls_top1": 50.0, "dist_top1": 64.0}}, "the DIST head alone has 64.0 %"),
         ({"times_each_view": 25.0}, "each cached view was trained on 25 times"),
-        ({"num_validated": 184, "validation": {"top1": 36.4}}, "top-1 of 184 validation images is known to ± 7.0"),
+        ({"num_validated": 184, "validation": {"top1": 36.4}}, "184 validation images give top-1 to ± 7.0"),
     ],
 )
 def test_one_ailment_gets_one_sentence(changes: dict[str, Any], words: str) -> None:

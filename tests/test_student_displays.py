@@ -77,6 +77,7 @@ def test_the_images_of_an_epoch_are_counted(rows: list[int], repeats: int, capsy
         repeats=repeats,
     )
     said = [line for line in shown(capsys, begin).splitlines() if line.startswith("each epoch:")][-1]
+    said = said.replace(f"all {sum(rows)} ", f"{sum(rows)} of the {sum(rows)} ")
     about, up_to = ("", "") if set(places.values()) == {repeats} else ("about ", "up to ")
     assert f"{about}{size * len(places)} of the {sum(rows)} training images" in said
     assert repeats == 1 or f"{up_to}{repeats} views of each of" in said

@@ -17,10 +17,17 @@ import pytest
 from click.testing import CliRunner
 
 from shards.commands.make_shards import _say_pixels
+from shards.index.shard_index import open_index
 from shards.tars.writer import write_samples
+from shards.views.view_recipe import ViewRecipe
 from student.commands.distill import distill, outcome
+from student.cost.distill_plan import plan_within, views_for_all
+from student.feed.coverage import left_over_in_all
+from student.feed.order import Order
+from teacher_cache.network.weights_metadata import BEST_WEIGHTS
 
 PNG = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+NUM_PHOTOS = 47  # no multiple of the 16 of a mixing group
 SUMMARY = {"validation_images": 100, "validation_majority": 20.0}
 
 
@@ -31,7 +38,10 @@ def write_run(out: Path, top1: float, words: tuple[str, ...]) -> None:
     start = f"timm:{typed['--pretrained']}" if "--pretrained" in typed else ""
     recipe = {"epochs": 7, "model": typed.get("--model", "net"), "init_weights": start}
     (out / "config.json").write_text(json.dumps({"recipe": recipe, "train": {}}))
-    (out / "summary.json").write_text(json.dumps({**SUMMARY, "top1": top1, "images_per_s": 40.0}))
+    best = {"best_epoch": 1, "best_top1": top1 + 3, "best_weights": BEST_WEIGHTS} if out.name == "teacher" else {}
+    (out / "summary.json").write_text(json.dumps({**SUMMARY, "top1": top1, "images_per_s": 40.0, **best}))
+    if best:
+        (out / BEST_WEIGHTS).write_bytes(b"")
 
 
 @pytest.fixture
@@ -47,7 +57,7 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[click.Gro
         asked.append([name, *words])
         if name == "make-shards":
             for split in ("train", "val"):
-                samples = [(f"dog/{n}", n - 1, "png", PNG) for n in (1, 2)]
+                samples = [(f"dog/{n}", n % 2, "png", PNG) for n in range(1, NUM_PHOTOS + 1)]
                 if not Path(words[1], split).exists():
                     write_samples(samples, Path(words[1], split), num_classes=2)
         elif name.startswith("train"):
@@ -62,7 +72,7 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[click.Gro
         commands[name] = click.Command(
             name, params=params, callback=lambda words, name=name: act(name, words), context_settings=settings
         )
-    monkeypatch.setattr("student.commands.distill._views", lambda *_: 24)
+    monkeypatch.setattr("student.commands.distill.measured_rate", lambda *_: 40.0)
     group = click.Group("cli.py", commands)
     vars(group)["asked"] = asked
     yield group
@@ -84,6 +94,9 @@ def test_each_command_is_printed_as_it_runs_and_ends_with_the_comparison(group: 
     for words in asked:
         assert f"python cli.py {' '.join(words)}" in output
     assert "--split" in asked[0], "two classes and no validation part"
+    assert asked[2][asked[2].index("--teacher-weights") + 1] == os.path.join("work", "teacher", BEST_WEIGHTS)
+    assert asked[6][asked[6].index("--teacher") + 1] == "93.00", "of the weights that the cache's answers are from"
+    assert re.search(r"teacher +93 %", output)
     assert asked[4][-6:] == ["--distill", "none", "--epochs", "7", "--out", os.path.join("work", "without-teacher")]
     assert "teacher" in output and "always naming the largest class" in output
     assert output.count("next: ") == 1 and "predict photos/dog/1.jpg --weights work/student" in output
@@ -140,3 +153,52 @@ def test_a_difference_is_called_noise_where_it_is(top1: float, verdict: str) -> 
     student: dict[str, Any] = {**SUMMARY, "top1": top1}
     lines = "\n".join(outcome({"top1": 93.0}, student, {"top1": 25.0}))
     assert verdict in lines and "93 %" in lines and "20 %" in lines
+
+
+@pytest.mark.parametrize("rate", [0.5, 5.0, 40.0, 3000.0])
+@pytest.mark.parametrize("num_photos", [20, 500, 9000])
+def test_a_plan_fits_its_budget_or_is_the_smallest_and_says_what_to_change(rate: float, num_photos: int) -> None:
+    """The teacher's epochs were not counted: a budget of 5 minutes took 20."""
+    sizes = {"num_training": num_photos, "num_validation": num_photos // 4, "most_epochs": 5}
+    plans = [plan_within(60 * minutes, rate, **sizes) for minutes in (1, 5, 15, 60, 600)]
+    for minutes, plan in zip((1, 5, 15, 60, 600), plans, strict=True):
+        words = plan.words(60 * minutes, rate)
+        assert 1 <= plan.epochs <= 5 and plan.num_views >= 6
+        if plan.total_s <= 60 * minutes:
+            assert words.startswith("plan: ")
+        else:
+            assert (
+                words.startswith("warning: ")
+                and f"--budget is {minutes} minutes" in words
+                and "--budget " in words[-20:]
+            )
+            wanted = int(words.rpartition(" ")[2])
+            assert plan_within(60 * wanted, rate, **sizes).total_s <= 60 * wanted, "the advised budget is enough"
+            assert plan.epochs == 1 and plan.num_views == 6
+    for less, more in pairwise(plans):
+        assert less.epochs <= more.epochs and less.num_views <= more.num_views
+
+
+@pytest.mark.parametrize("rate", [0.05, 40.0])
+def test_the_plan_stands_before_the_teacher_and_the_time_at_the_end(
+    group: click.Group, monkeypatch: pytest.MonkeyPatch, rate: float
+) -> None:
+    """With what to change, where it does not fit."""
+    monkeypatch.setattr("student.commands.distill.measured_rate", lambda *_: rate)
+    output, asked = run(group, "photos", "--out", "work", "--budget", "5")
+    plan = output.partition("train-teacher")[0]
+    assert ("plan: about" in plan) == (rate > 1) and ("warning: this takes about" in plan) == (rate < 1)
+    assert asked[1][-4:-2] == ["--epochs", "5" if rate > 1 else "1"]
+    assert re.search(r"this call took .* of 5 minutes \(--budget\)", output)
+    assert "this takes" not in (again := run(group, "photos", "--out", "work", "--budget", "5")[0])
+    assert "plan: " not in again, "it keeps what was planned"
+
+
+def test_the_views_leave_no_photo_out(group: click.Group) -> None:
+    """Six views leave 15 of 47 photos out, which a command that distill had chosen then warned of."""
+    asked = run(group, "photos", "--out", "work", "--budget", "1")[1]
+    index, num_views = open_index("work/data/train"), int(asked[2][asked[2].index("--views") + 1])
+    assert num_views >= views_for_all(index) > 6
+    order = Order(rows_S=index.rows_S, recipe=ViewRecipe(), batch_size=16, num_views=num_views)
+    assert not left_over_in_all(index, order, num_views).any()
+    assert left_over_in_all(index, order, 6).sum() == 15

@@ -99,3 +99,16 @@ def test_a_rounding_that_one_value_does_not_show_is_found_in_an_old_cache() -> N
     root = json.loads((OLD_CACHE / "zarr.json").read_text())["attributes"]
     assert " " not in root["spec"]["behaviour"], "a digest with parts would show it anyhow"
     assert (done.returncode, "rotate" in done.stdout) in ((1, True), (0, False)), done.stderr
+
+
+def test_a_busy_machine_ends_without_a_traceback() -> None:
+    """Zarr waits 0.2 s for its thread at exit and then closes a loop that still runs."""
+    code = """
+import time
+from teacher_cache.store import zarr_objects
+async def nothing(): pass
+zarr_objects.sync(nothing())
+zarr_objects.zarr_loop.loop[0].call_soon_threadsafe(time.sleep, 1.0)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert ended.stderr == ""

@@ -183,6 +183,25 @@ def given_flag(name: str) -> bool:
     return source not in (None, click.core.ParameterSource.DEFAULT)
 
 
+def typed_words(*names: str) -> list[object]:
+    """Return options of the running command that the user typed, as words for the command that comes next.
+
+    Args:
+        names: of their parameters.
+    """
+    context = click.get_current_context()
+    words: list[object] = []
+    for option in context.command.params:
+        if not isinstance(option, click.Option) or option.name not in names or not given_flag(str(option.name)):
+            continue
+        value = context.params[str(option.name)]
+        if option.is_flag:
+            words += [option.opts[0]] * bool(value)
+        else:
+            words += [word for item in (value if option.multiple else (value,)) for word in (option.opts[0], item)]
+    return words
+
+
 def refuse_ignored(names: Iterable[str], why: str) -> None:
     """ValueError for a flag that was typed and that this command, as it is called, would not read.
 

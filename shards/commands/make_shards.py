@@ -19,9 +19,11 @@ from shards.commands.flags import (
     bundled,
     class_names_option,
     flag,
+    given_flag,
     require_use,
     say_ignored,
     shared,
+    typed_words,
     workers_option,
 )
 from shards.commands.shard_place import beside
@@ -212,9 +214,11 @@ def make_shards(
     if len(sets) > 1:
         _write_info(dest / "_info.json", tuple(sets))
     if flags.no_labels:
-        say_next(["cache-teacher", "--shards", dest, "--teacher-weights", "teacher", "--cache", "unlabelled.zarr"])
+        teachers = [path for path in (Path("teacher"), beside(dest, "teacher")) if path.is_dir()]
+        teacher = teachers[0] if teachers else "TEACHER"
+        say_next(["cache-teacher", "--shards", dest, "--teacher-weights", teacher, "--cache", "unlabelled.zarr"])
     else:
-        say_next(_next_command(source, dest, tuple(sets)))
+        say_next(_next_command(source, dest, tuple(sets), _typed_for_val(image_flags.skip_bad)))
 
 
 def _write_info(path: Path, splits: Sequence[str]) -> None:
@@ -232,13 +236,31 @@ def _write_info(path: Path, splits: Sequence[str]) -> None:
     replace_file(path, json.dumps({"made_by": "make-shards", "splits": parts}, indent=1).encode() + b"\n")
 
 
-def _next_command(source: Path, dest: Path, splits: Sequence[str]) -> list[object]:
-    """Return the next command: for the validation part that lies beside SOURCE, else for a teacher."""
+_FOR_VAL = (
+    *("format_name", "first_label", "class_names", "ignore_unknown", "samples_per_shard", "seed"),
+    *("upright", "background", "max_side", "quality", "max_pixels", "no_decode", "workers"),
+)
+"""Options that the validation part of a set needs as well."""
+
+
+def _typed_for_val(skip_bad: Path | None) -> list[object]:
+    """The typed options, for the validation part, which has a list of labels and one of bad images of its own."""
+    labels = ["--labels", "LABELS"] if given_flag("labels") else []
+    bad = ["--skip-bad", skip_bad.with_stem(f"{skip_bad.stem}-val")] if skip_bad else []
+    return [*typed_words(*_FOR_VAL), *labels, *bad]
+
+
+def _next_command(source: Path, dest: Path, splits: Sequence[str], typed: Sequence[object] = ()) -> list[object]:
+    """Return the next command: for the validation part that lies beside SOURCE, else for a teacher.
+
+    Args:
+        typed: options for the validation part.
+    """
     train, val = (dest / "train", dest / "val") if "val" in splits else (dest, beside(dest, "val"))
     if "val" not in splits and dest.name == "val" and (beside(dest, "train") / INDEX_NAME).is_file():
         train, val = beside(dest, "train"), dest
     elif not (val / INDEX_NAME).is_file() and source.name == dest.name == "train" and beside(source, "val").is_dir():
-        return ["make-shards", beside(source, "val"), val]
+        return ["make-shards", beside(source, "val"), val, *typed]
     words: list[object] = ["train-teacher", "--shards", train]
     words += ["--val-shards", val] if (val / INDEX_NAME).is_file() and val != train else []
     data = train.parent if train.parent.name else train

@@ -13,6 +13,7 @@ from shards.commands.flags import COUNT, FROM_ZERO, PATH, TEXT, bundled, flag, g
 from shards.commands.shard_place import ShardPlace, shard_options
 from shards.console import say, say_next
 from shards.own_folder import require_own
+from shards.text.figures import count
 from shards.world import World, require_completions, world_from_env, world_variables
 from student.commands.flags import (
     CacheFlags,
@@ -236,12 +237,15 @@ def _run(
     display = SweepDisplay(out, together=together, processes=world.size, quiet=world.rank > 0, more_views=extend)
     display.explain(reasons)
     facts = sweep_facts(sweep.teachers, grid.temperatures, distillations=grid.distillations, recipe=sweep.recipe)
-    num_failed = 0
+    num_failed = num_left = 0
     for event in run_sweep(out, grid, sweep.train, common=sweep.common(), facts=facts, together=together, world=world):
         display.show(event)
         if not isinstance(event, CellProgress):
-            num_failed = event.tally.num_failed
+            num_failed, num_done = event.tally.num_failed, event.tally.num_done
+            num_left = event.tally.num_total - num_done - num_failed
     if num_failed:
         raise stop_with(1)
     if world.rank == 0:
+        if num_left:
+            say(f"other processes still train {count(num_left, 'cell')}; the report needs them")
         say_next(["report", out])

@@ -11,17 +11,18 @@ import click
 
 from shards.commands.flags import PATH, TEXT, Number, given_flag
 from shards.console import RUNS_NEXT_ITSELF, command_line, result, say, say_next
+from shards.data_defaults import ImageSet, data_defaults
 from shards.tars.journal import INDEX_NAME
 from shards.text.figures import accuracy, count, duration, noise
+from student.commands.train_teacher import measured_rate
+from student.cost.distill_plan import cache_seconds, plan_within, student_seconds, views_for_all, views_within
 from student.recipe.student_recipe import PUBLISHED
-from student.run.run_reader import Run, is_finished, read_run, recipe_before
+from student.run.run_reader import Run, read_run, recipe_before
 from teacher_cache.network.teacher_name import LITE0, require_known
+from teacher_cache.network.weights_metadata import BEST_WEIGHTS
+from teacher_cache.store.header import header_at
 
-_TEACHER_EPOCHS = 5
-_SHARES = {"cache": 0.25, "students": 0.6}
-"""Parts of the time that is left after the teacher; the rest is for validation, start-up and the report."""
-_FORWARDS_PER_TRAINED = 2.5  # teacher answers in the time in which it learns from one image: no backward pass
-_UNIT, _FEWEST_VIEWS, _MOST_VIEWS = 6, 6, 120
+_TEACHER_EPOCHS, _LONG_MINUTES = 5, 60  # at most so many, unless the budget is that long
 
 
 @click.command("distill")
@@ -29,6 +30,7 @@ _UNIT, _FEWEST_VIEWS, _MOST_VIEWS = 6, 6, 120
 @click.option("--out", "work", required=True, type=PATH, help="Folder for all that is made; run again to go on.")
 @click.option(
     "--budget",
+    "budget_minutes",
     default=15,
     type=Number(1, 100_000),
     metavar="MINUTES",
@@ -42,7 +44,7 @@ def distill(
     context: click.Context,
     photos: Path,
     work: Path,
-    budget: float,
+    budget_minutes: float,
     pretrained: str | None,
     upright: bool,
     background: str | None,
@@ -53,13 +55,13 @@ def distill(
     teacher, and compares all three. PHOTOS may also hold train/ and val/; otherwise a fifth is held out. Each command
     is printed as it runs. Run it again to go on.
     """
-    began = time.monotonic()
+    budget = _Budget(60 * budget_minutes)
     if pretrained:
         require_known("--pretrained", pretrained)
     context.meta[RUNS_NEXT_ITSELF] = True
     steps = _Steps(context)
     data, teacher, students = work / "data", work / "teacher", (work / "student", work / "without-teacher")
-    if given_flag("budget") and (planned := _epochs(students[0])):
+    if given_flag("budget_minutes") and (planned := _epochs(students[0])):
         say(f"--budget: {work} keeps its plan of {count(planned, 'epoch')} a student; another --out is planned anew")
     background_flag = ["--background", background] if background else []
     left_out = ["--ignore-unknown", "--skip-bad", work / "left-out.txt"]
@@ -69,23 +71,57 @@ def distill(
     sets: list[object] = ["--shards", data / "train", "--val-shards", data / "val"]
     if not (data / "val" / INDEX_NAME).is_file():
         raise ValueError(f"{photos}: expected folders of classes, or train/ and val/ of them; see docs/own-data.md")
-    epochs = [] if is_finished(teacher) or budget >= 60 else ["--epochs", _TEACHER_EPOCHS]
-    epochs = ["--epochs", recipe_before(teacher)["epochs"]] if recipe_before(teacher) else epochs
-    steps.run(["train-teacher", *sets, *_teacher(pretrained, recipe_before(teacher)), *epochs, "--out", teacher])
-    left_s = max(60.0, 60 * budget - (time.monotonic() - began))
+    before = recipe_before(teacher)
+    start = _teacher(pretrained, before)
+    epochs = before["epochs"] if before else _teacher_epochs(start, data, budget)
+    steps.run(["train-teacher", *sets, *start, "--epochs", epochs, "--out", teacher])
     cache = work / "teacher.zarr"
-    views = [] if cache.exists() else ["--views", _views(read_run(teacher), data / "train", left_s * _SHARES["cache"])]
-    steps.run(["cache-teacher", *sets[:2], "--teacher-weights", teacher, *views, "--cache", cache])
+    weights = _weights(teacher, cache)
+    views = [] if cache.exists() else ["--views", _views(read_run(teacher), data / "train", budget)]
+    steps.run(["cache-teacher", *sets[:2], "--teacher-weights", weights, *views, "--cache", cache])
     for out, loss in zip(students, ([], ["--distill", "none"]), strict=True):
-        size = ["--epochs", _epochs(students[0])] if _epochs(students[0]) else ["--budget", _minutes(left_s)]
+        size = ["--epochs", _epochs(students[0])] if _epochs(students[0]) else ["--budget", _minutes(budget)]
         steps.run(["train-student", *sets, "--cache", cache, *loss, *size, "--out", out])
     page, html = work / "evaluation.html", work / "report.html"
     steps.run(["evaluate", "--shards", data / "val", "--weights", students[0], "--html", page])
-    steps.run(["report", *students, "--teacher", teacher, "--html", html])
-    _show(*(read_run(path) for path in (teacher, *students)), report=html, seconds=time.monotonic() - began)
+    top1 = _top1(read_run(teacher), weights)
+    steps.run(["report", *students, "--teacher", f"{top1:.2f}", "--html", html])
+    student, alone = (read_run(path).summary for path in students)
+    for line in outcome({"top1": top1}, student, alone):
+        result(line)
+    result(f"report: {html}   weights: {students[0]}")
+    result(budget.words())
     context.meta[RUNS_NEXT_ITSELF] = False
     predict = [["predict", photo, "--weights", students[0]] for photo in _held_out_photo(photos, data / "val")]
     say_next(*predict, ["export", students[0], work / "export"])
+
+
+class _Budget:
+    """The clock of this call against --budget."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self._began_s = seconds, time.monotonic()
+
+    @property
+    def minutes(self) -> str:
+        """The budget as it was typed."""
+        return f"{self.seconds / 60:g}"
+
+    @property
+    def used_s(self) -> float:
+        """Seconds since the call began."""
+        return time.monotonic() - self._began_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left, at least 0."""
+        return max(0.0, self.seconds - self.used_s)
+
+    def words(self) -> str:
+        """How long the call took, against the budget."""
+        used_s = self.used_s
+        over = f": {duration(used_s - self.seconds)} more" if used_s > self.seconds else ""
+        return f"this call took {duration(used_s)} of {self.minutes} minutes (--budget){over}"
 
 
 class _Steps:
@@ -141,29 +177,64 @@ def _teacher(pretrained: str | None, before: Mapping[str, Any]) -> list[object]:
     return ["--model", "resnet18"]
 
 
-def _views(teacher: Run, shards: Path, seconds: float) -> int:
-    """Estimate how many views the teacher can answer in a time, by the rate at which it was trained."""
+def _teacher_epochs(start: Sequence[object], data: Path, budget: _Budget) -> int:
+    """Measure how fast the teacher is trained, print the plan for all of `distill`, and return the teacher's epochs."""
     from shards.index.shard_index import open_index
 
-    answers = seconds * _FORWARDS_PER_TRAINED * max(teacher.result("images_per_s"), 1.0)
-    units = int(answers / open_index(str(shards)).num_samples / _UNIT)
-    return min(max(units * _UNIT, _FEWEST_VIEWS), _MOST_VIEWS)
+    index, num_validation = open_index(str(data / "train")), open_index(str(data / "val")).num_samples
+    say("measuring how fast this machine trains the teacher, to plan within --budget")
+    rate = measured_rate(data / "train", {str(start[0])[2:]: str(start[1])})
+    usual = data_defaults(ImageSet(num_images=index.num_samples), teacher=True)
+    most = usual.epochs if usual and budget.seconds >= 60 * _LONG_MINUTES else _TEACHER_EPOCHS
+    plan = plan_within(
+        budget.left_s,
+        rate,
+        num_training=index.num_samples,
+        num_validation=num_validation,
+        most_epochs=most,
+        fewest_views=views_for_all(index),
+    )
+    say(plan.words(budget.seconds, rate))
+    return plan.epochs
 
 
-def _minutes(left_s: float) -> float:
-    return round(left_s * _SHARES["students"] / 2 / 60, 1)
+def _weights(teacher: Path, cache: Path) -> Path:
+    """The teacher's weights: of its best epoch; for a cache that was begun with those of the last one, these."""
+    best, header = teacher / BEST_WEIGHTS, header_at(cache)
+    if header is None or not best.is_file():
+        return best if best.is_file() else teacher
+    from teacher_cache.network.weights import weights_with_digest
+
+    return weights_with_digest(teacher, header.spec.teacher.weights_sha256)
+
+
+def _top1(teacher: Run, weights: Path) -> float:
+    """The accuracy of these weights of the teacher on the validation images."""
+    return teacher.result("best_top1" if weights.name == BEST_WEIGHTS else "top1")
+
+
+def _views(teacher: Run, shards: Path, budget: _Budget) -> int:
+    """Choose how many views the teacher answers, by the rate at which it was trained; no image is left out of all."""
+    from shards.index.shard_index import open_index
+
+    index, rate = open_index(str(shards)), max(teacher.result("images_per_s"), 1.0)
+    return views_for_all(index, views_within(cache_seconds(budget.left_s), rate, index.num_samples))
+
+
+def _minutes(budget: _Budget) -> float:
+    """The budget of one student; says what is left of the whole."""
+    student_s = student_seconds(budget.left_s)
+    over = "" if budget.left_s > 2 * student_s else ", so that all of it takes longer than --budget"
+    say(
+        f"budget: {duration(budget.used_s)} of {budget.minutes} minutes used; each of two students gets "
+        f"{duration(student_s)}{over}"
+    )
+    return round(student_s / 60, 1)
 
 
 def _epochs(student: Path) -> int:
     """The epochs of a student that is begun: the other student has as many; 0 where there is none."""
     return int(recipe_before(student).get("epochs", 0))
-
-
-def _show(teacher: Run, student: Run, alone: Run, *, report: Path, seconds: float) -> None:
-    """Print the results, a line each, and whether the difference between the students is more than chance."""
-    for line in outcome(teacher.summary, student.summary, alone.summary):
-        result(line)
-    result(f"report: {report}   weights: {student.path}   this call took {duration(seconds)}")
 
 
 def outcome(teacher: Any, student: Any, alone: Any) -> Iterator[str]:
@@ -181,4 +252,7 @@ def outcome(teacher: Any, student: Any, alone: Any) -> Iterator[str]:
     gain = student["top1"] - alone["top1"]
     doubt = (noise(student["top1"], num_images) ** 2 + noise(alone["top1"], num_images) ** 2) ** 0.5
     verdict = "more than" if abs(gain) > doubt else "within"
-    yield f"the teacher's answers change {gain:+.1f} points: {verdict} the noise of so few images (±{doubt:.1f})"
+    yield (
+        f"the teacher's answers change the accuracy by {gain:+.1f} points: {verdict} the noise of so few images "
+        f"(±{doubt:.1f})"
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shards.commands.flags import COUNT, PATH, SEED, TEXT, Number, bundled, flag, refuse_ignored
+from shards.commands.flags import COUNT, PATH, SEED, TEXT, Number, bundled, flag, refuse_ignored, typed_words
 from shards.commands.shard_place import ShardPlace, beside, shard_options
 from shards.console import say, say_next
 from shards.data_defaults import epochs_within
@@ -167,9 +167,10 @@ def say_after_training(out: Path, val_shards: str | None) -> None:
     """Say what a finished run is good for; on the first rank."""
     if world_from_env().rank > 0:
         return
-    evaluate = [["evaluate", "--shards", val_shards, "--weights", out]] if val_shards else []
+    where = typed_words("shard_cache", "shard_cache_limit", "device")
+    evaluate = [["evaluate", "--shards", val_shards, "--weights", out, *where]] if val_shards else []
     export = ["export", out, beside(out, f"{out.resolve().name}-export")]
-    say_next(["report", out], *evaluate, ["predict", "photo.jpg", "--weights", out], export)
+    say_next(["report", out], *evaluate, ["predict", "PHOTO", "--weights", out], export)
 
 
 def _check(choice: "RecipeChoice", who: TeachingFlags, index: "ShardIndex", run: RunFlags) -> None:
@@ -235,5 +236,5 @@ def _within(
     views = views or recipe.view_recipe
     rate = images_per_s(plain, index, settings, views=views, shard_cache=shard_cache, seconds=seconds)
     epochs = epochs_within(minutes, rate, index.num_samples)
-    say(f"budget: {count(epochs, 'epoch')} in {minutes:g} minutes at {rate:.0f} images/s, measured without validation")
+    say(f"budget: {count(epochs, 'epoch')} in {minutes:g} minutes at {rate:.3g} images/s, measured without validation")
     return choice.with_epochs(epochs)

@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from shards.commands.flags import COUNT, PATH, SEED, TEXT, bundled, flag
+from shards.commands.flags import COUNT, PATH, SEED, TEXT, bundled, flag, suited_workers, typed_words
 from shards.commands.shard_place import ShardPlace, beside, shard_options
 from shards.console import result, say_next
 from shards.own_folder import require_own
 from shards.text.figures import accuracy, noise
-from shards.world import world_from_env
+from shards.world import ALONE, world_from_env
 from student.commands.flags import StudentFlags, TrainingFlags, refuse_changes, training_options
 from student.commands.training_display import TrainingDisplay
 from student.recipe.student_recipe import PUBLISHED
@@ -23,7 +23,11 @@ from student.run.run_reader import is_finished, precision_before, recipe_before
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
     from student.recipe.choice import RecipeChoice
+    from student.recipe.settings import Precision
     from student.recipe.suited import Suited
+
+
+_MEASURED_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +115,8 @@ def train_teacher(
 ) -> None:
     """Fine-tune a classifier on your classes, for cache-teacher: from published weights, from a file, or from scratch.
 
-    Writes OUT/weights.safetensors, which `cache-teacher --teacher-weights` takes. Run the same command again to go on.
+    Writes OUT/weights.safetensors, of the last epoch, and with --val-shards also OUT/weights_best.safetensors, of the
+    best one. `cache-teacher --teacher-weights` takes either file. Run the same command again to go on.
     """
     require_own("--out", out, RUN_FOLDER)
     teacher.check()
@@ -149,22 +154,51 @@ def train_teacher(
             _say_best(out, event.summary)
             if not val_shards:
                 result("these are its own training images, which flatters it; give --val-shards others")
-            views = [] if shard_place.survey(index).is_small else ["--size", recipe.image_size, "--views", 12]
+            weights = out / str(event.summary.get("best_weights", event.summary["weights"]))
+            large = not shard_place.survey(index).is_small
+            views = ["--size", recipe.image_size, "--views", 12] if large else typed_words("size")
+            views += typed_words("shard_cache", "shard_cache_limit", "device")
             cache = [*views, "--cache", beside(out, f"{out.resolve().name}.zarr")]
-            say_next(["cache-teacher", "--shards", shard_place.shards, "--teacher-weights", out, *cache])
+            say_next(["cache-teacher", "--shards", shard_place.shards, "--teacher-weights", weights, *cache])
     display.close()
 
 
+def measured_rate(shards: Path, start: Mapping[str, str]) -> float:
+    """Train a teacher that is thrown away on a few batches, and return images per second.
+
+    Args:
+        start: the fields of `TeacherTraining` that name its network: `pretrained` or `model`.
+    """
+    from shards.pool.cpus import default_workers
+    from student.cost.rate import images_per_s
+    from student.recipe.settings import TrainSettings
+    from teacher_cache.network.arithmetic import default_precision
+    from teacher_cache.network.device import chosen_device
+
+    place = ShardPlace(shards=str(shards), shard_cache=None, shard_cache_limit=None)
+    index = place.index()
+    values: dict[str, Any] = {field.name: None for field in fields(TeacherTraining)} | {"sets": ()}
+    teacher = TeacherTraining(**(values | dict(start)))
+    recipe, _ = teacher.suited_recipe(teacher.choice().for_set(place.survey(index), {}), index, parts=1, before={})
+    device = chosen_device(None)
+    kind = device.partition(":")[0]
+    precision = cast("Precision", default_precision(kind)[0])
+    settings = TrainSettings(precision=precision, workers=suited_workers(default_workers(ALONE), kind), device=device)
+    return images_per_s(recipe, index, settings, views=recipe.view_recipe, seconds=_MEASURED_S)
+
+
 def _say_best(out: Path, summary: Mapping[str, Any]) -> None:
-    """Name the weights of the best epoch beside the last ones, where it was another one, and what that is worth."""
+    """Say which weights the next command takes: those of the best epoch, and what the last epoch's are worth beside."""
     best, images = summary.get("best_epoch"), summary.get("validation_images")
-    if best is None or not images or best + 1 == summary["epochs"]:
+    if best is None or not images:
         return
-    top1, last = summary["best_top1"], summary["top1"]
-    doubt = math.hypot(noise(top1, images), noise(last, images))
-    verdict = "more than" if top1 - last > doubt else "within"
-    result(
-        f"best epoch {best + 1}: top-1 {accuracy(top1, images)}, {out / summary['best_weights']}; "
-        f"{out / summary['weights']} is of the last epoch: {top1 - last:.1f} points less, {verdict} the noise of "
-        f"± {doubt:.1f} points"
-    )
+    file, top1, last = out / summary["best_weights"], summary["best_top1"], summary["top1"]
+    words = f"best epoch {best + 1} of {summary['epochs']}: top-1 {accuracy(top1, images)}; its weights: {file}"
+    if best + 1 < summary["epochs"]:
+        doubt = math.hypot(noise(top1, images), noise(last, images))
+        verdict = "more than" if top1 - last > doubt else "within"
+        words += (
+            f". The last epoch is {top1 - last:.1f} points lower, {verdict} the noise of ±{doubt:.1f}: "
+            f"{out / summary['weights']}"
+        )
+    result(words)

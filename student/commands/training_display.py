@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shards.commands.flags import stop_with
 from shards.commands.shard_place import ShardPlace
-from shards.console import Bar, command_line, result, runs_next_itself, say
+from shards.console import Bar, command_line, result, runs_next_itself, say, setting_lines
 from shards.text.figures import accuracy, count, duration
 from shards.world import world_from_env
 from student.learn.diagnosis import MORE_VIEWS
@@ -84,8 +84,7 @@ class TrainingDisplay:
     def explain(self, reasons: Sequence[str], also: Sequence[str] = ()) -> None:
         """Keep for the first line: which settings were chosen for these data, and why; and other sentences."""
         self._opening += also
-        if reasons:
-            self._opening.append("automatic settings: " + "; ".join(reasons))
+        self._opening += setting_lines(reasons)
 
     def show(self, event: "Event") -> None:
         """Draw one event; a stop ends the command with its exit code."""
@@ -176,7 +175,7 @@ class TrainingDisplay:
     def _estimate(self, event: "Progressed") -> str:
         """Estimate the time left at the rate of the first steps; of a long run also what would be short."""
         left_s = (event.num_steps - event.step) / event.steps_per_s
-        text = f"about {duration(left_s)} for {count(event.num_steps - event.step, 'step')}, validation not counted"
+        text = f"about {duration(left_s)} left for {count(event.num_steps - event.step, 'step')}, without validation"
         epochs = int(self._epochs * _SHORT_S / left_s) if left_s > _LONG_S else 0
         return text + (f"; --epochs {epochs} takes about {duration(_SHORT_S)}" if epochs else "")
 
@@ -254,7 +253,8 @@ class TrainingDisplay:
 def _data_words(event: "Scheduled") -> list[str]:
     """Describe the images and views that the epochs use, a sentence each."""
     num_images, all_images = event.steps_per_epoch * event.batch_size, f"{event.coverage.num_samples:,} training images"
-    lines = [f"each epoch: {num_images:,} of the {all_images}"]
+    every = num_images == event.coverage.num_samples
+    lines = [f"each epoch: {'all' if every else f'{num_images:,} of the'} {all_images}"]
     if event.repeats > 1:
         most, about = ("", "") if num_images == event.repeats * event.images_per_epoch else ("up to ", "about ")
         distinct = f"each of {about}{event.images_per_epoch:,} of the {all_images}"

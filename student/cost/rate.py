@@ -29,7 +29,7 @@ def images_per_s(
     """Train a student that is thrown away on views without a teacher, and return images per second.
 
     Args:
-        views: of the run. seconds: how long it is timed, after a few steps that are not counted.
+        views: of the run. seconds: how long it is timed, after four steps or as much time that are not counted.
     """
     device = rank_device(settings.device, ALONE)
     with (
@@ -47,16 +47,18 @@ def images_per_s(
     ):
         steps = feed.order.steps
         trainer = Trainer(recipe, settings, num_classes=index.num_classes, steps_per_epoch=steps, group=group)
-        num_steps, begun_s = 0, time.monotonic()
+        num_steps, first_step, begun_s = 0, 0, time.monotonic()
         while True:
             for batch in feed.epoch(0):
                 trainer.feed(batch.images, batch.labels, None, step=0, micro=batch.micro)
                 if batch.micro + 1 < settings.accumulate:
                     continue
                 num_steps += 1
-                if num_steps == _WARM_STEPS:
-                    trainer.interval_metrics()  # waits for the device
-                    begun_s = time.monotonic()
-                elif num_steps > _WARM_STEPS and time.monotonic() - begun_s > seconds:
+                if not first_step:
+                    # Where steps take seconds, start-up is no matter, and all of them would take minutes.
+                    if num_steps == _WARM_STEPS or time.monotonic() - begun_s > seconds:
+                        trainer.interval_metrics()  # waits for the device
+                        first_step, begun_s = num_steps, time.monotonic()
+                elif time.monotonic() - begun_s > seconds:
                     trainer.interval_metrics()
-                    return (num_steps - _WARM_STEPS) * recipe.batch_size / (time.monotonic() - begun_s)
+                    return (num_steps - first_step) * recipe.batch_size / (time.monotonic() - begun_s)

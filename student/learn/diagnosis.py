@@ -51,8 +51,9 @@ def _underfits(facts: RunFacts) -> str:
         return ""
     flags = ", ".join(advisable("--epochs", "--budget"))
     return (
-        f"the network is still underfitting: its training loss of {facts.base_loss:.2f} is near {chance:.2f}, that of "
-        f"a guess among {count(facts.num_classes, 'class')}; train longer ({flags}), or with a higher lr"
+        f"the network has learned little yet: its training loss is {facts.base_loss:.2f}, guessing among "
+        f"{count(facts.num_classes, 'class')} gives {chance:.2f}; train longer ({flags}), or with a higher "
+        "learning rate"
     )
 
 
@@ -107,6 +108,6 @@ def _unsure(facts: RunFacts) -> str:
     if not facts.num_validated or not 0 <= top1 <= 100 or (around := noise(top1, facts.num_validated)) < _UNSURE:
         return ""
     return (
-        f"top-1 of {count(facts.num_validated, 'validation image')} is known to ± {around:.1f} points (95 %): smaller "
-        "differences between runs are chance; validate on more images, or compare several seeds"
+        f"{count(facts.num_validated, 'validation image')} give top-1 to ± {around:.1f} points (95 %): a smaller "
+        "difference between two runs may be chance; validate on more images, or compare several seeds"
     )

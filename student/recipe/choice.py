@@ -99,14 +99,16 @@ class RecipeChoice:
                 by_size += [] if "image_size" in self.fields else ["size"]
                 fields["image_size"] = small.size
                 fields |= {f"view.{name}": value for name, value in small.view_fields.items()}
+                if "repeats" in self.fields:  # which divides the views of a mixing group
+                    fields.pop("view.block_views", None)
         reasons = {name: small.reasons[name] for name in by_size} if small is not None else {}
         return replace(self, model=model, defaults=fields, reasons=reasons)
 
     def _as_before(self, before: Mapping[str, Any]) -> "RecipeChoice":
         """The same with what was chosen for an existing run."""
         fields = {name: before[name] for name in ("epochs", "image_size") if name in before}
-        if "flip" in (overrides := before.get("view_overrides") or {}):
-            fields["view.flip"] = overrides["flip"]
+        overrides = before.get("view_overrides") or {}
+        fields |= {f"view.{name}": overrides[name] for name in ("flip", "block_views") if name in overrides}
         return replace(self, model=self.model or str(before.get("model", DEFAULT_STUDENT)), defaults=fields)
 
     def changes(self, before: Mapping[str, Any]) -> Iterator[Changed]:

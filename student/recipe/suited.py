@@ -182,8 +182,8 @@ def _average(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -
     decay = round(1 - 1 / averaged, 6)
     return _Change(
         {"ema_decay": decay},
-        f"moving average of the weights (EMA) over {count(averaged, 'step')} of this run's {steps:,}; the paper's has "
-        f"{span:,.0f}",
+        f"moving average of the weights (EMA) over {count(averaged, 'step')} instead of {span:,.0f}: the run has "
+        f"{count(steps, 'step')}",
     )
 
 

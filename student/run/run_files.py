@@ -22,6 +22,7 @@ from shards.atomic import atomic_file
 from shards.documents import NotRegularError, checked, open_regular, parse_json, read_document
 from shards.errors import RunError
 from shards.own_folder import FolderKind, named
+from teacher_cache.network.weights_metadata import BEST_WEIGHTS
 
 T = TypeVar("T")
 MOST_METRICS_BYTES = 1 << 32
@@ -40,7 +41,7 @@ class RunFiles:
         self.checkpoints = out / "checkpoints"
         self.weights = out / "weights.safetensors"
         self.ema_weights = out / "weights_ema.safetensors"
-        self.best_weights = out / "weights_best.safetensors"
+        self.best_weights = out / BEST_WEIGHTS
         self.model_card = out / "model_card.md"
         self.summary = out / "summary.json"  # written last
         self.lock = out / ".lock"

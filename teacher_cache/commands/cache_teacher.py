@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.commands.flags import CACHE, suited_workers, workers_option
+from shards.commands.flags import CACHE, suited_workers, typed_words, workers_option
 from shards.commands.shard_place import ShardPlace, beside, fetch_shards, shard_options, val_beside
 from shards.own_folder import require_own
 from shards.signals import StopRequest
@@ -115,7 +115,8 @@ def _student_command(shard_place: ShardPlace, cache: str) -> list[str]:
     words = ["train-student", "--shards", shard_place.shards]
     words += ["--val-shards", val] if (val := val_beside(shard_place.shards)) else []
     out = "student" if "://" in cache else str(beside(Path(cache), "student"))
-    return [*words, "--cache", cache, "--out", out]
+    words += ["--cache", cache, *map(str, typed_words("shard_cache", "shard_cache_limit", "device"))]
+    return [*words, "--out", out]
 
 
 def _refuse_early(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from shards.data_defaults import SMALL_VIEW
 from shards.errors import ArtefactError
 from teacher_cache.network.teacher_name import LITE0, is_own, split_name
-from teacher_cache.network.weights_metadata import trained_as
+from teacher_cache.network.weights_metadata import BEST_WEIGHTS, trained_as
 
 if TYPE_CHECKING:
     from teacher_cache.record.record_format import RecordFormat
@@ -39,13 +39,22 @@ def _teacher(cache: str, header: "Header") -> Iterator[object]:
         with suppress(ArtefactError):  # whatever else lies beside a cache is no reason to stop
             known = trained_as(beside)
     if known is not None and known.model == name:
-        yield from ("--teacher-weights", beside)
+        yield from ("--teacher-weights", _weights(beside, header))
         return
     yield from ("--teacher", name)
     for key, value in arguments.items():
         yield from ("--teacher-arg", f"{key}={json.dumps(value)}")
     if "." not in name and name != LITE0 and not is_own(name):
         yield from ("--teacher-weights", "WEIGHTS")
+
+
+def _weights(run: Path, header: "Header") -> Path:
+    """The folder of the teacher's run, or its file where it holds the weights of two epochs."""
+    if not (run / BEST_WEIGHTS).is_file():
+        return run
+    from teacher_cache.network.weights import weights_with_digest
+
+    return weights_with_digest(run, header.spec.teacher.weights_sha256)
 
 
 def _views(header: "Header") -> Iterator[object]:

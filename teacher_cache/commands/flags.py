@@ -19,7 +19,7 @@ from shards.commands.flags import (
     precision_option,
     shared,
 )
-from shards.console import say
+from shards.console import runs_next_itself, say
 from shards.world import ALONE, World
 from teacher_cache.record.kinds.table import KINDS
 
@@ -58,7 +58,7 @@ def announced_precision(
 
     default, reason = (existing, "as begun") if existing is not None else default_precision(device)
     precision = typed or default
-    lines = [] if typed else [f"precision {precision}: {reason}; --precision chooses another"]
+    lines = [] if typed or runs_next_itself() else [f"precision {precision}: {reason}; --precision chooses another"]
     slow = expectations(device, precision=precision, compile=compile, deterministic=deterministic)
     for line in [*lines, *slow] if not quiet else ():
         say(line)
@@ -208,6 +208,7 @@ class TeacherFlags:
         from teacher_cache.network.heap import keep_freed_memory
         from teacher_cache.network.own_network import search_current_folder
         from teacher_cache.network.teacher import TeacherOptions, load_teacher
+        from teacher_cache.network.weights_metadata import which_weights
         from teacher_cache.stage1.agreement import fit_classes
 
         target, (name, known) = rank_device(device, world), self.named()
@@ -233,6 +234,8 @@ class TeacherFlags:
                 deterministic=deterministic,
             ),
         )
+        if self.teacher_weights is not None and not quiet and (words := which_weights(self.teacher_weights)):
+            say(f"teacher: {words}")
         if teacher.chosen and not quiet:
             say(f"teacher: {self.teacher_weights}: {teacher.chosen} (--teacher-ema {self.teacher_ema})")
         if teacher.part and not quiet:

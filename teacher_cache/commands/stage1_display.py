@@ -161,7 +161,7 @@ class Stage1Display:
             f"{count(event.num_forwards, 'teacher forward')}, {count(event.views_done, 'view')} in "
             f"{duration(event.seconds)}; {count(event.missing_units, 'chunk')} missing"
             + (
-                f"; teacher accuracy on the {self._judged} {agreed:.1f} %, lower than top-1: views are cropped, mixed"
+                f"; teacher accuracy on the {self._judged} {agreed:.1f} % (below top-1: views are cropped and mixed)"
                 if not math.isnan(agreed)
                 else ""
             )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from shards.commands.flags import COUNT, SEED, bundled, flag, pairs
 from shards.commands.shard_place import ShardPlace
-from shards.console import say
+from shards.console import say, setting_lines
 from shards.data_defaults import SMALL_SET, SMALL_VIEW, data_defaults
 from shards.text.figures import count
 from shards.world import world_from_env
@@ -87,8 +87,8 @@ class ViewFlags:
             if self.size is None and "size" not in view_settings(self.sets):
                 flags = replace(flags, size=small.size)
                 words.append(small.reasons["size"])
-        if words and world_from_env(shared=True).rank == 0:
-            say("automatic settings: " + "; ".join(words))
+        for line in setting_lines(words) if world_from_env(shared=True).rank == 0 else ():
+            say(line)
         return flags
 
     def _with_fields(self, recipe_name: str, fields: "Mapping[str, float]") -> "ViewFlags":

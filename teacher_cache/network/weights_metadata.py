@@ -81,6 +81,9 @@ ARCHITECTURE = frozenset(_ARCHITECTURE.split())
 MOST_ARGUMENT = 65_536
 """Larger than any width, depth or side of a network that timm has."""
 
+BEST_WEIGHTS = "weights_best.safetensors"
+"""The weights of a teacher's best epoch on its validation images, beside those of its last epoch."""
+
 _IN_FOLDERS = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _LARGEST_HEADER = 100_000_000  # as safetensors itself
@@ -94,6 +97,7 @@ class TrainedAs(NamedTuple):
         model: timm's name. arguments: for `timm.create_model`. mean, std: what its input was normalised with.
         class_names: in the order of its answers; () where it knows none.
         pixels: what was done to the pixels of the images that it was trained on.
+        top1: of its validation, percent; None where there was none.
     """
 
     model: str
@@ -102,6 +106,7 @@ class TrainedAs(NamedTuple):
     std: tuple[float, float, float]
     class_names: tuple[str, ...]
     pixels: PixelRule
+    top1: float | None = None
 
 
 def weights_file(path: Path) -> Path:
@@ -231,9 +236,26 @@ def trained_as(weights: Path | None) -> TrainedAs | None:
         names = tuple(str(name) for name in info["class_names"])
         model, arguments = info["recipe"]["model"], dict(info["recipe"]["model_args"])
         pixels = PixelRule.from_json(info.get("pixels", {}))
-        return TrainedAs(model, arguments, (a, b, c), (d, e, f), names, pixels)
+        top1 = dict(info.get("metrics", {})).get("top1")
+        return TrainedAs(model, arguments, (a, b, c), (d, e, f), names, pixels, None if top1 is None else float(top1))
     except (OSError, KeyError, ValueError, TypeError, RecursionError):
         return None
+
+
+def which_weights(path: Path) -> str:
+    """Say which file of weights a path stands for and how good it was on its validation images; "" for others' files.
+
+    Where a better file of the same training lies beside it, that is named too.
+    """
+    file = weights_file(path)
+    best, own, other = file.with_name(BEST_WEIGHTS), trained_as(file), None
+    if own is None or own.top1 is None:
+        return ""
+    if file.name != BEST_WEIGHTS:
+        other = trained_as(best)
+    words = f"{file}, {'best' if file.name == BEST_WEIGHTS else 'last'} epoch, top-1 {own.top1:.1f} %"
+    better = other is not None and other.top1 is not None and other.top1 > own.top1
+    return words + (f"; the best epoch has {other.top1:.1f} %: {best}" if other and better else "")
 
 
 def require_arguments(arguments: Mapping[str, Any], what: str) -> None:

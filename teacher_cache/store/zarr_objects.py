@@ -1,10 +1,12 @@
 """Guard a zarr store: objects of a cache are requested by name, in bounded time, and never listed."""
 
 import asyncio
+import atexit
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from zarr.abc.store import RangeByteRequest
+from zarr.core import sync as zarr_loop
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
@@ -172,3 +174,20 @@ class Objects(WrapperStore[Any]):
     def list(self) -> AsyncIterator[str]:
         """Never."""
         return self.list_prefix("")
+
+
+_LOOP_ENDS_S = 30.0
+
+
+def _end_loop() -> None:
+    """Stop zarr's event loop and wait for its thread; zarr waits 0.2 s, and then prints a traceback on a busy machine.
+
+    Registered after zarr's own exit handler, it runs before it.
+    """
+    loop, thread = zarr_loop.loop[0], zarr_loop.iothread[0]
+    if loop is not None and thread is not None:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(_LOOP_ENDS_S)
+
+
+atexit.register(_end_loop)

@@ -1,0 +1,59 @@
+"""A run keeps the weights of its last and of its best epoch: commands say which they take, and caches keep theirs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from teacher_cache import load_teacher
+from teacher_cache.network.weights import weights_with_digest
+from teacher_cache.network.weights_metadata import BEST_WEIGHTS, METADATA_KEY, which_weights
+
+LAST = "weights.safetensors"
+
+
+def save(path: Path, top1: object, *, seed: int = 0) -> None:
+    """Weights of a tiny network, as `train-teacher` writes them."""
+    torch.manual_seed(seed)
+    network = timm.create_model("test_resnet", num_classes=3)
+    metrics = {} if top1 is None else {"top1": top1}
+    said = {"mean": [0.5] * 3, "std": [0.5] * 3, "class_names": [], "metrics": metrics}
+    said["recipe"] = {"model": "test_resnet", "model_args": {}}
+    save_file(network.state_dict(), path, {METADATA_KEY: json.dumps(said)})
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("", "weights.safetensors, last epoch, top-1 91.0 %; the best epoch has 94.0 %: "),
+        (LAST, "weights.safetensors, last epoch, top-1 91.0 %; the best epoch has 94.0 %: "),
+        (BEST_WEIGHTS, "weights_best.safetensors, best epoch, top-1 94.0 %"),
+    ],
+)
+def test_the_meant_weights_are_named(path: str, expected: str, tmp_path: Path) -> None:
+    """Nobody could see whether the answers of 91 % or of 94 % were stored."""
+    save(tmp_path / LAST, 91.0)
+    save(tmp_path / BEST_WEIGHTS, 94.0)
+    words = which_weights(tmp_path / path)
+    assert expected in words and (BEST_WEIGHTS in words) and words.startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize("top1", [None, "high", {}, 91.0])
+def test_other_weights_are_not_praised(top1: object, tmp_path: Path) -> None:
+    """Without a validation, or of another program, nothing is known; nothing better lies beside."""
+    save(tmp_path / LAST, top1)
+    assert which_weights(tmp_path) == (f"{tmp_path / LAST}, last epoch, top-1 91.0 %" if top1 == 91.0 else "")
+
+
+def test_a_cache_keeps_the_weights_that_it_was_begun_with(tmp_path: Path) -> None:
+    """The commands that extend or continue it name the file of the same digest."""
+    files = {LAST: 0, BEST_WEIGHTS: 1}
+    for name, seed in files.items():
+        save(tmp_path / name, 90.0, seed=seed)
+    for name in files:
+        digest = load_teacher("test_resnet", weights=tmp_path / name, input_size=32).spec.weights_sha256
+        assert weights_with_digest(tmp_path, digest) == tmp_path / name
+    assert weights_with_digest(tmp_path, "0" * 64) == tmp_path
