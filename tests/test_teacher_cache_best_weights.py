@@ -1,6 +1,7 @@
 """A run keeps the weights of its last and of its best epoch: commands say which they take, and caches keep theirs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from teacher_cache import load_teacher
-from teacher_cache.network.weights import weights_with_digest
-from teacher_cache.network.weights_metadata import BEST_WEIGHTS, METADATA_KEY, which_weights
+from teacher_cache import TeacherOptions, load_teacher
+from teacher_cache.network.teacher import weights_of_cache
+from teacher_cache.network.weights_metadata import BEST_WEIGHTS, METADATA_KEY, trained_as, which_weights
 
 LAST = "weights.safetensors"
 
@@ -48,12 +49,16 @@ def test_other_weights_are_not_praised(top1: object, tmp_path: Path) -> None:
     assert which_weights(tmp_path) == (f"{tmp_path / LAST}, last epoch, top-1 91.0 %" if top1 == 91.0 else "")
 
 
-def test_a_cache_keeps_the_weights_that_it_was_begun_with(tmp_path: Path) -> None:
-    """The commands that extend or continue it name the file of the same digest."""
+@pytest.mark.parametrize("mean", [(0.5, 0.5, 0.5), (0.485, 0.456, 0.406)])
+def test_a_cache_keeps_the_weights_that_it_was_begun_with(mean: tuple[float, float, float], tmp_path: Path) -> None:
+    """The commands that extend or continue it name the file of the same digest, whatever the views' normalisation."""
     files = {LAST: 0, BEST_WEIGHTS: 1}
     for name, seed in files.items():
         save(tmp_path / name, 90.0, seed=seed)
     for name in files:
-        digest = load_teacher("test_resnet", weights=tmp_path / name, input_size=32).spec.weights_sha256
-        assert weights_with_digest(tmp_path, digest) == tmp_path / name
-    assert weights_with_digest(tmp_path, "0" * 64) == tmp_path
+        known = trained_as(tmp_path / name)
+        assert known is not None
+        options = TeacherOptions(view_mean=mean, view_std=known.std, model_mean=known.mean, model_std=known.std)
+        teacher = load_teacher("test_resnet", weights=tmp_path / name, input_size=32, options=options)
+        assert weights_of_cache(tmp_path, teacher.spec) == tmp_path / name
+        assert weights_of_cache(tmp_path, replace(teacher.spec, weights_sha256="0" * 64)) == tmp_path

@@ -86,14 +86,14 @@ def test_a_fit_on_few_views_says_what_it_costs(tmp_path: Path) -> None:
         (
             300,
             6,
-            "new ones for 300 epochs, then the same again; a training batch holds 3 views of each of its images",
+            "new ones for 300 epochs, then the same again; a training batch can hold 3 views of each of its images",
         ),
         (
             10,
             10,
             "not 3 as in DeiT: 10 views in chunks of 10 cannot be divided by 3; --views 12 can",
         ),
-        (7, 7, "holds 1 view of each of its images, not 3 as in DeiT"),
+        (7, 7, "can hold 1 view of each of its images, not 3 as in DeiT"),
     ],
 )
 def test_a_cache_says_which_epochs_and_repeats_it_serves(num_views: int, per_unit: int, words: str) -> None:

@@ -203,9 +203,9 @@ def _weights(teacher: Path, cache: Path) -> Path:
     best, header = teacher / BEST_WEIGHTS, header_at(cache)
     if header is None or not best.is_file():
         return best if best.is_file() else teacher
-    from teacher_cache.network.weights import weights_with_digest
+    from teacher_cache.network.teacher import weights_of_cache
 
-    return weights_with_digest(teacher, header.spec.teacher.weights_sha256)
+    return weights_of_cache(teacher, header.spec.teacher)
 
 
 def _top1(teacher: Run, weights: Path) -> float:

@@ -52,9 +52,9 @@ def _weights(run: Path, header: "Header") -> Path:
     """The folder of the teacher's run, or its file where it holds the weights of two epochs."""
     if not (run / BEST_WEIGHTS).is_file():
         return run
-    from teacher_cache.network.weights import weights_with_digest
+    from teacher_cache.network.teacher import weights_of_cache
 
-    return weights_with_digest(run, header.spec.teacher.weights_sha256)
+    return weights_of_cache(run, header.spec.teacher)
 
 
 def _views(header: "Header") -> Iterator[object]:

@@ -141,7 +141,7 @@ def served(num_views: int, per_unit: int) -> str:
 
     best = fitting_repeats(DEIT_REPEATS, block_views=per_unit, num_views=(num_views,))
     says = (
-        f"students see new ones for {count(num_views, 'epoch')}, then the same again; a training batch holds "
+        f"students see new ones for {count(num_views, 'epoch')}, then the same again; a training batch can hold "
         f"{count(best, 'view')} of each of its images"
     )
     if best == DEIT_REPEATS:

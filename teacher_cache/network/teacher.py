@@ -20,7 +20,7 @@ from teacher_cache.network.own_network import own_network
 from teacher_cache.network.teacher_name import DEFAULT_TEACHER, is_own, spec_name, split_name
 from teacher_cache.network.timm_network import timm_network
 from teacher_cache.network.weights import WeightsFile, read_weights, weights_sha256
-from teacher_cache.network.weights_metadata import trained_as
+from teacher_cache.network.weights_metadata import BEST_WEIGHTS, trained_as, weights_file
 from teacher_cache.store.spec import TeacherSpec
 
 # B batch, C classes (image_BCHW: channels), H, W view.
@@ -202,13 +202,34 @@ def load_teacher(
     return teacher
 
 
+def weights_of_cache(run: Path, spec: TeacherSpec) -> Path:
+    """Return the file of a teacher's run, last or best epoch, that the answers of a cache are from.
+
+    Returns: the folder, which stands for the last epoch, where neither file has the digest of the spec.
+    """
+    for file in (run / BEST_WEIGHTS, weights_file(run)):
+        if (known := trained_as(file)) is None:
+            continue
+        state = read_weights(file).state
+        if (known.mean, known.std) != (tuple(spec.mean), tuple(spec.std)):
+            state |= _in_state(_Renormalise(spec.mean, spec.std, known.mean, known.std))
+        if weights_sha256(state) == spec.weights_sha256:
+            return file
+    return run
+
+
 def _for_views(classifier: Classifier, state: dict[str, Tensor], view_mean: Rgb, view_std: Rgb) -> nn.Module:
     """The network, behind a layer that changes the normalisation where it wants another; its tensors go into state."""
     if (tuple(classifier.mean), tuple(classifier.std)) == (tuple(view_mean), tuple(view_std)):
         return classifier.network
     first = _Renormalise(view_mean, view_std, classifier.mean, classifier.std)
-    state |= {f"view_normalisation.{name}": tensor for name, tensor in first.state_dict().items()}
+    state |= _in_state(first)
     return nn.Sequential(first, classifier.network)
+
+
+def _in_state(first: nn.Module) -> dict[str, Tensor]:
+    """The tensors of the layer that changes the normalisation, as they count in the digest."""
+    return {f"view_normalisation.{name}": tensor for name, tensor in first.state_dict().items()}
 
 
 def _class_lists(classifier: Classifier, file: WeightsFile | None) -> Sequence[Sequence[str]]:

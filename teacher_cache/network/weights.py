@@ -15,7 +15,7 @@ from torch import Tensor
 from shards.errors import ArtefactError
 from shards.names import short
 from shards.signals import raise_interrupt
-from teacher_cache.network.weights_metadata import BEST_WEIGHTS, require_whole, unpacked_bytes, weights_file
+from teacher_cache.network.weights_metadata import require_whole, unpacked_bytes, weights_file
 
 _RAW = ("state_dict", "model")
 _AVERAGED = ("state_dict_ema", "model_ema", "ema")
@@ -236,12 +236,6 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
         # A flat uint8 view serves every dtype, bfloat16 included, which numpy does not have.
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
-
-
-def weights_with_digest(run: Path, sha256: str) -> Path:
-    """Return the file of a teacher's run that a cache's answers are of, by `weights_sha256`; the folder for none."""
-    files = [file for file in (run / BEST_WEIGHTS, weights_file(run)) if file.is_file()]
-    return next((file for file in files if weights_sha256(read_weights(file).state) == sha256), run)
 
 
 def _describe(loaded: Any) -> str:
