@@ -1,7 +1,7 @@
 """`train-teacher`: fine-tune a teacher on the user's classes, with the code that trains students."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -154,13 +154,18 @@ def train_teacher(
             _say_best(out, event.summary)
             if not val_shards:
                 result("these are its own training images, which flatters it; give --val-shards others")
+            views = [] if shard_place.survey(index).is_small else ["--size", recipe.image_size, "--views", 12]
             weights = out / str(event.summary.get("best_weights", event.summary["weights"]))
-            large = not shard_place.survey(index).is_small
-            views = ["--size", recipe.image_size, "--views", 12] if large else typed_words("size")
-            views += typed_words("shard_cache", "shard_cache_limit", "device")
-            cache = [*views, "--cache", beside(out, f"{out.resolve().name}.zarr")]
-            say_next(["cache-teacher", "--shards", shard_place.shards, "--teacher-weights", weights, *cache])
+            say_next(_cache_command(shard_place, weights, views or typed_words("size")))
     display.close()
+
+
+def _cache_command(place: ShardPlace, weights: Path, views: Sequence[object]) -> list[object]:
+    """The command that stores the answers of this teacher, beside its run."""
+    out = weights.parent
+    where = typed_words("shard_cache", "shard_cache_limit", "device")
+    cache = beside(out, f"{out.resolve().name}.zarr")
+    return ["cache-teacher", "--shards", place.shards, "--teacher-weights", weights, *views, *where, "--cache", cache]
 
 
 def measured_rate(shards: Path, start: Mapping[str, str]) -> float:
