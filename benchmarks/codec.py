@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,19 +27,12 @@ from teacher_cache.record.fidelity import Fidelity, fidelity
 from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.record.tail_basis import TailBasis, fit_basis
 from teacher_cache.store.cache import TeacherCache
-from teacher_cache.store.digest import FIDELITY_RATE
+from teacher_cache.store.digest import FIDELITY_RATE, IndexFacts
 from teacher_cache.store.layout import FIDELITY_AT, FIDELITY_LOGIT
 from teacher_cache.store.spec import CacheSpec, TeacherSpec
 
 _ROWS = 256
 _REPEATS = 9
-
-
-class _OneShard(NamedTuple):
-    names: tuple[str, ...]
-    rows_S: NDArray[np.int64]
-    fingerprint: str
-    num_skipped: int = 0
 
 
 def run(calibration: Path, evaluation: Path, record: RecordFormat | None, num_bytes: int) -> dict[str, Any]:
@@ -118,7 +111,7 @@ def bytes_on_disk(
     arrays = {name: value.reshape(num_views, num_rows, *value.shape[1:]) for name, value in fields.items()}
     words = np.random.Philox(key=0).random_raw(num_views * num_rows)  # as incompressible as real digests
     arrays["pixel_digest"] = words.astype(np.uint32).reshape(num_views, num_rows)
-    shard = _OneShard(("logits",), np.array([num_rows], np.int64), spec.index_fingerprint)
+    shard = IndexFacts(("logits",), np.array([num_rows], np.int64), spec.index_fingerprint)
     with tempfile.TemporaryDirectory() as folder:
         url = Path(folder) / "cache.zarr"
         with TeacherCache.create(url, spec, shard, basis, num_views=num_views) as cache:

@@ -216,7 +216,7 @@ def test_a_stale_snapshot_hides_nothing(tmp_path: Path) -> None:
 def test_a_snapshot_that_says_too_much_proves_nothing(tmp_path: Path) -> None:
     """The entry of the unit is the proof."""
     with TeacherCache.create(tmp_path / "c", make_spec(), make_index(7, 5), num_views=6) as cache:
-        lie = Ledger(Objects.at(cache.objects.place, writable=True), cache.url, (2, 2), trust_snapshot=False)
+        lie = Ledger(Objects.at(cache.objects.place, writable=True), (2, 2), trust_snapshot=False)
         lie._known_BS[:] = 7
         lie.save()
     with TeacherCache.open(tmp_path / "c") as cache, pytest.raises(CacheError, match="not in the ledger"):

@@ -1,1 +1,1 @@
-"""What make-shards takes: one format a file, and their table; all of them become lists of images with labels."""
+"""Input formats of make-shards, one a file, and their table; all of them become lists of images with labels."""

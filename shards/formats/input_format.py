@@ -1,4 +1,4 @@
-"""A format of input: how make-shards knows it, and how it reads it."""
+"""Define a format of input: how make-shards recognises it, and how it reads it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

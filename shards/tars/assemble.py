@@ -1,4 +1,4 @@
-"""The scans of single shards become one index: classes settled, keys unique over all shards."""
+"""Join the scans of single shards into one index: classes settled, keys unique over all shards."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""One image made smaller for good: fewer pixels and fewer bits to decode in every epoch.
+"""Make one image smaller for good: fewer pixels and fewer bits to decode in every epoch.
 
 The pixels are those of `decode_rgb`; the reduction is Pillow's bicubic, which is antialiased; the JPEG is a baseline
 one (a crop is then decoded only down to its last row) with halved chroma (4:2:0) and Huffman tables of its own.

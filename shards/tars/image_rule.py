@@ -1,4 +1,4 @@
-"""What is done to each image before it is written: checked, decoded, turned, put on a background, made smaller."""
+"""Prepare each image before it is written: check it, turn it, put it on a background, make it smaller."""
 
 import io
 import re

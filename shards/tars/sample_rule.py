@@ -1,4 +1,4 @@
-"""What a sample of a shard must be: how members become samples, and every rule that one is checked by.
+"""Group the members of a shard into samples, and check every rule that a sample must meet.
 
 Members group into samples by WebDataset's key rule: the name up to the first dot of its last component, folders
 included; or, when asked for, up to the last dot. Known suffixes: the images (`SUFFIXES`), `cls` (the label, an ASCII

@@ -1,4 +1,4 @@
-"""Many shards, scanned in parallel into one index: a generator of events, the last of which carries the index."""
+"""Scan many shards in parallel into one index: a generator of events, the last of which carries the index."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""One shard, read from the first byte to the last: which samples it holds, where, and with which checksums.
+"""Scan one shard from the first byte to the last: which samples it holds, where, and with which checksums.
 
 Refused is what is no sample (`shards.tars.sample_rule`), and what would make another reader see other samples than this
 one: duplicate, split or incomplete samples.

@@ -1,1 +1,1 @@
-"""What a sample looks like under (recipe, view number): drawn as parameters, rendered as pixels, mixed in blocks."""
+"""Views of a sample by recipe and view number: drawn as parameters, rendered as pixels, mixed in blocks."""

@@ -1,4 +1,4 @@
-"""What the built-in recipes render: digests by part, the same on every machine and with every version that is admitted.
+"""Reference digests of the built-in recipes, by part: the same on every machine and with every admitted version.
 
 Compared by `check-machine` before there is a cache, and to name what differs where a cache of version 0.1 cannot.
 docs/dev/portability.md says which machines and versions gave these.

@@ -1,4 +1,4 @@
-"""A view: drawn as parameters, then rendered as pixels.
+"""Draw a view as parameters, then render them as pixels.
 
 `draw` turns a recipe, an image size and a stream into `ViewParams`, a frozen value that prints and goes through JSON;
 `render` turns pixels and params into the uint8 view. Both are pure. A view of a sample depends on (recipe, sample key,

@@ -1,4 +1,4 @@
-"""What a view is: the augmentation settings of a recipe, as a frozen value with its seed.
+"""Define a view recipe: the augmentation settings as a frozen value with its seed.
 
 Facts of DeiT and DeiT-III: Touvron et al., arXiv:2012.12877 (table 9) and arXiv:2204.07118 (table 1), and the authors'
 published code. A recipe is part of the cache's spec; a student reads it from there and cannot have another.

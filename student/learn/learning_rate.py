@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of (recipe, epoch, step).
+"""Compute the learning rate as a pure function of (recipe, epoch, step).
 
 Linear warm-up from `warmup_lr` over `warmup_epochs`, then half a cosine from the scaled lr to `min_lr`. The cosine is
 that of the whole run, not of what the warm-up leaves (no warm-up prefix), and there is no cool-down, as in DeiT.

@@ -1,11 +1,10 @@
-"""The loss of a student: labels through one head, the teacher through the other.
+"""Compute the loss of a student: labels through one head, the teacher through the other.
 
     total = (1 − λ) · base + λ · distill
 
 `distill` is one of `student.learn.losses`; of several teachers it is combined as the recipe's `combine` says.
-Everything is float32 whatever the autocast: in bf16 a log-softmax has three digits. B batch, C classes. A student with
-one head trains it on both; of two heads DIST learns from the teacher, or both as
-the recipe's `teacher_heads` says.
+Everything is float32 whatever the autocast: in bf16 a log-softmax has three digits. A student with one head trains it
+on both; of two heads DIST learns from the teacher, or both as the recipe's `teacher_heads` says. B batch, C classes.
 
 An image may have no label. Each half of a mixture counts in `base` with its weight if its image has a label. The sum is
 divided by the labelled weight that a batch has on average: its size times the labelled share of the whole set. So every

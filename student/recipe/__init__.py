@@ -1,1 +1,1 @@
-"""How a student is trained: recipes, the zoo of models, overrides, settings. Imports no torch."""
+"""Recipes of students, the zoo of models, overrides, settings. Imports no torch."""

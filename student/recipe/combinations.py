@@ -1,4 +1,4 @@
-"""How a student learns from several teachers: a table of values, as the losses are. This file imports no torch."""
+"""Combine the answers of several teachers: a table of values, as the losses are. This file imports no torch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

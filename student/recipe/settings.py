@@ -1,4 +1,4 @@
-"""How a run is executed: what is not part of a student's recipe."""
+"""Settings of how a run is executed: what is not part of a student's recipe."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args

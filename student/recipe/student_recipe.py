@@ -1,4 +1,4 @@
-"""How a student is trained: every setting of a run as one frozen value.
+"""Define a student's recipe: every setting of a training as one frozen value.
 
 The defaults are DeiT's; `student.recipe.papers` has the recipes by name. Where the authors' code has a quirk, a field
 names it: `lr_lag`, `decay_dist_token`, `reduction`, `layer_scale_init`, `drop_path_shape`. This file imports no torch.

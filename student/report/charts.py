@@ -1,4 +1,4 @@
-"""What a chart shows: lines, bands and a level across, and numbers as texts; `drawing` draws it."""
+"""Define the parts of a chart: lines, bands and a level across, and numbers as texts; `drawing` draws it."""
 
 import math
 from collections.abc import Sequence

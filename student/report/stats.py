@@ -1,4 +1,4 @@
-"""What a sweep says in numbers: means and spreads over seeds, gains, what can be told apart, the cost.
+"""Compute the statistics of a sweep: means and spreads over seeds, gains, what can be told apart, the cost.
 
 Seeds are few, so nothing here pretends to a test: the spread is the sample standard deviation, the noise of the sweep
 is pooled over its cells, and two cells count as told apart when their means differ by more than twice the standard

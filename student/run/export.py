@@ -1,4 +1,4 @@
-"""A trained student as others can use it: safetensors that plain timm loads, a model card, and predictions.
+"""Export a trained student: safetensors that plain timm loads, a model card, and predictions.
 
 The weights file carries what its numbers cannot say (model, class names, resolution, normalisation, recipe) as
 safetensors metadata, so that `predict` needs the file alone.

@@ -1,4 +1,4 @@
-"""How fast a run goes and how much of its time it waits for data."""
+"""Measure how fast a run goes and how much of its time it waits for data."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""What a finished run leaves: weights that plain timm loads, a model card, the summary."""
+"""Write what a finished run leaves: weights that plain timm loads, a model card, the summary."""
 
 import math
 from collections.abc import Mapping

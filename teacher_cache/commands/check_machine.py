@@ -1,4 +1,4 @@
-"""`check-machine`: does this machine render the pixels that others do?"""
+"""`check-machine`: compare the pixels that this machine renders with those of other machines."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`verify-cache`: is the cache what it says?"""
+"""`verify-cache`: check every checksum of a cache; of a sample also the pixels and the teacher's answers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

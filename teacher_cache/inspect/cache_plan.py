@@ -1,4 +1,4 @@
-"""What a cache will cost and how true it will be, before anything runs: a short calibration on this machine.
+"""Predict the cost and the error of a cache before it is made, by a short calibration on this machine.
 
 Hours come from running stage 1 itself for a moment, bytes from committing real records to a store in a temporary
 folder, and errors from records of views that the basis was not fitted on.
@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.calibration import calibration_logits, calibration_sample
 from teacher_cache.stage1.stage1_events import BatchDone
 from teacher_cache.store.cache import TeacherCache
-from teacher_cache.store.digest import fidelity_count
+from teacher_cache.store.digest import IndexFacts, fidelity_count
 from teacher_cache.store.header import require_whole_units
 from teacher_cache.store.layout import FIDELITY_AT, FIDELITY_LOGIT
 from teacher_cache.store.spec import CacheSpec
@@ -170,15 +169,6 @@ def _forward_rate(teacher: Teacher, recipe: ViewRecipe, batch_size: int) -> floa
     return batch_size / max(time.monotonic() - began, 1e-9)
 
 
-class _OneShard(NamedTuple):
-    """An index of one shard, for a store that is only weighed."""
-
-    names: tuple[str, ...]
-    rows_S: NDArray[np.int64]
-    fingerprint: str
-    num_skipped: int = 0
-
-
 def _measured_bytes(
     url: Path, spec: CacheSpec, basis: TailBasis | None, codec: RecordCodec, logit_NC: NDArray[np.float32]
 ) -> float:
@@ -191,7 +181,7 @@ def _measured_bytes(
     }
     words = np.random.Philox(key=0).random_raw(num_views * num_rows)
     arrays["pixel_digest"] = words.astype(np.uint32).reshape(num_views, num_rows)  # as incompressible as real ones
-    shard = _OneShard(("weighed",), np.array([num_rows], np.int64), spec.index_fingerprint)
+    shard = IndexFacts(("weighed",), np.array([num_rows], np.int64), spec.index_fingerprint)
     with TeacherCache.create(url, spec, shard, basis, num_views=num_views) as cache:
         at_F2 = cache.fidelity_positions(0, 0)
         if len(at_F2):

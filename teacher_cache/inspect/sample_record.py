@@ -1,4 +1,4 @@
-"""The record of one sample in one view: what the teacher said to it."""
+"""Read the record of one sample in one view: the teacher's answer to it."""
 
 from dataclasses import dataclass
 from typing import Any

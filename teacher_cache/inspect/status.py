@@ -1,4 +1,4 @@
-"""What a cache holds: coverage as a picture, bytes per view, speed, what is missing and how long it will take.
+"""Summarise what a cache holds: coverage as a picture, bytes per view, speed, missing units and the time they take.
 
 B view blocks, S shards.
 """

@@ -1,4 +1,4 @@
-"""Is the cache what it says? Every digest; the pixels of a sample, rendered anew; the teacher's answers to them.
+"""Verify a cache: every digest; the pixels of a sample, rendered anew; the teacher's answers to them.
 
 Each check is a generator of findings, so that a long one can be watched and stopped.
 """

@@ -1,1 +1,1 @@
-"""A cache for others: copied in whole or in part, in fewer bytes, with a card that says what it is."""
+"""Publish a cache: in whole or in part, in fewer bytes, with a card that says what it is."""

@@ -1,11 +1,10 @@
 """Open the destination of a copy: an empty cache of the right spec, or the existing one, to be continued."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from shards.errors import CacheError
 from shards.own_folder import require_own
-from teacher_cache.publish.recoding import Shards, fitted_basis, require_smaller
+from teacher_cache.publish.recoding import facts_of, fitted_basis, require_smaller
 from teacher_cache.publish.selection import Selection
 from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.store.cache import TeacherCache
@@ -30,7 +29,9 @@ def open_destination(
         another cache is there.
     """
     place = Place.parse(url, writable=True)
-    if place.url == source.url or (place.folder and source.folder and _same(place.folder, source.folder)):
+    if place.url == source.url or (
+        place.folder and source.folder and place.folder.resolve() == source.folder.resolve()
+    ):
         raise ValueError(f"{url}: this is the cache to be copied; name another place")
     if place.folder is not None:
         require_own("DEST", place.folder, CACHE_FOLDER)
@@ -50,7 +51,7 @@ def open_destination(
             return TeacherCache.create(
                 url,
                 spec,
-                Shards.of(source),
+                facts_of(source),
                 basis,
                 num_views=num_views,
                 made_with=made_with,
@@ -71,7 +72,3 @@ def _require_same_basis(source: TeacherCache, cache: TeacherCache) -> None:
             f"{cache.url}: a cache of the same spec with another tail basis: expected {source.header.basis_digest}, "
             f"got {cache.header.basis_digest}; records cannot be copied between the two: choose another place"
         )
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()

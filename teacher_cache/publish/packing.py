@@ -107,7 +107,7 @@ def _pack(
 def _is_packed_already(objects: Objects, header: Header) -> bool:
     """Whether this packed cache is at the destination, finished; CacheError where another cache is."""
     url = objects.place.url
-    attributes = read_root(objects, url)
+    attributes = read_root(objects)
     if attributes is None:
         return False
     existing = header_from_attributes(attributes, url)
@@ -128,9 +128,7 @@ def _begin(
     source: TeacherCache, objects: Objects, header: Header, entries_BS: NDArray[np.uint64]
 ) -> tuple[Ledger, list[int]]:
     """Write the metadata, unless a stopped run has written the same; the ledger, and the shards that it lacks."""
-    ledger = Ledger(
-        objects, objects.place.url, (len(entries_BS), len(header.rows_S)), trust_snapshot=False, packed=True
-    )
+    ledger = Ledger(objects, (len(entries_BS), len(header.rows_S)), trust_snapshot=False, packed=True)
     metadata = metadata_objects(header)
     present_BS = np.zeros_like(entries_BS)
     if objects.read(list(metadata)) == list(metadata.values()):

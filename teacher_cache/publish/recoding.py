@@ -6,7 +6,7 @@ logits that the source keeps, which are the teacher's own.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.record.tail_basis import TailBasis, fit_basis
 from teacher_cache.stage1.calibration import FEWEST, Sample, calibration_sample, calibration_size
 from teacher_cache.store.cache import TeacherCache
-from teacher_cache.store.digest import UnitId
+from teacher_cache.store.digest import IndexFacts, UnitId
 from teacher_cache.store.layout import FIDELITY_AT, FIDELITY_LOGIT, PIXEL_DIGEST
 from teacher_cache.store.spec import CacheSpec
 from teacher_cache.store.unit import Arrays
@@ -94,18 +94,10 @@ class Recoder:
         return kept_FC
 
 
-class Shards(NamedTuple):
-    """What a new cache must know of an index, as another cache of it knows it."""
-
-    names: tuple[str, ...]
-    rows_S: NDArray[np.int64]
-    fingerprint: str
-    num_skipped: int
-
-    @classmethod
-    def of(cls, cache: TeacherCache) -> "Shards":
-        """The shards of a cache."""
-        return cls(cache.header.shard_names, cache.rows_S, cache.spec.index_fingerprint, cache.header.num_skipped)
+def facts_of(cache: TeacherCache) -> IndexFacts:
+    """What a copy must know of the index that a cache was made from."""
+    header = cache.header
+    return IndexFacts(header.shard_names, header.rows_S, header.spec.index_fingerprint, header.num_skipped)
 
 
 def fitted_basis(source: TeacherCache, spec: CacheSpec) -> TailBasis | None:
@@ -119,7 +111,7 @@ def fitted_basis(source: TeacherCache, spec: CacheSpec) -> TailBasis | None:
     if not spec.record.needs_basis:
         return None
     in_source = {UnitId(int(b), int(s)) for b, s in np.argwhere(source.ledger() != 0)}
-    wanted = calibration_sample(spec, Shards.of(source), calibration_size(spec, int(source.rows_S.sum())))
+    wanted = calibration_sample(spec, facts_of(source), calibration_size(spec, int(source.rows_S.sum())))
     samples = [sample for sample in wanted if _unit_of(source, sample) in in_source]
     if sum(len(sample.place_N) for sample in samples) < FEWEST:
         raise CacheError(

@@ -1,1 +1,1 @@
-"""What a record is: teacher logits as few bytes that serve any τ, and the error that this costs."""
+"""Records of teacher logits: few bytes that serve any τ, and the error that this costs."""

@@ -1,4 +1,4 @@
-"""The tail as the known logits let one expect it: the conditional mean of a normal model (kriging).
+"""Predict the tail from the known logits: the conditional mean of a normal model (kriging).
 
 The model: winsorised logits are mean + basis·c + noise, c normal with variance_r, noise normal with noise_C. Observed
 are the k kept classes, at their logits pulled down towards the k-th (`pull` 1: as they are, 0: all at the k-th), since

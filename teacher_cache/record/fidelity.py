@@ -1,4 +1,4 @@
-"""How far decoded records are from the teacher, per τ: KL, gradient error and loss bias.
+"""Measure how far decoded records are from the teacher, per τ: KL, gradient error and loss bias.
 
 With q the teacher's softmax at τ, q̂ the record's, s the student's and F the student's last features, in groups of 256
 rows (a batch):

@@ -1,4 +1,4 @@
-"""The k largest logits in k codes of at most 8 bits: the largest, then the gaps from each to the next.
+"""Code the k largest logits in k codes of at most 8 bits: the largest, then the gaps from each to the next.
 
 Code 0 is the largest centred logit in even steps; code j ≥ 1 is the gap below the j-th largest, limit·(code/count)²:
 fine steps for small gaps, where the probabilities are. A gap is measured from the *decoded* logit above it, so errors

@@ -1,4 +1,4 @@
-"""What records cost a loss: the relative error of its gradient, per loss and τ.
+"""Measure what records cost a loss: the relative error of its gradient, per loss and τ.
 
 A record that is good for one loss may be bad for another that weighs the tail of the classes. With g the gradient of a
 loss at the student's logits, true from the full logits and read from the records, F the student's last features, in

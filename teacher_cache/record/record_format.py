@@ -1,4 +1,4 @@
-"""What a record consists of: the user's dial (kind, bytes) and the arrays that it becomes on disk.
+"""Define a record format: the user's dial (kind, bytes) and the arrays that it becomes on disk.
 
 `num_bytes` is the budget of one view *on disk*, everything included: the arrays named by `fields()`, the pixel digest,
 and the amortised rest of the store (`STORE_BYTES`). Kinds without a budget take what they need.

@@ -1,4 +1,4 @@
-"""A teacher cache: create, open, read and commit units, grow.
+"""Create, open, read, commit to and grow a teacher cache.
 
 The ledger alone says what is there: `unit_digest` holds one entry per unit in an object of its own, so that two writers
 never share one. `ledger` is a snapshot of all entries that shows a reader the coverage in one request; it is never the
@@ -49,7 +49,7 @@ class TeacherCache:
         self.url, self.folder = objects.place.url, objects.place.folder
         self.writable, self.objects, self.header = writable, objects, header
         shape = header.num_view_blocks, len(header.rows_S)
-        ledger = Ledger(objects, self.url, shape, trust_snapshot=not writable, packed=header.packed)
+        ledger = Ledger(objects, shape, trust_snapshot=not writable, packed=header.packed)
         self.units = UnitStore(objects, header, ledger)
         self.basis = read_basis(objects, header)
 
@@ -82,7 +82,7 @@ class TeacherCache:
         basis_arrays = {} if basis is None else dict(basis.to_arrays())
         header = make_header(spec, index, num_views, basis_arrays, made_with, class_names)
         objects = Objects.at(Place.parse(url, writable=True, timeout_s=timeout_s), writable=True)
-        if read_root(objects, objects.place.url) is not None:
+        if read_root(objects) is not None:
             objects.close_session()
             cache = cls.open(url, writable=True, expect=spec, timeout_s=timeout_s)
             cache.grow(max(num_views, cache.num_views))
@@ -117,7 +117,7 @@ class TeacherCache:
         place = Place.parse(url, writable=writable, timeout_s=timeout_s)
         objects = Objects.at(place, writable=writable)
         try:
-            attributes = read_root(objects, place.url)
+            attributes = read_root(objects)
             if attributes is None:
                 raise no_cache(place)
             header = header_from_attributes(attributes, place.url)
@@ -139,7 +139,7 @@ class TeacherCache:
         place = Place.parse(url, writable=False)
         objects = Objects.at(place, writable=False)
         try:
-            return read_root(objects, place.url) is not None
+            return read_root(objects) is not None
         finally:
             objects.close_session()
 

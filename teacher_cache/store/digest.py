@@ -38,6 +38,15 @@ class IndexLike(Protocol):
     def num_skipped(self) -> int: ...
 
 
+class IndexFacts(NamedTuple):
+    """The same as a value, where no index is open: of the shards of a cache, or of a store that is only weighed."""
+
+    names: tuple[str, ...]
+    rows_S: NDArray[np.int64]
+    fingerprint: str
+    num_skipped: int = 0
+
+
 class UnitId(NamedTuple):
     """Where a unit is: a view block and a shard."""
 

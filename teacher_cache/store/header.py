@@ -287,9 +287,9 @@ def write_root(objects: "Objects", header: Header) -> None:
     objects.write("zarr.json", json.dumps(root, indent=1).encode())
 
 
-def read_root(objects: "Objects", url: str, key: str = "zarr.json") -> dict[str, Any] | None:
+def read_root(objects: "Objects", key: str = "zarr.json") -> dict[str, Any] | None:
     """The attributes of the root (or another) group; None when there is no such object."""
-    return _attributes_in(objects.read([key])[0], f"{url}/{key}")
+    return _attributes_in(objects.read([key])[0], f"{objects.place.url}/{key}")
 
 
 def _attributes_in(data: bytes | None, where: str) -> dict[str, Any] | None:
@@ -314,7 +314,7 @@ def header_at(url: str | Path) -> Header | None:
 
         objects = Objects.at(place, writable=False)
         try:
-            attributes = read_root(objects, place.url)
+            attributes = read_root(objects)
         finally:
             objects.close_session()
     return None if attributes is None else header_from_attributes(attributes, place.url)

@@ -60,7 +60,6 @@ class Ledger:
 
     Args:
         objects: the objects of the cache.
-        url: for messages.
         shape: (B, S).
         trust_snapshot: start from the snapshot (readers) instead of from nothing (writers).
         packed: the snapshot is all there is.
@@ -70,10 +69,10 @@ class Ledger:
     """
 
     def __init__(
-        self, objects: "Objects", url: str, shape: tuple[int, int], *, trust_snapshot: bool, packed: bool = False
+        self, objects: "Objects", shape: tuple[int, int], *, trust_snapshot: bool, packed: bool = False
     ) -> None:
         self._packed = packed
-        self._objects, self._url, self._shape = objects, url, shape
+        self._objects, self._url, self._shape = objects, objects.place.url, shape
         self._trust_snapshot = trust_snapshot
         self._known_BS = np.zeros(shape, np.uint64)
         self._started, self.changed = not trust_snapshot, False
@@ -170,7 +169,7 @@ class Ledger:
 
     def grown(self, shape: tuple[int, int]) -> "Ledger":
         """The ledger of the same cache with more view blocks; what is known stays known."""
-        ledger = Ledger(self._objects, self._url, shape, trust_snapshot=self._trust_snapshot)
+        ledger = Ledger(self._objects, shape, trust_snapshot=self._trust_snapshot)
         ledger._known_BS[: self._shape[0]] = self._known_BS
         ledger._started, ledger.changed = self._started, self.changed
         return ledger

@@ -91,7 +91,7 @@ def read_basis(objects: Objects, header: Header) -> TailBasis | None:
     if not header.basis_layout:
         return None
     url, key = objects.place.url, f"{layout.BASIS}/zarr.json"
-    if read_root(objects, url, key) != {}:
+    if read_root(objects, key) != {}:
         raise CacheError(f"{url}/{key}: expected a group without attributes; {_RESTORE}")
     arrays = {}
     for name, array in open_arrays(objects, layout.basis_layouts(header)).items():

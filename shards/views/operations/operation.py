@@ -1,4 +1,4 @@
-"""What an operation on the pixels of a view is: how it is drawn, and what it does.
+"""Define an operation on the pixels of a view: how it is drawn, and what it does.
 
 An operation is a name and one number. Those that treat every pixel alike and look at nothing else are tables of 256
 values; where several meet they are composed before the image is touched, which is exact.

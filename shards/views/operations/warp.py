@@ -1,4 +1,4 @@
-"""What shear, translation and rotation share, after Pillow's `Image.transform` with bicubic interpolation.
+"""Share code of shear, translation and rotation, after Pillow's `Image.transform` with bicubic interpolation.
 
 Pillow's rules, which timm's augmentation inherits: pixel centres at half-integers; the cubic kernel with a = −1 (not
 the −0.5 of its resize, not OpenCV's −0.75); a pixel whose source lies outside the image takes the fill colour, whole;

@@ -1,4 +1,4 @@
-"""What a loss against the teacher is: how it is computed, and what everything around it must know of it."""
+"""Define a loss against the teacher: how it is computed, and what everything around it must know of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a kind of record is: what everything around it must know, how it spends bytes, and how its codec is made.
+"""Define a kind of record: what others must know of it, how it spends bytes, and how its codec is made.
 
 Nothing here or below knows the table of kinds: a kind and its codec are told a `RecordShape`.
 """
