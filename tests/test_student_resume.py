@@ -5,6 +5,7 @@ import re
 from functools import partial
 
 import pytest
+import torch
 import torch.distributed as dist
 
 import student.run.checkpoint as checkpoint
@@ -13,8 +14,10 @@ from shards.world import World
 from student.commands.training_display import TrainingDisplay
 from student.recipe.settings import TrainSettings
 from student.run.checkpoint import Rejected, saved_steps
+from student.run.loop import StudentJob, train_many
 from student.run.run_events import Checkpointed, Resumed
 from tests.student_tiny import (
+    by,
     in_children,
     kill_self,
     make_cache,
@@ -42,6 +45,25 @@ def ranks(tmp_path, name, work):
     """`work(options)` on each of two ranks."""
     meeting = f"file://{tmp_path}/meet-{name}"
     return [partial(work, {"world": World(rank, 2, rank, meeting=meeting)}) for rank in range(2)]
+
+
+def test_students_that_began_in_other_numbers_of_threads_are_said_to_round_otherwise(tmp_path, index, cache):
+    """They share one pass, so one of them computes in another number than before, and its last bits may differ."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for number in (1, 2):
+            settings = TrainSettings(checkpoint_every=2, threads=number)
+            run = train(student_recipe(), index, out=tmp_path / f"s{number}", cache=cache, settings=settings)
+            next(event for event in run if isinstance(event, Checkpointed))
+            run.close()
+        jobs = [StudentJob(student_recipe(), tmp_path / f"s{number}") for number in (1, 2)]
+        both = train_many(jobs, index, settings=TrainSettings(), teaching=by(cache))
+        resumed = next(event for event in both if isinstance(event, Resumed))
+        both.close()
+    finally:
+        torch.set_num_threads(before)
+    assert resumed.students == ("s1", "s2") and (resumed.threads, resumed.threads_before) == (2, 1)
 
 
 def killed_at(step, out, index, cache, options):

@@ -28,6 +28,7 @@ from student.run.results import diagnosed, keep_best, write_results
 from student.run.run_events import Event
 from student.run.run_files import RunFiles
 from student.run.run_log import RunLog
+from student.run.run_reader import threads_before
 from student.run.shard_sets import ShardSets
 from student.run.validation import validate
 
@@ -94,6 +95,8 @@ class Students:
         self._alone, self.num_steps = alone, jobs[0].recipe.epochs * feed.order.steps
         self._data, self._settings, self._group, self._feed = data, settings, group, feed
         self._teacher_identity = teacher_identity
+        self.identity = partial(run_identity, settings=settings, data=data, teacher=teacher_identity)
+        self._threads_before = [threads_before(job.out) for job in jobs]  # now: the configurations are written anew
         self._per_epoch = feed.order.steps
         self._counts_before = torch.zeros(2, dtype=torch.int64)
         self._counts_of_others = self._fed()  # one feed serves every pass
@@ -181,11 +184,11 @@ class Students:
         return step
 
     def _threads(self) -> dict[str, int]:
-        """The threads of torch now, and those of the run; none beside a GPU, where they decide no number."""
+        """The threads of torch now, and others in which a student began; none beside a GPU: they decide no number."""
         if self._group.device.type != "cpu":
             return {}
         now = torch.get_num_threads()
-        return {"threads": now, "threads_before": self._settings.threads or now}
+        return {"threads": now, "threads_before": next((n for n in self._threads_before if n not in (0, now)), now)}
 
     def progress(self, step: int) -> Iterator[Event]:
         """Tell a reader how far the run is: after the first step, seconds later, then every `Ticker.EVERY_S` seconds.
@@ -233,10 +236,6 @@ class Students:
             student.last |= diagnosed(student.trainer, self._data, student.last, self._teacher_identity, teacher_right)
             summary = self._group.from_main(partial(self._write_results, student, step, counts))
             yield events.StudentFinished(student=student.name, out=student.job.out, summary=summary)
-
-    def identity(self, recipe: StudentRecipe) -> dict[str, Any]:
-        """Everything that decides the numbers of a run: what its checkpoints belong to."""
-        return run_identity(recipe, self._settings, self._data, self._teacher_identity)
 
     def _take_directories(self) -> None:
         with ExitStack() as stack:
