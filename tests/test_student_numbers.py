@@ -12,6 +12,7 @@ from timm.models.resnet import BasicBlock, ResNet
 
 import student.run.students as students
 from shards.errors import RunError
+from shards.world import World
 from student.learn.losses.table import LOSSES
 from student.recipe.settings import TrainSettings
 from student.run.checkpoint import saved_steps
@@ -26,6 +27,7 @@ from tests.student_tiny import (
     feed_of,
     final_weights,
     in_child,
+    in_children,
     kill_self,
     linear_teacher,
     make_cache,
@@ -141,6 +143,23 @@ def test_a_teacher_in_the_loop_that_answers_no_numbers_teaches_nobody(
     steps = saved_steps(tmp_path / "run/checkpoints")
     assert all(saved <= step for saved in steps) and bool(steps) == bool(step)
     assert not (tmp_path / "run/summary.json").exists()
+
+
+def test_the_teacher_of_one_rank_that_answers_no_numbers_ends_all_ranks(tmp_path, index, monkeypatch):
+    """Nobody waits for the rank that has seen it, and no checkpoint of its step is written."""
+
+    def rank(number):
+        teacher = broken_teacher(monkeypatch, NAN, 3) if number else linear_teacher(views())
+        options = {"settings": TrainSettings(checkpoint_every=1, views_used=4), "views": views(), "teacher": teacher}
+        world = World(number, 2, number, meeting=f"file://{tmp_path}/meet")
+        try:
+            list(train(student_recipe(distill="hard"), index, out=tmp_path / "run", world=world, **options))
+        except RunError as error:
+            return str(error)
+        return "trained"
+
+    assert all("teacher in the loop: for 1 of" in said for said in in_children([partial(rank, n) for n in range(2)]))
+    assert saved_steps(tmp_path / "run/checkpoints")[0] == 2
 
 
 @pytest.mark.parametrize("several", [False, True])
