@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -17,8 +18,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cli import COMMANDS, SectionedCommand, cli
-from shards.errors import ArtefactError, system_words
+from shards.errors import ArtefactError, advising, system_words
 from shards.pool.workers import in_workers
+from teacher_cache.network import hub
+from teacher_cache.network.timm_network import require_published
 from tests.golden import SETS
 from tests.golden.make import NUM_VIEWS, cache_command
 
@@ -293,6 +296,27 @@ def test_what_helps_against_a_full_machine_is_said_in_flags_that_the_command_has
         if not advised <= fitting or bool(advised) != bool(fitting):
             wrong.append(f"{name}: advises {sorted(advised)}, helpful and its own are {sorted(fitting)}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", ["distill", "train-teacher", "cache-teacher", "train-student", "verify-cache"])
+def test_weights_that_cannot_be_fetched_are_given_by_a_flag_that_the_command_has(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """`train-teacher --pretrained` advised --teacher-weights, which is of cache-teacher."""
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    flags = {flag for param in command.params for flag in param.opts}
+    monkeypatch.setattr(hub, "_unreachable", lambda _: "no route to host")
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_: None)
+    faults = (
+        lambda: require_published("test_no_such_network"),
+        lambda: hub.hub_weights_without_network(SimpleNamespace(hf_hub_id="timm/x"), "x"),
+    )
+    for fault in faults:
+        with advising(flags), pytest.raises(ValueError, match="weights") as refused:
+            fault()
+        advised = set(re.findall(r"(?<![\w-])--[a-z-]+", str(refused.value)))
+        assert advised <= flags and bool(advised) == (name != "distill"), str(refused.value)
 
 
 FEW_FILES = """

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
 from torch import Tensor
 
+from shards.errors import advisable
 from shards.names import short
 from teacher_cache.network.weights import read_weights
 
@@ -38,8 +39,14 @@ def hub_weights_without_network(cfg: Any, base: str) -> dict[str, Tensor] | None
         return read_weights(Path(files[0])).state
     raise ValueError(
         f"teacher: the weights of {base} are on the hub, which cannot be reached from here ({problem}); download\n"
-        f"  {url}\nwhere there is a network, and give it with --teacher-weights"
+        f"  {url}\nwhere there is a network, and {give_a_file()}"
     )
+
+
+def give_a_file() -> str:
+    """Say how the running command is given weights that timm does not publish or the hub does not send."""
+    flags = advisable("--teacher-weights", "--init-weights")
+    return f"give the file with {flags[0]}" if flags else "choose other weights"
 
 
 def hub_folder(place: str) -> Path:

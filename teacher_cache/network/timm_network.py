@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from shards.names import nearest, short
 from teacher_cache.network.classifier import Classifier, Rgb
-from teacher_cache.network.hub import hub_folder, hub_weights_without_network
+from teacher_cache.network.hub import give_a_file, hub_folder, hub_weights_without_network
 from teacher_cache.network.model_folder import read_model_folder
 from teacher_cache.network.teacher_name import LITE0, is_own, source_of, timm_name
 from teacher_cache.network.trial import tried
@@ -183,7 +183,7 @@ def require_published(base: str) -> None:
     if base == LITE0:
         return
     if not (tags := timm.list_pretrained(f"{base.partition('.')[0]}.*")):
-        raise ValueError(f"teacher: timm has no weights for {base}; give --teacher-weights")
+        raise ValueError(f"teacher: timm has no weights for {base}; {give_a_file()}")
     if "." not in base and len(tags) > 1:
         raise ValueError(f"teacher: {base} has {len(tags)} sets of weights; name one, {_good_start(base, tags)}")
 
@@ -247,7 +247,7 @@ def _why_not(base: str, weights: WeightsFile | None, kwargs: Mapping[str, Any], 
     if isinstance(error, OSError):
         return (
             f"teacher: the weights of {base} could not be fetched: {reason}; "
-            "without network, download them elsewhere and give --teacher-weights"
+            f"without network, download them elsewhere and {give_a_file()}"
         )
     return f"teacher: {base} cannot be built with {dict(kwargs) or 'these arguments'}: {reason}"
 
