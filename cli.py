@@ -24,7 +24,7 @@ from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_stan
 from shards.errors import ArtefactError, advising, device_words, no_memory_words, system_words
 from shards.names import nearest
 from shards.platforms import require_unix
-from shards.signals import end_at_interrupt, end_program, interrupt_once, requeue_at_once
+from shards.signals import end_at_interrupt, end_program, interrupt_at_once, interrupt_once, requeue_at_once
 from shards.text.escapes import visible
 
 
@@ -242,8 +242,8 @@ class Commands(click.Group):
             near = nearest(args[0], (name.replace("-", "_") for name in COMMANDS))
             meant = f" Did you mean {' or '.join(near)}?".replace("_", "-") if near else ""
             ctx.fail(f"No such command {args[0]!r}.{meant}")
-        if args:
-            ctx.with_resource(requeue_at_once() if args[0] in REQUEUED else interrupt_once())
+        if args and not ctx.resilient_parsing:  # of a shell that completes the line
+            ctx.obj.enter_context(requeue_at_once() if args[0] in REQUEUED else interrupt_once())
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None:
             ctx.with_resource(advising(flag for param in (*self.params, *command.params) for flag in param.opts))
@@ -273,10 +273,11 @@ class Commands(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and bring what was said to standard output; that it cannot be written is an error like any other."""
         try:
-            try:
-                return super().main(*args, **kwargs)
-            finally:
-                flush_output()
+            with interrupt_at_once():  # click would say "Aborted!" of one that comes before a command, or after it
+                try:
+                    return super().main(*args, **kwargs)
+                finally:
+                    flush_output()
         except OSError as error:
             error = _of_output(error)
             drop_output()
@@ -286,7 +287,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; errors end in `_fail`, with the exit codes above."""
         try:
-            with _visible_errors():
+            with contextlib.ExitStack() as ctx.obj, _visible_errors():  # ctx's own resources end too late, in click
                 return super().invoke(ctx)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise

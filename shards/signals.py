@@ -36,6 +36,13 @@ def requeue_at_once() -> Iterator[None]:
 
 
 @contextmanager
+def interrupt_at_once() -> Iterator[None]:
+    """Inside the block Ctrl-C ends the process at once with its own code: no command has begun, or it is over."""
+    with _handled(_end, [signal.SIGINT]):
+        yield
+
+
+@contextmanager
 def interrupt_once() -> Iterator[None]:
     """Inside the block the first Ctrl-C raises KeyboardInterrupt as before; the next one ends the process at once."""
     hits: list[int] = []

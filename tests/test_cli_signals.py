@@ -158,6 +158,33 @@ def test_debug_shows_the_traceback_wherever_it_stands() -> None:
         assert done.returncode == 2 and "Traceback" in done.stderr
 
 
+AROUND = """
+import signal, sys
+import click, cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+places = {"parsing": (cli.Commands, "parse_args"), "closing": (click.Context, "close"), "output": (cli, "flush_output")}
+owner, name = places[sys.argv[1]]
+former = getattr(owner, name)
+
+def hit(*args):
+    signal.raise_signal(signal.SIGINT)
+    return former(*args)
+
+setattr(owner, name, hit)
+sys.argv = ["cli.py", "models"]
+cli.program()
+"""
+
+
+@pytest.mark.parametrize("where", ["parsing", "closing", "output"])
+def test_ctrl_c_around_a_command_is_said_as_what_it_is(where: str) -> None:
+    """click says "Aborted!" and exits with 1, which is the code of an error."""
+    root = Path(__file__).parents[1]
+    words = [sys.executable, "-c", AROUND, where]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=root, check=False)
+    assert done.returncode == INTERRUPTED_EXIT_CODE and "interrupted" in done.stderr, done.stderr
+
+
 AT_EXIT = """
 import atexit, os, signal, sys
 import cli
