@@ -12,6 +12,7 @@ from PIL import Image
 
 from cli import cli
 from shards.console import command_line
+from student.commands.ablate import say_report
 from tests.command_line import done
 
 ROOT = Path(__file__).parent.parent
@@ -126,3 +127,13 @@ def test_photos_without_labels_are_for_a_teacher_that_exists(place: Path, has_te
         (place / "teacher").mkdir()
     (words,) = next_commands(done("make-shards", "photos", "data/more", "--no-labels"))
     assert words[words.index("--teacher-weights") + 1] == ("teacher" if has_teacher else "TEACHER")
+
+
+@pytest.mark.parametrize("num_left", [0, 1, 5])
+def test_a_process_of_a_shared_sweep_says_that_others_still_train(num_left: int, capsys: pytest.CaptureFixture) -> None:
+    """`next: … report` was printed while half of the cells were missing."""
+    with click.Context(cli, info_name="deit-cache"):
+        say_report(Path("sweeps/one"), num_left)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "next: deit-cache report sweeps/one" and len(lines) == (2 if num_left else 1)
+    assert not num_left or lines[0].startswith(f"other processes still train {num_left} cell")

@@ -87,6 +87,25 @@ def test_a_teacher_of_few_images_is_trained_on_small_images_and_longer() -> None
 
 
 @pytest.mark.parametrize(
+    ("images", "before", "fields", "block_views"),
+    [
+        (FEW, {}, {}, 1),
+        (FEW, {}, {"repeats": 3}, 6),
+        (FEW, {}, {"view.block_views": 2}, 2),
+        (FEW, {"epochs": 5, "view_overrides": {"erase_prob": 0.0}}, {}, 6),
+        (FEW, {"epochs": 5, "view_overrides": {"block_views": 1}}, {}, 1),
+        (MANY, {}, {}, 6),
+    ],
+)
+def test_a_new_small_teacher_has_new_groups_in_each_epoch(
+    images: ImageSet, before: dict[str, Any], fields: dict[str, Any], block_views: int
+) -> None:
+    """Five epochs of the same groups never trained on 15 of 47 images; a run that was begun so goes on so."""
+    chosen = choice("efficientnet_lite0", "teacher", **fields).for_set(images, before)
+    assert chosen.recipe().view_recipe.block_views == block_views
+
+
+@pytest.mark.parametrize(
     ("model", "stage", "stored"),
     [
         (DEFAULT_STUDENT, 0, DEFAULT_STUDENT),

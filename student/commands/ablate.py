@@ -246,6 +246,11 @@ def _run(
     if num_failed:
         raise stop_with(1)
     if world.rank == 0:
-        if num_left:
-            say(f"other processes still train {count(num_left, 'cell')}; the report needs them")
-        say_next(["report", out])
+        say_report(out, num_left)
+
+
+def say_report(out: Path, num_left: int) -> None:
+    """Print the command that shows the sweep, and first how many cells other processes still train."""
+    if num_left:
+        say(f"other processes still train {count(num_left, 'cell')}; wait for them before you report")
+    say_next(["report", out])
