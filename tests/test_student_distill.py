@@ -113,7 +113,7 @@ def test_the_same_line_again_asks_for_the_same_runs(group: click.Group) -> None:
 def test_a_budget_that_changes_nothing_is_said(group: click.Group) -> None:
     """Nothing was trained, and the old result was printed as that of more time."""
     assert "--budget" not in run(group, "photos", "--out", "work")[0].partition("[1]")[0]
-    assert "keeps its plan of 7 epochs" in run(group, "photos", "--out", "work", "--budget", "90")[0]
+    assert "keeps its 7 epochs" in run(group, "photos", "--out", "work", "--budget", "90")[0]
 
 
 def test_the_teacher_stays_when_its_package_comes_or_goes(group: click.Group, monkeypatch: pytest.MonkeyPatch) -> None:

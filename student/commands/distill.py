@@ -62,9 +62,7 @@ def distill(
     steps = _Steps(context)
     data, teacher, students = work / "data", work / "teacher", (work / "student", work / "without-teacher")
     if given_flag("budget_minutes") and (planned := _epochs(students[0])):
-        say(
-            f"--budget: {work} keeps its plan of {count(planned, 'epoch')} for each student; another --out has a new one"
-        )
+        say(f"--budget: {work} keeps its {count(planned, 'epoch')} for each student; another --out gets a new plan")
     background_flag = ["--background", background] if background else []
     left_out = ["--ignore-unknown", "--skip-bad", work / "left-out.txt"]
     packing = ["make-shards", photos, data, *_split(photos), *["--upright"] * upright, *background_flag, *left_out]
