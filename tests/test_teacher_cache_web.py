@@ -14,8 +14,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 
-from shards.errors import CacheError, ShardError
-from shards.index import server_rules
+from shards.errors import ArtefactError, CacheError, ShardError
+from shards.index import server_rules, transfer
 from shards.index.remote import local_shard
 from shards.index.server_rules import ALLOWED, open_azure, session_options
 from teacher_cache.store import zarr_objects
@@ -219,14 +219,18 @@ def test_azures_client_has_the_same_rule_for_redirects(monkeypatch: pytest.Monke
 
     monkeypatch.setitem(_registry, "az", Client)
     asked = SimpleNamespace(url="https://a.blob.core.windows.net/c/x")
-    for opened in (partial(open_filesystem, scheme=SCHEMES["az"]), partial(open_azure, error=CacheError)):
+    for opened in (
+        partial(open_filesystem, scheme=SCHEMES["az"]),
+        partial(open_azure, error=CacheError),
+        transfer._open,
+    ):
         policies[1] = policy = _Redirects()
         opened("az://c/x.zarr")
         for location in (None, False, "/c/y", "https://a.blob.core.windows.net/c/y"):
             answer = SimpleNamespace(location=location, http_request=asked)
             assert policy.get_redirect_location(answer) == location
         for location in ("https://b.blob.core.windows.net/c/x", "http://169.254.169.254/", "file:///etc/passwd"):
-            with pytest.raises(CacheError, match=r"redirect|sends a request on to"):
+            with pytest.raises(ArtefactError, match=r"redirect|sends a request on to"):
                 policy.get_redirect_location(SimpleNamespace(location=location, http_request=asked))
     policies.pop()
     with pytest.raises(ImportError, match="pip install -U adlfs"):
@@ -234,7 +238,10 @@ def test_azures_client_has_the_same_rule_for_redirects(monkeypatch: pytest.Monke
 
 
 def test_azures_real_client_follows_no_redirect_to_another_address(
-    server: tuple[str, type[_Moody]], elsewhere: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+    server: tuple[str, type[_Moody]],
+    elsewhere: tuple[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("adlfs")
     (url, handler), (other, asked) = server, elsewhere
@@ -250,6 +257,8 @@ def test_azures_real_client_follows_no_redirect_to_another_address(
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", f"DefaultEndpointsProtocol=http;{account}")
     with pytest.raises(CacheError, match="sends a request on to http://127"):
         TeacherCache.open("az://c/", timeout_s=20)
+    with pytest.raises(ShardError, match="sends a request on to http://127"):
+        local_shard("az://c/shard-000000.tar", None, tmp_path / "fetched")
     assert asked == []
 
 

@@ -87,7 +87,7 @@ def s3_options(error: type[ArtefactError]) -> dict[str, Any]:
 
 
 def open_azure(url: str, error: type[ArtefactError], **options: Any) -> tuple[Any, str]:
-    """Open an az:// address: adlfs's file system, in which a foreign redirect raises `error`, and the path inside it.
+    """Open an Azure address: adlfs's file system, in which a foreign redirect raises `error`, and the path inside it.
 
     adlfs hands no arguments on to its client; azure-core follows redirects in one policy of the client's pipeline.
 
@@ -96,7 +96,7 @@ def open_azure(url: str, error: type[ArtefactError], **options: Any) -> tuple[An
     """
     import fsspec
 
-    class OwnAddress(fsspec.get_filesystem_class("az")):  # type: ignore[misc]  # adlfs has no types
+    class OwnAddress(fsspec.get_filesystem_class(url.partition("://")[0])):  # type: ignore[misc]  # adlfs has no types
         cachable = False
 
         def do_connect(self) -> None:

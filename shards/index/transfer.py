@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from shards.atomic import TEMPORARY
 from shards.errors import ShardError
-from shards.index.server_rules import TRIES, may_pass, pauses, s3_options, session_options
+from shards.index.server_rules import TRIES, may_pass, open_azure, pauses, s3_options, session_options
 from shards.index.sources import AZURE_SCHEMES
 from shards.pool.worker_process import is_worker
 
@@ -144,6 +144,8 @@ def _open(url: str) -> tuple[Any, str]:
     try:
         import fsspec
 
+        if scheme in AZURE_SCHEMES:
+            return open_azure(url, ShardError)
         options: dict[str, Any] = {}
         if scheme in ("http", "https"):
             options["client_kwargs"] = session_options(ShardError)
