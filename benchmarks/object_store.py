@@ -38,7 +38,7 @@ from teacher_cache.stage1.build import build_cache
 from teacher_cache.stage1.stage1_events import BatchDone, BuildFinished
 from teacher_cache.store.place import Place
 
-_ROWS = 32
+_ROWS = 8
 """Images of the shard, and of a teacher batch: a forward for each view of a unit."""
 
 
