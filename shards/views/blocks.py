@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from shards.index.reader import ShardReader
-from shards.views.mixing import block_mix, block_rows
+from shards.pool.device_copy import on_device
+from shards.views.mixing import block_mix, block_rows, prepare
 from shards.views.view import render_views
 from shards.views.view_recipe import ViewRecipe
 
@@ -40,6 +42,12 @@ class ViewBatch(NamedTuple):
         cut = slice(position * num_rows, (position + 1) * num_rows)
         part: dict[str, Any] = {name: values[cut] for name, values in self._asdict().items()}
         return ViewBatch(**part | {"partner_B": self.partner_B[cut] - np.int32(cut.start)})
+
+
+def model_input(batch: ViewBatch, recipe: ViewRecipe, device: torch.device) -> torch.Tensor:
+    """Return a batch as teacher and student see it: normalised and mixed, float32 (B, C, H, W), on a device."""
+    mixing = (torch.from_numpy(values) for values in (batch.partner_B, batch.lam_B, batch.box_B4))
+    return prepare(on_device(batch.view_BHWC, device), *mixing, mean=recipe.mean, std=recipe.std)
 
 
 class BlockViews(NamedTuple):

@@ -17,9 +17,8 @@ from torch.nn.functional import pad
 
 from shards.errors import RunError
 from shards.index.reader import ShardReader
-from shards.pool.device_copy import on_device
-from shards.views.blocks import BlockViews, ViewBatch
-from shards.views.mixing import num_blocks, prepare
+from shards.views.blocks import BlockViews, ViewBatch, model_input
+from shards.views.mixing import num_blocks
 from shards.views.rendering import render_ahead
 from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
@@ -148,9 +147,7 @@ class Forward:
     @torch.no_grad()
     def __call__(self, model: nn.Module, batch: ViewBatch) -> Heads:
         """Return the student's logits for a batch, float32."""
-        view_BHWC = on_device(batch.view_BHWC, self.device)
-        mixing = (torch.from_numpy(a) for a in (batch.partner_B, batch.lam_B, batch.box_B4))
-        image_BCHW = prepare(view_BHWC, *mixing, mean=self.views.mean, std=self.views.std)
+        image_BCHW = model_input(batch, self.views, self.device)
         with arithmetic(self.device.type, self.precision), autocast(self.device.type, self.precision):
             answer = self.answers(model, image_BCHW)
         return Heads(answer.cls_BC.float(), None if answer.dist_BC is None else answer.dist_BC.float())

@@ -14,8 +14,8 @@ from shards.errors import CacheError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
 from shards.rng import Stream, stream
-from shards.views.blocks import ViewBatch, render_block
-from shards.views.mixing import num_blocks, prepare
+from shards.views.blocks import ViewBatch, model_input, render_block
+from shards.views.mixing import num_blocks
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec
 from teacher_cache.store.cache import TeacherCache
@@ -193,15 +193,7 @@ def _pixel_problem(cache: TeacherCache, index: ShardIndex, unit: UnitId, batch: 
 def _distances(
     cache: TeacherCache, codec: RecordCodec, teacher: Teacher, unit: UnitId, batch: ViewBatch, stored: Arrays
 ) -> NDArray[np.float64]:
-    recipe = cache.spec.recipe
-    image_BCHW = prepare(
-        torch.from_numpy(batch.view_BHWC).to(teacher.device),
-        torch.from_numpy(batch.partner_B).to(teacher.device),
-        torch.from_numpy(batch.lam_B).to(teacher.device),
-        torch.from_numpy(batch.box_B4).to(teacher.device),
-        mean=recipe.mean,
-        std=recipe.std,
-    )
+    image_BCHW = model_input(batch, cache.spec.recipe, teacher.device)
     repeated = codec.encode(teacher.logits(image_BCHW).cpu().numpy())
     at = (batch.view_B % cache.views_per_unit, batch.row_B)
     mine = {name: torch.from_numpy(repeated[name]) for name in repeated}

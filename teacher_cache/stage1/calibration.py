@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from shards.index.reader import ShardReader
 from shards.rng import stream
-from shards.views.blocks import render_block
-from shards.views.mixing import block_mix, block_rows, num_blocks, prepare
+from shards.views.blocks import model_input, render_block
+from shards.views.mixing import block_mix, block_rows, num_blocks
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.digest import IndexLike, UnitId, fidelity_count, fidelity_positions
@@ -105,10 +105,7 @@ def calibration_logits(
     waiting: list[torch.Tensor] = []
     for sample in samples:
         batch = render_block(reader, recipe, sample.shard, sample.block, [sample.view])
-        parts = [torch.from_numpy(a) for a in (batch.view_BHWC, batch.partner_B, batch.lam_B, batch.box_B4)]
-        image_BCHW = prepare(
-            parts[0].to(teacher.device, non_blocking=True), *parts[1:], mean=recipe.mean, std=recipe.std
-        )
+        image_BCHW = model_input(batch, recipe, teacher.device)
         waiting += image_BCHW[torch.from_numpy(sample.place_N).to(teacher.device, non_blocking=True)]
         while len(waiting) >= BATCH:
             yield _answer(teacher, waiting[:BATCH])
