@@ -129,8 +129,9 @@ def _normalisation(
     Made once per device: a list that is copied to a GPU makes the host wait for all that the GPU has to do.
     """
     with torch.inference_mode(False):
-        shift_X = torch.tensor([255.0 * m for m in mean], device=device).repeat(width)
-        return shift_X, torch.tensor([1.0 / (255.0 * s) for s in std], device=device).repeat(width)
+        parts = ([255.0 * m for m in mean], [1.0 / (255.0 * s) for s in std])
+        shift_X, scale_X = (torch.tensor(part, dtype=torch.float32, device=device).repeat(width) for part in parts)
+        return shift_X, scale_X
 
 
 def _own_weight(lam_B: Tensor, box_B4: Tensor, shape: torch.Size) -> Tensor:

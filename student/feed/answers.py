@@ -14,6 +14,7 @@ Legend: B batch, C classes.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -25,18 +26,23 @@ from torch import Tensor
 
 from shards.errors import CacheError, RunError
 from shards.views.blocks import ViewBatch
+from student.feed.feed_options import is_whole
 from student.feed.pixel_check import PixelCheck
 from student.feed.slab import SlabLoader
 from student.feed.teaching import Teaching
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.codec import RecordCodec
 from teacher_cache.record.largest_logits import FINITE_ADVICE
-from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.record_format import RecordFormat, require_temperature
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.layout import PIXEL_DIGEST
 from teacher_cache.store.libraries import rendering_remedy
 
 _ALIGN = 64  # bytes; a multiple of every type's size
+NO_PROBABILITIES = (
+    "log_prob: expected a cache of the teacher's probabilities, this one stores no probabilities, first classes only "
+    "(record kind hard): read batch.teacher.hard and train with hard, or make a cache of another kind"
+)
 
 
 class Top(NamedTuple):
@@ -47,7 +53,10 @@ class Top(NamedTuple):
 
 
 class TeacherAnswer:
-    """The teacher's answer to a batch; each τ is decoded once, however many students ask for it."""
+    """The teacher's answer to a batch; each τ is decoded once, however many students ask for it.
+
+    Every tensor that it returns is the caller's own: a loop may change it in place, and the next read is as before.
+    """
 
     def __init__(
         self,
@@ -75,8 +84,8 @@ class TeacherAnswer:
     def hard(self) -> Tensor:
         """The teacher's first class, int64 (B,): always exact; of several teachers, that of their mean at τ = 1."""
         if self._hard_B is None:
-            self._hard_B = first_class(self.log_prob(1.0))
-        return self._hard_B
+            self._hard_B = first_class(self._decoded_at(1.0))
+        return self._hard_B.clone()
 
     @property
     def each(self) -> "tuple[tuple[float, TeacherAnswer], ...]":
@@ -89,10 +98,10 @@ class TeacherAnswer:
         Errors:
             ValueError for k outside [1, C], and where only first classes are known.
         """
-        log_prob_BC = self.log_prob(1.0)
-        if not 1 <= k <= log_prob_BC.shape[1]:
-            raise ValueError(f"top: expected k in [1, {log_prob_BC.shape[1]}], got {k}")
-        class_BK = (self.hard[:, None] if self._named_BK is None else self._named_BK)[:, :k]
+        log_prob_BC = self._decoded_at(1.0)
+        if not is_whole(k) or not 1 <= k <= log_prob_BC.shape[1]:
+            raise ValueError(f"top: expected k in [1, {log_prob_BC.shape[1]}], got {k!r:.60}")
+        class_BK = self.hard[:, None] if self._named_BK is None else self._named_BK[:, :k].clone()
         if k > class_BK.shape[1]:
             # Classes that tie come in the order of their index, whatever the device's sort does.
             others_BC = log_prob_BC.scatter(1, class_BK, -torch.inf).sort(dim=1, descending=True, stable=True).indices
@@ -100,9 +109,19 @@ class TeacherAnswer:
         return Top(class_BK, log_prob_BC.gather(1, class_BK))
 
     def log_prob(self, temperature: float) -> Tensor:
-        """Log p at τ, float32 (B, C); ValueError where only first classes are known, as of records of kind "hard"."""
+        """Log p at τ, float32 (B, C).
+
+        Errors:
+            ValueError for a τ that is no finite number above 0, and where only first classes are known, as of records
+            of kind "hard".
+        """
+        require_temperature(temperature)
+        return self._decoded_at(temperature).clone()
+
+    def _decoded_at(self, temperature: float) -> Tensor:
+        """Return log p at τ as it is kept for the next read."""
         if self._log_prob is None:
-            raise ValueError("distill: this loss needs the teacher's probabilities, got its first classes only")
+            raise ValueError(NO_PROBABILITIES)
         if temperature not in self._decoded:
             self._decoded[temperature] = self._log_prob(temperature)
         return self._decoded[temperature]
@@ -112,7 +131,7 @@ def answer_from_logits(logit_BC: Tensor) -> TeacherAnswer:
     """Return full logits (B, C) as an answer; of tied first classes the one with the lowest index counts."""
     logit_BC = logit_BC.float()
     codec = RecordCodec(RecordFormat.chosen("dense", logit_BC.shape[1]))
-    return TeacherAnswer(first_class(logit_BC), lambda temperature: codec.log_prob({"logit": logit_BC}, temperature))
+    return TeacherAnswer(first_class(logit_BC), partial(codec.log_prob, {"logit": logit_BC}))
 
 
 def first_class(value_BC: Tensor) -> Tensor:
@@ -207,7 +226,7 @@ class CachedTeacher(TeacherSource):
         fields = fields_on({name: record[name] for name in self._fields}, x_BCHW.device)
         return TeacherAnswer(
             self._codec.hard_label(fields),
-            (lambda temperature: self._codec.log_prob(fields, temperature)) if self._soft else None,
+            partial(self._codec.log_prob, fields) if self._soft else None,
             named_BK=fields["class_index"].to(torch.int64),
         )
 
@@ -221,7 +240,7 @@ def fields_on(arrays: Mapping[str, NDArray[Any]], device: torch.device) -> dict[
     dense = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     ends = list(accumulate(-(-array.nbytes // _ALIGN) * _ALIGN for array in dense.values()))
     starts = dict(zip(dense, [0, *ends], strict=False))
-    packed = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
+    packed = torch.empty(ends[-1], dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
     for name, array in dense.items():
         packed.numpy()[starts[name] : starts[name] + array.nbytes] = array.reshape(-1).view(np.uint8)
     moved_X = packed.to(device, non_blocking=True)
@@ -233,12 +252,13 @@ def fields_on(arrays: Mapping[str, NDArray[Any]], device: torch.device) -> dict[
 
 def mixture(answers: Sequence[TeacherAnswer], weights: Sequence[float]) -> TeacherAnswer:
     """Return the weighted mean of several answers, log p(τ) = log Σ wᵢ·pᵢ(τ), and the first class of it at τ = 1."""
+    weighted = tuple(zip(weights, answers, strict=True))
+    return TeacherAnswer(None, partial(_mixed, weighted), each=weighted)
 
-    def log_prob(temperature: float) -> Tensor:
-        parts = [answer.log_prob(temperature) + math.log(w) for answer, w in zip(answers, weights, strict=True)]
-        return torch.logsumexp(torch.stack(parts), 0)
 
-    return TeacherAnswer(None, log_prob, each=tuple(zip(weights, answers, strict=True)))
+def _mixed(weighted: Sequence[tuple[float, TeacherAnswer]], temperature: float) -> Tensor:
+    parts = [answer.log_prob(temperature) + math.log(weight) for weight, answer in weighted]
+    return torch.logsumexp(torch.stack(parts), 0)
 
 
 class SeveralTeachers(TeacherSource):

@@ -40,7 +40,7 @@ class Labels(NamedTuple):
             labelled: `labelled_share`; below 1 some classes may be -1.
         """
         if partner_B is None or lam_B is None:
-            labels = cls(label_B, label_B, torch.ones(label_B.shape, device=label_B.device))
+            labels = cls(label_B, label_B, torch.ones(label_B.shape, dtype=torch.float32, device=label_B.device))
         else:
             labels = cls(label_B, label_B[partner_B.long()], lam_B.float())
         return PartlyLabelled(*labels).of_set(labelled) if labelled < 1.0 else labels
@@ -93,7 +93,7 @@ class Labels(NamedTuple):
             target_BC.scatter_add_(1, label_B[:, None], own_B[:, None] * on)
             return target_BC.scatter_add_(1, partner_label_B[:, None], partner_B[:, None] * on)
         lam_B1 = self.lam_B[:, None] * on
-        target_BC = torch.full((len(self.label_B), num_classes), smoothing / num_classes, device=self.label_B.device)
+        target_BC = torch.full_like(lam_B1, smoothing / num_classes).repeat(1, num_classes)
         target_BC.scatter_add_(1, self.label_B[:, None], lam_B1)
         return target_BC.scatter_add_(1, self.partner_label_B[:, None], on - lam_B1)
 

@@ -10,11 +10,12 @@ from no global random generator: a batch depends on shards, cache, seed, epoch a
 """
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import NoReturn, Self
 
 import torch
 from torch import Tensor
@@ -26,14 +27,14 @@ from shards.pool.cpus import default_workers
 from shards.views.blocks import ViewBatch
 from shards.views.rendering import RenderedStream, render_ahead
 from shards.views.view_recipe import ViewRecipe, recipe_named
-from student.feed.answers import TeacherSource, require_finite_answers, source_of
+from student.feed.answers import NO_PROBABILITIES, TeacherSource, require_finite_answers, source_of
 from student.feed.batch import Batch, ready
 from student.feed.cache_check import Views, require_units, views_of_caches, views_without_cache
-from student.feed.feed_options import FeedOptions, check_share, check_whole, chosen_repeats
+from student.feed.feed_options import FeedOptions, check_share, check_whole, chosen_repeats, feed_device, whole_number
 from student.feed.order import EpochPlan, Order, Position
 from student.feed.teaching import CachePlace, Teaching
-from teacher_cache.network.device import rank_device
 from teacher_cache.network.teacher import Teacher
+from teacher_cache.record.record_format import require_temperature
 
 
 class Feed:
@@ -87,7 +88,9 @@ class Feed:
             ValueError: naming the argument that does not fit. ShardError: no index, or a damaged one. CacheError: no
                 cache, a damaged or incomplete one, one of other shards, or of a machine that renders other pixels.
         """
-        options = options or FeedOptions()
+        options = FeedOptions() if options is None else options
+        if not isinstance(options, FeedOptions):
+            raise ValueError(f"options: expected a FeedOptions, got {options!r:.60}")
         teaching = Teaching.of(cache, teacher)
         if teaching.caches and views is not None:
             raise ValueError("cache: give a cache or views of your own, not both")
@@ -101,10 +104,13 @@ class Feed:
             workers=workers,
         )
         world = options.world
-        self.device = rank_device(device, world)
+        self.device = feed_device(device, world)
         if workers is None:
             workers = default_workers(world, beside_network=self.device.type == "cpu")
-        self._smoothing, self._scratch, self._turn = smoothing, options.scratch, object()
+        self._smoothing, self._scratch = smoothing, options.scratch
+        self._turn: object = None
+        self._source_turn: object = None
+        self._busy = threading.RLock()
         with ExitStack() as stack:
             self.index = shards if isinstance(shards, ShardIndex) else open_index(str(shards), options.shard_cache)
             self.teaching = teaching.open(stack)
@@ -151,10 +157,18 @@ class Feed:
         self.close()
 
     def close(self) -> None:
-        """End the workers and close what the feed has opened; a forked child leaves its parent's feed alone."""
+        """End the workers and close what the feed has opened; a forked child leaves its parent's feed alone.
+
+        A batch that another thread waits for is finished first; that thread's next one is an error.
+        """
         self._closed, self._turn = True, None
         if os.getpid() == self._pid:
-            self._stack.close()
+            with self._busy:
+                self._stack.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: workers, maps and locks belong to this process."""
+        raise TypeError("feed: it cannot be pickled or copied; open a Feed in that process (its arguments can)")
 
     def __len__(self) -> int:
         """Return the batches of every epoch on this rank: optimiser steps × accumulate."""
@@ -187,7 +201,7 @@ class Feed:
 
     def plan(self, epoch: int) -> EpochPlan:
         """Return the whole order of an epoch as arrays, over all ranks; a pure function of index, seed and epoch."""
-        return self.order.plan(epoch)
+        return self.order.plan(whole_number("epoch", epoch))
 
     def epoch(self, epoch: int, *, first_step: int = 0) -> "Epoch":
         """Return the batches of an epoch from optimiser step `first_step` on; skipping steps costs no time.
@@ -200,10 +214,10 @@ class Feed:
                 teacher saw, or a unit is damaged; ShardError when an image is; RunError when a worker dies, and, at the
                 first batch and at the end of an epoch, when a teacher in the loop gave NaN or infinity.
         """
-        if epoch < 0 or (self.order.epochs is not None and epoch >= self.order.epochs):
-            bound = "" if self.order.epochs is None else f" in [0, {self.order.epochs})"
-            raise ValueError(f"epoch: expected a number from 0{bound}, got {epoch}")
-        if not 0 <= first_step <= self.order.steps:
+        epoch, first_step = whole_number("epoch", epoch), whole_number("first_step", first_step)
+        if self.order.epochs is not None and epoch >= self.order.epochs:
+            raise ValueError(f"epoch: expected a number from 0 in [0, {self.order.epochs}), got {epoch}")
+        if first_step > self.order.steps:
             raise ValueError(f"first_step: expected 0 … {self.order.steps} (steps of an epoch), got {first_step}")
         return Epoch(self, epoch, first_step)
 
@@ -213,30 +227,43 @@ class Feed:
         Args:
             temperature: τ of "teacher_log_prob" in the batches, which are those of `Batch.as_dict`.
             first_epoch: where a resumed run goes on.
+
+        Raises:
+            ValueError: a wrong argument, or a τ where no teacher's probabilities are known.
         """
-        return Loader(self, temperature, first_epoch)
+        if temperature is not None:
+            require_temperature(temperature)
+            if not len(self.teaching):
+                raise ValueError("temperature: this feed has no teacher; give Feed(…, cache=…) or leave it out")
+            if not all(cache.spec.record.entry.soft for cache in self.teaching.open_caches):
+                raise ValueError(NO_PROBABILITIES)
+        return Loader(self, temperature, whole_number("first_epoch", first_epoch))
 
     def batches_from(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """Yield the batches of an epoch from a step on; iterating an `Epoch` calls it."""
         if self._closed:
             raise ValueError("feed: it is closed; iterate inside its `with`")
         self._turn = turn = object()
-        cycle, source_ready = self.order.cycle, False
         for step in range(first_step, self.order.steps):
             for micro in range(self.order.accumulate):
-                if self._turn is not turn:
-                    raise ValueError(f"feed: epoch {epoch} is over: another one was begun, or the feed was closed")
                 self._require_own_process()
-                position = Position(epoch, step, micro)
-                rendered = self._stream.batch(position)
-                if not source_ready:  # only now: workers are forked before the records are mapped, and render meanwhile
-                    self._source.begin_epoch(epoch % cycle if cycle else epoch)
-                    source_ready = True
-                batch = self._ready(rendered, position)
-                if (step, micro) == (first_step, 0):
-                    require_finite_answers(self.num_not_finite)
-                yield batch
+                with self._busy:  # another thread may close the feed
+                    yielded = [self._batch(Position(epoch, step, micro), turn)]
+                    if (step, micro) == (first_step, 0):
+                        require_finite_answers(self.num_not_finite)
+                yield yielded.pop()
         require_finite_answers(self.num_not_finite)
+
+    def _batch(self, position: Position, turn: object) -> Batch:
+        """Wait for a rendered batch and return it; ValueError where its epoch is over."""
+        if self._turn is not turn:
+            raise ValueError(f"feed: epoch {position.epoch} is over: another one was begun, or the feed was closed")
+        rendered = self._stream.batch(position)
+        if self._source_turn is not turn:  # only now: workers are forked before the records are mapped
+            cycle = self.order.cycle
+            self._source.begin_epoch(position.epoch % cycle if cycle else position.epoch)
+            self._source_turn = turn
+        return self._ready(rendered, position)
 
     def _ready(self, rendered: ViewBatch, position: Position) -> Batch:
         """Return a rendered batch as the training loop receives it."""

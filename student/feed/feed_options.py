@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+import torch.distributed as dist
 
 from shards.views.view_recipe import fitting_repeats
 from shards.world import World, world_from_env
 from student.feed.cache_check import Views
+from teacher_cache.network.device import chosen_device, rank_device
 
 _REPEATS = 3
 
@@ -17,8 +21,9 @@ class FeedOptions:
     """Which part of each batch this process gets, and how batches are made ready.
 
     Attributes:
-        rank, world_size: which part of each batch is this process's; None: from the environment, as torchrun and
-            SLURM set it, else 0 of 1. Every rank sees its slice of the same global batches.
+        rank, world_size: which part of each batch is this process's; None: from torch.distributed where it is
+            initialised, else from the environment, as torchrun and SLURM set it, else 0 of 1. Every rank sees its
+            slice of the same global batches.
         accumulate: batches in which each rank receives its part of an optimiser step.
         prefetch: batches that each worker prepares ahead.
         pin: pinned memory for the copy to the device; None: where the device is a GPU.
@@ -44,6 +49,7 @@ class FeedOptions:
         for name, folder in (("shard_cache", self.shard_cache), ("scratch", self.scratch)):
             if folder is not None and not isinstance(folder, (str, Path)):
                 raise ValueError(f"{name}: expected a folder or None, got {folder!r:.60}")
+            object.__setattr__(self, name, None if folder is None else Path(folder))
         check_whole(rank=self.rank, world_size=self.world_size, accumulate=self.accumulate, prefetch=self.prefetch)
 
     @property
@@ -52,7 +58,7 @@ class FeedOptions:
         return this_world(self.rank, self.world_size)
 
 
-_LEAST = {"seed": 0, "workers": 0, "rank": 0}  # of all others 1
+_LEAST = dict.fromkeys(("seed", "workers", "rank", "epoch", "first_step", "first_epoch"), 0)  # of all others 1
 _MOST = 2**63 - 1
 
 
@@ -66,11 +72,21 @@ def check_share(**shares: float) -> None:
 def check_whole(**whole: int | None) -> None:
     """ValueError, naming the argument, for a whole number of another type or outside its range; None: not given."""
     for name, value in whole.items():
-        if value is None:
-            continue
-        low = _LEAST.get(name, 1)
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not low <= value <= _MOST:
-            raise ValueError(f"{name}: expected a whole number of at least {low}, got {value!r}")
+        if value is not None:
+            whole_number(name, value)
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Return a whole number within the range of that argument; ValueError, naming it, for anything else."""
+    low = _LEAST.get(name, 1)
+    if not is_whole(value) or not low <= value <= _MOST:
+        raise ValueError(f"{name}: expected a whole number of at least {low}, got {value!r:.60}")
+    return int(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is an integer of Python or NumPy, and no truth value."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def chosen_repeats(views: Views) -> int:
@@ -80,12 +96,34 @@ def chosen_repeats(views: Views) -> int:
 
 
 def this_world(rank: int | None, world_size: int | None) -> World:
-    """This process's place: as given, else as the environment says."""
+    """This process's place: as given, else as torch.distributed says, else as the environment says."""
     if (rank is None) != (world_size is None):
         raise ValueError(f"rank: give rank and world_size or neither, got rank={rank}, world_size={world_size}")
     world = world_from_env()
     if rank is None or world_size is None:
-        return world
+        return _world_of_group(world)
     if not 0 <= rank < world_size:
         raise ValueError(f"rank: expected a number in [0, {world_size}), got {rank}")
     return world._replace(rank=rank, size=world_size)
+
+
+def _world_of_group(environment: World) -> World:
+    """Return the place of this process in torch's process group, or that of the environment where there is no group.
+
+    torch.multiprocessing.spawn sets no variables. What the environment says of the machine counts where it is about the
+    same processes; elsewhere the local rank is the GPU that the loop has chosen by torch.cuda.set_device.
+    """
+    if not dist.is_available() or not dist.is_initialized():
+        return environment
+    rank, size = dist.get_rank(), dist.get_world_size()
+    if size == 1 or (rank, size) == environment[:2]:
+        return environment
+    gpus = torch.cuda.device_count()
+    return World(rank, size, torch.cuda.current_device() if gpus else 0, min(size, gpus or size))
+
+
+def feed_device(device: str | torch.device | None, world: World) -> torch.device:
+    """Return the device of a feed: a GPU by its number, as a loop names its own, or as `rank_device` chooses."""
+    if isinstance(device, str) and ":" in device:
+        return torch.device(chosen_device(device))
+    return rank_device(device, world)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,13 @@ class Teaching:
 
     def __post_init__(self) -> None:
         """Check them, and make the weights parts of 1."""
+        for name, kinds in (("caches", (str, Path, TeacherCache)), ("teachers", (Teacher,))):
+            if getattr(self, name) != ():
+                object.__setattr__(self, name, _several(name, getattr(self, name), kinds))
         if self.caches and self.teachers:
             raise ValueError("cache: give a cache or a teacher in the loop, not both")
         require_distinct([cache.url if isinstance(cache, TeacherCache) else cache for cache in self.caches])
-        object.__setattr__(self, "weights", parts_of_one(self.weights or None, len(self)))
+        object.__setattr__(self, "weights", parts_of_one(None if self.weights == () else self.weights, len(self)))
 
     def __len__(self) -> int:
         return len(self.caches) + len(self.teachers)
@@ -107,9 +111,9 @@ def parts_of_one(weights: Sequence[float] | None, count: int) -> tuple[float, ..
     """Return the weights of `count` teachers as parts of 1, equal for None; ValueError for any other number of them."""
     if weights is None:
         return (1.0 / count,) * count if count else ()
-    good = len(weights) == count and all(0 < weight < math.inf for weight in weights)
-    if not good:
-        raise ValueError(f"teacher_weights: expected {count} positive numbers, one a teacher, got {tuple(weights)}")
+    numbers = isinstance(weights, Sequence) and all(isinstance(weight, Real) for weight in weights)
+    if not numbers or len(weights) != count or not all(0 < weight < math.inf for weight in weights):
+        raise ValueError(f"teacher_weights: expected {count} positive numbers, one a teacher, got {weights!r:.200}")
     return tuple(weight / math.fsum(weights) for weight in weights)
 
 

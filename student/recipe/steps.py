@@ -38,7 +38,10 @@ def require_steps(
             "views of one block must lie in one view block"
         )
     if num_views is not None and (num_views < 1 or num_views % repeats):
-        raise ValueError(f"num_views: must be a positive multiple of repeats {repeats}, got {num_views}")
+        raise ValueError(
+            f"repeats: must divide the {num_views} views that are used, got {repeats}; give another number of repeats, "
+            "or use another number of views"
+        )
     if epochs is not None and epochs < 1:
         raise ValueError(f"epochs: expected at least 1, got {epochs}")
     num_blocks, per_step = sum(count // block for count in rows), batch_size // block

@@ -41,9 +41,9 @@ def chosen_device(device: str | None) -> str:
     require_device_name(device)
     kind, _, number = device.partition(":")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device: cuda is not available here; give --device cpu")
+        raise ValueError("device: cuda is not available here; give cpu")
     if number and int(number) >= torch.cuda.device_count():
-        raise ValueError(f"--device: this machine shows {torch.cuda.device_count()} GPUs (from cuda:0), got {device}")
+        raise ValueError(f"device: this machine shows {torch.cuda.device_count()} GPUs (from cuda:0), got {device}")
     return device
 
 
@@ -60,7 +60,7 @@ def rank_device(device: str | torch.device | None, world: World) -> torch.device
         return device
     name = chosen_device(device)
     if ":" in name and world.size > 1:
-        raise ValueError(f"--device {name}: {world.size} ranks would share one GPU; give --device cuda")
+        raise ValueError(f"device: {world.size} ranks would share one GPU, {name}; give cuda, which is each rank's own")
     if name == "cuda":
         return torch.device("cuda", world.local_rank % torch.cuda.device_count())
     return torch.device(name)

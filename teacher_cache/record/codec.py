@@ -15,7 +15,7 @@ from torch import Tensor
 
 from teacher_cache.record.kinds.record_kind import KindCodec
 from teacher_cache.record.largest_logits import require_finite
-from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.record_format import RecordFormat, require_temperature
 from teacher_cache.record.tail_basis import TailBasis
 
 
@@ -62,10 +62,9 @@ class RecordCodec:
             temperature: τ > 0.
 
         Raises:
-            ValueError: τ is not positive, or the kind holds no probabilities.
+            ValueError: τ is no finite number above 0, or the kind holds no probabilities.
         """
-        if not temperature > 0:
-            raise ValueError(f"temperature: expected τ > 0, got {temperature}")
+        require_temperature(temperature)
         # Autocast would round the matrix products of a decoder, and break those that mix its result with float32.
         with torch.autocast(next(iter(record.values())).device.type, enabled=False):
             return self._codec.log_prob(record, temperature)

@@ -4,7 +4,9 @@
 and the amortised rest of the store (`STORE_BYTES`). Kinds without a budget take what they need.
 """
 
+import math
 from dataclasses import dataclass, replace
+from numbers import Real
 
 from shards.values import JsonValue, later
 from teacher_cache.record.kinds.record_kind import Field, RecordKind, RecordShape
@@ -25,6 +27,13 @@ _MOST_BYTES = 1 << 20
 
 DENSE_CLASSES = 64
 """Up to this many classes all logits in 8 bits cost no more than the low-rank record."""
+
+
+def require_temperature(temperature: float) -> None:
+    """Raise ValueError for a τ that is no finite number above 0."""
+    number = isinstance(temperature, Real) and not isinstance(temperature, bool) and math.isfinite(temperature)
+    if not number or temperature <= 0:
+        raise ValueError(f"temperature: expected a finite number above 0, got {temperature!r:.60}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -180,7 +180,7 @@ class _Scratch(threading.local):
         """So many values of the memory of that name, made larger when it is too small."""
         array = self._kept.get(name)
         if array is None or len(array) < count:
-            array = self._kept[name] = torch.empty(count, dtype=dtype)
+            array = self._kept[name] = torch.empty(count, dtype=dtype, device="cpu")
         return array[:count]
 
 
