@@ -1,6 +1,6 @@
 """Plan how `distill` spends a time budget: on epochs of the teacher, views of the cache, and two students.
 
-Everything follows from one measured rate, at which the teacher is trained. This file imports no torch.
+Everything follows from one measured rate, at which the teacher is trained.
 """
 
 import math
@@ -11,8 +11,6 @@ from shards.data_defaults import SMALL_VIEW
 from shards.index.shard_index import ShardIndex
 from shards.text.figures import count, duration
 from shards.views.view_recipe import RECIPES, default_block_views, fitting_block_size
-from student.feed.coverage import left_over_in_all
-from student.feed.order import Order
 
 FORWARDS_PER_TRAINED = 2.5
 """Images that the teacher answers in the time in which it learns from one: there is no backward pass."""
@@ -114,6 +112,9 @@ def views_for_all(index: ShardIndex, wanted: int = _FEWEST_VIEWS) -> int:
     In each chunk of views the images that fill no mixing group are left out, others in each. `wanted` where no number
     up to 120 helps.
     """
+    from student.feed.coverage import left_over_in_all  # imports torch, which a refusal of flags does not wait for
+    from student.feed.order import Order
+
     rows = index.rows_S.tolist()
     for num_views in range(wanted, _MOST_VIEWS + 1, _UNIT):
         # The seed and the sizes of groups and chunks decide who is left out; cache-teacher chooses them in this way.
