@@ -1,6 +1,7 @@
 """The scripts of examples/slurm on a real SLURM cluster of one node; skipped, with the reason, without SLURM."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,3 +43,10 @@ def test_no_batch_script_is_without_a_scenario_and_a_word_on_the_page() -> None:
     page = (Path(__file__).parent.parent / "docs" / "clusters.md").read_text()
     assert sorted(script.stem for script in SCRIPTS.iterdir()) == sorted(SCENARIOS)
     assert not [name for name in SCENARIOS if f"(../examples/slurm/{name}.sh)" not in page]
+
+
+def test_all_scripts_name_the_same_shards_and_the_same_cache() -> None:
+    """A cache of other shards is refused, so scripts that are submitted one after the other must fit each other."""
+    texts = [script.read_text() for script in SCRIPTS.iterdir()]
+    for flag in ("--shards", "--val-shards", "--cache"):
+        assert len({place for text in texts for place in re.findall(rf"{flag} (\S+)", text)}) == 1, flag

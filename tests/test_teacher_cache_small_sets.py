@@ -101,11 +101,12 @@ def test_a_cache_says_which_epochs_and_repeats_it_serves(num_views: int, per_uni
     assert words in served(num_views, per_unit)
 
 
-def test_a_stopped_stage_1_says_what_is_saved_and_what_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of four chunks one is committed, the second is half computed."""
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stopped_stage_1_says_what_is_saved_and_what_is_lost(rank: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of four chunks one is committed, the second is half computed; every rank says so."""
     first, second = UnitId(0, 0), UnitId(1, 0)
     batch = {"num_views": 64, "seconds": 1.0}
-    display = Stage1Display(World(), StopRequest())
+    display = Stage1Display(World(rank, 2), StopRequest())
     display._num_classes = 5  # as `CacheOpened` says
     for event in (
         Started(num_units=4, missing_units=4, share_views=512),

@@ -12,7 +12,7 @@
 
 source .venv/bin/activate
 python cli.py cache-teacher \
-  --shards '/data/imagenet/train-{000000..001023}.tar' --cache /data/deit.zarr \
+  --shards /data/shards/train --cache /data/deit.zarr \
   --teacher regnety_160.deit_in1k --views 300 --workers 11 &
 stage1=$!
 trap 'kill -TERM "$stage1"' TERM

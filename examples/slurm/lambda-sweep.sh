@@ -12,7 +12,7 @@
 source .venv/bin/activate
 weights=(0 0.1 0.5 0.9)
 weight=${weights[$SLURM_ARRAY_TASK_ID]}
-python cli.py train-student --shards /data/shards/train --cache /data/deit.zarr \
+python cli.py train-student --shards /data/shards/train --val-shards /data/shards/val --cache /data/deit.zarr \
   --model deit_tiny_distilled_patch16_224 --distill soft --lambda "$weight" --tau 3 --workers 11 --out "runs/tiny-l$weight" &
 run=$!
 trap 'kill -TERM "$run"' TERM

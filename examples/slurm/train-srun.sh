@@ -12,7 +12,7 @@
 source .venv/bin/activate
 export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
-srun --kill-on-bad-exit=1 python cli.py train-student --shards /data/shards/train --cache /data/deit.zarr \
+srun --kill-on-bad-exit=1 python cli.py train-student --shards /data/shards/train --val-shards /data/shards/val --cache /data/deit.zarr \
   --model deit_tiny_distilled_patch16_224 --distill soft --lambda 0.5 --tau 3 --workers 11 --out runs/tiny
 code=$?
 

@@ -9,7 +9,7 @@
 #SBATCH --signal=B:TERM@120
 
 source .venv/bin/activate
-torchrun --standalone --nproc-per-node 8 cli.py train-student --shards /data/shards/train --cache /data/deit.zarr \
+torchrun --standalone --nproc-per-node 8 cli.py train-student --shards /data/shards/train --val-shards /data/shards/val --cache /data/deit.zarr \
   --model deit_tiny_distilled_patch16_224 --distill soft --lambda 0.5 --tau 3 --workers 11 --out runs/tiny &
 run=$!
 signalled=0

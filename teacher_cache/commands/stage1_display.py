@@ -70,8 +70,10 @@ class Stage1Display:
                 self._opening = list(_opened_words(event))
                 if self._world_size > 1 and "://" in event.cache.url:
                     self._opening.append("an object store has no locks: two processes may compute the same last chunk")
-            case events.Started() if not self._quiet:
-                self._start(event)
+            case events.Started():
+                self._num_units = event.num_units
+                if not self._quiet:
+                    self._start(event)
             case events.SnapshotDamaged():
                 say(f"warning: {event.reason}; it is written anew")
             case events.UnitDamaged():
@@ -127,7 +129,6 @@ class Stage1Display:
 
     def _start(self, event: "Started") -> None:
         """Say what the cache will be, or that nothing is left to do."""
-        self._num_units = event.num_units
         if not event.missing_units:
             say(f"already finished: all of {count(event.num_units, 'chunk')} checked, nothing to compute")
             return
