@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 
 from shards.world import World
-from student import Feed, FeedOptions, Teaching
+from student import Feed, FeedOptions, Teaching, base_loss, soft_loss
 from student.feed import feed_options
 from student.feed.answers import answer_from_logits, mixture
+from student.feed.batch import Labels
 from tests.student_tiny import BATCH, CLASSES, feed_of, in_child, in_children, make_cache, views, write_shards
 
 SMALL = {"batch_size": BATCH, "repeats": 1, "workers": 0, "device": "cpu"}
@@ -240,3 +241,14 @@ def test_a_feed_can_be_closed_while_another_thread_waits_for_a_batch(folder, wor
 
     alive, ended = in_child(work)
     assert not alive and len(ended) == 1 and ended[0].startswith("feed: ")
+
+
+def test_losses_refuse_words_and_shapes_that_they_do_not_know():
+    """Another word was taken for the default, and one row of logits was compared with all of the teacher's."""
+    log_prob_BC = torch.zeros(4, CLASSES).log_softmax(-1)
+    for logit_BC, reduction in ((log_prob_BC, "mean"), (log_prob_BC[:1], "textbook"), (log_prob_BC[:, :1], "textbook")):
+        with pytest.raises(ValueError, match="expected "):
+            soft_loss(logit_BC, log_prob_BC, temperature=2.0, reduction=reduction)
+    labels = Labels.of(torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="kind: expected cross_entropy or binary, got 'ce'"):
+        base_loss(log_prob_BC, labels, kind="ce", smoothing=0.1)

@@ -40,7 +40,12 @@ def base_loss(logit_BC: Tensor, labels: Labels, *, kind: str, smoothing: float) 
 
     "cross_entropy": the target is λ-mix of the two classes, each smoothed (off ε/C, on 1 − ε + ε/C).
     "binary": sigmoid cross-entropy, mean over batch and classes, of the target `weight > 0` (DeiT-III).
+
+    Raises:
+        ValueError: another kind.
     """
+    if kind not in ("cross_entropy", "binary"):
+        raise ValueError(f"kind: expected cross_entropy or binary, got {kind!r:.60}")
     logit_BC = full(logit_BC)
     if labels.partly:
         return _partly_labelled(logit_BC, labels, kind=kind, smoothing=smoothing)

@@ -12,12 +12,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_REDUCTIONS = ("textbook", "reference", "per_class")  # the last divides every loss, so the caller does it
+
+
 def soft_loss(logit_BC: "Tensor", teacher_log_prob_BC: "Tensor", *, temperature: float, reduction: str) -> "Tensor":
     """τ² · KL(teacher_τ ‖ student_τ), divided by B ("textbook") or by B · C ("reference").
 
     Args:
         logit_BC: the student's logits at τ = 1; teacher_log_prob_BC: the teacher's log p already at τ.
+
+    Raises:
+        ValueError: another reduction, or two shapes; they would broadcast to a wrong loss.
     """
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction: expected one of {', '.join(_REDUCTIONS)}, got {reduction!r:.60}")
+    if logit_BC.shape != teacher_log_prob_BC.shape:
+        student, teacher = tuple(logit_BC.shape), tuple(teacher_log_prob_BC.shape)
+        raise ValueError(f"logits: expected {teacher}, the shape of the teacher's answer, got {student}")
     log_prob_BC = (full(logit_BC) / temperature).log_softmax(-1)
     # A class that the teacher gives no mass (log p = −∞) adds 0; NaN stays NaN, and the loss shows it.
     teacher_log_prob_BC = teacher_log_prob_BC.to(log_prob_BC.dtype).clamp_min(-1e30)
