@@ -115,7 +115,7 @@ def test_a_process_group_says_the_rank_before_the_environment_does(folder, monke
         (World(), (5, 8), 4, World(5, 8, 2, 4)),
         (World(), (5, 8), 0, World(5, 8, 0, 8)),
         (World(1, 4, 1, 4), (5, 8), 4, World(5, 8, 2, 4)),
-        (World(3, 8, 1, 2), (0, 1), 2, World(3, 8, 1, 2)),
+        (World(3, 8, 1, 2), (0, 1), 2, World(0, 1, 1, 2)),  # eight models, each alone
     ],
 )
 def test_the_group_and_the_environment_are_one_world(env, group, gpus, expected, monkeypatch):

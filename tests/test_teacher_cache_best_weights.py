@@ -49,6 +49,28 @@ def test_other_weights_are_not_praised(top1: object, tmp_path: Path) -> None:
     assert which_weights(tmp_path) == (f"{tmp_path / LAST}, last epoch, top-1 91.0 %" if top1 == 91.0 else "")
 
 
+@pytest.mark.parametrize("name", ["weights_ema.safetensors", "dogs.safetensors", "model.safetensors"])
+def test_no_epoch_is_made_up_for_a_file_of_another_name(name: str, tmp_path: Path) -> None:
+    """A copy of the best weights under a name of the user's was called the last epoch's."""
+    save(tmp_path / name, 94.0)
+    assert which_weights(tmp_path / name) == ""
+
+
+def test_a_damaged_file_of_one_epoch_does_not_hide_the_other(tmp_path: Path) -> None:
+    """The commands that extend a cache are a hint at the end of a training: it had ended in the error of that file."""
+    for seed, name in enumerate((LAST, BEST_WEIGHTS)):
+        save(tmp_path / name, 90.0, seed=seed)
+    known = trained_as(tmp_path / LAST)
+    assert known is not None
+    options = TeacherOptions(view_mean=known.mean, view_std=known.std, model_mean=known.mean, model_std=known.std)
+    spec = load_teacher("test_resnet", weights=tmp_path / LAST, input_size=32, options=options).spec
+    for name, expected in ((BEST_WEIGHTS, tmp_path / LAST), (LAST, tmp_path)):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-100])
+        assert weights_of_cache(tmp_path, spec) == expected
+    (tmp_path / LAST).unlink()
+    assert weights_of_cache(tmp_path, spec) == tmp_path
+
+
 @pytest.mark.parametrize("mean", [(0.5, 0.5, 0.5), (0.485, 0.456, 0.406)])
 def test_a_cache_keeps_the_weights_that_it_was_begun_with(mean: tuple[float, float, float], tmp_path: Path) -> None:
     """The commands that extend or continue it name the file of the same digest, whatever the views' normalisation."""

@@ -186,15 +186,16 @@ def _teacher_epochs(start: Sequence[object], data: Path, budget: _Budget) -> int
     rate = measured_rate(data / "train", {str(start[0])[2:]: str(start[1])})
     usual = data_defaults(ImageSet(num_images=index.num_samples), teacher=True)
     most = usual.epochs if usual and budget.seconds >= 60 * _LONG_MINUTES else _TEACHER_EPOCHS
+    used_s = budget.used_s
     plan = plan_within(
-        budget.left_s,
+        max(0.0, budget.seconds - used_s),
         rate,
         num_training=index.num_samples,
         num_validation=num_validation,
         most_epochs=most,
         fewest_views=views_for_all(index),
     )
-    say(plan.words(budget.seconds, rate))
+    say(plan.words(budget.seconds, rate, used_s))
     return plan.epochs
 
 

@@ -20,6 +20,7 @@ _CACHE = 0.25  # of what the teacher leaves
 _REST = 0.2  # of what the cache leaves: start-up, validation, report
 _LEAST_STUDENT_S, _LEAST_REST_S = 30.0, 20.0
 _FEWEST_VIEWS, _MOST_VIEWS, _UNIT = 6, 120, 6
+_ROUNDING_S = 1e-3  # a plan uses all of its budget, and the sum of its parts is rounded
 
 
 class DistillPlan(NamedTuple):
@@ -37,17 +38,27 @@ class DistillPlan(NamedTuple):
         """All of it."""
         return self.teacher_s + self.cache_s + 2 * self.student_s + self.rest_s
 
-    def words(self, budget_s: float, images_per_s: float) -> str:
-        """Describe the parts and the total; where that is more than the budget, why, and what to change."""
+    def fits(self, budget_s: float, used_s: float = 0.0) -> bool:
+        """Whether it takes at most what is left of a budget."""
+        return used_s + self.total_s <= budget_s + _ROUNDING_S
+
+    def words(self, budget_s: float, images_per_s: float, used_s: float = 0.0) -> str:
+        """Describe the parts and the total; where the budget is too small, why, and what to change.
+
+        Args:
+            used_s: of the budget, before the plan begins.
+        """
         parts = (
             f"teacher {duration(self.teacher_s)} ({count(self.epochs, 'epoch')}), its answers {duration(self.cache_s)} "
             f"({count(self.num_views, 'view')} of each photo), two students {duration(self.student_s)} each"
         )
-        if self.total_s <= budget_s:
+        if self.fits(budget_s, used_s):
             return f"plan: about {duration(self.total_s)}: {parts}"
-        minutes, count_minutes = math.ceil(self.total_s / 60), f"{budget_s / 60:g} minutes"
+        whole_s = used_s + self.total_s
+        minutes, count_minutes = math.ceil(whole_s / 60), f"{budget_s / 60:g} minutes"
+        before = f"until now {duration(used_s)}, " if used_s >= 1 else ""
         return (
-            f"warning: this takes about {duration(self.total_s)}, --budget is {count_minutes}: {parts}. The machine "
+            f"warning: this takes about {duration(whole_s)}, --budget is {count_minutes}: {before}{parts}. The machine "
             f"trains the teacher on {images_per_s:.3g} images a second. To change this, press Ctrl-C and give fewer "
             f"photos, a smaller network with --pretrained, or --budget {minutes}"
         )
@@ -81,7 +92,7 @@ def plan_within(
             student_s=student_seconds(left_s - cache_s),
             rest_s=_rest_seconds(left_s - cache_s),
         )
-        if plan.total_s <= budget_s:
+        if plan.fits(budget_s):
             break
     return plan
 

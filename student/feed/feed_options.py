@@ -111,13 +111,14 @@ def _world_of_group(environment: World) -> World:
     """Return the place of this process in torch's process group, or that of the environment where there is no group.
 
     torch.multiprocessing.spawn sets no variables. What the environment says of the machine counts where it is about the
-    same processes; elsewhere the local rank is the GPU that the loop has chosen by torch.cuda.set_device.
+    same processes, and for a process that is a group alone; elsewhere the local rank is the GPU that the loop has
+    chosen by torch.cuda.set_device.
     """
     if not dist.is_available() or not dist.is_initialized():
         return environment
     rank, size = dist.get_rank(), dist.get_world_size()
     if size == 1 or (rank, size) == environment[:2]:
-        return environment
+        return environment._replace(rank=rank, size=size)
     gpus = torch.cuda.device_count()
     return World(rank, size, torch.cuda.current_device() if gpus else 0, min(size, gpus or size))
 

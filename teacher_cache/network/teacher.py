@@ -6,6 +6,7 @@ calls the same `logits` on the same tensors. The network is timm's (`timm_networ
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shards.errors import ArtefactError
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
 from teacher_cache.network.arithmetic import arithmetic, autocast, is_half, require_deterministic
 from teacher_cache.network.classifier import Classifier, Rgb, run_in_float32
@@ -205,16 +207,18 @@ def load_teacher(
 def weights_of_cache(run: Path, spec: TeacherSpec) -> Path:
     """Return the file of a teacher's run, last or best epoch, that the answers of a cache are from.
 
-    Returns: the folder, which stands for the last epoch, where neither file has the digest of the spec.
+    Returns: the folder, which stands for the last epoch, where no file that can be read has the digest of the spec.
     """
-    for file in (run / BEST_WEIGHTS, weights_file(run)):
-        if (known := trained_as(file)) is None:
-            continue
-        state = read_weights(file).state
-        if (known.mean, known.std) != (tuple(spec.mean), tuple(spec.std)):
-            state |= _in_state(_Renormalise(spec.mean, spec.std, known.mean, known.std))
-        if weights_sha256(state) == spec.weights_sha256:
-            return file
+    for name in (BEST_WEIGHTS, ""):
+        with suppress(ArtefactError):  # a missing or damaged file is not the one that the answers are from
+            file = weights_file(run / name)
+            if (known := trained_as(file)) is None:
+                continue
+            state = read_weights(file).state
+            if (known.mean, known.std) != (tuple(spec.mean), tuple(spec.std)):
+                state |= _in_state(_Renormalise(spec.mean, spec.std, known.mean, known.std))
+            if weights_sha256(state) == spec.weights_sha256:
+                return file
     return run
 
 

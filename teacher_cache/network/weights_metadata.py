@@ -84,6 +84,8 @@ MOST_ARGUMENT = 65_536
 BEST_WEIGHTS = "weights_best.safetensors"
 """The weights of a teacher's best epoch on its validation images, beside those of its last epoch."""
 
+_EPOCHS = {"weights.safetensors": "last", BEST_WEIGHTS: "best"}
+
 _IN_FOLDERS = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _LARGEST_HEADER = 100_000_000  # as safetensors itself
@@ -243,17 +245,18 @@ def trained_as(weights: Path | None) -> TrainedAs | None:
 
 
 def which_weights(path: Path) -> str:
-    """Say which file of weights a path stands for and how good it was on its validation images; "" for others' files.
+    """Say which epoch's weights a path stands for and how good they were on the validation images of their run.
 
-    Where a better file of the same training lies beside it, that is named too.
+    Where a better file of the same training lies beside it, that is named too. "" for files of other names, which may
+    be of any epoch.
     """
     file = weights_file(path)
     best, own, other = file.with_name(BEST_WEIGHTS), trained_as(file), None
-    if own is None or own.top1 is None:
+    if own is None or own.top1 is None or file.name not in _EPOCHS:
         return ""
     if file.name != BEST_WEIGHTS:
         other = trained_as(best)
-    words = f"{file}, {'best' if file.name == BEST_WEIGHTS else 'last'} epoch, top-1 {own.top1:.1f} %"
+    words = f"{file}, {_EPOCHS[file.name]} epoch, top-1 {own.top1:.1f} %"
     better = other is not None and other.top1 is not None and other.top1 > own.top1
     return words + (f"; the best epoch has {other.top1:.1f} %: {best}" if other and better else "")
 
