@@ -20,7 +20,7 @@ from shards.commands.make_shards import _say_pixels
 from shards.index.shard_index import open_index
 from shards.tars.writer import write_samples
 from shards.views.view_recipe import ViewRecipe
-from student.commands.distill import distill, outcome
+from student.commands.distill import _most_epochs, distill, outcome
 from student.cost.distill_plan import plan_within, views_for_all
 from student.feed.coverage import left_over_in_all
 from student.feed.order import Order
@@ -177,6 +177,14 @@ def test_a_plan_fits_its_budget_or_is_the_smallest_and_says_what_to_change(rate:
             assert plan.epochs == 1 and plan.num_views == 6
     for less, more in pairwise(plans):
         assert less.epochs <= more.epochs and less.num_views <= more.num_views
+
+
+@pytest.mark.parametrize(
+    ("num_photos", "minutes", "epochs"), [(700, 59, 5), (700, 60, 21), (50_000, 59, 5), (50_000, 60, 10)]
+)
+def test_an_hour_trains_the_teacher_as_long_as_its_own_command(num_photos: int, minutes: int, epochs: int) -> None:
+    """Of 50,000 photos on it had stayed at five epochs."""
+    assert _most_epochs(num_photos, 60.0 * minutes) == epochs
 
 
 def test_a_rounding_of_the_sum_costs_no_epoch() -> None:

@@ -11,7 +11,7 @@ import click
 
 from shards.commands.flags import PATH, TEXT, Number, given_flag
 from shards.console import RUNS_NEXT_ITSELF, command_line, result, say, say_next
-from shards.data_defaults import ImageSet, data_defaults
+from shards.data_defaults import ImageSet
 from shards.tars.journal import INDEX_NAME
 from shards.text.figures import accuracy, count, duration, noise
 from student.commands.train_teacher import measured_rate
@@ -184,19 +184,26 @@ def _teacher_epochs(start: Sequence[object], data: Path, budget: _Budget) -> int
     index, num_validation = open_index(str(data / "train")), open_index(str(data / "val")).num_samples
     say("measuring how fast this machine trains the teacher, to plan within --budget")
     rate = measured_rate(data / "train", {str(start[0])[2:]: str(start[1])})
-    usual = data_defaults(ImageSet(num_images=index.num_samples), teacher=True)
-    most = usual.epochs if usual and budget.seconds >= 60 * _LONG_MINUTES else _TEACHER_EPOCHS
     used_s = budget.used_s
     plan = plan_within(
         max(0.0, budget.seconds - used_s),
         rate,
         num_training=index.num_samples,
         num_validation=num_validation,
-        most_epochs=most,
+        most_epochs=_most_epochs(index.num_samples, budget.seconds),
         fewest_views=views_for_all(index),
     )
     say(plan.words(budget.seconds, rate, used_s))
     return plan.epochs
+
+
+def _most_epochs(num_images: int, budget_s: float) -> int:
+    """Return how many epochs the teacher may take: few in a short time, else as many as train-teacher chooses."""
+    from student.recipe.choice import TEACHER_RECIPE, RecipeChoice
+
+    if budget_s < 60 * _LONG_MINUTES:
+        return _TEACHER_EPOCHS
+    return RecipeChoice(model="", name=TEACHER_RECIPE).for_set(ImageSet(num_images=num_images), {}).recipe().epochs
 
 
 def _weights(teacher: Path, cache: Path) -> Path:
