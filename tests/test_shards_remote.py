@@ -296,7 +296,7 @@ def test_a_body_that_never_ends_is_cut_at_its_size(server: str, tmp_path: Path) 
 def test_without_any_size_nothing_is_fetched(mood: str, server: str, tmp_path: Path) -> None:
     """Neither the server nor an index says how large the shard is: nothing would end the transfer."""
     Handler.mood = mood
-    with pytest.raises(ShardError, match=r"from the server \(Content-Length\), got .*put its index beside"):
+    with pytest.raises(ShardError, match=r"from the server \(Content-Length\), got .*copy the shards to a local"):
         scan(pattern_of(server), tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").glob("*") if path.stat().st_size]
     if mood == "no_length":

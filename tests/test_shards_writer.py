@@ -16,6 +16,7 @@ from PIL import Image
 from shards.errors import ShardError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex, open_index
+from shards.tars import writer
 from shards.tars.image_shards import WriteEvent, fitting_shards, write_shards
 from shards.tars.journal import JOURNAL_NAME
 from shards.tars.writer import write_samples
@@ -120,6 +121,36 @@ def test_writing_imports_no_torch_and_leaves_webdataset_whole(tmp_path: Path) ->
         "sys.exit(early or None)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"__init__": "from .tars import TarWriter", "tars": "class TarWriter: pass"},
+        {
+            "__init__": "level = 9\nfrom .writer import TarWriter",
+            "writer": "from . import level\nclass TarWriter: pass",
+        },
+        {"__init__": "from .tars import TarWriter", "tars": "class TarWriter: pass", "writer": ""},
+    ],
+)
+def test_another_layout_of_webdataset_is_imported_whole(files: dict[str, str], tmp_path: Path) -> None:
+    """A version that is allowed may keep the class elsewhere, or need its package for it."""
+    (tmp_path / "webdataset").mkdir()
+    for name, text in files.items():
+        (tmp_path / "webdataset" / f"{name}.py").write_text(text)
+    program = (
+        f"import sys\nfrom shards.tars.writer import _tar_writer\nsys.path.insert(0, {str(tmp_path)!r})\n"
+        "writer = _tar_writer()\nimport webdataset\nassert webdataset.TarWriter is writer"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_missing_webdataset_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    with pytest.raises(ModuleNotFoundError, match="webdataset"):
+        writer._tar_writer.__wrapped__()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves the last tar open

@@ -70,10 +70,18 @@ def content(batch):
     )
 
 
-@pytest.mark.slow
-def test_a_loop_of_ones_own_learns_what_the_trainer_learns(tmp_path, folder):
-    """The main promise: `train` and a loop over the feed end with the same weights to the bit."""
+@pytest.fixture
+def one_thread():
+    """Of torch, and after the test as many as before."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_a_loop_of_ones_own_learns_what_the_trainer_learns(tmp_path, folder, one_thread):
+    """The main promise: `train` and a loop over the feed end with the same weights to the bit."""
     recipe, settings = student_recipe(), TrainSettings(log_every=1)
     with feed(folder, seed=settings.seed) as ours, TeacherCache.open(folder / "cache") as cache:
         run_to_end(tmp_path / "run", ours.index, cache, recipe=recipe, settings=settings)

@@ -48,7 +48,8 @@ def teachers():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Shards, lossless caches a and b, and others for single tests."""
+    """Shards, lossless caches a and b, and others for single tests; one thread while they are used."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("teachers")
     index = write_shards(folder / "shards")
@@ -61,7 +62,8 @@ def folder(tmp_path_factory):
     make_cache(folder / "renamed.zarr", index, replace(views(), name="mine"), num_views=4).close()
     foreign = write_shards(folder / "foreign", seed=3)
     make_cache(folder / "foreign.zarr", foreign, views(), num_views=4).close()
-    return folder
+    yield folder
+    torch.set_num_threads(before)
 
 
 def feed(folder, *names, **changes):

@@ -102,8 +102,8 @@ def _size_on_server(url: str, stall_s: float) -> int:
     size = fetch(TransferOrder(url, "", -1, stall_s))
     if size < 0:
         raise ShardError(
-            f"{url}: expected the size from an index, or from the server (Content-Length), got none; run check-shards "
-            "on a local copy, and put its index beside the remote shards"
+            f"{url}: expected the size from an index, or from the server (Content-Length), got none; let the server "
+            "send it, or copy the shards to a local folder"
         )
     return size
 

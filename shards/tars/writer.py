@@ -2,11 +2,14 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cache
-from importlib.util import find_spec, module_from_spec
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import islice
 from numbers import Real
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 from shards.atomic import atomic_file
@@ -123,15 +126,17 @@ def _write_members(file: BinaryIO, samples: Iterable[Sample]) -> None:
 
 @cache
 def _tar_writer() -> Any:
-    """Return webdataset's TarWriter without running the package's `__init__`, which imports torch (1.8 s)."""
-    loaded = "webdataset" in sys.modules
-    if not loaded:
-        package = find_spec("webdataset")
-        assert package is not None, "pyproject.toml requires it"
-        sys.modules["webdataset"] = module_from_spec(package)
-    from webdataset.writer import TarWriter
+    """Return webdataset's TarWriter without running the package's `__init__`, which imports torch (1.8 s).
 
-    if not loaded:  # a later `import webdataset` must import all of it
-        for name in [name for name in sys.modules if name.partition(".")[0] == "webdataset"]:
-            del sys.modules[name]
+    Its module is imported into an empty package of another name, so `import webdataset` is not touched. Where a version
+    keeps the class elsewhere, or its module needs the whole package, that is imported.
+    """
+    if (installed := find_spec("webdataset")) is not None:
+        alone = ModuleType("webdataset_alone")
+        alone.__path__ = installed.submodule_search_locations or []
+        sys.modules[alone.__name__] = alone
+        with suppress(ImportError, AttributeError):
+            return import_module(f"{alone.__name__}.writer").TarWriter
+    from webdataset import TarWriter
+
     return TarWriter
