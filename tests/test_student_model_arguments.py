@@ -25,7 +25,7 @@ from student.recipe.papers import recipe_for
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from student.run.export import ExportInfo, export_weights, load_student, timm_call
-from student.sweep.memory import memory_need
+from student.sweep.memory import UncountableError, memory_need
 from teacher_cache.network.teacher import TeacherOptions, load_teacher
 from teacher_cache.network.trial import tried
 from teacher_cache.network.weights_metadata import (
@@ -43,6 +43,19 @@ def student_flat(pretrained: bool = False, **options: Any) -> torch.nn.Module:
     """A layer for images of 28 pixels, with as many answers as it is told or as it likes."""
     answers = options.get("answers", options["num_classes"])
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 28 * 28, answers))
+
+
+class _Careful(torch.nn.Linear):
+    """Looks at its numbers, as a guard against overflow does."""
+
+    def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+        mean_BC = image_BCHW.mean((2, 3))
+        return super().forward(mean_BC if mean_BC.abs().max().item() < 1e6 else mean_BC * 0)
+
+
+@register_model
+def student_careful(pretrained: bool = False, **options: Any) -> torch.nn.Module:
+    return _Careful(3, options["num_classes"])
 
 
 DEIT = "deit_tiny_distilled_patch16_224"
@@ -110,6 +123,15 @@ def test_a_network_of_the_users_that_does_not_fit_the_images_is_one_sentence(
     recipe = student_recipe(model=model, image_size=size, model_args=tuple(arguments.items()))
     with pytest.raises(ValueError, match=f"model {model}: gives no answer to .*{words}") as refused:
         door(recipe)
+    assert len(str(refused.value)) <= 600 and "\n" not in str(refused.value)
+
+
+def test_a_network_that_looks_at_numbers_is_trained_and_said_to_be_uncountable() -> None:
+    """It was said to answer images of no size: fake tensors have no numbers to look at."""
+    recipe = student_recipe(model="student_careful")
+    trained(recipe)
+    with pytest.raises(UncountableError, match=r"cannot be counted.* --skip-memory-check") as refused:
+        counted(recipe)
     assert len(str(refused.value)) <= 600 and "\n" not in str(refused.value)
 
 

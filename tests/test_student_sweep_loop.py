@@ -20,7 +20,7 @@ from student.recipe.settings import TrainSettings
 from student.run.run_events import Joining
 from student.sweep.cell_training import SweepTraining, cache_facts
 from student.sweep.grid import Cell, Grid
-from student.sweep.memory import FreeMemory, memory_need
+from student.sweep.memory import FreeMemory, MemoryNeed, UncountableError, memory_need
 from student.sweep.sweep_directory import CellStatus, SweepDirectory, read_sweep
 from student.sweep.sweep_loop import (
     CellFailed,
@@ -388,6 +388,14 @@ def test_a_check_finds_what_does_not_fit_before_anything_is_written(
         shared.check(GRID, together=4)
     (warning,) = shared.check(GRID, together=4, anyway=True)
     assert "--together 4: needs" in warning
+
+    def uncountable(*_: Any, **__: Any) -> MemoryNeed:
+        raise UncountableError("cannot be counted")
+
+    monkeypatch.setattr("student.sweep.cell_training.memory_need", uncountable)
+    with pytest.raises(UncountableError):
+        training.check(GRID, together=4)
+    assert training.check(GRID, together=4, anyway=True) == ("cannot be counted",)
     assert not list(tmp_path.iterdir())
 
 

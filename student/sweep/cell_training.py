@@ -17,7 +17,7 @@ from student.run.run_events import Stopped, StudentFailed, StudentFinished
 from student.run.run_reader import finite_json
 from student.run.students import StudentJob
 from student.sweep.grid import Cell, Grid
-from student.sweep.memory import free_memory, memory_need, require_memory
+from student.sweep.memory import UncountableError, free_memory, memory_need, require_memory
 from student.sweep.sweep_loop import CellJob, CellOutcome, CellProgress, Halted
 from student.sweep.sweep_teachers import SweepTeachers, merged_facts
 from teacher_cache.inspect.status import cache_errors, cache_status
@@ -70,19 +70,12 @@ class SweepTraining:
         Raises:
             ValueError, CacheError, ShardError: as `train_many`; ValueError when `together` students do not fit.
         """
-        device = self._device()
-        size = max(len(group) for group in grid.groups(together))
-        need = memory_need(
-            self.recipe,
-            num_classes=self.index.num_classes,
-            num_students=size,
-            precision=self.settings.precision,
-            parts=self.settings.accumulate,
-            workers=self.settings.workers,
-            prefetch=self.settings.prefetch,
-            grad_checkpointing=self.settings.grad_checkpointing,
-        )
-        warnings = require_memory(need, free_memory(device, sharing=self.world.local_size), anyway=anyway)
+        try:
+            warnings = self._memory_warnings(max(len(group) for group in grid.groups(together)), anyway=anyway)
+        except UncountableError as error:
+            if not anyway:
+                raise
+            warnings = (str(error),)
         for group in grid.groups(len(grid.cells())):
             if group[0].seed == grid.seeds[0]:
                 # The first event comes after every check and before anything is built or written.
@@ -90,6 +83,21 @@ class SweepTraining:
                 next(events)
                 events.close()
         return warnings
+
+    def _memory_warnings(self, num_students: int, *, anyway: bool) -> tuple[str, ...]:
+        """Return the warnings of `require_memory` for a pass of so many students."""
+        device = self._device()
+        need = memory_need(
+            self.recipe,
+            num_classes=self.index.num_classes,
+            num_students=num_students,
+            precision=self.settings.precision,
+            parts=self.settings.accumulate,
+            workers=self.settings.workers,
+            prefetch=self.settings.prefetch,
+            grad_checkpointing=self.settings.grad_checkpointing,
+        )
+        return require_memory(need, free_memory(device, sharing=self.world.local_size), anyway=anyway)
 
     def train(self, jobs: Sequence[CellJob]) -> Iterator[CellOutcome | CellProgress | Halted]:
         """Train one group of cells of one seed and one number of views; a `TrainGroup`."""

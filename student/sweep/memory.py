@@ -16,8 +16,14 @@ from typing import NamedTuple
 import psutil
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
 
+from shards.names import short
 from shards.platforms import HAS_WORKERS
 from shards.pool.workers import in_workers
 from shards.views.rendering import HELD
@@ -34,6 +40,11 @@ _HEADROOM = 0.9
 """Share of the free memory that a plan may fill: allocators fragment, and the machine has other work."""
 _DOUBT = 1.3
 """Up to this multiple of what may be filled a plan gets a warning: so far the count may be above the truth."""
+_NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+
+
+class UncountableError(ValueError):
+    """A network that looks at numbers in its forward pass, so that fake tensors, which have none, do not pass it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +114,9 @@ def memory_need(
         parts: processes × accumulation steps that a batch is cut into.
         workers: rendering processes; prefetch: uint8 batches that each of them may be ahead.
         grad_checkpointing: blocks keep their input alone.
+
+    Raises:
+        ValueError: a network that does not answer such images. UncountableError: one whose activations are not known.
     """
     # Weights from a file would be loaded onto tensors that hold nothing; shapes are the same without them.
     bare = replace(recipe, finetune=False, init_weights="")
@@ -133,11 +147,20 @@ def memory_need(
 
 def _kept_by_image(model: nn.Module, recipe: StudentRecipe, precision: Precision, num_classes: int) -> int:
     """Bytes that autograd keeps for each image: what does not grow with the batch (parameters) is no activation."""
-    with FakeTensorMode():
-        _as_fake(model)
-        answered = {"image_size": recipe.image_size, "num_classes": num_classes}
-        require_answer(model, recipe.model, **answered, device=torch.device("cpu"))
-        smaller, larger = (_kept_bytes(model, recipe, precision, size) for size in (_PROBE, _PROBE + 1))
+    try:
+        with FakeTensorMode():
+            _as_fake(model)
+            answered = {"image_size": recipe.image_size, "num_classes": num_classes}
+            require_answer(model, recipe.model, **answered, device=torch.device("cpu"))
+            smaller, larger = (_kept_bytes(model, recipe, precision, size) for size in (_PROBE, _PROBE + 1))
+    except Exception as error:
+        cause = error.__cause__ or error
+        if not isinstance(cause, _NEEDS_NUMBERS):
+            raise
+        raise UncountableError(
+            f"model {recipe.model}: the memory of its students cannot be counted, because its forward pass looks at "
+            f"numbers ({short(str(cause), 100)}); --skip-memory-check starts them uncounted"
+        ) from None
     return larger - smaller
 
 
