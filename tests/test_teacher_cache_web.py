@@ -237,6 +237,22 @@ def test_azures_client_has_the_same_rule_for_redirects(monkeypatch: pytest.Monke
         open_azure("az://c/x.zarr", CacheError)
 
 
+def test_azures_client_is_made_once_for_all_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """adlfs closes none before the process ends: one for each shard would use up the files that may be open."""
+
+    class Client(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+        def __init__(self, **options: Any) -> None:
+            super().__init__()
+            self.do_connect()
+
+        def do_connect(self) -> None:
+            self.service_client = SimpleNamespace(_pipeline=SimpleNamespace(_impl_policies=[_Redirects()]))
+
+    monkeypatch.setitem(_registry, "az", Client)
+    first, second, of_cache = (open_azure("az://c/x", error)[0] for error in (ShardError, ShardError, CacheError))
+    assert first is second and of_cache is not first
+
+
 def test_azures_real_client_follows_no_redirect_to_another_address(
     server: tuple[str, type[_Moody]],
     elsewhere: tuple[str, list[str]],

@@ -96,15 +96,24 @@ def open_azure(url: str, error: type[ArtefactError], **options: Any) -> tuple[An
     """
     import fsspec
 
-    class OwnAddress(fsspec.get_filesystem_class(url.partition("://")[0])):  # type: ignore[misc]  # adlfs has no types
-        cachable = False
+    filesystem = _own_azure(fsspec.get_filesystem_class(url.partition("://")[0]), error)  # type: ignore[arg-type]
+    opened = filesystem(**filesystem._get_kwargs_from_urls(url), **options)
+    return opened, str(filesystem._strip_protocol(url))
 
+
+@cache
+def _own_azure(azure: type, error: type[ArtefactError]) -> Any:
+    """Return adlfs's class with clients that look at redirects: always the same, as fsspec keeps a client per class.
+
+    adlfs closes no client before the process ends, so a new one for each shard would stay open.
+    """
+
+    class OwnAddress(azure):  # type: ignore[misc]  # adlfs has no types
         def do_connect(self) -> None:
             super().do_connect()
             _look_at_redirects(self.service_client, error)
 
-    opened = OwnAddress(**OwnAddress._get_kwargs_from_urls(url), **options)
-    return opened, str(OwnAddress._strip_protocol(url))
+    return OwnAddress
 
 
 def _look_at_redirects(client: Any, error: type[ArtefactError]) -> None:
