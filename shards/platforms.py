@@ -20,15 +20,15 @@ def require_unix() -> None:
         )
 
 
-def require_device_name(name: str) -> None:
+def require_device_name(name: str, given_by: str = "device") -> None:
     """ValueError for a device that is not supported: expected "cpu", "cuda" or "cuda:N", with N the number of a GPU."""
     if not isinstance(name, str):
-        raise ValueError(f"device: expected cpu, cuda or cuda:N, got {name!r}")
+        raise ValueError(f"{given_by}: expected cpu, cuda or cuda:N, got {name!r}")
     kind, colon, number = name.partition(":")
     if kind in ("mps", "xpu"):
-        raise ValueError(f"device: {kind} is not supported yet (nobody has run it); give cpu or cuda")
+        raise ValueError(f"{given_by}: {kind} is not supported yet (nobody has run it); give cpu or cuda")
     if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and number.isdecimal())):
-        raise ValueError(f"device: expected cpu, cuda or cuda:N, got {name!r}")
+        raise ValueError(f"{given_by}: expected cpu, cuda or cuda:N, got {name!r}")
 
 
 def require_workers(workers: int) -> None:

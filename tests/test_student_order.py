@@ -128,7 +128,7 @@ def test_samples_left_out_are_counted():
         pytest.param({"batch_size": 24}, "batch_size.*block_size 16", id="batch cuts a block"),
         pytest.param({"batch_size": 16 * 11}, "batch_size 176.*10", id="batch larger than the data"),
         pytest.param({"repeats": 4}, "repeats.*block_views 6", id="repeats do not divide a unit"),
-        pytest.param({"repeats": 3, "num_views": 8}, "num_views.*repeats 3", id="repeats do not divide the views"),
+        pytest.param({"repeats": 3, "num_views": 8}, "repeats.*8 views", id="repeats do not divide the views"),
         pytest.param({"epoch": -1}, "epoch", id="negative epoch"),
         pytest.param({"rows": np.array([15, 3])}, "no shard holds a block of 16 samples", id="no full block"),
     ],

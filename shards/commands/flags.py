@@ -229,7 +229,7 @@ precision_option = click.option(
 
 def _device(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is not None:
-        require_device_name(value)
+        require_device_name(value, "--device")
     return value
 
 
