@@ -35,7 +35,8 @@ def kl_of(basis: TailBasis, record_format: RecordFormat, logit_BC: NDArray[np.fl
 
 FIT = """
 import numpy as np
-from teacher_cache.record.codec import RecordFormat, fit_basis
+from teacher_cache.record.record_format import RecordFormat
+from teacher_cache.record.tail_basis import fit_basis
 from tests.logits_like import make_logits
 print(fit_basis(make_logits(200, 80, seed=1), RecordFormat.chosen("lowrank", 80)).digest)
 """
