@@ -27,6 +27,7 @@ from student.run.run_events import (
     Stepped,
     StudentFinished,
 )
+from student.run.run_log import RunLog
 from student.run.run_reader import read_run
 from student.run.students import StudentJob
 from tests.student_tiny import (
@@ -345,6 +346,20 @@ def test_missing_units_and_another_machine_are_refused(tmp_path, index, monkeypa
             run_to_end(tmp_path / "c", index, cache)
 
 
+def test_of_equally_good_epochs_the_last_is_the_best(tmp_path, index, monkeypatch):
+    """A teacher that is perfect after its first epoch has learned little: its answers are nearly uniform."""
+    monkeypatch.setattr("student.run.students.validate", lambda trainers, *_: [{"top1": 100.0} for _ in trainers])
+    written = []
+    monkeypatch.setattr("student.run.results.export_weights", lambda net, path, info: written.append(path.name))
+    recipe = student_recipe(epochs=3, distill="none")
+    job = StudentJob(recipe, tmp_path / "run", keep_best=True)
+    val = write_shards(tmp_path / "val", seed=7)
+    list(train_many([job], index, settings=TrainSettings(), val_index=val))
+    assert written.count("weights_best.safetensors") == 3
+    with RunLog(tmp_path / "run") as log:
+        assert log.best_epoch() == (2, 100.0)
+
+
 def test_the_weights_of_the_best_epoch_are_kept_and_a_killed_run_keeps_the_same(tmp_path, index, cache):
     """The last epoch is not always the best; which one it was follows from the metrics alone."""
     val, recipe = write_shards(tmp_path / "val", seed=7), student_recipe(epochs=4)
@@ -361,6 +376,7 @@ def test_the_weights_of_the_best_epoch_are_kept_and_a_killed_run_keeps_the_same(
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     top1_by_epoch = {line["epoch"]: line["val"]["top1"] for line in lines if line["kind"] == "epoch"}
     assert summary["best_top1"] == max(top1_by_epoch.values()) == top1_by_epoch[summary["best_epoch"]]
+    assert summary["best_epoch"] == max(e for e, top1 in top1_by_epoch.items() if top1 == summary["best_top1"])
     info = read_info(tmp_path / "whole" / "weights_best.safetensors")
     assert info.metrics["top1"] == summary["best_top1"]
     name = "weights_best.safetensors"

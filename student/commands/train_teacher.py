@@ -199,9 +199,7 @@ def _say_best(out: Path, summary: Mapping[str, Any]) -> None:
         return
     file, top1, last = out / summary["best_weights"], summary["best_top1"], summary["top1"]
     words = f"best epoch {best + 1} of {summary['epochs']}: top-1 {accuracy(top1, images)}; its weights: {file}"
-    if top1 == last and best + 1 < summary["epochs"]:
-        words += f"; the last epoch is as good: {out / summary['weights']}"
-    elif best + 1 < summary["epochs"]:
+    if best + 1 < summary["epochs"]:
         doubt = math.hypot(noise(top1, images), noise(last, images))
         verdict = "more than" if top1 - last > doubt else "within"
         words += (

@@ -64,7 +64,7 @@ def write_results(
 def keep_best(
     log: RunLog, trainer: Trainer, data: ShardSets, *, measured: Mapping[str, Any], teacher: Mapping[str, Any]
 ) -> None:
-    """Write the weights beside the last ones where this epoch is better than all before it.
+    """Write the weights beside the last ones where no epoch before it was better.
 
     Before the epoch's line is in the log: what is killed in between writes the same file again.
 
@@ -72,7 +72,7 @@ def keep_best(
         measured, teacher: as of `write_results`; with "top1".
     """
     _, top1 = log.best_epoch()
-    if measured.get("top1", -1.0) > top1:
+    if measured["top1"] >= top1:
         export_weights(trainer.core, log.files.best_weights, _info(trainer, data, measured, teacher))
 
 

@@ -72,9 +72,9 @@ class RunLog:
         return None if last is None else last.val or {}
 
     def best_epoch(self) -> tuple[int, float]:
-        """The epoch (from 0) with the highest validated top-1, the first of several, and that; (-1, -1) for none."""
+        """The epoch (from 0) with the highest validated top-1, the last of several, and that; (-1, -1) for none."""
         validated = (line for line in self._stored() if line.kind == "epoch" and line.val and "top1" in line.val)
-        best = max(validated, key=lambda line: float((line.val or {})["top1"]), default=None)
+        best = max(validated, key=lambda line: (float((line.val or {})["top1"]), line.epoch), default=None)
         return (-1, -1.0) if best is None else (best.epoch, float((best.val or {})["top1"]))
 
     def _stored(self) -> Iterator[MetricLine]:
