@@ -97,7 +97,7 @@ class LateStore:
     """
 
     def __init__(self, delay_s: float) -> None:
-        """Wait so many seconds before each."""
+        """Set the delay before each request, in seconds."""
         self.num_requests, self._delay_s = 0, delay_s
 
     def reach_of(self, reach: Any) -> Any:
@@ -113,7 +113,7 @@ class LateStore:
 
 
 def sleeping_teacher(forward_s: float) -> Teacher:
-    """A teacher that sleeps so long and repeats the logits of one random batch."""
+    """A teacher that sleeps in each forward and repeats the logits of one random batch."""
     torch.manual_seed(0)
     teacher = load_teacher(
         "test_resnet.r160_in1k", num_classes=CLASSES, input_size=224, options=TeacherOptions(pretrained=False)

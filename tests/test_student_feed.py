@@ -426,7 +426,7 @@ def test_one_cache_in_two_spellings_is_no_two_teachers(folder, monkeypatch):
 
 def test_an_epoch_or_step_that_is_not_there_is_refused_at_once(folder):
     with feed(folder, epochs=2) as ours:
-        with pytest.raises(ValueError, match=r"epoch: expected a number from 0 in \[0, 2\), got 2"):
+        with pytest.raises(ValueError, match=r"epoch: expected a number in \[0, 2\), got 2"):
             ours.epoch(2)
         with pytest.raises(ValueError, match=r"first_step: expected 0 … 4 .* got 5"):
             ours.epoch(0, first_step=5)

@@ -156,14 +156,8 @@ def test_redirects_stay_with_the_server_that_was_named(
     assert asked == ["/c/zarr.json"]
 
 
-def test_the_s3_client_follows_no_redirect_to_another_address(
-    server: tuple[str, type[_Moody]],
-    elsewhere: tuple[str, list[str]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """aiobotocore would let aiohttp follow it."""
-    (url, handler), (other, asked) = server, elsewhere
+def _send_all_to(handler: type[_Moody], other: str) -> None:
+    """Let the server send every request on to another one."""
 
     def redirected(self: _Moody) -> None:
         self.send_response(302)
@@ -172,6 +166,17 @@ def test_the_s3_client_follows_no_redirect_to_another_address(
         self.end_headers()
 
     handler.do_GET = handler.do_HEAD = redirected  # type: ignore[method-assign]
+
+
+def test_the_s3_client_follows_no_redirect_to_another_address(
+    server: tuple[str, type[_Moody]],
+    elsewhere: tuple[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """aiobotocore would let aiohttp follow it."""
+    (url, handler), (other, asked) = server, elsewhere
+    _send_all_to(handler, other)
     use_s3(monkeypatch, url.removesuffix("/c"))
     with pytest.raises(CacheError, match="sends a request on to http://127"):
         TeacherCache.open("s3://c/", timeout_s=20)
@@ -261,14 +266,7 @@ def test_azures_real_client_follows_no_redirect_to_another_address(
 ) -> None:
     pytest.importorskip("adlfs")
     (url, handler), (other, asked) = server, elsewhere
-
-    def redirected(self: _Moody) -> None:
-        self.send_response(302)
-        self.send_header("Location", f"{other}{self.path}")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    handler.do_GET = handler.do_HEAD = redirected  # type: ignore[method-assign]
+    _send_all_to(handler, other)
     account = f"AccountName=x;AccountKey=eHg=;BlobEndpoint={url.removesuffix('/c')}/x;"
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", f"DefaultEndpointsProtocol=http;{account}")
     with pytest.raises(CacheError, match="sends a request on to http://127"):

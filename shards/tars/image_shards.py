@@ -1,4 +1,4 @@
-"""Write a list of images as shards and their index: the same bytes for the same input, whatever the process count.
+"""Write a list of images as shards and their index: the same bytes for the same input and any number of processes.
 
 The order of samples is one seeded permutation, cut into shards whose sizes differ by at most one. Each tar is written
 under a temporary name, read back by the strict scan, renamed and noted in a journal; a later run keeps every tar that

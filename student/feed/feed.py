@@ -216,7 +216,7 @@ class Feed:
         """
         epoch, first_step = whole_number("epoch", epoch), whole_number("first_step", first_step)
         if self.order.epochs is not None and epoch >= self.order.epochs:
-            raise ValueError(f"epoch: expected a number from 0 in [0, {self.order.epochs}), got {epoch}")
+            raise ValueError(f"epoch: expected a number in [0, {self.order.epochs}), got {epoch}")
         if first_step > self.order.steps:
             raise ValueError(f"first_step: expected 0 … {self.order.steps} (steps of an epoch), got {first_step}")
         return Epoch(self, epoch, first_step)
