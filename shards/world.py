@@ -54,19 +54,23 @@ _SOURCES = (
 )
 
 
-def world_from_env(environ: Mapping[str, str] = os.environ, *, shared: bool = False) -> World:
+def world_from_env(environ: Mapping[str, str] = os.environ, *, shared: bool = False, decides: bool = True) -> World:
     """The first complete pair of rank and size in the environment, else a world of one.
 
     Args:
         shared: the processes share a list of work and never meet, as those of stage 1: tasks of a SLURM array, and
             whatever a batch script says of its tasks, are a world as well. A run of its own in each task of an
             array, which is what a training there is, must not take them for its ranks.
+        decides: which part of the work this process does depends on the result, so RANK or WORLD_SIZE without the
+            other is an error; otherwise it counts as a world of one.
 
     Errors:
-        ValueError naming the variable for values that are no integers or a rank outside the world.
+        ValueError naming the variable for values that are no integers, a rank outside the world, or half a pair.
     """
     source = _source(environ, shared)
     if source is None:
+        if decides:
+            _require_pair(environ)
         return World()
     size = _integer(environ, source.size)
     rank = _integer(environ, source.rank) - (_integer(environ, source.first) if source.first in environ else 0)
@@ -74,6 +78,19 @@ def world_from_env(environ: Mapping[str, str] = os.environ, *, shared: bool = Fa
         raise ValueError(f"{source.rank}: expected a rank in [0, {size}) for {source.size}={size}, got {rank}")
     local_rank = _integer(environ, source.local_rank) if source.local_rank in environ else 0
     return World(rank, size, local_rank, _local_size(environ, source))
+
+
+def _require_pair(environ: Mapping[str, str]) -> None:
+    """ValueError where RANK or WORLD_SIZE is set without the other: each of several processes would do all the work.
+
+    A WORLD_SIZE of 1 says all by itself.
+    """
+    for name, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
+        if name in environ and other not in environ and (name, environ[name]) != ("WORLD_SIZE", "1"):
+            raise ValueError(
+                f"{name}={environ[name]} is set, but {other} is not, so this process does not know its part of the "
+                f"work: set both, as torchrun does; for one process alone unset {name}"
+            )
 
 
 def require_completions(environ: Mapping[str, str] = os.environ) -> None:

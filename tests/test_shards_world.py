@@ -48,6 +48,25 @@ def test_a_wrong_variable_is_named(changes: dict[str, str], name: str) -> None:
         world_from_env(TORCHRUN | changes)
 
 
+HALVES = [{"RANK": "0"}, {"RANK": "1"}, {"WORLD_SIZE": "4"}, {"WORLD_SIZE": ""}]
+
+
+@pytest.mark.parametrize("half", HALVES, ids=repr)
+def test_half_a_pair_is_refused_where_it_decides_and_nothing_else_says_the_place(half: dict[str, str]) -> None:
+    """Each of several processes would train, or answer, everything; torch refuses it in the same way."""
+    ((name, value),) = half.items()
+    (other,) = {"RANK", "WORLD_SIZE"} - {name}
+    for shared in (False, True):
+        with pytest.raises(ValueError, match=f"^{name}={value} is set, but {other} is not.* unset {name}$"):
+            world_from_env(half, shared=shared)
+        assert world_from_env(half, shared=shared, decides=False) == World()
+        assert world_from_env(half | STEP, shared=shared) == World(3, 8, 3), "a script exports it for srun"
+    assert world_from_env(half | ARRAY, shared=True) == World(2, 4)
+    with pytest.raises(ValueError, match=name):
+        world_from_env(half | ARRAY)
+    assert world_from_env({"WORLD_SIZE": "1"}) == World()
+
+
 def test_an_interactive_step_of_a_larger_job_is_one_process():
     """`srun --pty -n1` in an allocation of four tasks: the job's number is not the step's."""
     left = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}

@@ -120,7 +120,7 @@ def test_a_process_group_says_the_rank_before_the_environment_does(folder, monke
 )
 def test_the_group_and_the_environment_are_one_world(env, group, gpus, expected, monkeypatch):
     """The launcher knows the local rank; elsewhere it is the GPU that the loop has chosen."""
-    monkeypatch.setattr(feed_options, "world_from_env", lambda: env)
+    monkeypatch.setattr(feed_options, "world_from_env", lambda **_: env)
     rank, size = group or (0, 0)
     monkeypatch.setattr(dist, "is_initialized", lambda: group is not None)
     monkeypatch.setattr(dist, "get_rank", lambda: rank)
@@ -128,6 +128,19 @@ def test_the_group_and_the_environment_are_one_world(env, group, gpus, expected,
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
     assert feed_options.this_world(None, None) == expected
+
+
+def test_half_of_the_environments_pair_counts_only_where_the_loop_says_nothing(folder, monkeypatch):
+    """Some platforms set WORLD_SIZE to the number of machines, and the loop starts its ranks itself."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert feed_options.this_world(1, 4) == World(1, 4)
+    with pytest.raises(ValueError, match="RANK is not"):
+        feed(folder)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 1)
+    assert feed_options.this_world(None, None) == World()
 
 
 def test_a_rank_may_name_its_gpu(folder, monkeypatch):

@@ -1,6 +1,7 @@
 """A run keeps the weights of its last and of its best epoch: commands say which they take, and caches keep theirs."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,10 @@ LAST = "weights.safetensors"
 
 
 def save(path: Path, top1: object, *, seed: int = 0) -> None:
-    """Weights of a tiny network, as `train-teacher` writes them."""
+    """Weights of a tiny network, as `train-teacher` writes them; a list is said in place of all measured numbers."""
     torch.manual_seed(seed)
     network = timm.create_model("test_resnet", num_classes=3)
-    metrics = {} if top1 is None else {"top1": top1}
+    metrics = {} if top1 is None else top1 if isinstance(top1, list) else {"top1": top1}
     said = {"mean": [0.5] * 3, "std": [0.5] * 3, "class_names": [], "metrics": metrics}
     said["recipe"] = {"model": "test_resnet", "model_args": {}}
     save_file(network.state_dict(), path, {METADATA_KEY: json.dumps(said)})
@@ -42,10 +43,13 @@ def test_the_meant_weights_are_named(path: str, expected: str, tmp_path: Path) -
     assert expected in words and (BEST_WEIGHTS in words) and words.startswith(str(tmp_path))
 
 
-@pytest.mark.parametrize("top1", [None, "high", {}, 91.0])
-def test_other_weights_are_not_praised(top1: object, tmp_path: Path) -> None:
-    """Without a validation, or of another program, nothing is known; nothing better lies beside."""
+@pytest.mark.parametrize("top1", [None, "high", {}, [], ["top1"], math.nan, math.inf, 91, 91.0])
+def test_weights_without_a_number_are_not_praised_and_stay_ours(top1: object, tmp_path: Path) -> None:
+    """Without a validation nothing is known of them but how their images were made; nothing better lies beside."""
     save(tmp_path / LAST, top1)
+    known = trained_as(tmp_path / LAST)
+    assert known is not None and known.mean == (0.5, 0.5, 0.5)
+    assert known.top1 == (91.0 if top1 == 91.0 else None)
     assert which_weights(tmp_path) == (f"{tmp_path / LAST}, last epoch, top-1 91.0 %" if top1 == 91.0 else "")
 
 

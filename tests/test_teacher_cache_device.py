@@ -1,9 +1,11 @@
 """Which device a rank has, under every way to start it; how a GPU's arithmetic is set; what torch's errors become."""
 
 import contextlib
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import click
@@ -15,13 +17,14 @@ from cli import cli
 from shards.commands.flags import precision_option
 from shards.errors import device_words
 from shards.world import World, world_from_env
+from student.commands.flags import TrainingFlags
 from student.feed.batch import Labels
 from student.learn.process_group import ProcessGroup, process_group
 from student.learn.trainer import Trainer
 from student.recipe.settings import Precision, TrainSettings
-from teacher_cache.commands.flags import announced_precision
+from teacher_cache.commands.flags import RunsTeacher, announced_precision
 from teacher_cache.inspect.verify import TOLERANCE
-from teacher_cache.network.arithmetic import require_deterministic
+from teacher_cache.network.arithmetic import default_precision, require_deterministic
 from teacher_cache.network.device import chosen_device, own_threads, rank_device
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.store.spec import PRECISIONS
@@ -36,9 +39,19 @@ TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
 def gpus(monkeypatch: pytest.MonkeyPatch):
     """A machine that shows some GPUs."""
 
+    current = [0]
+
+    @contextlib.contextmanager
+    def device(name: str):
+        before, current[0] = current[0], torch.device(name).index or 0
+        yield
+        current[0] = before
+
     def shown(count: int) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "device", device)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
 
     return shown
 
@@ -156,6 +169,23 @@ def test_the_precision_is_the_typed_one_else_as_begun_else_the_devices(
     assert chosen == precision
     first = f"precision {precision}: {reason}; --precision chooses another\n" if reason else ""
     assert capsys.readouterr().err == first
+
+
+def test_the_default_precision_is_that_of_the_gpu_in_question(gpus, monkeypatch) -> None:
+    """A machine with an old GPU as number 0 and a new one as number 1."""
+    gpus(2)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: torch.cuda.current_device() == 1)
+    asked = {name: default_precision(name)[0] for name in ("cpu", "cuda", "cuda:0", "cuda:1")}
+    assert asked == {"cpu": "fp32", "cuda": "fp16", "cuda:0": "fp16", "cuda:1": "bf16"}
+    empty = {field.name: None for field in dataclasses.fields(TrainingFlags)}
+    training = TrainingFlags(
+        **empty | {"device": "cuda:1", "workers": 0, "log_every": 1, "accumulate": 1, "checkpoint_every": 0}
+    )
+    with click.Context(cli):
+        assert training.settings(run_precision=None).precision == "bf16"
+    teacher = SimpleNamespace(load=lambda *_, precision, **__: precision)
+    empty = {field.name: None for field in dataclasses.fields(RunsTeacher)}
+    assert RunsTeacher(**empty | {"device": "cuda:1"}).load(teacher, None, None) == "bf16"
 
 
 def test_every_precision_has_its_flag_its_setting_its_teacher_and_its_tolerance() -> None:

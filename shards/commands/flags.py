@@ -157,7 +157,7 @@ def workers_option(help: str = "Rendering processes.", *, beside_network: bool =
 
     def checked(ctx: click.Context, param: click.Parameter, value: int | None) -> int:
         if value is None:
-            return default_workers(world_from_env(shared=True))
+            return default_workers(world_from_env(shared=True, decides=False))
         require_workers(value)
         return value
 
@@ -170,11 +170,11 @@ def workers_option(help: str = "Rendering processes.", *, beside_network: bool =
     )
 
 
-def suited_workers(workers: int, device_type: str) -> int:
+def suited_workers(workers: int, device: str) -> int:
     """The rendering processes of --workers; by default fewer where the network computes on the same CPUs."""
-    if given_flag("workers") or device_type != "cpu":
+    if given_flag("workers") or device != "cpu":
         return workers
-    return default_workers(world_from_env(shared=True), beside_network=True)
+    return default_workers(world_from_env(shared=True, decides=False), beside_network=True)
 
 
 def given_flag(name: str) -> bool:

@@ -58,7 +58,7 @@ def evaluate(
     world = world_from_env()
     from shards.views.view_recipe import ViewRecipe
     from student.learn.evaluation import Forward, eval_batch_size, eval_views
-    from teacher_cache.network.device import rank_device
+    from teacher_cache.network.device import chosen_device, rank_device
 
     network, info = student_of(weights, model, quiet=world.rank > 0)
     class_order = _class_order(info, index, weights, quiet=world.rank > 0)
@@ -67,7 +67,7 @@ def evaluate(
     target = rank_device(device, world)
     block_size = eval_batch_size(target.type)
     views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std), block_size=block_size)
-    dtype_name = announced_precision(target.type, precision, quiet=world.rank > 0)
+    dtype_name = announced_precision(chosen_device(device), precision, quiet=world.rank > 0)
     forward = Forward(views=views, device=target, precision=dtype_name)
     shard_place.fetch(world, index)
     with shard_place.reader(index) as reader:

@@ -313,16 +313,15 @@ class TrainingFlags:
         from teacher_cache.network.device import chosen_device
 
         device, quiet = chosen_device(self.device), quiet or world_from_env().rank > 0
-        kind = device.partition(":")[0]
         how: dict[str, Any] = {"compile": self.compile, "deterministic": self.deterministic}
-        precision = announced_precision(kind, self.precision, existing=run_precision, quiet=quiet, **how)
+        precision = announced_precision(device, self.precision, existing=run_precision, quiet=quiet, **how)
         return TrainSettings(
             seed=seed,
             precision=cast("Precision", precision),
             accumulate=self.accumulate,
             **how,
             views_used=views_used,
-            workers=suited_workers(self.workers, kind),
+            workers=suited_workers(self.workers, device),
             log_every=self.log_every,
             checkpoint_every=self.checkpoint_every,
             eval_every=self.eval_every or 1,

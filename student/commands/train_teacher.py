@@ -186,9 +186,8 @@ def measured_rate(shards: Path, start: Mapping[str, str]) -> float:
     teacher = TeacherTraining(**(values | dict(start)))
     recipe, _ = teacher.suited_recipe(teacher.choice().for_set(place.survey(index), {}), index, parts=1, before={})
     device = chosen_device(None)
-    kind = device.partition(":")[0]
-    precision = cast("Precision", default_precision(kind)[0])
-    settings = TrainSettings(precision=precision, workers=suited_workers(default_workers(ALONE), kind), device=device)
+    precision = cast("Precision", default_precision(device)[0])
+    settings = TrainSettings(precision=precision, workers=suited_workers(default_workers(ALONE), device), device=device)
     return images_per_s(recipe, index, settings, views=recipe.view_recipe, seconds=_MEASURED_S)
 
 

@@ -99,23 +99,22 @@ def this_world(rank: int | None, world_size: int | None) -> World:
     """This process's place: as given, else as torch.distributed says, else as the environment says."""
     if (rank is None) != (world_size is None):
         raise ValueError(f"rank: give rank and world_size or neither, got rank={rank}, world_size={world_size}")
-    world = world_from_env()
+    grouped = dist.is_available() and dist.is_initialized()
+    world = world_from_env(decides=rank is None and not grouped)
     if rank is None or world_size is None:
-        return _world_of_group(world)
+        return _world_of_group(world) if grouped else world
     if not 0 <= rank < world_size:
         raise ValueError(f"rank: expected a number in [0, {world_size}), got {rank}")
     return world._replace(rank=rank, size=world_size)
 
 
 def _world_of_group(environment: World) -> World:
-    """Return the place of this process in torch's process group, or that of the environment where there is no group.
+    """Return the place of this process in torch's process group, which is initialised.
 
     torch.multiprocessing.spawn sets no variables. What the environment says of the machine counts where it is about the
     same processes, and for a process that is a group alone; elsewhere the local rank is the GPU that the loop has
     chosen by torch.cuda.set_device.
     """
-    if not dist.is_available() or not dist.is_initialized():
-        return environment
     rank, size = dist.get_rank(), dist.get_world_size()
     if size == 1 or (rank, size) == environment[:2]:
         return environment._replace(rank=rank, size=size)

@@ -51,7 +51,7 @@ def announced_precision(
     """Return the precision of a command, and say it with its reason where nobody typed it, and what is slow.
 
     Args:
-        device: its type. typed: --precision. existing: of the run or cache that goes on. quiet: say nothing.
+        device: its name. typed: --precision. existing: of the run or cache that goes on. quiet: say nothing.
     """
     from teacher_cache.network.arithmetic import default_precision
     from teacher_cache.network.device import expectations
@@ -293,12 +293,13 @@ class RunsTeacher:
         world: World = ALONE,
     ) -> "Teacher":
         """The teacher of a new cache, or in the precision of the existing one; errors as `load_teacher`."""
-        from teacher_cache.network.device import rank_device
+        from teacher_cache.network.device import chosen_device, rank_device
 
         device, before = rank_device(self.device, world), existing.teacher if existing is not None else None
         how: dict[str, Any] = {"compile": self.compile, "deterministic": self.deterministic}
         begun_in = before.precision if before is not None else None
-        precision = announced_precision(device.type, self.precision, existing=begun_in, quiet=world.rank > 0, **how)
+        named = chosen_device(self.device)  # without a rank's number: all ranks have one precision
+        precision = announced_precision(named, self.precision, existing=begun_in, quiet=world.rank > 0, **how)
         return teacher.load(views, index, device=device, precision=precision, existing=before, world=world, **how)
 
 

@@ -48,15 +48,16 @@ def require_deterministic() -> None:
         raise ValueError(f"--deterministic: expected {_WORKSPACE} unset or {' or '.join(_WORKSPACES)}, got {value!r}")
 
 
-def default_precision(device_type: str) -> tuple[str, str]:
-    """Return the precision of a device when nobody chose one, and why.
+def default_precision(device: str) -> tuple[str, str]:
+    """Return the precision of a device ("cpu", "cuda" or "cuda:N") when nobody chose one, and why.
 
     bf16 where the GPU computes in it (Ampere and later), fp16 on older ones, fp32 on a CPU.
     """
-    if device_type != "cuda":
+    if device == "cpu":
         return "fp32", "a CPU"
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16", "this GPU computes in it"
+    with torch.cuda.device(device):  # torch asks the current one
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "this GPU computes in it"
     return "fp16", "this GPU has no bf16"
 
 

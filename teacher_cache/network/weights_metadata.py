@@ -5,6 +5,7 @@ arguments that describe an architecture are accepted, arguments that make timm o
 """
 
 import json
+import math
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -238,10 +239,15 @@ def trained_as(weights: Path | None) -> TrainedAs | None:
         names = tuple(str(name) for name in info["class_names"])
         model, arguments = info["recipe"]["model"], dict(info["recipe"]["model_args"])
         pixels = PixelRule.from_json(info.get("pixels", {}))
-        top1 = dict(info.get("metrics", {})).get("top1")
-        return TrainedAs(model, arguments, (a, b, c), (d, e, f), names, pixels, None if top1 is None else float(top1))
+        return TrainedAs(model, arguments, (a, b, c), (d, e, f), names, pixels, _top1(info.get("metrics")))
     except (OSError, KeyError, ValueError, TypeError, RecursionError):
         return None
+
+
+def _top1(metrics: Any) -> float | None:
+    """The top-1 among the measured numbers of a file; None without one: the file is then no less of this project."""
+    value = metrics.get("top1") if isinstance(metrics, Mapping) else None
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def which_weights(path: Path) -> str:
