@@ -95,7 +95,7 @@ def test_each_command_is_printed_as_it_runs_and_ends_with_the_comparison(group: 
         assert f"python cli.py {' '.join(words)}" in output
     assert "--split" in asked[0], "two classes and no validation part"
     assert asked[2][asked[2].index("--teacher-weights") + 1] == os.path.join("work", "teacher", BEST_WEIGHTS)
-    assert asked[6][asked[6].index("--teacher") + 1] == "93.00", "of the weights that the cache's answers are from"
+    assert asked[6][asked[6].index("--teacher") + 1] == os.path.join("work", "teacher"), "the page names the epoch"
     assert re.search(r"teacher +93 %", output)
     assert asked[4][-6:] == ["--distill", "none", "--epochs", "7", "--out", os.path.join("work", "without-teacher")]
     assert "teacher" in output and "always naming the largest class" in output

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from shards.errors import RunError
 from shards.rng import stream
-from student.report.charts import Series, changes, number
+from student.report.charts import Level, Series, changes, number
 from student.report.colours import GRID as GRID_COLOUR
 from student.report.colours import INK, LINE, MUTED, SERIES, ink_on, luminance, ramp
 from student.report.drawing import line_chart
@@ -28,7 +30,10 @@ from student.run.run_log import RunLog
 from student.run.run_reader import read_run
 from student.sweep.grid import Cell, Grid
 from student.sweep.sweep_directory import CellStatus, Sweep, SweepDirectory, read_sweep
+from teacher_cache.network.weights import weights_sha256
+from teacher_cache.network.weights_metadata import BEST_WEIGHTS, METADATA_KEY
 
+LAST_WEIGHTS = "weights.safetensors"
 GRID = Grid(weights=(0, 0.5, 0.9), temperatures=(1, 4), seeds=(0, 1, 2))
 FACTS = {
     "cache": {"teacher": "regnety_160", "num_views": 30, "num_samples": 1000, "forwards_spent": 30_000, "bytes": 2e6},
@@ -516,6 +521,56 @@ def test_the_teacher_is_a_line_across_the_chart_of_top1_alone(tmp_path: Path, gi
     html = write_report([tmp_path / "s"], html=tmp_path / "page.html", teacher=teacher).html.read_text()
     assert html.count("<title>teacher: 97.5</title>") == 1
     assert "top-1 of the teacher" in html and "<title>teacher" not in page_of(tmp_path, tmp_path / "s")[0]
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+@pytest.mark.parametrize(
+    ("taught_by", "expected"),
+    [
+        ("best", "teacher, best epoch 2 of 6: 97.5"),
+        ("last", "teacher, last epoch 6 of 6: 91"),
+        ("several", "teacher, best epoch 2 of 6: 97.5"),
+        ("online", "teacher, last epoch 6 of 6: 91"),
+        ("another", "teacher, best epoch 2 of 6: 97.5"),
+        ("nobody", "teacher, best epoch 2 of 6: 97.5"),
+    ],
+)
+def test_the_line_of_a_teacher_is_of_the_weights_that_taught(
+    tmp_path: Path, taught_by: str, expected: str, sweep: bool
+) -> None:
+    """The page drew the last epoch's 91 % while the students had learnt from the best one's answers."""
+    digests = {name: write_teacher(tmp_path / "teacher", name) for name in (LAST_WEIGHTS, BEST_WEIGHTS)}
+    digest = {"best": digests[BEST_WEIGHTS], "last": digests[LAST_WEIGHTS], "online": digests[LAST_WEIGHTS]}
+    spec = {"name": "test_resnet", "weights_sha256": digest.get(taught_by, "0" * 64), "precision": "fp32"}
+    spec |= {"input_size": 32, "num_classes": 3, "mean": [0.5] * 3, "std": [0.5] * 3}
+    cached = {"kind": "cache", "teacher": spec}
+    best = {"kind": "cache", "teacher": {**spec, "weights_sha256": digests[BEST_WEIGHTS]}}
+    others = {"nobody": {"kind": "none"}, "online": {"kind": "online", **spec}}
+    others["several"] = {"kind": "several", "teachers": [{"weight": 0.5, **cached}, {"weight": 0.5, **best}]}
+    if sweep:
+        write_sweep(tmp_path / "s")
+    else:
+        write_run(tmp_path / "s", {}, 99.0)
+    for path in (tmp_path / "s").rglob("config.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "teacher": others.get(taught_by, cached)}))
+    files = write_report([tmp_path / "s"], html=tmp_path / "page.html", teacher=str(tmp_path / "teacher"))
+    html = files.html.read_text()
+    assert re.findall(r"<title>(teacher.*?)</title>", html) == [expected]
+    name, _, percent = expected.partition(": ")
+    assert f"top-1 of the {name}" in html and files.teacher == Level(name, float(percent))
+
+
+def write_teacher(out: Path, name: str) -> str:
+    """One file of the weights of a teacher's run whose second epoch was the best; returns its digest."""
+    if not out.is_dir():
+        write_run(out, {"recipe": {"model": "test_resnet", "epochs": 6}}, 91.0)
+        more = {"epochs": 6, "best_epoch": 1, "best_top1": 97.5, "best_weights": BEST_WEIGHTS}
+        path = out / "summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    state = {"weight": torch.full((3, 3), float(name == BEST_WEIGHTS))}
+    said = {"mean": [0.5] * 3, "std": [0.5] * 3, "class_names": [], "recipe": {"model": "test_resnet", "model_args": {}}}
+    save_file(state, out / name, {METADATA_KEY: json.dumps(said)})
+    return weights_sha256(state)
 
 
 @pytest.mark.parametrize("teacher", ["-1", "101", "nan"])

@@ -84,8 +84,8 @@ def distill(
         steps.run(["train-student", *sets, "--cache", cache, *loss, *size, "--out", out])
     page, html = work / "evaluation.html", work / "report.html"
     steps.run(["evaluate", "--shards", data / "val", "--weights", students[0], "--html", page])
+    steps.run(["report", *students, "--teacher", teacher, "--html", html])
     top1 = _top1(read_run(teacher), weights)
-    steps.run(["report", *students, "--teacher", f"{top1:.2f}", "--html", html])
     student, alone = (read_run(path).summary for path in students)
     for line in outcome({"top1": top1}, student, alone):
         result(line)

@@ -31,5 +31,7 @@ def report(
     files = write_report(runs, html=html, png_dir=png_dir, csv_path=csv_path, teacher=teacher)
     for run in files.unfinished:
         say(f"{run.path}: {run.state}; run its command again to finish it")
+    if files.teacher is not None:
+        say(f"{files.teacher.name}: top-1 {files.teacher.y:.1f} %")
     for path in (files.html, *files.pngs, *([files.csv] if files.csv else [])):
         result(path)

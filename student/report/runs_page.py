@@ -56,7 +56,7 @@ def runs_page(runs: Sequence[Run], *, teacher: Level | None = None) -> str:
             items.append(Tile(largest_words, "always naming the largest class", "%"))
     if teacher is not None:
         digits = _validated(best) if best is not None else 0
-        items.append(Tile(accuracy(teacher.y, digits or 1000).removesuffix(" %"), "top-1 of the teacher", "%"))
+        items.append(Tile(accuracy(teacher.y, digits or 1000).removesuffix(" %"), f"top-1 of the {teacher.name}", "%"))
     checked = [value for run in runs if math.isfinite(value := run.result("pixels_checked"))]
     if checked and sum(checked):
         items.append(Tile(number(sum(checked)), "views compared with the teacher's, none differed"))

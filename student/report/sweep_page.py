@@ -107,7 +107,7 @@ def _summary(sweep: Sweep, all_groups: Sequence[SeedGroup], top: SeedGroup | Non
             images = top.mean("validation_images")
             items.append(Tile(f"{largest:.1f}", f"always naming the largest class of {images:,.0f} images", "%"))
     if teacher is not None:
-        items.append(Tile(f"{teacher.y:.2f}", "top-1 of the teacher", "%"))
+        items.append(Tile(f"{teacher.y:.2f}", f"top-1 of the {teacher.name}", "%"))
     forwards = forward_count(sweep)
     if math.isfinite(forwards.saved):
         items.append(Tile(compact(forwards.saved), _saved_text(forwards)))

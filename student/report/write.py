@@ -6,9 +6,10 @@ What draws is imported after the runs have been read, so that a refusal does not
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shards.atomic import atomic_file
 from shards.errors import RunError
@@ -17,20 +18,27 @@ from shards.text.escapes import csv_cell, visible
 from student.report.charts import Level
 from student.run.run_reader import VALIDATION, Run, is_run, read_run
 from student.sweep.sweep_directory import Sweep, is_sweep, read_sweep
+from teacher_cache.network.weights_metadata import BEST_WEIGHTS
+from teacher_cache.store.spec import TeacherSpec
 
 _RESULTS = (*VALIDATION, "teacher_agreement", "epochs", "steps", "images", "seconds")
 _SETTINGS = ("model", "distill", "distill_weight", "temperature", "seed", "views_used", "teachers")
+_NOT_OF_SPEC = ("kind", "weight")  # what a configuration says of a teacher in the loop, beside its fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportFiles:
-    """What a report wrote: the page, the figures, the table (None when not asked for); its runs, those unfinished."""
+    """What a report wrote: the page, the figures, the table (None when not asked for); its runs, those unfinished.
+
+    `teacher` is the line that it drew, None where there is none.
+    """
 
     html: Path
     pngs: tuple[Path, ...]
     csv: Path | None
     num_runs: int
     unfinished: tuple[Run, ...] = ()
+    teacher: Level | None = None
 
 
 def write_report(
@@ -48,13 +56,16 @@ def write_report(
         html: where the page goes; None: `report.html` in the sweep, or beside the first run.
         png_dir: where PNG figures go; None writes none.
         csv_path: where the CSV goes; None writes none.
-        teacher: its top-1 in percent, or the directory of the run that trained it; drawn as a line. "" draws none.
+        teacher: its top-1 in percent, or the directory of the run that trained it; drawn as a line. "" draws none. A
+            run stands for the weights that taught the students, of its last or best epoch; where no student was taught
+            by it, of the best one.
 
     Raises:
         ValueError: no path, a sweep among other paths, or a teacher that is neither. RunError: a directory that is no
             run and no sweep, or a damaged file.
     """
-    results, level = read(paths), teacher_level(teacher) if teacher else None
+    results = read(paths)
+    level = teacher_level(teacher, results) if teacher else None
     from student.report.runs_page import runs_page
     from student.report.sweep_page import sweep_page
 
@@ -72,21 +83,60 @@ def write_report(
         csv=csv_path,
         num_runs=len(results.results if isinstance(results, Sweep) else results),
         unfinished=() if isinstance(results, Sweep) else tuple(run for run in results if not run.finished),
+        teacher=level,
     )
 
 
-def teacher_level(teacher: str) -> Level:
-    """The teacher's top-1 as a line of the charts: from a number in percent, or from the run that trained it."""
+def teacher_level(teacher: str, results: Sweep | Sequence[Run]) -> Level:
+    """Return the teacher's top-1 as a line of the charts: of a number in percent, or of the run that trained it.
+
+    Args:
+        teacher, results: as of `write_report`, and what it reports.
+    """
     try:
-        top1 = float(teacher)
+        level = Level("teacher", float(teacher))
     except ValueError:
-        top1 = read_run(Path(teacher)).result("top1")
-    if not 0 <= top1 <= 100:
+        level = _level_of(read_run(Path(teacher)), results)
+    if not 0 <= level.y <= 100:
         raise ValueError(
             f"teacher: expected its top-1 in percent or a run that was evaluated (--val-shards), got {teacher!r} "
-            f"with top-1 {top1}"
+            f"with top-1 {level.y}"
         )
-    return Level("teacher", top1)
+    return level
+
+
+def _level_of(teacher: Run, results: Sweep | Sequence[Run]) -> Level:
+    """Return the level of those weights of a teacher's run that taught the students, and name their epoch."""
+    last, best = teacher.result("top1"), teacher.result("best_top1")
+    epochs, best_epoch = teacher.result("epochs"), teacher.result("best_epoch") + 1
+    if math.isnan(best + best_epoch + epochs):
+        return Level("teacher", last)  # it kept no best epoch, or has not finished
+    if best_epoch != epochs and _taught_by_last_epoch(teacher.path, results):
+        return Level(f"teacher, last epoch {epochs:g} of {epochs:g}", last)
+    return Level(f"teacher, best epoch {best_epoch:g} of {epochs:g}", best)
+
+
+def _taught_by_last_epoch(teacher: Path, results: Sweep | Sequence[Run]) -> bool:
+    """Tell whether the students of this teacher learnt from the weights of its last epoch alone."""
+    from teacher_cache.network.teacher import weights_of_cache
+
+    runs = [result.run for result in results.results] if isinstance(results, Sweep) else results
+    specs = {spec for run in runs if run is not None for spec in _teachers(run)}
+    files = {weights_of_cache(teacher, spec) for spec in specs} - {teacher}  # the folder: neither file
+    return bool(files) and teacher / BEST_WEIGHTS not in files
+
+
+def _teachers(run: Run) -> Iterator[TeacherSpec]:
+    """Yield what the configuration of a run says of each network that taught it; RunError naming a damaged file."""
+    said: Mapping[str, Any] = run.config.get("teacher", {})
+    try:
+        for one in said.get("teachers", [said]):
+            kind = one.get("kind")
+            if kind in ("cache", "online"):
+                fields = one["teacher"] if kind == "cache" else {k: v for k, v in one.items() if k not in _NOT_OF_SPEC}
+                yield TeacherSpec.from_json(fields)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{run.path / 'config.json'}: teacher: {error}; restore the file") from error
 
 
 def read(paths: Sequence[Path]) -> Sweep | list[Run]:
