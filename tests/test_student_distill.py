@@ -17,11 +17,14 @@ import pytest
 from click.testing import CliRunner
 
 from shards.commands.make_shards import _say_pixels
+from shards.errors import RunError
 from shards.index.shard_index import open_index
 from shards.tars.writer import write_samples
+from shards.text.figures import duration
 from shards.views.view_recipe import ViewRecipe
 from student.commands.distill import _most_epochs, distill, outcome
-from student.cost.distill_plan import plan_within, views_for_all
+from student.cost.distill_plan import plan_within, student_seconds, views_for_all
+from student.cost.time_budget import BUDGET_FILE
 from student.feed.coverage import left_over_in_all
 from student.feed.order import Order
 from teacher_cache.network.weights_metadata import BEST_WEIGHTS
@@ -214,7 +217,7 @@ def test_the_plan_stands_before_the_teacher_and_the_time_at_the_end(
     plan = output.partition("train-teacher")[0]
     assert ("plan: about" in plan) == (rate > 1) and ("warning: this takes about" in plan) == (rate < 1)
     assert asked[1][-4:-2] == ["--epochs", "5" if rate > 1 else "1"]
-    assert re.search(r"this call took .* of 5 minutes \(--budget\)", output)
+    assert re.search(r"this took .* of 5 minutes \(--budget\)", output)
     assert "this takes" not in (again := run(group, "photos", "--out", "work", "--budget", "5")[0])
     assert "plan: " not in again, "it keeps what was planned"
 
@@ -227,3 +230,78 @@ def test_the_views_leave_no_photo_out(group: click.Group) -> None:
     order = Order(rows_S=index.rows_S, recipe=ViewRecipe(), batch_size=16, num_views=num_views)
     assert not left_over_in_all(index, order, num_views).any()
     assert left_over_in_all(index, order, 6).sum() == 15
+
+
+COMMANDS = ["make-shards", "train-teacher", "cache-teacher", "train-student", "evaluate", "report"]
+
+
+@pytest.fixture
+def clock(group: click.Group, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The seconds that each command takes, on a clock that nothing else moves; "now" is the time."""
+    seconds = dict.fromkeys(COMMANDS, 30.0) | {"now": 0.0, "stop_after": -1.0}
+    monkeypatch.setattr("student.cost.time_budget.monotonic", lambda: seconds["now"])
+
+    def timed(command: click.Command) -> None:
+        act = command.callback
+        assert act is not None
+
+        def stopping(words: tuple[str, ...]) -> None:
+            seconds["stop_after"] -= 1
+            seconds["now"] += seconds[str(command.name)]
+            if seconds["stop_after"] == -1:
+                raise KeyboardInterrupt
+            act(words)
+
+        command.callback = stopping
+
+    for name in COMMANDS:
+        timed(group.commands[name])
+    return seconds
+
+
+@pytest.mark.parametrize("stopped", range(7))
+def test_the_time_before_a_stop_counts(group: click.Group, clock: dict[str, float], stopped: int) -> None:
+    """After a stop the whole budget was given away once more; the time between two calls is nobody's."""
+    clock["stop_after"] = stopped
+    CliRunner().invoke(group, ["distill", "photos", "--out", "work"], prog_name="cli.py")
+    before_s = clock["now"]
+    assert before_s == 30 * (stopped + 1)
+    clock["now"] += 1e6
+    output, asked = run(group, "photos", "--out", "work")
+    first = output.partition("[1]")[0]
+    used, left = f"earlier calls used {duration(before_s)} of 15 minutes", f"{duration(900 - before_s)} left"
+    assert f"budget: {used}, {left}" in first
+    whole_s = before_s + 30 * len(asked)
+    assert f"this took {duration(whole_s)} of 15 minutes (--budget), {duration(before_s)} in earlier calls" in output
+    if stopped <= 3:  # the first student is not yet begun
+        used_s = before_s + 30 * 3  # three commands again
+        assert asked[3][-4:-2] == ["--budget", str(round(student_seconds(900 - used_s) / 60, 1))]
+        assert f"budget: {duration(used_s)} of 15 minutes used" in output
+
+
+def test_a_first_call_says_nothing_of_earlier_ones(group: click.Group, clock: dict[str, float]) -> None:
+    """A line that says what did not happen is noise."""
+    assert "earlier" not in run(group, "photos", "--out", "work")[0] and clock["now"] == 210
+
+
+@pytest.mark.parametrize(("late", "seconds"), [("train-teacher", 900.0), ("train-student", 500.0), ("", 30.0)])
+def test_what_took_longer_than_planned_is_named_at_the_end(
+    group: click.Group, clock: dict[str, float], late: str, seconds: float
+) -> None:
+    """A plan is made before the first epoch and kept, as a run is trained in one way; so its error is said."""
+    clock[late or "report"] = seconds
+    last = run(group, "photos", "--out", "work")[0].partition("this took ")[2].partition("\n")[0]
+    assert (f"as {late} took " in last and "planned " in last) if late else "more" not in last
+    clock.update(dict.fromkeys(COMMANDS, 0.1))
+    again = run(group, "photos", "--out", "work")[0]
+    assert not late or f"as {late} took " in again, "the plan of the first call is what counts"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"spent_s": {"report": -1}}', '{"spent_s": {"report": "long"}}'])
+def test_a_damaged_file_of_times_is_refused(group: click.Group, text: str) -> None:
+    """It would plan with any number."""
+    Path("work").mkdir()
+    Path("work", BUDGET_FILE).write_text(text)
+    refused = CliRunner().invoke(group, ["distill", "photos", "--out", "work"])
+    assert isinstance(refused.exception, RunError) and BUDGET_FILE in str(refused.exception)
+    assert "remove it" in str(refused.exception) and not vars(group)["asked"]

@@ -568,7 +568,12 @@ def write_teacher(out: Path, name: str) -> str:
         path = out / "summary.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | more))
     state = {"weight": torch.full((3, 3), float(name == BEST_WEIGHTS))}
-    said = {"mean": [0.5] * 3, "std": [0.5] * 3, "class_names": [], "recipe": {"model": "test_resnet", "model_args": {}}}
+    said = {
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "class_names": [],
+        "recipe": {"model": "test_resnet", "model_args": {}},
+    }
     save_file(state, out / name, {METADATA_KEY: json.dumps(said)})
     return weights_sha256(state)
 

@@ -1,7 +1,6 @@
 """`distill`: from photos to a distilled student and a report, by the other commands, each printed as it runs."""
 
 import glob
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +15,7 @@ from shards.tars.journal import INDEX_NAME
 from shards.text.figures import accuracy, count, duration, noise
 from student.commands.train_teacher import measured_rate
 from student.cost.distill_plan import cache_seconds, plan_within, student_seconds, views_for_all, views_within
+from student.cost.time_budget import TimeBudget
 from student.recipe.student_recipe import PUBLISHED
 from student.run.run_reader import Run, read_run, recipe_before
 from teacher_cache.network.teacher_name import LITE0, require_known
@@ -34,7 +34,7 @@ _TEACHER_EPOCHS, _LONG_MINUTES = 5, 60  # at most so many, unless the budget is 
     default=15,
     type=Number(1, 100_000),
     metavar="MINUTES",
-    help="About how long all of it may take; more time makes better students.",
+    help="About how long all of it may take, stopped calls included; more time makes better students.",
 )
 @click.option("--pretrained", metavar="NAME", help=f"The teacher's published weights; default: {LITE0}.")
 @click.option("--upright", is_flag=True, help="Turn photos as their EXIF orientation says; default: it is ignored.")
@@ -55,14 +55,16 @@ def distill(
     teacher, and compares all three. PHOTOS may also hold train/ and val/; otherwise a fifth is held out. Each command
     is printed as it runs. Run it again to go on.
     """
-    budget = _Budget(60 * budget_minutes)
+    budget = TimeBudget(60 * budget_minutes, work)
     if pretrained:
         require_known("--pretrained", pretrained)
     context.meta[RUNS_NEXT_ITSELF] = True
-    steps = _Steps(context)
+    steps = _Steps(context, budget)
     data, teacher, students = work / "data", work / "teacher", (work / "student", work / "without-teacher")
     if given_flag("budget_minutes") and (planned := _epochs(students[0])):
         say(f"--budget: {work} keeps its {count(planned, 'epoch')} for each student; another --out gets a new plan")
+    if words := budget.first_words():
+        say(words)
     background_flag = ["--background", background] if background else []
     left_out = ["--ignore-unknown", "--skip-bad", work / "left-out.txt"]
     packing = ["make-shards", photos, data, *_split(photos), *["--upright"] * upright, *background_flag, *left_out]
@@ -90,45 +92,17 @@ def distill(
     for line in outcome({"top1": top1}, student, alone):
         result(line)
     result(f"report: {html}   weights: {students[0]}")
-    result(budget.words())
+    result(budget.last_words())
     context.meta[RUNS_NEXT_ITSELF] = False
     predict = [["predict", photo, "--weights", students[0]] for photo in _held_out_photo(photos, data / "val")]
     say_next(*predict, ["export", students[0], work / "export"])
 
 
-class _Budget:
-    """The clock of this call against --budget."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self._began_s = seconds, time.monotonic()
-
-    @property
-    def minutes(self) -> str:
-        """The budget as it was typed."""
-        return f"{self.seconds / 60:g}"
-
-    @property
-    def used_s(self) -> float:
-        """Seconds since the call began."""
-        return time.monotonic() - self._began_s
-
-    @property
-    def left_s(self) -> float:
-        """Seconds that are left, at least 0."""
-        return max(0.0, self.seconds - self.used_s)
-
-    def words(self) -> str:
-        """How long the call took, against the budget."""
-        used_s = self.used_s
-        over = f": {duration(used_s - self.seconds)} more" if used_s > self.seconds else ""
-        return f"this call took {duration(used_s)} of {self.minutes} minutes (--budget){over}"
-
-
 class _Steps:
     """Runs commands of the group that is running, in this process, and prints each as the user would type it."""
 
-    def __init__(self, context: click.Context) -> None:
-        self._root, self._number = context.find_root(), 0
+    def __init__(self, context: click.Context, budget: TimeBudget) -> None:
+        self._root, self._number, self._budget = context.find_root(), 0, budget
 
     def run(self, words: Sequence[object]) -> None:
         """Run a command to its end; its errors and exit codes are those of `distill`."""
@@ -139,7 +113,7 @@ class _Steps:
         assert isinstance(group, click.Group), "distill is a command of a group"
         command = group.get_command(self._root, name)
         assert command is not None, name
-        with command.make_context(name, arguments, parent=self._root) as inner:
+        with self._budget.command(name), command.make_context(name, arguments, parent=self._root) as inner:
             command.invoke(inner)
 
 
@@ -177,7 +151,7 @@ def _teacher(pretrained: str | None, before: Mapping[str, Any]) -> list[object]:
     return ["--model", "resnet18"]
 
 
-def _teacher_epochs(start: Sequence[object], data: Path, budget: _Budget) -> int:
+def _teacher_epochs(start: Sequence[object], data: Path, budget: TimeBudget) -> int:
     """Measure how fast the teacher is trained, print the plan for all of `distill`, and return the teacher's epochs."""
     from shards.index.shard_index import open_index
 
@@ -194,6 +168,7 @@ def _teacher_epochs(start: Sequence[object], data: Path, budget: _Budget) -> int
         fewest_views=views_for_all(index),
     )
     say(plan.words(budget.seconds, rate, used_s))
+    budget.plan({"train-teacher": plan.teacher_s, "cache-teacher": plan.cache_s, "train-student": 2 * plan.student_s})
     return plan.epochs
 
 
@@ -221,7 +196,7 @@ def _top1(teacher: Run, weights: Path) -> float:
     return teacher.result("best_top1" if weights.name == BEST_WEIGHTS else "top1")
 
 
-def _views(teacher: Run, shards: Path, budget: _Budget) -> int:
+def _views(teacher: Run, shards: Path, budget: TimeBudget) -> int:
     """Choose how many views the teacher answers, by the rate at which it was trained; no image is left out of all."""
     from shards.index.shard_index import open_index
 
@@ -229,7 +204,7 @@ def _views(teacher: Run, shards: Path, budget: _Budget) -> int:
     return views_for_all(index, views_within(cache_seconds(budget.left_s), rate, index.num_samples))
 
 
-def _minutes(budget: _Budget) -> float:
+def _minutes(budget: TimeBudget) -> float:
     """The budget of one student; says what is left of the whole."""
     student_s = student_seconds(budget.left_s)
     over = "" if budget.left_s > 2 * student_s else ", so that all of it takes longer than --budget"
