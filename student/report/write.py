@@ -128,9 +128,9 @@ def _taught_by_last_epoch(teacher: Path, results: Sweep | Sequence[Run]) -> bool
 
 def _teachers(run: Run) -> Iterator[TeacherSpec]:
     """Yield what the configuration of a run says of each network that taught it; RunError naming a damaged file."""
-    said: Mapping[str, Any] = run.config.get("teacher", {})
+    identity: Mapping[str, Any] = run.config.get("teacher", {})
     try:
-        for one in said.get("teachers", [said]):
+        for one in identity.get("teachers", [identity]):
             kind = one.get("kind")
             if kind in ("cache", "online"):
                 fields = one["teacher"] if kind == "cache" else {k: v for k, v in one.items() if k not in _NOT_OF_SPEC}
