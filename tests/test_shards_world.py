@@ -1,5 +1,6 @@
 """Which variables make a world: those of ranks that meet for everyone, those of tasks that share a list for two."""
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +83,18 @@ def test_a_pod_that_does_not_know_how_many_there_are_is_told_what_to_add() -> No
         require_completions(environ)
 
 
-def manifests() -> list[dict[str, Any]]:
-    """The Jobs of the examples, as Kubernetes would read them."""
-    folder = Path(__file__).parents[1] / "examples" / "kubernetes"
+ROOT = Path(__file__).parents[1]
+KUBERNETES = ROOT / "examples" / "kubernetes"
+
+
+def manifests(kind: str = "Job") -> list[dict[str, Any]]:
+    """The documents of one kind in the examples, as Kubernetes would read them."""
     documents = [
         document
-        for file in sorted(folder.glob("*.yaml"))
+        for file in sorted(KUBERNETES.glob("*.yaml"))
         for document in yaml.safe_load_all(file.read_text(encoding="utf-8"))
     ]
-    return [document for document in documents if document["kind"] == "Job"]
+    return [document for document in documents if document["kind"] == kind]
 
 
 def test_the_manifests_say_to_each_pod_how_many_there_are() -> None:
@@ -110,3 +114,35 @@ def test_the_manifests_say_to_each_pod_how_many_there_are() -> None:
             assert f"--nnodes {spec['completions']} " in command and "--node-rank $JOB_COMPLETION_INDEX" in command
             service = f"{job['metadata']['name']}-0.{spec['template']['spec']['subdomain']}"
             assert f"--master-addr {service}" in command
+
+
+def test_ranks_find_the_first_before_all_pods_are_ready() -> None:
+    """Without `publishNotReadyAddresses` a name exists only once its pod is ready, and ranks end at an unknown host."""
+    services = {service["metadata"]["name"]: service["spec"] for service in manifests("Service")}
+    for job in manifests():
+        pod = job["spec"]["template"]["spec"]
+        if "subdomain" in pod:
+            service = services.pop(pod["subdomain"])
+            assert service["clusterIP"] == "None" and service["publishNotReadyAddresses"] is True
+            assert service["selector"] == {"job-name": job["metadata"]["name"]}
+    assert not services, "each service belongs to a job"
+
+
+def test_the_image_holds_what_the_manifests_run() -> None:
+    """Nobody said how it is built: `deit-cache`, and cli.py in the folder where the training starts."""
+    lines = [line.split() for line in (KUBERNETES / "Dockerfile").read_text(encoding="utf-8").splitlines() if line]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    copied = {name for word, *names, _ in lines if word == "COPY" for name in names}
+    assert all((ROOT / name).exists() for name in copied)
+    tools = project["tool"]["setuptools"]
+    packages = {name.partition(".")[0] for name in tools["packages"]} | {f"{name}.py" for name in tools["py-modules"]}
+    assert packages | {"pyproject.toml", "constraints.txt", project["project"]["readme"]} <= copied
+    (extras,) = [word.strip("'.[]") for word in lines[-1] if "[" in word]
+    assert set(extras.split(",")) <= set(project["project"]["optional-dependencies"])
+    folder, version = (next(words[1] for words in lines if words[0] == key) for key in ("WORKDIR", "FROM"))
+    minor = version.removeprefix("python:").partition("-")[0]
+    assert f"Programming Language :: Python :: {minor}" in project["project"]["classifiers"]
+    for job in manifests():
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        program = container["command"][0]
+        assert program in project["project"]["scripts"] or container["workingDir"] == folder
