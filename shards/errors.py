@@ -243,7 +243,16 @@ class OtherVersionError(ValueError):
 
 
 class ArtefactError(Exception):
-    """An artefact is missing, damaged, foreign or unfinished."""
+    """An artefact is missing, damaged, foreign or unfinished.
+
+    Attributes:
+        text: what is wrong, without the advice. advice: what to do next, where other artefacts may need the same: a
+            list of problems says it once.
+    """
+
+    def __init__(self, text: str = "", advice: str = "") -> None:
+        super().__init__(f"{text}; {advice}" if advice else text)
+        self.text, self.advice = text, advice
 
 
 class ShardError(ArtefactError):

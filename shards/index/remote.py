@@ -102,8 +102,8 @@ def _size_on_server(url: str, stall_s: float) -> int:
     size = fetch(TransferOrder(url, "", -1, stall_s))
     if size < 0:
         raise ShardError(
-            f"{url}: expected the size from an index, or from the server (Content-Length), got none; let the server "
-            "send it, or copy the shards to a local folder"
+            f"{url}: expected its size from the server (Content-Length) or from an index, got none",
+            "let the server send it, or copy each shard (wget -P shards ADDRESS), then run check-shards shards",
         )
     return size
 

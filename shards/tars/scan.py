@@ -228,7 +228,7 @@ def _scan_one(position: int, url: str, rule: SampleRule, cache_dir: Path | None)
         scan = scan_shard(path, base_name(url), rule, where=url)
         return position, scan, scan.problems
     except ShardError as error:
-        return position, None, (Problem(str(error)),)
+        return position, None, (Problem(error.text, "", error.advice),)
 
 
 def _scan_all(urls: Sequence[str], rule: SampleRule, cache_dir: Path | None, workers: int) -> Iterator[_Outcome]:
