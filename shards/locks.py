@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
@@ -43,9 +42,7 @@ def locked(path: Path, *, wait_s: float = 0.0, remove: bool = False) -> Iterator
         yield False
         return
     except (OSError, NotImplementedError) as error:
-        raise ArtefactError(
-            f"{path}: cannot be locked ({error}); choose a folder that this user may write, on a file system with locks"
-        ) from error
+        raise _unusable(path, error) from error
     try:
         yield True
     finally:
@@ -71,7 +68,7 @@ class NumberedLocks:
             try:
                 self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             except OSError as error:
-                raise self._unusable(error) from error
+                raise _unusable(self._path, error) from error
 
     def take(self, number: int) -> bool:
         """Hold a lock; False when another process holds it.
@@ -86,7 +83,7 @@ class NumberedLocks:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 return False
-            raise self._unusable(error) from error
+            raise _unusable(self._path, error) from error
         return True
 
     def release(self, number: int) -> None:
@@ -103,13 +100,11 @@ class NumberedLocks:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _unusable(self, error: OSError) -> ArtefactError:
-        return ArtefactError(
-            f"{self._path}: cannot be locked ({error}); choose a folder that this user may write, on a file system "
-            "with locks"
-        )
+
+def _unusable(path: Path | None, error: Exception) -> ArtefactError:
+    return ArtefactError(
+        f"{path}: cannot be locked ({error}); choose a folder that this user may write, on a file system with locks"
+    )

@@ -14,17 +14,8 @@ from typing import NamedTuple
 from shards.documents import open_regular
 
 _PATHS = (
-    "path",
-    "file",
-    "filename",
-    "file_name",
-    "filepath",
-    "image",
-    "image_name",
-    "imageid",
-    "image_id",
-    "name",
-    "id",
+    *("path", "file", "filename", "file_name", "filepath"),
+    *("image", "image_name", "imageid", "image_id", "name", "id"),
 )
 _CLASSES = ("label", "class", "class_name", "classname", "category", "target", "wnid", "synset", "breed", "label_name")
 _BOXES = "predictionstring"

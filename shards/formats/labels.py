@@ -52,12 +52,7 @@ def list_labelled(
         ValueError for a list that cannot be understood; ShardError counting the images without a label.
     """
     walk = ImageWalk(tree, ignore_unknown=ignore_unknown, lists=lists)
-    images = sorted(walk.images("", 0))
-    walk.note_equal_keys(images)
-    if walk.problems:
-        raise ShardError(problems_text(tree.name, walk.problems))
-    if not images:
-        raise ShardError(f"{tree.name}: expected images, got none; check the path")
+    images = walk.all_images(0)
     names = _ImageNames(images)
     lines = parse_labels(labels.text, labels.where, lambda name: names.find(name) is not None)
     if not lines[0].image:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from shards.errors import ShardError, problems_text
 from shards.formats.image_list import ImageList
 from shards.formats.input_format import InputFormat, Source
 from shards.formats.walk import ImageWalk
@@ -12,12 +11,7 @@ from shards.index.index_checks import UNLABELLED
 def _read(source: Source) -> Mapping[str, ImageList]:
     tree = source.tree
     walk = ImageWalk(tree, ignore_unknown=source.ignore_unknown)
-    images = sorted(walk.images("", UNLABELLED))
-    walk.note_equal_keys(images)
-    if walk.problems:
-        raise ShardError(problems_text(tree.name, walk.problems))
-    if not images:
-        raise ShardError(f"{tree.name}: expected images, got none; check the path")
+    images = walk.all_images(UNLABELLED)
     listed = ImageList(
         tree=tree,
         class_names=source.class_names,

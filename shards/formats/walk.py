@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from shards.documents import kind_of_file
-from shards.errors import Problem
+from shards.errors import Problem, ShardError, problems_text
 from shards.formats.file_tree import FileTree, TreeEntry
 from shards.formats.image_list import SourceImage, key_of
 from shards.index.index_checks import SUFFIXES
@@ -94,6 +94,16 @@ class ImageWalk:
                 self.note(path, f"a link to a folder that holds it ({real})", "link in a circle", "remove the link")
             else:
                 yield from self.images(path, label, above)
+
+    def all_images(self, label: int) -> list[SourceImage]:
+        """All images of the tree, by path; ShardError where there are none, and counting what is wrong."""
+        images = sorted(self.images("", label))
+        self.note_equal_keys(images)
+        if self.problems:
+            raise ShardError(problems_text(self._tree.name, self.problems))
+        if not images:
+            raise ShardError(f"{self._tree.name}: expected images, got none; check the path")
+        return images
 
     def _image(self, name: str, path: str, label: int) -> Iterator[SourceImage]:
         suffix = suffix_of(name)

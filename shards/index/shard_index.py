@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -238,7 +239,7 @@ class ShardIndex:
         if self.path is not None:
             taught = (self.num_classes, self.class_names) if self.classes_of_teacher else (0, ())
             return _reload, (self.path, self.fingerprint, self.urls, taught)
-        return _rebuild, ({name: getattr(self, name) for name in self.__slots__},)
+        return partial(ShardIndex, **{name: getattr(self, name) for name in self.__slots__}), ()
 
 
 def _rule(kind: type[_Rule], stored: dict[str, Any], path: Path) -> _Rule:
@@ -257,10 +258,6 @@ def _reload(path: Path, fingerprint: str, urls: tuple[str, ...], taught: tuple[i
             f"got {index.fingerprint}; start again"
         )
     return replace(index, urls=urls).taught(*taught)
-
-
-def _rebuild(fields: dict[str, Any]) -> ShardIndex:
-    return ShardIndex(**fields)
 
 
 def index_path(pattern: str, cache_dir: Path | None = None) -> Path:

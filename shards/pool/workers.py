@@ -17,7 +17,7 @@ import socket
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Generic, NoReturn, TypeVar
 
-from shards.errors import ArtefactError, advisable, memory_remedy, system_words
+from shards.errors import ArtefactError, ShardError, advisable, memory_remedy, system_words
 from shards.platforms import require_workers
 from shards.pool import parcels
 from shards.pool.worker_process import BEAT_S, NO_TASK, Beats, Done, start_worker
@@ -59,6 +59,13 @@ def in_workers(
         return (work(task) for task in tasks)
     pool = _Pool(work, start, workers, died)
     return _results(pool, iter(tasks), limit=workers * ahead, in_order=in_order)
+
+
+def over_shards(work: Callable[[int], R], num_shards: int, workers: int) -> Generator[R, None, None]:
+    """Do `work` on the number of each shard, in the order in which they are done; alone, this process does it."""
+    workers = min(workers, num_shards)
+    workers = workers if workers > 1 else 0
+    return in_workers(work, range(num_shards), workers=workers, ahead=1, in_order=False, died=ShardError)
 
 
 def _results(pool: "_Pool[T, R]", tasks: Iterator[T], *, limit: int, in_order: bool) -> Generator[R, None, None]:

@@ -7,7 +7,7 @@ still is what the journal says and makes the others.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from shards.formats.file_tree import open_tree
 from shards.formats.image_list import ImageList, SourceImage
 from shards.index.index_checks import UNLABELLED
 from shards.index.shard_index import ShardIndex
-from shards.pool.workers import in_workers
+from shards.pool.workers import over_shards
 from shards.rng import Stream, stream
 from shards.tars.assemble import assemble
 from shards.tars.image_rule import ImageRule
@@ -46,8 +46,6 @@ class WriteEvent:
         path: the tar; of the last event, the index.
         kept: the tar was there already and is what it must be.
         shards_done, num_shards; samples_done, num_samples; num_bytes: so far.
-        ignored: files of the tree that were passed over, by suffix.
-        without_images: class names given that have no image.
         skipped: images that were left out so far, each with the reason. turned, transparent: images that have an EXIF
             orientation, or transparent pixels, so far.
         index: only in the last event.
@@ -57,8 +55,6 @@ class WriteEvent:
     kept: bool
     num_shards: int
     num_samples: int
-    ignored: Mapping[str, int] = field(default_factory=dict)
-    without_images: tuple[str, ...] = ()
     shards_done: int = 0
     samples_done: int = 0
     num_bytes: int = 0
@@ -189,15 +185,8 @@ def _made(jobs: Sequence[_Job], workers: int, journal: Journal, scans: dict[int,
     """Make the tars, note them and add their scans; ShardError at the end, counting all images that cannot be taken."""
     source = jobs[0].source
     problems: list[Problem] = []
-    event = WriteEvent(
-        path=jobs[0].path,
-        kept=False,
-        num_shards=len(jobs),
-        num_samples=len(source.images),
-        ignored=source.ignored,
-        without_images=source.without_images,
-    )
-    for made in _run(jobs, workers):
+    event = WriteEvent(path=jobs[0].path, kept=False, num_shards=len(jobs), num_samples=len(source.images))
+    for made in over_shards(lambda shard: _make_shard(shard, jobs[shard]), len(jobs), workers):
         problems.extend(made.problems)
         if made.scan is None:
             continue
@@ -326,15 +315,3 @@ def _load(job: _Job, image: SourceImage) -> bytes:
             f"{image.path}: expected {image.size} bytes as listed, got {len(data)}, it changed meanwhile; start again"
         )
     return data
-
-
-def _run(jobs: Sequence[_Job], workers: int) -> Iterator[_Made]:
-    workers = min(workers, len(jobs))
-    return in_workers(
-        lambda shard: _make_shard(shard, jobs[shard]),
-        range(len(jobs)),
-        workers=workers if workers > 1 else 0,
-        ahead=1,
-        in_order=False,
-        died=ShardError,
-    )

@@ -13,7 +13,7 @@ from shards.index.index_checks import SUFFIXES
 from shards.index.remote import local_shard
 from shards.index.shard_index import ShardIndex
 from shards.index.sources import base_name
-from shards.pool.workers import in_workers
+from shards.pool.workers import over_shards
 from shards.tars.assemble import assemble, settled_classes
 from shards.tars.sample_rule import SampleRule
 from shards.tars.shard_scan import ShardScan, scan_shard
@@ -78,7 +78,8 @@ def scan_shards(
     problems = _missing(expected, urls)
     num_bad = len(problems)
     event = ScanEvent(url="", num_shards=len(urls))
-    for position, scan, faults in _scan_all(urls, rule, cache_dir, workers):
+    outcomes = over_shards(lambda number: _scan_one(number, urls[number], rule, cache_dir), len(urls), workers)
+    for position, scan, faults in outcomes:
         event = replace(event, url=urls[position], shards_done=event.shards_done + 1)
         if scan is not None:
             scans[position] = scan
@@ -229,15 +230,3 @@ def _scan_one(position: int, url: str, rule: SampleRule, cache_dir: Path | None)
         return position, scan, scan.problems
     except ShardError as error:
         return position, None, (Problem(error.text, "", error.advice),)
-
-
-def _scan_all(urls: Sequence[str], rule: SampleRule, cache_dir: Path | None, workers: int) -> Iterator[_Outcome]:
-    workers = min(workers, len(urls))
-    return in_workers(
-        lambda position: _scan_one(position, urls[position], rule, cache_dir),
-        range(len(urls)),
-        workers=workers if workers > 1 else 0,
-        ahead=1,
-        in_order=False,
-        died=ShardError,
-    )
