@@ -29,45 +29,36 @@ from shards.text.escapes import visible
 
 
 class Entry(NamedTuple):
-    """Where a command is, in which group of the help it stands, and what it does in a few words."""
+    """A command: its package, its group in the help, what it does in a few words, its module if that is called else."""
 
-    where: str
+    package: str
     group: str
     summary: str
+    module: str = ""
 
 
 START, LOOK, PLAN, KEEP = "Start here", "Look at results", "Plan and compare", "Caches and tables"
 COMMANDS = {
-    "distill": Entry("student.commands.distill:distill", START, "From photos to a student and a report."),
-    "make-shards": Entry("shards.commands.make_shards:make_shards", START, "Pack images into shards (tar files)."),
-    "check-shards": Entry(
-        "shards.commands.check_shards:check_shards", START, "Check shards, yours or others', and index them."
-    ),
-    "train-teacher": Entry(
-        "student.commands.train_teacher:train_teacher", START, "Fine-tune a teacher on your own classes."
-    ),
-    "cache-teacher": Entry(
-        "teacher_cache.commands.cache_teacher:cache_teacher", START, "Run the teacher once and store its answers."
-    ),
-    "train-student": Entry("student.commands.train_student:train_student", START, "Train a student from the cache."),
-    "evaluate": Entry("student.commands.evaluate:evaluate", LOOK, "Measure the accuracy of a student."),
-    "predict": Entry("student.commands.predict:predict", LOOK, "Classify image files."),
-    "report": Entry("student.commands.report:report", LOOK, "Compare runs in one HTML page."),
-    "show-views": Entry("teacher_cache.commands.show_views:show_views", LOOK, "Draw the augmented views of an image."),
-    "export": Entry("student.commands.export:export", LOOK, "Write a student for timm and other tools."),
-    "plan-cache": Entry("teacher_cache.commands.plan_cache:plan_cache", PLAN, "Measure size and time of a cache."),
-    "cost": Entry("student.commands.cost:cost", PLAN, "Estimate storage and hours by arithmetic."),
-    "ablate": Entry("student.commands.ablate:ablate", PLAN, "Train a grid of students over λ and τ."),
-    "models": Entry("student.commands.models:models", PLAN, "List the students and their recipes."),
-    "recipes": Entry("student.commands.models:recipes", PLAN, "List recipes and explain their fields."),
-    "cache-status": Entry(
-        "student.commands.cache_status:cache_status", KEEP, "Show what a cache holds and how exact it is."
-    ),
-    "verify-cache": Entry("teacher_cache.commands.verify_cache:verify_cache", KEEP, "Check every part of a cache."),
-    "copy-cache": Entry("teacher_cache.commands.copy_cache:copy_cache", KEEP, "Copy, cut or shrink a cache."),
-    "check-machine": Entry(
-        "teacher_cache.commands.check_machine:check_machine", KEEP, "Check that this machine renders the same pixels."
-    ),
+    "distill": Entry("student", START, "From photos to a student and a report."),
+    "make-shards": Entry("shards", START, "Pack images into shards (tar files)."),
+    "check-shards": Entry("shards", START, "Check shards, yours or others', and index them."),
+    "train-teacher": Entry("student", START, "Fine-tune a teacher on your own classes."),
+    "cache-teacher": Entry("teacher_cache", START, "Run the teacher once and store its answers."),
+    "train-student": Entry("student", START, "Train a student from the cache."),
+    "evaluate": Entry("student", LOOK, "Measure the accuracy of a student."),
+    "predict": Entry("student", LOOK, "Classify image files."),
+    "report": Entry("student", LOOK, "Compare runs in one HTML page."),
+    "show-views": Entry("teacher_cache", LOOK, "Draw the augmented views of an image."),
+    "export": Entry("student", LOOK, "Write a student for timm and other tools."),
+    "plan-cache": Entry("teacher_cache", PLAN, "Measure size and time of a cache."),
+    "cost": Entry("student", PLAN, "Estimate storage and hours by arithmetic."),
+    "ablate": Entry("student", PLAN, "Train a grid of students over λ and τ."),
+    "models": Entry("student", PLAN, "List the students and their recipes."),
+    "recipes": Entry("student", PLAN, "List recipes and explain their fields.", "models"),
+    "cache-status": Entry("student", KEEP, "Show what a cache holds and how exact it is."),
+    "verify-cache": Entry("teacher_cache", KEEP, "Check every part of a cache."),
+    "copy-cache": Entry("teacher_cache", KEEP, "Copy, cut or shrink a cache."),
+    "check-machine": Entry("teacher_cache", KEEP, "Check that this machine renders the same pixels."),
 }
 """Every command, by group and in the order of use."""
 
@@ -79,30 +70,12 @@ SECTIONS = {
     "Student": ("model", "recipe", "stage", "config", "sets"),
     "Schedule": ("epochs", "budget", "batch_size", "seed", "seeds", "first_seed", "together", "spread"),
     "Teacher": (
-        *(
-            "teacher",
-            "teacher_weights",
-            "teacher_ema",
-            "teacher_classes",
-            "teacher_args",
-            "teacher_mean",
-            "teacher_std",
-            "pretrained",
-            "init_weights",
-            "online",
-        ),
-        *("teacher_weight", "combine", "teachers"),
+        *("teacher", "teacher_weights", "teacher_ema", "teacher_classes", "teacher_args", "teacher_mean"),
+        *("teacher_std", "pretrained", "init_weights", "online", "teacher_weight", "combine", "teachers"),
     ),
     "Machine": (
-        "device",
-        "precision",
-        "workers",
-        "accumulate",
-        "compile",
-        "deterministic",
-        "grad_checkpointing",
-        "scratch",
-        "skip_memory_check",
+        *("device", "precision", "workers", "accumulate", "compile", "deterministic"),
+        *("grad_checkpointing", "scratch", "skip_memory_check"),
     ),
     "Output": ("log_every", "checkpoint_every", "eval_every", "as_json", "png", "html"),
 }
@@ -253,8 +226,8 @@ class Commands(click.Group):
         """The command of that name; None when there is none."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, name = COMMANDS[cmd_name].where.partition(":")
-        command = getattr(importlib.import_module(module), name)
+        entry, name = COMMANDS[cmd_name], cmd_name.replace("-", "_")
+        command = getattr(importlib.import_module(f"{entry.package}.commands.{entry.module or name}"), name)
         assert isinstance(command, click.Command)
         return SectionedCommand(
             cmd_name,
