@@ -17,13 +17,17 @@ _POWER = 1.5
 _MAX_RANGE = 1e30
 
 
-class HardCodec:
-    """The first class only: two bytes, enough for hard distillation."""
+class _OneClass:
+    """What names one class and clamps nothing."""
 
     num_clamped = 0
 
     def __init__(self, shape: RecordShape) -> None:
         self._index_dtype = shape.index_dtype
+
+
+class HardCodec(_OneClass):
+    """The first class only: two bytes, enough for hard distillation."""
 
     def encode(self, logit_BC: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
         """class_index (B, 1): the first of the largest logits."""
@@ -37,13 +41,8 @@ class HardCodec:
         )
 
 
-class DenseCodec:
+class DenseCodec(_OneClass):
     """All logits as float32: lossless."""
-
-    num_clamped = 0
-
-    def __init__(self, shape: RecordShape) -> None:
-        self._index_dtype = shape.index_dtype
 
     def encode(self, logit_BC: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
         """class_index (B, 1) and logit (B, C) float32 as they are."""
@@ -55,17 +54,12 @@ class DenseCodec:
         return torch.log_softmax(record["logit"] / temperature, dim=-1)
 
 
-class Dense8Codec:
+class Dense8Codec(_OneClass):
     """All logits in 8 bits: the distance d to the row's maximum as range·(code/255)^1.5, range float32 per row.
 
     The exponent makes the steps near the maximum finer, where a softmax at small τ looks; code 0 belongs to the first
     class alone, so ties do not move it.
     """
-
-    num_clamped = 0
-
-    def __init__(self, shape: RecordShape) -> None:
-        self._index_dtype = shape.index_dtype
 
     def encode(self, logit_BC: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
         """class_index (B, 1), logit_range (B,) float32, logit (B, C) uint8."""

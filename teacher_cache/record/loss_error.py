@@ -1,15 +1,14 @@
 """Measure what records cost a loss: the relative error of its gradient, per loss and τ.
 
 A record that is good for one loss may be bad for another that weighs the tail of the classes. With g the gradient of a
-loss at the student's logits, true from the full logits and read from the records, F the student's last features, in
-groups of 256 rows (a batch):
+loss at the logits of a student before its first step, drawn within ±10⁻³, true from the full logits and read from the
+records, in groups of 256 rows (a batch):
 
-    error = mean over groups of ‖(g_read − g_true)ᵀ F‖ / ‖g_trueᵀ F‖      (Frobenius)
+    error = mean over groups of ‖g_read − g_true‖ / ‖g_true‖      (Frobenius)
 
-as G of `teacher_cache.record.fidelity` is for the divergence. Where no student is at hand it is one before its first
-step: logits drawn within ±10⁻³, features of different rows orthogonal.
+as G of `teacher_cache.record.fidelity` is for the divergence without a student.
 
-Legend: B rows, C classes, D features.
+Legend: B rows, C classes.
 """
 
 from collections.abc import Callable, Sequence
@@ -76,37 +75,30 @@ def loss_errors(
     losses: Sequence[LossGradient],
     *,
     temperatures: Sequence[float] = TEMPERATURES,
-    student_BC: NDArray[Any] | None = None,
-    feature_BD: NDArray[Any] | None = None,
 ) -> list[LossError]:
     """Measure records for each loss, at each τ where it has one.
 
     Args:
         teacher_BC: full logits.
         log_prob: decodes a slice of the records at a τ.
-        student_BC: logits of a student on the same views; feature_BD: its last features. None: an untrained one.
 
     Raises:
-        ValueError: no rows, or the arrays disagree in rows or classes.
+        ValueError: no rows.
     """
     num_rows = len(teacher_BC)
     if num_rows == 0:
         raise ValueError("loss errors: expected at least one row of logits, got none")
-    if student_BC is None:
-        student_BC = _UNTRAINED * (2.0 * stream(0, "untrained student").uniforms(teacher_BC.size) - 1.0)
-        student_BC = student_BC.reshape(teacher_BC.shape)
-    if student_BC.shape != teacher_BC.shape or (feature_BD is not None and len(feature_BD) != num_rows):
-        raise ValueError(f"loss errors: student and features expected {num_rows} rows like the teacher's logits")
+    student_BC = _UNTRAINED * (2.0 * stream(0, "untrained student").uniforms(teacher_BC.size) - 1.0)
+    student_BC = student_BC.reshape(teacher_BC.shape)
     at = [(loss, tau) for loss in losses for tau in (temperatures if loss.uses_temperature else (None,))]
     ratios: list[list[float]] = [[] for _ in at]
     for first in range(0, num_rows, GROUP_ROWS):
         rows = slice(first, min(first + GROUP_ROWS, num_rows))
         true, read = _answers(teacher_BC, log_prob, rows)
-        pupil_BC = torch.from_numpy(np.asarray(student_BC[rows], np.float64))
-        feature = None if feature_BD is None else torch.from_numpy(np.asarray(feature_BD[rows], np.float64))
+        pupil_BC = torch.from_numpy(student_BC[rows])
         for row, (loss, tau) in zip(ratios, at, strict=True):
             grads = [loss.gradient(pupil_BC, answer, 1.0 if tau is None else tau) for answer in (true, read)]
-            row.append(_ratio(grads[0].double(), grads[1].double(), feature))
+            row.append(_ratio(grads[0].double(), grads[1].double()))
     return [
         LossError(loss=loss.loss, temperature=tau, gradient_error=float(np.mean(row)))
         for row, (loss, tau) in zip(ratios, at, strict=True)
@@ -120,9 +112,7 @@ def _answers(teacher_BC: NDArray[Any], log_prob: LogProb, rows: slice) -> tuple[
     return true, KnownAnswer(first_B, lambda tau: np.asarray(log_prob(rows, tau)))
 
 
-def _ratio(true_BC: Tensor, read_BC: Tensor, feature_BD: Tensor | None) -> float:
+def _ratio(true_BC: Tensor, read_BC: Tensor) -> float:
     """The error of a gradient over the gradient; a record without error has none, also where the gradient is zero."""
-    wrong, whole = (
-        (grad if feature_BD is None else grad.T @ feature_BD).norm().item() for grad in (read_BC - true_BC, true_BC)
-    )
+    wrong, whole = ((read_BC - true_BC).norm().item(), true_BC.norm().item())
     return 0.0 if wrong == 0.0 else wrong / whole if whole else float("inf")
