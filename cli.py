@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 import click
 
 from shards import __version__
+from shards.commands.flags import TEXT
 from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_standard_streams, say, shortened
 from shards.errors import ArtefactError, advising, device_words, no_memory_words, system_words
 from shards.names import nearest
@@ -229,6 +230,8 @@ class Commands(click.Group):
         entry, name = COMMANDS[cmd_name], cmd_name.replace("-", "_")
         command = getattr(importlib.import_module(f"{entry.package}.commands.{entry.module or name}"), name)
         assert isinstance(command, click.Command)
+        for param in command.params:
+            param.type = TEXT if param.type is click.STRING else param.type
         return SectionedCommand(
             cmd_name,
             callback=command.callback,

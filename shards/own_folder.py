@@ -39,6 +39,7 @@ _NOBODYS = named(".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", ".nfs*",
 
 
 _MOST_ENTRIES = 1000
+_ZARR_ROOT = "zarr.json"
 _SUGGESTED = 3
 
 
@@ -84,7 +85,7 @@ def require_file(flag: str, path: Path, suffix: str = "") -> None:
 
 
 def require_own(flag: str, folder: Path, kind: FolderKind) -> None:
-    """ValueError unless the folder is new, empty, or one of that kind.
+    """ValueError unless the folder is new, empty, or one of that kind, and lies in no cache.
 
     Args:
         flag: what the user typed the folder behind.
@@ -97,6 +98,9 @@ def require_own(flag: str, folder: Path, kind: FolderKind) -> None:
     if not above.is_dir():
         what = "a link that leads nowhere" if above.is_symlink() and not above.exists() else "a file"
         raise ValueError(f"{flag} {folder}: expected a folder, got {what}: {above}; choose another place")
+    inside = next((parent for parent in folder.resolve().parents if (parent / _ZARR_ROOT).is_file()), None)
+    if inside is not None:
+        raise ValueError(f"{flag} {folder}: would lie inside a cache: {inside}; choose another place")
     if above != folder:
         if not os.access(above, os.W_OK | os.X_OK):
             raise ValueError(f"{flag} {folder}: cannot be made: {above} may not be written; choose another place")

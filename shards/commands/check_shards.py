@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.commands.flags import COUNT, bundled, class_names_option, flag, require_use, say_ignored, workers_option
+from shards.commands.flags import (
+    COUNT,
+    Count,
+    bundled,
+    class_names_option,
+    flag,
+    require_use,
+    say_ignored,
+    workers_option,
+)
 from shards.commands.shard_place import ShardPlace, fetch_shards
 from shards.console import Bar, result, say
 from shards.errors import ShardError
@@ -74,7 +83,7 @@ class ScanFlags:
 
 @click.command("check-shards")
 @bundled(ShardPlace, "shard_place", click.argument("shards"))
-@click.option("--num-classes", type=click.IntRange(2), help="Labels must lie below it; default: the largest label + 1.")
+@click.option("--num-classes", type=Count(2), help="Labels must lie below it; default: the largest label + 1.")
 @class_names_option
 @bundled(ScanFlags, "flags")
 @workers_option("Processes.")

@@ -74,23 +74,33 @@ class CacheParam(click.ParamType[str]):
         return text
 
 
-class Text(click.ParamType[str]):
+class Text(click.types.StringParamType):
     """A text that says something: an empty one is what an unset variable of a shell leaves."""
 
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The text; a usage error for an empty one."""
-        if not str(value).strip():
-            self.fail("expected a name or place, got an empty one.", param, ctx)
-        return str(value)
+        text = super().convert(value, param, ctx)
+        if not text.strip():
+            self.fail("expected a text, got an empty one.", param, ctx)
+        return text
+
+
+class Count(click.IntRange):
+    """A whole number from `min` on that fits the 31 bits in which views and rows are stored."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; a usage error for others."""
+        number = super().convert(value, param, ctx)
+        if number >= 1 << 31:
+            self.fail(f"{number} is too large: expected at most {(1 << 31) - 1:,}.", param, ctx)
+        return number
 
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _OPTION = "option"
 SEED = click.IntRange(0, 2**63 - 1)
-COUNT = click.IntRange(1)
-FROM_ZERO = click.IntRange(0)
+COUNT = Count(1)
+FROM_ZERO = Count(0)
 PATH = LocalPath()
 TEXT = Text()
 CACHE = CacheParam()

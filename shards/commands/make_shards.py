@@ -14,7 +14,6 @@ from shards.commands.flags import (
     COUNT,
     PATH,
     SEED,
-    TEXT,
     Number,
     bundled,
     class_names_option,
@@ -45,9 +44,7 @@ if TYPE_CHECKING:
 class SourceFlags:
     """What the user says of SOURCE: its format, classes and labels."""
 
-    format_name: str | None = flag(
-        "--format", type=TEXT, help=f"{', '.join(FORMATS)}; default: what SOURCE looks like."
-    )
+    format_name: str | None = flag("--format", help=f"{', '.join(FORMATS)}; default: what SOURCE looks like.")
     labels: Path | None = flag(
         "--labels", type=PATH, help="CSV, TSV or text: a line for each image, with its path and class."
     )
@@ -117,7 +114,7 @@ class ImageFlags:
         "--upright", is_flag=True, help="Turn images as their EXIF orientation says; default: it is ignored."
     )
     background: str | None = flag(
-        "--background", type=TEXT, help="Put transparent images on white, black or R,G,B; default: stored colours stay."
+        "--background", help="Put transparent images on white, black or R,G,B; default: stored colours stay."
     )
     max_side: int | None = flag(
         "--max-side", type=int, help="Compact shards: reduce larger images to this longest side, pixels."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.commands.flags import PATH, TEXT, Decorator, Number, bundled, flag, stop_with
+from shards.commands.flags import PATH, Decorator, Number, bundled, flag, stop_with
 from shards.console import Bar, say
 from shards.data_defaults import ImageSet
 from shards.signals import StopRequest
@@ -151,5 +151,5 @@ def shard_options(required: bool = True, help: str = "") -> Decorator:
         "Shards: a folder, a tar, or a brace range such as train-{000000..001023}.tar; "
         "local, s3://, gs://, az:// or https://."
     )
-    option = click.option("--shards", required=required, type=TEXT, help=help or where)
+    option = click.option("--shards", required=required, help=help or where)
     return bundled(ShardPlace, "shard_place", option)

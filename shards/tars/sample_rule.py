@@ -18,7 +18,7 @@ from shards.errors import Problem, ShardError
 from shards.index.index_checks import SUFFIXES, UNLABELLED
 from shards.names import short
 from shards.tars.tar import Member
-from shards.views.decode import MAX_PIXELS, decode_rgb, read_header
+from shards.views.decode import MAX_PIXELS, decode_rgb, not_an_image, read_header
 
 IGNORED_SUFFIXES = ("txt",)
 _KEY_AND_SUFFIX = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)")
@@ -253,5 +253,4 @@ def require_image(data: bytes, where: str) -> str:
         return "png"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
-    content = f"{len(data)} bytes starting {data[:8]!r}" if data else "0 bytes: the file is empty"
-    raise ShardError(f"{where}: expected a JPEG, PNG or WebP image, got {content}; replace the image or leave it out")
+    raise not_an_image(data, where)

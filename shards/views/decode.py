@@ -260,7 +260,7 @@ def _open_pillow(data: bytes, where: str) -> Image.Image:
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise _broken(where, f"expected at most {MAX_PIXELS:,} pixels", error) from None
         except UnidentifiedImageError:
-            raise _broken(where, "expected a JPEG, PNG or WebP image", _content_words(data)) from None
+            raise not_an_image(data, where) from None
         except (OSError, SyntaxError, ValueError, struct.error) as error:
             raise _broken(where, "the image header cannot be read", error) from None
 
@@ -274,6 +274,11 @@ _OTHER_FORMATS = {
     b"PK\3\4": "a zip archive",
 }
 _OTHER_BRANDS = {b"heic": "a HEIC image", b"heix": "a HEIC image", b"mif1": "a HEIF image", b"avif": "an AVIF image"}
+
+
+def not_an_image(data: bytes, where: str) -> ShardError:
+    """Return the error about bytes that are of another format, named where it is known."""
+    return _broken(where, "expected a JPEG, PNG or WebP image", _content_words(data))
 
 
 def _content_words(data: bytes) -> str:

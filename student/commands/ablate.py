@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.commands.flags import COUNT, FROM_ZERO, PATH, TEXT, bundled, flag, given_flag, refuse_ignored, stop_with
+from shards.commands.flags import COUNT, FROM_ZERO, PATH, bundled, flag, given_flag, refuse_ignored, stop_with
 from shards.commands.shard_place import ShardPlace, shard_options
 from shards.console import say, say_next
 from shards.own_folder import require_own
@@ -47,18 +47,16 @@ class GridFlags:
 
     teachers: str | None = flag(
         "--teachers",
-        type=TEXT,
         metavar="A,B,A+B",
         help="Sets of caches, named after their files; default: all of them.",
     )
     weights: str = flag("--lambda", default="0,0.1,0.5,0.9", help="Values of λ; 0 is the baseline.")
     temperatures: str = flag("--tau", default="1,2,4,8", help="Values of τ; hard cells ignore it.")
     distillations: str = flag("--distill", default="hard,soft", help=f"Among {', '.join(LOSSES)}.")
-    seeds: int = flag("--seeds", default=1, type=COUNT, help="Students per cell.")
+    seeds: int = flag("--seeds", default=1, type=click.IntRange(1, 10_000), help="Students per cell.")
     first_seed: int = flag("--first-seed", default=0, type=FROM_ZERO, help="Seed of the first student of a cell.")
     views_used: str | None = flag(
         "--views-used",
-        type=TEXT,
         help="Numbers of views to cycle through, such as 6,30,300; default: all of the cache.",
     )
 
@@ -96,7 +94,7 @@ class PassFlags:
 
 @click.command("ablate")
 @shard_options()
-@click.option("--val-shards", type=TEXT, required=True, help="Shards to evaluate on.")
+@click.option("--val-shards", required=True, help="Shards to evaluate on.")
 @cache_options(required=True, help="The teacher cache; again for more teachers of the same views.")
 @bundled(GridFlags, "grid_flags")
 @bundled(PassFlags, "passes")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shards.commands.flags import PATH, TEXT, Number, given_flag
+from shards.commands.flags import PATH, Number, given_flag
 from shards.console import RUNS_NEXT_ITSELF, command_line, result, say, say_next
 from shards.data_defaults import ImageSet
 from shards.tars.journal import INDEX_NAME
@@ -38,7 +38,7 @@ _TEACHER_EPOCHS, _LONG_MINUTES = 5, 60  # at most so many, unless the budget is 
 )
 @click.option("--pretrained", metavar="NAME", help=f"The teacher's published weights; default: {LITE0}.")
 @click.option("--upright", is_flag=True, help="Turn photos as their EXIF orientation says; default: it is ignored.")
-@click.option("--background", type=TEXT, help="Put transparent photos on white, black or R,G,B.")
+@click.option("--background", help="Put transparent photos on white, black or R,G,B.")
 @click.pass_context
 def distill(
     context: click.Context,

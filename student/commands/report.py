@@ -14,11 +14,9 @@ from shards.own_folder import require_file
 @click.option("--html", type=PATH, help="Default: report.html in the sweep or beside the first run.")
 @click.option("--png", "png_dir", type=PATH, help="Also figures as PNG, in this folder.")
 @click.option("--csv", "csv_path", type=PATH, help="Also a table as CSV.")
-@click.option(
-    "--teacher", default="", show_default=False, metavar="PERCENT|RUN", help="The teacher's top-1, drawn as a line."
-)
+@click.option("--teacher", metavar="PERCENT|RUN", help="The teacher's top-1, drawn as a line.")
 def report(
-    runs: tuple[Path, ...], html: Path | None, png_dir: Path | None, csv_path: Path | None, teacher: str
+    runs: tuple[Path, ...], html: Path | None, png_dir: Path | None, csv_path: Path | None, teacher: str | None
 ) -> None:
     """One self-contained HTML page of several RUNS, or of one sweep."""
     for flag, path in (("--html", html), ("--csv", csv_path)):
@@ -28,7 +26,7 @@ def report(
         raise ValueError(f"--png {png_dir}: expected a folder, got a file; give the folder that the figures go into")
     from student.report.write import write_report
 
-    files = write_report(runs, html=html, png_dir=png_dir, csv_path=csv_path, teacher=teacher)
+    files = write_report(runs, html=html, png_dir=png_dir, csv_path=csv_path, teacher=teacher or "")
     for run in files.unfinished:
         say(f"{run.path}: {run.state}; run its command again to finish it")
     if files.teacher is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shards.commands.flags import COUNT, PATH, SEED, TEXT, Number, bundled, flag, refuse_ignored, typed_words
+from shards.commands.flags import COUNT, PATH, SEED, Number, bundled, flag, refuse_ignored, typed_words
 from shards.commands.shard_place import ShardPlace, beside, shard_options
 from shards.console import say, say_next
 from shards.data_defaults import epochs_within
@@ -98,7 +98,7 @@ class RunFlags:
 
 @click.command("train-student")
 @shard_options()
-@click.option("--val-shards", type=TEXT, help="Shards to evaluate on.")
+@click.option("--val-shards", help="Shards to evaluate on.")
 @cache_options(
     help="The teacher cache; again for more teachers of the same views. Without it: --distill none, or --online."
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from shards.commands.flags import COUNT, PATH, SEED, TEXT, bundled, flag, suited_workers, typed_words
+from shards.commands.flags import COUNT, PATH, SEED, bundled, flag, suited_workers, typed_words
 from shards.commands.shard_place import ShardPlace, beside, shard_options
 from shards.console import result, say_next
 from shards.own_folder import require_own
@@ -100,7 +100,7 @@ class TeacherTraining:
 
 @click.command("train-teacher")
 @shard_options()
-@click.option("--val-shards", type=TEXT, help="Shards to evaluate on; default: the training images, which flatters.")
+@click.option("--val-shards", help="Shards to evaluate on; default: the training images, which flatters.")
 @bundled(TeacherTraining, "teacher")
 @click.option("--out", required=True, type=PATH, help="Run directory; an unfinished run goes on.")
 @click.option("--seed", default=0, type=SEED, help="Seed of the initial classifier and the order.")

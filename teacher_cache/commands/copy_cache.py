@@ -56,15 +56,11 @@ class CopiedRecord:
 @click.argument("destination", type=CACHE)
 @click.option(
     "--views",
-    default="",
-    show_default=False,
     metavar="RANGES",
     help="Views to copy, such as 0-47, in whole chunks; default: all.",
 )
 @click.option(
     "--shards",
-    default="",
-    show_default=False,
     metavar="RANGES",
     help="Shards to copy, by number, such as 0-99,200; default: all.",
 )
@@ -79,8 +75,8 @@ class CopiedRecord:
 def copy_cache(
     source: str,
     destination: str,
-    views: str,
-    shards: str,
+    views: str | None,
+    shards: str | None,
     record: CopiedRecord,
     pack: bool,
     card: bool,
@@ -94,6 +90,7 @@ def copy_cache(
     """
     from teacher_cache.store.header import CACHE_FOLDER, local_header
 
+    views, shards = views or "", shards or ""
     place = Place.parse(destination, writable=True)
     if place.url == Place.parse(source, writable=False).url:
         raise ValueError(f"{destination}: this is the cache to be copied; name another place")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.commands.flags import COUNT, Number, bundled, flag, suited_workers, workers_option
+from shards.commands.flags import COUNT, Count, Number, bundled, flag, suited_workers, workers_option
 from shards.commands.shard_place import ShardPlace, shard_options
 from shards.console import result, say
 from shards.text.figures import byte_size, count
@@ -32,7 +32,7 @@ class Measurement:
         "--seconds", default=20.0, type=Number(0, 86400, min_open=True), help="How long making the cache is timed, s."
     )
     calibration_views: int = flag(
-        "--calibration-views", default=768, type=click.IntRange(8), help="Views that the error is estimated from."
+        "--calibration-views", default=768, type=Count(8), help="Views that the error is estimated from."
     )
 
 

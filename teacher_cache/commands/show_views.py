@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.commands.flags import CACHE, COUNT, FROM_ZERO, PATH, refuse_ignored
+from shards.commands.flags import CACHE, FROM_ZERO, PATH, refuse_ignored
 from shards.commands.shard_place import ShardPlace, shard_options
 from shards.console import result
 from shards.own_folder import require_file
@@ -16,6 +16,8 @@ from teacher_cache.store.header import local_header
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
 
+MOST_VIEWS = 1000
+"""Columns of a sheet: each is at least 200 pixels wide."""
 SHOWN = 4
 """Samples of a sheet for which none is named."""
 
@@ -28,7 +30,7 @@ SHOWN = 4
 )
 @click.option("--view-set", "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any field of the view recipe.")
 @click.option("--sample", metavar="KEY", help=f"Key of the sample; default: {SHOWN} samples from all over the shards.")
-@click.option("--views", "num_views", default=8, type=COUNT, help="Views to draw.")
+@click.option("--views", "num_views", default=8, type=click.IntRange(1, MOST_VIEWS), help="Views to draw.")
 @click.option("--first-view", default=0, type=FROM_ZERO, help="The first of them.")
 @click.option("--out", required=True, type=PATH, help="A PNG.")
 def show_views(
@@ -66,6 +68,8 @@ def show_views(
             opened = stack.enter_context(TeacherCache.open(cache))
             require_index(opened.header, index, opened.url)
             index = index.taught(opened.spec.teacher.num_classes, opened.header.class_names)
+            if first_view >= opened.num_views:
+                raise ValueError(f"--first-view {first_view}: {cache} has the views 0 to {opened.num_views - 1}")
             recipe, views = opened.spec.recipe, range(first_view, min(first_view + num_views, opened.num_views))
         sheets = []
         for key in keys:

@@ -117,7 +117,7 @@ def plan_cache(
     """
     index, recipe, record = reader.index, spec.recipe, spec.record
     require_known_labels(index, teacher.num_classes, teacher.spec.name)
-    require_whole_units(spec.recipe, num_views)
+    require_whole_units(spec.recipe, num_views, index.num_shards)
     yield PlanProgress(what=f"the teacher answers {calibration_views} views")
     samples = calibration_sample(spec, index, calibration_views)
     logit_NC = np.concatenate(list(calibration_logits(teacher, reader, recipe, samples)))

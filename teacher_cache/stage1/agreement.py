@@ -139,7 +139,7 @@ def require_new_cache(index: ShardIndex, recipe: ViewRecipe, num_views: int) -> 
             f"--set block_size={recipe.block_size}: no shard holds so many samples (the largest has {largest}), so no "
             f"student could be trained from the cache; give at most {largest}, or leave it out"
         )
-    require_whole_units(recipe, num_views)
+    require_whole_units(recipe, num_views, index.num_shards)
 
 
 class Renumbered(NamedTuple):

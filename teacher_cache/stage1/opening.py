@@ -75,7 +75,7 @@ def open_or_create(
     """
     spec = cache_spec(index, teacher, recipe, record)
     require_known_labels(index, teacher.num_classes, teacher.spec.name)
-    require_whole_units(spec.recipe, num_views)
+    require_whole_units(spec.recipe, num_views, index.num_shards)
     folder = None if "://" in str(url) else Path(url)
     if folder is None and world.rank > 0:
         cache = _wait_for(url, spec, index)

@@ -249,7 +249,7 @@ class TeacherCache:
 
     def grow(self, num_views: int) -> None:
         """Make room for more views; old units stay. ValueError for fewer views or parts of a view block."""
-        require_whole_units(self.spec.recipe, num_views)
+        require_whole_units(self.spec.recipe, num_views, self.num_shards)
         if num_views < self.num_views:
             raise ValueError(f"num_views: {self.url} has {self.num_views} views and cannot shrink to {num_views}")
         if num_views == self.num_views:

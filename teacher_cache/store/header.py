@@ -136,7 +136,7 @@ def make_header(
 
     `made_with` is the provenance of a copy; None takes the libraries installed here. `class_names` as of `Header`.
     """
-    require_whole_units(spec.recipe, num_views)
+    require_whole_units(spec.recipe, num_views, len(index.names))
     if index.fingerprint != spec.index_fingerprint:
         raise ValueError(
             f"spec.index_fingerprint: expected that of the given index, {index.fingerprint}, "
@@ -191,9 +191,15 @@ def _shards_differ(made_of: Header, index: IndexLike) -> str:
     )
 
 
-def require_whole_units(recipe: ViewRecipe, num_views: int) -> None:
-    """ValueError unless the views are a positive number of whole view blocks."""
+def require_whole_units(recipe: ViewRecipe, num_views: int, num_shards: int = 1) -> None:
+    """ValueError unless the views are a positive number of whole view blocks, in no more units than can be opened."""
     per_unit = recipe.block_views
+    if num_views // per_unit * num_shards > _MOST_UNITS:
+        most = max(_MOST_UNITS // num_shards, 1) * per_unit
+        raise ValueError(
+            f"num_views: expected at most {most:,} views of each image, in chunks of {per_unit} and {num_shards:,} "
+            f"shards; got {num_views:,}"
+        )
     if num_views < 1 or num_views % per_unit:
         below = num_views // per_unit * per_unit
         near = f"{below} or {below + per_unit}" if below > 0 else str(per_unit)

@@ -1,0 +1,95 @@
+"""Slips that every option of every command could meet: a value left empty, a number with digits too many."""
+
+from pathlib import Path
+
+import click
+import pytest
+from PIL import Image
+
+from cli import COMMANDS, cli
+from tests.command_line import run
+from tests.golden import SETS
+
+HUGE = str(10**12)
+ABLATE = ["ablate", "--val-shards", "{set}/val", "--cache", "{set}/dense.zarr", "--model", "resnet18"]
+CACHE = ["cache-teacher", "--cache", "{tmp}/c.zarr", "--teacher", "resnet18"]
+PARAMS = [
+    (name, param)
+    for name in COMMANDS
+    if (command := cli.get_command(click.Context(cli, info_name="deit-cache"), name)) is not None
+    for param in command.params
+]
+"""Every option and argument, with its command."""
+
+
+def spelled(name: str, param: click.Parameter, value: str) -> list[str]:
+    return [name, value] if isinstance(param, click.Argument) else [name, param.opts[0], value]
+
+
+def test_no_value_is_empty() -> None:
+    """`--model "$MODEL"` with the variable unset is a slip, and never means the default."""
+    taken = []
+    for name, param in PARAMS:
+        if isinstance(param, click.Option) and param.is_flag:
+            continue
+        result = run(*spelled(name, param, ""))
+        spellings = (*param.opts, param.human_readable_name.upper())
+        if result.exit_code != 2 or not any(spelling in result.output for spelling in spellings):
+            taken.append((name, param.opts[0], result.output.splitlines()[-1:]))
+    assert not taken
+
+
+def test_a_count_has_a_bound_and_the_refusal_names_it() -> None:
+    """No count is larger than the 31 bits in which views and rows are stored; seeds have 63."""
+    taken = []
+    for name, param in PARAMS:
+        if not isinstance(param.type, click.IntRange) or "seed" in str(param.name):
+            continue
+        result = run(*spelled(name, param, HUGE))
+        if result.exit_code != 2 or param.opts[0] not in result.output or HUGE not in result.output:
+            taken.append((name, param.opts[0], result.output.splitlines()[-1:]))
+    assert not taken
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["show-views", "--out", "{tmp}/x.png", "--views", "1000000"], "--views"),
+        (["show-views", "--out", "{tmp}/x.png", "--cache", "{set}/dense.zarr", "--first-view", "4"], "0 to 3"),
+        (
+            [*CACHE, "--views", "1000000000"],
+            "expected at most",
+        ),
+        (["plan-cache", "--teacher", "resnet18", "--views", "1000000000"], "expected at most"),
+        ([*ABLATE, "--out", "{tmp}/s", "--seeds", "1000000"], "--seeds"),
+    ],
+)
+def test_a_number_that_no_machine_can_serve_is_refused(words: list[str], expected: str, tmp_path: Path) -> None:
+    filled = [word.format(tmp=tmp_path, set=SETS[0]) for word in (*words, "--shards", "{set}/train")]
+    result = run(*filled)
+    assert result.exit_code == 2 and expected in result.output, result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_written_into_a_cache(tmp_path: Path) -> None:
+    """A folder inside a cache would be part of it: of its copies, and of what a repair removes."""
+    cache = tmp_path / "made.zarr"
+    cache.mkdir()
+    (cache / "zarr.json").write_text("{}")
+    for name in ("ant", "bee"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name / "1.png")
+    shards = ["--shards", SETS[0] / "train"]
+    for words in (
+        ["copy-cache", SETS[0] / "dense.zarr", cache / "in"],
+        ["copy-cache", SETS[0] / "dense.zarr", cache / "a" / "in", "--pack"],
+        ["cache-teacher", *shards, "--cache", cache / "in", "--teacher", "resnet18", "--views", "2"],
+        ["train-student", *shards, "--cache", SETS[0] / "dense.zarr", "--out", cache / "in"],
+        ["train-teacher", *shards, "--model", "resnet18", "--out", cache / "in"],
+        ["make-shards", tmp_path / "photos", cache / "in"],
+    ):
+        result = run(*words)
+        assert result.exit_code == 2 and str(cache) in result.output and "inside a cache" in result.output, (
+            result.output
+        )
+    assert [entry.name for entry in cache.iterdir()] == ["zarr.json"]
