@@ -40,8 +40,8 @@ def test_every_section_runs_with_few_packages_and_prints_json() -> None:
     differences = [figures["same"][part].values() for part in ("records", "losses", "pixels")]
     assert not any(value for part in differences for value in part) and figures["same"]["damaged_copies"] == 0
     assert figures["same"]["repeated_minus_first"] == 0
-    assert figures["student"]["kernels"]["launches_per_step"] > 100 and figures["student"]["bf16"]["counted_gb"] > 0
-    assert len(figures["teacher"]["images_per_s"]) == 8 and figures["stage1"]["views_per_s"] > 0
+    assert figures["kernels"]["launches_per_step"] > 100 and figures["student"]["bf16"]["counted_gb"] > 0
+    assert len(figures["teacher"]["images_per_s"]) == 4 and figures["stage1"]["views_per_s"] > 0
     ranks = figures["ranks"]
     assert ranks["was_killed"] and ranks["resumed"] and ranks["killed_is_uninterrupted"] and ranks["world_size"] == 2
     assert ranks["world_of_one"].startswith("sum 4, gradient norm")

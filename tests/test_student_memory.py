@@ -58,6 +58,7 @@ def test_activations_count_once_and_states_add_up() -> None:
     assert four.total - one.total == 3 * one.state
     halves = memory_need(student_recipe(), num_classes=CLASSES, num_students=1, parts=2)
     assert halves.activation * 2 == one.activation and halves.state == one.state
+    assert halves.gradient * 2 == one.gradient and 0 < one.gradient < one.total - one.state - one.activation
 
 
 def test_half_precision_keeps_half_of_the_large_tensors_and_attention_keeps_no_matrix() -> None:
@@ -66,6 +67,8 @@ def test_half_precision_keeps_half_of_the_large_tensors_and_attention_keeps_no_m
     for precision in get_args(Precision):
         need = memory_need(recipe, num_classes=1000, num_students=1, precision=precision)
         mib[precision] = need.activation / 2**20
+        largest = 197 * 4 * 192 * (4 if precision in ("fp32", "tf32") else 2)  # of the hidden layer of an MLP
+        assert 4 * largest <= need.gradient <= 4.1 * largest
     assert mib["fp32"] == mib["tf32"] < 30
     assert mib["bf16"] == mib["fp16"] < 0.6 * mib["fp32"]
 

@@ -24,13 +24,14 @@ from student.learn.trainer import Trainer
 from student.recipe.settings import Precision, TrainSettings
 from teacher_cache.commands.flags import RunsTeacher, announced_precision
 from teacher_cache.inspect.verify import TOLERANCE
-from teacher_cache.network.arithmetic import default_precision, require_deterministic
+from teacher_cache.network.arithmetic import default_precision, faster_channels_last, require_deterministic
 from teacher_cache.network.device import chosen_device, own_threads, rank_device
-from teacher_cache.network.teacher import Teacher
+from teacher_cache.network.teacher import Teacher, TeacherOptions, load_teacher
 from teacher_cache.store.spec import PRECISIONS
 from tests.golden import SETS
 from tests.student_tiny import BATCH, CLASSES, SIZE, linear_teacher, student_recipe, views
 
+TEACHER = "teacher_cache.network.teacher"
 STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 
@@ -286,6 +287,67 @@ def test_every_forward_has_the_kernels_that_were_chosen(monkeypatch: pytest.Monk
         "student.learn.trainer": (False, deterministic),
         "teacher_cache.network.teacher": (not deterministic, deterministic),
     }
+
+
+class Anywhere(torch.nn.Conv2d):
+    """A network that is wherever it is sent; a forward pass takes as long as its layout says on a clock of its own."""
+
+    def __init__(self, seconds: dict[torch.memory_format, float]) -> None:
+        super().__init__(3, 2, 3)
+        self.seconds, self.now = seconds, 0.0
+
+    def to(self, *_: object, memory_format: torch.memory_format | None = None, **__: object) -> "Anywhere":
+        return self if memory_format is None else super().to(memory_format=memory_format)
+
+    def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+        layouts = [layout for layout in self.seconds if image_BCHW.is_contiguous(memory_format=layout)]
+        assert len(layouts) == 1 and self.weight.is_contiguous(memory_format=layouts[0]), "weights lie as the images do"
+        if self.seconds[layouts[0]] == float("inf"):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.now += self.seconds[layouts[0]]
+        return image_BCHW.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("last_s", "first_s", "is_last"),
+    [
+        (1.0, 0.5, False),
+        (0.5, 1.0, True),
+        (1.0, 0.99, True),  # what a clock cannot tell apart is not left to it
+        (1.0, float("inf"), True),
+    ],
+)
+def test_the_layout_of_images_is_the_one_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, last_s: float, first_s: float, is_last: bool
+) -> None:
+    network = Anywhere({torch.channels_last: last_s, torch.contiguous_format: first_s})
+    monkeypatch.setattr("teacher_cache.network.arithmetic.time.perf_counter", lambda: network.now)
+    assert faster_channels_last(network, 8, "fp32", torch.device("cpu")) is is_last
+
+
+@pytest.mark.parametrize(
+    ("options", "timed"),
+    [({}, True), ({"deterministic": True}, False), ({"compile": True}, False)],
+)
+def test_a_layout_is_timed_on_gpus_where_nothing_else_decides_it(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, bool], timed: bool
+) -> None:
+    """The network and its weights are put nowhere: there is no GPU here."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    asked, given = [], {}
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_, **__: module)
+    monkeypatch.setattr(f"{TEACHER}.faster_channels_last", lambda *words: asked.append(words[1:]) or False)
+    monkeypatch.setattr(f"{TEACHER}.Teacher", lambda *_, **words: given.update(words) or SimpleNamespace())
+    for kind in ("cpu", "cuda"):
+        load_teacher(
+            "test_resnet",
+            num_classes=3,
+            device=kind,
+            input_size=32,
+            options=TeacherOptions(pretrained=False, **options),
+        )
+        on_gpu = timed and kind == "cuda"
+        assert asked == [(32, "fp32", torch.device(kind))] * on_gpu and given["channels_last"] is not on_gpu
 
 
 def test_a_run_says_in_its_identity_that_its_bits_are_the_same_at_every_run() -> None:

@@ -1,4 +1,4 @@
-"""What only a GPU can tell, in one command, in less than four minutes, with no network and random weights.
+"""What only a GPU can tell, in one command, in four to five minutes, with no network and random weights.
 
     python -m benchmarks.gpu [--json] [--photos DIR] [--tiny] [--device cuda|cpu] [--only SECTION,…] [--long]
 
@@ -8,13 +8,14 @@ Sections, in this order, each with a JSON object on a line of its own; one that 
     start     machine, versions; seconds of imports; workers that are forked after the device is open render a cache
     same      records, pixels, losses on the device against the CPU's; pixels copied while the device is busy
     waiting   three training steps in which torch raises where the host waits
-    student   DeiT-Ti from the cache: fp32, bf16, fp16, memory against the check; kernels ÷ wall, where the time goes
-    teacher   RegNetY-16GF at 64 and 256, both layouts, cuDNN's benchmark on and off
+    student   DeiT-Ti from the cache: fp32, bf16, fp16, memory against the check
+    teacher   RegNetY-16GF at 64 and 256, both layouts, and which one is chosen
     stage1    `cache-teacher` for ten seconds
     ranks     NCCL in a world of one; two ranks on the GPU over gloo, killed and resumed
     files     a run moved to the CPU and back; evaluation against the CPU's; the message of a full memory
     feed      feed and student as they run: images/s, waiting, time between steps
     compile   seconds of the compilation, eager ÷ compiled, number of graphs
+    kernels   of a step of DeiT-Ti: how many, their share of the time, and which take the longest
     truth     with --long alone: cached = online and killed = uninterrupted in one process: bits, or the difference
 
 --tiny is the same code with small networks, on the CPU. Needs what the project needs, and nothing from a network.
@@ -50,6 +51,7 @@ SECTIONS: dict[str, Section] = {
     "files": files.files,
     "feed": student_rates.feed,
     "compile": student_rates.compiled,
+    "kernels": student_rates.kernels,
     "truth": truth.truth,
 }
 _LONG = ("truth",)

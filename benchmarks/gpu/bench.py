@@ -57,7 +57,9 @@ def start_command(
     """Start `python cli.py WORDS` (or `python -m MODULE WORDS`); its output is read from the pipe."""
     where = ["-m", module] if module else [str(ROOT / "cli.py")]
     own = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    own |= {"PYTHONPATH": str(ROOT)} | dict(environment or {})
+    own |= {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [own.get("PYTHONPATH")])])} | dict(
+        environment or {}
+    )
     if device == "cpu":
         own["OMP_NUM_THREADS"] = "1"
     return subprocess.Popen(

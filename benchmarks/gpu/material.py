@@ -34,7 +34,7 @@ def write_shards(folder: Path, sizes: Sizes, photos: Path | None) -> ShardIndex:
     return write_samples(samples(), folder, samples_per_shard=sizes.rows, num_classes=sizes.num_classes)
 
 
-def teacher(sizes: Sizes, name: str, precision: str, device: torch.device, *, compiled: bool = False) -> Teacher:
+def teacher(sizes: Sizes, name: str, precision: str, device: torch.device, *, deterministic: bool = False) -> Teacher:
     """A teacher with random weights, the same every time."""
     torch.manual_seed(0)
     return load_teacher(
@@ -44,7 +44,7 @@ def teacher(sizes: Sizes, name: str, precision: str, device: torch.device, *, co
         device=device,
         input_size=sizes.views.size,
         options=TeacherOptions(
-            pretrained=False, compile=compiled, view_mean=sizes.views.mean, view_std=sizes.views.std
+            pretrained=False, deterministic=deterministic, view_mean=sizes.views.mean, view_std=sizes.views.std
         ),
     )
 

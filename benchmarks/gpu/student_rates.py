@@ -1,5 +1,6 @@
-"""The student: steps per precision, kernels, memory; the feed as it runs; what a compiler makes of it."""
+"""The student: steps and memory per precision; the feed as it runs; what a compiler makes of it; kernels."""
 
+import itertools
 import time
 from functools import partial
 from itertools import pairwise
@@ -16,63 +17,72 @@ from student.sweep.memory import memory_need
 
 _KEPT = 4  # batches that are used in turn
 _TOP = 8
-_PROFILED = 5  # steps
+_WARM_UP, _PROFILED = 3, 5  # steps
 
 
 def student(bench: Bench) -> dict[str, Any]:
-    """DeiT-Ti from the cache, batches kept on the device: per precision rate, loss, memory; kernels in bf16."""
+    """DeiT-Ti from the cache, batches kept on the device: rate, loss and memory for each precision."""
     model, precisions = bench.sizes.students[0][1], bench.sizes.precisions
     figures: dict[str, Any] = {}
-    with feed_of(bench, bench.device) as feed:
-        batches = list(batches_of(feed, _KEPT))
+    batches = _kept_batches(bench)
     for precision in precisions:
         bench.clock.reset_peak()
         learner = trainer(bench, model, precision)
-        seconds, losses, scale = [], [], learner.scaler.get_scale()
-        for step in range(2 + bench.sizes.steps):
-            seconds.append(bench.clock.seconds(partial(_step, learner, batches, step)))
-            losses.append(learner.interval_metrics()["loss"])
+        scale, numbers = learner.scaler.get_scale(), itertools.count()
+        one = lambda learner=learner, numbers=numbers: _step(learner, batches, next(numbers))  # noqa: E731
+        bench.clock.seconds(one, _WARM_UP)
+        learner.interval_metrics()
+        step_s = bench.clock.seconds(one, bench.sizes.steps)
         peak_gb = bench.clock.peak_gb()
-        step_s = sorted(seconds[2:])[len(seconds[2:]) // 2]
         figures[precision] = {
             "step_s": step_s,
             "images_per_s": bench.sizes.student_batch / step_s,
-            "last_loss": losses[-1],
+            "loss": learner.interval_metrics()["loss"],
             "peak_gb": peak_gb,
             "loss_scale": learner.scaler.get_scale(),
             "loss_scale_at_start": scale,
         } | _memory(bench, model, precision, peak_gb)
-        if precision == bench.sizes.precision:
-            figures["kernels"] = kernels(bench, learner, batches)
-    first = figures["fp32"]["last_loss"]
-    gaps = {name: abs(figures[name]["last_loss"] / first - 1) for name in precisions[1:]}
+    first = figures["fp32"]["loss"]
+    gaps = {name: abs(figures[name]["loss"] / first - 1) for name in precisions[1:]}
     wrong = [f"{name}: the loss differs from fp32's by {gap:.1%}" for name, gap in gaps.items() if not gap < 0.05]
     return figures | {"loss_differs": gaps, "wrong": wrong}
 
 
-def kernels(bench: Bench, learner: Trainer, batches: list[Any]) -> dict[str, Any]:
-    """Launches and busy share of a step, and where the time goes; on a CPU operations stand for kernels."""
+def kernels(bench: Bench) -> dict[str, Any]:
+    """Launches and busy share of a step, and where the time goes; on a CPU operations stand for kernels.
+
+    The last section in a process: a profiler that has run makes every later launch slower.
+    """
+    batches, learner = _kept_batches(bench), trainer(bench, bench.sizes.students[0][1], bench.sizes.precision)
+    numbers = itertools.count()
+    bench.clock.seconds(lambda: _step(learner, batches, next(numbers)), _WARM_UP)
+    step_s = bench.clock.seconds(lambda: _step(learner, batches, next(numbers)), bench.sizes.steps)
     on_gpu = bench.device.type == "cuda"
     activities = [torch.profiler.ProfilerActivity.CPU]
     if on_gpu:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profile:
-        numbers = iter(range(_PROFILED))
-        wall_s = _PROFILED * bench.clock.seconds(lambda: _step(learner, batches, next(numbers)), _PROFILED)
+        bench.clock.seconds(lambda: _step(learner, batches, next(numbers)), _PROFILED)
     spent = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     rows = [
         row
         for row in profile.key_averages()
         if row.device_type.name == ("CUDA" if on_gpu else "CPU") and getattr(row, spent) > 0
     ]
-    busy_s = sum(getattr(row, spent) for row in rows) / 1e6
+    busy_s = sum(getattr(row, spent) for row in rows) / 1e6 / _PROFILED
     rows.sort(key=lambda row: -getattr(row, spent))
     return {
         "launches_per_step": sum(row.count for row in rows) / _PROFILED,
-        "kernels_over_wall": busy_s / wall_s,
-        "step_s_profiled": wall_s / _PROFILED,
-        "top": {row.key[:90]: getattr(row, spent) / 1e6 / busy_s for row in rows[:_TOP]},
+        "busy_s": busy_s,
+        "step_s": step_s,
+        "kernels_over_wall": busy_s / step_s,
+        "top": {row.key[:90]: getattr(row, spent) / 1e6 / _PROFILED / busy_s for row in rows[:_TOP]},
     }
+
+
+def _kept_batches(bench: Bench) -> list[Any]:
+    with feed_of(bench, bench.device) as source:
+        return list(batches_of(source, _KEPT))
 
 
 def feed(bench: Bench) -> dict[str, Any]:
@@ -113,8 +123,7 @@ def compiled(bench: Bench) -> dict[str, Any]:
     from torch._dynamo.utils import counters
 
     model = bench.sizes.students[0][1]
-    with feed_of(bench, bench.device) as source:
-        batches = list(batches_of(source, _KEPT))
+    batches = _kept_batches(bench)
     eager = trainer(bench, model, bench.sizes.precision)
     with mock.patch.object(torch, "compile", partial(torch.compile, backend=bench.sizes.backend)):
         learner = trainer(bench, model, bench.sizes.precision, compile=True)

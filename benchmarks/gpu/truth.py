@@ -1,8 +1,8 @@
 """Is the cache the teacher, and is a killed run an uninterrupted one, on this device?
 
 The runs are processes of their own, since one of them is killed with SIGKILL and since the flags of determinism must be
-set before the device is opened. All are of one student on one schedule: from a lossless cache; with the teacher in
-the loop; and from the cache, killed after a step and begun again.
+set before the device is opened. All are of one student on one schedule, with what `--deterministic` sets: from a
+lossless cache; with the teacher in the loop; and from the cache, killed after a step and begun again.
 """
 
 import hashlib
@@ -34,17 +34,20 @@ _RUN_TIMEOUT_S, _LEAST_RUN_S = 120.0, 30.0
 
 def truth(bench: Bench) -> dict[str, Any]:
     """Cached against online, and killed against uninterrupted: equal bits, or how far apart."""
-    _start(bench, _fill)
-    cached, online = (_finished(bench, name) for name in ("cached", "online"))
-    _start(bench, _run, "killed", True, expected=-signal.SIGKILL)
-    resumed = _finished(bench, "killed")
+    _end(bench, _started(bench, _fill))
+    runs = [_started(bench, _run, name, name == "killed") for name in ("cached", "online", "killed")]
+    for run, expected in zip(runs, (0, 0, -signal.SIGKILL), strict=True):
+        _end(bench, run, expected)
+    _end(bench, _started(bench, _run, "killed", False))
+    cached, online, resumed = (
+        json.loads((bench.folder / f"{n}.json").read_text()) for n in ("cached", "online", "killed")
+    )
     differences = [abs(a - b) for a, b in zip(cached["losses"], online["losses"], strict=True)]
     rest = cached["losses"][-len(resumed["losses"]) :]
     return {
         "steps": bench.sizes.compare_steps,
-        "precision": "fp32",
-        "flags": cached["flags"],
-        "cached_is_online": cached["losses"] == online["losses"] and cached["weights"] == online["weights"],
+        "precision": bench.sizes.precision,
+        "cached_is_online": cached == online,
         "cached_minus_online_loss": max(differences),
         "first_differing_step": next((n for n, gap in enumerate(differences) if gap), None),
         "killed_is_uninterrupted": cached["weights"] == resumed["weights"],
@@ -53,44 +56,29 @@ def truth(bench: Bench) -> dict[str, Any]:
     }
 
 
-def _finished(bench: Bench, name: str) -> dict[str, Any]:
-    """What a run to its end has to say."""
-    _start(bench, _run, name, False)
-    answer: dict[str, Any] = json.loads((bench.folder / f"{name}.json").read_text())
-    return answer
-
-
-def _start(bench: Bench, work: Any, *words: Any, expected: int = 0) -> None:
-    """Run in a process of its own; RuntimeError unless it ends as expected."""
+def _started(bench: Bench, work: Any, *words: Any) -> Any:
+    """Begin work in a process of its own."""
     # A forked process starts at once, but has neither a GPU that its parent opened nor the threads it computed with.
     alone = bench.device.type == "cpu" and torch.get_num_threads() == 1
     context = multiprocessing.get_context("fork" if alone else "spawn")
     process = context.Process(target=work, args=(bench.folder, bench.sizes, bench.index, bench.device.type, *words))  # type: ignore[attr-defined]
     process.start()
+    return process
+
+
+def _end(bench: Bench, process: Any, expected: int = 0) -> None:
+    """Wait for a process; RuntimeError unless it ends as expected."""
     process.join(min(_RUN_TIMEOUT_S, max(bench.clock.left_s, _LEAST_RUN_S)))
     if process.is_alive():
         process.kill()
         process.join()
     if process.exitcode != expected:
-        raise RuntimeError(f"{work.__name__}{words}: expected exit code {expected}, got {process.exitcode}")
-
-
-def _deterministic() -> dict[str, Any]:
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-    return {
-        "use_deterministic_algorithms": True,
-        "cublas_workspace_config": os.environ["CUBLAS_WORKSPACE_CONFIG"],
-        "cudnn_benchmark_of_the_teacher": True,
-        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
-    }
+        raise RuntimeError(f"{process.name}: expected exit code {expected}, got {process.exitcode}")
 
 
 def _fill(folder: Path, sizes: Sizes, index: ShardIndex, device: str) -> None:
     """The lossless cache, with the batch of the student."""
-    _deterministic()
-    teacher = material.teacher(sizes, sizes.small_teacher, "fp32", torch.device(device))
+    teacher = material.teacher(sizes, sizes.small_teacher, sizes.precision, torch.device(device), deterministic=True)
     with (
         material.new_cache(folder / "dense.zarr", sizes, index, teacher, "dense", sizes.views.block_views) as cache,
         ShardReader(index) as reader,
@@ -103,13 +91,16 @@ def _fill(folder: Path, sizes: Sizes, index: ShardIndex, device: str) -> None:
 
 def _run(folder: Path, sizes: Sizes, index: ShardIndex, device_type: str, name: str, die: bool) -> None:
     """One run: from its checkpoint if there is one; it kills itself after two thirds if it is to die."""
-    flags, device = _deterministic(), torch.device(device_type)
+    device = torch.device(device_type)
     checkpoint, half, fatal = folder / f"{name}.pt", sizes.compare_steps // 2, sizes.compare_steps * 2 // 3
     answers: dict[str, Any] = {"cache": folder / "dense.zarr"}
     if name == "online":
-        answers = {"teacher": material.teacher(sizes, sizes.small_teacher, "fp32", device), "views": sizes.views}
+        answers = {
+            "teacher": material.teacher(sizes, sizes.small_teacher, sizes.precision, device, deterministic=True),
+            "views": sizes.views,
+        }
     recipe = sizes.recipe(sizes.students[0][1], batch_size=sizes.compare_batch)
-    settings = TrainSettings(device=device_type, log_every=1)
+    settings = TrainSettings(device=device_type, precision=sizes.precision, log_every=1, deterministic=True)
     group = ProcessGroup(World(), device)
     losses: list[float] = []
     with Feed(
@@ -140,4 +131,4 @@ def _run(folder: Path, sizes: Sizes, index: ShardIndex, device_type: str, name: 
     sha = hashlib.sha256()
     for tensor in trainer.core.state_dict().values():
         sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    (folder / f"{name}.json").write_text(json.dumps({"losses": losses, "weights": sha.hexdigest(), "flags": flags}))
+    (folder / f"{name}.json").write_text(json.dumps({"losses": losses, "weights": sha.hexdigest()}))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from shards.errors import ArtefactError
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
-from teacher_cache.network.arithmetic import arithmetic, autocast, is_half, require_deterministic
+from teacher_cache.network.arithmetic import arithmetic, autocast, faster_channels_last, is_half, require_deterministic
 from teacher_cache.network.classifier import Classifier, Rgb, run_in_float32
 from teacher_cache.network.own_network import own_network
 from teacher_cache.network.teacher_name import DEFAULT_TEACHER, is_own, spec_name, split_name
@@ -120,7 +120,7 @@ class TeacherOptions:
         averaged: of a training checkpoint that also has averaged weights (EMA) take these, as timm does.
         pretrained: False leaves the weights random (seeded by torch): for tests and benchmarks.
         compile: through torch.compile.
-        deterministic: on a GPU the same bits at every run, slower: no kernel is picked by timing.
+        deterministic: on a GPU the same bits at every run, slower: nothing is picked by timing.
     """
 
     view_mean: Rgb = IMAGENET_MEAN
@@ -166,7 +166,7 @@ def load_teacher(
     Errors:
         ValueError naming what does not exist or does not fit; ArtefactError for a weights file that cannot be read.
     """
-    options, (base, kwargs) = options or TeacherOptions(), split_name(name)
+    options, device, (base, kwargs) = options or TeacherOptions(), torch.device(device), split_name(name)
     kwargs |= dict(model_kwargs or {})
     file = None if weights is None else read_weights(weights, averaged=options.averaged)
     if is_own(base):
@@ -188,18 +188,21 @@ def load_teacher(
         mean=options.view_mean,
         std=options.view_std,
     )
+    channels_last = model.channels_last
+    if device.type == "cuda" and channels_last and not (options.compile or options.deterministic):
+        channels_last = faster_channels_last(network.eval().to(device), input_size, precision, device)
     teacher = Teacher(
         network,
         spec,
-        device=torch.device(device),
+        device=device,
         compiled=options.compile,
-        channels_last=model.channels_last,
+        channels_last=channels_last,
         chosen_set=file.chosen if file else "",
         part=model.part,
         class_lists=(options.class_names,) if options.class_names else _class_lists(model, file),
     )
     teacher.deterministic = options.deterministic
-    if teacher.deterministic and teacher.device.type == "cuda":
+    if teacher.deterministic and device.type == "cuda":
         require_deterministic()
     return teacher
 
