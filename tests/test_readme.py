@@ -1,7 +1,10 @@
 """The first page: what it links to is there, and the commands it shows exist with the flags it gives them."""
 
+import argparse
+import importlib
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -25,20 +28,53 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors, f"{page.name}: {target}#{anchor}"
 
 
-def commands() -> list[list[str]]:
-    """The words behind `cli.py` of every command on the first page, continued lines joined."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = [line.strip() for line in text.splitlines() if line.startswith("    ") and " cli.py " in line]
-    return [shlex.split(line.partition(" cli.py ")[2]) for line in lines]
+def lines_of(program: re.Pattern[str]) -> list[tuple[str, list[str]]]:
+    """Page and words behind a program of each command that the pages show; continued lines are joined.
+
+    Leaves out patterns: those with an ellipsis, brackets around options, COMMAND. A single capital stands for a number.
+    """
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        shown = [line for line in text.splitlines() if line.startswith(("    ", "python ", "torchrun ", "srun "))]
+        inline = re.findall(r"`((?:python|torchrun) [^`]+)`", re.sub(r"\s+", " ", text))
+        for line in [*shown, *inline]:
+            match = program.search(line)
+            words = shlex.split(line[match.end() :].partition(" > ")[0], comments=True) if match else []
+            if words and words[0] != "COMMAND" and not re.search(r"…|\[--", line):
+                found.append((page.name, ["1" if re.fullmatch("[A-Z]", word) else word for word in words]))
+    return found
 
 
-@pytest.mark.parametrize("words", commands(), ids=lambda words: words[0])
-def test_commands_of_the_first_page_parse(words: list[str]) -> None:
+COMMAND_LINES = lines_of(re.compile(r"(?:python|torchrun.*?) cli\.py "))
+BENCHMARK_LINES = lines_of(re.compile(r"python -m benchmarks\."))
+
+
+@pytest.mark.parametrize(("page", "words"), COMMAND_LINES, ids=lambda value: value if isinstance(value, str) else "")
+def test_commands_of_every_page_parse(page: str, words: list[str]) -> None:
     """Names, flags and the types of their values; nothing is run."""
     group = click.Context(cli)
     command = cli.get_command(group, words[0])
-    assert command is not None, words[0]
+    assert command is not None, (page, words)
     command.make_context(words[0], words[1:], parent=group)
+
+
+@pytest.mark.parametrize(("page", "words"), BENCHMARK_LINES, ids=lambda value: value if isinstance(value, str) else "")
+def test_benchmarks_of_every_page_parse(page: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules and flags; nothing is run."""
+    module = importlib.import_module(f"benchmarks.{words[0]}")
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{module.__name__}.__main__")
+    monkeypatch.setattr(sys, "argv", words)
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_alone(parser: argparse.ArgumentParser) -> None:
+        parse(parser)
+        raise StopIteration
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_alone)
+    with pytest.raises(StopIteration):
+        module.main()
 
 
 def test_the_index_names_every_page() -> None:
