@@ -17,9 +17,10 @@ from timm.models.deit import VisionTransformerDistilled
 
 from shards.errors import ArtefactError
 from shards.world import World
+from student.feed.batch import Labels
 from student.learn.network import make_student
 from student.learn.process_group import ProcessGroup
-from student.learn.timm_model import bare_model
+from student.learn.timm_model import bare_model, own_errors
 from student.learn.trainer import Trainer
 from student.recipe.papers import recipe_for
 from student.recipe.settings import TrainSettings
@@ -93,14 +94,74 @@ def test_arguments_that_make_no_network_are_refused_in_one_sentence(model: str, 
     assert all(name in said for name in arguments)
 
 
-def trained(recipe: StudentRecipe) -> None:
-    Trainer(
+class _BadBackward(torch.autograd.Function):
+    """Answers, and cannot be learnt from."""
+
+    @staticmethod
+    def forward(ctx: Any, mean_BC: torch.Tensor) -> torch.Tensor:
+        return mean_BC.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BC: torch.Tensor) -> torch.Tensor:
+        raise KeyError("no way back")
+
+
+class _OnlyAnswers(torch.nn.Linear):
+    """Does in training mode what it is told, and answers well otherwise."""
+
+    def __init__(self, num_classes: int, trained: str) -> None:
+        super().__init__(3, num_classes)
+        self.trained, self.norm = trained, torch.nn.BatchNorm1d(num_classes)
+
+    def forward(self, image_BCHW: torch.Tensor) -> Any:
+        logit_BC = super().forward(image_BCHW.mean((2, 3)))
+        if self.training:
+            match self.trained:
+                case "raises":
+                    raise KeyError("augment")
+                case "refuses":
+                    raise ValueError("two images, please")
+                case "three heads":
+                    return logit_BC, logit_BC, logit_BC
+                case "names":
+                    return {"logits": logit_BC}
+                case "fewer classes":
+                    return logit_BC[:, :-1]
+                case "one value":
+                    return self.norm(logit_BC[:1])
+                case "no gradient":
+                    return _BadBackward.apply(logit_BC)
+        return logit_BC
+
+
+@register_model
+def student_only_answers(pretrained: bool = False, **options: Any) -> torch.nn.Module:
+    return _OnlyAnswers(options["num_classes"], options["trained"])
+
+
+FAILS = {
+    "raises": "KeyError: 'augment'",
+    "refuses": "two images, please",
+    "three heads": r"logits of shape \(\d+, 5\), got tuple",
+    "names": r"logits of shape \(\d+, 5\), got dict",
+    "fewer classes": r"logits of shape \(\d+, 5\), got \(\d+, 4\)",
+    "one value": "Expected more than 1 value per channel when training",
+    "no gradient": "KeyError: 'no way back'",
+}
+
+
+def trained(recipe: StudentRecipe, *, steps: int = 0) -> None:
+    trainer = Trainer(
         recipe,
         TrainSettings(),
         num_classes=CLASSES,
         steps_per_epoch=1,
         group=ProcessGroup(World(), torch.device("cpu")),
     )
+    class_B = torch.zeros(4, dtype=torch.long)
+    for step in range(steps):
+        side = recipe.image_size
+        trainer.feed(torch.zeros(4, 3, side, side), Labels.of(class_B, class_B, torch.ones(4)), None, step=step)
 
 
 def counted(recipe: StudentRecipe) -> None:
@@ -124,6 +185,28 @@ def test_a_network_of_the_users_that_does_not_fit_the_images_is_one_sentence(
     with pytest.raises(ValueError, match=f"model {model}: gives no answer to .*{words}") as refused:
         door(recipe)
     assert len(str(refused.value)) <= 600 and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("fault", FAILS)
+def test_a_network_of_the_users_that_fails_in_training_alone_is_one_sentence(fault: str) -> None:
+    """It answers when it is tried; then a step was "a defect", and so was the count of its memory."""
+    recipe = student_recipe(model="student_only_answers", model_args=(("trained", fault),), distill="none")
+    function = f"{__name__}:student_only_answers"
+    doors: list[Callable[[], None]] = [lambda: trained(recipe, steps=1)]
+    doors += [lambda: counted(recipe)] * (fault != "no gradient")  # its forward pass is counted
+    for door in doors:
+        with pytest.raises(ValueError, match=rf"^model student_only_answers: .*{function} .*{FAILS[fault]}") as refused:
+            door()
+        assert len(str(refused.value)) <= 600 and "\n" not in str(refused.value)
+    trained(student_recipe(model="student_only_answers", model_args=(("trained", ""),), distill="none"), steps=1)
+
+
+def test_a_network_of_timms_that_fails_is_not_the_users() -> None:
+    """What fails in it, or in the memory of a GPU, has words of its own."""
+    with pytest.raises(KeyError, match="x"), own_errors(DEIT, 1):
+        raise KeyError("x")
+    with pytest.raises(torch.OutOfMemoryError), own_errors("student_flat", 1):
+        raise torch.OutOfMemoryError("CUDA error: out of memory")
 
 
 def test_a_network_that_looks_at_numbers_is_trained_and_said_to_be_uncountable() -> None:

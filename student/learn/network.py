@@ -42,6 +42,10 @@ class Heads(NamedTuple):
     cls_BC: Tensor
     dist_BC: Tensor | None
 
+    def all(self) -> tuple[Tensor, ...]:
+        """The logits of the one head, or of both."""
+        return (self.cls_BC,) if self.dist_BC is None else (self.cls_BC, self.dist_BC)
+
     def average(self) -> Tensor:
         """The answer at inference: the average of the heads' logits, or the one head's."""
         return self.cls_BC if self.dist_BC is None else (self.cls_BC + self.dist_BC) / 2
@@ -209,7 +213,7 @@ def heads(model: nn.Module, x_BCHW: Tensor) -> Heads:
     core = unwrapped(model)
     if core.training or not isinstance(core, VisionTransformerDistilled):
         out = model(x_BCHW)
-        return Heads(*out) if isinstance(out, tuple) else Heads(out, None)
+        return Heads(*out) if isinstance(out, tuple) and len(out) == 2 else Heads(out, None)
     tokens = core.forward_features(x_BCHW)
     return Heads(core.head(tokens[:, 0]), core.head_dist(tokens[:, 1]))
 

@@ -2,6 +2,7 @@
 
 bare_model        the network without weights
 preparation_of    what timm says of the images that a model wants
+own_errors        what a user's network raises in training, in one sentence
 renormalise       a trained network takes images with another mean and standard deviation
 timm_expression   one line of Python that loads a weights file
 timm_config       the config.json with which timm loads a folder
@@ -9,7 +10,7 @@ timm_config       the config.json with which timm loads a folder
 
 import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import timm
@@ -19,6 +20,7 @@ from torch import nn
 
 from shards.errors import device_words
 from shards.names import short, unknown
+from shards.text.figures import count
 from student.recipe.zoo import model_entry
 from teacher_cache.network.teacher_name import split_name, timm_name
 from teacher_cache.network.trial import reason_of, require_logits, tried
@@ -167,6 +169,29 @@ def require_answer(model: nn.Module, name: str, *, image_size: int, num_classes:
         ) from error
     finally:
         model.train(was_training)
+
+
+@contextlib.contextmanager
+def own_errors(name: str, num_images: int) -> Iterator[None]:
+    """Put what a network that a user registered raises in training into one sentence; timm's own stays as it is.
+
+    Args:
+        name: of the model. num_images: that it is given.
+
+    Raises:
+        ValueError: naming the model and the function that builds it.
+    """
+    try:
+        yield
+    except Exception as error:  # the network is the user's: whatever it raises is what is wrong with it
+        if _of_timm(name) or device_words(error) is not None:
+            raise
+        function = timm.model_entrypoint(name)
+        raise ValueError(
+            f"model {name}: the network of {function.__module__}:{function.__name__} fails in training mode, on "
+            f"{count(num_images, 'image')}: {reason_of(error)}; in evaluation mode it answers, so mend what it does "
+            "otherwise when it is trained"
+        ) from error
 
 
 @torch.no_grad()

@@ -26,10 +26,11 @@ from student.learn.losses.table import LOSSES, NONE
 from student.learn.network import Heads, fastest_layout, heads, set_grad_checkpointing, student_and_start
 from student.learn.optimiser import Ema, clip_gradients, load_optimizer, make_optimizer, set_lr
 from student.learn.process_group import ProcessGroup, no_sync
-from student.learn.timm_model import Normalisation, require_answer
+from student.learn.timm_model import Normalisation, own_errors, require_answer
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.arithmetic import arithmetic, autocast, require_deterministic
+from teacher_cache.network.trial import require_logits
 
 # The sums of a student: images, losses × images, diagnosed images, and diagnostics × diagnosed images.
 _MEANS = ("loss", "base_loss", "distill_loss")
@@ -65,7 +66,7 @@ class Trainer:
         self.recipe = recipe
         self.settings = settings
         self._group = group
-        self._steps_per_epoch = steps_per_epoch
+        self._steps_per_epoch, self._num_classes = steps_per_epoch, num_classes
         device = group.device
         if settings.deterministic and device.type == "cuda":
             require_deterministic()
@@ -106,12 +107,14 @@ class Trainer:
         kind, precision = self._group.device.type, settings.precision
         kernels = arithmetic(kind, precision, deterministic=settings.deterministic)
         with contextlib.nullcontext() if last else no_sync(self.model), kernels:
-            with autocast(kind, precision):
+            with autocast(kind, precision), own_errors(self.recipe.model, len(image_BCHW)):
                 answered = heads(self.model, image_BCHW)
+                require_logits(answered.all(), self._num_classes, len(image_BCHW))
             loss = student_loss(answered, labels, answer, self.recipe)
             if step == micro == 0 and answer is not None and self.recipe.distill != NONE:
                 self.balance = gradient_balance(answered, labels, answer, self.recipe)
-            self.scaler.scale(loss.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+            with own_errors(self.recipe.model, len(image_BCHW)):
+                self.scaler.scale(loss.total / settings.accumulate).backward()  # type: ignore[no-untyped-call]
         if last:
             self._update(step)
         due = step % min(_DIAGNOSE_EVERY, self._steps_per_epoch) == 0 or (step + 1) % settings.log_every == 0

@@ -30,10 +30,11 @@ from shards.platforms import HAS_WORKERS
 from shards.pool.workers import in_workers
 from shards.views.rendering import HELD
 from student.learn.network import heads, make_student, set_grad_checkpointing
-from student.learn.timm_model import require_answer
+from student.learn.timm_model import own_errors, require_answer
 from student.recipe.settings import Precision
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.arithmetic import autocast
+from teacher_cache.network.trial import require_logits
 
 _GROUP = Path("/sys/fs/cgroup")
 _FLOAT_BYTES = 4
@@ -163,7 +164,9 @@ def _kept_by_image(model: nn.Module, recipe: StudentRecipe, precision: Precision
             _as_fake(model)
             answered = {"image_size": recipe.image_size, "num_classes": num_classes}
             require_answer(model, recipe.model, **answered, device=torch.device("cpu"))
-            smaller, larger = (_kept_bytes(model, recipe, precision, size) for size in (_PROBE, _PROBE + 1))
+            smaller, larger = (
+                _kept_bytes(model, recipe, precision, num_classes, size) for size in (_PROBE, _PROBE + 1)
+            )
     except Exception as error:
         cause = error.__cause__ or error
         if not isinstance(cause, _NEEDS_NUMBERS):
@@ -276,7 +279,9 @@ def _as_fake(model: nn.Module) -> None:
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
-def _kept_bytes(model: nn.Module, recipe: StudentRecipe, precision: Precision, batch: int) -> list[int]:
+def _kept_bytes(
+    model: nn.Module, recipe: StudentRecipe, precision: Precision, num_classes: int, batch: int
+) -> list[int]:
     """Bytes of each tensor that autograd keeps between forward and backward of `batch` images, parameters too."""
     saved: dict[int, Tensor] = {}
 
@@ -287,8 +292,9 @@ def _kept_bytes(model: nn.Module, recipe: StudentRecipe, precision: Precision, b
 
     x_BCHW = torch.empty(batch, 3, recipe.image_size, recipe.image_size)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with autocast("cpu", precision):
+        with autocast("cpu", precision), own_errors(recipe.model, batch):
             answered = heads(model, x_BCHW)
+            require_logits(answered.all(), num_classes, batch)
         loss = torch.log_softmax(answered.cls_BC.float(), -1).sum()
         if answered.dist_BC is not None:
             loss = loss + torch.log_softmax(answered.dist_BC.float(), -1).sum()

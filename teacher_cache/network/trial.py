@@ -43,11 +43,14 @@ def tried(build: Callable[[], nn.Module], *, image_size: int, num_classes: int) 
     return network
 
 
-def require_logits(answer: Any, num_classes: int) -> None:
-    """ValueError unless the answer to one image, or each of several heads, is logits of shape (1, num_classes)."""
+def require_logits(answer: Any, num_classes: int, num_images: int = 1) -> None:
+    """ValueError unless the answer, or each of several heads, is logits of shape (num_images, num_classes)."""
     for logit_BC in answer if isinstance(answer, tuple) else (answer,):
-        if getattr(logit_BC, "shape", None) != (1, num_classes):
-            raise ValueError(f"it must answer one image with logits of shape (1, {num_classes}), got {_form(logit_BC)}")
+        if getattr(logit_BC, "shape", None) != (num_images, num_classes):
+            raise ValueError(
+                f"it must answer {'one image' if num_images == 1 else f'{num_images} images'} with logits of shape "
+                f"({num_images}, {num_classes}), got {_form(logit_BC)}"
+            )
 
 
 def reason_of(error: Exception) -> str:
