@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from shards.text.escapes import visible
-from shards.text.figures import byte_size, duration, plural
+from shards.text.figures import byte_size, count, duration, plural
 
 STANDARD_OUTPUT = "standard output"
 _MOST_LINES, _MOST_CHARS = 6, 600  # of a message
@@ -155,7 +155,11 @@ def shortened(text: str) -> str:
     """
     rows = text.splitlines()
     if len(rows) > _MOST_LINES:
-        rows = [*rows[: _MOST_LINES - 2], f"… {len(rows) - _MOST_LINES + 1} more lines (--debug shows them)", rows[-1]]
+        rows = [
+            *rows[: _MOST_LINES - 2],
+            f"… {count(len(rows) - _MOST_LINES + 1, 'more line')} (--debug shows them)",
+            rows[-1],
+        ]
     text = "\n".join(rows)
     if len(text) > _MOST_CHARS:
         mark = " … (--debug shows all) … "

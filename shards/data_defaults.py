@@ -99,7 +99,8 @@ def data_defaults(images: ImageSet, *, pretrained: bool = False, teacher: bool =
         reasons={
             "view": f"view recipe {SMALL_VIEW}: random crops, mixed in pairs, without distortion{mirrored}",
             "size": f"views of {size} pixels{side}: small ones are fast to train on",
-            "num_views": f"{count(num_views, 'view')} of each image: {num_views * images.num_images:,} teacher answers",
+            "num_views": f"{count(num_views, 'view')} of each image: "
+            f"{count(num_views * images.num_images, 'teacher answer')}",
             "model": f"student {SMALL_STUDENT}: a small CNN learns more from {of_images} than a transformer",
             "epochs": f"{count(epochs, 'epoch')} of {of_images}",
         },

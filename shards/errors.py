@@ -22,6 +22,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from shards.text.figures import count
+
 _REMEDIES = {
     errno.ENOSPC: "make room, or choose another place",
     errno.EDQUOT: "make room within your quota, or choose another place",
@@ -203,10 +205,10 @@ def problems_text(where: str, problems: Sequence[Problem], *, what: str = "") ->
     kinds = Counter(problem.kind for problem in problems)
     # One kind more takes no more room than its number.
     shown = len(kinds) if len(kinds) == _KINDS_NAMED + 1 else _KINDS_NAMED
-    counts = [f"{count} × {kind}" for kind, count in kinds.most_common(shown) if kind]
+    counts = [f"{number} × {kind}" for kind, number in kinds.most_common(shown) if kind]
     if len(kinds) > shown:
         counts.append(f"{len(kinds) - shown} more kinds")
-    head = f"{before}{what or f'{len(problems)} problems'}: {', '.join(counts)}".rstrip(": ")
+    head = f"{before}{what or count(len(problems), 'problem')}: {', '.join(counts)}".rstrip(": ")
     advices = list(dict.fromkeys(problem.advice for problem in _kinds_first(problems) if problem.advice))
     last = "; ".join(advices[:_ADVICES])
     examples = _kinds_first(problems)[:_EXAMPLES]

@@ -193,7 +193,11 @@ MISTAKES = [
         2,
         "'flip'",
     ),
-    (["cache-teacher", "--shards", "{work}/train", "--cache", "{tmp}/c", "--views", "2"], 2, "answers in 1000 classes"),
+    (
+        ["cache-teacher", "--shards", "{work}/train", "--cache", "{tmp}/c", "--views", "2"],
+        2,
+        "answers in 1,000 classes",
+    ),
     (["plan-cache", "--shards", "{work}/train", "--views", "2"], 2, "the shards have 10"),
     (["cache-teacher", "--shards", "{work}/train", "--cache", "{tmp}/c", "--views", "twelve"], 2, "not a whole number"),
     (

@@ -172,7 +172,7 @@ def test_a_plan_fits_its_budget_or_is_the_smallest_and_says_what_to_change(rate:
         else:
             assert (
                 words.startswith("warning: ")
-                and f"--budget is {minutes} minutes" in words
+                and f"--budget is {minutes} minute{'s' * (minutes > 1)}:" in words
                 and "--budget " in words[-20:]
             )
             wanted = int(words.rpartition(" ")[2])

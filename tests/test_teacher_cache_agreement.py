@@ -109,7 +109,7 @@ def eight(tmp_path: Path) -> ShardIndex:
 
 def test_another_number_of_classes_is_refused_with_three_ways(eight):
     """The advice must not be to pretend that there are as many classes."""
-    with pytest.raises(ValueError, match=r"1000 classes, the shards have 8") as error:
+    with pytest.raises(ValueError, match=r"1,000 classes, the shards have 8") as error:
         match_teacher(eight, (), 1000, "regnety_160.deit_in1k")
     said = str(error.value)
     assert all(words in said for words in ("train-teacher --pretrained", "--class-names FILE", "another teacher"))
@@ -124,7 +124,7 @@ def indexed_as(index: ShardIndex, num_classes: int, class_names: tuple[str, ...]
 
 def test_labels_that_are_merely_said_to_be_of_a_thousand_are_refused(eight):
     """They would be taken for ImageNet's first eight classes."""
-    with pytest.raises(ValueError, match="labels are 0 to 7 of 1000 classes without names") as error:
+    with pytest.raises(ValueError, match="labels are 0 to 7 of 1,000 classes without names") as error:
         require_known_labels(indexed_as(eight, 1000), 1000, "regnety_160.deit_in1k")
     assert len(str(error.value)) <= 600
 

@@ -140,7 +140,7 @@ def test_a_vision_transformer_takes_the_size_of_the_view() -> None:
             {"name": "regnety_160"},
             r"8 sets of weights; name one, such as regnety_160\.sw.*timm's default.*or regnety_160\.lion.*ft_in1k",
         ),
-        ({"name": DEFAULT_TEACHER, "num_classes": 10}, r"answers in 1000 classes, the shards have 10"),
+        ({"name": DEFAULT_TEACHER, "num_classes": 10}, r"answers in 1,000 classes, the shards have 10"),
         ({"name": TINY + "{drop_rate: 1}"}, r"not a JSON object"),
         ({"name": TINY + '{"no_such": 1}', "pretrained": False}, r"cannot be built with .*no_such"),
         ({"name": TINY, "precision": "int8", "pretrained": False}, r"teacher.precision: expected one of fp32"),

@@ -139,8 +139,9 @@ def _numbered(
         return {text: label_of[text] for text in texts}, names
     if len(texts) == len(text_of) > 2:
         raise ValueError(
-            f"{where}: expected the class of each image, got a number of its own for each of the {len(texts)} images; "
-            "these count the lines: take a list with classes (of ImageNet: LOC_val_solution.csv)"
+            f"{where}: expected the class of each image, got a number of its own for each of "
+            f"{count(len(texts), 'image')}; these count the lines: take a list with classes (of "
+            "ImageNet: LOC_val_solution.csv)"
         )
     if min(numbers) == 1 and first_label is None:
         raise ValueError(
@@ -176,7 +177,8 @@ def _of_devkit(
         )
     wnids = devkit_names(labels.devkit)
     if len(lines) != len(images):
-        raise ValueError(f"{labels.where}: expected {len(images)} lines, one for each image by name, got {len(lines)}")
+        wanted = count(len(images), "line")
+        raise ValueError(f"{labels.where}: expected {wanted}, one for each image by name, got {len(lines)}")
     unknown = sorted({line.label for line in lines if int(line.label) not in wnids})
     if unknown:
         raise ValueError(f"{labels.where}: no class of {labels.devkit} has the number {', '.join(unknown[:3])}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from shards.atomic import atomic_file
 from shards.documents import read_document, read_utf8
 from shards.errors import Problem, ShardError, problems_text
+from shards.text.figures import count
 
 _NUMBERED = re.compile(r"[0-9]+\s*[,;\t].*|.*[,;\t]\s*[0-9]+")
 
@@ -34,7 +35,7 @@ def read_class_names(path: Path, flag: str = "--class-names") -> tuple[str, ...]
     problems = list(_wrong_lines(lines))
     if problems:
         raise ValueError(
-            problems_text(where, problems, what=f"{len(problems)} of {len(lines)} lines are no class names")
+            problems_text(where, problems, what=f"{len(problems)} of {count(len(lines), 'line')} are no class names")
         )
     if not lines:
         raise ValueError(f"{where}: expected one class a line, got no names")

@@ -268,7 +268,7 @@ def require_room_for_all(
     free = shutil.disk_usage(existing).free
     if sum(missing) > free:
         raise ShardError(
-            f"{folder}: expected room for {len(missing)} of {len(urls)} remote shards that will be fetched, "
+            f"{folder}: expected room for {len(missing)} of {count(len(urls), 'remote shard')} that will be fetched, "
             f"{byte_size(sum(missing))}, got {byte_size(free)} free; make room, or name another folder by --shard-cache"
         )
 

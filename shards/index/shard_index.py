@@ -23,6 +23,7 @@ from shards.index.index_file import WRITE_ANEW, read_index_file, write_index_fil
 from shards.index.pixel_rule import CompactRule, PixelRule
 from shards.index.remote import cached_path, local_shard
 from shards.index.sources import base_name, expand_shards, is_remote, named_twice
+from shards.text.figures import count
 
 _Rule = TypeVar("_Rule", CompactRule, PixelRule)
 _SIMILAR = 3  # keys that a message names
@@ -118,7 +119,7 @@ class ShardIndex:
     def row_number(self, shard: int, row: int) -> int:
         """Return the place of (shard, row) in the _N arrays; IndexError outside the shard, also for negative rows."""
         if not (0 <= shard < self.num_shards and 0 <= row < self.num_rows(shard)):
-            raise IndexError(f"index: no row {row} of shard {shard} among {self.num_shards} shards")
+            raise IndexError(f"index: no row {row} of shard {shard} among {count(self.num_shards, 'shard')}")
         return int(self.first_S[shard]) + row
 
     def key(self, shard: int, row: int) -> str:
@@ -329,7 +330,7 @@ def _covers(path: Path, urls: Sequence[str]) -> bool:
 def _require_all_here(index: ShardIndex, names: tuple[str, ...], path: Path) -> None:
     """ShardError when shards of the index are not named by a pattern because they are not there."""
     gone = [
-        Problem(f"{name} ({index.num_rows(shard)} samples): in the index, but missing here", "missing shard")
+        Problem(f"{name} ({count(index.num_rows(shard), 'sample')}): in the index, but missing here", "missing shard")
         for shard, name in enumerate(index.names)
         if name not in names and not is_remote(index.urls[shard]) and not os.path.exists(index.urls[shard])
     ]

@@ -174,8 +174,8 @@ class Journal:
                 )
             wanted, got = settings.get("num_samples"), self._settings.get("num_samples")
             return (
-                f"holds unfinished shards of another source: expected {wanted} images as there, got {got}, so every "
-                f"image has another place: remove its *.tar and {JOURNAL_NAME}, or choose another folder"
+                f"holds unfinished shards of another source: expected as many images as there, {wanted}, got {got}, "
+                f"so every image has another place: remove its *.tar and {JOURNAL_NAME}, or choose another folder"
             )
         words = [
             f"  {name}: existing shards: {settings.get(name, _DEFAULT)}; "

@@ -100,9 +100,9 @@ def scan_shards(
     index = _assembled(urls, scans, num_classes, class_names)
     if expected is not None and expected.fingerprint != index.fingerprint:
         raise ShardError(
-            f"the shards are as indexed, but their order or classes are not: expected {expected.num_shards} shards and "
-            f"{_classes(expected)}, got {index.num_shards} and {_classes(index)}; "
-            "write the index anew: check-shards --overwrite"
+            "the shards are as indexed, but their order or classes are not: expected "
+            f"{count(expected.num_shards, 'shard')} and {_classes(expected)}, got {index.num_shards} and "
+            f"{_classes(index)}; write the index anew: check-shards --overwrite"
         )
     yield replace(event, url="", index=index)
 
@@ -141,7 +141,9 @@ def difference(expected: ShardIndex, scan: ShardScan, url: str) -> Problem | Non
     gone, more = [key for key in indexed if key not in scanned], [key for key in scanned if key not in indexed]
     if gone or more:
         lists = [f"{len(keys)} {word} ({keys[0]!r})" for keys, word in ((gone, "missing"), (more, "new")) if keys]
-        text = f"{url}: expected {len(indexed)} samples as in the index, got {len(scanned)}: {', '.join(lists)}"
+        text = (
+            f"{url}: expected {count(len(indexed), 'sample')} as in the index, got {len(scanned)}: {', '.join(lists)}"
+        )
         return Problem(text, "", _RESTORE)
     differing = [key for key, sample in indexed.items() if scanned[key] != sample]
     if not differing:
@@ -154,7 +156,7 @@ def difference(expected: ShardIndex, scan: ShardScan, url: str) -> Problem | Non
         for name, want, got in zip(_Place._fields, indexed[key], scanned[key], strict=True)
         if want != got
     )
-    many = f"{len(differing)} of {len(indexed)} samples: " if len(differing) > 1 else ""
+    many = f"{len(differing)} of {count(len(indexed), 'sample')}: " if len(differing) > 1 else ""
     text = (
         f"{url}: {many}offset {indexed[key].offset}: sample {key!r}: {_WORDS.get(name, name)}: "
         f"expected {want} as in the index, got {got}"
@@ -204,14 +206,18 @@ def _missing(expected: ShardIndex | None, urls: Sequence[str]) -> list[Problem]:
     names = set(map(base_name, urls))
     advice = "copy missing shards again; only where they are to be left out: check-shards --overwrite --allow-fewer"
     return [
-        Problem(f"{name} ({expected.num_rows(shard)} samples): in the index, but missing here", "missing shard", advice)
+        Problem(
+            f"{name} ({count(expected.num_rows(shard), 'sample')}): in the index, but missing here",
+            "missing shard",
+            advice,
+        )
         for shard, name in enumerate(expected.names)
         if name not in names
     ]
 
 
 def _classes(index: ShardIndex) -> str:
-    return f"{index.num_classes} classes" + (
+    return count(index.num_classes, "class") + (
         f" ({index.class_names[0]!r} …)" if index.class_names else " without names"
     )
 

@@ -9,6 +9,7 @@ from shards.formats.image_list import ImageList, SourceImage
 from shards.index.pixel_rule import PixelRule
 from shards.index.shard_index import ShardIndex
 from shards.tars.tar import MOST_MEMBER_BYTES
+from shards.text.figures import count
 
 _MOST_READ = 2_000
 
@@ -27,9 +28,8 @@ def tree_changes(index_path: Path, source: ImageList) -> str:
     except ShardError:
         return ""  # an index that is missing or damaged has nothing to compare with: the caller says the rest
     if index.class_names != source.class_names:
-        return (
-            f"the shards have {len(index.class_names)} classes, the tree has {len(source.class_names)} or other names"
-        )
+        theirs = count(len(index.class_names), "class")
+        return f"the shards have {theirs}, the tree has {len(source.class_names)} or other names"
     rows = {
         index.key(shard, row): index.row_number(shard, row)
         for shard in range(index.num_shards)
@@ -63,4 +63,4 @@ def _checksum(source: ImageList, image: SourceImage) -> int:
 
 
 def _count(keys: list[str], total: int, word: str) -> str:
-    return f"{len(keys)} of {total} images {word}: {', '.join(sorted(keys)[:3])}" if keys else ""
+    return f"{len(keys)} of {count(total, 'image')} {word}: {', '.join(sorted(keys)[:3])}" if keys else ""

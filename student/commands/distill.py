@@ -209,7 +209,7 @@ def _minutes(budget: TimeBudget) -> float:
     student_s = student_seconds(budget.left_s)
     over = "" if budget.left_s > 2 * student_s else ", so that all of it takes longer than --budget"
     say(
-        f"budget: {duration(budget.used_s)} of {budget.minutes} minutes used; each of two students gets "
+        f"budget: {duration(budget.used_s)} of {budget.minutes} used; each of two students gets "
         f"{duration(student_s)}{over}"
     )
     return round(student_s / 60, 1)

@@ -12,7 +12,7 @@ from shards.commands.shard_place import ShardPlace, beside, shard_options
 from shards.console import say, say_next
 from shards.data_defaults import epochs_within
 from shards.own_folder import require_own
-from shards.text.figures import count
+from shards.text.figures import count, plural
 from shards.world import world_from_env
 from student.commands.flags import (
     CacheFlags,
@@ -236,5 +236,8 @@ def _within(
     views = views or recipe.view_recipe
     rate = images_per_s(plain, index, settings, views=views, shard_cache=shard_cache, seconds=seconds)
     epochs = epochs_within(minutes, rate, index.num_samples)
-    say(f"budget: {count(epochs, 'epoch')} in {minutes:g} minutes at {rate:.3g} images/s, measured without validation")
+    say(
+        f"budget: {count(epochs, 'epoch')} in {minutes:g} {plural(minutes, 'minute')} at {rate:.3g} images/s, measured "
+        "without validation"
+    )
     return choice.with_epochs(epochs)

@@ -252,7 +252,8 @@ class TrainingDisplay:
 
 def _data_words(event: "Scheduled") -> list[str]:
     """Describe the images and views that the epochs use, a sentence each."""
-    num_images, all_images = event.steps_per_epoch * event.batch_size, f"{event.coverage.num_samples:,} training images"
+    num_images = event.steps_per_epoch * event.batch_size
+    all_images = count(event.coverage.num_samples, "training image")
     every = num_images == event.coverage.num_samples
     lines = [f"each epoch: {'all' if every else f'{num_images:,} of the'} {all_images}"]
     if event.repeats > 1:

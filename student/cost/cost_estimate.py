@@ -201,7 +201,7 @@ def _lines(job: Job, rates: Rates, value: Cost) -> list[str]:
         + (f", {job.together} on each rendered batch" if job.together > 1 else ""),
         *_several(job.num_teachers),
         f"storage: {byte_size(value.storage_bytes)} ({job.bytes_per_view:.1f} bytes per view)",
-        f"stage 1, once: {value.forwards_spent:,} forwards, {value.teacher_hours:,.1f} h; "
+        f"stage 1, once: {count(value.forwards_spent, 'forward')}, {value.teacher_hours:,.1f} h; "
         + bound(value.stage1_decode_share),
         f"one student: {value.cached_hours:,.1f} h from the cache, {value.online_hours:,.1f} h with the teacher in the "
         f"loop ({value.online_hours / value.cached_hours:.2f} ×); from the cache " + bound(value.decode_share),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from shards.data_defaults import SMALL_VIEW
 from shards.index.shard_index import ShardIndex
-from shards.text.figures import count, duration
+from shards.text.figures import count, duration, plural
 from shards.views.view_recipe import RECIPES, default_block_views, fitting_block_size
 
 FORWARDS_PER_TRAINED = 2.5
@@ -55,11 +55,11 @@ class DistillPlan(NamedTuple):
         if self.fits(budget_s, used_s):
             return f"plan: about {duration(self.total_s)}: {parts}"
         whole_s = used_s + self.total_s
-        minutes, count_minutes = math.ceil(whole_s / 60), f"{budget_s / 60:g} minutes"
+        minutes, budget = math.ceil(whole_s / 60), f"{budget_s / 60:g} {plural(budget_s / 60, 'minute')}"
         before = f"until now {duration(used_s)}, " if used_s >= 1 else ""
         return (
-            f"warning: this takes about {duration(whole_s)}, --budget is {count_minutes}: {before}{parts}. The machine "
-            f"trains the teacher on {images_per_s:.3g} images a second. To change this, press Ctrl-C and give fewer "
+            f"warning: this takes about {duration(whole_s)}, --budget is {budget}: {before}{parts}. The machine "
+            f"trains the teacher at {images_per_s:.3g} images/s. To change this, press Ctrl-C and give fewer "
             f"photos, a smaller network with --pretrained, or --budget {minutes}"
         )
 

@@ -10,7 +10,7 @@ import msgspec
 
 from shards.documents import read_document
 from shards.errors import RunError
-from shards.text.figures import duration
+from shards.text.figures import duration, plural
 from student.run.run_files import write_json
 
 BUDGET_FILE = "budget.json"
@@ -48,8 +48,9 @@ class TimeBudget:
 
     @property
     def minutes(self) -> str:
-        """The budget as it was typed."""
-        return f"{self.seconds / 60:g}"
+        """The budget as it was typed: "15 minutes"."""
+        number = self.seconds / 60
+        return f"{number:g} {plural(number, 'minute')}"
 
     @property
     def used_s(self) -> float:
@@ -82,12 +83,12 @@ class TimeBudget:
         if self.earlier_s < 1:
             return ""
         left = f"{duration(self.left_s)} left" if self.left_s >= 1 else "none left"
-        return f"budget: earlier calls used {duration(self.earlier_s)} of {self.minutes} minutes, {left}"
+        return f"budget: earlier calls used {duration(self.earlier_s)} of {self.minutes}, {left}"
 
     def last_words(self) -> str:
         """Say how long all calls took; above the budget also which command took longer than planned."""
         used_s = self.used_s
-        words = f"this took {duration(used_s)} of {self.minutes} minutes (--budget)"
+        words = f"this took {duration(used_s)} of {self.minutes} (--budget)"
         words += f", {duration(self.earlier_s)} in earlier calls" if self.earlier_s >= 1 else ""
         if used_s <= self.seconds:
             return words

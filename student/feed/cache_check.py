@@ -7,6 +7,7 @@ import numpy as np
 
 from shards.errors import CacheError
 from shards.index.shard_index import ShardIndex
+from shards.text.figures import count
 from shards.views.reference import parts_differing_here
 from shards.views.view_recipe import ViewRecipe
 from student.feed.order import Order
@@ -49,13 +50,14 @@ def views_of_caches(caches: Sequence[TeacherCache], index: ShardIndex, *, views_
     most = max(caches, key=lambda cache: cache.num_views)
     if views_used is not None and views_used > fewest.num_views:
         raise ValueError(
-            f"views_used: {fewest.url} holds {fewest.num_views} views, got {views_used}; ask for fewer, or grow it "
-            f"with cache-teacher --views {views_used}"
+            f"views_used: {fewest.url} holds {count(fewest.num_views, 'view')}, got {views_used}; ask for fewer, or "
+            f"grow it with cache-teacher --views {views_used}"
         )
     if views_used is None and most.num_views != fewest.num_views:
         raise ValueError(
-            f"views_used: {most.url} holds {most.num_views} views and {fewest.url} {fewest.num_views}; say how many of "
-            f"both to use (at most {fewest.num_views}), or grow the second with cache-teacher --views {most.num_views}"
+            f"views_used: {most.url} holds {count(most.num_views, 'view')} and {fewest.url} {fewest.num_views}; say "
+            f"how many of both to use (at most {fewest.num_views}), or grow the second with cache-teacher --views "
+            f"{most.num_views}"
         )
     return Views(first.spec.recipe, views_used or int(fewest.num_views))
 
@@ -110,8 +112,9 @@ def require_units(cache: TeacherCache, order: Order) -> None:
         first_block, first_shard = needed[int(missing[0][0])], int(missing[0][1])
         first_view = first_block * cache.views_per_unit
         raise CacheError(
-            f"{cache.url}: {len(missing)} of {len(needed) * cache.num_shards} chunks that {cycle} epochs need "
-            f"are missing, the first is views {first_view}–{first_view + cache.views_per_unit - 1} of shard "
+            f"{cache.url}: {len(missing)} of {count(len(needed) * cache.num_shards, 'chunk')} for "
+            f"{count(cycle, 'epoch')} are missing, the first is views "
+            f"{first_view}–{first_view + cache.views_per_unit - 1} of shard "
             f"{cache.header.shard_names[first_shard]}; run cache-teacher again to finish it, or train on fewer views"
         )
 
@@ -121,8 +124,8 @@ def _require_fit(cache: TeacherCache, index: ShardIndex) -> None:
     require_index(cache.header, index, cache.url)
     if spec.record.num_classes != index.num_classes:
         raise CacheError(
-            f"{cache.url}: its teacher knows {spec.record.num_classes} classes, the shards have {index.num_classes}; "
-            "the class order of teacher and labels must be the same"
+            f"{cache.url}: its teacher knows {count(spec.record.num_classes, 'class')}, the shards have "
+            f"{index.num_classes}; the class order of teacher and labels must be the same"
         )
     differ = parts_differing_here(spec.behaviour, spec.recipe)
     if differ:

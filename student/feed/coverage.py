@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.index.shard_index import ShardIndex
+from shards.text.figures import count
 from shards.views.mixing import block_rows
 from student.feed.order import Order
 
@@ -45,10 +46,10 @@ class Coverage(NamedTuple):
             return ""
         verb = "is" if self.num_unseen == 1 else "are"
         named = ", ".join(f"{name} {lost} of {of}" for name, lost, of in self.unseen_by_class[:3])
-        more = f" and {len(self.unseen_by_class) - 3} more classes" if len(self.unseen_by_class) > 3 else ""
+        more = f" and {count(len(self.unseen_by_class) - 3, 'more class')}" if len(self.unseen_by_class) > 3 else ""
         return (
-            f"{self.num_unseen} of {self.num_samples} images {verb} never trained on in this run: {named}{more}; "
-            f"{self.remedy}"
+            f"{self.num_unseen} of {count(self.num_samples, 'image')} {verb} never trained on in this run: "
+            f"{named}{more}; {self.remedy}"
         )
 
 
@@ -140,5 +141,5 @@ def _remedy(index: ShardIndex, order: Order, epochs: int) -> tuple[str, int]:
     if order.num_views is None or needed <= len(order.view_blocks(order.num_views)):
         return f"more epochs reach {'the others' if num_short else 'them'}{also}", 0
     views = needed * unit
-    verb = "reaches" if epochs >= views else f"and at least {views} epochs reach"
-    return f"a cache of {views} views {verb} {'the others' if num_short else 'them'}{also}", views
+    verb = "reaches" if epochs >= views else f"and at least {count(views, 'epoch')} reach"
+    return f"a cache of {count(views, 'view')} {verb} {'the others' if num_short else 'them'}{also}", views

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.rng import stream
+from shards.text.figures import count
 from shards.views.blocks import BlockViews
 from shards.views.view_recipe import ViewRecipe
 from shards.world import ALONE, World
@@ -52,10 +53,10 @@ class EpochPlan:
             ValueError: a missing step; `parts` does not divide the blocks of a step.
         """
         if not 0 <= step < self.steps:
-            raise ValueError(f"step {step} is not in this epoch of {self.steps} steps")
+            raise ValueError(f"step {step} is not in this epoch of {count(self.steps, 'step')}")
         if self.blocks_per_step % parts != 0 or not 0 <= part < parts:
             raise ValueError(
-                f"part {part} of {parts}: a step of {self.blocks_per_step} blocks cannot be cut so; "
+                f"part {part} of {parts}: a step of {count(self.blocks_per_step, 'block')} cannot be cut so; "
                 "world size × accumulation must divide batch size / block size"
             )
         width = self.blocks_per_step // parts

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import CacheError
+from shards.text.figures import count
 from shards.views.blocks import ViewBatch
 
 
@@ -58,5 +59,5 @@ class PixelMismatchError(CacheError):
         super().__init__(
             f"pixels of shard {shard_name}, key {key}, view {int(batch.view_B[first])} are not those the teacher saw: "
             f"expected digest {int(digest_B[first]):08x}, got {int(batch.pixel_digest_B[first]):08x} "
-            f"({len(wrong_B)} of {len(digest_B)} samples of this batch differ). {next_step}"
+            f"({len(wrong_B)} of {count(len(digest_B), 'sample')} of this batch differ). {next_step}"
         )

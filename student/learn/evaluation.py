@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from shards.errors import RunError
 from shards.index.reader import ShardReader
+from shards.text.figures import count
 from shards.views.blocks import BlockViews, ViewBatch, model_input
 from shards.views.mixing import num_blocks
 from shards.views.rendering import render_ahead
@@ -60,7 +61,7 @@ class EvalResult:
         """Return the sum of what the ranks counted; RunError when it is not of `num_samples`."""
         counted = sum(result.num_samples for result in results)
         if counted != num_samples:
-            raise RunError(f"evaluation: expected {num_samples} samples over all processes, counted {counted}")
+            raise RunError(f"evaluation: expected {count(num_samples, 'sample')} over all processes, counted {counted}")
         # A rank without images does not know the heads of its student.
         names = [head for head in HEADS if any(head in result.top1 for result in results)]
         return cls(
@@ -187,7 +188,7 @@ def evaluate(
         model.train(was_training)
     values = torch.cat((counts, two_heads)).tolist()
     if values[0] != num_own:
-        raise RunError(f"evaluation: expected {num_own} samples in this process, counted {values[0]}")
+        raise RunError(f"evaluation: expected {count(num_own, 'sample')} in this process, counted {values[0]}")
     yield EvalEvent(done, _result(values))
 
 

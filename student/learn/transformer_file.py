@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from shards.text.figures import count
 from student.recipe.zoo import MODELS
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -44,8 +45,8 @@ class TransformerFile(NamedTuple):
 
     def __str__(self) -> str:
         """ "weights of deit_tiny_patch16_224 at 32 px", or the shape in words."""
-        token = "with" if self.distilled else "without"
-        shape = f"a vision transformer of width {self.dim}, {self.depth} blocks, patches of {self.patch} px, {token} "
+        token, blocks = "with" if self.distilled else "without", count(self.depth, "block")
+        shape = f"a vision transformer of width {self.dim}, {blocks}, patches of {self.patch} px, {token} "
         size = f"at {self.image_size} px" if self.side else f"with {self.positions} positions, which are no square grid"
         return f"weights of {self.model or f'{shape}distillation token'} {size}"
 

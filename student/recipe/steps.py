@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from shards.text.figures import count
 from shards.views.view_recipe import ViewRecipe
 
 
@@ -39,27 +40,27 @@ def require_steps(
         )
     if num_views is not None and (num_views < 1 or num_views % repeats):
         raise ValueError(
-            f"repeats: must divide the {num_views} views that are used, got {repeats}; give another number of repeats, "
-            "or use another number of views"
+            f"repeats: must divide the {count(num_views, 'view')} in use, got {repeats}; give another number "
+            "of repeats, or use another number of views"
         )
     if epochs is not None and epochs < 1:
         raise ValueError(f"epochs: expected at least 1, got {epochs}")
     num_blocks, per_step = sum(count // block for count in rows), batch_size // block
     if not num_blocks:
         raise ValueError(
-            f"block_size: no shard holds a block of {block} samples (the largest has {max(rows)}), so there is no "
-            "batch; make shards of more samples, or a new cache, whose blocks fit these shards"
+            f"block_size: no shard holds a block of {count(block, 'sample')} (the largest has {max(rows)}), so there "
+            "is no batch; make shards of more samples, or a new cache, whose blocks fit these shards"
         )
     if num_blocks < per_step:
         raise ValueError(
-            f"batch_size {batch_size} needs {per_step} full blocks of {block} samples, the shards have {num_blocks} "
-            f"(a shard gives samples // block size); give a batch size of at most {num_blocks * block}, or use larger "
-            "shards"
+            f"batch_size {batch_size} needs {count(per_step, 'full block')} of {count(block, 'sample')}, the shards "
+            f"have {num_blocks} (a shard gives samples // block size); give a batch size of at most "
+            f"{num_blocks * block}, or use larger shards"
         )
     if per_step % parts:
         fitting = [str(number) for number in range(1, per_step + 1) if per_step % number == 0]
         raise ValueError(
-            f"accumulate: a step of {batch_size} views is {per_step} blocks of {block}, which cannot be cut into "
-            f"{parts} equal parts (ranks × accumulate); give an --accumulate that makes them "
+            f"accumulate: a step of {count(batch_size, 'view')} is {count(per_step, 'block')} of {block}, which "
+            f"cannot be cut into {parts} equal parts (ranks × accumulate); give an --accumulate that makes them "
             f"{' or '.join(fitting[-4:])}, or a --batch-size that is a multiple of {parts * block}"
         )

@@ -89,7 +89,7 @@ def with_fitting_blocks(
     if cached is not None or size == default or "block_size" in dict(recipe.view_overrides):
         return recipe, ()
     overrides = (*recipe.view_overrides, ("block_size", size))
-    reason = f"blocks of {size} samples instead of {default}: no shard holds more than {max(rows)}"
+    reason = f"blocks of {count(size, 'sample')} instead of {default}: no shard holds more than {max(rows)}"
     return replace(recipe, view_overrides=overrides), (reason,)
 
 
@@ -168,7 +168,7 @@ def _warm_up(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -
         return None
     return _Change(
         {"warmup_epochs": epochs},
-        f"warm-up {count(epochs, 'epoch')} instead of {recipe.warmup_epochs:g}: {epochs * steps} steps",
+        f"warm-up {count(epochs, 'epoch')} instead of {recipe.warmup_epochs:g}: {count(epochs * steps, 'step')}",
     )
 
 
@@ -198,5 +198,6 @@ def _unlabelled(recipe: StudentRecipe, data: TrainingData, free: Collection[str]
     if nothing and "distill_weight" in free:
         fields["distill_weight"] = 1.0
         words.insert(0, "λ = 1")
-    have = "no image has a label" if nothing else f"{data.num_unlabelled} of {num_images} images have no label"
+    some = f"without label: {data.num_unlabelled} of {count(num_images, 'image')}"
+    have = "no image has a label" if nothing else some
     return _Change(fields, f"{' and '.join(words)}: {have}") if fields else None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from shards.data_defaults import SMALL_STUDENT
 from shards.names import OpenSet, unknown
+from shards.text.figures import count
 
 TEACHER = "regnety_160.deit_in1k"
 
@@ -249,7 +250,7 @@ def _pieces(entry: ModelEntry, name: str) -> tuple[tuple[str, str], ...]:
     if shape is None:
         return last
     side = entry.image_size // shape.patch
-    width = f"width {shape.dim}, {shape.depth} blocks, {shape.heads} heads of {shape.dim // shape.heads}"
+    width = f"width {shape.dim}, {count(shape.depth, 'block')}, {shape.heads} heads of {shape.dim // shape.heads}"
     meaning = dict.fromkeys(_WIDTHS, width) | {
         entry.family: PAPERS.get(entry.family, ""),
         "distilled": "a second token and head that learn from the teacher; inference averages both heads' logits",

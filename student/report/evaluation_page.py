@@ -74,7 +74,7 @@ def _matrix(confusion: Confusion) -> Markup:
     rows = [(confusion.names[c], *(int(confusion.count_CC[c, d]) or "·" for d in shown)) for c in shown]
     note = ""
     if len(confusion.present) > len(shown):
-        note = f"The {len(shown)} classes with the lowest accuracy of {len(confusion.present)}."
+        note = f"The {count(len(shown), 'class')} with the lowest accuracy of {len(confusion.present)}."
     return html.card(table(("", *names), rows, caption="Confusion matrix"), note=note)
 
 

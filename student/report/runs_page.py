@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from shards.text.figures import accuracy, count, duration, noise
+from shards.text.figures import accuracy, count, duration, noise, plural
 from shards.values import flat
 from student.learn.losses.table import LOSSES, NONE
 from student.report.charts import Level, Series, changes, fixed, number
@@ -89,7 +89,7 @@ def _subtitle(runs: Sequence[Run]) -> str:
             parts.append(count(counts[0][name], noun) if noun else str(counts[0][name]))
     seen = {run.result("images") for run in runs}
     if len(seen) == 1 and math.isfinite(images := seen.pop()):
-        parts.append(f"{number(images)} images seen in training")
+        parts.append(f"{number(images)} {plural(images, 'image')} seen in training")
     for metric, noun in (("training_images", "training image"), ("validation_images", "validation image")):
         sizes = {run.result(metric) for run in runs}
         if len(sizes) == 1 and math.isfinite(size := sizes.pop()):

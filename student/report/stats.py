@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from shards.text.figures import count
 from student.learn.losses.table import NONE
 from student.run.run_reader import Run
 from student.sweep.grid import Cell
@@ -70,7 +71,7 @@ def setting_label(cell: Cell) -> str:
         text = f"{cell.distill} λ {cell.distill_weight:g}"
         text += f" τ {cell.temperature:g}" if cell.temperature is not None else ""
         text += f" from {cell.teachers}" if cell.teachers else ""
-    return text + (f", {cell.views_used} views" if cell.views_used is not None else "")
+    return text + (f", {count(cell.views_used, 'view')}" if cell.views_used is not None else "")
 
 
 def groups(sweep: Sweep) -> tuple[SeedGroup, ...]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
-from shards.text.figures import byte_size, count
+from shards.text.figures import byte_size, count, plural
 from shards.values import flat
 from student.learn.losses.table import NONE
 from student.report.charts import Level, fixed, number
@@ -73,7 +73,7 @@ def _subtitle(sweep: Sweep) -> str:
     parts = [model and f"student {model}", cache.get("teacher", "") and f"teacher {cache['teacher']}"]
     parts.append(cache.get("record", "") and f"record {cache['record']}")
     if cache.get("num_samples"):
-        parts.append(f"{number(float(cache['num_samples']))} training images")
+        parts.append(count(int(cache["num_samples"]), "training image"))
     seeds = len(sweep.grid.seeds)
     return " · ".join([part for part in parts if part] + [f"{seeds} seed{'s' if seeds > 1 else ''}"])
 
@@ -264,12 +264,13 @@ def _cost(sweep: Sweep) -> Markup:
 
 def _spent_text(cache: object) -> str:
     if isinstance(cache, dict) and cache.get("num_views"):
-        return f"{number(float(cache['num_samples']))} samples × {cache['num_views']} views"
+        return f"{count(int(cache['num_samples']), 'sample')} × {count(int(cache['num_views']), 'view')}"
     return "the sweep does not know its cache"
 
 
 def _online_text(forwards: ForwardCount) -> str:
-    return f"{forwards.num_students} distilled students × {number(forwards.per_student)} images each"
+    images = f"{number(forwards.per_student)} {plural(forwards.per_student, 'image')}"
+    return f"{count(forwards.num_students, 'distilled student')} × {images} each"
 
 
 def _bytes(value: object) -> str:

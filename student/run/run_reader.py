@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.errors import RunError
+from shards.text.figures import count
 from shards.values import check_fields
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
@@ -65,7 +66,7 @@ class Run:
         if self.finished:
             return "finished"
         epochs = self.setting("epochs", "?")
-        return f"unfinished: step {self.last_step}, {len(self.epochs)} of {epochs} epochs"
+        return f"unfinished: step {self.last_step}, {len(self.epochs)} of {count(epochs, 'epoch')}"
 
     @property
     def last_step(self) -> int:

@@ -186,7 +186,7 @@ class _Display:
         self._bar.to(event.num_kept + event.num_copied + event.num_damaged)
         if event.finished:
             self._bar.close()
-            absent = f"; {event.num_absent} selected chunks are not in the source" if event.num_absent else ""
+            absent = f"; not in the source: {count(event.num_absent, 'selected chunk')}" if event.num_absent else ""
             result(
                 f"{self._url}: {count(event.num_copied, 'chunk')} ({count(event.num_views, 'view')}) copied in "
                 f"{duration(event.seconds)}, {event.num_kept} were there{absent}"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from shards.index.disk import read_rate
 from shards.index.reader import ShardReader
+from shards.text.figures import count
 from shards.views.view_recipe import ViewRecipe
 from shards.world import World
 from teacher_cache.network.teacher import Teacher
@@ -118,7 +119,7 @@ def plan_cache(
     index, recipe, record = reader.index, spec.recipe, spec.record
     require_known_labels(index, teacher.num_classes, teacher.spec.name)
     require_whole_units(spec.recipe, num_views, index.num_shards)
-    yield PlanProgress(what=f"the teacher answers {calibration_views} views")
+    yield PlanProgress(what=f"the teacher answers {count(calibration_views, 'view')}")
     samples = calibration_sample(spec, index, calibration_views)
     logit_NC = np.concatenate(list(calibration_logits(teacher, reader, recipe, samples)))
     yield PlanProgress(what="fitting and measuring the record")

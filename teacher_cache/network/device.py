@@ -11,6 +11,7 @@ import torch
 
 from shards.platforms import require_device_name
 from shards.pool.cpus import network_threads, rank_cpus
+from shards.text.figures import count
 from shards.world import World
 
 
@@ -43,7 +44,9 @@ def chosen_device(device: str | None) -> str:
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: cuda is not available here; give cpu")
     if number and int(number) >= torch.cuda.device_count():
-        raise ValueError(f"device: this machine shows {torch.cuda.device_count()} GPUs (from cuda:0), got {device}")
+        raise ValueError(
+            f"device: this machine shows {count(torch.cuda.device_count(), 'GPU')} (from cuda:0), got {device}"
+        )
     return device
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shards.text.figures import count
 from teacher_cache.network.classifier import Classifier, Rgb
 from teacher_cache.network.teacher_name import require_function
 from teacher_cache.network.weights import WeightsFile, misfit_words, part_of_network
@@ -58,7 +59,7 @@ def own_network(
     network = network.float().eval().requires_grad_(False)
     network, channels_last, classes, head = _tried(network, name, input_size)
     if num_classes not in (None, classes):
-        raise ValueError(f"teacher: {name} answers in {classes} classes, expected {num_classes}")
+        raise ValueError(f"teacher: {name} answers in {count(classes, 'class')}, expected {num_classes}")
     return Classifier(network, classes, found_mean, found_std, head, channels_last, class_lists, part)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from shards.errors import ArtefactError
+from shards.text.figures import count
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
 from teacher_cache.network.arithmetic import arithmetic, autocast, faster_channels_last, is_half, require_deterministic
 from teacher_cache.network.classifier import Classifier, Rgb, run_in_float32
@@ -61,8 +62,8 @@ class Teacher:
         for names in class_lists:
             if len(names) != spec.num_classes:
                 raise ValueError(
-                    f"teacher: {spec.name} answers in {spec.num_classes} classes, got {len(names)} class names; give "
-                    "all of them in its order with --teacher-classes"
+                    f"teacher: {spec.name} answers in {count(spec.num_classes, 'class')}, got {len(names)} class "
+                    "names; give all of them in its order with --teacher-classes"
                 )
         self.spec, self.num_classes, self.device, self.num_forwards = spec, spec.num_classes, device, 0
         self.chosen, self.part, self.class_lists = chosen_set, part, tuple(map(tuple, class_lists))

@@ -12,6 +12,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from shards.names import nearest, short
+from shards.text.figures import count
 from teacher_cache.network.classifier import Classifier, Rgb
 from teacher_cache.network.hub import give_a_file, hub_folder, hub_weights_without_network
 from teacher_cache.network.model_folder import read_model_folder
@@ -173,7 +174,7 @@ def _require_hub_weights(base: str, cfg: PretrainedCfg, num_classes: int | None)
     require_published(base)
     if num_classes not in (None, cfg.num_classes):
         raise ValueError(
-            f"teacher: {base} answers in {cfg.num_classes} classes, the shards have {num_classes}; "
+            f"teacher: {base} answers in {count(cfg.num_classes, 'class')}, the shards have {num_classes}; "
             "fine-tune it on these classes and give --teacher-weights"
         )
 

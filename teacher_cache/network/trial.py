@@ -16,6 +16,7 @@ from torch.nn.modules.module import (
 )
 
 from shards.names import short
+from shards.text.figures import count
 
 MOST_PARAMETERS = 10**10
 """Half as many again as the largest network that timm has."""
@@ -48,7 +49,7 @@ def require_logits(answer: Any, num_classes: int, num_images: int = 1) -> None:
     for logit_BC in answer if isinstance(answer, tuple) else (answer,):
         if getattr(logit_BC, "shape", None) != (num_images, num_classes):
             raise ValueError(
-                f"it must answer {'one image' if num_images == 1 else f'{num_images} images'} with logits of shape "
+                f"it must answer {count(num_images, 'image')} with logits of shape "
                 f"({num_images}, {num_classes}), got {_form(logit_BC)}"
             )
 

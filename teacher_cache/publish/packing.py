@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from shards.errors import CacheError
 from shards.own_folder import require_own
+from shards.text.figures import count
 from teacher_cache.publish.copying import CopyEvent
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
@@ -52,8 +53,8 @@ def pack_cache(
     entries_BS = source.ledger()[: header.num_view_blocks]
     if not entries_BS.all():
         raise CacheError(
-            f"{source.url}: {int((entries_BS == 0).sum())} of {entries_BS.size} chunks are missing; a packed cache "
-            "cannot be extended, so finish this one with cache-teacher first"
+            f"{source.url}: {int((entries_BS == 0).sum())} of {count(entries_BS.size, 'chunk')} are missing; a "
+            "packed cache cannot be extended, so finish this one with cache-teacher first"
         )
     place = Place.parse(url, writable=True)
     if place.folder is not None:
@@ -118,8 +119,8 @@ def _is_packed_already(objects: Objects, header: Header) -> bool:
     require_equal(header.spec, existing.spec, url)
     if (existing.identity, existing.num_views) != (header.identity, header.num_views):
         raise CacheError(
-            f"{url}: holds another packed cache: expected {header.num_views} views, got {existing.num_views}, or its "
-            "PCA basis is another; name another place"
+            f"{url}: holds another packed cache: expected {count(header.num_views, 'view')}, got "
+            f"{existing.num_views}, or its PCA basis is another; name another place"
         )
     return True
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from shards.text.figures import count
 from teacher_cache.store.cache import TeacherCache
 
 
@@ -37,8 +38,8 @@ def select(cache: TeacherCache, *, views: str = "", shards: str = "") -> Selecti
     if len(blocks) * per_unit != len(views_of):
         whole = ",".join(_spans([block * per_unit + n for block in blocks for n in range(per_unit)]))
         raise ValueError(
-            f"--views {views}: a chunk holds {per_unit} views and is copied whole; expected whole chunks, such as "
-            f"{whole}"
+            f"--views {views}: a chunk holds {count(per_unit, 'view')} and is copied whole; expected whole chunks, "
+            f"such as {whole}"
         )
     return Selection(tuple(blocks), tuple(numbers("--shards", shards, cache.num_shards)))
 

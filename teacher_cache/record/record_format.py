@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, replace
 from numbers import Real
 
+from shards.text.figures import count
 from shards.values import JsonValue, later
 from teacher_cache.record.kinds.record_kind import Field, RecordKind, RecordShape
 from teacher_cache.record.kinds.table import KINDS
@@ -78,8 +79,8 @@ class RecordFormat(JsonValue):
             raise ValueError(f"record k: expected 1 ≤ k < num_classes = {self.num_classes}, got {self.k}")
         if self.record_bits < budget.least_bits(self.num_classes, self.k):
             raise ValueError(
-                f"record num_bytes: {self.num_bytes} bytes per view on disk do not hold k = {self.k} classes of "
-                f"{self.num_classes} ({self.kind}); give more bytes, a smaller k, or kind 'hard'"
+                f"record num_bytes: {self.num_bytes} bytes per view on disk do not hold k = {self.k} of "
+                f"{count(self.num_classes, 'class')} ({self.kind}); give more bytes, a smaller k, or kind 'hard'"
             )
 
     @classmethod

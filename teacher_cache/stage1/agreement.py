@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from shards.index.classes import Classes, ClassMatch, classes_of, match_classes
 from shards.index.index_checks import require_classes
 from shards.index.shard_index import ShardIndex
+from shards.text.figures import count
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.store.header import require_whole_units
 
@@ -59,12 +60,12 @@ def match_teacher(
     if not match.difference:
         return match
     named, as_many = bool(index.class_names and class_lists), index.num_classes == num_classes
-    counts = "" if as_many else f" answers in {num_classes} classes, the shards have {index.num_classes}"
+    counts = "" if as_many else f" answers in {count(num_classes, 'class')}, the shards have {index.num_classes}"
     why = f": {match.difference}" if named else ""
     ways = [
         "fine-tune one on these classes: train-teacher --pretrained NAME, then --teacher-weights",
         _OTHER_NAMES if named and index.num_classes <= num_classes else _SUBSET,
-        f"take another teacher of exactly these {index.num_classes} classes",
+        f"take another teacher of exactly these {count(index.num_classes, 'class')}",
     ]
     raise ValueError(f"teacher: {teacher}{counts}{why}. Three ways:\n- " + "\n- ".join(ways))
 
@@ -119,8 +120,8 @@ def require_known_labels(index: ShardIndex, num_classes: int, teacher: str) -> N
     used = np.unique(index.label_N[index.label_N >= 0])
     if len(used) and not index.class_names and len(used) == used[-1] + 1 and 2 * len(used) <= num_classes:
         raise ValueError(
-            f"shards: their labels are 0 to {used[-1]} of {num_classes} classes without names: nothing says that they "
-            f"are the first classes of {teacher}. Two ways:\n"
+            f"shards: their labels are 0 to {used[-1]} of {count(num_classes, 'class')} without names: nothing says "
+            f"that they are the first classes of {teacher}. Two ways:\n"
             "- fine-tune a teacher on these classes: train-teacher on shards indexed with their own number of classes\n"
             f"- {_SUBSET}"
         )

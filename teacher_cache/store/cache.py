@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import CacheError
+from shards.text.figures import count
 from teacher_cache.record.tail_basis import TailBasis
 from teacher_cache.store.digest import IndexLike, UnitId
 from teacher_cache.store.header import (
@@ -251,7 +252,9 @@ class TeacherCache:
         """Make room for more views; old units stay. ValueError for fewer views or parts of a view block."""
         require_whole_units(self.spec.recipe, num_views, self.num_shards)
         if num_views < self.num_views:
-            raise ValueError(f"num_views: {self.url} has {self.num_views} views and cannot shrink to {num_views}")
+            raise ValueError(
+                f"num_views: {self.url} has {count(self.num_views, 'view')} and cannot shrink to {num_views}"
+            )
         if num_views == self.num_views:
             return
         header = replace(self.header, num_views=num_views)

@@ -17,6 +17,7 @@ from shards.documents import checked, parse_json
 from shards.errors import CacheError, OtherVersionError
 from shards.locks import FOR_EVER, locked
 from shards.own_folder import FolderKind, suggestion
+from shards.text.figures import count
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.store.digest import IndexLike, array_digest
 from teacher_cache.store.libraries import library_versions
@@ -174,20 +175,21 @@ def _shards_differ(made_of: Header, index: IndexLike) -> str:
     if total != total_here:
         gone = [name for name in rows if name not in rows_here]
         question = "perhaps another set, such as the validation set"
-        if gone and len(gone) < len(rows) and all(rows.get(name) == count for name, count in rows_here.items()):
+        if gone and len(gone) < len(rows) and all(rows.get(name) == num_rows for name, num_rows in rows_here.items()):
             question = f"{', '.join(gone[:3])}{' …' if len(gone) > 3 else ''} missing"
-        here = f"these hold {total_here} samples (shards: {len(rows_here)})"
+        here = f"these hold {count(total_here, 'sample')} (shards: {len(rows_here)})"
         return f"{here}, the cache has {total} (shards: {len(rows)}): {question}"
     if list(rows) != list(rows_here):
         other = next(name for name in rows_here if name not in rows or len(rows) == len(rows_here))
         return f"as many samples, in other shards or another order: {other} here, {next(iter(rows))} first in the cache"
     differing = [name for name in rows if rows[name] != rows_here[name]]
     if differing:
-        name, count = differing[0], f"{len(differing)} of {len(rows)} shards differ"
-        return f"{count}: {name} has {rows_here[name]} samples, {rows[name]} in the cache"
+        name, how_many = differing[0], f"{len(differing)} of {count(len(rows), 'shard')} differ"
+        return f"{how_many}: {name} has {count(rows_here[name], 'sample')}, {rows[name]} in the cache"
     return (
-        f"the same {len(rows)} shards and {total} samples by name and number, but other images, labels, keys or class "
-        "names: an image was replaced, or the shards were written again with other class names or in another order"
+        f"the same {count(len(rows), 'shard')} and {count(total, 'sample')} by name and number, but other images, "
+        "labels, keys or class names: an image was replaced, or the shards were written again with other class names "
+        "or in another order"
     )
 
 
