@@ -151,17 +151,16 @@ class SectionedCommand(click.Command):
     """A command whose options stand in sections where there are many."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse; where a required option is missing and a bare word was typed, say how to give that word."""
-        bare = next(iter(args), "")
+        """Parse; where a required option is missing and a word stands without one, say how to give that word."""
+        typed = list(args)
         try:
             return super().parse_args(ctx, args)
         except click.MissingParameter as error:
-            if isinstance(error.param, click.Option) and bare and not bare.startswith("-") and not self._takes_words():
-                vars(error)["message"] = f"Type {error.param.opts[0]} {bare}"
-            raise
+            if isinstance(error.param, click.Option):
+                from student.commands.word_options import option_for_word
 
-    def _takes_words(self) -> bool:
-        return any(isinstance(param, click.Argument) for param in self.params)
+                vars(error)["message"] = option_for_word(self, ctx, typed, error.param.opts[0])
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, each section under its title."""

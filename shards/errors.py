@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from shards.text.figures import count
+from shards.text.figures import plural
 
 _REMEDIES = {
     errno.ENOSPC: "make room, or choose another place",
@@ -208,7 +208,8 @@ def problems_text(where: str, problems: Sequence[Problem], *, what: str = "") ->
     counts = [f"{number} × {kind}" for kind, number in kinds.most_common(shown) if kind]
     if len(kinds) > shown:
         counts.append(f"{len(kinds) - shown} more kinds")
-    head = f"{before}{what or count(len(problems), 'problem')}: {', '.join(counts)}".rstrip(": ")
+    several = f"{len(problems)} {plural(len(problems), 'problem')}"
+    head = f"{before}{what or several}: {', '.join(counts)}".rstrip(": ")
     advices = list(dict.fromkeys(problem.advice for problem in _kinds_first(problems) if problem.advice))
     last = "; ".join(advices[:_ADVICES])
     examples = _kinds_first(problems)[:_EXAMPLES]

@@ -55,6 +55,41 @@ def test_the_list_of_commands_is_whole_and_grouped() -> None:
     )
 
 
+GOLDEN = Path(__file__).parent / "golden" / "v0.1.0"
+SUITED = {
+    GOLDEN / "run": {"--weights", "--teacher-weights"},
+    GOLDEN / "teacher.safetensors": {"--weights", "--teacher-weights"},
+    GOLDEN / "dense.zarr": {"--cache"},
+    GOLDEN / "train": {"--shards", "--val-shards"},
+    Path("shards-{00..09}.tar"): {"--shards", "--val-shards"},
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_word_without_its_option_is_told_the_option_that_suits_it(command: str) -> None:
+    """`predict RUN cat.jpg` said that --weights is missing, and `train-student CACHE --shards X` wanted it as --out."""
+    found = cli.get_command(click.Context(cli, info_name="deit-cache"), command)
+    assert found is not None
+    options = {option for param in found.params for option in param.opts}
+    single = any(isinstance(param, click.Argument) and param.nargs == 1 for param in found.params)
+    required = [param.opts[0] for param in found.params if isinstance(param, click.Option) and param.required]
+    if not required or single:
+        return
+    for artefact, suited in SUITED.items():
+        said = run(command, artefact, *["cat.jpg"] * (command == "predict")).output
+        assert "Missing option" in said
+        advised = [option for option in suited & options if f"Type {option} {artefact}" in said.replace("\n", "")]
+        assert len(advised) == bool(suited & options), said
+        assert bool(advised) == ("Type" in said), said
+    others = () if command == "predict" else ("what/ever",)
+    for word in others:
+        assert f"Type {required[0]} {word}" in run(command, word).output
+    rest = ["--weights", "w", "--cache", "c", "--out", "o", "--val-shards", "v"]
+    flags = [word for pair in zip(rest[::2], rest[1::2], strict=True) if pair[0] in options for word in pair]
+    if "--shards" in required:
+        assert f"Type --shards {GOLDEN / 'train'}" in run(command, *flags, GOLDEN / "train").output
+
+
 def test_sections_name_options_that_exist() -> None:
     context = click.Context(cli, info_name="deit-cache")
     commands = [command for name in COMMANDS if (command := cli.get_command(context, name)) is not None]

@@ -143,14 +143,14 @@ def require_weights(flag: str, path: Path) -> Path:
     except ArtefactError as error:
         raise ArtefactError(f"{flag}: {error}") from None
     if not file.is_file():
-        meant = _unfinished(file.parent) or suggestion(path, lambda other: _has_weights(other) or _is_weights(other))
+        meant = _unfinished(file.parent) or suggestion(path, lambda other: _has_weights(other) or is_weights(other))
         meant = meant or "give a .safetensors or torch file of weights, or a run"
         raise ArtefactError(f"{flag} {path}: no such file; {meant}")
     require_whole(file)
     return file
 
 
-def _is_weights(path: Path) -> bool:
+def is_weights(path: Path) -> bool:
     """Whether a path is called as a file of weights is, and is one file."""
     return path.suffix in _WEIGHTS_SUFFIXES and path.is_file()
 
