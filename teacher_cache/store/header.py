@@ -199,8 +199,8 @@ def require_whole_units(recipe: ViewRecipe, num_views: int, num_shards: int = 1)
     if num_views // per_unit * num_shards > _MOST_UNITS:
         most = max(_MOST_UNITS // num_shards, 1) * per_unit
         raise ValueError(
-            f"num_views: expected at most {most:,} views of each image, in chunks of {per_unit} and {num_shards:,} "
-            f"shards; got {num_views:,}"
+            f"num_views: expected at most {count(most, 'view')} of each image, in chunks of {per_unit} and "
+            f"{count(num_shards, 'shard')}; got {num_views:,}"
         )
     if num_views < 1 or num_views % per_unit:
         below = num_views // per_unit * per_unit
