@@ -4,9 +4,12 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from PIL import Image
 
 from cli import COMMANDS, cli
+from student.recipe.student_recipe import StudentRecipe
+from student.run.export import ExportInfo, export_weights
 from tests.command_line import run
 from tests.golden import SETS
 
@@ -93,3 +96,50 @@ def test_nothing_is_written_into_a_cache(tmp_path: Path) -> None:
             result.output
         )
     assert [entry.name for entry in cache.iterdir()] == ["zarr.json"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["cache-teacher", "--cache", "{tmp}/c.zarr", "--views", "2", "--teacher"], "--teacher-weights {path}"),
+        (["plan-cache", "--views", "2", "--teacher"], "--teacher-weights {path}"),
+        (["train-teacher", "--out", "{tmp}/t", "--pretrained"], "--model NAME --init-weights {path}"),
+        (["train-teacher", "--out", "{tmp}/t", "--model"], "--model NAME --init-weights {path}"),
+        (["train-student", "--distill", "none", "--out", "{tmp}/s", "--model"], "--model NAME --pretrained {path}"),
+    ],
+)
+@pytest.mark.parametrize("path", [SETS[0] / "run", SETS[0] / "teacher.safetensors"])
+def test_a_path_in_the_place_of_a_model_is_sent_where_it_belongs(
+    words: list[str], expected: str, path: Path, tmp_path: Path
+) -> None:
+    shards = ["--shards", str(SETS[0] / "train")]
+    result = run(*(word.format(tmp=tmp_path) for word in words), path, *shards)
+    assert result.exit_code == 2 and expected.format(path=path) in result.output, result.output
+
+
+def test_a_student_that_only_this_project_names_is_sent_to_export(tmp_path: Path) -> None:
+    """`small_cnn`, the default student of small sets, as the next teacher."""
+    recipe, half = StudentRecipe(model="small_cnn", image_size=32), (0.5, 0.5, 0.5)
+    info = ExportInfo(recipe=recipe, mean=half, std=half, num_classes=2, fingerprints={}, metrics={"top1": 50.0})
+    save = tmp_path / "weights.safetensors"
+    export_weights(torch.nn.Linear(2, 2), save, info)
+    result = run(
+        "cache-teacher", "--shards", SETS[0] / "train", "--cache", tmp_path / "c.zarr", "--teacher-weights", save,
+        "--views", "2",
+    )  # fmt: skip
+    assert result.exit_code == 2 and f"--teacher-weights {save}" in result.output, result.output
+    assert "'small_cnn'" in result.output and f"export {save} FOLDER" in result.output
+
+
+def test_a_list_of_class_names_of_the_wrong_length_is_named(tmp_path: Path) -> None:
+    """The file is at fault, not the folders, and not the teacher."""
+    names, teacher = tmp_path / "names.txt", SETS[0] / "teacher.safetensors"
+    names.write_text("one\n")
+    cache = ["cache-teacher", "--shards", SETS[0] / "train", "--cache", tmp_path / "c.zarr", "--views", "2"]
+    shards = ["make-shards", SETS[0], tmp_path / "out", "--class-names", names]
+    for words in (shards, [*cache, "--teacher", "resnet10t", "--teacher-weights", teacher, "--teacher-classes", names]):
+        result = run(*words)
+        assert result.exit_code == 2 and f"{names}: expected at least two" in result.output, result.output
+    names.write_text("one\ntwo\nthree\n")
+    result = run(*cache, "--teacher-weights", SETS[0] / "run", "--teacher-classes", names)
+    assert result.exit_code == 2 and f"{names}: expected 100 names" in result.output, result.output

@@ -349,7 +349,8 @@ def test_a_list_of_class_names_is_plain(data: bytes, names: tuple[str, ...], tmp
         (b"#\nant,0\nbee\n", "2 of 3 lines are no class names: 1 × comment, 1 × line of a table"),
         ("ant\nbee\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
         (b"caf\xe9\n", "expected a UTF-8 file"),
-        (b"\n \n", "got no names"),
+        (b"\n \n", "at least two classes, one a line, got 0"),
+        (b"ant\n", "at least two classes, one a line, got 1"),
     ],
 )
 def test_a_list_that_is_more_than_names_is_refused_with_its_lines(data: bytes, said: str, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def read_class_names(path: Path, flag: str = "--class-names") -> tuple[str, ...]
         flag: what messages call the file.
 
     Errors:
-        ValueError for a file that cannot be read or holds no name, counting all lines that are no names.
+        ValueError for a file that cannot be read or holds fewer than two names, counting all lines that are no names.
     """
     where = f"{flag} {path}"
     text = read_utf8(path, where, "one class a line")
@@ -37,8 +37,8 @@ def read_class_names(path: Path, flag: str = "--class-names") -> tuple[str, ...]
         raise ValueError(
             problems_text(where, problems, what=f"{len(problems)} of {count(len(lines), 'line')} are no class names")
         )
-    if not lines:
-        raise ValueError(f"{where}: expected one class a line, got no names")
+    if len(lines) < 2:
+        raise ValueError(f"{where}: expected at least two classes, one a line, got {len(lines)}")
     return tuple(name for _, name in lines)
 
 

@@ -128,7 +128,15 @@ class TeacherFlags:
         if self.teacher_weights is not None:
             require_weights("--teacher-weights", self.teacher_weights)
         name, known = self.named()
-        require_known("--teacher", name)
+        try:
+            require_known("--teacher", name)
+        except ValueError:
+            if known is None or given_flag("teacher"):
+                raise
+            raise ValueError(
+                f"--teacher-weights {self.teacher_weights}: holds {known.model!r}, which timm does not know by this "
+                f"name; run `export {self.teacher_weights} FOLDER` and give --teacher local-dir:FOLDER instead"
+            ) from None
         base, arguments = split_name(name)
         arguments |= (known.arguments if known else {}) | pairs("--teacher-arg", self.teacher_args)
         if not is_own(base):
@@ -164,7 +172,13 @@ class TeacherFlags:
         from teacher_cache.stage1.agreement import match_teacher
 
         name, known = self.named()
-        names = self.typed_classes() or (known.class_names if known and not self.teacher_classes else ())
+        typed = self.typed_classes()
+        names = typed or (known.class_names if known and not self.teacher_classes else ())
+        if typed and known and known.class_names and len(typed) != len(known.class_names):
+            raise ValueError(
+                f"--teacher-classes {self.teacher_classes}: expected {len(known.class_names)} names, one a line, as "
+                f"the teacher has {len(known.class_names)} classes; got {len(typed)}"
+            )
         if names:
             match_teacher(index, (names,), len(names), name)
 

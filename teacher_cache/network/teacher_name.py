@@ -12,7 +12,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shards.errors import ArtefactError
+from shards.errors import ArtefactError, advisable
 from shards.names import nearest, short
 
 DEFAULT_TEACHER = "regnety_160.deit_in1k"
@@ -96,6 +96,8 @@ def require_known(flag: str, name: str) -> None:
         return
     architecture, _, tag = timm_name(base).partition(".")
     if architecture not in known.words and not _is_registered(architecture):
+        if os.path.exists(base):
+            raise ValueError(_of_a_path(flag, base))
         near = nearest(architecture, known.models)
         similar = "the nearest is " + ", then ".join(map(repr, near)) if near else "none is like it"
         raise ValueError(f"{flag}: timm has no model {short(architecture)!r}: {similar}")
@@ -103,6 +105,20 @@ def require_known(flag: str, name: str) -> None:
     if tag and tags and tag not in tags and not _is_registered(architecture, tag):
         near = nearest(tag, tags) or tags[:8]
         raise ValueError(f"{flag}: {architecture} has no weights {short(tag)!r}: there are {', '.join(near)}")
+
+
+def _of_a_path(flag: str, path: str) -> str:
+    """Say that a path was given where a model's name belongs, and which flag takes it."""
+    weights = advisable(*(("--teacher-weights",) if flag == "--teacher" else ("--init-weights", "--pretrained")))
+    takes = {
+        "--teacher-weights": f"weights are given with --teacher-weights {path}",
+        "--init-weights": f"weights are given with --model NAME --init-weights {path}",
+        "--pretrained": f"weights are given with --model NAME --pretrained {path}",
+    }
+    got = "a folder" if os.path.isdir(path) else "a file"
+    return "; ".join(
+        [f"{flag} {path}: expected the name of a model, got {got}", *(takes[name] for name in weights[:1])]
+    )
 
 
 def _is_registered(architecture: str, tag: str = "") -> bool:
