@@ -98,10 +98,9 @@ class TimeBudget:
         latest = max(late_s, key=lambda name: late_s[name], default="")
         if not latest or late_s[latest] < 1:
             return words
-        return (
-            f"{words}, as {latest} took {duration(spent_s[latest])}, planned {duration(self._file.planned_s[latest])}: "
-            "the plan is made from a few seconds of training"
-        )
+        stops = " and without a stop" if self.earlier_s >= 1 else ""
+        took = f"{latest} took {duration(spent_s[latest])}, planned {duration(self._file.planned_s[latest])}"
+        return f"{words}, as {took}: the plan is made from a few seconds of training{stops}"
 
     def _count(self, name: str) -> None:
         now_s, spent_s = monotonic(), self._file.spent_s
