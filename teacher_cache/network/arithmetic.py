@@ -58,12 +58,13 @@ def faster_channels_last(network: nn.Module, image_size: int, precision: str, de
             layout.
     """
     seconds = {}
+    here = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     for layout in (torch.channels_last, torch.contiguous_format):
         network.to(memory_format=layout)
+        kernels = arithmetic(device.type, precision, benchmark=True)
         try:
             image_BCHW = torch.rand(_TIMED, 3, image_size, image_size, device=device).contiguous(memory_format=layout)
-            kernels = arithmetic(device.type, precision, benchmark=True)
-            with torch.inference_mode(), kernels, autocast(device.type, precision):
+            with here, torch.inference_mode(), kernels, autocast(device.type, precision):
                 seconds[layout] = min(_seconds(network, image_BCHW) for _ in range(_TIMES))
         except torch.OutOfMemoryError:
             return True
