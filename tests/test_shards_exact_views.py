@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from shards.rng import stream
 from shards.views.augment import draw_rand_augment
-from shards.views.decode import decode_rgb
+from shards.views.decode import decode_rgb, shrunk_size
 from shards.views.erasing import erase
 from shards.views.operations.apply import apply_operations
 from shards.views.operations.operation import Draw, Fill, Operation
@@ -22,7 +22,7 @@ from shards.views.operations.table import OPERATIONS
 from shards.views.operations.warp import cubic_weights, fill_outside
 from shards.views.rand_augment import parse_rand_augment
 from shards.views.resample import resize_window
-from shards.views.view import ViewParams, render_views, view_params
+from shards.views.view import ViewParams, render_views, shrink_of, view_params
 from shards.views.view_recipe import RECIPES, ViewRecipe, recipe_named
 
 FILL = (124, 116, 104)
@@ -89,10 +89,10 @@ def _stretched(plane_HW: Pixels) -> Pixels:
     return (plane_HW * scale - low * scale).clip(0, 255).astype(np.uint8)
 
 
-def _plain_view(data: bytes, params: ViewParams) -> Pixels:
-    """The view from the whole image, every step by itself."""
+def _plain_view(data: bytes, params: ViewParams, shrink: int) -> Pixels:
+    """The view from the whole image, decoded at 1/shrink of its size, every step by itself."""
     box = params.box
-    crop_HWC = decode_rgb(data, "whole")[box.y : box.y + box.height, box.x : box.x + box.width]
+    crop_HWC = decode_rgb(data, "whole", shrink=shrink)[box.y : box.y + box.height, box.x : box.x + box.width]
     view_HWC = resize_window(crop_HWC, params.resized, params.window, params.size)
     view_HWC = np.ascontiguousarray(view_HWC[:, ::-1]) if params.flip else view_HWC
     view_HWC = _plain(view_HWC, params.operations, params.fill)
@@ -115,14 +115,16 @@ def recipes(draw: st.DrawFn) -> ViewRecipe:
 
 
 @settings(max_examples=60, deadline=None)
+@example(recipe_named("deit3_src", size=9, seed=0), _image(36, 36, 2, 0), 0, 0)  # decoded at half its size
 @given(recipe=recipes(), image_HWC=images, sampling=st.sampled_from([0, 2]), first=st.integers(0, 1000))
 def test_views_are_those_of_the_plain_steps(recipe: ViewRecipe, image_HWC: Pixels, sampling: int, first: int) -> None:
     buffer = io.BytesIO()
     Image.fromarray(image_HWC).save(buffer, "JPEG", quality=90, subsampling=sampling)
     data = buffer.getvalue()
-    views = range(first, first + 3)
+    views, shrink = range(first, first + 3), shrink_of(recipe, image_HWC.shape[:2])
     for view, view_HWC in zip(views, render_views(data, recipe, "key", views, "image"), strict=True):
-        expected_HWC = _plain_view(data, view_params(recipe, "key", view, image_HWC.shape[:2]))
+        drawn = view_params(recipe, "key", view, shrunk_size(*image_HWC.shape[:2], shrink))
+        expected_HWC = _plain_view(data, drawn, shrink)
         np.testing.assert_array_equal(view_HWC, expected_HWC)
 
 
