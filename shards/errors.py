@@ -77,6 +77,13 @@ def memory_remedy() -> str:
     return f"lower {lower}, or use a machine with more" if lower else "use a machine with more"
 
 
+def fewer_workers() -> str:
+    """What to use where there are too many processes: fewer --workers of the command, or workers of the library."""
+    if _Running.flags is None:
+        return "fewer workers"
+    return "fewer --workers" if advisable("--workers") else "fewer processes at once"
+
+
 def system_words(error: OSError) -> str:
     """An error of the operating system in one line: which file, what happened, what to do."""
     name = "" if error.filename is None else error.filename
@@ -107,6 +114,7 @@ _NO_MEMORY_WORDS = {
 
 Beside the words what else helps, where they may mean something else.
 """
+_SHARED_GPU = "Duplicate GPU detected"
 _LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL")
 
 
@@ -154,6 +162,11 @@ def device_words(error: Exception) -> str | None:
         )
         remedies = [_LESS_OF_A_GPU[flag] for flag in advisable(*_LESS_OF_A_GPU)]
         return f"{where}; {', or '.join([*remedies[:3], 'use a GPU with more'])}"
+    if _SHARED_GPU in text:
+        return (
+            f"two processes share one GPU, and NCCL takes one for each ({text.strip().splitlines()[-1][:150]}); the "
+            "MIG instances of a GPU count as one. Start one process for each whole GPU, or train on one instance alone"
+        )
     if _NO_KERNEL in text:
         return (
             f"--deterministic: this GPU has no such kernel for an operation of the network ({text[:100]}…); leave the "

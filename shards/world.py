@@ -93,6 +93,12 @@ def _require_pair(environ: Mapping[str, str]) -> None:
             )
 
 
+def has_own_output(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process writes to a log of its own, as a task of a SLURM array or a pod does."""
+    source = _source(environ, shared=True)
+    return source is not None and source.shared
+
+
 def require_completions(environ: Mapping[str, str] = os.environ) -> None:
     """Refuse a pod that knows its index but not how many pods there are: each would do the work of all.
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shards.world import World, require_completions, world_from_env, world_variables
+from shards.world import World, has_own_output, require_completions, world_from_env, world_variables
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "5"}
@@ -66,6 +66,14 @@ def test_half_a_pair_is_refused_where_it_decides_and_nothing_else_says_the_place
     with pytest.raises(ValueError, match=name):
         world_from_env(half | ARRAY)
     assert world_from_env({"WORLD_SIZE": "1"}) == World()
+
+
+@pytest.mark.parametrize(
+    ("environ", "own"), [(ARRAY, True), (POD, True), (TORCHRUN, False), (STEP, False), ({}, False)]
+)
+def test_tasks_of_an_array_and_pods_have_an_output_of_their_own(environ: dict[str, str], own: bool) -> None:
+    """Ranks of torchrun and srun share one, in which the first speaks for all."""
+    assert has_own_output(environ) == own
 
 
 def test_an_interactive_step_of_a_larger_job_is_one_process():

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from cli import cli
 from shards.commands.flags import precision_option
-from shards.errors import device_words
+from shards.errors import advising, device_words, fewer_workers
 from shards.world import World, world_from_env
 from student.commands.flags import TrainingFlags
 from student.feed.batch import Labels
@@ -384,6 +384,12 @@ FULL = (
         (torch.OutOfMemoryError(FULL), "cuda:3: 2.25 GiB more do not fit, 1.20 GiB of 39.39 GiB are free; lower"),
         (torch.OutOfMemoryError("CUDA error: out of memory"), "the GPU's memory is full; lower --batch-size"),
         (torch.distributed.DistBackendError("NCCL error in: x\nmore"), r"is gone \(NCCL error in: x\); look at"),
+        (
+            torch.distributed.DistBackendError(
+                "NCCL error in: x\nDuplicate GPU detected : rank 0 and rank 1 both on 17"
+            ),
+            r"two processes share one GPU, .*Duplicate GPU .*MIG instances of a GPU count as one\. Start one process",
+        ),
         (torch.distributed.DistNetworkError("The client socket has timed out"), "another rank, or the network"),
         (RuntimeError("max_x does not have a deterministic implementation, but you set"), "--deterministic: .*max_x"),
         (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"), "is gone"),
@@ -406,6 +412,14 @@ FULL = (
 def test_full_memory_and_a_lost_rank_are_no_defects(error: Exception, words: str) -> None:
     with pytest.raises(Exception, match=words):
         raise Exception(device_words(error))
+
+
+def test_too_many_workers_are_called_as_the_caller_gives_them() -> None:
+    """A loop of one's own has an argument, most commands a flag, and some have neither."""
+    assert fewer_workers() == "fewer workers"
+    for flags, words in (({"--workers"}, "fewer --workers"), (set[str](), "fewer processes at once")):
+        with advising(flags):
+            assert fewer_workers() == words
 
 
 def test_other_errors_stay_defects() -> None:

@@ -10,7 +10,7 @@ import pytest
 from shards.errors import CacheError
 from shards.index.reader import ShardReader
 from shards.signals import StopRequest
-from shards.world import World
+from shards.world import World, world_from_env
 from teacher_cache.commands.stage1_display import Stage1Display
 from teacher_cache.commands.view_flags import served
 from teacher_cache.record.record_format import FIDELITY_FLOOR, RecordFormat
@@ -122,6 +122,27 @@ def test_a_stopped_stage_1_says_what_is_saved_and_what_is_lost(rank: int, capsys
         display.show(BuildFinished(stopped=True, missing_units=3, **end))
     said = capsys.readouterr().err
     assert "1 of 4 chunks of the cache are saved; 64 views of an unfinished chunk are lost" in said
+
+
+@pytest.mark.parametrize("own_log", [False, True])
+def test_a_task_of_an_array_speaks_in_its_own_log(
+    own_log: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All tasks but the first wrote nothing for hours; ranks of torchrun share one output, where one is enough."""
+    place = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2"} if own_log else {"RANK": "1", "WORLD_SIZE": "2"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    display, unit = Stage1Display(world_from_env(shared=True), StopRequest()), UnitId(0, 0)
+    display._opening = ["found /data/deit.zarr: 2 views of each of 64 images"]
+    for event in (
+        Started(num_units=2, missing_units=1, share_views=64),
+        UnitStarted(unit=unit, shard_name="0.tar"),
+        BatchDone(unit=unit, views_done=64, num_views=64, seconds=1.0),
+    ):
+        display.show(event)
+    first, *last = capsys.readouterr().err.splitlines() or [""]
+    assert first == "found /data/deit.zarr: 2 views of each of 64 images" * own_log
+    assert "cache-teacher (rank 1 of 2): 64/64 views" in last[-1] if own_log else not last
 
 
 def test_a_finished_cache_is_finished_though_its_store_fails_while_its_size_is_read(

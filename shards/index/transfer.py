@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shards.atomic import TEMPORARY
-from shards.errors import ShardError
+from shards.errors import ShardError, fewer_workers
 from shards.index.server_rules import TRIES, may_pass, open_azure, pauses, s3_options, session_options
 from shards.index.sources import AZURE_SCHEMES
 from shards.pool.worker_process import is_worker
@@ -180,7 +180,7 @@ def _guarded(order: TransferOrder, call: Callable[[_Course], None], on_bytes: Ca
     try:
         thread.start()
     except RuntimeError as error:
-        raise _TransferError(f"no thread can be started ({error}); use fewer --workers", again=False) from error
+        raise _TransferError(f"no thread can be started ({error}); use {fewer_workers()}", again=False) from error
     try:
         _watch(order, thread, course, on_bytes)
     finally:

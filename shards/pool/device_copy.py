@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shards.errors import fewer_workers
+
 
 class _Copies:
     """The stream on which copies to one GPU run, and the arrays that it may still read."""
@@ -57,7 +59,7 @@ def page_lock(memory: NDArray[np.uint8]) -> None:
     if code:
         warnings.warn(
             f"{memory.nbytes} bytes for rendered batches cannot be page-locked (CUDA error {code}): copies to the GPU "
-            "are slower; fewer --workers need less",
+            f"are slower; {fewer_workers()} need less",
             RuntimeWarning,
             stacklevel=2,
         )

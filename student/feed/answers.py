@@ -319,7 +319,7 @@ def require_finite_answers(num_not_finite: Tensor | None) -> None:
     if num_not_finite is not None and (count := int(num_not_finite.item())):
         raise RunError(
             f"teacher in the loop: for {count:,} of its answers so far a logit was NaN or infinite, expected finite "
-            f"numbers; {FINITE_ADVICE}. Nothing that was learnt from them is saved"
+            f"numbers; {FINITE_ADVICE}. Use nothing that was learnt from them: go on from what was saved before"
         )
 
 

@@ -10,7 +10,7 @@ from shards.names import short
 from shards.signals import StopRequest
 from shards.text.escapes import one_line
 from shards.text.figures import count, duration, was
-from shards.world import World
+from shards.world import World, has_own_output
 from teacher_cache.commands.view_flags import served
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _BLOCK = 16  # of the built-in recipes: another size is worth a word
 
 
 class Stage1Display:
-    """Draws the events of stage 1; ranks other than the first show little beside warnings."""
+    """Draws the events of stage 1; of ranks that share an output all but the first show little beside warnings."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Stage1Display:
             next_command: what to type after a finished cache.
         """
         self._names, self._next_command = index.class_names if index else (), next_command
-        self._quiet, self._world_size, self._stop = world.rank > 0, world.size, stop
+        self._quiet, self._world, self._stop = world.rank > 0 and not has_own_output(), world, stop
         self._bar: Bar | None = None
         self._calibration: Bar | None = None
         self._units = self._num_classes = self._num_units = self._views_of_unit = 0
@@ -68,7 +68,7 @@ class Stage1Display:
             case events.CacheOpened():
                 self._cache, self._num_classes = event.cache, event.cache.spec.record.num_classes
                 self._opening = list(_opened_words(event))
-                if self._world_size > 1 and "://" in event.cache.url:
+                if self._world.size > 1 and "://" in event.cache.url:
                     self._opening.append("an object store has no locks: two processes may compute the same last chunk")
             case events.Started():
                 self._num_units = event.num_units
@@ -136,7 +136,7 @@ class Stage1Display:
             say(line)
         if done := event.num_units - event.missing_units:
             say(f"{done} of {count(event.num_units, 'chunk')} done before")
-        of = f" (rank 0 of {self._world_size})" if self._world_size > 1 else ""
+        of = f" (rank {self._world.rank} of {self._world.size})" if self._world.size > 1 else ""
         self._bar = Bar(f"cache-teacher{of}", event.share_views, "view")
 
     def _say_first(self, event: "UnitCommitted") -> None:
