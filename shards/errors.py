@@ -77,6 +77,12 @@ def memory_remedy() -> str:
     return f"lower {lower}, or use a machine with more" if lower else "use a machine with more"
 
 
+def flag_hint(*flags: str) -> str:
+    """Those of the flags that the command that runs has, in brackets behind what they do: " (--epochs, --budget)"."""
+    names = ", ".join(advisable(*flags))
+    return f" ({names})" if names else ""
+
+
 def fewer_workers() -> str:
     """What to use where there are too many processes: fewer --workers of the command, or workers of the library."""
     if _Running.flags is None:

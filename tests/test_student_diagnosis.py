@@ -1,11 +1,13 @@
 """Each sentence of a diagnosis is said where it is due and nowhere else."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shards.errors import advising
 from student.learn.diagnosis import RunFacts, diagnosis
 from student.report.runs_page import notes
 from student.run.run_reader import Run
@@ -46,6 +48,10 @@ def test_one_ailment_gets_one_sentence(changes: dict[str, Any], words: str) -> N
     """The sentence names the figure that it is about."""
     (sentence,) = diagnosis(replace(WELL, **changes))
     assert words in sentence and len(sentence) < 600
+    with advising(()):
+        (unflagged,) = diagnosis(replace(WELL, **changes))
+    assert "--" not in re.sub(r"cache-teacher --[a-z-]+", "", unflagged), "a command has the flags that it advises"
+    assert "()" not in unflagged
 
 
 def test_what_a_run_does_not_know_is_not_diagnosed() -> None:

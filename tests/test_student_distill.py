@@ -17,14 +17,14 @@ import pytest
 from click.testing import CliRunner
 
 from shards.commands.make_shards import _say_pixels
-from shards.errors import RunError
+from shards.errors import RunError, advisable
 from shards.index.shard_index import open_index
 from shards.tars.writer import write_samples
 from shards.text.figures import duration
 from shards.views.view_recipe import ViewRecipe
-from student.commands.distill import _most_epochs, distill, outcome
+from student.commands.distill import _most_epochs, _Steps, distill, outcome
 from student.cost.distill_plan import plan_within, student_seconds, views_for_all
-from student.cost.time_budget import BUDGET_FILE
+from student.cost.time_budget import BUDGET_FILE, TimeBudget
 from student.feed.coverage import left_over_in_all
 from student.feed.order import Order
 from teacher_cache.network.weights_metadata import BEST_WEIGHTS
@@ -305,3 +305,17 @@ def test_a_damaged_file_of_times_is_refused(group: click.Group, text: str) -> No
     refused = CliRunner().invoke(group, ["distill", "photos", "--out", "work"])
     assert isinstance(refused.exception, RunError) and BUDGET_FILE in str(refused.exception)
     assert "remove it" in str(refused.exception) and not vars(group)["asked"]
+
+
+def test_what_an_inner_command_advises_is_a_flag_of_distill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--pretrained names the teacher's network: a student was advised to begin with it."""
+    advised: dict[str, list[str]] = {}
+    for name in ("train-teacher", "cache-teacher", "train-student"):
+
+        def ask(name: str = name) -> None:
+            advised[name] = advisable("--pretrained", "--lambda")
+
+        group = click.Group(commands={name: click.Command(name, callback=ask)})
+        with click.Context(distill, parent=click.Context(group), info_name="distill") as context:
+            _Steps(context, TimeBudget(60.0, tmp_path)).run([name])
+    assert advised == {"train-teacher": ["--pretrained"], "cache-teacher": [], "train-student": []}

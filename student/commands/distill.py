@@ -11,6 +11,7 @@ import click
 from shards.commands.flags import PATH, Number, given_flag
 from shards.console import RUNS_NEXT_ITSELF, command_line, result, say, say_next
 from shards.data_defaults import ImageSet
+from shards.errors import advising
 from shards.tars.journal import INDEX_NAME
 from shards.text.figures import accuracy, count, duration, noise
 from student.commands.train_teacher import measured_rate
@@ -103,6 +104,7 @@ class _Steps:
 
     def __init__(self, context: click.Context, budget: TimeBudget) -> None:
         self._root, self._number, self._budget = context.find_root(), 0, budget
+        self._flags = {option for param in context.command.params for option in param.opts}
 
     def run(self, words: Sequence[object]) -> None:
         """Run a command to its end; its errors and exit codes are those of `distill`."""
@@ -113,7 +115,13 @@ class _Steps:
         assert isinstance(group, click.Group), "distill is a command of a group"
         command = group.get_command(self._root, name)
         assert command is not None, name
-        with self._budget.command(name), command.make_context(name, arguments, parent=self._root) as inner:
+        # --pretrained is the teacher's here: as advice for a student it would change the wrong network.
+        flags = self._flags - {"--pretrained"} if name != "train-teacher" else self._flags
+        with (
+            self._budget.command(name),
+            advising(flags),
+            command.make_context(name, arguments, parent=self._root) as inner,
+        ):
             command.invoke(inner)
 
 

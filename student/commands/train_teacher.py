@@ -11,6 +11,7 @@ import click
 from shards.commands.flags import COUNT, PATH, SEED, bundled, flag, suited_workers, typed_words
 from shards.commands.shard_place import ShardPlace, beside, shard_options
 from shards.console import result, say_next
+from shards.errors import advisable
 from shards.own_folder import require_own
 from shards.text.figures import accuracy, noise
 from shards.world import ALONE, world_from_env
@@ -135,7 +136,8 @@ def train_teacher(
 
     settings = training.settings(run_precision=precision_before(out), seed=seed, quiet=is_finished(out))
     recipe, reasons = teacher.suited_recipe(choice, index, **data)
-    scratch = f"{recipe.model} is trained from random weights; --pretrained or --init-weights needs fewer images"
+    start = " or ".join(advisable("--pretrained", "--init-weights"))
+    scratch = f"{recipe.model} is trained from random weights; {start} needs fewer images"
     display = TrainingDisplay(quiet=world.rank > 0)
     display.explain(reasons, () if recipe.finetune else (scratch,))
     if not is_finished(out):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shards.errors import advisable
+from shards.errors import flag_hint
 from shards.text.figures import count, noise
 
 _UNLEARNED = 0.9  # of log C: a student that guesses has a label loss of log C
@@ -49,11 +49,10 @@ def _underfits(facts: RunFacts) -> str:
     halfway = 50 + 50 / facts.num_classes  # between a guess and always right: smoothed labels keep a loss high
     if not facts.base_loss >= _UNLEARNED * chance or top1 >= halfway:
         return ""
-    flags = ", ".join(advisable("--epochs", "--budget"))
+    longer = f"train longer{flag_hint('--epochs', '--budget')}"
     return (
         f"the network has learned little yet: its training loss is {facts.base_loss:.2f}, guessing among "
-        f"{count(facts.num_classes, 'class')} gives {chance:.2f}; train longer ({flags}), or with a higher "
-        "learning rate"
+        f"{count(facts.num_classes, 'class')} gives {chance:.2f}; {longer}, or with a higher learning rate"
     )
 
 
@@ -72,7 +71,7 @@ def _larger_than_teacher(facts: RunFacts) -> str:
     student, teacher = facts.student_params / 1e6, facts.teacher_params / 1e6
     return (
         f"the student is larger than its teacher ({student:.2f} and {teacher:.2f} million parameters); a smaller one "
-        "learns faster (--model; `models` lists them), or begin with published weights (--pretrained)"
+        f"learns faster{flag_hint('--model')}, or begin with published weights{flag_hint('--pretrained')}"
     )
 
 
@@ -90,7 +89,7 @@ def _uneven_heads(facts: RunFacts) -> str:
     )
     return (
         f"the {name} head alone has {better[name]:.1f} % top-1, the average of both heads, which answers, "
-        f"{average:.1f} %: {advice} (--lambda)"
+        f"{average:.1f} %: {advice}{flag_hint('--lambda')}"
     )
 
 
