@@ -1,6 +1,7 @@
 """The teacher is one set of weights, whatever file they came in, and answers the same for the same views."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,28 @@ def test_weights_of_another_network_are_refused(weights: dict[str, Path]) -> Non
         load_teacher("resnet10t.c3_in1k", weights=weights["plain.pth"], num_classes=7)
     with pytest.raises(ValueError, match=r"the weights in .*plain.pth do not fit test_resnet"):
         load_teacher(TINY, weights=weights["plain.pth"], num_classes=9)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            lambda s: {n: v for n, v in s.items() if n[:3] != "fc."},
+            r"2 missing \(fc\.bias, fc\.weight\); they have no clas",
+        ),
+        (lambda s: s | {"more": s["fc.bias"]}, r"1 unknown \(more\); give weights of"),
+        (lambda s: s | {"bn1.bias": torch.zeros(3)}, r"1 of another shape \(bn1\.bias\); give weights of"),
+    ],
+)
+def test_what_does_not_fit_is_counted_and_named_without_torchs_words(
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], expected: str, tmp_path: Path
+) -> None:
+    """A backbone without its classifier is sent to train-teacher."""
+    state = timm.create_model("resnet10t", num_classes=7).state_dict()
+    torch.save(change(dict(state)), path := tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=rf"the weights in \S+ do not fit resnet10t: {expected}") as refused:
+        load_teacher("resnet10t", weights=path)
+    assert "state_dict" not in str(refused.value)
 
 
 class _Unsafe:

@@ -18,7 +18,7 @@ from teacher_cache.network.hub import give_a_file, hub_folder, hub_weights_witho
 from teacher_cache.network.model_folder import read_model_folder
 from teacher_cache.network.teacher_name import LITE0, is_own, source_of, timm_name
 from teacher_cache.network.trial import tried
-from teacher_cache.network.weights import WeightsFile, part_of_network, read_weights
+from teacher_cache.network.weights import WeightsFile, misfit_words, part_of_network, read_weights
 from teacher_cache.network.weights_metadata import require_arguments
 
 _OF_IMAGENET = re.compile(r"in(1|12|21|22)k")
@@ -244,13 +244,29 @@ def _why_not(base: str, weights: WeightsFile | None, kwargs: Mapping[str, Any], 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     reason = short(" ".join(lines[:3]), 250)
     if weights is not None:
-        return f"teacher: the weights in {weights.path} do not fit {base} {dict(kwargs) or ''}: {reason}"
+        named = f"{base} {dict(kwargs)}" if kwargs else base
+        return (
+            f"teacher: the weights in {weights.path} do not fit {named}: {_misfit(base, weights, str(error)) or reason}"
+        )
     if isinstance(error, OSError):
         return (
             f"teacher: the weights of {base} could not be fetched: {reason}; "
             f"without network, download them elsewhere and {give_a_file()}"
         )
     return f"teacher: {base} cannot be built with {dict(kwargs) or 'these arguments'}: {reason}"
+
+
+def _misfit(base: str, weights: WeightsFile, text: str) -> str:
+    """Reword what torch says of tensors that do not fit, with what to do; "" where it says something else."""
+    listed: dict[str, str] = dict(re.findall(r'(Missing|Unexpected) key\(s\) in state_dict: (".*")', text))
+    missing, unknown = (re.findall(r'"([^"]+)"', listed.get(kind, "")) for kind in ("Missing", "Unexpected"))
+    wrong = re.findall(r"size mismatch for (\S+):", text)
+    words = misfit_words(missing=missing, unknown=unknown, wrong=wrong)
+    classifier = _classifier_name(_configuration(base))
+    if missing and classifier and not unknown and not wrong and all(n.startswith(f"{classifier}.") for n in missing):
+        start = f"train-teacher --model {base.partition('.')[0]} --init-weights {weights.path}"
+        return f"{words}; they have no classifier: train one with `{start}`, or give weights that have it"
+    return f"{words}; give weights of the same architecture" if words else ""
 
 
 def _classifier_name(cfg: PretrainedCfg) -> str:
