@@ -21,7 +21,8 @@ from PIL import Image
 from cli import cli
 from shards.documents import NotRegularError, checked, open_regular, parse_json, read_regular
 from shards.errors import RunError, ShardError
-from student.run.checkpoint import Rejected, load_checkpoint
+from student.run.checkpoint import load_checkpoint
+from student.run.run_events import Rejected
 from tests.damage import DOCUMENTS, damaged
 from tests.golden import SETS
 

@@ -8,7 +8,8 @@ import torch
 
 import student.run.checkpoint as checkpoint
 from shards.errors import RunError
-from student.run.checkpoint import Rejected, as_state, load_checkpoint, require_identity, save_checkpoint, saved_steps
+from student.run.checkpoint import as_state, load_checkpoint, require_identity, save_checkpoint, saved_steps
+from student.run.run_events import Rejected
 
 IDENTITY = {"recipe": {"lr": 0.1, "betas": [0.9, 0.999]}, "seed": 0, "teacher": {"kind": "cache"}}
 

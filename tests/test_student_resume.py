@@ -13,9 +13,9 @@ from shards.errors import RunError
 from shards.world import World
 from student.commands.training_display import TrainingDisplay
 from student.recipe.settings import TrainSettings
-from student.run.checkpoint import Rejected, saved_steps
+from student.run.checkpoint import saved_steps
 from student.run.loop import StudentJob, train_many
-from student.run.run_events import Checkpointed, Resumed
+from student.run.run_events import Checkpointed, Rejected, Resumed
 from tests.student_tiny import (
     by,
     in_children,

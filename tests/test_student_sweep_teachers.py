@@ -152,7 +152,7 @@ def test_several_teachers_cost_several_times_the_forwards():
     job = Job(num_samples=1000, num_views=10, bytes_per_view=8, epochs=10, num_students=3, num_gpus=1, num_cores=10**6)
     rates = Rates(teacher=10, student=20, views=1, unit_views=1, source="by hand")
     one, two = cost(job, rates), cost(replace(job, num_teachers=2), rates)
-    assert (two.forwards_spent, two.forwards_online) == (2 * one.forwards_spent, 2 * one.forwards_online)
+    assert two.forwards_spent == 2 * one.forwards_spent
     assert two.teacher_hours == pytest.approx(2 * one.teacher_hours)
     assert two.cached_hours == one.cached_hours and two.storage_bytes == one.storage_bytes
     assert two.online_hours == pytest.approx(10_000 * (2 / 10 + 1 / 20) / 3600)

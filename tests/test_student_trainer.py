@@ -22,7 +22,7 @@ from student.run.loop import train_many
 from student.run.run_events import (
     BalanceMeasured,
     Checkpointed,
-    CheckpointRejected,
+    Rejected,
     Resumed,
     Stepped,
     StudentFinished,
@@ -232,7 +232,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path,
     newest = tmp_path / "run/checkpoints/step-000000012.pt"
     newest.write_bytes(newest.read_bytes()[:-9])
     events = run_to_end(tmp_path / "run", index, cache, recipe=student_recipe(epochs=3))
-    rejected = next(event for event in events if isinstance(event, CheckpointRejected))
+    rejected = next(event for event in events if isinstance(event, Rejected))
     assert rejected.path == newest and "bytes" in rejected.reason
     assert next(event.step for event in events if isinstance(event, Resumed)) == 8
     assert final_weights(tmp_path / "run") == whole

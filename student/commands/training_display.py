@@ -122,7 +122,7 @@ class TrainingDisplay:
             case events.StartedFrom():
                 changes = f"{event.changes}; all others are as in the file" if event.changes else "all as in the file"
                 self._say(f"{event.student} starts from {event.weights}: {changes}")
-            case events.CheckpointRejected():
+            case events.Rejected():
                 self._say(f"warning: {event.path}: {event.reason}; going on from an earlier checkpoint")
             case events.Progressed():
                 self._progress(event)

@@ -134,7 +134,6 @@ class Cost:
     break_even: float
     """Students after which the cache has paid for itself in hours; infinite when the hours are no fewer."""
     forwards_spent: int
-    forwards_online: int
     forwards_break_even: float
     decode_share: float
     """Rendering rate ÷ what the GPUs could take, training from the cache: below 1 the decoders are the bound."""
@@ -163,7 +162,6 @@ def cost(job: Job, rates: Rates) -> Cost:
         sweep_online_hours=job.num_students * online,
         break_even=teacher_hours / saved if saved > 1e-12 * online else math.inf,
         forwards_spent=teachers * views,
-        forwards_online=teachers * images * job.num_students,
         forwards_break_even=views / images,
         decode_share=render / gpu_cached,
         stage1_decode_share=render_unit / gpu_teacher,

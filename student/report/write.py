@@ -28,7 +28,7 @@ _NOT_OF_SPEC = ("kind", "weight")  # what a configuration says of a teacher in t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportFiles:
-    """What a report wrote: the page, the figures, the table (None when not asked for); its runs, those unfinished.
+    """What a report wrote: the page, the figures, the table (None when not asked for); the unfinished runs.
 
     `teacher` is the line that it drew, None where there is none.
     """
@@ -36,7 +36,6 @@ class ReportFiles:
     html: Path
     pngs: tuple[Path, ...]
     csv: Path | None
-    num_runs: int
     unfinished: tuple[Run, ...] = ()
     teacher: Level | None = None
 
@@ -81,7 +80,6 @@ def write_report(
         html=html,
         pngs=pngs,
         csv=csv_path,
-        num_runs=len(results.results if isinstance(results, Sweep) else results),
         unfinished=() if isinstance(results, Sweep) else tuple(run for run in results if not run.finished),
         teacher=level,
     )

@@ -15,7 +15,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, NamedTuple
 
@@ -27,19 +26,12 @@ from shards.documents import checked, open_regular, parse_json, read_regular
 from shards.errors import RunError, device_words, is_no_memory
 from shards.signals import raise_interrupt
 from shards.values import flat
+from student.run.run_events import Rejected
 from student.run.run_files import RunFiles
 from teacher_cache.network.weights_metadata import require_whole
 
 FORMAT = 1
 KEEP = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rejected:
-    """Event: a checkpoint on disk was passed over because it is damaged."""
-
-    path: Path
-    reason: str
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

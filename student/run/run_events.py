@@ -90,7 +90,7 @@ class StartedFrom:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointRejected:
+class Rejected:
     """A damaged checkpoint was passed over; the run goes on from an earlier one."""
 
     path: Path
@@ -191,7 +191,7 @@ Event = (
     | ValidationChecked
     | Resumed
     | StartedFrom
-    | CheckpointRejected
+    | Rejected
     | BalanceMeasured
     | Progressed
     | Stepped

@@ -158,8 +158,7 @@ class Students:
         saved = [(RunFiles(job.out).checkpoints, self.identity(job.recipe)) for job in jobs]
         newest = self._group.from_main(lambda: newest_of_all(saved, world_size))
         step = newest.step
-        for entry in newest.rejected:
-            yield events.CheckpointRejected(path=entry.path, reason=entry.reason)
+        yield from newest.rejected
         for student in self._students if step else ():
             self._group.on_every_rank(partial(self._load, student, step))
         owed = self._group.from_main(lambda: self._begin_logs(step))
