@@ -54,6 +54,12 @@ def test_a_count_has_a_bound_and_the_refusal_names_it() -> None:
     assert not taken
 
 
+def test_a_seed_has_63_bits() -> None:
+    seeds = [(name, param) for name, param in PARAMS if (param.name or "").endswith("seed")]
+    assert len(seeds) > 6 and all(isinstance(p.type, click.IntRange) and p.type.max == 2**63 - 1 for _, p in seeds)
+    assert not [name for name, param in seeds if "too large" in run(*spelled(name, param, str(2**63 - 1))).output]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

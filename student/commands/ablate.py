@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shards.commands.flags import COUNT, FROM_ZERO, PATH, bundled, flag, given_flag, refuse_ignored, stop_with
+from shards.commands.flags import COUNT, PATH, SEED, bundled, flag, given_flag, refuse_ignored, stop_with
 from shards.commands.shard_place import ShardPlace, shard_options
 from shards.console import say, say_next
 from shards.own_folder import require_own
@@ -54,7 +54,7 @@ class GridFlags:
     temperatures: str = flag("--tau", default="1,2,4,8", help="Values of τ; hard cells ignore it.")
     distillations: str = flag("--distill", default="hard,soft", help=f"Among {', '.join(LOSSES)}.")
     seeds: int = flag("--seeds", default=1, type=click.IntRange(1, 10_000), help="Students per cell.")
-    first_seed: int = flag("--first-seed", default=0, type=FROM_ZERO, help="Seed of the first student of a cell.")
+    first_seed: int = flag("--first-seed", default=0, type=SEED, help="Seed of the first student of a cell.")
     views_used: str | None = flag(
         "--views-used",
         help="Numbers of views to cycle through, such as 6,30,300; default: all of the cache.",
