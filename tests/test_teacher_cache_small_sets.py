@@ -105,16 +105,15 @@ def test_a_cache_says_which_epochs_and_repeats_it_serves(num_views: int, per_uni
 def test_a_stopped_stage_1_says_what_is_saved_and_what_is_lost(rank: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Of four chunks one is committed, the second is half computed; every rank says so."""
     first, second = UnitId(0, 0), UnitId(1, 0)
-    batch = {"num_views": 64, "seconds": 1.0}
     display = Stage1Display(World(rank, 2), StopRequest())
     display._num_classes = 5  # as `CacheOpened` says
     for event in (
         Started(num_units=4, missing_units=4, share_views=512),
-        UnitStarted(unit=first, shard_name="0.tar"),
-        BatchDone(unit=first, views_done=64, **batch),
+        UnitStarted(unit=first),
+        BatchDone(unit=first, num_views=64, views_done=64),
         UnitCommitted(unit=first, written=True, num_views=64, seconds=1.0, label_agreement=0.5),
-        UnitStarted(unit=second, shard_name="0.tar"),
-        BatchDone(unit=second, views_done=128, **batch),
+        UnitStarted(unit=second),
+        BatchDone(unit=second, num_views=64, views_done=128),
     ):
         display.show(event)
     end = {"num_forwards": 2, "views_done": 128, "seconds": 1.0, "label_agreement": 0.5, "labels_disagree": False}

@@ -35,7 +35,6 @@ from student.sweep.sweep_directory import SWEEP_FOLDER, precision_of_sweep, reci
 if TYPE_CHECKING:
     from shards.index.shard_index import ShardIndex
     from student.recipe.choice import RecipeChoice
-    from student.recipe.settings import TrainSettings
     from student.recipe.suited import Suited
     from student.sweep.cell_training import SweepTraining
     from student.sweep.grid import Grid
@@ -127,25 +126,19 @@ def ablate(
         opened = SweepTeachers.of(cache_flags.open(stack, index), cache_flags.weights)
         of_all = views_to_keep(out, views_of_sweep(out), opened.num_views)
         recipe, reasons = suit(opened.first.spec.recipe, num_views=_views(grid, of_all or opened.num_views))
+        settings = training.settings(run_precision=precision_of_sweep(out), views_used=of_all)
         sweep = SweepTraining(
             recipe=recipe,
-            settings=_settings(training, out, of_all, recipe.epochs, index),
+            settings=evaluated(settings, recipe.epochs, index),
             index=opened.teaching("").with_classes(index),
             teachers=opened,
             val_index=val_index,
             shard_cache_dir=shard_place.shard_cache,
             world=world,
         )
-        _warn(sweep.check(grid, together=passes.together, anyway=passes.skip_memory_check))
+        for warning in sweep.check(grid, together=passes.together, anyway=passes.skip_memory_check):
+            say(f"warning: {warning}")
         _run(shard_place, out, grid, sweep, passes.together, reasons)
-
-
-def _settings(
-    training: TrainingFlags, out: Path, views_used: int | None, epochs: int, index: "ShardIndex"
-) -> "TrainSettings":
-    """Return the settings of all cells, as in an existing sweep."""
-    settings = training.settings(run_precision=precision_of_sweep(out), views_used=views_used)
-    return evaluated(settings, epochs, index)
 
 
 def _weights(lambdas: tuple[float, ...], index: "ShardIndex") -> tuple[float, ...]:
@@ -163,11 +156,6 @@ def _weights(lambdas: tuple[float, ...], index: "ShardIndex") -> tuple[float, ..
             "leave it out"
         )
     return (1.0,)
-
-
-def _warn(warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        say(f"warning: {warning}")
 
 
 def _check(choice: "RecipeChoice", cache_flags: CacheFlags, distillations: Sequence[str], out: Path) -> None:

@@ -92,49 +92,33 @@ def _counted(
 ) -> "tuple[EvalResult, Confusion]":
     """Evaluate this process's images, with a bar, and return the counts of all processes."""
     from student.learn.confusion import Confusion
-    from student.learn.evaluation import EvalResult
+    from student.learn.evaluation import EvalResult, eval_batches, evaluate, own_samples
     from student.learn.process_group import meeting_place, process_group
 
-    world = world_from_env()
+    world, views = world_from_env(), forward.views
     confusion = Confusion(info.class_names or [f"class {c}" for c in range(info.num_classes)])
+    of = f" (rank 0 of {world.size})" if world.size > 1 else ""
+
+    def own() -> EvalResult:
+        num_own = own_samples(reader.index.rows_S, views, world)
+        batches = eval_batches(reader, views, world=world, workers=workers)
+        with ExitStack() as stack:
+            bar = stack.enter_context(Bar(f"evaluate{of}", num_own, "sample")) if world.rank == 0 else None
+            moved = network.to(forward.device)
+            for event in evaluate(moved, batches, forward, num_own=num_own, class_order=class_order):
+                if bar is not None:
+                    bar.to(event.num_done)
+                if event.answered is not None:
+                    confusion.add(event.answered.batch, event.answered.heads, event.answered.label_B)
+        assert event.result is not None, "the last event carries the result"
+        return event.result
+
     if world.size > 1 and world.rank == 0:
         say(f"rank 0 of {world.size} waits at {meeting_place(world)} for the other {world.size - 1}")
     with process_group(world, forward.device) as group:
-        own = group.on_every_rank(lambda: _own(network, confusion, reader, forward, workers, class_order))
-        counted = EvalResult.of_all_ranks(group.gathered(own), reader.index.num_samples)
+        counted = EvalResult.of_all_ranks(group.gathered(group.on_every_rank(own)), reader.index.num_samples)
         confusion.gather(group)
     return counted, confusion
-
-
-def _own(
-    network: "nn.Module",
-    confusion: "Confusion",
-    reader: "ShardReader",
-    forward: "Forward",
-    workers: int,
-    class_order: tuple[int, ...],
-) -> "EvalResult":
-    """Count this process's images, which also go into the confusion matrix."""
-    from student.learn.evaluation import eval_batches, evaluate, own_samples
-
-    world, views = world_from_env(), forward.views
-    num_own = own_samples(reader.index.rows_S, views, world)
-    of = f" (rank 0 of {world.size})" if world.size > 1 else ""
-    with ExitStack() as stack:
-        bar = stack.enter_context(Bar(f"evaluate{of}", num_own, "sample")) if world.rank == 0 else None
-        for event in evaluate(
-            network.to(forward.device),
-            eval_batches(reader, views, world=world, workers=workers),
-            forward,
-            num_own=num_own,
-            class_order=class_order,
-        ):
-            if bar is not None:
-                bar.to(event.num_done)
-            if event.answered is not None:
-                confusion.add(event.answered.batch, event.answered.heads, event.answered.label_B)
-    assert event.result is not None, "the last event carries the result"
-    return event.result
 
 
 def _crop(views: "ViewRecipe") -> str:

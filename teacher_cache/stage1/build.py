@@ -226,7 +226,7 @@ class _Run:
         if self.asker is None and is_committed():
             yield self._left_out(unit, blocks)
             return
-        yield UnitStarted(unit=unit, shard_name=self.index.names[unit.shard])
+        yield UnitStarted(unit=unit)
         writer.begin(unit)
         for number, together in enumerate(_groups(blocks, self.batch_size // self.recipe.block_size)):
             group = BlockGroup(together, self.recipe, self.teacher.device)
@@ -276,8 +276,7 @@ class _Run:
         answer = GroupAnswer.of(group.view(view), view, logit_BC)
         writer.put(answer)
         self.views_done += len(answer.row_G)
-        seconds = time.monotonic() - self.began
-        return BatchDone(unit=unit, num_views=len(answer.row_G), views_done=self.views_done, seconds=seconds)
+        return BatchDone(unit=unit, num_views=len(answer.row_G), views_done=self.views_done)
 
     def _number(self, unit: UnitId) -> int:
         """The number of a unit's lock: that of its place in the cache, which stays when the cache grows."""

@@ -40,7 +40,6 @@ class UnitStarted:
     """The first forward of a unit is next."""
 
     unit: UnitId
-    shard_name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +49,6 @@ class BatchDone:
     unit: UnitId
     num_views: int
     views_done: int
-    seconds: float
-
-    @property
-    def views_per_s(self) -> float:
-        """Mean rate of this process since it began, views per second."""
-        return self.views_done / max(self.seconds, 1e-9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
