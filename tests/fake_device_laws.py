@@ -27,7 +27,7 @@ from tests import stage1_tiny
 from tests.command_line import done
 from tests.fake_device import DEVICE, Traffic, fake_gpu
 from tests.student_tiny import BATCH, CLASSES, feed_of, linear_teacher, make_cache, student_recipe, views, write_shards
-from tests.test_readme import commands
+from tests.test_readme import COMMAND_LINES
 
 RECIPES = {
     "adamw": {},
@@ -155,7 +155,8 @@ SMALLER = {
 
 def imagenet_lines() -> list[list[str]]:
     """The commands of that section of the first page, at tiny sizes."""
-    words = [words for words in commands() if "--teacher" in words or "--distill" in words or "--seeds" in words]
+    lines = [words for page, words in COMMAND_LINES if page == "README.md"]
+    words = [words for words in lines if "--teacher" in words or "--distill" in words or "--seeds" in words]
     assert [line[0] for line in words] == ["cache-teacher", "train-student", "ablate"]
     return [[part for word in line for part in SMALLER.get(word, [word])] + ["--workers", "0"] for line in words]
 

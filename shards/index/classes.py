@@ -105,7 +105,7 @@ def match_classes(here: Classes, other: Classes) -> ClassMatch:
     common = sum(name in place for name in here.names)
     if common < len(here.names):
         return ClassMatch(
-            difference=f"{_first_difference(here, other)}; {common} of {len(here.names)} names are in both"
+            difference=f"{_first_difference(here, other)}; {common} of {count(len(here.names), 'name')} are in both"
         )
     if len(here.names) == len(other.names):
         words = f"the same {count(len(place), 'class')} in another order: {_first_difference(here, other)}"

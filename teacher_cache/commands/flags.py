@@ -20,6 +20,7 @@ from shards.commands.flags import (
     shared,
 )
 from shards.console import runs_next_itself, say
+from shards.text.figures import count
 from shards.world import ALONE, World
 from teacher_cache.record.kinds.table import KINDS
 
@@ -174,10 +175,10 @@ class TeacherFlags:
         name, known = self.named()
         typed = self.typed_classes()
         names = typed or (known.class_names if known and not self.teacher_classes else ())
-        if typed and known and known.class_names and len(typed) != len(known.class_names):
+        if typed and known and known.class_names and len(typed) != (expected := len(known.class_names)):
             raise ValueError(
-                f"--teacher-classes {self.teacher_classes}: expected {len(known.class_names)} names, one a line, as "
-                f"the teacher has {len(known.class_names)} classes; got {len(typed)}"
+                f"--teacher-classes {self.teacher_classes}: expected {count(expected, 'name')}, one a line, as the "
+                f"teacher has {count(expected, 'class')}; got {len(typed):,}"
             )
         if names:
             match_teacher(index, (names,), len(names), name)
