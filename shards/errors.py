@@ -120,6 +120,8 @@ _NO_MEMORY_WORDS = {
 
 Beside the words what else helps, where they may mean something else.
 """
+_FULL_GPU = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""How CUDA and its libraries say it, in errors of torch that are no OutOfMemoryError."""
 _SHARED_GPU = "Duplicate GPU detected"
 _LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL")
 
@@ -127,6 +129,11 @@ _LOST_RANK = ("Connection closed by peer", "Connection reset by peer", "gloo/tra
 def is_no_memory(error: BaseException) -> bool:
     """Whether an error says that memory is full: then what was being read or written is not at fault."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY_WORDS)
+
+
+def is_full_gpu(error: BaseException) -> bool:
+    """Whether an error of torch says that a GPU's memory is full; by its name, as torch 2.4 has it elsewhere."""
+    return type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in _FULL_GPU)
 
 
 def no_memory_words(text: str = "") -> str:
@@ -159,7 +166,7 @@ def device_words(error: Exception) -> str | None:
         return no_memory_words(text)
     if not kind.__module__.startswith("torch") and kind is not RuntimeError:
         return None
-    if kind.__name__ == "OutOfMemoryError":
+    if is_full_gpu(error):
         match = _OUT_OF_MEMORY.search(text)
         where = (
             f"cuda:{match['gpu']}: {match['asked']} more do not fit, {match['free']} of {match['total']} are free"

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -325,6 +326,22 @@ def test_the_layout_of_images_is_the_one_that_is_faster(
     assert faster_channels_last(network, 8, "fp32", torch.device("cpu")) is is_last
 
 
+@pytest.mark.parametrize("text", ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", "shape mismatch"])
+def test_timing_a_layout_ends_in_silence_where_memory_is_full_and_there_alone(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """cuBLAS and cuDNN say it in a RuntimeError; torch 2.4 has no torch.OutOfMemoryError."""
+    monkeypatch.delattr(torch, "OutOfMemoryError")
+    network = Anywhere({})
+    monkeypatch.setattr(network, "forward", lambda _: (_ for _ in ()).throw(RuntimeError(text)))
+    times = partial(faster_channels_last, network, 8, "fp32", torch.device("cpu"))
+    if "ALLOC" in text:
+        assert times()
+    else:
+        with pytest.raises(RuntimeError, match=text):
+            times()
+
+
 @pytest.mark.parametrize(
     ("options", "timed"),
     [({}, True), ({"deterministic": True}, False), ({"compile": True}, False)],
@@ -383,6 +400,8 @@ FULL = (
     [
         (torch.OutOfMemoryError(FULL), "cuda:3: 2.25 GiB more do not fit, 1.20 GiB of 39.39 GiB are free; lower"),
         (torch.OutOfMemoryError("CUDA error: out of memory"), "the GPU's memory is full; lower --batch-size"),
+        (RuntimeError("CUDA error: out of memory"), "the GPU's memory is full; lower --batch-size"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "GPU's memory is"),
         (torch.distributed.DistBackendError("NCCL error in: x\nmore"), r"is gone \(NCCL error in: x\); look at"),
         (
             torch.distributed.DistBackendError(

@@ -17,7 +17,7 @@ POSITIVE = Number(0, 1e12, min_open=True)
 _job_options = bundled(
     Job,
     "job",
-    click.option("--num-samples", default=1_281_167, type=COUNT, help="Without --cache."),
+    click.option("--num-samples", default=1_281_167, type=click.IntRange(1, 10**11), help="Without --cache."),
     click.option("--views", "num_views", default=300, type=COUNT, help="Without --cache."),
     click.option("--bytes", "bytes_per_view", default=64.0, type=POSITIVE, help="Per view, without --cache."),
     click.option("--image-bytes", default=110_000.0, type=POSITIVE, help="Mean of an image; without --shards."),

@@ -26,7 +26,7 @@ def option_for_word(command: click.Command, ctx: click.Context, typed: list[str]
     for word, names in suited.items():
         if fitting := options.intersection(names):
             return f"Type {missing} {word}" if missing in fitting else f"Type {min(fitting)} {word}, and {missing}"
-    unknown = [word for word in words if not arguments and not suited[word]]
+    unknown = [word for word in words if word.strip() and not arguments and not suited[word]]
     return f"Type {missing} {unknown[0]}" if unknown else ""
 
 

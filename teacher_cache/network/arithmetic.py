@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from shards.errors import is_full_gpu
+
 _BACKENDS = torch.backends
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -66,7 +68,9 @@ def faster_channels_last(network: nn.Module, image_size: int, precision: str, de
             image_BCHW = torch.rand(_TIMED, 3, image_size, image_size, device=device).contiguous(memory_format=layout)
             with here, torch.inference_mode(), kernels, autocast(device.type, precision):
                 seconds[layout] = min(_seconds(network, image_BCHW) for _ in range(_TIMES))
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_full_gpu(error):
+                raise
             return True
     return seconds[torch.contiguous_format] > _CLEARLY * seconds[torch.channels_last]
 
