@@ -323,7 +323,9 @@ def test_the_layout_of_images_is_the_one_that_is_faster(
 ) -> None:
     network = Anywhere({torch.channels_last: last_s, torch.contiguous_format: first_s})
     monkeypatch.setattr("teacher_cache.network.arithmetic.time.perf_counter", lambda: network.now)
+    before = torch.get_rng_state()
     assert faster_channels_last(network, 8, "fp32", torch.device("cpu")) is is_last
+    assert torch.equal(torch.get_rng_state(), before), "random numbers of the caller's loop are its own"
 
 
 @pytest.mark.parametrize("text", ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", "shape mismatch"])
