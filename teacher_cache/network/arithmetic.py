@@ -52,7 +52,7 @@ def faster_channels_last(network: nn.Module, image_size: int, precision: str, de
     """Whether a network on a GPU answers faster if images lie channels last in memory, by timing both layouts.
 
     Neither is best for all. On an H200 in bf16 channels last gives 1.5 to 1.9 times the images/s for ResNet-50,
-    ResNetV2-101, EfficientNet-B3 and Lite0, but 0.82 for RegNetY-16GF (`benchmarks.gpu`). True where the difference is
+    ResNetV2-101, EfficientNet-B3 and Lite0, but 0.82 for RegNetY-16GF (docs/gpu.md). True where the difference is
     small, or where the memory does not hold the batch that is timed. It takes seconds, as cuDNN times its kernels.
 
     Args:
