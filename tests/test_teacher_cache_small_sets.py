@@ -135,8 +135,8 @@ def test_a_task_of_an_array_speaks_in_its_own_log(
     display._opening = ["found /data/deit.zarr: 2 views of each of 64 images"]
     for event in (
         Started(num_units=2, missing_units=1, share_views=64),
-        UnitStarted(unit=unit, shard_name="0.tar"),
-        BatchDone(unit=unit, views_done=64, num_views=64, seconds=1.0),
+        UnitStarted(unit=unit),
+        BatchDone(unit=unit, views_done=64, num_views=64),
     ):
         display.show(event)
     first, *last = capsys.readouterr().err.splitlines() or [""]
