@@ -282,7 +282,8 @@ def _show_writing(label: str, images: "ImageList", events: Iterable["WriteEvent"
         bar = bar or Bar(label, event.num_shards, "shard", start_s=start_s)
         bar.to(event.shards_done)
         num_kept += event.kept
-    assert event.index is not None, "writing ends with an index, or an error"
+    assert bar is not None and event.index is not None, "writing ends with an index, or an error"
+    bar.close()  # the table begins on a line of its own
     if num_kept == event.num_shards:
         say(f"{label}: already complete: {count(num_kept, 'shard')} checked, none written")
     _say_pixels(event, event.index)
