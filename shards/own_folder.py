@@ -39,8 +39,9 @@ _NOBODYS = named(".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", ".nfs*",
 
 
 _MOST_ENTRIES = 1000
-_ZARR_ROOT = "zarr.json"
 _SUGGESTED = 3
+ZARR_ROOT = "zarr.json"
+"""In the folder of a cache."""
 
 
 def suggestion(path: Path, is_one: Callable[[Path], bool]) -> str:
@@ -98,7 +99,7 @@ def require_own(flag: str, folder: Path, kind: FolderKind) -> None:
     if not above.is_dir():
         what = "a link that leads nowhere" if above.is_symlink() and not above.exists() else "a file"
         raise ValueError(f"{flag} {folder}: expected a folder, got {what}: {above}; choose another place")
-    inside = next((parent for parent in folder.resolve().parents if (parent / _ZARR_ROOT).is_file()), None)
+    inside = next((parent for parent in folder.resolve().parents if (parent / ZARR_ROOT).is_file()), None)
     if inside is not None:
         raise ValueError(f"{flag} {folder}: would lie inside a cache: {inside}; choose another place")
     if above != folder:

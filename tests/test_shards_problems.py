@@ -518,6 +518,7 @@ def test_a_tar_of_tars_or_of_images_alone_is_called_what_it_is(tmp_path: Path) -
         (["a.jpg"], "make-shards"),
         (["ant/"], "make-shards"),
         (["ant/", "train/", "train/a.tar", "val/", "val/a.tar"], "shards in them: train, val; give one of them"),
+        (["zarr.json", "units/"], "got a teacher cache: it is given by --cache"),
         (["notes.txt"], "got none; check the path"),
     ],
 )

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import braceexpand
 
 from shards.errors import ShardError
+from shards.own_folder import ZARR_ROOT
 
 AZURE_SCHEMES = ("az", "abfs", "abfss")
 REMOTE_SCHEMES = ("s3", "gs", "gcs", *AZURE_SCHEMES, "https", "http")
@@ -141,6 +142,8 @@ def _contents(folder: Path) -> str:
             f"{len(compressed)} compressed ones ({compressed[0]}): samples are read by their place: "
             "decompress them (gzip -d, xz -d, zstd -d)"
         )
+    if ZARR_ROOT in names:
+        return "a teacher cache: it is given by --cache, beside the shards that it was made from"
     inner = [name for name in names if next((folder / name).glob("*.tar"), None) is not None]
     if inner:
         return f"folders with shards in them: {', '.join(inner[:3])}; give one of them, such as {folder / inner[0]}"
