@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, NoReturn
 import click
 
 from shards import __version__
-from shards.commands.flags import TEXT
 from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_standard_streams, say, shortened
 from shards.errors import ArtefactError, advising, device_words, no_memory_words, system_words
 from shards.names import nearest
@@ -226,6 +225,8 @@ class Commands(click.Group):
         """The command of that name; None when there is none."""
         if cmd_name not in COMMANDS:
             return None
+        from shards.commands.flags import TEXT  # half of the time that the help of all commands takes
+
         entry, name = COMMANDS[cmd_name], cmd_name.replace("-", "_")
         command = getattr(importlib.import_module(f"{entry.package}.commands.{entry.module or name}"), name)
         assert isinstance(command, click.Command)

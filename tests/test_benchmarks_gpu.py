@@ -34,7 +34,7 @@ def test_every_section_runs_with_few_packages_and_prints_json() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     printed = [json.loads(line) for line in done.stdout.splitlines()]
     figures = printed[-1]
-    assert [line["section"] for line in printed[:-1]] == [name for name in SECTIONS if name != "truth"]
+    assert [line["section"] for line in printed[:-1]] == [name for name in SECTIONS if name not in ("layouts", "truth")]
     assert figures["failed"] == [] and all(figures[line["section"]]["ok"] for line in printed[:-1])
     assert figures["start"]["device"] == "cpu" and figures["start"]["rendered_views_per_s"] > 0
     differences = [figures["same"][part].values() for part in ("records", "losses", "pixels")]
@@ -51,7 +51,9 @@ def test_every_section_runs_with_few_packages_and_prints_json() -> None:
 
 @pytest.mark.slow
 def test_cached_is_online_in_the_long_form() -> None:
-    truth = json.loads(run("--long", "--only", "truth").stdout.splitlines()[-1])["truth"]
+    figures = json.loads(run("--long", "--only", "layouts,truth").stdout.splitlines()[-1])
+    truth, ratios = figures["truth"], figures["layouts"]["channels_last_over_contiguous"]
+    assert list(ratios) == ["test_resnet"] and ratios["test_resnet"] > 0
     assert truth["cached_is_online"] is True and truth["killed_is_uninterrupted"] is True
     assert truth["cached_minus_online_loss"] == 0 and 0 < truth["steps_after_the_kill"] < truth["steps"]
 

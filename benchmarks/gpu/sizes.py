@@ -13,7 +13,7 @@ class Sizes:
     """What is measured, and for how long.
 
     Attributes:
-        teacher, teacher_batches: of the bare forward and of stage 1, in bf16.
+        teacher, teacher_batches: of the bare forward and of stage 1, in bf16. other_teachers: of the layouts.
         small_teacher: of the comparison of cached with online, in float32.
         students: name → timm name. student_args: model arguments of all of them.
         precisions: of the student's steps; the second, if there is one, where one is enough.
@@ -28,6 +28,10 @@ class Sizes:
 
     teacher: str = "regnety_160"
     teacher_batches: tuple[int, ...] = (64, 256)
+    other_teachers: tuple[str, ...] = (
+        *("resnet50", "resnetv2_101", "efficientnet_b3", "efficientnet_lite0"),
+        *("regnety_032", "convnext_base", "deit_base_patch16_224"),
+    )
     small_teacher: str = "regnety_004"
     students: tuple[tuple[str, str], ...] = (("tiny", "deit_tiny_distilled_patch16_224"),)
     student_args: tuple[tuple[str, float], ...] = ()
@@ -71,6 +75,7 @@ class Sizes:
 TINY = Sizes(
     teacher="test_resnet",
     teacher_batches=(8, 16),
+    other_teachers=("test_resnet",),
     small_teacher="test_resnet",
     students=(("tiny", "deit_tiny_distilled_patch16_224"),),
     student_args=(("depth", 1), ("embed_dim", 16), ("num_heads", 2), ("patch_size", 8)),

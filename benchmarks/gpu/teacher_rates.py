@@ -4,6 +4,7 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,12 +27,27 @@ def teacher(bench: Bench) -> dict[str, Any]:
     is_last = faster_channels_last(network, bench.sizes.views.size, "bf16", bench.device)
     figures: dict[str, Any] = {"chosen": "channels_last" if is_last else "contiguous"}
     figures["seconds_of_choosing"] = time.perf_counter() - began
-    rates: dict[str, float] = {}
+    rates = _rates(bench, network, bench.sizes.teacher_batches)
+    return {**figures, "images_per_s": rates, "fastest": max(rates, key=lambda name: rates[name])}
+
+
+def layouts(bench: Bench) -> dict[str, Any]:
+    """Images/s channels last ÷ contiguous of other teachers, in bf16 at the largest batch."""
+    batch, ratios = max(bench.sizes.teacher_batches), {}
+    for name in bench.sizes.other_teachers:
+        network: Any = material.teacher(bench.sizes, name, "bf16", bench.device)._network
+        last, contiguous = _rates(bench, network, (batch,)).values()
+        ratios[name] = last / contiguous
+    return {"channels_last_over_contiguous": ratios}
+
+
+def _rates(bench: Bench, network: nn.Module, batches: Sequence[int]) -> dict[str, float]:
+    rates = {}
     for layout, memory_format in _LAYOUTS.items():
         network.to(memory_format=memory_format)
-        for batch in bench.sizes.teacher_batches:
+        for batch in batches:
             rates[f"{layout}, {batch}"] = _rate(bench, network, _images(bench, batch), memory_format)
-    return {**figures, "images_per_s": rates, "fastest": max(rates, key=lambda name: rates[name])}
+    return rates
 
 
 def stage1(bench: Bench) -> dict[str, Any]:
@@ -85,7 +101,7 @@ def _rate(bench: Bench, network: nn.Module, image_BCHW: torch.Tensor, layout: to
 
     def forward() -> None:
         kind = bench.device.type
-        # Timed kernels only: torch keeps the first choice for a shape, whatever it is told later.
+        # Always with benchmark: torch keeps the kernels that it first picked for a shape.
         with torch.inference_mode(), arithmetic(kind, "bf16", benchmark=True), autocast(kind, "bf16"):
             network(image_BCHW)
 

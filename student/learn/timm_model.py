@@ -154,7 +154,7 @@ def require_answer(model: nn.Module, name: str, *, image_size: int, num_classes:
     model.eval()
     try:
         _answer(model, image_size, num_classes, device)
-    except Exception as error:  # the network is the user's: whatever it raises is what is wrong with it
+    except Exception as error:  # the network is the user's: every error is one of its code
         if device_words(error) is not None:
             raise
         sizes = [size for size in _USUAL_SIZES if size != image_size and _answers(model, size, num_classes, device)]
@@ -183,7 +183,7 @@ def own_errors(name: str, num_images: int) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # the network is the user's: whatever it raises is what is wrong with it
+    except Exception as error:  # the network is the user's: every error is one of its code
         if _of_timm(name) or device_words(error) is not None:
             raise
         function = timm.model_entrypoint(name)

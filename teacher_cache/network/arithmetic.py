@@ -17,7 +17,9 @@ _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _WORKSPACES = (":4096:8", ":16:8")
 """Under these, says NVIDIA, cuBLAS rounds alike at every call; it reads the variable at the first product."""
 _TIMED, _TIMES, _CLEARLY = 64, 6, 0.97
-"""A layout is timed by batches of so many images, the best of so many; a smaller difference than 3 % is none."""
+"""Images of a batch that times a layout; number of batches, of which the fastest counts; and the ratio of times from
+which a difference is too small to count.
+"""
 
 
 def is_half(precision: str) -> bool:
@@ -38,8 +40,8 @@ def arithmetic(
 
     Args:
         precision: "fp32" computes without TF32. With the others what remains in float32 may use it.
-        benchmark: cuDNN picks its kernels by timing, so that a repeated run may round otherwise. It takes seconds, and
-            gives RegNetY-16GF on an H200 15 % more images/s.
+        benchmark: cuDNN picks its kernels by timing, so that a repeated run may round otherwise. It takes
+            seconds.
         deterministic: only kernels that round alike at every run, and none by timing; torch raises RuntimeError where
             it has none. The process must have called `require_deterministic` before its first product.
     """
@@ -51,9 +53,8 @@ def arithmetic(
 def faster_channels_last(network: nn.Module, image_size: int, precision: str, device: torch.device) -> bool:
     """Whether a network on a GPU answers faster if images lie channels last in memory, by timing both layouts.
 
-    Neither is best for all. On an H200 in bf16 channels last gives 1.5 to 1.9 times the images/s for ResNet-50,
-    ResNetV2-101, EfficientNet-B3 and Lite0, but 0.82 for RegNetY-16GF (docs/gpu.md). True where the difference is
-    small, or where the memory does not hold the batch that is timed. It takes seconds, as cuDNN times its kernels.
+    Neither is best for all networks (docs/gpu.md). True where the difference is small, or where the memory does not
+    hold the batch that is timed. It takes seconds, as cuDNN times its kernels.
 
     Args:
         image_size: side of the square images, pixels. device: where the network is, in eval mode; it is left in either
