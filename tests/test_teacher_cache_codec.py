@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from examples import stored_logits
 from shards.errors import CacheError
 from teacher_cache.record.codec import RecordCodec
 from teacher_cache.record.kinds.table import KINDS
@@ -327,20 +327,17 @@ def test_bytes_on_disk_are_within_the_budget(tmp_path: Path, rows: int) -> None:
 @pytest.mark.parametrize("kind", ["topk", "lowrank"])
 @pytest.mark.slow
 def test_the_documented_reader_reads_records(tmp_path: Path, kind: str) -> None:
-    """The page promises that plain zarr and NumPy are enough; this runs its code."""
+    """Plain zarr and NumPy are enough."""
     codec, fields, _ = _stored(tmp_path, kind, 20)
-    page = (Path(__file__).parent.parent / "docs" / "dev" / "record.md").read_text(encoding="utf-8")
-    names: dict[str, Any] = {}
-    exec(page.split("```python\n")[1].split("```")[0], names)
     for temperature in (0.5, 1.0, 3.0):
         want = codec.log_prob(tensors(fields), temperature)
         for view, row in ((0, 3), (1, 19)):
-            got = names["log_prob"](tmp_path / "cache.zarr", view, 0, row, temperature)
+            got = stored_logits.log_prob(str(tmp_path / "cache.zarr"), view, 0, row, temperature)
             assert np.abs(got - want[20 * view + row].numpy()).max() < 2e-3
 
 
 def test_the_documented_reader_of_dense8_reads_records(tmp_path: Path) -> None:
-    """What few classes get by default; the text of the page, run."""
+    """What few classes get by default."""
     logit_NC = make_logits(14, 10)
     logit_NC[3] = 1.0  # all tie: the hard label stays the first
     record = RecordFormat.automatic(10)
@@ -350,14 +347,10 @@ def test_the_documented_reader_of_dense8_reads_records(tmp_path: Path) -> None:
     arrays = {name: value.reshape(2, 7, *value.shape[1:]) for name, value in fields.items()}
     with TeacherCache.create(tmp_path / "cache.zarr", spec, make_index(7), num_views=2) as store:
         store.commit_unit(0, 0, {**random_unit(store, 0, 0), **arrays})
-    page = (Path(__file__).parent.parent / "docs" / "dev" / "record.md").read_text(encoding="utf-8")
-    names: dict[str, Any] = {}
-    programs = [part.split("```")[0] for part in page.split("```python\n")[1:]]
-    exec(next(program for program in programs if "log_prob_dense8" in program), names)
     for temperature in (0.5, 1.0, 3.0):
         want = codec.log_prob(tensors(fields), temperature)
         for view, row in ((0, 3), (1, 6), (0, 0)):
-            got = names["log_prob_dense8"](tmp_path / "cache.zarr", view, 0, row, temperature)
+            got = stored_logits.log_prob_dense8(str(tmp_path / "cache.zarr"), view, 0, row, temperature)
             assert np.abs(got - want[7 * view + row].numpy()).max() < 1e-5
 
 
