@@ -367,6 +367,82 @@ def test_a_root_with_train_and_val_makes_both(kind: str, tmp_path: Path) -> None
         assert labels_of(tmp_path / "out" / "val") == wnid_of
 
 
+PARTS = [
+    *(("train", "val"), ("train", "test"), ("Train", "Valid"), ("training", "validation"), ("training", "testing")),
+    *(("train", "dev"), ("train", "Test")),
+]
+
+
+@pytest.mark.parametrize(("train", "val"), PARTS)
+def test_the_parts_of_a_set_are_known_by_their_usual_names(train: str, val: str, tmp_path: Path) -> None:
+    """`train` and `test` were two classes, on which a teacher was trained."""
+    source = class_folders(tmp_path / "photos" / train).parent
+    class_folders(source / val, each=2)
+    said = made(source, tmp_path / "out")
+    sets = [ShardIndex.load(tmp_path / "out" / split / "shards.index") for split in ("train", "val")]
+    assert [(index.class_names, index.num_samples) for index in sets] == [(WNIDS, 12), (WNIDS, 6)]
+    assert (f"{val} is the validation set" in said) == (val.lower() in ("test", "testing"))
+
+
+def test_val_comes_before_test_and_a_test_without_labels_is_no_validation_set(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "photos" / "train").parent
+    class_folders(source / "val", each=2)
+    class_folders(source / "test", each=3)
+    assert "passed over: test" in made(source, tmp_path / "out")
+    assert ShardIndex.load(tmp_path / "out" / "val" / "shards.index").num_samples == 6
+    shutil.rmtree(source / "val")
+    shutil.rmtree(source / "test")
+    put(source / "test" / "1.jpg", encoded(1))
+    said = refused(source, tmp_path / "again")
+    assert f"{source}/train" in said and "--split 0.2" in said
+    assert made(source / "train", tmp_path / "again", "--split", "0.2"), "as advised"
+
+
+@pytest.mark.parametrize("names", [("seg_train", "seg_test"), ("test", "val"), ("Training set", "Test set"), PARTS[1]])
+def test_parts_of_a_set_are_no_classes(names: tuple[str, ...], tmp_path: Path) -> None:
+    """Whether they hold classes or, as in Kaggle's competitions, images side by side."""
+    for name in names:
+        put(tmp_path / "photos" / name / "1.jpg", encoded(len(name)))
+        put(tmp_path / "photos" / ".git" / "x", "")
+    said = refused(tmp_path / "photos", tmp_path / "out")
+    assert all(repr(name) in said for name in names) and "name them train and val" in said
+    assert "2 classes" in made(tmp_path / "photos", tmp_path / "out", "--format", "folders")
+    put(tmp_path / "photos" / "bus" / "1.jpg", encoded(99))
+    assert "3 classes" in made(tmp_path / "photos", tmp_path / "vehicles"), "a train beside a bus is a class"
+
+
+def test_a_class_of_validation_alone_is_one_that_training_lacks(tmp_path: Path) -> None:
+    """Nobody gave class names; they are those of the training folder."""
+    source = class_folders(tmp_path / "photos" / "train").parent
+    class_folders(source / "val")
+    put(source / "val" / "n09999999" / "1.jpg", encoded(1))
+    assert "n09999999: this folder is not among the 3 classes of train" in refused(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["unlabeled", "Unlabelled", "no_labels", "unsup"])
+def test_a_class_that_is_called_unlabelled_is_doubted(name: str, tmp_path: Path) -> None:
+    for source in (tmp_path / "photos", tmp_path / "both" / "train"):
+        put(class_folders(source) / name / "1.jpg", encoded(1))
+    class_folders(tmp_path / "both" / "val")
+    for source in ("photos", "both"):
+        said = made(tmp_path / source, tmp_path / "out" / source)
+        assert f"{name!r} is taken as a class" in said and "--no-labels" in said
+
+
+@pytest.mark.parametrize("below", ["", "images"])
+def test_a_list_beside_the_images_is_named(below: str, tmp_path: Path) -> None:
+    """The folder was called one class, and the list, where it was named, FILE."""
+    source = tmp_path / "photos"
+    for n in range(4):
+        put(source / below / f"{n}.jpg", encoded(n))
+    put(source / "labels.csv", "name,label\n" + "".join(f"{n}.jpg,{'ab'[n % 2]}\n" for n in range(4)))
+    advice = ["--labels", f"{source}/labels.csv"]
+    assert " ".join(advice) in refused(source, tmp_path / "out")
+    assert "2 classes" in made(source, tmp_path / "out", *advice), "as advised"
+    put(source / "more.txt", "")
+    assert "--labels FILE" in refused(source, tmp_path / "x")
+
+
 def test_one_folder_too_much_or_classes_of_classes_are_said(tmp_path: Path) -> None:
     class_folders(tmp_path / "a" / "photos")
     said = refused(tmp_path / "a", tmp_path / "out")

@@ -105,6 +105,23 @@ def test_each_command_is_printed_as_it_runs_and_ends_with_the_comparison(group: 
     assert output.count("next: ") == 1 and "predict photos/dog/1.jpg --weights work/student" in output
 
 
+def test_a_list_of_labels_reaches_make_shards(group: click.Group) -> None:
+    """Photos side by side with a list had no way into this command."""
+    Path("list.csv").write_text("1.jpg,cat\n")
+    _, asked = run(group, "photos", "--out", "work", "--labels", "list.csv")
+    assert asked[0][3:7] == ["--labels", "list.csv", "--split", "0.2"]
+
+
+def test_the_photo_to_try_is_of_the_folder_that_was_validated_on(group: click.Group) -> None:
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            photo = Path("both", part, name, "1.jpg")
+            photo.parent.mkdir(parents=True)
+            photo.write_bytes(b"")
+    output, asked = run(group, "both", "--out", "work")
+    assert "--split" not in asked[0] and "predict both/test/dog/1.jpg" in output
+
+
 def test_the_same_line_again_asks_for_the_same_runs(group: click.Group) -> None:
     """Otherwise each command would refuse a directory of another run."""
     _, first = run(group, "photos", "--out", "work")

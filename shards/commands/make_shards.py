@@ -186,10 +186,10 @@ def make_shards(
     """Write the images of SOURCE as WebDataset shards and an index in DEST.
 
     SOURCE is a folder with a folder for each class, a folder of images with --labels FILE, a folder that holds train/
-    and val/ (both are written, to DEST/train and DEST/val), ImageNet's ILSVRC2012_img_train.tar, or a zip or tar of any
-    of these; with --no-labels any folder of images. Run it again to go on where it was stopped; finished shards are
-    kept. Every image is decoded to find bad ones; its bytes are kept as they are, unless --max-side, --upright or
-    --background change them, for good.
+    and val/ or test/ (both are written, to DEST/train and DEST/val), ImageNet's ILSVRC2012_img_train.tar, or a zip or
+    tar of any of these; with --no-labels any folder of images. Run it again to go on where it was stopped; finished
+    shards are kept. Every image is decoded to find bad ones; its bytes are kept as they are, unless --max-side,
+    --upright or --background change them, for good.
     """
     from shards.tars.image_shards import write_shards
 

@@ -1,4 +1,7 @@
-"""A folder with train/ and val/: two sets at once; also as Kaggle has ImageNet (`ILSVRC/Data/CLS-LOC/train` …)."""
+"""A folder with train/ and val/: two sets at once; also as Kaggle has ImageNet (`ILSVRC/Data/CLS-LOC/train` …).
+
+Without val/ the folder test/ is the validation set, if it has folders of classes.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shards.errors import ShardError
-from shards.formats.class_folders import list_class_folders
+from shards.formats.class_folders import list_class_folders, with_doubts
 from shards.formats.file_tree import FileTree
 from shards.formats.image_list import ImageList
 from shards.formats.input_format import InputFormat, Source
@@ -14,7 +17,9 @@ from shards.formats.labels import LabelList, list_labelled
 from shards.formats.walk import FILE_SUFFIXES, suffix_of
 
 _PLACES = ("", "Data/CLS-LOC", "ILSVRC/Data/CLS-LOC")
-_VALIDATION = ("val", "valid", "validation")
+_TRAINING = ("train", "training")
+_VALIDATION = ("val", "valid", "validation", "dev")
+_TEST = ("test", "testing")
 _KAGGLE_LIST = "LOC_val_solution.csv"
 _MOST_LIST_BYTES = 1 << 28
 
@@ -27,12 +32,22 @@ class _Splits(NamedTuple):
     val: str
 
 
+def validation_folder(tree: FileTree) -> str | None:
+    """Return the path of the folder that holds the validation images; None where the tree has no such parts."""
+    splits = _find(tree)
+    return _join(splits.place, splits.val) if splits else None
+
+
 def _find(tree: FileTree) -> _Splits | None:
     for place in _PLACES:
         names = {name.lower(): name for name in tree.folders(place)}
+        train = next((names[name] for name in _TRAINING if name in names), None)
+        if train is None or not tree.folders(_join(place, train)):
+            continue
         val = next((names[name] for name in _VALIDATION if name in names), None)
-        if "train" in names and val is not None and tree.folders(_join(place, names["train"])):
-            return _Splits(place, names["train"], val)
+        tests = [names[name] for name in _TEST if name in names and tree.folders(_join(place, names[name]))]
+        if val is not None or tests:
+            return _Splits(place, train, val or tests[0])
     return None
 
 
@@ -45,16 +60,17 @@ def _read(source: Source) -> Mapping[str, ImageList]:
     splits = _find(tree)
     if splits is None:
         raise ShardError(
-            f"{source.path}: expected the folders train (with a folder for each class) and val, got others"
+            f"{source.path}: expected the folders train (with a folder for each class) and val or test, got others"
         )
-    train = list_class_folders(
-        tree.below(_join(splits.place, splits.train)), source.class_names, ignore_unknown=source.ignore_unknown
-    )
+    inner = tree.below(_join(splits.place, splits.train))
+    train = with_doubts(list_class_folders(inner, source.class_names, ignore_unknown=source.ignore_unknown))
     val = _validation(source, tree, splits, train.class_names)
     others = sorted(set(tree.folders(splits.place)) - {splits.train, splits.val})
     shown = [name for name in others if not name.startswith(".")]
-    remarks = (f"beside train and val, passed over: {', '.join(shown[:5])}",) if shown else ()
-    return {"train": replace(train, remarks=remarks), "val": val}
+    remarks = (f"beside {splits.train} and {splits.val}, passed over: {', '.join(shown[:5])}",) if shown else ()
+    if splits.val.lower() in _TEST:
+        remarks = (f"there is no folder val: {splits.val} is the validation set", *remarks)
+    return {"train": replace(train, remarks=(*remarks, *train.remarks)), "val": val}
 
 
 def _validation(source: Source, tree: FileTree, splits: _Splits, class_names: Sequence[str]) -> ImageList:
@@ -62,7 +78,8 @@ def _validation(source: Source, tree: FileTree, splits: _Splits, class_names: Se
     inner = tree.below(_join(splits.place, splits.val))
     flat = [e.name for e in inner.entries("") if not e.is_folder and suffix_of(e.name) in FILE_SUFFIXES]
     if source.labels is None and not flat:
-        return list_class_folders(inner, class_names, ignore_unknown=source.ignore_unknown)
+        names_of = "class names given" if source.class_names else f"classes of {splits.train}"
+        return list_class_folders(inner, class_names, ignore_unknown=source.ignore_unknown, names_of=names_of)
     labels = LabelList.load(source.labels) if source.labels else _list_beside(source, tree, splits)
     if labels is None:
         raise ShardError(

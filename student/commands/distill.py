@@ -38,6 +38,7 @@ _TEACHER_EPOCHS, _LONG_MINUTES = 5, 60  # at most so many, unless the budget is 
     help="About how long all of it may take, stopped calls included; more time makes better students.",
 )
 @click.option("--pretrained", metavar="NAME", help=f"The teacher's published weights; default: {LITE0}.")
+@click.option("--labels", type=PATH, help="Images without class folders: a list of paths and classes, as make-shards.")
 @click.option("--upright", is_flag=True, help="Turn photos as their EXIF orientation says; default: it is ignored.")
 @click.option("--background", help="Put transparent photos on white, black or R,G,B.")
 @click.pass_context
@@ -47,14 +48,15 @@ def distill(
     work: Path,
     budget_minutes: float,
     pretrained: str | None,
+    labels: Path | None,
     upright: bool,
     background: str | None,
 ) -> None:
     """Train a student from PHOTOS, a folder with a folder for each class, and write a report, in one command.
 
     It packs the photos, fine-tunes a teacher, stores its answers, trains one student from them and one without a
-    teacher, and compares all three. PHOTOS may also hold train/ and val/; otherwise a fifth is held out. Each command
-    is printed as it runs. Run it again to go on.
+    teacher, and compares all three. PHOTOS may also hold train/ and val/ (or test/); otherwise a fifth is held out.
+    Each command is printed as it runs. Run it again to go on.
     """
     budget = TimeBudget(60 * budget_minutes, work)
     if pretrained:
@@ -68,7 +70,9 @@ def distill(
         say(words)
     background_flag = ["--background", background] if background else []
     left_out = ["--ignore-unknown", "--skip-bad", work / "left-out.txt"]
-    packing = ["make-shards", photos, data, *_split(photos), *["--upright"] * upright, *background_flag, *left_out]
+    listed = ["--labels", labels] if labels else []
+    split = _split(photos, labels)
+    packing = ["make-shards", photos, data, *listed, *split, *["--upright"] * upright, *background_flag, *left_out]
     work.mkdir(parents=True, exist_ok=True)
     steps.run(packing)
     sets: list[object] = ["--shards", data / "train", "--val-shards", data / "val"]
@@ -125,21 +129,24 @@ class _Steps:
             command.invoke(inner)
 
 
-def _split(photos: Path) -> list[object]:
+def _split(photos: Path, labels: Path | None) -> list[object]:
     """The flag that holds images out, where PHOTOS has no validation part of its own."""
     from shards.formats.input_format import Source
     from shards.formats.table import format_of
 
-    input_format, _ = format_of(Source(path=photos, ignore_unknown=True), None)
-    return ["--split", 0.2] if input_format.name == "folders" else []
+    input_format, _ = format_of(Source(path=photos, labels=labels, ignore_unknown=True), None)
+    return ["--split", 0.2] if input_format.name in ("folders", "labels") else []
 
 
 def _held_out_photo(photos: Path, val: Path) -> list[Path]:
     """A photo that no student was trained on, to try the student with; none where the photos lie in an archive."""
+    from shards.formats.file_tree import open_tree
+    from shards.formats.splits import validation_folder
     from shards.index.shard_index import open_index
 
     key = glob.escape(open_index(str(val)).key(0, 0))
-    pattern = f"{key}.*" if _split(photos) else f"[Vv][Aa][Ll]*/{key}.*"
+    folder = validation_folder(open_tree(photos))
+    pattern = f"{glob.escape(folder)}/{key}.*" if folder else f"{key}.*"
     return sorted(photos.glob(pattern))[:1]
 
 
