@@ -271,6 +271,15 @@ def test_lists_that_could_be_wrong_are_refused(text: str, message: str, tmp_path
     assert message in said and "list.csv" in said, said
 
 
+def test_names_that_differ_by_leading_zeros_are_two_classes(tmp_path: Path) -> None:
+    """As numbers they were one."""
+    source = flat(tmp_path / "flat")
+    labels = {image.name: ("7", "07", "007")[n % 3] for n, image in enumerate(sorted(source.rglob("*.*")))}
+    put(tmp_path / "list.csv", "".join(f"{name},{label}\n" for name, label in labels.items()))
+    assert "3 classes" in made(source, tmp_path / "out", "--labels", str(tmp_path / "list.csv"))
+    assert set(labels_of(tmp_path / "out").values()) == {"7", "07", "007"}
+
+
 def test_images_side_by_side_without_a_list_are_told_of_it(tmp_path: Path) -> None:
     flat_val(tmp_path / "val")
     said = refused(tmp_path / "val", tmp_path / "out")
@@ -409,6 +418,33 @@ def test_parts_of_a_set_are_no_classes(names: tuple[str, ...], tmp_path: Path) -
     assert "2 classes" in made(tmp_path / "photos", tmp_path / "out", "--format", "folders")
     put(tmp_path / "photos" / "bus" / "1.jpg", encoded(99))
     assert "3 classes" in made(tmp_path / "photos", tmp_path / "vehicles"), "a train beside a bus is a class"
+
+
+@pytest.mark.parametrize("below", ["", "train"])
+def test_shards_as_a_source_are_called_what_they_are(below: str, tmp_path: Path) -> None:
+    """With --ignore-unknown, as distill packs, there was "no folder per class", or train and val were misnamed."""
+    source = class_folders(tmp_path / "photos" / "train").parent
+    class_folders(source / "val", each=2)
+    made(source, tmp_path / "data")
+    shards = tmp_path / "data" / ("" if below else "train")
+    for flags in ((), ("--ignore-unknown",)):
+        said = refused(shards, tmp_path / "again", *flags)
+        assert "got shards" in said and f"train-teacher --shards {tmp_path}/data/train" in said
+
+
+def test_train_and_val_without_classes_are_not_told_to_be_named_so(tmp_path: Path) -> None:
+    """Images of Kaggle's competitions often lie side by side."""
+    for name in ("train", "val"):
+        for n in range(3):
+            put(tmp_path / "photos" / name / f"{n}.jpg", encoded(n))
+    said = refused(tmp_path / "photos", tmp_path / "out")
+    assert "photos/train: expected one folder per class, got 3 files side by side" in said and "name them" not in said
+
+
+def test_one_image_as_a_source_is_called_what_it_is(tmp_path: Path) -> None:
+    """A JPEG was a tar with a "bad checksum"."""
+    put(tmp_path / "a.JPG", encoded(1))
+    assert "got one image" in refused(tmp_path / "a.JPG", tmp_path / "out")
 
 
 def test_a_class_of_validation_alone_is_one_that_training_lacks(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ WELL = RunFacts(
     base_loss=1.0,
     validation={"top1": 70.0, "cls_top1": 69.0, "dist_top1": 69.5},
     num_validated=2_000,
+    largest_class=12.0,
     teacher_right=0.8,
     student_params=1_000_000,
     teacher_params=4_000_000,
@@ -41,6 +42,8 @@ def test_a_run_that_is_well_gets_no_sentence() -> None:
         ({"validation": {"top1": 60.0, "cls_top1": 64.0, "dist_top1": 50.0}}, "the CLS head alone has 64.0 %"),
         ({"validation": {"top1": 60.0, "cls_top1": 50.0, "dist_top1": 64.0}}, "the DIST head alone has 64.0 %"),
         ({"times_each_view": 25.0}, "each cached view was trained on 25 times"),
+        ({"largest_class": 70.0}, "top-1 of 70.0 % is no more than always naming the largest class gives (70.0 %)"),
+        ({"largest_class": 90.0, "validation": {"top1": 4.0}, "base_loss": 1.27}, "top-1 of 4.0 % is no more than"),
         ({"num_validated": 184, "validation": {"top1": 36.4}}, "184 validation images give top-1 to ± 7.0"),
     ],
 )
@@ -52,6 +55,24 @@ def test_one_ailment_gets_one_sentence(changes: dict[str, Any], words: str) -> N
         (unflagged,) = diagnosis(replace(WELL, **changes))
     assert "--" not in re.sub(r"cache-teacher --[a-z-]+", "", unflagged), "a command has the flags that it advises"
     assert "()" not in unflagged
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"largest_class": 100.0, "validation": {"top1": 100.0}},
+        {"largest_class": 60.0, "validation": {"top1": 60.1}},
+        {"largest_class": 70.0, "validation": {}},
+    ],
+)
+def test_a_largest_class_that_says_nothing_is_not_named(changes: dict[str, Any]) -> None:
+    """One class in all of the validation, a student beyond it, a run that was not validated."""
+    assert diagnosis(replace(WELL, **changes)) == ()
+
+
+def test_a_student_that_learned_nothing_is_told_so_once() -> None:
+    (sentence,) = diagnosis(replace(WELL, base_loss=2.3, validation={"top1": 10.0}, largest_class=12.0))
+    assert "learned little" in sentence
 
 
 def test_what_a_run_does_not_know_is_not_diagnosed() -> None:

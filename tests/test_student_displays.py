@@ -17,7 +17,7 @@ from student.commands.training_display import SweepDisplay, TrainingDisplay, mor
 from student.feed.coverage import Coverage
 from student.feed.order import Order
 from student.report.text import sweep_lines
-from student.run.run_events import EpochEnded, Scheduled, StartedFrom, Stepped, Stopped, StudentFinished
+from student.run.run_events import EpochEnded, Progressed, Scheduled, StartedFrom, Stepped, Stopped, StudentFinished
 from student.sweep.sweep_loop import CellProgress, CellsStarted, Tally
 from tests.test_student_report import GRID, write_sweep
 
@@ -82,6 +82,16 @@ def test_the_images_of_an_epoch_are_counted(rows: list[int], repeats: int, capsy
     assert f"{about}{size * len(places)} of the {sum(rows)} training images" in said
     assert repeats == 1 or f"{up_to}{repeats} views of each of" in said
     assert "1 do not" not in said and max(places.values()) <= repeats
+
+
+@pytest.mark.parametrize(("step", "steps_per_s"), [(600, 2.0), (599, 2.0), (590, 20.0), (10, 2.0)])
+def test_a_time_left_is_told_while_there_is_one(step: int, steps_per_s: float, capsys: Any) -> None:
+    """A run of two steps said "about under 1 s left for 0 steps"."""
+    begun = Progressed(
+        students=BEGIN.students, step=1, num_steps=600, loss=1.0, steps_per_s=0.0, images_per_s=8.0, wait_share=0.1
+    )
+    said = shown(capsys, begun, replace(begun, step=step, steps_per_s=steps_per_s))
+    assert ("about 4 min 55 s left for 590 steps" in said) == ("left for" in said) == (step == 10)
 
 
 def test_without_distillation_its_loss_is_not_shown(capsys: Any) -> None:

@@ -112,6 +112,20 @@ def test_a_list_of_labels_reaches_make_shards(group: click.Group) -> None:
     assert asked[0][3:7] == ["--labels", "list.csv", "--split", "0.2"]
 
 
+@pytest.mark.parametrize("out", ["photos", "photos/work", "file", "photos/../photos/cat"])
+def test_a_place_that_cannot_be_is_refused_before_anything_is_written(group: click.Group, out: str) -> None:
+    """A folder for the results among the photos became a class without images at the next try."""
+    Path("file").write_text("")
+    before = sorted(Path().rglob("*"))
+    refused = CliRunner().invoke(group, ["distill", "photos", "--out", out])
+    assert isinstance(refused.exception, ValueError) and f"--out {out}: expected a folder" in str(refused.exception)
+    assert sorted(Path().rglob("*")) == before and not vars(group)["asked"]
+
+
+def test_photos_may_lie_in_the_folder_of_the_results(group: click.Group) -> None:
+    assert run(group, "photos", "--out", ".")[1][0][1:3] == ["photos", "data"]
+
+
 def test_the_photo_to_try_is_of_the_folder_that_was_validated_on(group: click.Group) -> None:
     for part in ("train", "test"):
         for name in ("cat", "dog"):
@@ -312,6 +326,19 @@ def test_what_took_longer_than_planned_is_named_at_the_end(
     clock.update(dict.fromkeys(COMMANDS, 0.1))
     again = run(group, "photos", "--out", "work")[0]
     assert not late or f"as {late} took " in again, "the plan of the first call is what counts"
+
+
+@pytest.mark.parametrize(("seconds", "late"), [(3.0, False), (200.0, True)])
+def test_a_plan_that_is_longer_than_the_budget_is_the_reason_at_the_end(
+    group: click.Group, clock: dict[str, float], seconds: float, late: bool
+) -> None:
+    """A command 35 seconds behind its plan was blamed for ten minutes that the plan had announced."""
+    clock.update(dict.fromkeys(COMMANDS, 3.0) | {"train-teacher": seconds, "train-student": 40.0})
+    output = run(group, "photos", "--out", "work", "--budget", "1")[0]
+    planned = re.search(r"this takes about (.*?), --budget is", output)
+    last = output.partition("this took ")[2].partition("\n")[0]
+    assert planned and f"as the shortest plan takes {planned[1]}" in last
+    assert ("and train-teacher took " in last) == late
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"spent_s": {"report": -1}}', '{"spent_s": {"report": "long"}}'])

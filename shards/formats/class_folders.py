@@ -17,6 +17,8 @@ _PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "tes
 """What people call the parts of a set, in small letters."""
 _WITHOUT_LABELS = ("unlabeled", "unlabelled", "nolabel", "nolabels", "unsup", "unsupervised")
 _LISTS = ("csv", "tsv", "txt")
+_INDEX = "shards.index"
+_GIVEN = "class names given"
 
 
 def list_class_folders(
@@ -24,7 +26,7 @@ def list_class_folders(
     class_names: Sequence[str] = (),
     *,
     ignore_unknown: bool = False,
-    names_of: str = "class names given",
+    names_of: str = _GIVEN,
 ) -> ImageList:
     """List the images of a tree of class folders; none is opened yet.
 
@@ -94,7 +96,7 @@ def _refuse_one_class(tree: FileTree, names: Sequence[str]) -> None:
 
 def _lists(tree: FileTree) -> list[str]:
     """The files beside the classes that may be lists of labels."""
-    return [e.name for e in tree.entries("") if not e.is_folder and suffix_of(e.name) in _LISTS]
+    return [name for name in tree.files() if suffix_of(name) in _LISTS]
 
 
 def _advice_on_lists(tree: FileTree) -> str:
@@ -107,12 +109,28 @@ def _advice_on_lists(tree: FileTree) -> str:
     return f"give a list of their labels with --labels {file} (a line for each: path and class), or {sort}"
 
 
+def _refuse_shards(tree: FileTree) -> None:
+    """ShardError: shards and their index, of which there is nothing to make."""
+    for part in ("", *(f"/{name}" for name in tree.folders() if name.lower() in _PARTS)):
+        if _INDEX in tree.files(part[1:]):
+            raise ShardError(
+                f"{tree.name}: expected images, got shards that make-shards wrote (.{part}/{_INDEX}); give the folder "
+                f"of the images, or go on with train-teacher --shards {tree.name}{part}"
+            )
+
+
 def _refuse_parts(tree: FileTree) -> None:
     """ShardError: folders that are called as the parts of a set are, which nobody means as classes."""
     names = [name for name in tree.folders() if not name.startswith(".") and name not in IGNORED_FOLDERS]
     if len(names) < 2 or not all(_PARTS.intersection(re.split(r"[^a-z]+", name.lower())) for name in names):
         return
     first = next((name for name in names if "train" in name.lower()), names[0])
+    if {"train", "val"} <= {name.lower() for name in names} and not tree.folders(first):
+        files = count(len(tree.files(first)), "file")
+        raise ShardError(
+            f"{tree.name}/{first}: expected one folder per class, got {files} side by side; sort the images into a "
+            "folder for each class"
+        )
     share = " with --split 0.2, which holds out a fifth for validation" if advisable("--split") else ""
     as_classes = "; if they are classes, add --format folders" if advisable("--format") else ""
     raise ShardError(
@@ -132,7 +150,8 @@ def _not_a_class(name: str, names: Sequence[str], names_of: str) -> Problem:
     near = nearest(name, names)
     suggestion = f"; the nearest is {near[0]!r}" if near else ""
     text = f"{name}: this folder is not among the {len(names)} {names_of}{suggestion}"
-    return Problem(text, "folder that is no class", "add the names, correct them, or move the folders away")
+    correct = "add the names, correct them" if names_of == _GIVEN else "call equal classes alike"
+    return Problem(text, "folder that is no class", f"{correct}, or move the folders away")
 
 
 def with_doubts(listed: ImageList) -> ImageList:
@@ -161,6 +180,7 @@ def _folders_in_classes(images: Sequence[SourceImage]) -> set[str] | None:
 
 
 def _read(source: Source) -> Mapping[str, ImageList]:
+    _refuse_shards(source.tree)
     if source.format_named:
         return {"": list_class_folders(source.tree, source.class_names, ignore_unknown=source.ignore_unknown)}
     _refuse_parts(source.tree)

@@ -17,6 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 from shards.documents import open_regular, read_regular
 from shards.errors import ShardError
+from shards.index.index_checks import SUFFIXES
 
 _FILE = stat.S_IFREG | 0o444
 _ZIP_HEADER_BYTES = 30
@@ -80,8 +81,15 @@ class FileTree(ABC):
 
     def folders(self, folder: str = "") -> list[str]:
         """The names of the folders in a folder; none where it cannot be listed."""
+        return [entry.name for entry in self._listed(folder) if entry.is_folder]
+
+    def files(self, folder: str = "") -> list[str]:
+        """The names of the files in a folder; none where it cannot be listed."""
+        return [entry.name for entry in self._listed(folder) if not entry.is_folder]
+
+    def _listed(self, folder: str) -> list[TreeEntry]:
         try:
-            return [entry.name for entry in self.entries(folder) if entry.is_folder]
+            return self.entries(folder)
         except OSError:
             return []
 
@@ -188,6 +196,8 @@ def open_tree(path: Path) -> FileTree:
         raise ShardError(
             f"{path}: expected a folder with images, or a zip or tar of one, got no folder; check the path"
         )
+    if path.suffix.lower().lstrip(".") in SUFFIXES:
+        raise ShardError(f"{path}: expected a folder with images, got one image; give a folder of class folders")
     try:
         with open_regular(path) as file:
             start = file.read(8)

@@ -89,9 +89,14 @@ def _columns(header: Sequence[str], where: str) -> tuple[int, int]:
 
 
 def as_numbers(labels: Sequence[str]) -> list[int] | None:
-    """The labels as numbers ("3" and "3.0" are 3), where all are numbers; else None."""
-    matches = [_WHOLE.fullmatch(label) for label in labels]
-    return None if None in matches else [int(match[1]) for match in matches if match]
+    """The labels as numbers ("3" and "3.0" are 3), where all are numbers; else None.
+
+    Two that differ by leading zeros, such as "07" and "007", are names.
+    """
+    matches = [match for label in labels if (match := _WHOLE.fullmatch(label))]
+    if len(matches) < len(labels) or len({int(match[1]) for match in matches}) < len({match[1] for match in matches}):
+        return None
+    return [int(match[1]) for match in matches]
 
 
 def devkit_names(path: Path) -> dict[int, str]:

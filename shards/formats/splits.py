@@ -78,8 +78,8 @@ def _validation(source: Source, tree: FileTree, splits: _Splits, class_names: Se
     inner = tree.below(_join(splits.place, splits.val))
     flat = [e.name for e in inner.entries("") if not e.is_folder and suffix_of(e.name) in FILE_SUFFIXES]
     if source.labels is None and not flat:
-        names_of = "class names given" if source.class_names else f"classes of {splits.train}"
-        return list_class_folders(inner, class_names, ignore_unknown=source.ignore_unknown, names_of=names_of)
+        names_of = {} if source.class_names else {"names_of": f"classes of {splits.train}"}
+        return list_class_folders(inner, class_names, ignore_unknown=source.ignore_unknown, **names_of)
     labels = LabelList.load(source.labels) if source.labels else _list_beside(source, tree, splits)
     if labels is None:
         raise ShardError(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.documents import open_regular
-from shards.errors import ShardError
+from shards.errors import ShardError, advisable
 from shards.index.index_file import WRITE_ANEW, IndexMeta
 from shards.index.sources import base_name, is_remote
 from shards.text.figures import count
@@ -79,9 +79,10 @@ def require_classes(where: object, names: Sequence[str], num_classes: int) -> No
     """
     if num_classes == 1:
         one = f"one class ({names[0]})" if names else "one class"
+        name_all = "; where others are missing on purpose, name all of them with --class-names"
         raise ShardError(
             f"{where}: expected at least two classes, got {one}: there is nothing to learn. Give the folder that holds "
-            "one folder per class; where others are missing on purpose, name all of them with --class-names"
+            f"one folder per class{name_all if advisable('--class-names') else ''}"
         )
 
 

@@ -58,6 +58,7 @@ def distill(
     teacher, and compares all three. PHOTOS may also hold train/ and val/ (or test/); otherwise a fifth is held out.
     Each command is printed as it runs. Run it again to go on.
     """
+    _require_place(photos, work)
     budget = TimeBudget(60 * budget_minutes, work)
     if pretrained:
         require_known("--pretrained", pretrained)
@@ -101,6 +102,14 @@ def distill(
     context.meta[RUNS_NEXT_ITSELF] = False
     predict = [["predict", photo, "--weights", students[0]] for photo in _held_out_photo(photos, data / "val")]
     say_next(*predict, ["export", students[0], work / "export"])
+
+
+def _require_place(photos: Path, work: Path) -> None:
+    """ValueError for a folder that would be taken for a class of the photos, and for a file."""
+    if photos.resolve() in (work.resolve(), *work.resolve().parents):
+        raise ValueError(f"--out {work}: expected a folder outside of {photos}, got one in it; choose another place")
+    if work.exists() and not work.is_dir():
+        raise ValueError(f"--out {work}: expected a folder, got a file; choose another place")
 
 
 class _Steps:
@@ -183,7 +192,8 @@ def _teacher_epochs(start: Sequence[object], data: Path, budget: TimeBudget) -> 
         fewest_views=views_for_all(index),
     )
     say(plan.words(budget.seconds, rate, used_s))
-    budget.plan({"train-teacher": plan.teacher_s, "cache-teacher": plan.cache_s, "train-student": 2 * plan.student_s})
+    planned_s = {"train-teacher": plan.teacher_s, "cache-teacher": plan.cache_s, "train-student": 2 * plan.student_s}
+    budget.plan(planned_s, used_s + plan.total_s)
     return plan.epochs
 
 

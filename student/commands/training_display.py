@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shards.commands.flags import stop_with
 from shards.commands.shard_place import ShardPlace
 from shards.console import Bar, command_line, result, runs_next_itself, say, setting_lines
+from shards.errors import flag_hint
 from shards.text.figures import accuracy, count, duration
 from shards.world import world_from_env
 from student.learn.diagnosis import MORE_VIEWS
@@ -166,7 +167,7 @@ class TrainingDisplay:
         self._num_told += 1
         if self._bar is None:
             return
-        if self._num_told == 2 and event.steps_per_s > 0:
+        if self._num_told == 2 and event.steps_per_s > 0 and event.num_steps - event.step >= event.steps_per_s:
             self._say(self._estimate(event))
         parts = [f"loss {event.loss:.3f}"] if event.loss is not None else []
         parts += [f"{event.images_per_s:,.0f} images/s, data loading {100 * event.wait_share:.0f} %"]
@@ -217,7 +218,8 @@ class TrainingDisplay:
         elif event.num_in_training:
             self._say(
                 f"warning: validation: {event.num_in_training} of {count(event.num_samples, 'sample')} are in the "
-                "training shards as well, so its numbers are too good; give --val-shards images that are not trained on"
+                "training shards as well, so its numbers are too good; validate on images that are not trained on"
+                f"{flag_hint('--val-shards')}"
             )
 
     def _say_cut(self, event: "Resumed") -> None:

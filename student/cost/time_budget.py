@@ -19,11 +19,12 @@ _BETWEEN = "between commands"
 _Seconds = dict[str, Annotated[float, msgspec.Meta(ge=0, le=1e9)]]
 
 
-class _Spent(msgspec.Struct):
-    """What the file holds: seconds of each command in all calls, and what was planned for it."""
+class _Spent(msgspec.Struct, omit_defaults=True):
+    """What the file holds: seconds of each command in all calls, what was planned for it, and for all of it."""
 
     spent_s: _Seconds = {}
     planned_s: _Seconds = {}
+    planned_whole_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
 
 
 class TimeBudget:
@@ -74,9 +75,9 @@ class TimeBudget:
             raise
         self._count(name)
 
-    def plan(self, planned_s: Mapping[str, float]) -> None:
-        """Keep the seconds that are planned for commands, for the last line."""
-        self._file.planned_s = dict(planned_s)
+    def plan(self, planned_s: Mapping[str, float], whole_s: float) -> None:
+        """Keep the seconds that are planned for commands, and for all with what is used already, for the last line."""
+        self._file.planned_s, self._file.planned_whole_s = dict(planned_s), whole_s
 
     def first_words(self) -> str:
         """Say what earlier calls used; "" where there were none."""
@@ -86,21 +87,29 @@ class TimeBudget:
         return f"budget: earlier calls used {duration(self.earlier_s)} of {self.minutes}, {left}"
 
     def last_words(self) -> str:
-        """Say how long all calls took; above the budget also which command took longer than planned."""
+        """Say how long all calls took; above the budget also why: the plan, and which command took longer than it."""
         used_s = self.used_s
         words = f"this took {duration(used_s)} of {self.minutes} (--budget)"
         words += f", {duration(self.earlier_s)} in earlier calls" if self.earlier_s >= 1 else ""
         if used_s <= self.seconds:
             return words
-        words += f": {duration(used_s - self.seconds)} more"
-        spent_s = self._file.spent_s
-        late_s = {name: spent_s.get(name, 0.0) - planned for name, planned in self._file.planned_s.items()}
+        whole_s = self._file.planned_whole_s
+        reasons = [f"the shortest plan takes {duration(whole_s)}"] if whole_s > self.seconds else []
+        if used_s > whole_s:
+            reasons += self._latest()
+        because = f", as {' and '.join(reasons)}" if reasons else ""
+        return f"{words}: {duration(used_s - self.seconds)} more{because}"
+
+    def _latest(self) -> list[str]:
+        """Which command took longest beyond its plan; none where none took a second longer."""
+        spent_s, planned_s = self._file.spent_s, self._file.planned_s
+        late_s = {name: spent_s.get(name, 0.0) - planned for name, planned in planned_s.items()}
         latest = max(late_s, key=lambda name: late_s[name], default="")
         if not latest or late_s[latest] < 1:
-            return words
+            return []
         stops = " and without a stop" if self.earlier_s >= 1 else ""
-        took = f"{latest} took {duration(spent_s[latest])}, planned {duration(self._file.planned_s[latest])}"
-        return f"{words}, as {took}: the plan is made from a few seconds of training{stops}"
+        took = f"{latest} took {duration(spent_s[latest])}, planned {duration(planned_s[latest])}"
+        return [f"{took}: the plan is made from a few seconds of training{stops}"]
 
     def _count(self, name: str) -> None:
         now_s, spent_s = monotonic(), self._file.spent_s

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shards.errors import flag_hint
-from shards.text.figures import count, noise
+from shards.text.figures import accuracy, count, noise
 
 _UNLEARNED = 0.9  # of log C: a student that guesses has a label loss of log C
 _MOSTLY_WRONG = 0.5  # of the views
@@ -23,6 +23,7 @@ class RunFacts:
     Attributes:
         num_classes: C. base_loss: of the last epoch against the labels, nats; NaN for a loss that is no cross-entropy.
         validation: top-1 by name in percent: "top1" of the answer, "cls_top1", "dist_top1". num_validated: images.
+        largest_class: top-1 of always naming the largest class of the validation images, percent.
         teacher_right: share of the training views where the teacher's first class is the label.
         student_params, teacher_params: parameters; None of a teacher that cannot be counted.
         times_each_view: how often the run trains on each cached view; None where views never end.
@@ -32,6 +33,7 @@ class RunFacts:
     base_loss: float = math.nan
     validation: Mapping[str, float]
     num_validated: int = 0
+    largest_class: float = math.nan
     teacher_right: float | None = None
     student_params: int = 0
     teacher_params: int | None = None
@@ -40,7 +42,7 @@ class RunFacts:
 
 def diagnosis(facts: RunFacts) -> tuple[str, ...]:
     """Return one sentence for each thing that is due; nothing for a run that is well."""
-    checks = (_underfits, _teacher_wrong, _larger_than_teacher, _uneven_heads, _few_views, _unsure)
+    checks = (_underfits, _names_one_class, _teacher_wrong, _larger_than_teacher, _uneven_heads, _few_views, _unsure)
     return tuple(sentence for check in checks if (sentence := check(facts)))
 
 
@@ -53,6 +55,19 @@ def _underfits(facts: RunFacts) -> str:
     return (
         f"the network has learned little yet: its training loss is {facts.base_loss:.2f}, guessing among "
         f"{count(facts.num_classes, 'class')} gives {chance:.2f}; {longer}, or with a higher learning rate"
+    )
+
+
+def _names_one_class(facts: RunFacts) -> str:
+    top1 = facts.validation.get("top1", math.nan)
+    # A set of one class tells nothing, and a network that has learned nothing is said to have learned little.
+    if not top1 <= facts.largest_class < 100 or _underfits(facts):
+        return ""
+    known = facts.num_validated or 1000
+    return (
+        f"top-1 of {accuracy(top1, known)} is no more than always naming the largest class gives "
+        f"({accuracy(facts.largest_class, known)}): see which classes are right (evaluate), train longer"
+        f"{flag_hint('--epochs', '--budget')}, or add images of the small classes"
     )
 
 

@@ -127,6 +127,7 @@ def diagnosed(
             base_loss=measured.get("base_loss", math.nan) if recipe.base_loss == "cross_entropy" else math.nan,
             validation={name: value for name, value in measured.items() if name.endswith("top1")},
             num_validated=val_index.num_samples if val_index is not None else 0,
+            largest_class=majority(val_index) if val_index is not None else math.nan,
             teacher_right=teacher_right if taught else None,
             student_params=sum(param.numel() for param in trainer.core.parameters()),
             teacher_params=_teacher_params(teacher) if taught else None,
