@@ -126,6 +126,32 @@ def test_photos_may_lie_in_the_folder_of_the_results(group: click.Group) -> None
     assert run(group, "photos", "--out", ".")[1][0][1:3] == ["photos", "data"]
 
 
+def test_a_set_beyond_the_small_ones_gets_what_a_budget_of_minutes_allows(
+    group: click.Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image more made the student a DeiT of 224 pixels, from random weights, in fifteen minutes."""
+    small = run(group, "photos", "--out", "small")[1]
+    assert not {"--model", "--size", "--view-recipe"} & {word for words in small for word in words}
+    monkeypatch.setattr("shards.data_defaults.SMALL_SET", NUM_PHOTOS)
+    measured: list[Any] = []
+    monkeypatch.setattr("student.commands.distill.measured_rate", lambda *args: measured.append(args) or 40.0)
+    output, asked = run(group, "photos", "--out", "work")
+    assert measured[0][1]["size"] == 96 and f"{NUM_PHOTOS} images: as in a small set" in output
+    assert asked[1][5:] == ["--pretrained", "efficientnet_lite0", "--size", "96", *asked[1][9:]]
+    assert asked[2][-6:-2] == ["--view-recipe", "small", "--size", "96"]
+    for words in asked[3:5]:
+        assert words[words.index("--model") + 1] == "small_cnn"
+    again = run(group, "photos", "--out", "work")[1]
+    assert "--size" not in again[1] and "--size" not in again[2], "what exists keeps its settings"
+
+
+def test_students_of_one_folder_are_of_one_model(group: click.Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large set that an earlier version began with a DeiT goes on with it."""
+    monkeypatch.setattr("shards.data_defaults.SMALL_SET", NUM_PHOTOS)
+    write_run(Path("work", "student"), 26.0, ("--out", "work/student"))
+    assert all("--model" not in words for words in run(group, "photos", "--out", "work")[1])
+
+
 def test_the_photo_to_try_is_of_the_folder_that_was_validated_on(group: click.Group) -> None:
     for part in ("train", "test"):
         for name in ("cat", "dog"):

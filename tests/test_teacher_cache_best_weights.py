@@ -53,6 +53,18 @@ def test_weights_without_a_number_are_not_praised_and_stay_ours(top1: object, tm
     assert which_weights(tmp_path) == (f"{tmp_path / LAST}, last epoch, top-1 91.0 %" if top1 == 91.0 else "")
 
 
+@pytest.mark.parametrize(
+    ("size", "words"), [(96, ""), (64, "images of 96 pixels, these views have 64"), (224, "(--size)")]
+)
+def test_views_of_another_size_than_the_teachers_are_pointed_out(size: int, words: str, tmp_path: Path) -> None:
+    """A teacher that was fine-tuned at 224 pixels answered views of 96, the default, without a word."""
+    save(tmp_path / LAST, 91.0)
+    unknown = trained_as(tmp_path / LAST)
+    assert unknown is not None and unknown.size_words(size) == "", "files of old versions may not say it"
+    said = unknown._replace(image_size=96).size_words(size)
+    assert words in said and bool(words) == bool(said)
+
+
 @pytest.mark.parametrize("name", ["weights_ema.safetensors", "dogs.safetensors", "model.safetensors"])
 def test_no_epoch_is_made_up_for_a_file_of_another_name(name: str, tmp_path: Path) -> None:
     """A copy of the best weights under a name of the user's was called the last epoch's."""

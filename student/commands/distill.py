@@ -10,7 +10,7 @@ import click
 
 from shards.commands.flags import PATH, Number, given_flag
 from shards.console import RUNS_NEXT_ITSELF, command_line, result, say, say_next
-from shards.data_defaults import ImageSet
+from shards.data_defaults import SMALL_STUDENT, SMALL_VIEW, ImageSet
 from shards.errors import advising
 from shards.tars.journal import INDEX_NAME
 from shards.text.figures import accuracy, count, duration, noise
@@ -23,6 +23,7 @@ from teacher_cache.network.teacher_name import LITE0, require_known
 from teacher_cache.network.weights_metadata import BEST_WEIGHTS
 from teacher_cache.store.header import header_at
 
+_LARGE_SET_SIZE = 96  # pixels of the views of 50,000 photos and more, as of most smaller sets
 _TEACHER_EPOCHS, _LONG_MINUTES = 5, 60  # at most so many, unless the budget is that long
 
 
@@ -69,39 +70,42 @@ def distill(
         say(f"--budget: {work} keeps its {count(planned, 'epoch')} for each student; another --out gets a new plan")
     if words := budget.first_words():
         say(words)
-    background_flag = ["--background", background] if background else []
-    left_out = ["--ignore-unknown", "--skip-bad", work / "left-out.txt"]
-    listed = ["--labels", labels] if labels else []
-    split = _split(photos, labels)
-    packing = ["make-shards", photos, data, *listed, *split, *["--upright"] * upright, *background_flag, *left_out]
+    typed: list[object] = ["--labels", labels] if labels else []
+    typed += [*_split(photos, labels), *["--upright"] * upright, *(["--background", background] if background else [])]
     work.mkdir(parents=True, exist_ok=True)
-    steps.run(packing)
+    left_out = work / "left-out.txt"
+    steps.run(["make-shards", photos, data, *typed, "--ignore-unknown", "--skip-bad", left_out])
     sets: list[object] = ["--shards", data / "train", "--val-shards", data / "val"]
     if not (data / "val" / INDEX_NAME).is_file():
         raise ValueError(f"{photos}: expected folders of classes, or train/ and val/ of them; see docs/own-data.md")
-    before = recipe_before(teacher)
-    start = _teacher(pretrained, before)
+    before, fast = recipe_before(teacher), _fast_settings(data / "train")
+    start = [*_teacher(pretrained, before), *([] if before else fast["size"])]
     epochs = before["epochs"] if before else _teacher_epochs(start, data, budget)
     steps.run(["train-teacher", *sets, *start, "--epochs", epochs, "--out", teacher])
     cache = work / "teacher.zarr"
     weights = _weights(teacher, cache)
-    views = [] if cache.exists() else ["--views", _views(read_run(teacher), data / "train", budget)]
+    views = [] if cache.exists() else [*_views(read_run(teacher), data / "train", budget), *fast["views"]]
     steps.run(["cache-teacher", *sets[:2], "--teacher-weights", weights, *views, "--cache", cache])
     for out, loss in zip(students, ([], ["--distill", "none"]), strict=True):
-        size = ["--epochs", _epochs(students[0])] if _epochs(students[0]) else ["--budget", _minutes(budget)]
-        steps.run(["train-student", *sets, "--cache", cache, *loss, *size, "--out", out])
+        length = ["--epochs", _epochs(students[0])] if _epochs(students[0]) else ["--budget", _minutes(budget)]
+        model = fast["model"] if recipe_before(students[0]).get("model", SMALL_STUDENT) == SMALL_STUDENT else []
+        steps.run(["train-student", *sets, "--cache", cache, *loss, *model, *length, "--out", out])
     page, html = work / "evaluation.html", work / "report.html"
     steps.run(["evaluate", "--shards", data / "val", "--weights", students[0], "--html", page])
     steps.run(["report", *students, "--teacher", teacher, "--html", html])
-    top1 = _top1(read_run(teacher), weights)
-    student, alone = (read_run(path).summary for path in students)
-    for line in outcome({"top1": top1}, student, alone):
-        result(line)
+    _say_outcome(teacher, weights, students)
     result(f"report: {html}   weights: {students[0]}")
     result(budget.last_words())
     context.meta[RUNS_NEXT_ITSELF] = False
     predict = [["predict", photo, "--weights", students[0]] for photo in _held_out_photo(photos, data / "val")]
     say_next(*predict, ["export", students[0], work / "export"])
+
+
+def _say_outcome(teacher: Path, weights: Path, students: Sequence[Path]) -> None:
+    """Compare the two students, with the teacher's answers and without, and the teacher of these weights."""
+    student, alone = (read_run(path).summary for path in students)
+    for line in outcome({"top1": _top1(read_run(teacher), weights)}, student, alone):
+        result(line)
 
 
 def _require_place(photos: Path, work: Path) -> None:
@@ -175,13 +179,30 @@ def _teacher(pretrained: str | None, before: Mapping[str, Any]) -> list[object]:
     return ["--model", "resnet18"]
 
 
+def _fast_settings(shards: Path) -> Mapping[str, list[object]]:
+    """Flags for a set too large for settings by its size, which has those of the papers: they need days; says it."""
+    from shards.index.shard_index import open_index
+
+    num_images = open_index(str(shards)).num_samples
+    if ImageSet(num_images=num_images).is_small:
+        return {"size": [], "views": [], "model": []}
+    say(
+        f"{count(num_images, 'image')}: as in a small set, views have {_LARGE_SET_SIZE} pixels and the student is "
+        f"{SMALL_STUDENT}; the settings of the papers, which the single commands have, take days"
+    )
+    size: list[object] = ["--size", _LARGE_SET_SIZE]
+    return {"size": size, "views": ["--view-recipe", SMALL_VIEW, *size], "model": ["--model", SMALL_STUDENT]}
+
+
 def _teacher_epochs(start: Sequence[object], data: Path, budget: TimeBudget) -> int:
     """Measure how fast the teacher is trained, print the plan for all of `distill`, and return the teacher's epochs."""
     from shards.index.shard_index import open_index
 
     index, num_validation = open_index(str(data / "train")), open_index(str(data / "val")).num_samples
     say("measuring how fast this machine trains the teacher, to plan within --budget")
-    rate = measured_rate(data / "train", {str(start[0])[2:]: str(start[1])})
+    rate = measured_rate(
+        data / "train", {str(flag)[2:]: value for flag, value in zip(start[::2], start[1::2], strict=True)}
+    )
     used_s = budget.used_s
     plan = plan_within(
         max(0.0, budget.seconds - used_s),
@@ -221,12 +242,12 @@ def _top1(teacher: Run, weights: Path) -> float:
     return teacher.result("best_top1" if weights.name == BEST_WEIGHTS else "top1")
 
 
-def _views(teacher: Run, shards: Path, budget: TimeBudget) -> int:
+def _views(teacher: Run, shards: Path, budget: TimeBudget) -> list[object]:
     """Choose how many views the teacher answers, by the rate at which it was trained; no image is left out of all."""
     from shards.index.shard_index import open_index
 
     index, rate = open_index(str(shards)), max(teacher.result("images_per_s"), 1.0)
-    return views_for_all(index, views_within(cache_seconds(budget.left_s), rate, index.num_samples))
+    return ["--views", views_for_all(index, views_within(cache_seconds(budget.left_s), rate, index.num_samples))]
 
 
 def _minutes(budget: TimeBudget) -> float:

@@ -170,11 +170,11 @@ def _cache_command(place: ShardPlace, weights: Path, views: Sequence[object]) ->
     return ["cache-teacher", "--shards", place.shards, "--teacher-weights", weights, *views, *where, "--cache", cache]
 
 
-def measured_rate(shards: Path, start: Mapping[str, str]) -> float:
+def measured_rate(shards: Path, start: Mapping[str, Any]) -> float:
     """Train a teacher that is thrown away on a few batches, and return images per second.
 
     Args:
-        start: the fields of `TeacherTraining` that name its network: `pretrained` or `model`.
+        start: the fields of `TeacherTraining` that the user would type: `pretrained` or `model`, and `size`.
     """
     from shards.pool.cpus import default_workers
     from student.cost.rate import images_per_s

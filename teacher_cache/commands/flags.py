@@ -257,6 +257,8 @@ class TeacherFlags:
             say(f"teacher: {self.teacher_weights}: {teacher.part}")
         if known and (words := other_pixels(known.pixels, index.pixels)) and not quiet:
             say(f"warning: the teacher was {words}")
+        if known and existing is None and (words := known.size_words(views.size)) and not quiet:
+            say(f"warning: {words}")
         fitted = fit_classes(teacher, index, existing)
         if fitted.words and not quiet:
             say(fitted.words)

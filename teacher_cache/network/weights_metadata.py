@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shards.errors import ArtefactError
+from shards.errors import ArtefactError, flag_hint
 from shards.index.pixel_rule import PixelRule
 from shards.names import nearest, short
 from shards.own_folder import suggestion
@@ -101,6 +101,7 @@ class TrainedAs(NamedTuple):
         class_names: in the order of its answers; () where it knows none.
         pixels: what was done to the pixels of the images that it was trained on.
         top1: of its validation, percent; None where there was none.
+        image_size: side of the images that it was trained on, pixels; None where the file does not say.
     """
 
     model: str
@@ -110,6 +111,16 @@ class TrainedAs(NamedTuple):
     class_names: tuple[str, ...]
     pixels: PixelRule
     top1: float | None = None
+    image_size: int | None = None
+
+    def size_words(self, size: int) -> str:
+        """Say that views have another size than the images that it was trained on; "" where they have not."""
+        if self.image_size in (None, size):
+            return ""
+        return (
+            f"the teacher was trained on images of {self.image_size} pixels, these views have {size}: it is best at "
+            f"its own size{flag_hint('--size')}; see how often it is right"
+        )
 
 
 def weights_file(path: Path) -> Path:
@@ -239,7 +250,9 @@ def trained_as(weights: Path | None) -> TrainedAs | None:
         names = tuple(str(name) for name in info["class_names"])
         model, arguments = info["recipe"]["model"], dict(info["recipe"]["model_args"])
         pixels = PixelRule.from_json(info.get("pixels", {}))
-        return TrainedAs(model, arguments, (a, b, c), (d, e, f), names, pixels, _top1(info.get("metrics")))
+        top1, size = _top1(info.get("metrics")), info["recipe"].get("image_size")
+        size = size if isinstance(size, int) else None
+        return TrainedAs(model, arguments, (a, b, c), (d, e, f), names, pixels, top1, size)
     except (OSError, KeyError, ValueError, TypeError, RecursionError):
         return None
 
