@@ -23,7 +23,7 @@ from student.sweep.grid import Cell, Grid
 from student.sweep.memory import FreeMemory, MemoryNeed, UncountableError, memory_need
 from student.sweep.sweep_directory import CellStatus, SweepDirectory, read_sweep
 from student.sweep.sweep_loop import (
-    CellFailed,
+    CellEnded,
     CellJob,
     CellOutcome,
     CellProgress,
@@ -180,7 +180,7 @@ def test_a_finished_sweep_trains_nothing_again(tmp_path: Path) -> None:
 def test_a_failed_cell_is_reported_kept_and_retried_alone_by_the_same_command(tmp_path: Path) -> None:
     bad = "soft-l0.5-t3-s0"
     events = sweep(tmp_path, Fake(lambda cell: "loss is nan" if cell.name == bad else None), together=7)
-    failed = [event for event in events if isinstance(event, CellFailed)]
+    failed = [event for event in events if isinstance(event, CellEnded) and event.error]
     assert [(event.name, event.error) for event in failed] == [(bad, "loss is nan")]
     assert last(events).num_failed == 1 and last(events).num_done == len(GRID.cells()) - 1
     status = read_sweep(tmp_path).results[[cell.name for cell in GRID.cells()].index(bad)].status
@@ -350,7 +350,9 @@ def test_students_of_one_pass_end_bit_identical_to_students_alone(tmp_path: Path
     grid = Grid(weights=(0, 0.5), temperatures=(2,), seeds=(0, 1), views_used=(1, None))
     for out, together in ((tmp_path / "alone", 1), (tmp_path / "together", 3)):
         events = list(run_sweep(out, grid, training.train, common=training.common(), facts={}, together=together))
-        assert last(events).num_done == len(grid.cells()) == 12, [e for e in events if isinstance(e, CellFailed)]
+        assert last(events).num_done == len(grid.cells()) == 12, [
+            e for e in events if isinstance(e, CellEnded) and e.error
+        ]
     for cell in grid.cells():
         alone, beside = (tmp_path / which / "cells" / cell.name for which in ("alone", "together"))
         assert final_weights(alone) == final_weights(beside), cell.name

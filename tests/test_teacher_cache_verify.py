@@ -15,7 +15,7 @@ from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
 from shards.views.mixing import num_blocks
 from teacher_cache.inspect.status import cache_status, fidelity_sample, save_picture, status_lines
-from teacher_cache.inspect.verify import TOLERANCE, verify_digests, verify_pixels, verify_teacher
+from teacher_cache.inspect.verify import TOLERANCE, verify_blocks, verify_digests
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.store.cache import TeacherCache
@@ -68,8 +68,8 @@ def test_a_sound_cache_has_no_problems(
     digests = list(verify_digests(full))
     assert {f.unit for f in digests} == set(itertools.product(range(2), range(3)))
     assert sum(f.num_views for f in digests) == 4 * index.num_samples
-    pixels = list(verify_pixels(full, index, reader, num_blocks_to_check=6, seed=0))
-    answers = list(verify_teacher(full, index, reader, teacher, num_blocks_to_check=6, seed=0))
+    pixels = list(verify_blocks(full, reader, num_blocks_to_check=6, seed=0))
+    answers = list(verify_blocks(full, reader, num_blocks_to_check=6, seed=0, teacher=teacher))
     assert len(pixels) == len(answers) == 6
     assert not [f.problem for f in digests + pixels + answers if f.problem]
     assert max(f.distance for f in answers) <= TOLERANCE["fp32"]
@@ -80,7 +80,7 @@ def test_other_pixels_are_found_naming_key_view_and_digests(
 ) -> None:
     cache = _tampered(tmp_path / "c", full, index, teacher, UnitId(1, 0))
     assert not [f for f in verify_digests(cache) if f.problem]  # the records are as they were written
-    findings = list(verify_pixels(cache, index, reader, num_blocks_to_check=30, seed=1))
+    findings = list(verify_blocks(cache, reader, num_blocks_to_check=30, seed=1))
     assert {bool(f.problem) for f in findings if f.unit == (1, 0)} == {True}
     assert {bool(f.problem) for f in findings if f.unit != (1, 0)} == {False}
     problem = next(f.problem for f in findings if f.problem)
@@ -93,9 +93,9 @@ def test_another_network_is_found_by_its_answers(
     """Weights that were replaced without their digest: only asking the teacher again can tell."""
     impostor = tiny_teacher(seed=3)
     with pytest.raises(CacheError, match="expected the teacher"):
-        next(verify_teacher(full, index, reader, impostor, num_blocks_to_check=1, seed=0))
+        next(verify_blocks(full, reader, num_blocks_to_check=1, seed=0, teacher=impostor))
     monkeypatch.setattr(impostor, "spec", full.spec.teacher)
-    findings = list(verify_teacher(full, index, reader, impostor, num_blocks_to_check=3, seed=0))
+    findings = list(verify_blocks(full, reader, num_blocks_to_check=3, seed=0, teacher=impostor))
     assert all("the teacher's answer is" in f.problem and f.distance > TOLERANCE["fp32"] for f in findings)
 
 
@@ -104,10 +104,10 @@ def test_hard_labels_are_compared_as_labels(
 ) -> None:
     cache = opened(tmp_path / "c", index, teacher, record=RecordFormat.chosen("hard", CLASSES))
     build(cache, index, teacher)
-    assert not [f for f in verify_teacher(cache, index, reader, teacher, num_blocks_to_check=4, seed=0) if f.problem]
+    assert not [f for f in verify_blocks(cache, reader, num_blocks_to_check=4, seed=0, teacher=teacher) if f.problem]
     impostor = tiny_teacher(seed=3)
     monkeypatch.setattr(impostor, "spec", cache.spec.teacher)
-    findings = list(verify_teacher(cache, index, reader, impostor, num_blocks_to_check=4, seed=0))
+    findings = list(verify_blocks(cache, reader, num_blocks_to_check=4, seed=0, teacher=impostor))
     assert any(f.problem for f in findings)
 
 
@@ -115,16 +115,16 @@ def test_a_sample_of_blocks_has_none_of_them_twice(full: TeacherCache, index: Sh
     """Asking for more blocks than there are asks for each of them once."""
     total = sum(num_blocks(full.spec.recipe, int(rows)) for rows in full.rows_S) * full.num_view_blocks
     for count in (1, total - 1, total, 10 * total):
-        found = list(verify_pixels(full, index, reader, num_blocks_to_check=count, seed=1))
+        found = list(verify_blocks(full, reader, num_blocks_to_check=count, seed=1))
         assert len(found) == min(count, total)
     views = sum(finding.num_views for finding in found)
     assert views == int(full.rows_S.sum()) * full.num_views, "every view of every sample, once"
 
 
-def test_other_shards_are_refused(tmp_path: Path, full: TeacherCache, reader: ShardReader) -> None:
+def test_other_shards_are_refused(tmp_path: Path, full: TeacherCache) -> None:
     other = make_shards(tmp_path / "other", num_samples=20)
-    with pytest.raises(CacheError, match="made from other shards: these hold 20 samples"):
-        next(verify_pixels(full, other, reader, num_blocks_to_check=1, seed=0))
+    with ShardReader(other) as other_reader, pytest.raises(CacheError, match="made from other shards: these hold 20"):
+        next(verify_blocks(full, other_reader, num_blocks_to_check=1, seed=0))
 
 
 def test_an_empty_cache_cannot_be_compared(
@@ -133,7 +133,7 @@ def test_an_empty_cache_cannot_be_compared(
     cache = opened(tmp_path / "c", index, teacher)
     assert list(verify_digests(cache)) == []
     with pytest.raises(CacheError, match="nothing is committed yet"):
-        next(verify_pixels(cache, index, reader, num_blocks_to_check=1, seed=0))
+        next(verify_blocks(cache, reader, num_blocks_to_check=1, seed=0))
 
 
 # Status

@@ -224,11 +224,9 @@ def recipe_named(name: str, **overrides: Any) -> ViewRecipe:
             raise ValueError(f"recipe: {unknown('field', field, known, others=others, synonyms=FIELD_SYNONYMS)}")
     check_fields(ViewRecipe, overrides, "recipe")
     recipe = replace(RECIPES[name], **overrides)
-    return recipe if "versions" in overrides else replace(recipe, versions=_newest(recipe))
-
-
-def _newest(recipe: ViewRecipe) -> tuple[str, ...]:
-    return newest_versions((*recipe.drawn_operations, recipe.crop))
+    if "versions" in overrides:
+        return recipe
+    return replace(recipe, versions=newest_versions((*recipe.drawn_operations, recipe.crop)))
 
 
 _FEW_UNITS = 32  # from here on a lost unit is at most a thirtieth of the work

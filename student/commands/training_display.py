@@ -14,7 +14,7 @@ from shards.text.figures import accuracy, count, duration
 from shards.world import world_from_env
 from student.learn.diagnosis import MORE_VIEWS
 from student.sweep.sweep_loop import (
-    CellFailed,
+    CellEnded,
     CellProgress,
     CellsStarted,
     SweepEvent,
@@ -335,7 +335,7 @@ class SweepDisplay:
                 self._began, self._pass_left_s = time.monotonic(), float("inf")
                 self._waiting = tally.num_total - tally.num_done - tally.num_failed - len(names)
                 say(f"training {', '.join(names)}; {counts}")
-            case CellFailed():
+            case CellEnded() if event.error:
                 say(f"error: {event.name}: {event.error}; {counts}; run the same command to retry")
             case SweepFinished():
                 if self._began:

@@ -39,25 +39,10 @@ class PixelCheck:
         wrong_B = np.flatnonzero(batch.pixel_digest_B != digest_B)
         self.checked += len(digest_B)
         if len(wrong_B):
-            raise PixelMismatchError(batch, digest_B, wrong_B, self._name_of, self._remedy)
-
-
-class PixelMismatchError(CacheError):
-    """The student's pixels are not those the teacher saw."""
-
-    def __init__(
-        self,
-        batch: ViewBatch,
-        digest_B: NDArray[np.uint32],
-        wrong_B: NDArray[np.int64],
-        name_of: Callable[[int, int], tuple[str, str]],
-        next_step: str,
-    ) -> None:
-        """Describe the first mismatch, and what to do."""
-        first = int(wrong_B[0])
-        shard_name, key = name_of(int(batch.shard_B[first]), int(batch.row_B[first]))
-        super().__init__(
-            f"pixels of shard {shard_name}, key {key}, view {int(batch.view_B[first])} are not those the teacher saw: "
-            f"expected digest {int(digest_B[first]):08x}, got {int(batch.pixel_digest_B[first]):08x} "
-            f"({len(wrong_B)} of {count(len(digest_B), 'sample')} of this batch differ). {next_step}"
-        )
+            first = int(wrong_B[0])
+            shard_name, key = self._name_of(int(batch.shard_B[first]), int(batch.row_B[first]))
+            raise CacheError(
+                f"pixels of shard {shard_name}, key {key}, view {int(batch.view_B[first])} are not those the teacher "
+                f"saw: expected digest {int(digest_B[first]):08x}, got {int(batch.pixel_digest_B[first]):08x} "
+                f"({len(wrong_B)} of {count(len(digest_B), 'sample')} of this batch differ). {self._remedy}"
+            )

@@ -58,15 +58,12 @@ class RecordSlab:
         views: the views it holds.
     """
 
-    def __init__(self, views: range, first_S: NDArray[np.int64], columns: Sequence[_Column], file: NodeFile) -> None:
-        self.views = views
-        self._first_S = first_S
-        self._file = file
-        num_rows = int(first_S[-1])
-        self._map = mmap.mmap(file.descriptor, _num_bytes(columns, len(views), num_rows), prot=mmap.PROT_READ)
+    def __init__(self, cache: "TeacherCache", views: range, file: NodeFile) -> None:
+        self.views, self._file, self._first_S = views, file, _first_rows(cache)
+        self._map = mmap.mmap(file.descriptor, _num_bytes(cache, len(views)), prot=mmap.PROT_READ)
         self._fields: dict[str, NDArray[Any]] = {}
-        for column in columns:
-            shape = (len(views), num_rows, *column.tail)
+        for column in _columns(cache, len(views)):
+            shape = (len(views), int(self._first_S[-1]), *column.tail)
             flat = np.frombuffer(
                 self._map, column.dtype, count=int(np.prod(shape, dtype=np.int64)), offset=column.offset
             )
@@ -90,12 +87,10 @@ class RecordSlab:
         """
         view_block, offset = divmod(views.start, cache.views_per_unit)
         assert offset + len(views) <= cache.views_per_unit, "a slab lies in one view block"
-        first_S = np.concatenate(([0], np.cumsum(cache.rows_S)))
-        columns = _columns(cache, len(views), int(first_S[-1]))
-        folder = scratch_folder(scratch)
+        first_S, columns, folder = _first_rows(cache), _columns(cache, len(views)), scratch_folder(scratch)
 
         def fill(descriptor: int) -> None:
-            _reserve(descriptor, _num_bytes(columns, len(views), int(first_S[-1])), folder)
+            _reserve(descriptor, _num_bytes(cache, len(views)), folder)
 
             def copy_unit(shard: int) -> None:
                 unit = cache.read_unit(view_block, shard)
@@ -107,7 +102,7 @@ class RecordSlab:
 
             _each(copy_unit, len(cache.rows_S), threads)
 
-        return cls(views, first_S, columns, shared_file(folder, _key(cache, views), fill))
+        return cls(cache, views, shared_file(folder, _key(cache, views), fill))
 
     @classmethod
     def load_most(
@@ -125,12 +120,9 @@ class RecordSlab:
         folder = scratch_folder(scratch)
         with one_at_a_time(folder, f"views of {_key(cache, views)}"):
             for held in (views, least):
-                file = held_file(folder, _key(cache, held))
-                if file is not None:
-                    first_S = np.concatenate(([0], np.cumsum(cache.rows_S)))
-                    return cls(held, first_S, _columns(cache, len(held), int(first_S[-1])), file)
-            num_rows = int(cache.rows_S.sum())
-            needed = _num_bytes(_columns(cache, len(views), num_rows), len(views), num_rows)
+                if (file := held_file(folder, _key(cache, held))) is not None:
+                    return cls(cache, held, file)
+            needed = _num_bytes(cache, len(views))
             room = needed <= shutil.disk_usage(folder).free // 2
             slab_views = views if room else least
             apart = ahead and _CAN_SHARE and needed * len(slab_views) > APART_BYTES * len(views)
@@ -228,10 +220,15 @@ def _key(cache: "TeacherCache", views: range) -> str:
     return f"{cache.url} {cache.header.identity} {views.start // cache.views_per_unit} {views.start} {views.stop}"
 
 
-def _columns(cache: "TeacherCache", num_views: int, num_rows: int) -> list[_Column]:
+def _first_rows(cache: "TeacherCache") -> NDArray[np.int64]:
+    """Return where each shard's rows begin in a view of the slab, and where the last ones end, int64 (S + 1,)."""
+    return np.concatenate(([0], np.cumsum(cache.rows_S)))
+
+
+def _columns(cache: "TeacherCache", num_views: int) -> list[_Column]:
     """Lay the fields out one behind the other, each aligned."""
     columns: list[_Column] = []
-    offset = SEAL_BYTES
+    offset, num_rows = SEAL_BYTES, int(cache.rows_S.sum())
     for name, (dtype, tail) in cache.row_fields.items():
         column = _Column(name, dtype, tail, offset)
         columns.append(column)
@@ -239,9 +236,9 @@ def _columns(cache: "TeacherCache", num_views: int, num_rows: int) -> list[_Colu
     return columns
 
 
-def _num_bytes(columns: Sequence[_Column], num_views: int, num_rows: int) -> int:
-    last = columns[-1]
-    return last.offset + num_views * num_rows * last.row_bytes
+def _num_bytes(cache: "TeacherCache", num_views: int) -> int:
+    last = _columns(cache, num_views)[-1]
+    return last.offset + num_views * int(cache.rows_S.sum()) * last.row_bytes
 
 
 def _reserve(descriptor: int, num_bytes: int, folder: Path) -> None:

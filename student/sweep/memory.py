@@ -248,12 +248,8 @@ def free_memory(device: torch.device, *, sharing: int) -> FreeMemory:
     Args:
         sharing: processes that share the machine: each has its part. A GPU is one process's own.
     """
-    host = min(_machine_free(), group_free_bytes()) // sharing
+    host = min(int(psutil.virtual_memory().available), group_free_bytes()) // sharing
     return FreeMemory(str(device), int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None, host)
-
-
-def _machine_free() -> int:
-    return int(psutil.virtual_memory().available)
 
 
 def group_free_bytes(folder: Path = _GROUP) -> int:

@@ -78,16 +78,8 @@ class CellsStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellDone:
-    """The run of this cell is complete."""
-
-    name: str
-    tally: Tally
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellFailed:
-    """The run of this cell ended with an error, which the status of the cell keeps."""
+class CellEnded:
+    """The run of this cell is complete, or ended with an error ("" for none), which the status of the cell keeps."""
 
     name: str
     error: str
@@ -109,7 +101,7 @@ class SweepFinished:
     tally: Tally
 
 
-SweepEvent = SweepPlanned | CellsStarted | CellProgress | CellDone | CellFailed | SweepHalted | SweepFinished
+SweepEvent = SweepPlanned | CellsStarted | CellProgress | CellEnded | SweepHalted | SweepFinished
 """What a sweep says, in the order of these; all but `CellProgress` count the cells."""
 
 
@@ -187,8 +179,7 @@ def _run_group(
                 seconds=(time.monotonic() - began) / len(cells),
             )
             directory.set_status(cells[name], status)
-            tally = _tally(directory, grid)
-            yield CellFailed(name=name, error=error, tally=tally) if error else CellDone(name=name, tally=tally)
+            yield CellEnded(name=name, error=error, tally=_tally(directory, grid))
     return False
 
 

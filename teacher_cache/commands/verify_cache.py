@@ -100,17 +100,22 @@ def verify_cache(cache: str, shard_place: ShardPlace, checks: CheckFlags) -> Non
 def _verify_deep(cache: "TeacherCache", shard_place: ShardPlace, checks: CheckFlags) -> int:
     from teacher_cache.inspect import verify
 
-    index, spec, blocks = shard_place.index(), cache.spec, checks.blocks
-    sample = {"num_blocks_to_check": blocks, "seed": checks.seed}
+    index, spec, what, network = shard_place.index(), cache.spec, "pixels", None
     with shard_place.reader(index) as reader:
-        if checks.teacher.teacher is None:
-            findings = verify.verify_pixels(cache, index, reader, **sample)
-            return _show_findings("pixels", blocks, "block", findings)
-        network = checks.teacher.load(
-            spec.recipe, index, device=checks.device, precision=spec.teacher.precision, existing=spec.teacher
+        if checks.teacher.teacher is not None:
+            what = "teacher"
+            network = checks.teacher.load(
+                spec.recipe, index, device=checks.device, precision=spec.teacher.precision, existing=spec.teacher
+            )
+        findings = verify.verify_blocks(
+            cache,
+            reader,
+            num_blocks_to_check=checks.blocks,
+            seed=checks.seed,
+            teacher=network,
+            tolerance=checks.tolerance,
         )
-        findings = verify.verify_teacher(cache, index, reader, network, tolerance=checks.tolerance, **sample)
-        return _show_findings("teacher", blocks, "block", findings)
+        return _show_findings(what, checks.blocks, "block", findings)
 
 
 def _show_findings(what: str, total: int, unit: str, findings: "Iterable[Finding]") -> int:

@@ -81,54 +81,46 @@ def verify_digests(cache: TeacherCache, *, repair: bool = False) -> Iterator[Fin
         cache.units.ledger.save()
 
 
-def verify_pixels(
-    cache: TeacherCache, index: ShardIndex, reader: ShardReader, *, num_blocks_to_check: int, seed: int
-) -> Iterator[Finding]:
-    """Render a seeded sample of blocks anew and compare every pixel digest.
-
-    Errors:
-        CacheError when the index is not the cache's, or nothing is committed; ShardError when a sample cannot be read.
-    """
-    for unit, _, batch, stored in _sampled(cache, index, reader, num_blocks_to_check, seed):
-        yield Finding(unit=unit, num_views=len(batch.row_B), problem=_pixel_problem(cache, index, unit, batch, stored))
-
-
-def verify_teacher(
+def verify_blocks(
     cache: TeacherCache,
-    index: ShardIndex,
     reader: ShardReader,
-    teacher: Teacher,
     *,
     num_blocks_to_check: int,
     seed: int,
+    teacher: Teacher | None = None,
     tolerance: float | None = None,
 ) -> Iterator[Finding]:
-    """Ask the teacher again about a seeded sample of blocks and compare its answers with the records.
+    """Render a seeded sample of blocks anew and compare every pixel digest, and a teacher's answers with the records.
 
     Compared are the class probabilities at τ = 1, both through the record's codec, by total variation
     ½ Σ|p − q|; for hard labels the label itself (a distance of 0 or 1).
 
     Args:
+        reader: of the shards that the cache was made from.
+        teacher: to be asked again; None: pixels alone.
         tolerance: largest total variation; None takes that of the teacher's precision.
 
     Errors:
-        CacheError when index or teacher are not the cache's, or nothing is committed.
+        CacheError when index or teacher are not the cache's, or nothing is committed; ShardError when a sample cannot
+        be read.
     """
-    if teacher.spec != cache.spec.teacher:
+    if teacher is not None and teacher.spec != cache.spec.teacher:
         raise CacheError(f"{cache.url}: expected the teacher {cache.spec.teacher}, got {teacher.spec}; load that one")
     limit = TOLERANCE[cache.spec.teacher.precision] if tolerance is None else tolerance
     codec = RecordCodec(cache.spec.record, cache.basis)
-    for unit, _, batch, stored in _sampled(cache, index, reader, num_blocks_to_check, seed):
-        distance_B = _distances(cache, codec, teacher, unit, batch, stored)
-        worst = int(distance_B.argmax())
-        problem = _pixel_problem(cache, index, unit, batch, stored)
-        if not problem and distance_B[worst] > limit:
-            row, view = int(batch.row_B[worst]), int(batch.view_B[worst])
-            problem = (
-                f"{cache.describe(unit)}: key {index.key(unit.shard, row)!r}, view {view}: the teacher's answer is "
-                f"{distance_B[worst]:.4f} (total variation at τ = 1) from the record, expected at most {limit:g}"
-            )
-        yield Finding(unit=unit, num_views=len(batch.row_B), problem=problem, distance=float(distance_B[worst]))
+    for unit, batch, stored in _sampled(cache, reader, num_blocks_to_check, seed):
+        problem, distance = _pixel_problem(cache, reader.index, unit, batch, stored), 0.0
+        if teacher is not None:
+            distance_B = _distances(cache, codec, teacher, unit, batch, stored)
+            worst = int(distance_B.argmax())
+            distance = float(distance_B[worst])
+            if not problem and distance > limit:
+                row, view = int(batch.row_B[worst]), int(batch.view_B[worst])
+                problem = (
+                    f"{cache.describe(unit)}: key {reader.index.key(unit.shard, row)!r}, view {view}: the teacher's "
+                    f"answer is {distance:.4f} (total variation at τ = 1) from the record, expected at most {limit:g}"
+                )
+        yield Finding(unit=unit, num_views=len(batch.row_B), problem=problem, distance=distance)
 
 
 def _snapshot(cache: TeacherCache) -> tuple[NDArray[np.uint64], str]:
@@ -151,10 +143,10 @@ def _unit_problem(cache: TeacherCache, unit: UnitId, entry: int | CacheError) ->
 
 
 def _sampled(
-    cache: TeacherCache, index: ShardIndex, reader: ShardReader, count: int, seed: int
-) -> Iterator[tuple[UnitId, int, ViewBatch, Arrays]]:
-    """A seeded sample of blocks of committed units, none of them twice: unit, block, rendered anew, what is stored."""
-    require_index(cache.header, index, cache.url)
+    cache: TeacherCache, reader: ShardReader, count: int, seed: int
+) -> Iterator[tuple[UnitId, ViewBatch, Arrays]]:
+    """A seeded sample of blocks of committed units, none of them twice: unit, rendered anew, what is stored."""
+    require_index(cache.header, reader.index, cache.url)
     units = [UnitId(int(b), int(s)) for b, s in np.argwhere(cache.ledger() != 0)]
     if not units:
         raise CacheError(f"{cache.url}: nothing is committed yet, so nothing can be compared; run cache-teacher")
@@ -165,7 +157,7 @@ def _sampled(
         first = unit.view_block * cache.views_per_unit
         views = range(first, first + cache.views_per_unit)
         batch = render_block(reader, cache.spec.recipe, unit.shard, block, views)
-        yield unit, block, batch, cache.read_unit(*unit)
+        yield unit, batch, cache.read_unit(*unit)
 
 
 def _distinct(draws: Stream, total: int, count: int) -> set[int]:
