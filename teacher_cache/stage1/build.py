@@ -10,6 +10,7 @@ finishes the job, whatever the number of processes.
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -258,18 +259,11 @@ class _Run:
         """Yield the event of the unit before, as soon as it is committed."""
         done = writer.committed(wait=wait)
         if done is not None:
-            self.locks.release(self._number(done.unit))
-            self.longest_s = max(self.longest_s, done.seconds)
-            self.agreement.append(done.label_agreement)
+            self.locks.release(self._number(done.event.unit))
+            self.longest_s = max(self.longest_s, done.event.seconds)
+            self.agreement.append(done.event.label_agreement)
             self.class_agreement.add(done.label_N, done.first_N)
-            yield UnitCommitted(
-                unit=done.unit,
-                written=done.written,
-                num_views=done.num_views,
-                seconds=done.seconds,
-                label_agreement=done.label_agreement,
-                renumbered=self.class_agreement.renumbered(),
-            )
+            yield replace(done.event, renumbered=self.class_agreement.renumbered())
 
     def _forward(self, unit: UnitId, group: BlockGroup, view: int, writer: UnitWriter) -> BatchDone:
         logit_BC = self.teacher.logits(group.prepared(view, self.batch_size))

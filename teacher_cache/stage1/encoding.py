@@ -18,6 +18,7 @@ from shards.index.shard_index import ShardIndex
 from shards.views.blocks import ViewBatch
 from teacher_cache.record.codec import RecordCodec
 from teacher_cache.record.largest_logits import FINITE_ADVICE
+from teacher_cache.stage1.stage1_events import UnitCommitted
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.digest import UnitId
 from teacher_cache.store.unit import MAX_KEPT_LOGIT
@@ -54,19 +55,14 @@ class GroupAnswer(NamedTuple):
 
 
 class CommittedUnit(NamedTuple):
-    """A unit in the ledger: whether this process wrote it (else another one had), its views, and seconds since it was
-    begun.
+    """A unit in the ledger.
 
     Attributes:
-        label_agreement: how often the first class is the label; NaN without labels.
-        label_N, first_N: both, of the labelled views that show their own image for the larger part.
+        event: what is told of it, without the renumbered classes.
+        label_N, first_N: label and first class of the labelled views that show their own image for the larger part.
     """
 
-    unit: UnitId
-    written: bool
-    label_agreement: float
-    num_views: int
-    seconds: float
+    event: UnitCommitted
     label_N: NDArray[np.int64]
     first_N: NDArray[np.int64]
 
@@ -231,7 +227,13 @@ class _OpenUnit:
 
     def committed(self, written: bool) -> CommittedUnit:
         """Describe the unit once it is in the ledger."""
-        seconds = time.monotonic() - self._began
         label_N, first_N = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (self.labels, self.firsts))
         agreement = float((label_N == first_N).mean()) if len(label_N) else math.nan
-        return CommittedUnit(self.unit, written, agreement, self._filled_VR.size, seconds, label_N, first_N)
+        event = UnitCommitted(
+            unit=self.unit,
+            written=written,
+            num_views=self._filled_VR.size,
+            seconds=time.monotonic() - self._began,
+            label_agreement=agreement,
+        )
+        return CommittedUnit(event, label_N, first_N)
