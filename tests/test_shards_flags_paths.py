@@ -35,3 +35,14 @@ def test_parameters_are_counted_whatever_the_tag() -> None:
     """A tag names weights, which need not be timm's: a run had ended there, after its last epoch."""
     assert num_params("test_resnet.of_mine, answers to a crop", 10) == num_params("test_resnet", 10)
     assert num_params("package.module:function", 10) is None
+
+
+@pytest.mark.parametrize("more", ["", "::data/more", "::s3://b/more"])
+def test_the_validation_set_beside_the_first_of_joined_ones_is_found(
+    more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With photos without labels joined to it, a training set had no validation in the command that comes next."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "val").mkdir(parents=True)
+    (tmp_path / "data" / "val" / "shards.index").write_text("")
+    assert val_beside(f"data/train{more}") == "data/val" and val_beside(f"data/other{more}") is None

@@ -70,6 +70,13 @@ def test_a_largest_class_that_says_nothing_is_not_named(changes: dict[str, Any])
     assert diagnosis(replace(WELL, **changes)) == ()
 
 
+@pytest.mark.parametrize("mild", [False, True])
+def test_milder_views_are_advised_where_there_are_any(mild: bool) -> None:
+    """Who had the mildest recipe was told to use it."""
+    (sentence,) = diagnosis(replace(WELL, teacher_right=0.3, mild_views=mild))
+    assert ("--view-recipe small" in sentence) != mild and "better teacher" in sentence
+
+
 def test_a_student_that_learned_nothing_is_told_so_once() -> None:
     (sentence,) = diagnosis(replace(WELL, base_loss=2.3, validation={"top1": 10.0}, largest_class=12.0))
     assert "learned little" in sentence

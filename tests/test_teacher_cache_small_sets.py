@@ -176,3 +176,24 @@ def test_every_rank_says_which_classes_the_teacher_numbers_otherwise(
         display.show(CacheOpened(cache=cache, created=False, grown=False))
         display.show(BuildFinished(stopped=False, missing_units=0, renumbered=renumbered, **end))
     assert "1 of 12 classes otherwise, its commonest answers: class 1 as class 2 (90 %)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_teacher_of_these_classes_that_is_seldom_right_is_not_asked_for_their_order(
+    known: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """train-teacher's own weights, after one epoch, were asked whether they know the classes."""
+    index, teacher = make_shards(tmp_path / "shards"), tiny_teacher()
+    display = Stage1Display(World(), StopRequest(), index)
+    with opened(tmp_path / "c.zarr", index, teacher) as cache:
+        names = tuple(map(str, range(cache.spec.record.num_classes))) if known else ()
+        cache.header = replace(cache.header, class_names=names)
+        display.show(CacheOpened(cache=cache, created=True, grown=False))
+        unit = UnitId(0, 0)
+        display.show(UnitStarted(unit=unit))
+        display.show(UnitCommitted(unit=unit, written=True, num_views=64, seconds=1.0, label_agreement=0.01))
+        end = {"num_forwards": 2, "views_done": 128, "seconds": 1.0, "label_agreement": 0.01, "missing_units": 0}
+        display.show(BuildFinished(stopped=False, labels_disagree=True, **end))
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2 and all("only 1.0 % of the views" in line for line in warnings)
+    assert all(("learned too little" in line) == known != ("in this order" in line) for line in warnings)

@@ -139,8 +139,11 @@ def beside(path: Path, name: str) -> Path:
 
 
 def val_beside(shards: str) -> str | None:
-    """The folder of validation shards beside a local folder of training shards, as make-shards leaves them; or None."""
-    folder = Path(shards)
+    """The folder of validation shards beside a local folder of training shards, as make-shards leaves them; or None.
+
+    Of joined sets (A::B) the first is looked at, which has labels.
+    """
+    folder = Path(shards.partition("::")[0])
     val = beside(folder, "val")
     return str(val) if folder.name == "train" and (val / "shards.index").is_file() else None
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from shards.data_defaults import SMALL_VIEW
 from shards.errors import flag_hint
 from shards.text.figures import accuracy, count, noise
 
@@ -25,6 +26,7 @@ class RunFacts:
         validation: top-1 by name in percent: "top1" of the answer, "cls_top1", "dist_top1". num_validated: images.
         largest_class: top-1 of always naming the largest class of the validation images, percent.
         teacher_right: share of the training views where the teacher's first class is the label.
+        mild_views: whether these views are of the mild recipe already.
         student_params, teacher_params: parameters; None of a teacher that cannot be counted.
         times_each_view: how often the run trains on each cached view; None where views never end.
     """
@@ -35,6 +37,7 @@ class RunFacts:
     num_validated: int = 0
     largest_class: float = math.nan
     teacher_right: float | None = None
+    mild_views: bool = False
     student_params: int = 0
     teacher_params: int | None = None
     times_each_view: float | None = None
@@ -74,9 +77,10 @@ def _names_one_class(facts: RunFacts) -> str:
 def _teacher_wrong(facts: RunFacts) -> str:
     if facts.teacher_right is None or facts.teacher_right >= _MOSTLY_WRONG:
         return ""
+    milder = "" if facts.mild_views else f"milder views (cache-teacher --view-recipe {SMALL_VIEW}), "
     return (
         f"the teacher's first class is the label for only {100 * facts.teacher_right:.0f} % of the training views; "
-        "use milder views (cache-teacher --view-recipe small), larger ones, or a better teacher"
+        f"use {milder}larger views, or a better teacher: one trained longer, on more images, or from stronger weights"
     )
 
 

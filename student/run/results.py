@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from shards.data_defaults import SMALL_VIEW
 from shards.index.classes import majority
 from student.learn.diagnosis import RunFacts, diagnosis
 from student.learn.losses.table import NONE
@@ -129,6 +130,7 @@ def diagnosed(
             num_validated=val_index.num_samples if val_index is not None else 0,
             largest_class=majority(val_index) if val_index is not None else math.nan,
             teacher_right=teacher_right if taught else None,
+            mild_views=data.views.recipe.name == SMALL_VIEW,
             student_params=sum(param.numel() for param in trainer.core.parameters()),
             teacher_params=_teacher_params(teacher) if taught else None,
             times_each_view=recipe.epochs / num_views if num_views and taught else None,

@@ -144,7 +144,7 @@ class Stage1Display:
         from teacher_cache.stage1.agreement import disagrees
 
         if disagrees(event.label_agreement, self._num_classes):
-            say(f"warning: after the first chunk {_doubt(event.label_agreement)}; Ctrl-C stops, docs/own-data.md helps")
+            say(f"warning: after the first chunk {self._doubt(event.label_agreement)}; Ctrl-C stops")
         elif event.renumbered:
             say(f"warning: after the first chunk {self._otherwise(event.renumbered)}; Ctrl-C stops")
 
@@ -154,7 +154,7 @@ class Stage1Display:
         if self._bar is not None:
             self._bar.close()
         if event.labels_disagree:
-            say(f"warning: {_doubt(event.label_agreement)}; docs/own-data.md says what to do")
+            say(f"warning: {self._doubt(event.label_agreement)}")
         elif event.renumbered:
             say(f"warning: {self._otherwise(event.renumbered)}")
         agreed = 100 * event.label_agreement
@@ -179,6 +179,17 @@ class Stage1Display:
             say(status.storage_words(self._cache))
         if not self._quiet and self._next_command:
             say_next(self._next_command)
+
+    def _doubt(self, agreement: float) -> str:
+        """Say that the teacher is seldom right, and why: names that both sides have prove that it knows the classes."""
+        known = self._cache is not None and self._cache.header.class_names
+        why = (
+            "it knows these classes by name, so it has learned too little: train it longer, on more images, or from "
+            "other weights"
+            if known
+            else "does it know these classes, in this order? docs/own-data.md says what to do"
+        )
+        return f"the teacher's first class is the label for only {100 * agreement:.1f} % of the views: {why}"
 
     def _otherwise(self, renumbered: "Sequence[Renumbered]") -> str:
         """Say that the teacher seems to number some classes otherwise, and which."""
@@ -213,10 +224,3 @@ def _opened_words(event: "CacheOpened") -> Iterator[str]:
     if event.created and fidelity_bytes(spec, cache.rows_S) > STORE_BYTES:
         exact = count(fidelity_count(spec, cache.rows_S), "view")
         yield f"storage: all logits of {exact} in each chunk are kept, to measure the error"
-
-
-def _doubt(agreement: float) -> str:
-    return (
-        f"the teacher's first class is the label for only {100 * agreement:.2f} % of the views: does it know these "
-        "classes, in this order?"
-    )
