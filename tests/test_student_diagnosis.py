@@ -77,6 +77,12 @@ def test_milder_views_are_advised_where_there_are_any(mild: bool) -> None:
     assert ("--view-recipe small" in sentence) != mild and "better teacher" in sentence
 
 
+@pytest.mark.parametrize(("largest", "uneven"), [(10.0, False), (12.0, False), (40.0, True)])
+def test_images_of_small_classes_are_advised_where_classes_are_uneven(largest: float, uneven: bool) -> None:
+    (sentence,) = diagnosis(replace(WELL, validation={"top1": 5.0}, largest_class=largest))
+    assert ("small classes" in sentence) == uneven and "largest class" in sentence
+
+
 def test_a_student_that_learned_nothing_is_told_so_once() -> None:
     (sentence,) = diagnosis(replace(WELL, base_loss=2.3, validation={"top1": 10.0}, largest_class=12.0))
     assert "learned little" in sentence

@@ -99,6 +99,12 @@ def test_without_distillation_its_loss_is_not_shown(capsys: Any) -> None:
     assert "label loss 1.50" in said and "teacher" not in said and "agreement" not in said
 
 
+def test_without_labels_their_loss_is_not_shown(capsys: Any) -> None:
+    """ "label loss 0.00" of images that have none looked perfect."""
+    said = shown(capsys, ended({"base_loss": 0.0, "distill_loss": 0.04}, {}))
+    assert "teacher loss 0.04" in said and "label loss" not in said
+
+
 def test_the_end_names_the_student_and_what_was_compared(capsys: Any) -> None:
     summary = {**VALIDATION, "pixels_checked": 24_000, "pixels_mismatched": 0}
     said = shown(capsys, StudentFinished(student="a", out=Path("runs/a"), summary=summary))

@@ -239,11 +239,11 @@ class TrainingDisplay:
         (self._bar.say if self._bar else say)(text)
 
     def _figures(self, values: Mapping[str, Any], shown: "tuple[_Figure, ...]") -> str:
-        """Metrics in words; without a teacher its loss is no figure, and digests that nobody compared."""
+        """Metrics in words; without teacher or labels their loss is no figure, and digests that nobody compared."""
         parts = []
         for figure in shown:
             value = values.get(figure.metric)
-            absent = figure.metric == "distill_loss" and value == 0
+            absent = figure.metric in ("base_loss", "distill_loss") and value == 0
             absent |= figure.metric == "cls_top1" and "dist_top1" not in values  # one head: top-1 is its own
             absent |= figure.metric.startswith("pixels") and not values.get("pixels_checked")
             if isinstance(value, int | float) and not absent:

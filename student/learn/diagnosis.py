@@ -10,6 +10,7 @@ from shards.text.figures import accuracy, count, noise
 
 _UNLEARNED = 0.9  # of log C: a student that guesses has a label loss of log C
 _MOSTLY_WRONG = 0.5  # of the views
+_UNEVEN = 1.5  # times its even share has the largest class
 _BETTER_HEAD = 1.0  # points of top-1
 _TIMES_EACH_VIEW = 4  # a network of some size learns answers by heart that it is shown more often
 _UNSURE = 4.0  # points: what a good teacher is worth
@@ -67,10 +68,11 @@ def _names_one_class(facts: RunFacts) -> str:
     if not top1 <= facts.largest_class < 100 or _underfits(facts):
         return ""
     known = facts.num_validated or 1000
+    uneven = facts.largest_class >= _UNEVEN * 100 / facts.num_classes
     return (
         f"top-1 of {accuracy(top1, known)} is no more than always naming the largest class gives "
-        f"({accuracy(facts.largest_class, known)}): see which classes are right (evaluate), train longer"
-        f"{flag_hint('--epochs', '--budget')}, or add images of the small classes"
+        f"({accuracy(facts.largest_class, known)}): see which classes are right (evaluate), or train longer"
+        f"{flag_hint('--epochs', '--budget')}{'; more images of the small classes help' if uneven else ''}"
     )
 
 
