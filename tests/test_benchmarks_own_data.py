@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import click
@@ -11,9 +12,10 @@ import pytest
 from PIL import Image
 
 from benchmarks.own_data.__main__ import result_of, run_path, run_set, table
-from benchmarks.own_data.sets import Picture, letters, write_set
+from benchmarks.own_data.sets import Picture, icons, letters, write_set
 from benchmarks.study.commands import Commands
 from cli import cli
+from teacher_cache.network.weights_metadata import BEST_WEIGHTS
 
 PATHS = {"--shards", "--val-shards", "--out", "--cache", "--teacher-weights"}
 NAMES = {"--pretrained", "--distill", "--seed"}
@@ -43,6 +45,39 @@ def test_a_set_goes_through_the_commands_with_no_flag_but_paths(tmp_path: Path) 
         command.make_context(line[0], list(line[1:]), resilient_parsing=True)
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_teacher_answers_with_the_weights_that_train_teacher_advises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """It answered with its last epoch's; a cache that was begun with those goes on with them, as in `distill`."""
+    place = tmp_path / "cats"
+    summary = {"top1": 90.0, "best_epoch": 1, "best_top1": 93.0, "best_weights": BEST_WEIGHTS}
+
+    class Training(Noted):
+        """Leaves what train-teacher leaves."""
+
+        def run(self, stage: str, *words: str | Path) -> None:
+            """Note a command."""
+            super().run(stage, *words)
+            if words[0] == "train-teacher":
+                (place / "teacher").mkdir(parents=True)
+                (place / "teacher" / BEST_WEIGHTS).write_bytes(b"")
+                (place / "teacher" / "summary.json").write_text(json.dumps(summary))
+
+    if begun:
+        last = place / "teacher" / "weights.safetensors"
+        monkeypatch.setattr(
+            "student.commands.distill.header_at", lambda _: SimpleNamespace(spec=SimpleNamespace(teacher=1))
+        )
+        monkeypatch.setattr("teacher_cache.network.teacher.weights_of_cache", lambda *_: last)
+    noted = Training()
+    run_set("cats", tmp_path / "photos", tmp_path, 1, cast("Commands", noted))
+    (cached,) = (line for line in noted.lines if line[0] == "cache-teacher")
+    used = Path(cached[cached.index("--teacher-weights") + 1])
+    assert used == place / "teacher" / ("weights.safetensors" if begun else BEST_WEIGHTS)
+    assert result_of("cats", tmp_path, 1)["teacher"]["mean"] == (90.0 if begun else 93.0)
+
+
 def test_a_set_is_written_once_and_whole(tmp_path: Path) -> None:
     """A folder that was being written when the power failed is not taken for a set."""
     pictures = [Picture(split, "a", "1", np.zeros((4, 4, 3), np.uint8)) for split in ("train", "val")]
@@ -65,6 +100,20 @@ def test_letters_are_unbalanced_and_validated_in_other_fonts() -> None:
     first = list(itertools.islice(letters(), 60))
     assert {picture.split for picture in first} == {"train", "val"}
     assert all(picture.pixel_HWC.std() > 5 for picture in first), "a letter is seen"
+
+
+def test_no_icon_of_validation_is_trained_on(tmp_path: Path) -> None:
+    """A theme has an icon under several names, in several categories; 42 of 244 were also in training."""
+    for category in ("actions", "places"):
+        (tmp_path / category).mkdir()
+        for n in range(60):
+            pixel_HWC = np.full((8, 8, 3), n // 3, np.uint8)  # three names have the same pixels
+            Image.fromarray(pixel_HWC).save(tmp_path / category / f"{n}.png")
+    first, again = list(icons(tmp_path)), list(icons(tmp_path))
+    pixels = {split: {p.pixel_HWC.tobytes() for p in first if p.split == split} for split in ("train", "val")}
+    assert pixels["train"] and pixels["val"] and not pixels["train"] & pixels["val"]
+    assert len(pixels["train"] | pixels["val"]) == 20, "each picture is in one of the two"
+    assert [p[:3] for p in first] == [p[:3] for p in again]
 
 
 def test_the_results_are_top1_by_seed_and_their_mean(tmp_path: Path) -> None:

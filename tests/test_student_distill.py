@@ -67,6 +67,8 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[click.Gro
             write_run(Path(words[-1]), 90.0 if name == "train-teacher" else 26.0, words)
         elif name == "cache-teacher":
             Path(words[-1]).mkdir(exist_ok=True)
+        elif name == "report":
+            Path(words[-1]).write_text("")
 
     commands: dict[str, click.Command] = {"distill": distill}
     for name in ("make-shards", "train-teacher", "cache-teacher", "train-student", "evaluate", "report"):
@@ -334,6 +336,57 @@ def test_the_time_before_a_stop_counts(group: click.Group, clock: dict[str, floa
         used_s = before_s + 30 * 3  # three commands again
         assert asked[3][-4:-2] == ["--budget", str(round(student_seconds(900 - used_s) / 60, 1))]
         assert f"budget: {duration(used_s)} of 15 minutes used" in output
+
+
+def test_a_call_that_finds_everything_finished_costs_nothing(group: click.Group, clock: dict[str, float]) -> None:
+    """Each look at the result took some seconds from the budget; what is made anew after a loss still counts."""
+    run(group, "photos", "--out", "work")
+    whole_s, text = clock["now"], Path("work", BUDGET_FILE).read_text()
+    for _ in range(2):
+        output, _ = run(group, "photos", "--out", "work")
+        assert f"this took {duration(whole_s)} of 15 minutes (--budget)\n" in output
+        assert Path("work", BUDGET_FILE).read_text() == text
+    for lost in ("teacher/summary.json", "student/summary.json", "without-teacher/summary.json", "report.html"):
+        Path("work", lost).unlink()
+        before_s = sum(json.loads(Path("work", BUDGET_FILE).read_text())["spent_s"].values())
+        run(group, "photos", "--out", "work")
+        assert sum(json.loads(Path("work", BUDGET_FILE).read_text())["spent_s"].values()) == before_s + 210, lost
+
+
+def test_a_second_call_for_a_folder_is_refused_while_the_first_runs(group: click.Group) -> None:
+    """Both would write budget.json: the last one's times won."""
+    train = group.commands["train-teacher"]
+    act, refused = train.callback, []
+    assert act is not None
+
+    def meanwhile(words: tuple[str, ...]) -> None:
+        refused.append(CliRunner().invoke(group, ["distill", "photos", "--out", "work"], prog_name="cli.py").exception)
+        act(words)
+
+    train.callback = meanwhile
+    assert run(group, "photos", "--out", "work")[1][-1][0] == "report", "the first goes on"
+    assert isinstance(refused[0], RunError) and "work: another distill works here" in str(refused[0])
+    train.callback = act
+    assert [entry for entry in Path("work").iterdir() if "lock" in entry.name] == []
+    assert run(group, "photos", "--out", "work"), "it may be used again"
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "cache/inner", "photos", "photos/work"])
+def test_a_wrong_place_is_refused_by_its_flag(group: click.Group, name: str) -> None:
+    """budget.json in it was blamed, which nobody had typed."""
+    Path("file").write_text("")
+    Path("cache").mkdir()
+    Path("cache", "zarr.json").write_text("{}")
+    refused = CliRunner().invoke(group, ["distill", "photos", "--out", name])
+    assert isinstance(refused.exception, ValueError) and not vars(group)["asked"]
+    assert f"--out {name}: " in str(refused.exception) and BUDGET_FILE not in str(refused.exception)
+    assert not Path("photos", "work").exists()
+
+
+def test_a_wrong_source_leaves_no_folder(group: click.Group) -> None:
+    """The folder is made once all that was typed has been looked at."""
+    assert CliRunner().invoke(group, ["distill", "fotos", "--out", "work"]).exit_code
+    assert not Path("work").exists()
 
 
 def test_a_first_call_says_nothing_of_earlier_ones(group: click.Group, clock: dict[str, float]) -> None:

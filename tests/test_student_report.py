@@ -600,6 +600,27 @@ def test_curves_show_every_epoch_counted_from_1(tmp_path: Path) -> None:
     assert "24 (90.0 %)" in page.words, "the best epoch is the last, the 24th"
 
 
+@pytest.mark.parametrize(
+    ("top1", "expected"),
+    [([50, 90, 90, 70], 2), ([90, 90, 90], 2), ([0.0, 0.0], 1), ([90, 40], 0), ([None, 80, None], 1), ([None], -1)],
+)
+def test_the_best_epoch_is_the_one_whose_weights_were_kept(
+    tmp_path: Path, top1: list[float | None], expected: int
+) -> None:
+    """Of equal epochs the page named the first, while train-teacher keeps the weights of the last and says so."""
+    write_run(tmp_path / "x", {}, 90.0, epochs=0)
+    lines = [
+        {"kind": "epoch", "step": n + 1, "epoch": n, **({} if value is None else {"val": {"top1": value}})}
+        for n, value in enumerate(top1)
+    ]
+    (tmp_path / "x" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with RunLog(tmp_path / "x") as log:
+        assert log.best_epoch() == read_run(tmp_path / "x").best_epoch()
+        assert log.best_epoch()[0] == expected
+    cell = f">{expected + 1} (" in page_of(tmp_path, tmp_path / "x")[0]
+    assert cell == (expected >= 0)
+
+
 def test_what_never_changes_is_a_sentence_and_no_chart(tmp_path: Path) -> None:
     write_run(tmp_path / "x", {}, 90.0, epochs=3)
     html, page = page_of(tmp_path, tmp_path / "x")

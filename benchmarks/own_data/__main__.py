@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.own_data import __doc__ as story
 from benchmarks.own_data.sets import made_sets, write_set
 from benchmarks.study.commands import Commands, read_times
+from student.commands.distill import teacher_weights, top1_name
 
 ARMS = ("none", "soft", "hard")
 TEACHER = "efficientnet_lite0"
@@ -17,11 +18,12 @@ TEACHER = "efficientnet_lite0"
 def run_set(name: str, photos: Path, work: Path, seeds: int, commands: Commands) -> None:
     """Teacher, cache and students of one set, seed by seed; SystemExit when a command fails or the time is up."""
     place = work / name
+    teacher, answers = _teacher(place)
     for split in ("train", "val"):
         commands.run(f"{name} shards", "make-shards", photos / split, place / "shards" / split)
     train, val = ("--shards", place / "shards" / "train"), ("--val-shards", place / "shards" / "val")
-    commands.run(f"{name} teacher", "train-teacher", *train, *val, "--pretrained", TEACHER, "--out", place / "teacher")
-    weights, cache = place / "teacher" / "weights.safetensors", ("--cache", place / "teacher.zarr")
+    commands.run(f"{name} teacher", "train-teacher", *train, *val, "--pretrained", TEACHER, "--out", teacher)
+    weights, cache = teacher_weights(teacher, answers), ("--cache", answers)
     commands.run(f"{name} cache", "cache-teacher", *train, "--teacher-weights", weights, *cache)
     for seed in range(seeds):
         for arm in ARMS:
@@ -32,14 +34,20 @@ def run_set(name: str, photos: Path, work: Path, seeds: int, commands: Commands)
             )  # fmt: skip
 
 
+def _teacher(place: Path) -> tuple[Path, Path]:
+    """Where the teacher's run of a set and its cache are."""
+    return place / "teacher", place / "teacher.zarr"
+
+
 def run_path(work: Path, name: str, arm: str, seed: int) -> Path:
     """Where a student's run is."""
     return work / name / "runs" / f"{arm}-s{seed}"
 
 
 def result_of(name: str, work: Path, seeds: int) -> dict[str, Any]:
-    """Top-1 of teacher and students by seed and their mean, null where no run has finished, and minutes of each."""
-    row: dict[str, Any] = {"name": name, "teacher": _top1([work / name / "teacher"])}
+    """Top-1 by seed, its mean, null where no run has finished, minutes; teacher: the weights of its cache."""
+    teacher, answers = _teacher(work / name)
+    row: dict[str, Any] = {"name": name, "teacher": _top1([teacher], top1_name(teacher_weights(teacher, answers)))}
     times = read_times(work)
     for arm in ARMS:
         row[arm] = _top1([run_path(work, name, arm, seed) for seed in range(seeds)])
@@ -49,9 +57,9 @@ def result_of(name: str, work: Path, seeds: int) -> dict[str, Any]:
     return row
 
 
-def _top1(runs: list[Path]) -> dict[str, Any]:
+def _top1(runs: list[Path], metric: str = "top1") -> dict[str, Any]:
     files = [run / "summary.json" for run in runs]
-    by_seed = [json.loads(file.read_text())["top1"] if file.is_file() else None for file in files]
+    by_seed = [json.loads(file.read_text())[metric] if file.is_file() else None for file in files]
     known = [value for value in by_seed if value is not None]
     return {"top1": by_seed, "mean": statistics.fmean(known) if known else None}
 

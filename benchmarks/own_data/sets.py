@@ -88,7 +88,20 @@ def _letter(letter: str, font: Path, rng: np.random.Generator) -> NDArray[np.uin
 
 
 def icons(folder: Path = ICONS) -> Iterator[Picture]:
-    """The icons of a theme on white, by category; a quarter of all names is for validation."""
+    """The icons of a theme on white, by category; a quarter of all names is for validation.
+
+    Themes draw one icon under several names: training images with the pixels of a validation image are left out.
+    """
+    pictures = list(_all_icons(folder))
+    validated = {
+        (picture.pixel_HWC.shape, picture.pixel_HWC.tobytes()) for picture in pictures if picture.split == "val"
+    }
+    for picture in pictures:
+        if picture.split == "val" or (picture.pixel_HWC.shape, picture.pixel_HWC.tobytes()) not in validated:
+            yield picture
+
+
+def _all_icons(folder: Path) -> Iterator[Picture]:
     for category in sorted(path for path in folder.iterdir() if path.is_dir()):
         paths = sorted(category.glob("*.png"))
         if len(paths) < 20:

@@ -11,20 +11,26 @@ import click
 from shards.commands.flags import PATH, Number, given_flag
 from shards.console import RUNS_NEXT_ITSELF, command_line, result, say, say_next
 from shards.data_defaults import SMALL_STUDENT, SMALL_VIEW, ImageSet
-from shards.errors import advising
+from shards.errors import RunError, advising
+from shards.locks import locked
+from shards.own_folder import FolderKind, named, require_own
 from shards.tars.journal import INDEX_NAME
 from shards.text.figures import accuracy, count, duration, noise
 from student.commands.train_teacher import measured_rate
 from student.cost.distill_plan import cache_seconds, plan_within, student_seconds, views_for_all, views_within
 from student.cost.time_budget import TimeBudget
 from student.recipe.student_recipe import PUBLISHED
-from student.run.run_reader import Run, read_run, recipe_before
+from student.run.run_reader import Run, is_finished, read_run, recipe_before
 from teacher_cache.network.teacher_name import LITE0, require_known
 from teacher_cache.network.weights_metadata import BEST_WEIGHTS
 from teacher_cache.store.header import header_at
 
 _LARGE_SET_SIZE = 96  # pixels of the views of 50,000 photos and more, as of most smaller sets
 _TEACHER_EPOCHS, _LONG_MINUTES = 5, 60  # at most so many, unless the budget is that long
+
+_LOCK = ".distill.lock"
+_WORK_FOLDER = FolderKind(what="a folder", command="distill", is_ours=Path.is_dir, begun=named(), utf8=True)
+"""Any folder: what `distill` makes in it lies in folders that the commands refuse if they are not theirs."""
 
 
 @click.command("distill")
@@ -60,19 +66,21 @@ def distill(
     Each command is printed as it runs. Run it again to go on.
     """
     _require_place(photos, work)
-    budget = TimeBudget(60 * budget_minutes, work)
     if pretrained:
         require_known("--pretrained", pretrained)
+    data, teacher, students = work / "data", work / "teacher", (work / "student", work / "without-teacher")
+    cache, page, html = work / "teacher.zarr", work / "evaluation.html", work / "report.html"
+    typed: list[object] = ["--labels", labels] if labels else []
+    typed += [*_split(photos, labels), *["--upright"] * upright, *(["--background", background] if background else [])]
+    _hold(context, work)
+    finished = all(map(is_finished, (teacher, *students))) and cache.exists() and html.is_file()
+    budget = TimeBudget(60 * budget_minutes, work, counts=not finished)
     context.meta[RUNS_NEXT_ITSELF] = True
     steps = _Steps(context, budget)
-    data, teacher, students = work / "data", work / "teacher", (work / "student", work / "without-teacher")
     if given_flag("budget_minutes") and (planned := _epochs(students[0])):
         say(f"--budget: {work} keeps its {count(planned, 'epoch')} for each student; another --out gets a new plan")
     if words := budget.first_words():
         say(words)
-    typed: list[object] = ["--labels", labels] if labels else []
-    typed += [*_split(photos, labels), *["--upright"] * upright, *(["--background", background] if background else [])]
-    work.mkdir(parents=True, exist_ok=True)
     left_out = work / "left-out.txt"
     steps.run(["make-shards", photos, data, *typed, "--ignore-unknown", "--skip-bad", left_out])
     sets: list[object] = ["--shards", data / "train", "--val-shards", data / "val"]
@@ -82,15 +90,13 @@ def distill(
     start = [*_teacher(pretrained, before), *([] if before else fast["size"])]
     epochs = before["epochs"] if before else _teacher_epochs(start, data, budget)
     steps.run(["train-teacher", *sets, *start, "--epochs", epochs, "--out", teacher])
-    cache = work / "teacher.zarr"
-    weights = _weights(teacher, cache)
+    weights = teacher_weights(teacher, cache)
     views = [] if cache.exists() else [*_views(read_run(teacher), data / "train", budget), *fast["views"]]
     steps.run(["cache-teacher", *sets[:2], "--teacher-weights", weights, *views, "--cache", cache])
     for out, loss in zip(students, ([], ["--distill", "none"]), strict=True):
         length = ["--epochs", _epochs(students[0])] if _epochs(students[0]) else ["--budget", _minutes(budget)]
         model = fast["model"] if recipe_before(students[0]).get("model", SMALL_STUDENT) == SMALL_STUDENT else []
         steps.run(["train-student", *sets, "--cache", cache, *loss, *model, *length, "--out", out])
-    page, html = work / "evaluation.html", work / "report.html"
     steps.run(["evaluate", "--shards", data / "val", "--weights", students[0], "--html", page])
     steps.run(["report", *students, "--teacher", teacher, "--html", html])
     _say_outcome(teacher, weights, students)
@@ -104,16 +110,22 @@ def distill(
 def _say_outcome(teacher: Path, weights: Path, students: Sequence[Path]) -> None:
     """Compare the two students, with the teacher's answers and without, and the teacher of these weights."""
     student, alone = (read_run(path).summary for path in students)
-    for line in outcome({"top1": _top1(read_run(teacher), weights)}, student, alone):
+    for line in outcome({"top1": read_run(teacher).result(top1_name(weights))}, student, alone):
         result(line)
 
 
 def _require_place(photos: Path, work: Path) -> None:
-    """ValueError for a folder that would be taken for a class of the photos, and for a file."""
+    """ValueError for a folder that would be taken for a class of the photos or lies in a cache, and for a file."""
     if photos.resolve() in (work.resolve(), *work.resolve().parents):
         raise ValueError(f"--out {work}: expected a folder outside of {photos}, got one in it; choose another place")
-    if work.exists() and not work.is_dir():
-        raise ValueError(f"--out {work}: expected a folder, got a file; choose another place")
+    require_own("--out", work, _WORK_FOLDER)
+
+
+def _hold(context: click.Context, work: Path) -> None:
+    """Make the folder and keep other calls of `distill` out until this one ends; RunError where one works there."""
+    work.mkdir(parents=True, exist_ok=True)
+    if not context.with_resource(locked(work / _LOCK, remove=True)):
+        raise RunError(f"{work}: another distill works here; wait for it, stop it, or choose another --out")
 
 
 class _Steps:
@@ -227,8 +239,11 @@ def _most_epochs(num_images: int, budget_s: float) -> int:
     return RecipeChoice(model="", name=TEACHER_RECIPE).for_set(ImageSet(num_images=num_images), {}).recipe().epochs
 
 
-def _weights(teacher: Path, cache: Path) -> Path:
-    """The teacher's weights: of its best epoch; for a cache that was begun with those of the last one, these."""
+def teacher_weights(teacher: Path, cache: Path) -> Path:
+    """Return the weights with which a teacher answers into a cache, a file or the folder of its run.
+
+    Those of its best epoch, where it kept them; for a cache that was begun with those of the last one, these.
+    """
     best, header = teacher / BEST_WEIGHTS, header_at(cache)
     if header is None or not best.is_file():
         return best if best.is_file() else teacher
@@ -237,9 +252,9 @@ def _weights(teacher: Path, cache: Path) -> Path:
     return weights_of_cache(teacher, header.spec.teacher)
 
 
-def _top1(teacher: Run, weights: Path) -> float:
-    """The accuracy of these weights of the teacher on the validation images."""
-    return teacher.result("best_top1" if weights.name == BEST_WEIGHTS else "top1")
+def top1_name(weights: Path) -> str:
+    """Return what the summary of a teacher's run calls the validated top-1 of these weights."""
+    return "best_top1" if weights.name == BEST_WEIGHTS else "top1"
 
 
 def _views(teacher: Run, shards: Path, budget: TimeBudget) -> list[object]:

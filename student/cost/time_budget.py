@@ -37,9 +37,14 @@ class TimeBudget:
         seconds: the budget. earlier_s: used by earlier calls.
     """
 
-    def __init__(self, seconds: float, folder: Path) -> None:
-        """Begin to count; RunError for a damaged file."""
+    def __init__(self, seconds: float, folder: Path, *, counts: bool = True) -> None:
+        """Begin to count; RunError for a damaged file.
+
+        Args:
+            counts: False for a call that finds everything finished: its time is not of the work, and the file stays.
+        """
         self.seconds, self._path, self._mark_s = seconds, folder / BUDGET_FILE, monotonic()
+        self._counts = counts
         try:
             advice = "remove it to count from 0"
             self._file = read_document(self._path, _Spent, error=RunError, advice=advice)
@@ -56,7 +61,7 @@ class TimeBudget:
     @property
     def used_s(self) -> float:
         """Seconds that all calls used until now."""
-        return sum(self._file.spent_s.values()) + monotonic() - self._mark_s
+        return sum(self._file.spent_s.values()) + (monotonic() - self._mark_s if self._counts else 0.0)
 
     @property
     def left_s(self) -> float:
@@ -90,7 +95,7 @@ class TimeBudget:
         """Say how long all calls took; above the budget also why: the plan, and which command took longer than it."""
         used_s = self.used_s
         words = f"this took {duration(used_s)} of {self.minutes} (--budget)"
-        words += f", {duration(self.earlier_s)} in earlier calls" if self.earlier_s >= 1 else ""
+        words += f", {duration(self.earlier_s)} in earlier calls" if self._counts and self.earlier_s >= 1 else ""
         if used_s <= self.seconds:
             return words
         whole_s = self._file.planned_whole_s
@@ -112,6 +117,8 @@ class TimeBudget:
         return [f"{took}: the plan is made from a few seconds of training{stops}"]
 
     def _count(self, name: str) -> None:
+        if not self._counts:
+            return
         now_s, spent_s = monotonic(), self._file.spent_s
         spent_s[name] = spent_s.get(name, 0.0) + now_s - self._mark_s
         self._mark_s = now_s

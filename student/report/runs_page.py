@@ -193,7 +193,7 @@ def distillation(run: Run) -> str:
 
 
 def _best_epoch(run: Run) -> str:
-    value, epoch = run.best("top1")
+    epoch, value = run.best_epoch()
     return f"{epoch + 1} ({accuracy(value, _validated(run) or 1000)})" if epoch >= 0 else "–"
 
 

@@ -12,7 +12,7 @@ summary.json                what the run came to; written last, so it is there o
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -71,6 +71,15 @@ class MetricLine(msgspec.Struct):
     val: dict[str, Any] | None = None
 
 
+def best_epoch(top1_by_epoch: Iterable[tuple[int, float]]) -> tuple[int, float]:
+    """Return the epoch (from 0) with the highest validated top-1, the last of several, and that; (-1, -1) for none.
+
+    Args:
+        top1_by_epoch: epochs and their top-1 in percent, in any order.
+    """
+    return max(top1_by_epoch, key=lambda pair: (pair[1], pair[0]), default=(-1, -1.0))
+
+
 def metric_line(line: bytes, where: Path | str) -> MetricLine:
     """Parse the head of a line of metrics; RunError saying where, expected and got."""
     advice = "remove the line to go on with the rest"
@@ -124,7 +133,7 @@ def _is_run(folder: Path) -> bool:
 
 RUN_FOLDER = FolderKind(
     what="a run",
-    command="train-student",
+    command="train-student or train-teacher",
     is_ours=_is_run,
     begun=named(".lock", "checkpoints", ".config.json.*"),
     utf8=True,

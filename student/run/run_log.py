@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from shards.atomic import atomic_file
 from shards.errors import RunError
 from shards.locks import locked
-from student.run.run_files import MetricLine, RunFiles, metric_line, whole_lines, write_json
+from student.run.run_files import MetricLine, RunFiles, best_epoch, metric_line, whole_lines, write_json
 
 
 class RunLog:
@@ -72,10 +72,9 @@ class RunLog:
         return None if last is None else last.val or {}
 
     def best_epoch(self) -> tuple[int, float]:
-        """The epoch (from 0) with the highest validated top-1, the last of several, and that; (-1, -1) for none."""
-        validated = (line for line in self._stored() if line.kind == "epoch" and line.val and "top1" in line.val)
-        best = max(validated, key=lambda line: (float((line.val or {})["top1"]), line.epoch), default=None)
-        return (-1, -1.0) if best is None else (best.epoch, float((best.val or {})["top1"]))
+        """The best epoch and its validated top-1, as `student.run.run_files.best_epoch` says."""
+        validated = ((line.epoch, line.val) for line in self._stored() if line.kind == "epoch" and line.val)
+        return best_epoch((epoch, float(val["top1"])) for epoch, val in validated if "top1" in val)
 
     def _stored(self) -> Iterator[MetricLine]:
         return (metric_line(line, self.files.metrics) for _, line in whole_lines(self.files.metrics))

@@ -17,7 +17,7 @@ from shards.text.figures import count
 from shards.values import check_fields
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
-from student.run.run_files import MetricLine, RunFiles, metric_line, read_json, whole_lines
+from student.run.run_files import MetricLine, RunFiles, best_epoch, metric_line, read_json, whole_lines
 
 METRICS = (
     "loss",
@@ -104,11 +104,9 @@ class Run:
             return value
         return next((point[metric] for point in reversed(self.epochs) if math.isfinite(point[metric])), math.nan)
 
-    def best(self, metric: str) -> tuple[float, int]:
-        """The largest value over the epochs and its epoch; (NaN, -1) if there is none."""
-        finite = [(point[metric], -point.epoch) for point in self.epochs if math.isfinite(point[metric])]
-        value, epoch = max(finite, default=(math.nan, 1))
-        return value, -epoch
+    def best_epoch(self) -> tuple[int, float]:
+        """The best epoch and its validated top-1, as `student.run.run_files.best_epoch` says."""
+        return best_epoch((point.epoch, point["top1"]) for point in self.epochs if math.isfinite(point["top1"]))
 
 
 def is_run(path: Path) -> bool:
