@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from shards import write_samples
+from tests.test_other_loops import LIBRARIES
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -24,8 +25,9 @@ def folder(tmp_path_factory):
 
 
 def test_every_example_is_run():
-    """stored_logits.py is called by tests/test_teacher_cache_codec.py."""
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*LAUNCH, "digits.py", "stored_logits.py"}
+    """Other tests run the others: of the codec, and of other loops."""
+    others = {"stored_logits.py", *LIBRARIES}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*LAUNCH, "digits.py", *others}
 
 
 @pytest.mark.parametrize("name", LAUNCH)
