@@ -420,6 +420,16 @@ def test_parts_of_a_set_are_no_classes(names: tuple[str, ...], tmp_path: Path) -
     assert "3 classes" in made(tmp_path / "photos", tmp_path / "vehicles"), "a train beside a bus is a class"
 
 
+def test_who_holds_no_images_out_is_told_before_training(tmp_path: Path) -> None:
+    """It was said after a quarter of an hour, by train-teacher: "these are its own training images"."""
+    source = class_folders(tmp_path / "photos")
+    assert "--split 0.2" in made(source, tmp_path / "alone")
+    assert "held out" not in made(source, tmp_path / "both", "--split", "0.2")
+    assert "held out" not in made(source, tmp_path / "v" / "val")
+    assert "held out" not in made(source, tmp_path / "v" / "train"), "val is beside it"
+    assert "held out" not in made(source, tmp_path / "more", "--no-labels")
+
+
 @pytest.mark.parametrize("below", ["", "train"])
 def test_shards_as_a_source_are_called_what_they_are(below: str, tmp_path: Path) -> None:
     """With --ignore-unknown, as distill packs, there was "no folder per class", or train and val were misnamed."""

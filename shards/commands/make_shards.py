@@ -215,7 +215,13 @@ def make_shards(
         teacher = teachers[0] if teachers else "TEACHER"
         say_next(["cache-teacher", "--shards", dest, "--teacher-weights", teacher, "--cache", "unlabelled.zarr"])
     else:
-        say_next(_next_command(source, dest, tuple(sets), _typed_for_val(image_flags.skip_bad)))
+        words = _next_command(source, dest, tuple(sets), _typed_for_val(image_flags.skip_bad))
+        if words[0] == "train-teacher" and "--val-shards" not in words and dest.name != "val":
+            say(
+                "no images are held out to measure what is learnt: make shards of validation images in "
+                f"{beside(dest, 'val')}, or give another DEST with --split 0.2"
+            )
+        say_next(words)
 
 
 def _write_info(path: Path, splits: Sequence[str]) -> None:
