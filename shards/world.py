@@ -89,7 +89,8 @@ def _require_pair(environ: Mapping[str, str]) -> None:
         if name in environ and other not in environ and (name, environ[name]) != ("WORLD_SIZE", "1"):
             raise ValueError(
                 f"{name}={environ[name]} is set, but {other} is not, so this process does not know its part of the "
-                f"work: set both, as torchrun does; for one process alone unset {name}"
+                "work: set both, as torchrun does (a loop of your own makes its Feed after the process group, with "
+                f"Lightning in train_dataloader: docs/other-loops.md); for one process alone unset {name}"
             )
 
 

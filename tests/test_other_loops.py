@@ -1,6 +1,8 @@
 """The loops that docs/other-loops.md names run as they stand in examples/, and a feed's dicts are its batches."""
 
+import pickle
 import runpy
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,17 @@ def test_a_dict_has_the_tensors_of_its_batch(place: Path) -> None:
         assert {"images", "targets", "labels", "shard", "row", "view"} == batch.as_dict().keys()
         with pytest.raises(ValueError, match="has no teacher"):
             batch.as_dict(1.0)
+
+
+@pytest.mark.parametrize("pickler", [pickle, ForkingPickler], ids=["pickle", "queue"])
+def test_a_dict_goes_to_another_process_as_it_is(pickler: Any, place: Path) -> None:
+    """The batch itself does not, where a cache stores 16-bit numbers: torch cannot read back its pickles of them."""
+    with feed_of(place) as feed:
+        values = next(iter(feed.epoch(0))).as_dict(2.0)
+    received = pickle.loads(pickler.dumps(values))
+    assert received.keys() == values.keys()
+    assert all(torch.equal(value, received[name]) and value.dtype == received[name].dtype
+               for name, value in values.items())  # fmt: skip
 
 
 def rows(batch: dict[str, torch.Tensor]) -> list[tuple[int, int, int]]:

@@ -120,7 +120,7 @@ class PartlyLabelled(Labels):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One batch of a `Feed`.
+    """One batch of a `Feed`; another process is sent `as_dict`, as the batch itself holds the index of all samples.
 
     Attributes:
         images: normalised and mixed, float32 (B, 3, H, W), channels last in memory, on the feed's device.
