@@ -1,5 +1,6 @@
 """What a small set costs beside its records is bounded and said; large sets are as they were."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,11 @@ from teacher_cache.stage1.stage1_events import (
     BuildFinished,
     CacheOpened,
     ShortCalibration,
+    SnapshotDamaged,
     Started,
     UnitCommitted,
+    UnitDamaged,
+    UnitsElsewhere,
     UnitStarted,
 )
 from teacher_cache.store.cache import TeacherCache
@@ -120,7 +124,31 @@ def test_a_stopped_stage_1_says_what_is_saved_and_what_is_lost(rank: int, capsys
     with pytest.raises(click.exceptions.Exit):
         display.show(BuildFinished(stopped=True, missing_units=3, **end))
     said = capsys.readouterr().err
+    assert f"rank {rank} of 2: stopped: " in said
     assert "1 of 4 chunks of the cache are saved; 64 views of an unfinished chunk are lost" in said
+
+
+@pytest.mark.parametrize(("rank", "size"), [(0, 1), (1, 2), (3, 4)])
+def test_every_line_of_one_of_several_ranks_says_whose_it_is(
+    rank: int, size: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ranks that share an output ended in lines of the same form, each with figures of its own."""
+    end = {"num_forwards": 2, "views_done": 128, "seconds": 1.0, "label_agreement": 0.5, "missing_units": 3}
+    for event in (
+        SnapshotDamaged(reason="c.zarr/ledger: damaged"),
+        UnitDamaged(unit=UnitId(0, 0), reason="c.zarr: chunk 0 is damaged"),
+        UnitsElsewhere(num_units=2),
+        BuildFinished(stopped=False, labels_disagree=True, **end),
+        BuildFinished(stopped=False, labels_disagree=False, renumbered=(Renumbered(1, 2, 0.9),), **end),
+        BuildFinished(stopped=True, labels_disagree=False, **end),
+    ):
+        display = Stage1Display(World(rank, size), StopRequest())
+        display._num_classes = 5  # as `CacheOpened` says
+        with suppress(click.exceptions.Exit):
+            display.show(event)
+        said = capsys.readouterr()
+        lines = (said.out + said.err).splitlines()
+        assert lines and {line.startswith(f"rank {rank} of {size}: ") for line in lines} == {size > 1}, lines
 
 
 @pytest.mark.parametrize("own_log", [False, True])

@@ -31,7 +31,10 @@ _BLOCK = 16  # of the built-in recipes: another size is worth a word
 
 
 class Stage1Display:
-    """Draws the events of stage 1; of ranks that share an output all but the first show little beside warnings."""
+    """Draws the events of stage 1; of ranks that share an output all but the first show little beside warnings.
+
+    Where there are several ranks, a line that any of them may write begins with the rank.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Stage1Display:
         """
         self._names, self._next_command = index.class_names if index else (), next_command
         self._quiet, self._world, self._stop = world.rank > 0 and not has_own_output(), world, stop
+        self._who = f"rank {world.rank} of {world.size}: " if world.size > 1 else ""
         self._bar: Bar | None = None
         self._calibration: Bar | None = None
         self._units = self._num_classes = self._num_units = self._views_of_unit = 0
@@ -75,9 +79,9 @@ class Stage1Display:
                 if not self._quiet:
                     self._start(event)
             case events.SnapshotDamaged():
-                say(f"warning: {event.reason}; it is written anew")
+                self._say(f"warning: {event.reason}; it is written anew")
             case events.UnitDamaged():
-                say(f"warning: {event.reason}; it will be computed again")
+                self._say(f"warning: {event.reason}; it will be computed again")
             case events.UnitStarted():
                 self._views_of_unit = 0
             case events.BatchDone():
@@ -93,7 +97,7 @@ class Stage1Display:
                 self._views_of_unit = 0
             case events.UnitsElsewhere():
                 what = f"{count(event.num_units, 'chunk')} {was(event.num_units)} begun by other processes"
-                say(f"{what}: waiting for them")
+                self._say(f"{what}: waiting for them")
             case events.BuildFinished():
                 self._finish(event)
 
@@ -109,10 +113,14 @@ class Stage1Display:
             self.show(event)
             opened = event.cache if isinstance(event, CacheOpened) else None
             if self._stop.told and opened is None:
-                say("stopped while calibrating, nothing is made yet; run the same command again")
+                self._say("stopped while calibrating, nothing is made yet; run the same command again")
                 raise stop_with(self._stop.exit_code)
         assert opened is not None, "the last event carries the cache"
         return opened
+
+    def _say(self, text: str) -> None:
+        """Write a line that any rank may write."""
+        say(f"{self._who}{text}")
 
     def _say_cost(self, event: "ShortCalibration") -> None:
         """Print what fitting the record on few views costs, measured."""
@@ -154,12 +162,12 @@ class Stage1Display:
         if self._bar is not None:
             self._bar.close()
         if event.labels_disagree:
-            say(f"warning: {self._doubt(event.label_agreement)}")
+            self._say(f"warning: {self._doubt(event.label_agreement)}")
         elif event.renumbered:
-            say(f"warning: {self._otherwise(event.renumbered)}")
+            self._say(f"warning: {self._otherwise(event.renumbered)}")
         agreed = 100 * event.label_agreement
         result(
-            f"{count(event.num_forwards, 'teacher forward')}, {count(event.views_done, 'view')} in "
+            f"{self._who}{count(event.num_forwards, 'teacher forward')}, {count(event.views_done, 'view')} in "
             f"{duration(event.seconds)}; {count(event.missing_units, 'chunk')} missing"
             + (
                 f"; teacher accuracy on the {self._judged} {agreed:.1f} % (below top-1: views are cropped and mixed)"
@@ -170,7 +178,7 @@ class Stage1Display:
         if event.stopped:
             num_saved = self._num_units - event.missing_units
             lost = f"; {count(self._views_of_unit, 'view')} of an unfinished chunk are lost" * bool(self._views_of_unit)
-            say(
+            self._say(
                 f"stopped: {num_saved} of {count(self._num_units, 'chunk')} of the cache are saved{lost}; run the same "
                 "command again to go on"
             )
