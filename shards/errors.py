@@ -215,19 +215,32 @@ _MESSAGE_CHARS = 600
 _LEAST_CHARS = 60
 
 
+def with_advice(text: str, advice: str) -> str:
+    """A message and what to do, which stands in a line of its own below several lines."""
+    separator = "\n" if "\n" in text else "; "
+    return f"{text}{separator}{advice}" if advice else text
+
+
 def problems_text(where: str, problems: Sequence[Problem], *, what: str = "") -> str:
-    """Say in one message what is wrong: a single problem as it is, several counted, with three examples.
+    """Say in one message what is wrong and what to do; arguments as of `summary`."""
+    problem = summary(where, problems, what=what)
+    return with_advice(problem.text, problem.advice)
+
+
+def summary(where: str, problems: Sequence[Problem], *, what: str = "") -> Problem:
+    """Make one problem of several: a single one as it is, several counted, with three examples and their advice.
 
     Args:
         where: the file, folder or flag that all of them are in; "" when each says it itself.
         what: how several are introduced; default "N problems". The number of problems of each kind follows.
 
-    The examples are of different kinds first. At most six lines and 600 characters, unless `where` is very long.
+    The examples are of different kinds first. At most six lines and 600 characters with the advice, unless `where` is
+    very long.
     """
     before = f"{where}: " if where else ""
     if len(problems) == 1:
         only = problems[0]
-        return f"{before}{only.text}" + (f"; {only.advice}" if only.advice else "")
+        return only._replace(text=f"{before}{only.text}")
     kinds = Counter(problem.kind for problem in problems)
     # One kind more takes no more room than its number.
     shown = len(kinds) if len(kinds) == _KINDS_NAMED + 1 else _KINDS_NAMED
@@ -243,7 +256,7 @@ def problems_text(where: str, problems: Sequence[Problem], *, what: str = "") ->
     lines = [head, *(f"  {_cut(problem.text, max(_LEAST_CHARS, room))}" for problem in examples)]
     if len(problems) > len(examples):
         lines.append(f"  … and {len(problems) - len(examples)} more")
-    return "\n".join([*lines, last] if last else lines)
+    return Problem("\n".join(lines), "", last)
 
 
 def _kinds_first(problems: Sequence[Problem]) -> list[Problem]:
@@ -255,8 +268,8 @@ def _kinds_first(problems: Sequence[Problem]) -> list[Problem]:
 
 
 def _cut(text: str, chars: int) -> str:
-    """One line of at most `chars` characters: what is cut comes out of its middle."""
-    line = " ".join(text.split("\n"))
+    """Of several lines the first, in at most `chars` characters: what is cut comes out of its middle."""
+    line = text.partition("\n")[0]
     if len(line) <= chars:
         return line
     tail = (chars - 1) // 3
@@ -280,7 +293,7 @@ class ArtefactError(Exception):
     """
 
     def __init__(self, text: str = "", advice: str = "") -> None:
-        super().__init__(f"{text}; {advice}" if advice else text)
+        super().__init__(with_advice(text, advice))
         self.text, self.advice = text, advice
 
 

@@ -39,7 +39,7 @@ def keys(path: Path) -> list[str]:
     [
         (EXTRA, "--ignore-unknown"),
         ({**PLAIN, "b.bbox.json": b"[]"}, "where keys have dots give --key-dots; to pass over such members "
-                                          "--ignore-suffix bbox.json"),
+                                          "give --ignore-suffix bbox.json, or --ignore-unknown"),
         ({**PLAIN, "b.npy": b""}, "--ignore-suffix npy, or --ignore-unknown"),
         (DOTTED, "--key-dots"),
         ({"a.png": image(1), "a.json": b"{}"}, "--label-key"),
@@ -49,6 +49,32 @@ def test_the_refusal_names_the_flag_that_would_take_it(files: dict[str, bytes], 
     put(tmp_path / "x.tar", files)
     result = check(tmp_path / "x.tar")
     assert result.exit_code == 1 and said in result.output.replace("\n", " "), result.output
+
+
+@pytest.mark.parametrize("num_shards", [1, 3])
+@pytest.mark.parametrize(
+    ("suffixes", "counted"),
+    [
+        ([f"{n:06}" for n in range(40)], "80 × name with several dots"),
+        ([f"v{n}-final" for n in range(3)], "6 × name with several dots"),
+        (["bbox", "seg"], "1 × .seg.png"),
+    ],
+)
+def test_an_advice_is_given_once_for_all_members_and_shards_that_need_it(
+    suffixes: list[str], counted: str, num_shards: int, tmp_path: Path
+) -> None:
+    """Each key with dots had an advice of its own, each shard repeated it, and lines were cut in the middle of it."""
+    (tmp_path / "x").mkdir()
+    for shard in range(num_shards):
+        files = {f"{shard}.{name}.{end}": image(0) for name in suffixes for end in ("cls", "png")}
+        put(tmp_path / "x" / f"{shard}.tar", files)
+    result = check(tmp_path / "x")
+    told, _, error = result.output.partition("error: ")
+    assert result.exit_code == 1 and counted in (told if num_shards > 1 else error), result.output
+    assert [part.count("--key-dots") for part in (told, error)] == [int(num_shards > 1), 1], result.output
+    assert error.rstrip().endswith("--ignore-unknown") and len(error) <= 620
+    head = f"{2 * len(suffixes)} members are of no sample, the first '0.{suffixes[0]}.cls' at offset 0: "
+    assert head in (told if num_shards > 1 else error)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ is refused, unless it is to be ignored, and then it is counted.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import google_crc32c
@@ -73,9 +73,20 @@ class Row(NamedTuple):
     suffix: int
 
 
-def split_name(
-    member: Member, foreign: Foreign, ignored: Counter[str], strays: list[Problem]
-) -> tuple[str, str] | None:
+class Stray(NamedTuple):
+    """A member of no sample; `suffix`, in lower case, is None where its name has no key."""
+
+    member: Member
+    suffix: str | None
+
+    @property
+    def has_dots(self) -> bool:
+        """Whether its name would have a key and a known suffix if the key ended at the last dot."""
+        first, _, last = (self.suffix or "").rpartition(".")
+        return bool(first) and (last in SUFFIXES or last in ("cls", "json"))
+
+
+def split_name(member: Member, foreign: Foreign, ignored: Counter[str], strays: list[Stray]) -> tuple[str, str] | None:
     """Key, and suffix in lower case, by WebDataset's rule or up to the last dot; None for a member of no sample.
 
     Such a member is counted in `ignored`, or added to `strays` where the rule does not pass over it.
@@ -95,29 +106,42 @@ def split_name(
     if foreign.ignore_unknown:
         ignored[f".{suffix}" if match else "without a suffix"] += 1
     else:
-        strays.append(_stray(member, suffix if match else None))
+        strays.append(Stray(member, suffix if match else None))
     return None
 
 
-def _stray(member: Member, suffix: str | None) -> Problem:
-    """Return the error of a member of no sample; `suffix` is None where its name has no key."""
-    place = f"offset {member.offset}: member {member.name!r}"
+_MOST_SUFFIXES = 4
+
+
+def stray_problems(strays: Sequence[Stray]) -> list[Problem]:
+    """Say what is wrong with each member of no sample; all that need the same flags have the same advice."""
+    dotted = {stray.suffix: None for stray in strays if stray.suffix and stray.has_dots}
+    advice = _passing_over([stray.suffix for stray in strays if stray.suffix and not stray.has_dots])
+    dots_advice = f"a key ends at the first dot; where keys have dots give --key-dots; {_passing_over(dotted)}"
+    return [_stray_problem(stray, len(dotted), dots_advice, advice) for stray in strays]
+
+
+def _passing_over(suffixes: Iterable[str]) -> str:
+    """Name the flags that pass over members with these suffixes."""
+    names = list(dict.fromkeys(suffixes))
+    flags = [f"--ignore-suffix {name}" for name in names] if len(names) <= _MOST_SUFFIXES else []
+    return f"to pass over such members give {' '.join(flags)}{', or ' if flags else ''}--ignore-unknown"
+
+
+def _stray_problem(stray: Stray, num_dotted: int, dots_advice: str, advice: str) -> Problem:
+    suffix, place = stray.suffix, f"offset {stray.member.offset}: member {stray.member.name!r}"
     if suffix is None:
-        advice = "rename it, or give --ignore-unknown"
-        return Problem(f"{place}: expected a name of the form key.suffix", "name without a suffix", advice)
+        no_suffix = "rename it, or give --ignore-unknown"
+        return Problem(f"{place}: expected a name of the form key.suffix", "name without a suffix", no_suffix)
     if suffix == "tar":
-        advice = "a tar for each class, as of ImageNet's download, is no shard: make shards of it with make-shards"
-        return Problem(f"{place}: a tar in a tar: expected images and labels", "tar in the tar", advice)
+        no_shard = "a tar for each class, as of ImageNet's download, is no shard: make shards of it with make-shards"
+        return Problem(f"{place}: a tar in a tar: expected images and labels", "tar in the tar", no_shard)
+    kind = f".{short(suffix, 20)}"
+    if stray.has_dots:
+        kind = kind if num_dotted <= _MOST_SUFFIXES else "name with several dots"
+        return Problem(f"{place}: expected one dot before the suffix, got suffix {short(suffix)!r}", kind, dots_advice)
     known = ", ".join((*SUFFIXES, "cls", "json", *IGNORED_SUFFIXES))
-    last = suffix.rpartition(".")[2]
-    advice = f"to pass over such members give --ignore-suffix {suffix}, or --ignore-unknown"
-    if last != suffix and (last in SUFFIXES or last in ("cls", "json")):
-        advice = (
-            "a key ends at the first dot; where keys have dots give --key-dots; "
-            f"to pass over such members --ignore-suffix {suffix}"
-        )
-    text = f"{place}: expected one of the suffixes {known}, got suffix {short(suffix)!r}"
-    return Problem(text, f".{short(suffix, 20)}", advice)
+    return Problem(f"{place}: expected one of the suffixes {known}, got suffix {short(suffix)!r}", kind, advice)
 
 
 def refused(member: Member, where: str, expected: str, advice: str, got: str = "") -> ShardError:

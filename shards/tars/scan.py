@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from shards.errors import Problem, ShardError, problems_text
+from shards.errors import Problem, ShardError, problems_text, with_advice
 from shards.index.index_checks import SUFFIXES
 from shards.index.remote import local_shard
 from shards.index.shard_index import ShardIndex
@@ -29,7 +29,8 @@ class ScanEvent:
     Attributes:
         url: the shard; "" in the last event.
         shards_done, num_shards; num_samples, num_bytes: so far.
-        problem: what is wrong with this shard, "" when nothing is; several lines where several images do not decode.
+        problem: what is wrong with this shard, "" when nothing is; a line for each problem, where several images do not
+            decode. What to do is said at the first problem that needs it.
         ignored: members passed over so far, by suffix. empty: shards without a member, passed over so far.
         index: only in the last event.
     """
@@ -76,7 +77,7 @@ def scan_shards(
     rule = rule._replace(num_classes=settled_classes(num_classes, class_names), class_numbers=numbers)
     scans: dict[int, ShardScan] = {}
     problems = _missing(expected, urls)
-    num_bad = len(problems)
+    num_bad, advised = len(problems), set[str]()
     event = ScanEvent(url="", num_shards=len(urls))
     outcomes = over_shards(lambda number: _scan_one(number, urls[number], rule, cache_dir), len(urls), workers)
     for position, scan, faults in outcomes:
@@ -91,7 +92,7 @@ def scan_shards(
             faults = (*faults, differs) if differs else faults
         problems.extend(faults)
         num_bad += bool(faults)
-        yield replace(event, problem="\n".join(_as_line(problem) for problem in faults))
+        yield replace(event, problem="\n".join(_as_line(problem, advised) for problem in faults))
     if problems:
         num_shards = len(set(map(base_name, urls)) | set(expected.names if expected else ()))
         bad = f"{num_bad} of {count(num_shards, 'shard')} not as expected"
@@ -222,8 +223,11 @@ def _classes(index: ShardIndex) -> str:
     )
 
 
-def _as_line(problem: Problem) -> str:
-    return f"{problem.text}; {problem.advice}" if problem.advice else problem.text
+def _as_line(problem: Problem, advised: set[str]) -> str:
+    """A problem in one line, with its advice where that is not among those given before, to which it is added."""
+    advice = "" if problem.advice in advised else problem.advice
+    advised.add(problem.advice)
+    return with_advice(problem.text.partition("\n")[0], advice)
 
 
 _Outcome = tuple[int, ShardScan | None, tuple[Problem, ...]]

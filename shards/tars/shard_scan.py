@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.documents import open_regular
-from shards.errors import Problem, ShardError, problems_text
-from shards.tars.sample_rule import Row, SampleMembers, SampleRule, refused, split_name
+from shards.errors import Problem, ShardError, summary
+from shards.names import short
+from shards.tars.sample_rule import Row, SampleMembers, SampleRule, Stray, refused, split_name, stray_problems
 from shards.tars.tar import Member, read_members
 
 _BUFFER_BYTES = 1 << 20
@@ -85,18 +86,21 @@ def scan_shard(path: Path, name: str, rule: SampleRule, where: str = "") -> Shar
 
 def scan_file(file: BinaryIO, name: str, rule: SampleRule, where: str) -> ShardScan:
     """Scan an open tar from its first byte to its last; errors as of `scan_shard`."""
-    strays: list[Problem] = []
+    strays: list[Stray] = []
     try:
         scan = _scan_members(file, name, rule, where, strays)
     except ShardError:
         if not strays:
             raise
     if strays:
-        raise ShardError(problems_text(where, strays, what=f"{len(strays)} members are of no sample"))
+        first = strays[0].member
+        what = f"{len(strays)} members are of no sample, the first {short(repr(first.name))} at offset {first.offset}"
+        problem = summary(where, stray_problems(strays), what=what)
+        raise ShardError(problem.text, problem.advice)
     return scan
 
 
-def _scan_members(file: BinaryIO, name: str, rule: SampleRule, where: str, strays: list[Problem]) -> ShardScan:
+def _scan_members(file: BinaryIO, name: str, rule: SampleRule, where: str, strays: list[Stray]) -> ShardScan:
     """The scan of all members; those of no sample are added to `strays`."""
     rows: list[Row] = []
     seen: set[str] = set()
