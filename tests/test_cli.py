@@ -157,7 +157,7 @@ def test_what_is_begun_goes_on_in_its_own_precision_where_the_default_is_another
     sweep = ["ablate", *shards, "--val-shards", work / "val", "--cache", tmp_path / "c.zarr", *recipe]
     sweep += ["--tau", "2", "--distill", "soft", "--out", tmp_path / "sweep"]
     with monkeypatch.context() as patch:
-        patch.setattr("teacher_cache.network.arithmetic.default_precision", lambda device: ("bf16", "a pretended GPU"))
+        patch.setattr("teacher_cache.network.arithmetic.default_precision", lambda *_: ("bf16", "a pretended GPU"))
         for words in ([*grow, "--views", "2"], train, [*sweep, "--lambda", "0.5"]):
             assert "precision bf16: a pretended GPU" in done(*words)
     assert "already finished" in done(*train), "no other run"

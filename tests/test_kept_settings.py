@@ -50,7 +50,7 @@ def _surroundings(patch: pytest.MonkeyPatch, number: int) -> None:
     for module in ("teacher_cache.commands.view_flags", "student.recipe.choice"):
         patch.setattr(f"{module}.data_defaults", lambda *_, **__: _defaults(number))
     precision = ("fp32", "bf16")[number]
-    patch.setattr("teacher_cache.network.arithmetic.default_precision", lambda _: (precision, "chosen by a test"))
+    patch.setattr("teacher_cache.network.arithmetic.default_precision", lambda *_: (precision, "chosen by a test"))
     patch.setattr("teacher_cache.network.device.network_threads", lambda *_, **__: THREADS[number])
     patch.setattr("teacher_cache.network.device.rank_cpus", lambda _: max(THREADS))
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.models import register_model
 from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 
@@ -166,6 +168,55 @@ def test_a_lost_batch_is_an_error_not_a_percentage(reader: ShardReader, index: S
     part = EvalResult(num_samples=4, num_not_finite=0, top1={"cls": 1}, top5={"cls": 2})
     with pytest.raises(RunError, match="expected 9 samples over all processes, counted 8"):
         EvalResult.of_all_ranks([part, part], 9)
+
+
+class Moody(nn.Module):
+    """Answers the first batch well, and each later one as it is told."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault, self.calls = fault, 0
+
+    def forward(self, image_BCHW: torch.Tensor) -> Any:
+        self.calls += 1
+        logit_BC = torch.zeros(len(image_BCHW), CLASSES)
+        match self.fault if self.calls > 1 else "":
+            case "raises":
+                raise KeyError("second batch")
+            case "fewer images":
+                return logit_BC[1:]
+            case "names":
+                return {"logits": logit_BC}
+            case "memory":
+                raise torch.OutOfMemoryError("CUDA error: out of memory")
+        return logit_BC
+
+
+@register_model
+def student_moody(pretrained: bool = False, **options: Any) -> nn.Module:
+    return Moody("")
+
+
+@pytest.mark.parametrize(
+    ("fault", "model", "error", "words"),
+    [
+        ("raises", "student_moody", ValueError, f"{__name__}:student_moody fails in evaluation mode, on 4 images: Key"),
+        ("fewer images", "student_moody", ValueError, r"student_moody fails in .*shape \(4, 7\), got \(3, 7\)"),
+        ("names", "student_moody", ValueError, "student_moody fails in evaluation mode"),
+        ("memory", "student_moody", torch.OutOfMemoryError, "out of memory"),
+        ("raises", "deit_tiny_patch16_224", KeyError, "second batch"),
+    ],
+)
+def test_a_network_of_the_users_that_fails_in_a_later_batch_is_named(
+    fault: str, model: str, error: type[Exception], words: str, reader: ShardReader
+) -> None:
+    """It answers when it is tried, and a whole epoch of training; then its evaluation was "a defect"."""
+    views = eval_views(RECIPE, ViewRecipe(), block_size=4)
+    loaded = eval_batches(reader, views, world=World(), workers=0)
+    forward = Forward(views=views, device=torch.device("cpu"), model=model)
+    with pytest.raises(error, match=words) as refused:
+        list(evaluate(Moody(fault), loaded, forward, num_own=SAMPLES))
+    assert len(str(refused.value)) <= 600 and "\n" not in str(refused.value)
 
 
 def test_the_model_is_left_in_the_mode_it_was_in(reader: ShardReader) -> None:

@@ -14,7 +14,13 @@ import torch
 from shards.errors import RunError
 from shards.world import World
 from student.learn import process_group as process_group_module
-from student.learn.process_group import _require_own_gpus, meeting_place, process_group, unwrapped
+from student.learn.process_group import (
+    _require_own_gpus,
+    meeting_place,
+    process_group,
+    require_one_precision,
+    unwrapped,
+)
 from student.run.loop import _joining
 from tests.student_tiny import in_children
 
@@ -62,6 +68,21 @@ def test_an_error_of_rank_0_is_raised_on_every_rank(tmp_path):
     def work(group):
         with pytest.raises(RunError, match="disk full"):
             group.from_main(fail)
+        return True
+
+    assert as_ranks(tmp_path, 2, work) == [True, True]
+
+
+@pytest.mark.parametrize(("precisions", "said"), [(("bf16", "fp16"), "rank 1 in fp16"), (("fp32", "fp32"), "")])
+def test_ranks_of_two_precisions_are_refused_on_every_rank(tmp_path, precisions, said):
+    """Ranks on machines with other GPUs trained one network in two precisions, without a word."""
+
+    def work(group):
+        if said:
+            with pytest.raises(ValueError, match=f"{said}.*give every rank the same --precision"):
+                require_one_precision(group, precisions[group.world.rank])
+        else:
+            require_one_precision(group, precisions[group.world.rank])
         return True
 
     assert as_ranks(tmp_path, 2, work) == [True, True]

@@ -190,6 +190,32 @@ def test_the_default_precision_is_that_of_the_gpu_in_question(gpus, monkeypatch)
     assert RunsTeacher(**empty | {"device": "cuda:1"}).load(teacher, None, None) == "bf16"
 
 
+@pytest.mark.parametrize(
+    ("majors", "local_size", "expected"),
+    [
+        ((8, 7), 2, "fp16"),
+        ((7, 8), 2, "fp16"),
+        ((8, 9, 7), 3, "fp16"),
+        ((8, 9), 2, "bf16"),
+        ((7, 7), 2, "fp16"),
+        ((8, 8, 7), 2, "bf16"),  # no rank takes the third
+        ((8, 7), 1, "bf16"),  # nor the second
+        ((8,), 4, "bf16"),  # the scheduler shows each rank one of its own
+    ],
+)
+def test_the_ranks_of_a_machine_have_one_default_precision_that_all_their_gpus_have(
+    gpus, monkeypatch: pytest.MonkeyPatch, majors: tuple[int, ...], local_size: int, expected: str
+) -> None:
+    """Each rank took the default of GPU 0, also one whose own GPU has no bf16."""
+    gpus(len(majors))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: (majors[number], 0))
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: majors[torch.cuda.current_device()] >= 8
+    )
+    worlds = [World(rank, local_size, rank, local_size) for rank in range(local_size)]
+    assert {default_precision("cuda", world)[0] for world in worlds} == {expected}
+
+
 def test_every_precision_has_its_flag_its_setting_its_teacher_and_its_tolerance() -> None:
     """One list in four rooms: a flag that the library refuses, or a cache that cannot be verified, is a hole."""
     (option,) = precision_option(lambda: None).__click_params__

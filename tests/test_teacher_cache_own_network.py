@@ -53,6 +53,19 @@ class Scaled(Small):
     def forward(self, x):
         return 2 * super().forward(x)
 
+class Moody(Small):
+    fault = ""
+
+    def forward(self, x):
+        if self.fault == "raises" and x.any():
+            raise KeyError("bright")
+        return super().forward(x)[int(self.fault == "fewer images" and bool(x.any())):]
+
+def moody(fault):
+    network = Moody()
+    network.fault = fault
+    return network
+
 def small(**options):
     torch.manual_seed(3)
     return Small(**options)
@@ -273,6 +286,19 @@ def test_it_goes_through_every_command_that_asks_a_teacher(own: str, tmp_path: P
     online = load(f"{own}:small", input_size=16, model_kwargs={"width": 6})
     with Feed(index, teacher=online, views=shown, batch_size=16, repeats=1, workers=0, views_used=2) as feed:
         torch.testing.assert_close(next(iter(feed.epoch(0))).teacher.log_prob(1.0), cached, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(("fault", "words"), [("raises", "KeyError: 'bright'"), ("fewer images", r"got \(3, 5\)")])
+@pytest.mark.parametrize("order", [(), (1, 0)])
+def test_a_network_that_fails_on_later_images_alone_is_named(
+    own: str, fault: str, words: str, order: tuple[int, ...]
+) -> None:
+    """It answers the black images that it is tried on; then its first chunk was "a defect"."""
+    teacher = load(f"{own}:moody", model_kwargs={"fault": fault})
+    teacher, words = (teacher.in_order(order), words.replace("5", "2")) if order else (teacher, words)
+    black_BCHW = torch.zeros(4, 3, 32, 32)
+    with pytest.raises(ValueError, match=rf"^teacher: {own}:moody cannot answer 4 images: .*{words}"):
+        teacher.logits(black_BCHW + 1)
 
 
 def test_a_network_without_tensors_is_refused_unless_it_registers_its_bytes(own: str) -> None:

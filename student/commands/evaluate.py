@@ -67,8 +67,8 @@ def evaluate(
     target = rank_device(device, world)
     block_size = eval_batch_size(target.type)
     views = eval_views(info.recipe, ViewRecipe(mean=info.mean, std=info.std), block_size=block_size)
-    dtype_name = announced_precision(chosen_device(device), precision, quiet=world.rank > 0)
-    forward = Forward(views=views, device=target, precision=dtype_name)
+    dtype_name = announced_precision(chosen_device(device), precision, world=world)
+    forward = Forward(views=views, device=target, precision=dtype_name, model=info.recipe.model)
     shard_place.fetch(world, index)
     with shard_place.reader(index) as reader:
         counted, confusion = _counted(network, info, reader, forward, workers, class_order)
@@ -93,7 +93,7 @@ def _counted(
     """Evaluate this process's images, with a bar, and return the counts of all processes."""
     from student.learn.confusion import Confusion
     from student.learn.evaluation import EvalResult, eval_batches, evaluate, own_samples
-    from student.learn.process_group import meeting_place, process_group
+    from student.learn.process_group import meeting_place, process_group, require_one_precision
 
     world, views = world_from_env(), forward.views
     confusion = Confusion(info.class_names or [f"class {c}" for c in range(info.num_classes)])
@@ -116,6 +116,7 @@ def _counted(
     if world.size > 1 and world.rank == 0:
         say(f"rank 0 of {world.size} waits at {meeting_place(world)} for the other {world.size - 1}")
     with process_group(world, forward.device) as group:
+        require_one_precision(group, forward.precision)
         counted = EvalResult.of_all_ranks(group.gathered(group.on_every_rank(own)), reader.index.num_samples)
         confusion.gather(group)
     return counted, confusion

@@ -312,9 +312,10 @@ class TrainingFlags:
         from student.recipe.settings import TrainSettings
         from teacher_cache.network.device import chosen_device
 
-        device, quiet = chosen_device(self.device), quiet or world_from_env().rank > 0
+        device = chosen_device(self.device)
         how: dict[str, Any] = {"compile": self.compile, "deterministic": self.deterministic}
-        precision = announced_precision(device, self.precision, existing=run_precision, quiet=quiet, **how)
+        world = world_from_env()
+        precision = announced_precision(device, self.precision, existing=run_precision, quiet=quiet, world=world, **how)
         return TrainSettings(
             seed=seed,
             precision=cast("Precision", precision),

@@ -25,8 +25,10 @@ from shards.views.view_recipe import ViewRecipe, recipe_named
 from shards.world import World
 from student.learn.losses.distill_loss import Answer
 from student.learn.network import Heads, heads
+from student.learn.timm_model import own_errors
 from student.recipe.student_recipe import StudentRecipe
 from teacher_cache.network.arithmetic import arithmetic, autocast
+from teacher_cache.network.trial import require_logits
 
 Answers = Callable[[nn.Module, Tensor], Heads]
 HEADS = ("cls", "dist", "average")
@@ -138,19 +140,24 @@ class Forward:
         views: of `eval_views`. device: of the model.
         precision: "fp32", "tf32", "bf16" or "fp16".
         answers: how a model in evaluation mode is asked; see `answers_of`.
+        model: name of the network, for errors of one that the user registered.
     """
 
     views: ViewRecipe
     device: torch.device
+    model: str = ""
     precision: str = "fp32"
     answers: Answers = heads
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, batch: ViewBatch) -> Heads:
-        """Return the student's logits for a batch, float32."""
+        """Return the student's logits for a batch, float32; ValueError where a network of the user's gives none."""
         image_BCHW = model_input(batch, self.views, self.device)
-        with arithmetic(self.device.type, self.precision), autocast(self.device.type, self.precision):
+        kind, num_images = self.device.type, len(image_BCHW)
+        own = own_errors(self.model, num_images, training=False)
+        with arithmetic(kind, self.precision), autocast(kind, self.precision), own:
             answer = self.answers(model, image_BCHW)
+            require_logits(answer.all(), answer.cls_BC.shape[-1], num_images)
         return Heads(answer.cls_BC.float(), None if answer.dist_BC is None else answer.dist_BC.float())
 
 

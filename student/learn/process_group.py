@@ -239,6 +239,17 @@ def _require_own_gpus(gpus: Sequence[str]) -> None:
             )
 
 
+def require_one_precision(group: ProcessGroup, precision: str) -> None:
+    """ValueError, the same on every rank, when ranks compute in different precisions, as GPUs of two kinds choose."""
+    precisions = group.gathered(precision)
+    other = next((rank for rank, theirs in enumerate(precisions) if theirs != precisions[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"--precision: rank 0 would compute in {precisions[0]}, rank {other} in {precisions[other]}, perhaps each "
+            "by the default of its GPU; give every rank the same --precision, one that all of their GPUs have"
+        )
+
+
 @contextlib.contextmanager
 def process_group(
     world: World, device: torch.device, *, timeout_s: float = 1800.0, join_s: float = 600.0

@@ -2,7 +2,7 @@
 
 bare_model        the network without weights
 preparation_of    what timm says of the images that a model wants
-own_errors        what a user's network raises in training, in one sentence
+own_errors        what a user's network raises, in one sentence
 renormalise       a trained network takes images with another mean and standard deviation
 timm_expression   one line of Python that loads a weights file
 timm_config       the config.json with which timm loads a folder
@@ -172,11 +172,12 @@ def require_answer(model: nn.Module, name: str, *, image_size: int, num_classes:
 
 
 @contextlib.contextmanager
-def own_errors(name: str, num_images: int) -> Iterator[None]:
-    """Put what a network that a user registered raises in training into one sentence; timm's own stays as it is.
+def own_errors(name: str, num_images: int, *, training: bool = True) -> Iterator[None]:
+    """Put what a network that a user registered raises into one sentence; an error of timm's own stays as it is.
 
     Args:
-        name: of the model. num_images: that it is given.
+        name: of the model; "" where nobody knows it. num_images: that it is given.
+        training: whether it is in training mode.
 
     Raises:
         ValueError: naming the model and the function that builds it.
@@ -184,13 +185,16 @@ def own_errors(name: str, num_images: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the network is the user's: every error is one of its code
-        if _of_timm(name) or device_words(error) is not None:
+        if not name or _of_timm(name) or device_words(error) is not None:
             raise
         function = timm.model_entrypoint(name)
+        advice = "in evaluation mode it answers, so mend what it does otherwise when it is trained"
+        if not training:
+            advice = "it answered one black image when it was tried, so mend what it does otherwise with these"
         raise ValueError(
-            f"model {name}: the network of {function.__module__}:{function.__name__} fails in training mode, on "
-            f"{count(num_images, 'image')}: {reason_of(error)}; in evaluation mode it answers, so mend what it does "
-            "otherwise when it is trained"
+            f"model {name}: the network of {function.__module__}:{function.__name__} fails in "
+            f"{'training' if training else 'evaluation'} mode, on {count(num_images, 'image')}: {reason_of(error)}; "
+            f"{advice}"
         ) from error
 
 

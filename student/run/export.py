@@ -29,7 +29,14 @@ from student.learn.evaluation import eval_views
 from student.learn.losses.table import NONE, loss_named
 from student.learn.network import heads, load_weights
 from student.learn.process_group import unwrapped
-from student.learn.timm_model import bare_model, own_arguments, preparation_of, timm_config, timm_expression
+from student.learn.timm_model import (
+    bare_model,
+    own_arguments,
+    own_errors,
+    preparation_of,
+    timm_config,
+    timm_expression,
+)
 from student.learn.transformer_file import transformer_of
 from student.recipe.papers import STUDENT_RECIPES, recipe_for
 from student.recipe.student_recipe import StudentRecipe
@@ -268,7 +275,8 @@ def _likeliest(
 ) -> tuple[tuple[int, str, float], ...]:
     one, none = torch.ones(1), torch.zeros(1, dtype=torch.int64)
     image = prepare(view_BHWC.to(device), none, one, none.expand(1, 4), mean=views.mean, std=views.std)
-    prob_C = torch.softmax(heads(model, image).average().float()[0], -1)
+    with own_errors(info.recipe.model, 1, training=False):
+        prob_C = torch.softmax(heads(model, image).average().float()[0], -1)
     best = torch.topk(prob_C, min(top, info.num_classes))
     names = info.class_names or tuple(str(number) for number in range(info.num_classes))
     return tuple((int(i), names[int(i)], float(p)) for p, i in zip(best.values, best.indices, strict=True))

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -38,7 +39,8 @@ def validate(
         models.append((number, "", trainer.core))
         if trainer.ema is not None:
             models.append((number, "ema_", trainer.ema.model))
-    networks, recipe = [model for _, _, model in models], trainers[0].recipe
+    networks = [(trainers[number].recipe.model, model) for number, _, model in models]
+    recipe = trainers[0].recipe
     own = group.on_every_rank(lambda: _own_results(networks, recipe, data, settings, group))
     results: list[dict[str, float]] = [{} for _ in trainers]
     for (number, prefix, _), parts in zip(models, zip(*group.gathered(own), strict=True), strict=True):
@@ -48,9 +50,13 @@ def validate(
 
 
 def _own_results(
-    networks: Sequence[nn.Module], recipe: StudentRecipe, data: ShardSets, settings: TrainSettings, group: ProcessGroup
+    networks: Sequence[tuple[str, nn.Module]],
+    recipe: StudentRecipe,
+    data: ShardSets,
+    settings: TrainSettings,
+    group: ProcessGroup,
 ) -> list[EvalResult]:
-    """What each network answers to this rank's share of the images.
+    """What each network, with its name, answers to this rank's share of the images.
 
     The networks walk the batches in step, so each image is decoded once for all of them.
     """
@@ -76,11 +82,11 @@ def _own_results(
             evaluate(
                 model,
                 copy,
-                forward,
+                replace(forward, model=name),
                 num_own=own_samples(data.val_index.rows_S, views, group.world),
                 class_order=data.val_classes.order,
             )
-            for model, copy in zip(networks, in_step(loaded, len(networks)), strict=True)
+            for (name, model), copy in zip(networks, in_step(loaded, len(networks)), strict=True)
         ]
         results: list[EvalResult] = []
         for events in zip(*evaluations, strict=True):

@@ -48,20 +48,22 @@ def announced_precision(
     compile: bool = False,
     deterministic: bool = False,
     quiet: bool = False,
+    world: World = ALONE,
 ) -> str:
     """Return the precision of a command, and say it with its reason where nobody typed it, and what is slow.
 
     Args:
         device: its name. typed: --precision. existing: of the run or cache that goes on. quiet: say nothing.
+        world: of the ranks that compute in it; the first one says it.
     """
     from teacher_cache.network.arithmetic import default_precision
     from teacher_cache.network.device import expectations
 
-    default, reason = (existing, "as begun") if existing is not None else default_precision(device)
+    default, reason = (existing, "as begun") if existing is not None else default_precision(device, world)
     precision = typed or default
     lines = [] if typed or runs_next_itself() else [f"precision {precision}: {reason}; --precision chooses another"]
     slow = expectations(device, precision=precision, compile=compile, deterministic=deterministic)
-    for line in [*lines, *slow] if not quiet else ():
+    for line in [*lines, *slow] if not quiet and world.rank == 0 else ():
         say(line)
     return precision
 
@@ -316,7 +318,7 @@ class RunsTeacher:
         how: dict[str, Any] = {"compile": self.compile, "deterministic": self.deterministic}
         begun_in = before.precision if before is not None else None
         named = chosen_device(self.device)  # without a rank's number: all ranks have one precision
-        precision = announced_precision(named, self.precision, existing=begun_in, quiet=world.rank > 0, **how)
+        precision = announced_precision(named, self.precision, existing=begun_in, world=world, **how)
         return teacher.load(views, index, device=device, precision=precision, existing=before, world=world, **how)
 
 

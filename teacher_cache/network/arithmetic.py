@@ -10,9 +10,12 @@ import torch
 from torch import nn
 
 from shards.errors import is_full_gpu
+from shards.world import ALONE, World
 
 _BACKENDS = torch.backends
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_AMPERE = (8, 0)
+"""Compute capability of the first GPUs that compute in bf16."""
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _WORKSPACES = (":4096:8", ":16:8")
 """Under these, says NVIDIA, cuBLAS rounds alike at every call; it reads the variable at the first product."""
@@ -99,17 +102,22 @@ def require_deterministic() -> None:
         raise ValueError(f"--deterministic: expected {_WORKSPACE} unset or {' or '.join(_WORKSPACES)}, got {value!r}")
 
 
-def default_precision(device: str) -> tuple[str, str]:
+def default_precision(device: str, world: World = ALONE) -> tuple[str, str]:
     """Return the precision of a device ("cpu", "cuda" or "cuda:N") when nobody chose one, and why.
 
-    bf16 where the GPU computes in it (Ampere and later), fp16 on older ones, fp32 on a CPU.
+    bf16 where the GPU computes in it (Ampere and later), fp16 on older ones, fp32 on a CPU. Ranks on one machine have
+    one precision: fp16 where the GPU of any of them is an older one.
     """
     if device == "cpu":
         return "fp32", "a CPU"
     with torch.cuda.device(device):  # torch asks the current one
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16", "this GPU computes in it"
-    return "fp16", "this GPU has no bf16"
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            return "fp16", "this GPU has no bf16"
+    # By their numbers: to make another rank's GPU the current one takes memory there.
+    num_gpus = min(world.local_size, torch.cuda.device_count())
+    if any(torch.cuda.get_device_capability(number) < _AMPERE for number in range(num_gpus) if num_gpus > 1):
+        return "fp16", "a GPU of another rank has no bf16"
+    return "bf16", "this GPU computes in it"
 
 
 @contextmanager

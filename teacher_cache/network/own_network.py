@@ -12,15 +12,18 @@ it is read as tensors and loaded into the network, and never runs anything.
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from shards.errors import device_words
 from shards.text.figures import count
 from teacher_cache.network.classifier import Classifier, Rgb
-from teacher_cache.network.teacher_name import require_function
+from teacher_cache.network.teacher_name import is_own, require_function, split_name
+from teacher_cache.network.trial import reason_of
 from teacher_cache.network.weights import WeightsFile, misfit_words, part_of_network
 
 
@@ -61,6 +64,28 @@ def own_network(
     if num_classes not in (None, classes):
         raise ValueError(f"teacher: {name} answers in {count(classes, 'class')}, expected {num_classes}")
     return Classifier(network, classes, found_mean, found_std, head, channels_last, class_lists, part)
+
+
+@contextmanager
+def own_errors(name: str, num_images: int) -> Iterator[None]:
+    """Put what a teacher of the user's raises after its trial into one sentence; an error of others stays as it is.
+
+    Args:
+        name: of the teacher, as a spec has it. num_images: that it is given.
+
+    Errors:
+        ValueError naming the function.
+    """
+    try:
+        yield
+    except Exception as error:  # the user's code
+        base, _ = split_name(name)
+        if not is_own(base) or device_words(error) is not None:
+            raise
+        raise ValueError(
+            f"teacher: {base} cannot answer {count(num_images, 'image')}: {reason_of(error)}; it answered two black "
+            "images when it was tried, so mend what it does otherwise with these"
+        ) from error
 
 
 class _LogitsOf(nn.Module):

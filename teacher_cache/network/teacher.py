@@ -19,9 +19,10 @@ from shards.text.figures import count
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
 from teacher_cache.network.arithmetic import arithmetic, autocast, faster_channels_last, is_half, require_deterministic
 from teacher_cache.network.classifier import Classifier, Rgb, run_in_float32
-from teacher_cache.network.own_network import own_network
+from teacher_cache.network.own_network import own_errors, own_network
 from teacher_cache.network.teacher_name import DEFAULT_TEACHER, is_own, spec_name, split_name
 from teacher_cache.network.timm_network import timm_network
+from teacher_cache.network.trial import require_logits
 from teacher_cache.network.weights import WeightsFile, read_weights, weights_sha256
 from teacher_cache.network.weights_metadata import BEST_WEIGHTS, trained_as, weights_file
 from teacher_cache.store.spec import TeacherSpec
@@ -91,9 +92,13 @@ class Teacher:
         kind, precision = self.device.type, self.spec.precision
         # Kernels picked by timing are faster, and may be others at the next start.
         kernels = {"benchmark": not self.deterministic, "deterministic": self.deterministic}
-        with torch.inference_mode(), arithmetic(kind, precision, **kernels), autocast(kind, precision):
+        own = own_errors(self.spec.name, len(image_BCHW))
+        with torch.inference_mode(), arithmetic(kind, precision, **kernels), autocast(kind, precision), own:
             logit_BC: Tensor = self._network(image_BCHW)
-        return (logit_BC if self._order_C is None else logit_BC.index_select(1, self._order_C)).float()
+            if self._order_C is not None:
+                logit_BC = logit_BC.index_select(1, self._order_C)
+            require_logits(logit_BC, self.num_classes, len(image_BCHW))
+        return logit_BC.float()
 
     def in_order(self, class_order: Sequence[int]) -> "Teacher":
         """The same network, answering for some of its classes or in another order; it counts forwards of its own.
