@@ -8,6 +8,7 @@ A package adds a member to an `OpenSet` by an entry point, in its pyproject.toml
 The name of the entry point is the name of the member. Built-in members win; nothing is imported before it is named.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from difflib import SequenceMatcher
 from functools import cache
@@ -24,6 +25,7 @@ _PREFIX = "deit_teacher_cache"
 _NEAR = 0.6
 _SHOWN = 3
 _LIST_CHARS = 160
+_NAME_BYTES, _PATH_BYTES = 255, 4095  # what Linux takes
 
 
 class OpenSet(MutableMapping[str, T]):
@@ -186,3 +188,13 @@ def _alike(word: str, name: str) -> float:
     """In [0, 1]; the bound that costs little first, as there may be thousands of names."""
     matcher = SequenceMatcher(None, word, name)
     return matcher.ratio() if matcher.real_quick_ratio() >= _NEAR and matcher.quick_ratio() >= _NEAR else 0.0
+
+
+def too_long(path: str) -> str:
+    """Say what is too long in a path for the file systems of Linux; "" for a path that they take."""
+    longest = max(path.split("/"), key=lambda name: len(os.fsencode(name)))
+    if (num_bytes := len(os.fsencode(longest))) > _NAME_BYTES:
+        return f"expected names of at most {_NAME_BYTES} bytes in a path, got {num_bytes} bytes: {short(longest)}"
+    if (num_bytes := len(os.fsencode(path))) > _PATH_BYTES:
+        return f"expected a path of at most {_PATH_BYTES:,} bytes, got {num_bytes:,}: {short(path)}"
+    return ""

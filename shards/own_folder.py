@@ -1,5 +1,6 @@
 """Refuse to write into a directory that another program made; and suggest directories for a misspelt one."""
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from shards.atomic import TEMPORARY
+from shards.documents import read_regular
 from shards.names import nearest
 
 
@@ -41,7 +43,53 @@ _NOBODYS = named(".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", ".nfs*",
 _MOST_ENTRIES = 1000
 _SUGGESTED = 3
 ZARR_ROOT = "zarr.json"
-"""In the folder of a cache."""
+"""In the folder of a cache, and in that of every group and array of Zarr."""
+CACHE_KIND = "deit teacher cache"
+"""What the attributes of a cache's root have as their `kind`."""
+
+
+def is_cache_folder(folder: Path) -> bool:
+    """Whether a folder holds the root of a finished cache."""
+    return _zarr_kind(folder) == _CACHE
+
+
+INDEX_NAME = "shards.index"
+"""In a folder of shards."""
+RUN_CONFIG = "config.json"
+"""In the folder of a run; others have a file of this name as well."""
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a folder holds the configuration of a run."""
+    try:
+        config = json.loads(read_regular(folder / RUN_CONFIG))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and {"recipe", "train"} <= set(config)
+
+
+def is_shards_folder(folder: Path) -> bool:
+    """Whether a folder holds shards with their index."""
+    return os.path.isfile(folder / INDEX_NAME)
+
+
+_CACHE, _ARRAY, _UNREADABLE = "a cache", "a Zarr array", "a folder with a damaged zarr.json, perhaps a cache"
+
+
+def _zarr_kind(folder: Path) -> str:
+    """Which of the things into which no command writes a folder is; "" for none, such as other groups of Zarr."""
+    try:
+        root = json.loads(read_regular(folder / ZARR_ROOT))
+    except OSError:
+        return ""
+    except (ValueError, RecursionError):
+        return _UNREADABLE
+    if not isinstance(root, dict):
+        return _UNREADABLE
+    attributes = root.get("attributes")
+    if isinstance(attributes, dict) and attributes.get("kind") == CACHE_KIND:
+        return _CACHE
+    return _ARRAY if root.get("node_type") == "array" else ""
 
 
 def suggestion(path: Path, is_one: Callable[[Path], bool]) -> str:
@@ -86,7 +134,7 @@ def require_file(flag: str, path: Path, suffix: str = "") -> None:
 
 
 def require_own(flag: str, folder: Path, kind: FolderKind) -> None:
-    """ValueError unless the folder is new, empty, or one of that kind, and lies in no cache.
+    """ValueError unless the folder is new, empty, or one of that kind, and lies in no cache or array of Zarr.
 
     Args:
         flag: what the user typed the folder behind.
@@ -99,9 +147,9 @@ def require_own(flag: str, folder: Path, kind: FolderKind) -> None:
     if not above.is_dir():
         what = "a link that leads nowhere" if above.is_symlink() and not above.exists() else "a file"
         raise ValueError(f"{flag} {folder}: expected a folder, got {what}: {above}; choose another place")
-    inside = next((parent for parent in folder.resolve().parents if (parent / ZARR_ROOT).is_file()), None)
-    if inside is not None:
-        raise ValueError(f"{flag} {folder}: would lie inside a cache: {inside}; choose another place")
+    for parent in reversed(folder.resolve().parents):
+        if what := _zarr_kind(parent):
+            raise ValueError(f"{flag} {folder}: would lie inside {what}: {parent}; choose another place")
     if above != folder:
         if not os.access(above, os.W_OK | os.X_OK):
             raise ValueError(f"{flag} {folder}: cannot be made: {above} may not be written; choose another place")

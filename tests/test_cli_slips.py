@@ -1,5 +1,6 @@
 """Slips that every option of every command could meet: a value left empty, a number with digits too many."""
 
+import json
 from pathlib import Path
 
 import click
@@ -8,6 +9,9 @@ import torch
 from PIL import Image
 
 from cli import COMMANDS, cli
+from shards.commands.flags import CACHE as CACHE_PLACE
+from shards.commands.flags import PATH
+from shards.own_folder import CACHE_KIND
 from student.recipe.student_recipe import StudentRecipe
 from student.run.export import ExportInfo, export_weights
 from tests.command_line import run
@@ -40,6 +44,22 @@ def test_no_value_is_empty() -> None:
         if result.exit_code != 2 or not any(spelling in result.output for spelling in spellings):
             taken.append((name, param.opts[0], result.output.splitlines()[-1:]))
     assert not taken
+
+
+@pytest.mark.parametrize("long", ["x" * 256, "a/" + "é" * 128 + "/b", "x/" * 2048], ids=["name", "folder", "path"])
+def test_no_path_is_longer_than_a_file_system_takes(long: str) -> None:
+    """The system's "file name too long" does not say which option it was."""
+    taken = []
+    for name, param in PARAMS:
+        if param.type in (PATH, CACHE_PLACE):
+            result = run(*spelled(name, param, long))
+            spellings = (*param.opts, param.human_readable_name.upper())
+            named = any(spelling in result.output for spelling in spellings) and "bytes" in result.output
+            if result.exit_code != 2 or not named:
+                taken.append((name, param.opts[0], result.output.splitlines()[-1:]))
+    assert not taken
+    refused = run("check-shards", long)
+    assert refused.exit_code == 2 and "shards: expected " in refused.output and "bytes" in refused.output
 
 
 def test_a_count_has_a_bound_and_the_refusal_names_it() -> None:
@@ -84,7 +104,7 @@ def test_nothing_is_written_into_a_cache(tmp_path: Path) -> None:
     """A folder inside a cache would be part of it: of its copies, and of what a repair removes."""
     cache = tmp_path / "made.zarr"
     cache.mkdir()
-    (cache / "zarr.json").write_text("{}")
+    (cache / "zarr.json").write_text(json.dumps({"attributes": {"kind": CACHE_KIND}}))
     for name in ("ant", "bee"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name / "1.png")
@@ -102,6 +122,31 @@ def test_nothing_is_written_into_a_cache(tmp_path: Path) -> None:
             result.output
         )
     assert [entry.name for entry in cache.iterdir()] == ["zarr.json"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train-student", "--shards", "{set}/train", "--out", "{tmp}/o", "--cache", "{set}/run"], "run"),
+        (["verify-cache", "{set}/run"], "run"),
+        (["cache-status", "{set}/run"], "run"),
+        (["copy-cache", "{set}/run", "{tmp}/copy"], "run"),
+        (["train-student", "--shards", "{set}/train", "--out", "{tmp}/o", "--cache", "{set}/train"], "shards"),
+        (["cache-status", "{set}/train"], "shards"),
+    ],
+)
+def test_a_folder_of_another_kind_is_called_what_it_is(words: list[str], expected: str, tmp_path: Path) -> None:
+    """With what to type instead, which can be typed."""
+    sentences = {
+        "run": "{set}/run: a run, not a teacher cache: give the cache that it was trained with; to let its network "
+        "teach, make a cache with cache-teacher --teacher-weights {set}/run --cache NEW",
+        "shards": "{set}/train: shards, not a teacher cache: they are given by --shards; make a cache of them "
+        "with cache-teacher --shards {set}/train --cache NEW",
+    }
+    result = run(*(word.format(tmp=tmp_path, set=SETS[0]) for word in words))
+    assert result.exit_code == 1, result.output
+    assert sentences[expected].format(set=SETS[0]) in " ".join(result.output.split()), result.output
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

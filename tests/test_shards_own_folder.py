@@ -1,10 +1,11 @@
 """A command writes into a folder that is new, empty or of its own making; into nobody else's."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from shards.own_folder import FolderKind, named, require_own, suggestion
+from shards.own_folder import CACHE_KIND, FolderKind, named, require_own, suggestion
 
 KIND = FolderKind(
     what="a run",
@@ -35,6 +36,30 @@ def test_a_file_or_a_dead_link_in_the_way_is_named(tmp_path: Path) -> None:
     for path, what in ((tmp_path / "file", "a file"), (tmp_path / "file" / "x", "a file"), (tmp_path / "link", "link")):
         with pytest.raises(ValueError, match=what):
             require_own("--out", path, KIND)
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ({"node_type": "group", "attributes": {"kind": CACHE_KIND}}, "inside a cache: "),
+        ({"node_type": "group", "attributes": {"kind": "photos"}}, ""),
+        ({"node_type": "group"}, ""),
+        ({"node_type": "array", "attributes": {}}, "inside a Zarr array: "),
+        ([], "a damaged zarr.json, perhaps a cache: "),
+        (None, "a damaged zarr.json, perhaps a cache: "),
+    ],
+)
+@pytest.mark.parametrize("below", ["out", "deep/er/out"])
+def test_a_place_inside_a_cache_is_refused_and_one_inside_another_zarr_store_is_not(
+    root: object, said: str, below: str, tmp_path: Path
+) -> None:
+    """Reasons are true: a store of the user's own is no cache, and may have a folder of results beside its arrays."""
+    (tmp_path / "zarr.json").write_text("{" if root is None else json.dumps(root))
+    if said:
+        with pytest.raises(ValueError, match=rf"{said}{tmp_path};"):
+            require_own("--out", tmp_path / below, KIND)
+    else:
+        require_own("--out", tmp_path / below, KIND)
 
 
 def test_a_misspelt_path_and_the_folder_above_are_answered_with_what_was_meant(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Everything that is wrong is said at once: counted by kind, with three examples and what to do about it."""
 
 import io
+import json
 import os
 import struct
 import tarfile
@@ -17,6 +18,7 @@ from shards.errors import Problem, ShardError, problems_text
 from shards.index.class_names import read_class_names
 from shards.index.pixel_rule import DEFAULT_QUALITY, CompactRule, PixelRule
 from shards.index.shard_index import open_index
+from shards.own_folder import CACHE_KIND
 from shards.tars.image_rule import ImageRule
 from shards.tars.image_shards import write_shards
 from shards.tars.journal import JOURNAL_NAME
@@ -493,7 +495,8 @@ def test_all_members_of_no_sample_are_counted_by_suffix(tmp_path: Path) -> None:
     put(tmp_path / "x.tar", dict(sorted(files.items())))
     refused = check(tmp_path / "x.tar")
     assert refused.exit_code == 1
-    assert "11 members are of no sample: 9 × .npy, 1 × name without a suffix, 1 × .seg.map" in refused.output
+    assert "11 members are of no sample, the first 'README' at offset" in refused.output
+    assert ": 9 × .npy, 1 × name without a suffix, 1 × .seg.map" in refused.output
     assert check(tmp_path / "x.tar", "--ignore-unknown").exit_code == 0
 
 
@@ -511,6 +514,12 @@ def test_a_tar_of_tars_or_of_images_alone_is_called_what_it_is(tmp_path: Path) -
     assert make(tmp_path / "outer.tar", tmp_path / "out").exit_code == 0, "as advised"
 
 
+ZARR = {
+    "CACHE": json.dumps({"node_type": "group", "attributes": {"kind": CACHE_KIND}}),
+    "GROUP": json.dumps({"node_type": "group", "attributes": {"kind": "photos"}}),
+}
+
+
 @pytest.mark.parametrize(
     ("names", "said"),
     [
@@ -518,16 +527,18 @@ def test_a_tar_of_tars_or_of_images_alone_is_called_what_it_is(tmp_path: Path) -
         (["a.jpg"], "make-shards"),
         (["ant/"], "make-shards"),
         (["ant/", "train/", "train/a.tar", "val/", "val/a.tar"], "shards in them: train, val; give one of them"),
-        (["zarr.json", "units/"], "got a teacher cache: it is given by --cache"),
+        (["zarr.json={CACHE}", "units/"], "got a teacher cache: it is given by --cache"),
+        (["zarr.json={GROUP}", "units/"], "make-shards"),
         (["notes.txt"], "got none; check the path"),
     ],
 )
 def test_a_folder_without_tars_is_called_what_it_is(names: list[str], said: str, tmp_path: Path) -> None:
     for name in names:
+        path, _, content = name.partition("=")
         if name.endswith("/"):
             (tmp_path / name).mkdir()
         else:
-            (tmp_path / name).write_bytes(b"x")
+            (tmp_path / path).write_text(content.format(**ZARR) or "x")
     refused = check(tmp_path)
     assert refused.exit_code == 1 and said in refused.output, refused.output
 

@@ -29,8 +29,8 @@ from shards.commands.shard_place import beside
 from shards.console import Bar, result, say, say_next
 from shards.documents import read_regular
 from shards.formats.table import FORMATS, format_of
-from shards.own_folder import require_file, require_own
-from shards.tars.journal import INDEX_NAME, SHARDS_FOLDER
+from shards.own_folder import INDEX_NAME, require_file, require_own
+from shards.tars.journal import SHARDS_FOLDER
 from shards.text.figures import byte_size, count, has, was
 
 if TYPE_CHECKING:

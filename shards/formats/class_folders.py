@@ -11,13 +11,13 @@ from shards.formats.input_format import InputFormat, Source
 from shards.formats.walk import IGNORED_FOLDERS, ImageWalk, suffix_of
 from shards.index.index_checks import require_classes
 from shards.names import nearest
+from shards.own_folder import INDEX_NAME
 from shards.text.figures import count
 
 _PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"}
 """What people call the parts of a set, in small letters."""
 _WITHOUT_LABELS = ("unlabeled", "unlabelled", "nolabel", "nolabels", "unsup", "unsupervised")
 _LISTS = ("csv", "tsv", "txt")
-_INDEX = "shards.index"
 _GIVEN = "class names given"
 
 
@@ -112,10 +112,10 @@ def _advice_on_lists(tree: FileTree) -> str:
 def _refuse_shards(tree: FileTree) -> None:
     """ShardError: shards and their index, of which there is nothing to make."""
     for part in ("", *(f"/{name}" for name in tree.folders() if name.lower() in _PARTS)):
-        if _INDEX in tree.files(part[1:]):
+        if INDEX_NAME in tree.files(part[1:]):
             raise ShardError(
-                f"{tree.name}: expected images, got shards that make-shards wrote (.{part}/{_INDEX}); give the folder "
-                f"of the images, or go on with train-teacher --shards {tree.name}{part}"
+                f"{tree.name}: expected images, got shards that make-shards wrote (.{part}/{INDEX_NAME}); give the "
+                f"folder of the images, or go on with train-teacher --shards {tree.name}{part}"
             )
 
 

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import braceexpand
 
 from shards.errors import ShardError
-from shards.own_folder import ZARR_ROOT
+from shards.names import too_long
+from shards.own_folder import is_cache_folder
 
 AZURE_SCHEMES = ("az", "abfs", "abfss")
 REMOTE_SCHEMES = ("s3", "gs", "gcs", *AZURE_SCHEMES, "https", "http")
@@ -118,6 +119,8 @@ def _expand_one(text: str) -> list[str]:
             raise ValueError(f"shards: expected a local path or one of {known}; got {text!r}")
         _require_tar(text)
         return [text]
+    if words := too_long(text):
+        raise ValueError(f"shards: {words}; check the path")
     path = Path(text).expanduser()
     if path.is_dir():
         tars = sorted(str(entry) for entry in path.glob("*.tar") if not entry.name.startswith("."))
@@ -142,7 +145,7 @@ def _contents(folder: Path) -> str:
             f"{len(compressed)} compressed ones ({compressed[0]}): samples are read by their place: "
             "decompress them (gzip -d, xz -d, zstd -d)"
         )
-    if ZARR_ROOT in names:
+    if is_cache_folder(folder):
         return "a teacher cache: it is given by --cache, beside the shards that it was made from"
     inner = [name for name in names if next((folder / name).glob("*.tar"), None) is not None]
     if inner:

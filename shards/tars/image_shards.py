@@ -21,11 +21,12 @@ from shards.formats.file_tree import open_tree
 from shards.formats.image_list import ImageList, SourceImage
 from shards.index.index_checks import UNLABELLED
 from shards.index.shard_index import ShardIndex
+from shards.own_folder import INDEX_NAME
 from shards.pool.workers import over_shards
 from shards.rng import Stream, stream
 from shards.tars.assemble import assemble
 from shards.tars.image_rule import ImageRule
-from shards.tars.journal import INDEX_NAME, FinishedTar, Journal, settings_of
+from shards.tars.journal import FinishedTar, Journal, settings_of
 from shards.tars.sample_rule import SampleRule
 from shards.tars.shard_scan import ShardScan, scan_shard
 from shards.tars.tar import MOST_MEMBER_BYTES

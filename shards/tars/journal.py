@@ -17,9 +17,8 @@ from shards.atomic import TEMPORARY, atomic_file
 from shards.documents import checked, parse_json, read_regular
 from shards.errors import ShardError
 from shards.locks import locked
-from shards.own_folder import FolderKind, named
+from shards.own_folder import INDEX_NAME, FolderKind, named
 
-INDEX_NAME = "shards.index"
 JOURNAL_NAME = ".make-shards.jsonl"
 _DEFAULT = "as they are"  # of pixels, sides and quality, which are absent at the default
 _ADVICE = "the journal of make-shards is damaged: remove the folder and run it again"

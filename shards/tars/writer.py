@@ -16,8 +16,8 @@ from shards.atomic import atomic_file
 from shards.errors import ShardError
 from shards.index.index_checks import SUFFIXES
 from shards.index.shard_index import ShardIndex
+from shards.own_folder import INDEX_NAME
 from shards.tars.assemble import assemble
-from shards.tars.journal import INDEX_NAME
 from shards.tars.sample_rule import SampleRule, require_image
 from shards.tars.shard_scan import ShardScan, scan_file
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from shards.tars.journal import INDEX_NAME, SHARDS_FOLDER
+from shards.own_folder import is_shards_folder
+from shards.tars.journal import SHARDS_FOLDER
 from student.run.run_files import RUN_FOLDER
 from teacher_cache.network.weights_metadata import is_weights
 from teacher_cache.store.header import CACHE_FOLDER
@@ -36,5 +37,5 @@ def _options_for(path: Path) -> tuple[str, ...]:
         return ("--weights", "--teacher-weights")
     if CACHE_FOLDER.is_ours(path):
         return ("--cache",)
-    is_shards = SHARDS_FOLDER.is_ours(path) or (path / INDEX_NAME).is_file() or ".tar" in path.suffixes
+    is_shards = SHARDS_FOLDER.is_ours(path) or is_shards_folder(path) or ".tar" in path.suffixes
     return ("--shards", "--val-shards") if is_shards else ()

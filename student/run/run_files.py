@@ -21,7 +21,7 @@ import msgspec
 from shards.atomic import atomic_file
 from shards.documents import NotRegularError, checked, open_regular, parse_json, read_document
 from shards.errors import RunError
-from shards.own_folder import FolderKind, named
+from shards.own_folder import RUN_CONFIG, FolderKind, is_run_folder, named
 from teacher_cache.network.weights_metadata import BEST_WEIGHTS
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class RunFiles:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.config = out / "config.json"  # a directory that has it is a run
+        self.config = out / RUN_CONFIG  # a directory that has it is a run
         self.metrics = out / "metrics.jsonl"
         self.tensorboard = out / "tensorboard"
         self.checkpoints = out / "checkpoints"
@@ -123,18 +123,10 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         raise RunError(f"{path}: cannot be written ({error}); make room, or choose another --out") from error
 
 
-def _is_run(folder: Path) -> bool:
-    """Whether its configuration is one of ours: others keep a config.json as well."""
-    try:
-        return {"recipe", "train"} <= set(read_json(RunFiles(folder).config))
-    except (RunError, OSError):
-        return False
-
-
 RUN_FOLDER = FolderKind(
     what="a run",
     command="train-student or train-teacher",
-    is_ours=_is_run,
+    is_ours=is_run_folder,
     begun=named(".lock", "checkpoints", ".config.json.*"),
     utf8=True,
 )

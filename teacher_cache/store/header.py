@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from shards.documents import checked, parse_json
 from shards.errors import CacheError, OtherVersionError
 from shards.locks import FOR_EVER, locked
-from shards.own_folder import FolderKind, suggestion
+from shards.own_folder import CACHE_KIND, FolderKind, is_cache_folder, is_run_folder, is_shards_folder, suggestion
 from shards.text.figures import count
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.store.digest import IndexLike, array_digest
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 LOCK_NAME = ".creating.lock"
 """Held in the folder of a cache while it is made."""
-KIND = "deit teacher cache"
 _RESTORE = "restore the file from a copy"
 _ADVICE = f"the root of the cache is damaged or was not made by cache-teacher: {_RESTORE}"
 _MOST_UNITS = 1 << 24
@@ -213,7 +212,7 @@ def require_whole_units(recipe: ViewRecipe, num_views: int, num_shards: int = 1)
 def header_to_attributes(header: Header) -> dict[str, Any]:
     """The root attributes, with a digest over all of them: JSON has no checksum of its own."""
     attributes: dict[str, Any] = {
-        "kind": KIND,
+        "kind": CACHE_KIND,
         "spec": header.spec.to_json(),
         "spec_fingerprint": header.spec.fingerprint,
         "num_views": header.num_views,
@@ -231,7 +230,7 @@ def header_to_attributes(header: Header) -> dict[str, Any]:
 
 def is_cache(attributes: Mapping[str, Any] | None) -> bool:
     """Whether the attributes of a root group, or their absence, are those of a finished cache."""
-    return attributes is not None and attributes.get("kind") == KIND
+    return attributes is not None and attributes.get("kind") == CACHE_KIND
 
 
 def header_from_attributes(attributes: Mapping[str, Any], where: str) -> Header:
@@ -339,17 +338,18 @@ def local_header(url: str | Path) -> Header | None:
 
 def no_cache(place: Place) -> CacheError:
     """The error for a place without a cache; it names the cache that the user may have meant."""
-    meant = suggestion(place.folder, _has_root) if place.folder is not None else ""
+    if place.folder is not None and is_run_folder(place.folder):
+        return CacheError(
+            f"{place.url}: a run, not a teacher cache: give the cache that it was trained with; to let its network "
+            f"teach, make a cache with cache-teacher --teacher-weights {place.url} --cache NEW"
+        )
+    if place.folder is not None and is_shards_folder(place.folder):
+        return CacheError(
+            f"{place.url}: shards, not a teacher cache: they are given by --shards; make a cache of them with "
+            f"cache-teacher --shards {place.url} --cache NEW"
+        )
+    meant = suggestion(place.folder, is_cache_folder) if place.folder is not None else ""
     return CacheError(f"{place.url}: no cache here (no zarr.json); {meant or 'make one with cache-teacher'}")
-
-
-def _has_root(folder: Path) -> bool:
-    """Whether a folder holds the root of a finished cache."""
-    try:
-        root: Mapping[str, Any] = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
-        return is_cache(root.get("attributes"))
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return False
 
 
 def _is_unfinished(entry: Path) -> bool:
@@ -360,7 +360,7 @@ def _is_unfinished(entry: Path) -> bool:
     return all(file.name.startswith(("zarr.json", ".zarr.json.")) or "c" in file.parts for file in files)
 
 
-CACHE_FOLDER = FolderKind(what="a cache", command="cache-teacher", is_ours=_has_root, begun=_is_unfinished)
+CACHE_FOLDER = FolderKind(what="a cache", command="cache-teacher", is_ours=is_cache_folder, begun=_is_unfinished)
 """A folder that a command may write a cache into; whether the cache in it fits is checked elsewhere."""
 
 
