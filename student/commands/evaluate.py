@@ -93,7 +93,7 @@ def _counted(
     """Evaluate this process's images, with a bar, and return the counts of all processes."""
     from student.learn.confusion import Confusion
     from student.learn.evaluation import EvalResult, eval_batches, evaluate, own_samples
-    from student.learn.process_group import meeting_place, process_group, require_one_precision
+    from student.learn.process_group import meeting_place, process_group
 
     world, views = world_from_env(), forward.views
     confusion = Confusion(info.class_names or [f"class {c}" for c in range(info.num_classes)])
@@ -115,8 +115,7 @@ def _counted(
 
     if world.size > 1 and world.rank == 0:
         say(f"rank 0 of {world.size} waits at {meeting_place(world)} for the other {world.size - 1}")
-    with process_group(world, forward.device) as group:
-        require_one_precision(group, forward.precision)
+    with process_group(world, forward.device, precision=forward.precision) as group:
         counted = EvalResult.of_all_ranks(group.gathered(group.on_every_rank(own)), reader.index.num_samples)
         confusion.gather(group)
     return counted, confusion

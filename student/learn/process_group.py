@@ -239,9 +239,12 @@ def _require_own_gpus(gpus: Sequence[str]) -> None:
             )
 
 
-def require_one_precision(group: ProcessGroup, precision: str) -> None:
-    """ValueError, the same on every rank, when ranks compute in different precisions, as GPUs of two kinds choose."""
-    precisions = group.gathered(precision)
+def _require_one_precision(precisions: Sequence[str]) -> None:
+    """ValueError, the same on every rank, when ranks compute in different precisions, as GPUs of two kinds choose.
+
+    Args:
+        precisions: of each rank.
+    """
     other = next((rank for rank, theirs in enumerate(precisions) if theirs != precisions[0]), None)
     if other is not None:
         raise ValueError(
@@ -252,19 +255,21 @@ def require_one_precision(group: ProcessGroup, precision: str) -> None:
 
 @contextlib.contextmanager
 def process_group(
-    world: World, device: torch.device, *, timeout_s: float = 1800.0, join_s: float = 600.0
+    world: World, device: torch.device, *, precision: str = "", timeout_s: float = 1800.0, join_s: float = 600.0
 ) -> Iterator[ProcessGroup]:
     """The group of a run for the length of the block. Signals are answered while it waits for the other ranks.
 
     Args:
         world: this process's place; torchrun's environment gives the address with the default `meeting`.
         device: "cpu" (gloo) or "cuda:i" (NCCL for tensors there, gloo for host-side messages).
+        precision: in which this rank computes, and every other one must; "" where it does not matter.
         timeout_s: a collective that takes longer is an error: a rank has died. join_s: so is a rank that does not come.
 
     Where ranks on GPUs end in an error the group stays as it is, and the process should end (`shards.signals`).
 
     Raises:
-        ValueError: several ranks and no address to meet at, or one GPU for two ranks. RunError: not all ranks came.
+        ValueError: several ranks and no address to meet at, one GPU for two ranks, or two precisions.
+        RunError: not all ranks came.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)  # alone too: what names no device must not open a context on the first GPU
@@ -278,6 +283,7 @@ def process_group(
         group = ProcessGroup(world, device, control)
         if device.type == "cuda" and "nccl" in BACKENDS["cuda"]:
             _require_own_gpus(group.gathered(_gpu_name(device)))
+        _require_one_precision(group.gathered(precision))
         yield group
         group.settle()
         finished = True

@@ -22,7 +22,7 @@ from student.feed.feed import Feed
 from student.feed.feed_options import FeedOptions
 from student.feed.teaching import NOBODY, Teaching
 from student.learn.losses.table import NONE
-from student.learn.process_group import ProcessGroup, meeting_place, process_group, require_one_precision
+from student.learn.process_group import ProcessGroup, meeting_place, process_group
 from student.recipe.settings import TrainSettings
 from student.recipe.student_recipe import StudentRecipe
 from student.run.checkpoint import finished_before, together
@@ -99,8 +99,7 @@ def train_many(
         data = ShardSets(index=feed.index, val_index=val_index, views=feed.views, shard_cache_dir=shard_cache_dir)
         data.check()
         yield from _joining(world)
-        with process_group(world, device) as group, StopRequest() as stop:
-            require_one_precision(group, settings.precision)
+        with process_group(world, device, precision=settings.precision) as group, StopRequest() as stop:
             finished, passes = group.from_main(lambda: _existing(jobs, settings, data, feed, world))
             yield from finished or _announced(jobs, data, feed)
             for members in passes:
