@@ -405,6 +405,7 @@ def test_what_took_longer_than_planned_is_named_at_the_end(
     clock.update(dict.fromkeys(COMMANDS, 0.1))
     again = run(group, "photos", "--out", "work")[0]
     assert not late or f"as {late} took " in again, "the plan of the first call is what counts"
+    assert "without a stop" not in again, "it found everything finished"
 
 
 @pytest.mark.parametrize(("seconds", "late"), [(3.0, False), (200.0, True)])

@@ -112,7 +112,7 @@ class TimeBudget:
         latest = max(late_s, key=lambda name: late_s[name], default="")
         if not latest or late_s[latest] < 1:
             return []
-        stops = " and without a stop" if self.earlier_s >= 1 else ""
+        stops = " and without a stop" if self._counts and self.earlier_s >= 1 else ""
         took = f"{latest} took {duration(spent_s[latest])}, planned {duration(planned_s[latest])}"
         return [f"{took}: the plan is made from a few seconds of training{stops}"]
 
