@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from shards.commands.make_shards import _say_pixels
 from shards.errors import RunError, advisable
 from shards.index.shard_index import open_index
+from shards.own_folder import CACHE_KIND
 from shards.tars.writer import write_samples
 from shards.text.figures import duration
 from shards.views.view_recipe import ViewRecipe
@@ -376,7 +377,7 @@ def test_a_wrong_place_is_refused_by_its_flag(group: click.Group, name: str) -> 
     """budget.json in it was blamed, which nobody had typed."""
     Path("file").write_text("")
     Path("cache").mkdir()
-    Path("cache", "zarr.json").write_text("{}")
+    Path("cache", "zarr.json").write_text(json.dumps({"attributes": {"kind": CACHE_KIND}}))
     refused = CliRunner().invoke(group, ["distill", "photos", "--out", name])
     assert isinstance(refused.exception, ValueError) and not vars(group)["asked"]
     assert f"--out {name}: " in str(refused.exception) and BUDGET_FILE not in str(refused.exception)
