@@ -372,7 +372,7 @@ def test_a_second_call_for_a_folder_is_refused_while_the_first_runs(group: click
     assert run(group, "photos", "--out", "work"), "it may be used again"
 
 
-@pytest.mark.parametrize("name", ["file", "file/below", "cache/inner", "photos", "photos/work"])
+@pytest.mark.parametrize("name", ["file", "file/below", "cache", "cache/inner", "photos", "photos/work"])
 def test_a_wrong_place_is_refused_by_its_flag(group: click.Group, name: str) -> None:
     """budget.json in it was blamed, which nobody had typed."""
     Path("file").write_text("")
@@ -381,7 +381,7 @@ def test_a_wrong_place_is_refused_by_its_flag(group: click.Group, name: str) -> 
     refused = CliRunner().invoke(group, ["distill", "photos", "--out", name])
     assert isinstance(refused.exception, ValueError) and not vars(group)["asked"]
     assert f"--out {name}: " in str(refused.exception) and BUDGET_FILE not in str(refused.exception)
-    assert not Path("photos", "work").exists()
+    assert not Path("photos", "work").exists() and [entry.name for entry in Path("cache").iterdir()] == ["zarr.json"]
 
 
 def test_a_wrong_source_leaves_no_folder(group: click.Group) -> None:

@@ -13,7 +13,7 @@ from shards.console import RUNS_NEXT_ITSELF, command_line, result, say, say_next
 from shards.data_defaults import SMALL_STUDENT, SMALL_VIEW, ImageSet
 from shards.errors import RunError, advising
 from shards.locks import locked
-from shards.own_folder import INDEX_NAME, FolderKind, named, require_own
+from shards.own_folder import INDEX_NAME, FolderKind, is_cache_folder, named, require_own
 from shards.text.figures import accuracy, count, duration, noise
 from student.commands.train_teacher import measured_rate
 from student.cost.distill_plan import cache_seconds, plan_within, student_seconds, views_for_all, views_within
@@ -28,8 +28,14 @@ _LARGE_SET_SIZE = 96  # pixels of the views of 50,000 photos and more, as of mos
 _TEACHER_EPOCHS, _LONG_MINUTES = 5, 60  # at most so many, unless the budget is that long
 
 _LOCK = ".distill.lock"
-_WORK_FOLDER = FolderKind(what="a folder", command="distill", is_ours=Path.is_dir, begun=named(), utf8=True)
-"""Any folder: what `distill` makes in it lies in folders that the commands refuse if they are not theirs."""
+_WORK_FOLDER = FolderKind(
+    what="a folder",
+    command="distill",
+    is_ours=lambda folder: not is_cache_folder(folder),
+    begun=named(),
+    utf8=True,
+)
+"""Any folder but a cache: `distill` makes folders in it that the commands refuse if they are not theirs."""
 
 
 @click.command("distill")
