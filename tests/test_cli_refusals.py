@@ -220,6 +220,7 @@ MISSING: list[tuple[list[str], str]] = [
     (["predict", "{set}/classes.txt", *WEIGHTS], "classes.txt"),
     (["predict", "{set}/classes.txt", "{tmp}/no.png", *WEIGHTS], "2 of 2 files could not be answered"),
     (["distill", "{tmp}/nope", "--out", "{tmp}/new"], "nope"),
+    (["distill", "{set}/train", "--out", "{tmp}/new", "--labels", "{tmp}/nope"], NO_FILE),
     (["make-shards", "{tmp}/nope", "{tmp}/new"], "nope"),
     (["make-shards", "{set}/train", "{tmp}/new", "--labels", "{tmp}/nope"], NO_FILE),
     (["make-shards", "{set}/train", "{tmp}/new", "--class-names", "{tmp}/nope"], NO_FILE),

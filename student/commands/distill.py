@@ -160,10 +160,13 @@ class _Steps:
 
 
 def _split(photos: Path, labels: Path | None) -> list[object]:
-    """The flag that holds images out, where PHOTOS has no validation part of its own."""
+    """The flag that holds images out, where PHOTOS has no validation part; refuses a missing list of labels."""
     from shards.formats.input_format import Source
+    from shards.formats.labels import LabelList
     from shards.formats.table import format_of
 
+    if labels:
+        LabelList.load(labels)
     input_format, _ = format_of(Source(path=photos, labels=labels, ignore_unknown=True), None)
     return ["--split", 0.2] if input_format.name in ("folders", "labels") else []
 
