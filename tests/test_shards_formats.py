@@ -407,7 +407,10 @@ def test_val_comes_before_test_and_a_test_without_labels_is_no_validation_set(tm
     assert made(source / "train", tmp_path / "again", "--split", "0.2"), "as advised"
 
 
-@pytest.mark.parametrize("names", [("seg_train", "seg_test"), ("test", "val"), ("Training set", "Test set"), PARTS[1]])
+NO_CLASSES = [("seg_train", "seg_test"), ("seg_pred", "seg_test"), ("test", "val"), ("Training set", "Test set")]
+
+
+@pytest.mark.parametrize("names", [*NO_CLASSES, PARTS[1]])
 def test_parts_of_a_set_are_no_classes(names: tuple[str, ...], tmp_path: Path) -> None:
     """Whether they hold classes or, as in Kaggle's competitions, images side by side."""
     for name in names:
@@ -418,6 +421,14 @@ def test_parts_of_a_set_are_no_classes(names: tuple[str, ...], tmp_path: Path) -
     assert "2 classes" in made(tmp_path / "photos", tmp_path / "out", "--format", "folders")
     put(tmp_path / "photos" / "bus" / "1.jpg", encoded(99))
     assert "3 classes" in made(tmp_path / "photos", tmp_path / "vehicles"), "a train beside a bus is a class"
+
+
+@pytest.mark.parametrize("names", [("freight train", "passenger train"), ("a_test", "b_test"), ("train", "Bus")])
+def test_classes_that_share_the_word_of_one_part_are_classes(names: tuple[str, ...], tmp_path: Path) -> None:
+    """Kinds of trains were refused as the parts of a set; `distill` has no flag that says otherwise."""
+    for name in names:
+        put(tmp_path / "photos" / name / "1.jpg", encoded(len(name)))
+    assert "2 classes" in made(tmp_path / "photos", tmp_path / "out")
 
 
 def test_who_holds_no_images_out_is_told_before_training(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import click
 from shards.commands.flags import PATH, Decorator, Number, bundled, flag, stop_with
 from shards.console import Bar, say
 from shards.data_defaults import ImageSet
+from shards.own_folder import is_shards_folder
 from shards.signals import StopRequest
 from shards.text.figures import count
 from shards.world import ALONE, World, world_from_env
@@ -145,7 +146,7 @@ def val_beside(shards: str) -> str | None:
     """
     folder = Path(shards.partition("::")[0])
     val = beside(folder, "val")
-    return str(val) if folder.name == "train" and (val / "shards.index").is_file() else None
+    return str(val) if folder.name == "train" and is_shards_folder(val) else None
 
 
 def shard_options(required: bool = True, help: str = "") -> Decorator:

@@ -14,7 +14,10 @@ from shards.names import nearest
 from shards.own_folder import INDEX_NAME
 from shards.text.figures import count
 
-_PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"}
+_PARTS = {
+    *("train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"),
+    *("pred", "predict", "prediction"),
+}
 """What people call the parts of a set, in small letters."""
 _WITHOUT_LABELS = ("unlabeled", "unlabelled", "nolabel", "nolabels", "unsup", "unsupervised")
 _LISTS = ("csv", "tsv", "txt")
@@ -120,9 +123,11 @@ def _refuse_shards(tree: FileTree) -> None:
 
 
 def _refuse_parts(tree: FileTree) -> None:
-    """ShardError: folders that are called as the parts of a set are, which nobody means as classes."""
+    """ShardError: folders whose names are those of different parts of a set, which nobody means as classes."""
     names = [name for name in tree.folders() if not name.startswith(".") and name not in IGNORED_FOLDERS]
-    if len(names) < 2 or not all(_PARTS.intersection(re.split(r"[^a-z]+", name.lower())) for name in names):
+    parts = [_PARTS.intersection(re.split(r"[^a-z]+", name.lower())) for name in names]
+    # Classes such as "freight train" and "passenger train" have the same word.
+    if not all(parts) or len(set[str]().union(*parts)) < 2:
         return
     first = next((name for name in names if "train" in name.lower()), names[0])
     if {"train", "val"} <= {name.lower() for name in names} and not tree.folders(first):

@@ -23,6 +23,7 @@ from shards.index.index_file import WRITE_ANEW, read_index_file, write_index_fil
 from shards.index.pixel_rule import CompactRule, PixelRule
 from shards.index.remote import cached_path, local_shard
 from shards.index.sources import base_name, expand_shards, is_remote, named_twice
+from shards.own_folder import INDEX_NAME
 from shards.text.figures import count
 
 _Rule = TypeVar("_Rule", CompactRule, PixelRule)
@@ -294,7 +295,7 @@ def open_index(pattern: str, cache_dir: Path | None = None) -> ShardIndex:
 
         return joined([open_index(part, cache_dir) for part in parts], parts)
     path = index_path(pattern, cache_dir)
-    if not path.exists() and not is_remote(urls[0]) and (whole := path.with_name("shards.index")).exists():
+    if not path.exists() and not is_remote(urls[0]) and (whole := path.with_name(INDEX_NAME)).exists():
         path = whole  # made for the whole folder; good when it covers exactly these shards
     if is_remote(urls[0]) and not path.exists():
         path = _fetch_index(f"{os.path.dirname(urls[0])}/{path.name.partition('-')[2]}", cache_dir)
