@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 import click
 
 from shards import __version__
-from shards.console import STANDARD_OUTPUT, drop_output, flush_output, hold_standard_streams, say, shortened
+from shards.console import STANDARD_OUTPUT, close_bars, drop_output, flush_output, hold_standard_streams, say, shortened
 from shards.errors import ArtefactError, advising, device_words, no_memory_words, system_words
 from shards.names import nearest
 from shards.platforms import require_unix
@@ -310,6 +310,7 @@ def _of_output(error: OSError) -> OSError:
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> NoReturn:
+    close_bars()
     if ctx.params.get("debug"):
         say(traceback.format_exc())
     drop_output()

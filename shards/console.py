@@ -24,8 +24,15 @@ RUNS_NEXT_ITSELF = "deit_cache.runs_next_itself"
 """Key of click's `Context.meta` under which a command that calls others says that their hints are not wanted."""
 
 
+_drawn: list["Bar"] = []
+"""The bars on the terminal."""
+
+
 class Bar:
-    """Progress: a bar with rate and time left on a terminal, a plain line every few seconds otherwise."""
+    """Progress: a bar with rate and time left on a terminal, a plain line every few seconds otherwise.
+
+    Lines that are written meanwhile stand above it.
+    """
 
     LINE_EVERY_S = 10.0
     LEAST_TIMED_S = 0.5
@@ -55,6 +62,8 @@ class Bar:
         now = time.monotonic()
         self._done, self._start, self._next = 0, now if start_s is None else start_s, now + self.LINE_EVERY_S
         self._timed: tuple[float, int] | None = None
+        if self._tty:
+            _drawn.append(self)
 
     def __enter__(self) -> "Bar":
         return self
@@ -65,6 +74,16 @@ class Bar:
     def close(self) -> None:
         """Leave the bar as it stands."""
         self._bar.close()
+        if self in _drawn:
+            _drawn.remove(self)
+
+    def clear(self) -> None:
+        """Take the bar off the terminal until `refresh`."""
+        self._bar.clear()
+
+    def refresh(self) -> None:
+        """Draw the bar."""
+        self._bar.refresh()
 
     def start_at(self, done: int) -> None:
         """Begin at what was done before this run: it does not count into the rate."""
@@ -105,11 +124,21 @@ class Bar:
         elif rate > 0:
             yield f"{duration((self._total - self._done) / rate)} left"
 
-    def say(self, text: str) -> None:
-        """A line that stays, above the bar."""
-        self._bar.clear()
-        say(text)
-        self._bar.refresh()
+
+def close_bars() -> None:
+    """Leave all bars as they stand: an error, say, comes below them."""
+    for bar in tuple(_drawn):
+        bar.close()
+
+
+@contextlib.contextmanager
+def _above_bars() -> Iterator[None]:
+    """Take the bars off the terminal while a line is written, and draw them below it."""
+    for bar in _drawn:
+        bar.clear()
+    yield
+    for bar in _drawn:
+        bar.refresh()
 
 
 def say(text: str) -> None:
@@ -117,7 +146,7 @@ def say(text: str) -> None:
 
     Where standard error cannot be written nobody reads it: that ends no run.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), _above_bars():
         click.echo(visible(text), err=True)
 
 
@@ -172,7 +201,7 @@ def result(text: object) -> None:
     """A line of what was asked for, on stdout; OSError naming it when it is closed, full or gone."""
     if sys.stdout is None:
         raise OSError(errno.EBADF, "it is closed", STANDARD_OUTPUT)
-    with _naming_output():
+    with _naming_output(), _above_bars():
         click.echo(visible(str(text)))
 
 

@@ -149,7 +149,7 @@ def _show_scan(events: Iterable["ScanEvent"], num_shards: int) -> "ShardIndex":
             bar.to(event.shards_done)
             lines = event.problem.splitlines()
             for line in lines if num_shards > 1 or len(lines) > 1 else ():
-                bar.say(f"  {line}")
+                say(f"  {line}")
     say_ignored(event.ignored)
     if event.empty:
         shown = ", ".join(sorted(event.empty)[:3]) + (" …" if len(event.empty) > 3 else "")

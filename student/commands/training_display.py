@@ -106,15 +106,15 @@ class TrainingDisplay:
             case events.ValidationChecked():
                 self._say_validation(event)
                 if event.classes:
-                    self._say(f"classes: {event.classes}")
+                    say(f"classes: {event.classes}")
             case events.Joining():
                 others = event.world_size - 1
                 say(f"rank {event.rank} of {event.world_size} waits at {event.where} for the other {others}")
             case events.Resumed():
-                self._say(f"resumed after step {event.step} of {self._num_steps}")
+                say(f"resumed after step {event.step} of {self._num_steps}")
                 self._say_cut(event)
                 if event.threads != event.threads_before:
-                    self._say(
+                    say(
                         f"torch computes in {count(event.threads, 'thread')}, the run was begun with "
                         f"{event.threads_before}: last bits may differ from now on"
                     )
@@ -122,18 +122,18 @@ class TrainingDisplay:
                     self._bar.start_at(event.step)
             case events.StartedFrom():
                 changes = f"{event.changes}; all others are as in the file" if event.changes else "all as in the file"
-                self._say(f"{event.student} starts from {event.weights}: {changes}")
+                say(f"{event.student} starts from {event.weights}: {changes}")
             case events.Rejected():
-                self._say(f"warning: {event.path}: {event.reason}; going on from an earlier checkpoint")
+                say(f"warning: {event.path}: {event.reason}; going on from an earlier checkpoint")
             case events.Progressed():
                 self._progress(event)
             case events.EpochEnded():
                 if self._bar is not None and event.step == self._num_steps:
                     self._bar.to(event.step)
                 shown = self._figures({**event.metrics, **(event.validation or {})}, _EPOCH)
-                self._say(f"{event.student} epoch {event.epoch + 1}/{self._epochs}: {shown}")
+                say(f"{event.student} epoch {event.epoch + 1}/{self._epochs}: {shown}")
             case events.StudentFailed():
-                self._say(f"error: {event.student}: {event.error}")
+                say(f"error: {event.student}: {event.error}")
             case events.StudentFinished():
                 self._finish(event)
 
@@ -168,7 +168,7 @@ class TrainingDisplay:
         if self._bar is None:
             return
         if self._num_told == 2 and event.steps_per_s > 0 and event.num_steps - event.step >= event.steps_per_s:
-            self._say(self._estimate(event))
+            say(self._estimate(event))
         parts = [f"loss {event.loss:.3f}"] if event.loss is not None else []
         parts += [f"{event.images_per_s:,.0f} images/s, data loading {100 * event.wait_share:.0f} %"]
         self._bar.to(event.step, ", ".join(part for part in (*parts, self._beside()) if part), line=True)
@@ -214,9 +214,9 @@ class TrainingDisplay:
         """Print what the numbers of the validation are worth."""
         self._num_validated = event.num_samples
         if not event.num_samples:
-            self._say("validation: none; give --val-shards to measure what the student has learned")
+            say("validation: none; give --val-shards to measure what the student has learned")
         elif event.num_in_training:
-            self._say(
+            say(
                 f"warning: validation: {event.num_in_training} of {count(event.num_samples, 'sample')} are in the "
                 "training shards as well, so its numbers are too good; validate on images that are not trained on"
                 f"{flag_hint('--val-shards')}"
@@ -229,14 +229,11 @@ class TrainingDisplay:
             return
         cut = "ranks × --accumulate was {} × {}, is {} × {}: same batches".format(*before, *now)
         if event.parts == event.parts_before:
-            self._say(f"{cut} in the same parts; sums over the parts may round differently")
+            say(f"{cut} in the same parts; sums over the parts may round differently")
             return
         accumulate, rest = divmod(event.parts_before, event.world_size)
         way = f"; --accumulate {accumulate} would keep them" if not rest else ""
-        self._say(f"{cut}, but drop path, dropout and BatchNorm go by parts of a batch and differ from now on{way}")
-
-    def _say(self, text: str) -> None:
-        (self._bar.say if self._bar else say)(text)
+        say(f"{cut}, but drop path, dropout and BatchNorm go by parts of a batch and differ from now on{way}")
 
     def _figures(self, values: Mapping[str, Any], shown: "tuple[_Figure, ...]") -> str:
         """Metrics in words; without teacher or labels their loss is no figure, and digests that nobody compared."""

@@ -182,7 +182,7 @@ class _Display:
             self._bar = Bar("copy-cache", event.num_units - event.num_absent, "chunk")
             self._bar.start_at(event.num_kept)
         if event.problem:
-            self._bar.say(f"  {event.problem}")
+            say(f"  {event.problem}")
         self._bar.to(event.num_kept + event.num_copied + event.num_damaged)
         if event.finished:
             self._bar.close()

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from shards.commands.flags import stop_with
-from shards.console import Bar, result, say, say_next
+from shards.console import Bar, close_bars, result, say, say_next
 from shards.names import short
 from shards.signals import StopRequest
 from shards.text.escapes import one_line
@@ -70,6 +70,7 @@ class Stage1Display:
             case events.ShortCalibration() if not self._quiet:
                 self._say_cost(event)
             case events.CacheOpened():
+                close_bars()  # of the calibration
                 self._cache, self._num_classes = event.cache, event.cache.spec.record.num_classes
                 self._opening = list(_opened_words(event))
                 if self._world.size > 1 and "://" in event.cache.url:
@@ -113,6 +114,7 @@ class Stage1Display:
             self.show(event)
             opened = event.cache if isinstance(event, CacheOpened) else None
             if self._stop.told and opened is None:
+                close_bars()
                 self._say("stopped while calibrating, nothing is made yet; run the same command again")
                 raise stop_with(self._stop.exit_code)
         assert opened is not None, "the last event carries the cache"
@@ -124,8 +126,6 @@ class Stage1Display:
 
     def _say_cost(self, event: "ShortCalibration") -> None:
         """Print what fitting the record on few views costs, measured."""
-        if self._calibration is not None:
-            self._calibration.close()
         rows = [row for row in event.errors if row.temperature >= 1]
         taus = " / ".join(f"{row.temperature:g}" for row in rows)
         errors = " / ".join(f"{row.gradient_error:.2f}" for row in rows)

@@ -126,7 +126,7 @@ def _show_findings(what: str, total: int, unit: str, findings: "Iterable[Finding
             checked, views, distance = checked + 1, views + finding.num_views, max(distance, finding.distance)
             if finding.problem:
                 problems += 1
-                bar.say(f"  {finding.problem}")
+                say(f"  {finding.problem}")
             bar.to(min(checked, total))
     worst = f", largest total variation {distance:.4f}" if what == "teacher" else ""
     result(
