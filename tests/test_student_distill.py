@@ -218,6 +218,16 @@ def test_a_difference_is_called_noise_where_it_is(top1: float, verdict: str) -> 
     assert verdict in lines and "93 %" in lines and "20 %" in lines
 
 
+@pytest.mark.parametrize(
+    ("teacher", "student", "weak"), [(24.0, 25.0, True), (24.0, 26.0, False), (25.0, 25.0, False), (93.0, 20.0, False)]
+)
+def test_a_teacher_is_called_weak_where_it_is_below_a_student_without_it_and_does_not_help(
+    teacher: float, student: float, weak: bool
+) -> None:
+    lines = "\n".join(outcome({"top1": teacher}, {**SUMMARY, "top1": student}, {"top1": 25.0}))
+    assert ("weaker than the student without it" in lines) == weak
+
+
 @pytest.mark.parametrize("rate", [0.5, 5.0, 40.0, 3000.0])
 @pytest.mark.parametrize("num_photos", [20, 500, 9000])
 def test_a_plan_fits_its_budget_or_is_the_smallest_and_says_what_to_change(rate: float, num_photos: int) -> None:

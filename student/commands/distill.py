@@ -308,3 +308,8 @@ def outcome(teacher: Any, student: Any, alone: Any) -> Iterator[str]:
         f"the teacher's answers change the accuracy by {gain:+.1f} points: {verdict} the noise of so few images "
         f"(±{doubt:.1f})"
     )
+    if gain <= 0 and teacher["top1"] < alone["top1"]:
+        yield (
+            "the teacher is weaker than the student without it, and such a teacher seldom helps: use the student "
+            "without a teacher, or try stronger weights with --pretrained in another --out"
+        )
