@@ -126,7 +126,7 @@ class Bar:
 
 
 def close_bars() -> None:
-    """Leave all bars as they stand: an error, say, comes below them."""
+    """Leave all bars as they stand, so that an error message stands below them."""
     for bar in tuple(_drawn):
         bar.close()
 

@@ -41,7 +41,7 @@ class TimeBudget:
         """Begin to count; RunError for a damaged file.
 
         Args:
-            counts: False for a call that finds everything finished: its time is not of the work, and the file stays.
+            counts: False for a call that finds everything finished: its time does not count, and the file stays.
         """
         self.seconds, self._path, self._mark_s = seconds, folder / BUDGET_FILE, monotonic()
         self._counts = counts

@@ -28,7 +28,7 @@ _NOT_OF_SPEC = ("kind", "weight")  # what a configuration says of a teacher in t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportFiles:
-    """The files of a report (page, figures, and table, None when not asked for), and the runs that are not finished.
+    """Name the files of a report and the unfinished runs; a file that was not requested is None.
 
     `teacher` is the line that it drew, None where there is none.
     """

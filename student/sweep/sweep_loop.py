@@ -79,7 +79,7 @@ class CellsStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellEnded:
-    """The run of this cell is complete, or ended with an error ("" for none), which the status of the cell keeps."""
+    """The run of this cell is complete, or ended with an error, which the status of the cell keeps; "" is no error."""
 
     name: str
     error: str
