@@ -13,6 +13,7 @@ libraries are imported inside the commands, so that --help answers at once.
 import contextlib
 import importlib
 import re
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -21,7 +22,7 @@ import click
 
 from shards import __version__
 from shards.console import STANDARD_OUTPUT, close_bars, drop_output, flush_output, hold_standard_streams, say, shortened
-from shards.errors import ArtefactError, advising, device_words, no_memory_words, system_words
+from shards.errors import ArtefactError, advising, device_words, no_memory_words, system_words, too_many_files
 from shards.names import nearest
 from shards.platforms import require_unix
 from shards.signals import end_at_interrupt, end_program, interrupt_at_once, interrupt_once, requeue_at_once
@@ -263,18 +264,15 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; errors end in `_fail`, with the exit codes above."""
         try:
-            with contextlib.ExitStack() as ctx.obj, _visible_errors():  # ctx's own resources end too late, in click
+            # ctx's own resources end too late, in click
+            with contextlib.ExitStack() as ctx.obj, _visible_errors(), _short_threads(ctx):
                 return super().invoke(ctx)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise
         except KeyboardInterrupt:
             _fail(ctx, "interrupted; run the same command again to go on", 130)
-        except ArtefactError as error:
-            _fail(ctx, str(error), 1)
-        except ValueError as error:
-            _fail(ctx, str(error), 2)
-        except OSError as error:
-            _fail(ctx, system_words(_of_output(error)), 1)
+        except (ArtefactError, ValueError, OSError) as error:
+            _fail(ctx, *_words(error))
         except RecursionError:
             _fail(ctx, "something that was read is nested too deeply; is it damaged? Run again with --debug", 1)
         except MemoryError:
@@ -295,10 +293,36 @@ def _visible_errors() -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def _short_threads(ctx: click.Context) -> Iterator[None]:
+    """Say in one line what ends a thread of a library, without a traceback; who uses the thread then fails as well."""
+
+    def ended(thread: threading.ExceptHookArgs) -> None:
+        error = thread.exc_value
+        words = system_words(error) if isinstance(error, OSError) else f"{thread.exc_type.__name__}: {error}"
+        say(f"a background thread ended: {shortened(words)}")
+
+    before = threading.excepthook
+    threading.excepthook = before if ctx.params.get("debug") else ended
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
 def _examples(program: str, lines: Sequence[str]) -> str:
     """The examples as an epilog that click does not wrap (\b)."""
     program = f"python {program}" if program.endswith(".py") else program
     return "\b\nExamples:\n" + "\n".join(f"  {program} {line}" for line in lines) if lines else ""
+
+
+def _words(error: ArtefactError | ValueError | OSError) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    if (limited := too_many_files(error)) is not None:
+        return system_words(limited), 1  # whatever it kept from being read is not at fault
+    if isinstance(error, OSError):
+        return system_words(_of_output(error)), 1
+    return str(error), 2 if isinstance(error, ValueError) else 1
 
 
 def _of_output(error: OSError) -> OSError:

@@ -7,6 +7,7 @@
     └── ArtefactError          something on disk or over the wire is not what it must be
         ├── ShardError         shards, their index, the bytes of a sample
         ├── CacheError         the teacher cache: spec, ledger, units, records
+        │   └── UnreachableError  it could not be read or written now; what is stored may be whole
         └── RunError           a student run: its directory, checkpoints, weights
 
 Every message says what is wrong, where, what was expected and what was found, and what to do next. `cli.py` prints it
@@ -99,6 +100,13 @@ def system_words(error: OSError) -> str:
     if error.errno in _HELPED_BY_FEWER_WORKERS and advisable("--workers"):
         remedy += ", or use fewer --workers"
     return f"{where}{what[0].lower()}{what[1:]}; {remedy}"
+
+
+def too_many_files(error: BaseException | None) -> OSError | None:
+    """The error of the system behind another that says that too many files are open: then no file is at fault."""
+    while error is not None and not (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 _OUT_OF_MEMORY = re.compile(
@@ -303,6 +311,10 @@ class ShardError(ArtefactError):
 
 class CacheError(ArtefactError):
     """The teacher cache."""
+
+
+class UnreachableError(CacheError):
+    """Something of the cache could not be read or written now, so nothing is known of what is stored there."""
 
 
 class RunError(ArtefactError):

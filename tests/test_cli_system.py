@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cli import COMMANDS, SectionedCommand, cli
-from shards.errors import ArtefactError, advising, system_words
+from shards.errors import ArtefactError, CacheError, ShardError, advising, system_words
 from shards.pool.workers import in_workers
 from teacher_cache.network import hub
 from teacher_cache.network.timm_network import require_published
@@ -296,6 +297,44 @@ def test_what_helps_against_a_full_machine_is_said_in_flags_that_the_command_has
         if not advised <= fitting or bool(advised) != bool(fitting):
             wrong.append(f"{name}: advises {sorted(advised)}, helpful and its own are {sorted(fitting)}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("kind", [ShardError, CacheError, ValueError])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE], ids=errno.errorcode.get)
+def test_too_many_open_files_are_no_fault_of_what_was_to_be_read(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception], number: int
+) -> None:
+    def fail(*_: object) -> None:
+        try:
+            raise OSError(number, os.strerror(number), "x.tar")
+        except OSError:
+            raise kind("x.tar is damaged; copy it again") from None
+
+    monkeypatch.setattr(SectionedCommand, "parse_args", lambda *_: [])
+    monkeypatch.setattr(SectionedCommand, "invoke", fail)
+    ended = CliRunner().invoke(cli, ["models"])
+    assert ended.exit_code == 1
+    assert ended.output.startswith("error: x.tar: too many open files")
+    assert "damaged" not in ended.output
+
+
+def test_what_ends_a_thread_of_a_library_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def write() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "events.out")
+
+    def invoke(*_: object) -> None:
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+
+    monkeypatch.setattr(SectionedCommand, "invoke", invoke)
+    assert cli.main(["models"], standalone_mode=False) is None
+    said = capfd.readouterr().err
+    assert (
+        said == "a background thread ended: events.out: no space left on device; make room, or choose another place\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["distill", "train-teacher", "cache-teacher", "train-student", "verify-cache"])

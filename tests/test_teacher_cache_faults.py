@@ -1,5 +1,6 @@
 """Nothing that happens to a cache is read as data: damage is a named error, kills and races end whole or missing."""
 
+import errno
 import fcntl
 import itertools
 import json
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ import numpy as np
 import pytest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import WrapperStore
+from zarr.storage import LocalStore, WrapperStore
 
 from shards.atomic import atomic_file, replace_file
-from shards.errors import CacheError
+from shards.errors import CacheError, UnreachableError, system_words
 from teacher_cache.inspect.verify import verify_digests
 from teacher_cache.store import unit_store
 from teacher_cache.store.cache import TeacherCache
@@ -352,6 +353,58 @@ def test_repair_and_a_second_run_heal_every_unit(tmp_path: Path) -> None:
     assert problems(folder) == []
 
 
+_REFUSALS = [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.ESTALE, errno.ETIMEDOUT, errno.EIO]
+
+
+def _refused(monkeypatch: pytest.MonkeyPatch, way: str, path: Path, number: int) -> None:
+    """Let the system refuse to open one object, at the guard before the array library or in the library."""
+
+    def refuse() -> OSError:
+        return OSError(number, os.strerror(number), str(path))
+
+    if way == "guard":
+        real_open = os.open
+
+        def guarded(name: Any, *flags: Any, **more: Any) -> int:
+            if str(name) == str(path):
+                raise refuse()
+            return real_open(name, *flags, **more)
+
+        monkeypatch.setattr(os, "open", guarded)
+        return
+
+    for name in ("get", "get_sync"):  # the second since zarr 3.3
+        if (real_get := getattr(LocalStore, name, None)) is None:
+            continue
+
+        def get(self: LocalStore, key: str, *rest: Any, real: Any = real_get, **more: Any) -> Any:
+            if str(path).endswith(key):
+                raise refuse()
+            return real(self, key, *rest, **more)
+
+        monkeypatch.setattr(LocalStore, name, get)
+
+
+@pytest.mark.parametrize("way", ["guard", "library"])
+@pytest.mark.parametrize("number", _REFUSALS, ids=errno.errorcode.get)
+def test_what_cannot_be_read_now_is_not_taken_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, number: int
+) -> None:
+    """Every word says the remedy, and only what the disk itself cannot read leaves the ledger."""
+    make_cache(tmp_path / "c")
+    path = tmp_path / "c/logit/c/0/1/0/0"
+    said = re.escape(system_words(OSError(number, os.strerror(number), str(path))))
+    with monkeypatch.context() as broken, TeacherCache.open(tmp_path / "c", writable=True) as cache:
+        _refused(broken, way, path, number)
+        damaged = number == errno.EIO
+        with pytest.raises(CacheError if damaged else UnreachableError, match=said):
+            cache.read_unit(0, 1)
+        with nullcontext() if damaged else pytest.raises(UnreachableError, match=said):
+            list(verify_digests(cache, repair=True))
+    with TeacherCache.open(tmp_path / "c") as cache:
+        assert cache.missing() == [(0, 1)] * damaged
+
+
 def test_repair_needs_a_writable_cache(tmp_path: Path) -> None:
     make_cache(tmp_path / "c")
     with TeacherCache.open(tmp_path / "c") as cache, pytest.raises(ValueError, match="opened for writing"):
@@ -626,7 +679,7 @@ def test_a_quota_is_an_error_that_names_the_unit_and_resume_completes(tmp_path: 
     message = answer.get(timeout=60)
     child.join()
     assert child.exitcode == 3
-    assert "unit (view block 0: views 0 to 2, shard 0: shard-000000.tar)" in message and "File too large" in message
+    assert "unit (view block 0: views 0 to 2, shard 0: shard-000000.tar)" in message and "file too large" in message
     assert not list(folder.rglob("*.partial"))
     with TeacherCache.open(folder, writable=True) as cache:
         assert cache.missing() == [(0, 0), (0, 1)]
@@ -637,7 +690,7 @@ def test_a_quota_is_an_error_that_names_the_unit_and_resume_completes(tmp_path: 
 _MOUNT = """
 import sys
 from pathlib import Path
-from shards.errors import CacheError
+from shards.errors import CacheError, UnreachableError, system_words
 from teacher_cache.store.cache import TeacherCache
 from tests.cache_maker import fill, make_index, make_spec
 folder = Path(sys.argv[1])
@@ -666,7 +719,7 @@ def test_a_full_disk_is_an_error_that_names_the_unit_and_resume_completes(tmp_pa
             cwd=Path(__file__).parent.parent,
         )
         assert run.returncode == 3, run.stderr
-        assert "unit (view block 0" in run.stdout and "No space left on device" in run.stdout
+        assert "unit (view block 0" in run.stdout and "no space left on device; make room" in run.stdout
         with TeacherCache.open(folder) as cache:
             left = cache.missing()
             assert 0 < len(left) < 9

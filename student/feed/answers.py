@@ -305,7 +305,7 @@ class SeveralTeachers(TeacherSource):
             try:
                 answer = source.answer(batch, x_BCHW)
             except CacheError as error:
-                raise CacheError(f"{name}: {error}") from error
+                raise type(error)(f"{name}: {error}") from error
             assert answer is not None, "every one of several is a teacher"
             answers.append(answer)
         return mixture(answers, self._weights)

@@ -23,7 +23,7 @@ import torch
 
 from shards.atomic import TEMPORARY, atomic_file
 from shards.documents import checked, open_regular, parse_json, read_regular
-from shards.errors import RunError, device_words, is_no_memory
+from shards.errors import RunError, device_words, is_no_memory, too_many_files
 from shards.signals import raise_interrupt
 from shards.values import flat
 from student.run.run_events import Rejected
@@ -129,7 +129,7 @@ def load_checkpoint(
         state = torch.load(payload, map_location="cpu", weights_only=True)
     except Exception as error:  # what a pickle that is none of ours stumbles on, in words of its own
         raise_interrupt(error)
-        if is_no_memory(error):
+        if is_no_memory(error) or too_many_files(error):
             raise  # the checkpoint is not at fault
         return Rejected(path=payload, reason=f"it is no checkpoint of tensors and numbers ({_first_line(error)})")
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):

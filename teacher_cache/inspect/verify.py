@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shards.errors import CacheError
+from shards.errors import CacheError, UnreachableError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
 from shards.rng import Stream, stream
@@ -62,7 +62,8 @@ def verify_digests(cache: TeacherCache, *, repair: bool = False) -> Iterator[Fin
         repair: take what is wrong out of the ledger and rebuild its snapshot.
 
     Errors:
-        ValueError for a repair of a cache that is not open for writing.
+        ValueError for a repair of a cache that is not open for writing; UnreachableError where something cannot be read
+        now: it may be whole, so it stays in the ledger.
     """
     if repair and not cache.writable:
         raise ValueError(f"{cache.url}: repair needs the cache opened for writing")
@@ -126,6 +127,8 @@ def verify_blocks(
 def _snapshot(cache: TeacherCache) -> tuple[NDArray[np.uint64], str]:
     try:
         return cache.units.ledger.snapshot(), ""
+    except UnreachableError:
+        raise
     except CacheError as error:
         return np.zeros((cache.num_view_blocks, cache.num_shards), np.uint64), str(error)
 
@@ -137,6 +140,8 @@ def _unit_problem(cache: TeacherCache, unit: UnitId, entry: int | CacheError) ->
         return f"{cache.describe(unit)}: its ledger entry is gone, although the snapshot of the ledger names the unit"
     try:
         cache.read_unit(*unit)
+    except UnreachableError:
+        raise
     except CacheError as error:
         return str(error)
     return ""

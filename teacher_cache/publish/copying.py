@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shards.errors import CacheError
+from shards.errors import CacheError, UnreachableError
 from teacher_cache.publish.recoding import Recoder
 from teacher_cache.publish.selection import Selection
 from teacher_cache.store.cache import TeacherCache
@@ -59,8 +59,8 @@ def copy_units(
         should_stop: asked between units.
 
     Errors:
-        CacheError when the destination cannot be written. A damaged unit of the source raises nothing: it is
-        reported, and stays out of the destination's ledger.
+        CacheError when the destination cannot be written, or the source cannot be read now. A damaged unit of the
+        source raises nothing: it is reported, and stays out of the destination's ledger.
     """
     began = time.monotonic()
     wanted = [UnitId(block, shard) for block in selection.view_blocks for shard in selection.shards]
@@ -110,6 +110,8 @@ class _Copy:
     def __call__(self, unit: UnitId) -> str:
         try:
             stored = self._source.read_unit(*unit)
+        except UnreachableError:
+            raise
         except CacheError as error:
             return str(error)
         if self._recoder is not None:

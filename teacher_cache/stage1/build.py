@@ -15,7 +15,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from shards.errors import CacheError
+from shards.errors import CacheError, UnreachableError
 from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
 from shards.locks import NumberedLocks
@@ -329,6 +329,8 @@ def _release_damaged(cache: TeacherCache, world: World, should_stop: Callable[[]
             continue
         try:
             cache.read_unit(*unit)
+        except UnreachableError:
+            raise
         except CacheError as error:
             cache.invalidate(*unit)
             yield UnitDamaged(unit=unit, reason=str(error))

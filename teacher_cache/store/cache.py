@@ -238,7 +238,7 @@ class TeacherCache:
         try:
             return self.units.commit(unit, checked)
         except CacheError as error:
-            raise CacheError(f"{self.describe(unit)}: {error}") from error
+            raise type(error)(f"{self.describe(unit)}: {error}") from error
 
     def invalidate(self, view_block: int, shard: int) -> None:
         """Take a unit out of the ledger, so that stage 1 computes it again."""

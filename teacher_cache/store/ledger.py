@@ -13,7 +13,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import CacheError
+from shards.errors import CacheError, UnreachableError
 from teacher_cache.store.digest import UnitId
 
 if TYPE_CHECKING:
@@ -149,6 +149,8 @@ class Ledger:
         """Say what is wrong with the snapshot; "" when it only lags behind the entries, None when it is as they are."""
         try:
             saved_BS = self.snapshot()
+        except UnreachableError:
+            raise
         except CacheError as error:
             return str(error)
         known_BS = self.refresh()

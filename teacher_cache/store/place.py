@@ -4,6 +4,7 @@ Everything here works on fsspec filesystems and names of objects; the array libr
 """
 
 import asyncio
+import errno
 import os
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,8 +14,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from shards.atomic import replace_file
-from shards.documents import open_regular, read_regular
-from shards.errors import CacheError, is_no_memory, system_words
+from shards.documents import NotRegularError, open_regular, read_regular
+from shards.errors import CacheError, UnreachableError, is_no_memory, system_words, too_many_files
 from teacher_cache.store.schemes import open_filesystem, scheme_of
 
 METADATA_BYTES = 1 << 26
@@ -105,19 +106,21 @@ class Place:
 
     @contextmanager
     def reaching(self, key: str) -> Iterator[None]:
-        """Turn what goes wrong with one object into a CacheError that names it."""
+        """Turn what goes wrong with one object into a CacheError that names it, and says whether it is damaged."""
         try:
             yield
-        except TimeoutError as error:
-            raise CacheError(
-                f"{self.url}/{key}: no answer within {self.timeout_s:g} s; check the server, or raise the timeout"
-            ) from error
         except CacheError:
             raise
         except Exception as error:
             if is_no_memory(error):
                 raise
-            raise CacheError(
+            if self.folder is not None and isinstance(error, OSError):
+                raise _refused(f"{self.url}/{key}", error) from error
+            if isinstance(error, TimeoutError):
+                raise UnreachableError(
+                    f"{self.url}/{key}: no answer within {self.timeout_s:g} s; check the server, or raise the timeout"
+                ) from error
+            raise UnreachableError(
                 f"{self.url}/{key}: {type(error).__name__}: {error}; check that the place can be reached, has room "
                 "and may be used with your permissions, then run the same command again"
             ) from error
@@ -131,9 +134,16 @@ def naming(where: str, next_step: str) -> Iterator[None]:
     except CacheError:
         raise
     except Exception as error:
-        if is_no_memory(error):
+        if is_no_memory(error) or too_many_files(error):
             raise
         raise CacheError(f"{where} is missing or damaged: {type(error).__name__}: {error}; {next_step}") from error
+
+
+def _refused(where: str, error: OSError) -> CacheError:
+    """The error of an object on a disk: damaged if it is no file or the disk cannot read it, else unreachable."""
+    damaged = isinstance(error, NotRegularError) or error.errno == errno.EIO
+    words = system_words(error)
+    return (CacheError if damaged else UnreachableError)(words if words.startswith(where) else f"{where}: {words}")
 
 
 async def close_filesystem(fs: Any) -> None:
@@ -158,7 +168,7 @@ def read_file(path: Path, most_bytes: int = METADATA_BYTES) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise CacheError(system_words(error)) from error
+        raise _refused(str(path), error) from error
 
 
 def require_readable(path: Path, most_bytes: int) -> None:
@@ -169,7 +179,7 @@ def require_readable(path: Path, most_bytes: int) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise CacheError(system_words(error)) from error
+        raise _refused(str(path), error) from error
     if num_bytes > most_bytes:
         advice = "run verify-cache --repair, then cache-teacher"
         raise CacheError(f"{path}: expected at most {most_bytes} bytes, got {num_bytes}; {advice}")

@@ -8,13 +8,13 @@ V views of a unit, R rows of its shard, F sampled positions, C classes.
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import CacheError
+from shards.errors import CacheError, UnreachableError
 from teacher_cache.store import layout
 from teacher_cache.store.digest import UnitId, fidelity_positions, unit_digest
 from teacher_cache.store.header import Header
@@ -26,6 +26,7 @@ from teacher_cache.store.zarr_objects import Objects
 
 _ATTEMPTS = 8
 _PAUSE_S = 0.01
+_T = TypeVar("_T")
 
 
 class UnitStore:
@@ -73,7 +74,7 @@ class UnitStore:
             entry = self.read_entry(unit)
             arrays = self.read_arrays(unit) if entry else {}
         except CacheError as error:
-            raise CacheError(f"{self.describe(unit)}: {error}") from error
+            raise type(error)(f"{self.describe(unit)}: {error}") from error
         if entry == 0:
             raise CacheError(f"{self.describe(unit)} is not in the ledger; run cache-teacher to compute it")
         got = self.digest(unit, arrays)
@@ -178,21 +179,22 @@ class UnitStore:
         return int(self._header.rows_S[unit.shard])
 
     def _entry_or_none(self, unit: UnitId) -> int | None:
-        try:
-            return self.read_entry(unit)
-        except CacheError:
-            return None  # damaged: it is about to be replaced
+        return _unless_damaged(lambda: self.read_entry(unit))
 
     def _stored_digest(self, unit: UnitId) -> int | None:
-        try:
-            return self.digest(unit, self.read_arrays(unit))
-        except CacheError:
-            return None  # damaged: it is about to be replaced
+        return _unless_damaged(lambda: self.digest(unit, self.read_arrays(unit)))
 
     def _whole_entry(self, unit: UnitId) -> int:
         """The entry of a unit whose stored arrays are what it says; 0 where they are not, or anything is damaged."""
-        try:
-            entry, arrays = self.read_with_entry(unit)
-        except CacheError:
-            return 0
+        entry, arrays = _unless_damaged(lambda: self.read_with_entry(unit)) or (0, {})
         return entry if entry and self.digest(unit, arrays) == entry else 0
+
+
+def _unless_damaged(read: Callable[[], _T]) -> _T | None:
+    """What is read; None where that is damaged, as it is replaced next. UnreachableError where it may be whole."""
+    try:
+        return read()
+    except UnreachableError:
+        raise
+    except CacheError:
+        return None
