@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.own_data import all_photos
 from benchmarks.own_data.__main__ import result_of, run_path, run_set, table
 from benchmarks.own_data.sets import Picture, icons, letters, write_set
 from benchmarks.study.commands import Commands
@@ -131,3 +132,27 @@ def test_the_results_are_top1_by_seed_and_their_mean(tmp_path: Path) -> None:
     assert row["teacher"] == {"top1": [90.0], "mean": 90.0}
     assert row["none"]["mean"] == 61.0 and row["soft"]["top1"] == [66.0, None] and row["hard"]["mean"] is None
     assert "| cats | 90.0 | 61.0 | 66.0 | – | +6.0 | 1 |" in table([row])
+
+
+def test_students_are_also_measured_on_all_photos_of_their_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every validation photo of the first classes, none of training; only students that have finished."""
+    for split, label, n in itertools.product(("train", "val"), "abcdefg", range(3)):
+        path = tmp_path / "photos" / split / label / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 30, 3), 9 * n, np.uint8)).save(path)
+    for arm, finished in (("none", True), ("soft", False)):
+        folder = run_path(tmp_path, "nette5", arm, 0)
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text("{}") if finished else None
+
+    def evaluated(weights: Path, shards: Path) -> dict[str, object]:
+        assert weights == run_path(tmp_path, "nette5", "none", 0) / "weights.safetensors"
+        return {"cls": {"top1": 50.0}}
+
+    monkeypatch.setattr(all_photos, "evaluated", evaluated)
+    nothing = {"top1": [], "mean": None}
+    assert all_photos.result_of("nette5", tmp_path, tmp_path / "photos") == {
+        "name": "nette5", "num_images": 15, "none": {"top1": [50.0], "mean": 50.0}, "soft": nothing, "hard": nothing,
+    }  # fmt: skip

@@ -40,8 +40,8 @@ def digits() -> Iterator[Picture]:
             yield Picture(split, str(label_N[n]), f"{n:04d}", np.repeat(pixel_HW[:, :, None], 3, 2))
 
 
-def imagenette(photos: Path, classes: int, train: int, val: int) -> Iterator[Picture]:
-    """The first photos of the first classes of Imagenette, made square and small."""
+def imagenette(photos: Path, classes: int, train: int, val: int | None) -> Iterator[Picture]:
+    """The first photos of the first classes of Imagenette, made square and small; val None: all of that split."""
     for split, number in zip(SPLITS, (train, val), strict=True):
         labels = sorted(path for path in (photos / split).iterdir() if path.is_dir())[:classes]
         for label in labels:
