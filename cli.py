@@ -27,6 +27,7 @@ from shards.names import nearest
 from shards.platforms import require_unix
 from shards.signals import end_at_interrupt, end_program, interrupt_at_once, interrupt_once, requeue_at_once
 from shards.text.escapes import visible
+from shards.world import world_from_env
 
 
 class Entry(NamedTuple):
@@ -89,6 +90,9 @@ _LONG_HELPS = frozenset({"train-teacher", "cache-teacher", "plan-cache", "train-
 REQUEUED = frozenset({"distill", "train-teacher", "cache-teacher", "copy-cache", "train-student", "ablate"})
 """What a scheduler starts again until it is done: a signal ends these with 75 from their first moment on."""
 
+_RANKED = frozenset({"train-teacher", "cache-teacher", "train-student", "evaluate", "ablate"})
+"""What several processes run together, each of which names itself in its errors."""
+
 EXAMPLES = {
     "distill": ("distill photos --out work", "distill photos --out work --budget 60"),
     "make-shards": (
@@ -142,6 +146,8 @@ EXAMPLES = {
 """Lines at the end of the help of each command, without the program's name: one job, from photos to a report."""
 
 
+_WHO = "deit_cache.who"
+"""Key of click's `Context.meta` for the name of this process among several."""
 _NO_NUMBER = re.compile(r"is not a valid integer( range)?\b")
 _EXPECTED = re.compile(r"x>=[01]|0<=x<=\d{4,}")
 """Bounds that no reader wants to be told."""
@@ -216,6 +222,7 @@ class Commands(click.Group):
             meant = f" Did you mean {' or '.join(near)}?".replace("_", "-") if near else ""
             ctx.fail(f"No such command {args[0]!r}.{meant}")
         if args and not ctx.resilient_parsing:  # of a shell that completes the line
+            ctx.meta[_WHO] = _rank_name(args)
             ctx.obj.enter_context(requeue_at_once() if args[0] in REQUEUED else interrupt_once())
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None:
@@ -300,7 +307,7 @@ def _short_threads(ctx: click.Context) -> Iterator[None]:
     def ended(thread: threading.ExceptHookArgs) -> None:
         error = thread.exc_value
         words = system_words(error) if isinstance(error, OSError) else f"{thread.exc_type.__name__}: {error}"
-        say(f"a background thread ended: {shortened(words)}")
+        say(f"{ctx.meta.get(_WHO, '')}a background thread ended: {shortened(words)}")
 
     before = threading.excepthook
     threading.excepthook = before if ctx.params.get("debug") else ended
@@ -333,13 +340,25 @@ def _of_output(error: OSError) -> OSError:
     return error
 
 
+def _rank_name(words: Sequence[str]) -> str:
+    """Name the process that runs this command line, before what it says: "rank 3 of 8: "; "" for one alone."""
+    if words[0] not in _RANKED:
+        return ""
+    try:
+        world = world_from_env(shared=words[0] == "cache-teacher" or "--spread" in words, decides=False)
+    except ValueError:
+        return ""  # the command says what is wrong with the variables
+    return f"{world.name}: " if world.name else ""
+
+
 def _fail(ctx: click.Context, message: str, code: int) -> NoReturn:
     close_bars()
     if ctx.params.get("debug"):
         say(traceback.format_exc())
     drop_output()
     with contextlib.suppress(OSError):  # standard error may be what cannot be written
-        say(f"error: {message if ctx.params.get('debug') else shortened(message)}")
+        who = ctx.meta.get(_WHO, "")
+        say(f"error: {who}{message if ctx.params.get('debug') else shortened(message)}")
     ctx.exit(code)
 
 

@@ -19,6 +19,11 @@ class World(NamedTuple):
     local_size: int = 1
     meeting: str = "env://"
 
+    @property
+    def name(self) -> str:
+        """ "rank 3 of 8"; "" for one process alone."""
+        return f"rank {self.rank} of {self.size}" if self.size > 1 else ""
+
 
 ALONE = World()
 """One process, which is all there is."""

@@ -194,3 +194,40 @@ def test_a_list_of_class_names_of_the_wrong_length_is_named(tmp_path: Path) -> N
     names.write_text("one\ntwo\nthree\n")
     result = run(*cache, "--teacher-weights", SETS[0] / "run", "--teacher-classes", names)
     assert result.exit_code == 2 and f"{names}: expected 100 names" in result.output, result.output
+
+
+RANKS = {"torchrun": {"RANK": "1", "WORLD_SIZE": "4"}, "srun": {"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}}
+RANKS["srun"]["SLURM_STEP_ID"] = "0"
+ARRAY = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "4"}
+
+
+@pytest.mark.parametrize(
+    ("words", "in_array"),
+    [
+        (["cache-teacher", "--cache", "{tmp}/c", "--views", "2"], True),
+        (["train-teacher", "--out", "{tmp}/t", "--model", "resnet18"], False),
+        (["train-student", "--out", "{tmp}/s", "--distill", "none"], False),
+        (["evaluate", "--weights", "{set}/run"], False),
+        ([*ABLATE, "--out", "{tmp}/a"], False),
+        ([*ABLATE, "--out", "{tmp}/a", "--spread"], True),
+        (["show-views", "--out", "{tmp}/v.png"], None),
+    ],
+)
+def test_an_error_says_which_of_several_ranks_has_it(
+    words: list[str], in_array: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks of an array are ranks of the commands that share a list; of others each is a run of its own."""
+    filled = [word.format(tmp=tmp_path, set=SETS[0]) for word in (*words, "--shards", "{tmp}/nope")]
+
+    def name_in(environ: dict[str, str]) -> str:
+        with monkeypatch.context() as patch:
+            for variable, value in environ.items():
+                patch.setenv(variable, value)
+            last = run(*filled).output.splitlines()[-1]
+        assert last.startswith("error: "), last
+        return "rank 1 of 4: " if last.startswith("error: rank 1 of 4: ") else ""
+
+    assert name_in({}) == "" and name_in({"RANK": "x", "WORLD_SIZE": "4"}) == ""
+    for environ in RANKS.values():
+        assert name_in(environ) == ("" if in_array is None else "rank 1 of 4: ")
+    assert name_in(ARRAY) == ("rank 1 of 4: " if in_array else "")

@@ -21,7 +21,7 @@ from student.run.run_events import Joining
 from student.sweep.cell_training import SweepTraining, cache_facts
 from student.sweep.grid import Cell, Grid
 from student.sweep.memory import FreeMemory, MemoryNeed, UncountableError, memory_need
-from student.sweep.sweep_directory import CellStatus, SweepDirectory, read_sweep
+from student.sweep.sweep_directory import CellStatus, SweepDirectory, precision_of_sweep, read_sweep
 from student.sweep.sweep_loop import (
     CellEnded,
     CellJob,
@@ -249,9 +249,20 @@ def test_a_halt_begins_nothing_more_and_the_same_command_goes_on(tmp_path: Path)
 
 def test_other_common_settings_are_refused_by_name(tmp_path: Path) -> None:
     sweep(tmp_path, Fake())
-    with pytest.raises(RunError, match=r"recipe: expected .*3.*, got .*4"):
+    with pytest.raises(RunError, match=r"other settings:\n  recipe\.epochs: expected 3, got 4\nrepeat"):
         sweep(tmp_path, Fake(), common={**COMMON, "recipe": {"model": "m", "epochs": 4}})
     assert last(sweep(tmp_path, Fake())).num_done == len(GRID.cells())
+
+
+def test_of_two_precisions_the_process_that_comes_second_is_refused(tmp_path: Path) -> None:
+    """Two machines that begin a sweep at once, each with the default of its own GPU."""
+    common = [{"settings": {"precision": name, "accumulate": 1}} for name in ("bf16", "fp16")]
+    first = Fake()
+    sweep(tmp_path, first, common=common[0])
+    second = Fake()
+    with pytest.raises(RunError, match=r"\n  settings\.precision: expected 'bf16', got 'fp16'\nrepeat the command"):
+        sweep(tmp_path, second, common=common[1])
+    assert precision_of_sweep(tmp_path) == "bf16" and not second.cells
 
 
 def test_a_sweep_grows_by_the_cells_it_lacks(tmp_path: Path) -> None:

@@ -242,7 +242,9 @@ def test_a_rank_that_fails_in_an_evaluation_ends_the_others(folder: Path) -> Non
     ]
     said = [process.communicate(timeout=400)[1] for process in ranks]
     assert [process.returncode for process in ranks] == [1, 1], said
-    assert "error: rank 1: shard 1: damaged" in said[0] and "error: shard 1: damaged" in said[1], said
+    assert (
+        "error: rank 0 of 2: rank 1: shard 1: damaged" in said[0] and "error: rank 1 of 2: shard 1: damaged" in said[1]
+    ), said
 
 
 @cache

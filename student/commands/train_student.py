@@ -92,8 +92,7 @@ class RunFlags:
         if before:
             say(f"--budget: {self.out} keeps its {count(before['epochs'], 'epoch')}; another --out is planned anew")
         if (world := world_from_env()).size > 1:
-            where = f"rank {world.rank} of {world.size}"
-            raise ValueError(f"--budget: measures one process, this is {where}; give --epochs")
+            raise ValueError(f"--budget: measures one process, got {world.size} ranks; give --epochs")
 
 
 @click.command("train-student")

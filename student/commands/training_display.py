@@ -11,7 +11,7 @@ from shards.commands.shard_place import ShardPlace
 from shards.console import Bar, command_line, result, runs_next_itself, say, setting_lines
 from shards.errors import flag_hint
 from shards.text.figures import accuracy, count, duration
-from shards.world import world_from_env
+from shards.world import World, world_from_env
 from student.learn.diagnosis import MORE_VIEWS
 from student.sweep.sweep_loop import (
     CellEnded,
@@ -109,7 +109,7 @@ class TrainingDisplay:
                     say(f"classes: {event.classes}")
             case events.Joining():
                 others = event.world_size - 1
-                say(f"rank {event.rank} of {event.world_size} waits at {event.where} for the other {others}")
+                say(f"{World(event.rank, event.world_size).name} waits at {event.where} for the other {others}")
             case events.Resumed():
                 say(f"resumed after step {event.step} of {self._num_steps}")
                 self._say_cut(event)

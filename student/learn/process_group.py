@@ -210,7 +210,7 @@ def _joined(world: World, device: torch.device, *, timeout_s: float, join_s: flo
     if control is None:
         variables = world_variables()
         raise RunError(
-            f"rank {world.rank} of {world.size}{f' ({variables})' if variables else ''} waited {join_s:.0f} s at "
+            f"this process{f' ({variables})' if variables else ''} waited {join_s:.0f} s at "
             f"{meeting_place(world)}, and not all of the other {world.size - 1} came"
             f"{f' ({str(error).splitlines()[0][:150]})' if error else ''}. Start all of them within this time, with "
             f"torchrun or srun; {way_out()}"

@@ -22,6 +22,7 @@ from shards.documents import checked
 from shards.errors import OtherVersionError, RunError
 from shards.locks import locked
 from shards.own_folder import FolderKind, named
+from shards.values import flat
 from student.run.run_files import RunFiles, read_schema, write_json
 from student.run.run_reader import Run, is_run, read_run, views_before
 from student.sweep.grid import Cell, Grid
@@ -139,6 +140,7 @@ class SweepDirectory:
         return grid
 
     def _require_equal(self, existing: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+        existing, requested = dict(flat(existing)), dict(flat(requested))
         keys = sorted(key for key in {*existing, *requested} if existing.get(key) != requested.get(key))
         if keys:
             lines = "".join(f"\n  {key}: expected {existing.get(key)!r}, got {requested.get(key)!r}" for key in keys)

@@ -51,7 +51,7 @@ class Stage1Display:
         """
         self._names, self._next_command = index.class_names if index else (), next_command
         self._quiet, self._world, self._stop = world.rank > 0 and not has_own_output(), world, stop
-        self._who = f"rank {world.rank} of {world.size}: " if world.size > 1 else ""
+        self._who = f"{world.name}: " if world.name else ""
         self._bar: Bar | None = None
         self._calibration: Bar | None = None
         self._units = self._num_classes = self._num_units = self._views_of_unit = 0
@@ -144,7 +144,7 @@ class Stage1Display:
             say(line)
         if done := event.num_units - event.missing_units:
             say(f"{done} of {count(event.num_units, 'chunk')} done before")
-        of = f" (rank {self._world.rank} of {self._world.size})" if self._world.size > 1 else ""
+        of = f" ({self._world.name})" if self._world.name else ""
         self._bar = Bar(f"cache-teacher{of}", event.share_views, "view")
 
     def _say_first(self, event: "UnitCommitted") -> None:
