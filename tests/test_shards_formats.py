@@ -568,7 +568,7 @@ def test_a_part_is_held_out_by_the_key_alone(tmp_path: Path) -> None:
     """Each class gives its share, few images move when others come or go, and no class lacks one of the parts."""
     for label, num in (("ant", 60), ("bee", 30), ("cow", 2)):
         for n in range(num):
-            put(tmp_path / "in" / label / f"{n}.JPEG", encoded(n))
+            put(tmp_path / "in" / label / f"{n}.JPEG", encoded(1000 * num + n))
     made(tmp_path / "in", tmp_path / "out", "--split", "0.2")
     parts = {split: set(labels_of(tmp_path / "out" / split)) for split in ("train", "val")}
     assert not parts["train"] & parts["val"] and len(parts["train"] | parts["val"]) == 92
@@ -577,7 +577,7 @@ def test_a_part_is_held_out_by_the_key_alone(tmp_path: Path) -> None:
     for n in range(0, 60, 3):
         (tmp_path / "in" / "ant" / f"{n}.JPEG").unlink()
     for n in range(100, 110):
-        put(tmp_path / "in" / "bee" / f"{n}.JPEG", encoded(n))
+        put(tmp_path / "in" / "bee" / f"{n}.JPEG", encoded(90_000 + n))
     made(tmp_path / "in", tmp_path / "again", "--split", "0.2")
     for split, keys in parts.items():
         later = set(labels_of(tmp_path / "again" / split))

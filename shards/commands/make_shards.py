@@ -28,9 +28,10 @@ from shards.commands.flags import (
 from shards.commands.shard_place import beside
 from shards.console import Bar, result, say, say_next
 from shards.documents import read_regular
+from shards.errors import ShardError
 from shards.formats.table import FORMATS, format_of
 from shards.own_folder import INDEX_NAME, require_file, require_own
-from shards.tars.journal import SHARDS_FOLDER
+from shards.tars.journal import SHARDS_FOLDER, settings_of
 from shards.text.figures import byte_size, count, has, was
 
 if TYPE_CHECKING:
@@ -66,13 +67,15 @@ class SourceFlags:
         help="Hold out this share of each class: DEST/train and DEST/val; which images follows from the keys.",
     )
 
-    def sets(self, path: Path) -> "Mapping[str, ImageList]":
+    def sets(self, path: Path, dest: Path) -> "Mapping[str, ImageList]":
         """The sets of SOURCE by name, "" for one set; says how SOURCE was understood.
+
+        Args:
+            dest: where a split that was begun goes on.
 
         Errors:
             ValueError for wrong flags; ShardError counting everything that is wrong with SOURCE.
         """
-        from shards.formats.held_out import held_out
         from shards.formats.input_format import Source
         from shards.index.class_names import read_class_names
 
@@ -97,13 +100,36 @@ class SourceFlags:
             return sets
         if list(sets) != [""]:
             raise ValueError(f"--split: {path} has a validation part already; drop the flag, or give train alone")
-        return held_out(sets[""], self.split)
+        return _split(sets[""], self.split, dest)
 
     def _check_no_labels(self) -> None:
         """ValueError for flags that say something of labels, where there are to be none."""
         typed = {"--labels": self.labels, "--first-label": self.first_label, "--split": self.split}
         for name, value in typed.items():
             require_use(self.no_labels and value is not None, f"{name}: the images have no labels; drop one of the two")
+
+
+def _split(images: "ImageList", share: float, dest: Path) -> "Mapping[str, ImageList]":
+    """Hold a share out, copies of an image together; as earlier versions did where one of them began `dest`."""
+    from shards.formats.held_out import copies_of, held_out
+
+    sets, copies = held_out(images, share), copies_of(images)
+    if not copies or any(_is_of(dest / name, part) for name, part in sets.items()):
+        return sets
+    num = sum(map(len, copies)) - len(copies)
+    words = f"{num} of {count(len(images.images), 'image')} {'is a copy' if num == 1 else 'are copies'} of others"
+    say(f"{words}: all of an image are on one side of the split")
+    return held_out(images, share, copies)
+
+
+def _is_of(dest: Path, images: "ImageList") -> bool:
+    """Whether a folder of shards was begun with a list of images, or holds them, as far as is known."""
+    from shards.tars.tree_changes import tree_changes
+
+    settings, index = settings_of(dest), dest / INDEX_NAME
+    return bool(settings) and (
+        settings.get("source_digest") == images.digest() or (index.is_file() and not tree_changes(index, images))
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +221,7 @@ def make_shards(
 
     _require_apart(source, dest)
     rule = image_flags.rule()
-    sets = flags.sets(source)
+    sets = flags.sets(source, dest)
     for split in sets:
         require_own("DEST", dest / split, SHARDS_FOLDER)
     skipped: list[str] = []
@@ -210,6 +236,7 @@ def make_shards(
         say(f"{count(len(skipped), 'image')} left out" + (f": see {skip_bad}" if skipped else ""))
     if len(sets) > 1:
         _write_info(dest / "_info.json", tuple(sets))
+    _say_shared(dest, tuple(sets))
     if flags.no_labels:
         teachers = [path for path in (Path("teacher"), beside(dest, "teacher")) if path.is_dir()]
         teacher = teachers[0] if teachers else "TEACHER"
@@ -253,16 +280,45 @@ def _typed_for_val(skip_bad: Path | None) -> list[object]:
     return [*typed_words(*_FOR_VAL), *labels, *bad]
 
 
+def _parts(dest: Path, splits: Sequence[str]) -> tuple[Path, Path]:
+    """Return the folders of the training and the validation shards, as far as they follow from DEST."""
+    if "val" in splits:
+        return dest / "train", dest / "val"
+    if dest.name == "val" and (beside(dest, "train") / INDEX_NAME).is_file():
+        return beside(dest, "train"), dest
+    return dest, beside(dest, "val")
+
+
+def _say_shared(dest: Path, splits: Sequence[str]) -> None:
+    """Count the validation images that are trained on as well, where both sets are here."""
+    from shards.index.shard_index import ShardIndex
+
+    folders = _parts(dest, splits)
+    if "val" not in splits and dest.name not in ("train", "val"):
+        return
+    if folders[0] == folders[1] or not all((folder / INDEX_NAME).is_file() for folder in folders):
+        return
+    try:
+        train, val = (ShardIndex.load(folder / INDEX_NAME) for folder in folders)
+    except ShardError:
+        return  # the set beside this one cannot be read: the command that is given it says so
+    if num := val.num_in(train):
+        say(
+            f"warning: {num} of {count(val.num_samples, 'validation image')} {'is' if num == 1 else 'are'} in the "
+            "training shards as well, so what is measured on them is too good: keep one of each, and make both sets "
+            "in another DEST"
+        )
+
+
 def _next_command(source: Path, dest: Path, splits: Sequence[str], typed: Sequence[object] = ()) -> list[object]:
     """Return the next command: for the validation part that lies beside SOURCE, else for a teacher.
 
     Args:
         typed: options for the validation part.
     """
-    train, val = (dest / "train", dest / "val") if "val" in splits else (dest, beside(dest, "val"))
-    if "val" not in splits and dest.name == "val" and (beside(dest, "train") / INDEX_NAME).is_file():
-        train, val = beside(dest, "train"), dest
-    elif not (val / INDEX_NAME).is_file() and source.name == dest.name == "train" and beside(source, "val").is_dir():
+    train, val = _parts(dest, splits)
+    alone = train == dest and not (val / INDEX_NAME).is_file()
+    if alone and source.name == dest.name == "train" and beside(source, "val").is_dir():
         return ["make-shards", beside(source, "val"), val, *typed]
     words: list[object] = ["train-teacher", "--shards", train]
     words += ["--val-shards", val] if (val / INDEX_NAME).is_file() and val != train else []

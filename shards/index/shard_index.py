@@ -143,6 +143,14 @@ class ShardIndex:
             return self
         return replace(self, num_classes=num_classes, class_names=tuple(class_names), classes_of_teacher=True)
 
+    def num_in(self, other: "ShardIndex") -> int:
+        """Count the samples whose image is in another index as well, under any key: of the same size and crc32c."""
+        own_N, other_N = (
+            index.crc32c_N.astype(np.uint64) << np.uint64(32) | index.size_N.astype(np.uint32)
+            for index in (self, other)
+        )
+        return int(np.isin(own_N, other_N).sum())
+
     def find(self, key: str) -> tuple[int, int]:
         """Find (shard, row) of a key; ShardError, naming similar keys, when it is not there.
 

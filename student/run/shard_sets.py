@@ -4,9 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from shards.errors import ShardError
 from shards.index.classes import ClassMatch, classes_of, match_classes
 from shards.index.index_checks import require_labels
@@ -69,9 +66,7 @@ class ShardSets:
     @property
     def num_in_training(self) -> int:
         """Validation samples that are trained on as well: images of the same crc32c and size in both indexes."""
-        if self.val_index is None:
-            return 0
-        return int(np.isin(_images(self.val_index), _images(self.index)).sum())
+        return self.val_index.num_in(self.index) if self.val_index is not None else 0
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the pixels and their order, as JSON types."""
@@ -80,8 +75,3 @@ class ShardSets:
             "views": self.views.recipe.to_json(),
             "num_views": self.views.num_views,
         }
-
-
-def _images(index: ShardIndex) -> NDArray[np.uint64]:
-    """Return a number for each image, whatever its key: checksum and size, uint64 (N,)."""
-    return index.crc32c_N.astype(np.uint64) << np.uint64(32) | index.size_N.astype(np.uint32)
