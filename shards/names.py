@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from difflib import SequenceMatcher
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from shards.errors import OtherVersionError, UnknownMemberError
@@ -190,8 +191,17 @@ def _alike(word: str, name: str) -> float:
     return matcher.ratio() if matcher.real_quick_ratio() >= _NEAR and matcher.quick_ratio() >= _NEAR else 0.0
 
 
-def too_long(path: str) -> str:
-    """Say what is too long in a path for the file systems of Linux; "" for a path that they take."""
+def as_path(where: str, text: str) -> Path:
+    """Return the path that a text is; ValueError, naming the flag or field, where it can be none: see `no_path`."""
+    if words := no_path(text):
+        raise ValueError(f"{where}: {words}")
+    return Path(text)
+
+
+def no_path(path: str) -> str:
+    """Say why a text can be no path on the file systems of Linux, such as its length; "" for one that they take."""
+    if "\0" in path:
+        return f"expected a path, got one with a NUL character: {short(path)}"
     longest = max(path.split("/"), key=lambda name: len(os.fsencode(name)))
     if (num_bytes := len(os.fsencode(longest))) > _NAME_BYTES:
         return f"expected names of at most {_NAME_BYTES} bytes in a path, got {num_bytes} bytes: {short(longest)}"

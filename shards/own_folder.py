@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shards.atomic import TEMPORARY
 from shards.documents import read_regular
+from shards.errors import too_many_files
 from shards.names import nearest
 
 
@@ -50,7 +51,7 @@ CACHE_KIND = "deit teacher cache"
 
 def is_cache_folder(folder: Path) -> bool:
     """Whether a folder holds the root of a finished cache."""
-    return _zarr_kind(folder) == _CACHE
+    return zarr_kind(folder) == _CACHE
 
 
 INDEX_NAME = "shards.index"
@@ -76,12 +77,16 @@ def is_shards_folder(folder: Path) -> bool:
 _CACHE, _ARRAY, _UNREADABLE = "a cache", "a Zarr array", "a folder with a damaged zarr.json, perhaps a cache"
 
 
-def _zarr_kind(folder: Path) -> str:
+def zarr_kind(folder: Path) -> str:
     """Which of the things into which no command writes a folder is; "" for none, such as other groups of Zarr."""
     try:
         root = json.loads(read_regular(folder / ZARR_ROOT))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return ""
+    except OSError as error:
+        if too_many_files(error):
+            raise
+        return f"a folder whose zarr.json cannot be read ({error.strerror}), perhaps a cache"
     except (ValueError, RecursionError):
         return _UNREADABLE
     if not isinstance(root, dict):
@@ -148,7 +153,7 @@ def require_own(flag: str, folder: Path, kind: FolderKind) -> None:
         what = "a link that leads nowhere" if above.is_symlink() and not above.exists() else "a file"
         raise ValueError(f"{flag} {folder}: expected a folder, got {what}: {above}; choose another place")
     for parent in reversed(folder.resolve().parents):
-        if what := _zarr_kind(parent):
+        if what := zarr_kind(parent):
             raise ValueError(f"{flag} {folder}: would lie inside {what}: {parent}; choose another place")
     if above != folder:
         if not os.access(above, os.W_OK | os.X_OK):

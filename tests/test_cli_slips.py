@@ -62,6 +62,31 @@ def test_no_path_is_longer_than_a_file_system_takes(long: str) -> None:
     assert refused.exit_code == 2 and "shards: expected " in refused.output and "bytes" in refused.output
 
 
+@pytest.mark.parametrize("place", ["x" * 256, "x/" * 2048, "a\\u0000b"], ids=["name", "path", "nul"])
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([*CACHE, "--views", "2", "--teacher", "local-dir:{place}"], "--teacher local-dir"),
+        (["train-student", "--distill", "none", "--out", "{tmp}/s", "--pretrained", "{place}"], "--pretrained"),
+        (["train-student", "--distill", "none", "--out", "{tmp}/s", "--set", "init_weights={place}"], "init_weights"),
+        (["train-student", "--distill", "none", "--out", "{tmp}/s", "--config", "{tmp}/c.toml"], "init_weights"),
+        ([*CACHE, "--views", "2", "--teacher-classes", "{place}"], "--teacher-classes"),
+        (["report", "{set}/run", "--html", "{tmp}/r.html", "--teacher", "{place}"], "teacher"),
+    ],
+)
+def test_a_text_that_may_be_a_path_is_one_that_file_systems_take(
+    words: list[str], named: str, place: str, tmp_path: Path
+) -> None:
+    """A NUL cannot be typed in a shell; a file of settings may hold one, or a program that starts commands."""
+    (tmp_path / "c.toml").write_text(f'finetune = true\ninit_weights = "{place}"\n')
+    values = {"tmp": tmp_path, "set": SETS[0], "place": json.loads(f'"{place}"')}
+    shards = [] if words[0] == "report" else ["--shards", SETS[0] / "train"]
+    fine = ["--set", "finetune=true", "--model", "resnet18"] if any("init_weights" in word for word in words) else []
+    result = run(*(word.format(**values) for word in words), *fine, *shards)
+    assert result.exit_code == 2 and f"{named}: expected " in result.output, result.output
+    assert ("bytes" if "x" in place else "NUL") in result.output and "\0" not in result.output, result.output
+
+
 def test_a_count_has_a_bound_and_the_refusal_names_it() -> None:
     """No count is larger than the 31 bits in which views and rows are stored; seeds have 63."""
     taken = []

@@ -1,10 +1,12 @@
 """A command writes into a folder that is new, empty or of its own making; into nobody else's."""
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
+from shards.documents import read_regular
 from shards.own_folder import CACHE_KIND, FolderKind, named, require_own, suggestion
 
 KIND = FolderKind(
@@ -60,6 +62,28 @@ def test_a_place_inside_a_cache_is_refused_and_one_inside_another_zarr_store_is_
             require_own("--out", tmp_path / below, KIND)
     else:
         require_own("--out", tmp_path / below, KIND)
+
+
+def test_a_place_below_a_root_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a cache's; and where too many files are open, nobody says that the root is at fault."""
+    (tmp_path / "loop").mkdir()
+    (tmp_path / "loop" / "zarr.json").symlink_to("zarr.json")
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked" / "zarr.json").write_text(json.dumps({"attributes": {"kind": CACHE_KIND}}))
+    errors = {"locked": PermissionError(errno.EACCES, "Permission denied")}
+
+    def refusing(path: Path) -> bytes:
+        if error := errors.get(path.parent.name):
+            raise error
+        return read_regular(path)
+
+    monkeypatch.setattr("shards.own_folder.read_regular", refusing)
+    for name, words in (("loop", "symbolic links"), ("locked", "Permission denied")):
+        with pytest.raises(ValueError, match=rf"cannot be read \(.*{words}.*\), perhaps a cache: {tmp_path / name}"):
+            require_own("--out", tmp_path / name / "out", KIND)
+    errors["locked"] = OSError(errno.EMFILE, "Too many open files")
+    with pytest.raises(OSError, match="Too many open files"):
+        require_own("--out", tmp_path / "locked" / "out", KIND)
 
 
 def test_a_misspelt_path_and_the_folder_above_are_answered_with_what_was_meant(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import click
 
 from shards.console import say
 from shards.documents import toml_value
-from shards.names import too_long
+from shards.names import no_path
 from shards.platforms import require_device_name, require_workers
 from shards.pool.cpus import default_workers
 from shards.world import world_from_env
@@ -54,7 +54,7 @@ class LocalPath(click.Path):
             self.fail("expected a path, got an empty one.", param, ctx)
         if (scheme := _SCHEME.match(text)) is not None:
             self.fail(f"expected a local path, got {scheme[0]}…; ./{text} is one of that name.", param, ctx)
-        if words := too_long(text):
+        if words := no_path(text):
             self.fail(f"{words}.", param, ctx)
         return super().convert(value, param, ctx)
 
@@ -74,7 +74,7 @@ class CacheParam(click.ParamType[str]):
         if scheme is not None and not re.match(r"(?!s?ftp|ssh|smb)[A-Za-z][A-Za-z0-9+.-]*://.", text):
             known = "a folder or an object store such as s3://bucket/name"
             self.fail(f"expected {known}, got {scheme[0]}…; ./{text} is a folder of that name.", param, ctx)
-        if scheme is None and (words := too_long(text)):
+        if scheme is None and (words := no_path(text)):
             self.fail(f"{words}.", param, ctx)
         return text
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import braceexpand
 
 from shards.errors import ShardError
-from shards.names import too_long
+from shards.names import as_path
 from shards.own_folder import is_cache_folder
 
 AZURE_SCHEMES = ("az", "abfs", "abfss")
@@ -119,9 +119,7 @@ def _expand_one(text: str) -> list[str]:
             raise ValueError(f"shards: expected a local path or one of {known}; got {text!r}")
         _require_tar(text)
         return [text]
-    if words := too_long(text):
-        raise ValueError(f"shards: {words}; check the path")
-    path = Path(text).expanduser()
+    path = as_path("shards", text).expanduser()
     if path.is_dir():
         tars = sorted(str(entry) for entry in path.glob("*.tar") if not entry.name.startswith("."))
         if not tars:

@@ -13,7 +13,7 @@ from shards.console import RUNS_NEXT_ITSELF, command_line, result, say, say_next
 from shards.data_defaults import SMALL_STUDENT, SMALL_VIEW, ImageSet
 from shards.errors import RunError, advising
 from shards.locks import locked
-from shards.own_folder import INDEX_NAME, FolderKind, is_cache_folder, named, require_own
+from shards.own_folder import INDEX_NAME, FolderKind, named, require_own, zarr_kind
 from shards.text.figures import accuracy, count, duration, noise
 from student.commands.train_teacher import measured_rate
 from student.cost.distill_plan import cache_seconds, plan_within, student_seconds, views_for_all, views_within
@@ -31,7 +31,7 @@ _LOCK = ".distill.lock"
 _WORK_FOLDER = FolderKind(
     what="a folder",
     command="distill",
-    is_ours=lambda folder: not is_cache_folder(folder),
+    is_ours=lambda folder: not zarr_kind(folder),
     begun=named(),
     utf8=True,
 )

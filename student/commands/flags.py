@@ -29,7 +29,7 @@ from shards.commands.flags import (
 )
 from shards.console import say
 from shards.errors import RunError
-from shards.names import short
+from shards.names import as_path, short
 from shards.text.figures import count
 from shards.world import world_from_env
 from student.learn.losses.table import distillations
@@ -122,7 +122,7 @@ class StudentFlags:
 
         if self.pretrained is None:
             return self.model or "", {}
-        path = Path(self.pretrained)
+        path = as_path("--pretrained", self.pretrained)
         if path.exists() or path.suffix in _WEIGHT_FILES:
             require_weights("--pretrained", path)
             stored = trained_as(path)
@@ -237,7 +237,7 @@ def require_start(recipe: "StudentRecipe") -> None:
     if scheme == PUBLISHED:
         require_known("init_weights", name)
     elif recipe.init_weights:
-        require_weights("init_weights", Path(recipe.init_weights))
+        require_weights("init_weights", as_path("init_weights", recipe.init_weights))
 
 
 def numbers(option: str, text: str) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from shards.atomic import atomic_file
 from shards.errors import RunError
+from shards.names import as_path
 from shards.own_folder import suggestion
 from shards.text.escapes import csv_cell, visible
 from student.report.charts import Level
@@ -94,7 +95,7 @@ def teacher_level(teacher: str, results: Sweep | Sequence[Run]) -> Level:
     try:
         level = Level("teacher", float(teacher))
     except ValueError:
-        level = _level_of(read_run(Path(teacher)), results)
+        level = _level_of(read_run(as_path("teacher", teacher)), results)
     if not 0 <= level.y <= 100:
         raise ValueError(
             f"teacher: expected its top-1 in percent or a run that was evaluated (--val-shards), got {teacher!r} "

@@ -20,6 +20,7 @@ from shards.commands.flags import (
     shared,
 )
 from shards.console import runs_next_itself, say
+from shards.names import as_path
 from shards.text.figures import count
 from shards.world import ALONE, World
 from teacher_cache.record.kinds.table import KINDS
@@ -165,7 +166,7 @@ class TeacherFlags:
 
         if not self.teacher_classes or self.teacher_classes in _IMAGENETS:
             return ()
-        return read_class_names(Path(self.teacher_classes), "--teacher-classes")
+        return read_class_names(as_path("--teacher-classes", self.teacher_classes), "--teacher-classes")
 
     def check_known_classes(self, index: "ShardIndex") -> None:
         """Refuse a teacher whose file, or --teacher-classes, names other classes than the shards'; ValueError.

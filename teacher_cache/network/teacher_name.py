@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shards.errors import ArtefactError, advisable
-from shards.names import nearest, short
+from shards.names import as_path, nearest, short
 
 DEFAULT_TEACHER = "regnety_160.deit_in1k"
 LITE0 = "efficientnet_lite0"
@@ -134,13 +134,14 @@ def _require_folder(flag: str, place: str) -> None:
     from teacher_cache.network.model_folder import read_model_folder
     from teacher_cache.network.weights_metadata import require_weights, weights_file
 
-    if not place or not (Path(place) / "config.json").is_file():
+    folder = as_path(f"{flag} local-dir", place)
+    if not place or not (folder / "config.json").is_file():
         raise ValueError(
             f"{flag} local-dir:{place}: expected a folder with the config.json of timm; `export` writes one"
         )
     try:
-        read_model_folder(Path(place))
-        require_weights("weights", weights_file(Path(place)))
+        read_model_folder(folder)
+        require_weights("weights", weights_file(folder))
     except ArtefactError as error:
         raise ArtefactError(f"{flag} local-dir:{place}: {error}") from None
 
