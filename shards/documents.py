@@ -10,6 +10,7 @@ import json
 import os
 import stat
 import tomllib
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -65,6 +66,27 @@ def read_regular(path: Path | str, *, most_bytes: int = MOST_BYTES) -> bytes:
         if num_bytes > most_bytes:
             raise NotRegularError(None, f"expected at most {most_bytes} bytes, got {num_bytes}", str(path))
         return file.read()
+
+
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """The entries of a folder whose names match, sorted; none where there is no folder, OSError for one not listed.
+
+    `Path.glob` takes what it cannot list for empty.
+    """
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(folder / name for name in names if fnmatchcase(name, pattern))
+
+
+def below(folder: Path) -> list[Path]:
+    """All that lies below a folder and is no folder, or a link to one, sorted; OSError for a folder not listed."""
+
+    def unlisted(error: OSError) -> None:
+        raise error
+
+    return sorted(Path(inner, name) for inner, _, names in os.walk(folder, onerror=unlisted) for name in names)
 
 
 def read_image_file(path: Path) -> bytes:

@@ -49,6 +49,13 @@ _REMEDIES = {
     errno.ESTALE: "the network file system lost it: mount it again",
 }
 _HELPED_BY_FEWER_WORKERS = (errno.EAGAIN, errno.EMFILE, errno.ENOMEM)
+_TOO_MANY_FILES = frozenset((errno.EMFILE, errno.ENFILE))
+_NOW = _TOO_MANY_FILES | {
+    *(errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EAGAIN, errno.EBUSY, errno.EINTR),
+    *(errno.ENOTCONN, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EREMOTEIO, errno.ESHUTDOWN),
+}
+"""Errors of the system that say nothing of what is stored: it may be whole. Not EIO, which a failing disk gives."""
 
 
 class _Running:
@@ -91,20 +98,33 @@ def fewer_workers() -> str:
     return "fewer --workers" if advisable("--workers") else "fewer processes at once"
 
 
-def system_words(error: OSError) -> str:
-    """An error of the operating system in one line: which file, what happened, what to do."""
-    name = "" if error.filename is None else error.filename
-    where = f"{os.fsdecode(name) if isinstance(name, (str, bytes)) else name}: " if name != "" else ""
+def system_words(error: OSError, where: object = "") -> str:
+    """An error of the operating system in one line: which file, else `where`, what happened, what to do."""
+    name = where if error.filename is None else error.filename
+    place = f"{os.fsdecode(name) if isinstance(name, (str, bytes)) else name}: " if name != "" else ""
     what = (error.strerror or str(error) or type(error).__name__).rstrip(".")
     remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk, and run the command again")
     if error.errno in _HELPED_BY_FEWER_WORKERS and advisable("--workers"):
         remedy += ", or use fewer --workers"
-    return f"{where}{what[0].lower()}{what[1:]}; {remedy}"
+    return f"{place}{what[0].lower()}{what[1:]}; {remedy}"
 
 
 def too_many_files(error: BaseException | None) -> OSError | None:
     """The error of the system behind another that says that too many files are open: then no file is at fault."""
-    while error is not None and not (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
+    return _behind(error, _TOO_MANY_FILES)
+
+
+def unreadable_now(error: BaseException | None, *, or_disk: bool = False) -> OSError | None:
+    """The error of the system behind another that says nothing of what is stored: nobody may take that for damaged.
+
+    Args:
+        or_disk: also a disk that fails (EIO), where what it holds cannot be made again.
+    """
+    return _behind(error, _NOW | {errno.EIO} if or_disk else _NOW)
+
+
+def _behind(error: BaseException | None, numbers: frozenset[int]) -> OSError | None:
+    while error is not None and not (isinstance(error, OSError) and error.errno in numbers):
         error = error.__cause__ or error.__context__
     return error
 

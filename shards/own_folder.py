@@ -3,13 +3,14 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
 from shards.atomic import TEMPORARY
-from shards.documents import read_regular
+from shards.documents import NotRegularError, read_regular
 from shards.errors import too_many_files
 from shards.names import nearest
 
@@ -49,6 +50,10 @@ CACHE_KIND = "deit teacher cache"
 """What the attributes of a cache's root have as their `kind`."""
 
 
+_ABSENT = (FileNotFoundError, NotADirectoryError, NotRegularError)
+"""Nothing of that name is there, or something else; any other error says nothing of what is there."""
+
+
 def is_cache_folder(folder: Path) -> bool:
     """Whether a folder holds the root of a finished cache."""
     return zarr_kind(folder) == _CACHE
@@ -61,17 +66,17 @@ RUN_CONFIG = "config.json"
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether a folder holds the configuration of a run."""
+    """Whether a folder holds the configuration of a run; OSError where it holds one that cannot be read."""
     try:
         config = json.loads(read_regular(folder / RUN_CONFIG))
-    except (OSError, ValueError, RecursionError):
+    except (*_ABSENT, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and {"recipe", "train"} <= set(config)
 
 
 def is_shards_folder(folder: Path) -> bool:
-    """Whether a folder holds shards with their index."""
-    return os.path.isfile(folder / INDEX_NAME)
+    """Whether a folder holds shards with their index; OSError where nobody may look."""
+    return (folder / INDEX_NAME).is_file()
 
 
 _CACHE, _ARRAY, _UNREADABLE = "a cache", "a Zarr array", "a folder with a damaged zarr.json, perhaps a cache"
@@ -105,13 +110,20 @@ def suggestion(path: Path, is_one: Callable[[Path], bool]) -> str:
 
     What lies in the folder comes first, then paths beside it whose names are similar.
     """
-    inner = [entry for entry in _entries(path) if is_one(entry)]
+    inner = [entry for entry in _entries(path) if _is(entry, is_one)]
     if inner:
         more = f" and {len(inner) - _SUGGESTED} more" if len(inner) > _SUGGESTED else ""
         return f"it holds {', '.join(entry.name for entry in inner[:_SUGGESTED])}{more}: give {inner[0]}"
-    beside = {entry.name: entry for entry in _entries(path.parent) if entry.name != path.name and is_one(entry)}
+    beside = {entry.name: entry for entry in _entries(path.parent) if entry.name != path.name and _is(entry, is_one)}
     near = nearest(path.name, beside) if path.name else []
     return f"did you mean {beside[near[0]]}?" if near else ""
+
+
+def _is(entry: Path, is_one: Callable[[Path], bool]) -> bool:
+    """Whether an entry is one; what cannot be looked at is not suggested."""
+    with suppress(OSError):
+        return is_one(entry)
+    return False
 
 
 def _entries(folder: Path) -> list[Path]:

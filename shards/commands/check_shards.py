@@ -19,7 +19,7 @@ from shards.commands.flags import (
 )
 from shards.commands.shard_place import ShardPlace, fetch_shards
 from shards.console import Bar, result, say
-from shards.errors import ShardError
+from shards.errors import ShardError, unreadable_now
 from shards.text.figures import count
 
 if TYPE_CHECKING:
@@ -187,7 +187,9 @@ def _require_no_fewer(path: Path, index: "ShardIndex", allow_fewer: bool) -> "Sh
         return index
     try:
         before = ShardIndex.load(path)
-    except ShardError:
+    except ShardError as error:
+        if unreadable_now(error):
+            raise
         return index  # damaged, as was said when its class names were looked for: nobody knows how many it had
     if allow_fewer or index.num_samples >= before.num_samples:
         return replace(index, pixels=before.pixels, num_skipped=before.num_skipped)
@@ -211,6 +213,8 @@ def _names_before(path: Path, num_classes: int | None) -> tuple[str, ...]:
     try:
         names = stored_class_names(path) if path.exists() else ()
     except ShardError as error:
+        if unreadable_now(error):
+            raise
         say(f"warning: {error}")
         if not names_path(path).exists():
             say("warning: class names that it may have held are lost; give them with --class-names")

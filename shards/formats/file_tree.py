@@ -5,6 +5,7 @@ A tar in a tar is a folder, as in ImageNet's download, where each class is a tar
 then read by their place in it.
 """
 
+import errno
 import os
 import stat
 import tarfile
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from shards.documents import open_regular, read_regular
-from shards.errors import ShardError
+from shards.errors import ShardError, system_words, unreadable_now
 from shards.index.index_checks import SUFFIXES
 
 _FILE = stat.S_IFREG | 0o444
@@ -42,11 +43,16 @@ class FileStatus(NamedTuple):
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    """Whether an entry leads to a folder; a circle of links leads nowhere, and is named where its file is read."""
+    """Whether an entry leads to a folder; a circle of links leads nowhere, and is named where its file is read.
+
+    OSError where nobody may look: what a link leads to may be a whole class.
+    """
     try:
         return entry.is_dir()
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
 
 
 class FileTree(ABC):
@@ -80,17 +86,17 @@ class FileTree(ABC):
         return None
 
     def folders(self, folder: str = "") -> list[str]:
-        """The names of the folders in a folder; none where it cannot be listed."""
+        """The names of the folders in a folder; none where there is none, OSError where it cannot be listed."""
         return [entry.name for entry in self._listed(folder) if entry.is_folder]
 
     def files(self, folder: str = "") -> list[str]:
-        """The names of the files in a folder; none where it cannot be listed."""
+        """The names of the files in a folder; none where there is none, OSError where it cannot be listed."""
         return [entry.name for entry in self._listed(folder) if not entry.is_folder]
 
     def _listed(self, folder: str) -> list[TreeEntry]:
         try:
             return self.entries(folder)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
 
@@ -210,6 +216,8 @@ def open_tree(path: Path) -> FileTree:
             file.seek(0)
             return _one_folder(_tar_tree(path, file))
     except (OSError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        if (refused := unreadable_now(error)) is not None:
+            raise ShardError(system_words(refused, path)) from error
         raise ShardError(
             f"{path}: expected a folder with images, or a zip or tar of one; it cannot be read: {error}. Check the "
             "path, or copy the file again"

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shards.documents import checked, parse_json
-from shards.errors import ShardError
+from shards.documents import checked, matching, parse_json
+from shards.errors import ShardError, system_words, unreadable_now
 from shards.formats.class_folders import missing_classes
 from shards.formats.file_tree import FileStatus, FileTree, TreeEntry
 from shards.formats.image_list import ImageList, SourceImage
@@ -101,6 +101,8 @@ def _open(path: Path) -> Any:
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (OSError, ValueError) as error:
+        if (refused := unreadable_now(error)) is not None:
+            raise ShardError(system_words(refused, path)) from error
         raise ShardError(f"{path}: expected a Parquet file, got {error}; copy it again") from error
 
 
@@ -108,7 +110,7 @@ def _files(path: Path) -> list[Path]:
     """The Parquet files of a source: itself, those in it, or those in its folder data/."""
     if path.is_file():
         return [path] if path.suffix == ".parquet" else []
-    return sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
+    return matching(path, "*.parquet") or matching(path / "data", "*.parquet")
 
 
 def _columns(path: Path) -> _Columns:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from shards.documents import kind_of_file
-from shards.errors import Problem, ShardError, problems_text
+from shards.errors import Problem, ShardError, problems_text, system_words, unreadable_now
 from shards.formats.file_tree import FileTree, TreeEntry
 from shards.formats.image_list import SourceImage, key_of
 from shards.index.index_checks import SUFFIXES
@@ -53,7 +53,7 @@ class ImageWalk:
         try:
             entries = self._tree.entries(folder)
         except OSError as error:
-            self.note(folder or ".", f"cannot be listed: {error.strerror}", "unreadable", "check the permissions")
+            self._note_refused(error)
             return []
         wanted = []
         for entry in entries:
@@ -113,8 +113,10 @@ class ImageWalk:
         try:
             status = self._tree.status(path)
         except OSError as error:
-            advice = "check the link or its permissions"
-            self.note(path, f"cannot be read: {error.strerror}", "unreadable", advice)
+            if unreadable_now(error, or_disk=True):
+                self._note_refused(error)
+            else:
+                self.note(path, f"cannot be read: {error.strerror}", "unreadable", "check the link")
             return
         if not stat.S_ISREG(status.mode):
             got = kind_of_file(status.mode)
@@ -136,6 +138,11 @@ class ImageWalk:
         else:
             known = ", ".join(f".{suffix}" for suffix in SUFFIXES)
             self.note(path, f"expected an image ({known}), got another file", f"file {called}", _PASS_OVER)
+
+    def _note_refused(self, error: OSError) -> None:
+        """Note what the system says of a file or folder, and what helps."""
+        text, _, advice = system_words(error).partition("; ")
+        self.problems.append(Problem(text, "unreadable", advice))
 
     def note(self, path: str, what: str, kind: str, advice: str) -> None:
         """Note a problem of a path."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from shards.atomic import atomic_file
 from shards.documents import MOST_BYTES, checked, open_regular, parse_json
-from shards.errors import ShardError
+from shards.errors import ShardError, system_words, unreadable_now
 
 _Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**50)]
 
@@ -136,6 +136,8 @@ def _mapped(path: Path) -> mmap.mmap:
     except FileNotFoundError:
         raise ShardError(f"{path}: no such index; run check-shards on the shards") from None
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        if (refused := unreadable_now(error)) is not None:
+            raise ShardError(system_words(refused, path)) from error
         raise _broken(path, f"the file cannot be mapped: {error}") from error
 
 

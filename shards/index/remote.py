@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.atomic import TEMPORARY
+from shards.documents import matching
 from shards.errors import ShardError
 from shards.index.sources import base_name, is_remote
 from shards.index.transfer import TransferCancelledError, TransferOrder, fetch, no_progress
@@ -92,7 +93,7 @@ def _fetched(
         size = expected_bytes if expected_bytes is not None else _size_on_server(url, stall_s)
         if _size(target) != size:
             _require_room(url, target.parent, size)
-            for left in target.parent.glob(f".{glob.escape(target.name)}.*{TEMPORARY}"):
+            for left in matching(target.parent, f".{glob.escape(target.name)}.*{TEMPORARY}"):
                 left.unlink(missing_ok=True)  # of a process that was killed: whoever fetches this holds the lock
             _fetch(url, target, size, stall_s, on_bytes)
     return target

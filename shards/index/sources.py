@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import braceexpand
 
+from shards.documents import matching
 from shards.errors import ShardError
 from shards.names import as_path
 from shards.own_folder import is_cache_folder
@@ -121,7 +122,7 @@ def _expand_one(text: str) -> list[str]:
         return [text]
     path = as_path("shards", text).expanduser()
     if path.is_dir():
-        tars = sorted(str(entry) for entry in path.glob("*.tar") if not entry.name.startswith("."))
+        tars = sorted(str(entry) for entry in matching(path, "*.tar") if not entry.name.startswith("."))
         if not tars:
             raise ShardError(f"{path}: expected *.tar files in this directory, got {_contents(path)}")
         return tars
@@ -145,7 +146,7 @@ def _contents(folder: Path) -> str:
         )
     if is_cache_folder(folder):
         return "a teacher cache: it is given by --cache, beside the shards that it was made from"
-    inner = [name for name in names if next((folder / name).glob("*.tar"), None) is not None]
+    inner = [name for name in names if matching(folder / name, "*.tar")]
     if inner:
         return f"folders with shards in them: {', '.join(inner[:3])}; give one of them, such as {folder / inner[0]}"
     if images or any((folder / name).is_dir() for name in names):

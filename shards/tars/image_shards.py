@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import Problem, ShardError, problems_text
+from shards.errors import Problem, ShardError, problems_text, system_words, unreadable_now
 from shards.formats.class_folders import list_class_folders
 from shards.formats.file_tree import open_tree
 from shards.formats.image_list import ImageList, SourceImage
@@ -254,7 +254,9 @@ def _make_shard(shard: int, job: _Job) -> _Made:
     if recorded is not None and job.path.exists():
         try:
             scan = scan_shard(job.path, job.path.name, rule)
-        except ShardError:
+        except ShardError as error:
+            if unreadable_now(error):
+                raise
             scan = None  # damaged after it was finished: made again below
         if scan is not None and scan.digest().hex() == recorded.digest:
             return _Made(shard, scan, True, _Seen(recorded.skipped, recorded.turned, recorded.transparent))
@@ -275,6 +277,8 @@ def _load_all(job: _Job, seen: list[_Seen]) -> Iterator[Sample]:
         try:
             made = job.rule.prepared(load(), image.path)
         except ShardError as error:
+            if job.rule.skip_bad and (refused := unreadable_now(error, or_disk=True)):
+                raise ShardError(system_words(refused, image.path)) from error  # it may be whole: it is not left out
             text, _, advice = str(error).rpartition("; ")
             problems.append(Problem(text, "", "" if advice == ADVICE else advice))
         else:
@@ -309,6 +313,8 @@ def _load(job: _Job, image: SourceImage) -> bytes:
     try:
         data = job.source.read(image, MOST_MEMBER_BYTES)
     except OSError as error:
+        if unreadable_now(error, or_disk=True):
+            raise ShardError(system_words(error, image.path)) from error
         words = error.strerror or str(error)
         raise ShardError(f"{image.path}: cannot be read: {words}; check the file and run make-shards again") from error
     if image.size not in (-1, len(data)):

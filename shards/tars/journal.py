@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from shards.atomic import TEMPORARY, atomic_file
-from shards.documents import checked, parse_json, read_regular
+from shards.documents import checked, matching, parse_json, read_regular
 from shards.errors import ShardError
 from shards.locks import locked
 from shards.own_folder import INDEX_NAME, FolderKind, named
@@ -57,7 +57,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
         return {}
     try:
         settings = json.loads(read_regular(path).split(b"\n")[0])
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return {}  # said by the journal itself when it is opened
     return settings if isinstance(settings, dict) else {}
 
@@ -90,7 +90,7 @@ class Journal:
         with ExitStack() as held:
             if not held.enter_context(locked(self._folder / ".make-shards.lock", remove=True)):
                 raise ShardError(f"{self._folder}: another make-shards works here; wait for it to end")
-            for leftover in self._folder.glob(f".*.tar.*{TEMPORARY}"):
+            for leftover in matching(self._folder, f".*.tar.*{TEMPORARY}"):
                 leftover.unlink()
             self._read(self._folder / JOURNAL_NAME)
             self._held = held.pop_all()
@@ -189,4 +189,4 @@ class Journal:
 
 
 def _has_shards(folder: Path) -> bool:
-    return any(not path.name.startswith(".") for path in folder.glob("*.tar"))
+    return any(not path.name.startswith(".") for path in matching(folder, "*.tar"))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.documents import open_regular
-from shards.errors import Problem, ShardError, summary
+from shards.errors import Problem, ShardError, summary, system_words, unreadable_now
 from shards.names import short
 from shards.tars.sample_rule import Row, SampleMembers, SampleRule, Stray, refused, split_name, stray_problems
 from shards.tars.tar import Member, read_members
@@ -81,6 +81,8 @@ def scan_shard(path: Path, name: str, rule: SampleRule, where: str = "") -> Shar
         with open_regular(path, buffering=_BUFFER_BYTES) as file:
             return scan_file(file, name, rule, where)
     except OSError as error:
+        if unreadable_now(error):
+            raise ShardError(system_words(error, where)) from error
         raise ShardError(f"{where}: cannot be read: {error}. Check the path, permissions and the disk") from error
 
 

@@ -1,10 +1,11 @@
 """Say how a tree of images differs from the shards that were made of it."""
 
+import errno
 from pathlib import Path
 
 import google_crc32c
 
-from shards.errors import ShardError
+from shards.errors import ShardError, unreadable_now
 from shards.formats.image_list import ImageList, SourceImage
 from shards.index.pixel_rule import PixelRule
 from shards.index.shard_index import ShardIndex
@@ -25,7 +26,9 @@ def tree_changes(index_path: Path, source: ImageList) -> str:
     """
     try:
         index = ShardIndex.load(index_path)
-    except ShardError:
+    except ShardError as error:
+        if unreadable_now(error):
+            raise
         return ""  # an index that is missing or damaged has nothing to compare with: the caller says the rest
     if index.class_names != source.class_names:
         theirs = count(len(index.class_names), "class")
@@ -55,11 +58,13 @@ def _changed(index: ShardIndex, rows: dict[str, int], source: ImageList, images:
 
 
 def _checksum(source: ImageList, image: SourceImage) -> int:
-    """crc32c of an image; -1 where it cannot be read."""
+    """crc32c of an image; -1 where it is gone or damaged, OSError where nobody knows."""
     try:
         return int(google_crc32c.value(source.read(image, MOST_MEMBER_BYTES)))
-    except OSError:
-        return -1
+    except OSError as error:
+        if error.errno in (None, errno.ENOENT, errno.ENOTDIR):
+            return -1
+        raise
 
 
 def _count(keys: list[str], total: int, word: str) -> str:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 from shards.atomic import atomic_file
+from shards.documents import matching
 from shards.errors import ShardError
 from shards.index.index_checks import SUFFIXES
 from shards.index.shard_index import ShardIndex
@@ -86,7 +87,7 @@ def _checked(sample: Sample) -> Sample:
 
 def refuse_foreign(dest: Path, expected: Sequence[Path]) -> None:
     """ShardError where a folder holds other tars than those."""
-    foreign = sorted({path.name for path in dest.glob("*.tar")} - {path.name for path in expected})
+    foreign = sorted({path.name for path in matching(dest, "*.tar")} - {path.name for path in expected})
     if foreign:
         raise ShardError(f"{dest}: holds other tars already ({', '.join(foreign[:3])}…); choose an empty folder")
 

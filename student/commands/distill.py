@@ -11,6 +11,7 @@ import click
 from shards.commands.flags import PATH, Number, given_flag
 from shards.console import RUNS_NEXT_ITSELF, command_line, result, say, say_next
 from shards.data_defaults import SMALL_STUDENT, SMALL_VIEW, ImageSet
+from shards.documents import matching
 from shards.errors import RunError, advising
 from shards.locks import locked
 from shards.own_folder import INDEX_NAME, FolderKind, named, require_own, zarr_kind
@@ -177,10 +178,8 @@ def _held_out_photo(photos: Path, val: Path) -> list[Path]:
     from shards.formats.splits import validation_folder
     from shards.index.shard_index import open_index
 
-    key = glob.escape(open_index(str(val)).key(0, 0))
-    folder = validation_folder(open_tree(photos))
-    pattern = f"{glob.escape(folder)}/{key}.*" if folder else f"{key}.*"
-    return sorted(photos.glob(pattern))[:1]
+    path = photos / (validation_folder(open_tree(photos)) or "") / open_index(str(val)).key(0, 0)
+    return matching(path.parent, f"{glob.escape(path.name)}.*")[:1]
 
 
 def _teacher(pretrained: str | None, before: Mapping[str, Any]) -> list[object]:

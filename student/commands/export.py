@@ -9,6 +9,7 @@ import click
 
 from shards.commands.flags import PATH, refuse_ignored
 from shards.console import result, say
+from shards.documents import matching
 from shards.own_folder import FolderKind, named, require_file, require_own
 from student.commands.flags import student_of
 from student.commands.predict import image_files
@@ -68,7 +69,7 @@ def export(weights: Path, dest: Path | None, model: str | None, onnx_file: Path 
 
 def _beside(file: Path) -> str:
     """The other weights of a run, which were not taken; "" where there are none."""
-    others = [path.name for path in sorted(file.parent.glob("weights_*.safetensors")) if path != file]
+    others = [path.name for path in matching(file.parent, "weights_*.safetensors") if path != file]
     return f", of the last epoch; beside it: {', '.join(others)}" if others else ""
 
 

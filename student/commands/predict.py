@@ -9,7 +9,7 @@ import click
 
 from shards.commands.flags import COUNT, PATH, device_option, stop_with
 from shards.console import result, say
-from shards.documents import read_image_file
+from shards.documents import below, read_image_file
 from shards.errors import Problem, ShardError, problems_text
 from shards.text.escapes import one_line
 from shards.text.figures import accuracy, count
@@ -131,10 +131,8 @@ def image_files(images: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
             paths.append(path)  # whether it can be read is said when its turn comes
             continue
         before, others = len(paths), []
-        for file in sorted(path.rglob("*")):
+        for file in below(path):
             suffix = file.suffix.lower()
-            if file.is_dir():
-                continue
             if is_file_managers(file.name):
                 others.append(Problem(str(file), OF_A_FILE_MANAGER))
             elif any(part.startswith(".") for part in file.relative_to(path).parts):

@@ -12,10 +12,10 @@ import platform
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from shards.errors import RunError
+from shards.errors import RunError, unreadable_now
 from shards.locks import FOR_EVER, locked
 from shards.pool.worker_process import close_in_workers
 
@@ -115,22 +115,29 @@ def _found(folder: Path, name: str, seal: bytes) -> int | None:
         if not link.is_symlink():
             continue
         if not link.name.startswith(f"{name}."):
-            if not link.exists():
-                link.unlink(missing_ok=True)
+            with suppress(PermissionError):  # its holder lives
+                if not link.exists():
+                    link.unlink(missing_ok=True)
             continue
-        descriptor = _opened(link, seal)
-        if descriptor is not None:
-            return descriptor
-        link.unlink(missing_ok=True)
+        with suppress(PermissionError):
+            descriptor = _opened(link, seal)
+            if descriptor is not None:
+                return descriptor
+            link.unlink(missing_ok=True)
     return None
 
 
 def _opened(link: Path, seal: bytes) -> int | None:
-    """The file behind a link if it is the one meant: numbers of processes and descriptors are given out again."""
+    """The file behind a link if it is the one meant: numbers of processes and descriptors are given out again.
+
+    OSError where nobody can tell: too many files are open, or its holder lives and lets nobody look.
+    """
     try:
         descriptor = os.open(link, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:  # its holder is gone
-        return None
+    except OSError as error:
+        if unreadable_now(error):
+            raise
+        return None  # its holder is gone, or its number is another's
     try:
         status = os.fstat(descriptor)
         good = stat.S_ISREG(status.st_mode) and status.st_nlink == 0 and os.pread(descriptor, len(seal), 0) == seal

@@ -22,8 +22,8 @@ import msgspec
 import torch
 
 from shards.atomic import TEMPORARY, atomic_file
-from shards.documents import checked, open_regular, parse_json, read_regular
-from shards.errors import RunError, device_words, is_no_memory, too_many_files
+from shards.documents import checked, matching, open_regular, parse_json, read_regular
+from shards.errors import RunError, device_words, is_no_memory, system_words, unreadable_now
 from shards.signals import raise_interrupt
 from shards.values import flat
 from student.run.run_events import Rejected
@@ -88,12 +88,8 @@ def save_checkpoint(
             file.write(json.dumps(msgspec.structs.asdict(manifest), indent=1, sort_keys=True).encode())
     except (OSError, RuntimeError) as error:  # torch.save wraps some write errors in RuntimeError
         raise_interrupt(error)
-        last = [path for path in _manifest_paths(folder) if path != manifest_path] if folder.is_dir() else []
-        last_good = (
-            f"the last good checkpoint is {last[0].with_suffix('.pt')}" if last else "there is no earlier checkpoint"
-        )
         raise RunError(
-            f"checkpoint of step {step} could not be written to {folder}: {error}; {last_good}. "
+            f"checkpoint of step {step} could not be written to {folder}: {error}; {_last_good(manifest_path)}. "
             "Make room or restore the disk and run the same command again: it resumes there"
         ) from error
     _prune(folder)
@@ -129,8 +125,9 @@ def load_checkpoint(
         state = torch.load(payload, map_location="cpu", weights_only=True)
     except Exception as error:  # what a pickle that is none of ours stumbles on, in words of its own
         raise_interrupt(error)
-        if is_no_memory(error) or too_many_files(error):
+        if is_no_memory(error):
             raise  # the checkpoint is not at fault
+        _require_readable(payload, error)
         return Rejected(path=payload, reason=f"it is no checkpoint of tensors and numbers ({_first_line(error)})")
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         return Rejected(path=payload, reason=f"expected named parts of a checkpoint, got {type(state).__name__}")
@@ -143,6 +140,7 @@ def read_manifest(folder: Path, step: int, *, identity: Mapping[str, Any], world
     try:
         manifest = Manifest.from_json(parse_json(read_regular(path), path, error=RunError, advice="it is passed over"))
     except (OSError, RunError) as error:
+        _require_readable(path, error)
         return Rejected(path=path, reason=f"its manifest cannot be read ({error})")
     require_identity(expected=identity, got=_stored_identity(manifest, identity, world_size), where=path)
     return manifest
@@ -286,8 +284,23 @@ def _first_line(error: Exception) -> str:
 
 
 def _manifest_paths(folder: Path) -> list[Path]:
-    """Manifests, newest step first."""
-    return sorted(folder.glob(f"step-{'[0-9]' * 9}.json"), reverse=True)
+    """Manifests, newest step first; OSError where they cannot be listed: a run must not begin anew over them."""
+    return matching(folder, f"step-{'[0-9]' * 9}.json")[::-1]
+
+
+def _last_good(but: Path) -> str:
+    """Say which checkpoint is left where the one of a manifest could not be written."""
+    try:
+        last = [path for path in _manifest_paths(but.parent) if path != but]
+    except OSError:
+        return "its folder cannot be listed"
+    return f"the last good checkpoint is {last[0].with_suffix('.pt')}" if last else "there is no earlier checkpoint"
+
+
+def _require_readable(path: Path, error: BaseException) -> None:
+    """RunError where a part of a checkpoint cannot be read now: an earlier one would be trained on over it."""
+    if (refused := unreadable_now(error)) is not None:
+        raise RunError(system_words(refused, path)) from error
 
 
 def _damage(payload: Path, manifest: Manifest) -> str:
@@ -300,6 +313,7 @@ def _damage(payload: Path, manifest: Manifest) -> str:
                 digest.update(chunk)
                 num_bytes += len(chunk)
     except OSError as error:
+        _require_readable(payload, error)
         return f"it cannot be read ({error})"
     if num_bytes != manifest.payload_bytes:
         return f"it has {num_bytes} bytes, expected {manifest.payload_bytes}"

@@ -20,7 +20,7 @@ import msgspec
 
 from shards.atomic import atomic_file
 from shards.documents import NotRegularError, checked, open_regular, parse_json, read_document
-from shards.errors import RunError
+from shards.errors import RunError, system_words, unreadable_now
 from shards.own_folder import RUN_CONFIG, FolderKind, is_run_folder, named
 from teacher_cache.network.weights_metadata import BEST_WEIGHTS
 
@@ -59,6 +59,8 @@ def read_schema(path: Path, schema: type[T]) -> T:
     except FileNotFoundError:
         raise RunError(f"{path}: expected a JSON object, found no file; {_ADVICE}") from None
     except OSError as error:
+        if unreadable_now(error, or_disk=True):
+            raise RunError(system_words(error, path)) from error
         raise RunError(f"{path}: cannot be read ({error.strerror}); {_ADVICE}") from error
 
 
@@ -96,9 +98,13 @@ def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     Raises:
         RunError: a line that is longer than any of ours. OSError: the file cannot be read.
     """
-    if not os.path.lexists(path):
+    try:
+        opened = open_regular(path)
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise
         return
-    with open_regular(path) as file:
+    with opened as file:
         if (num_bytes := os.fstat(file.fileno()).st_size) > MOST_METRICS_BYTES:
             raise NotRegularError(None, f"expected at most {MOST_METRICS_BYTES} bytes, got {num_bytes}", str(path))
         # readline ends at "\n" alone: str.splitlines also cuts at characters that JSON strings may hold.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from shards.documents import matching
 from shards.errors import RunError
 from shards.text.figures import count
 from shards.values import check_fields
@@ -71,7 +72,7 @@ class Run:
     @property
     def last_step(self) -> int:
         """The last step that was saved or told of; 0 where there is none."""
-        saved = [int(p.stem.removeprefix("step-")) for p in RunFiles(self.path).checkpoints.glob(_MANIFESTS)]
+        saved = [int(p.stem.removeprefix("step-")) for p in matching(RunFiles(self.path).checkpoints, _MANIFESTS)]
         return max([point.step for point in (*self.steps, *self.epochs)] + saved, default=0)
 
     @property

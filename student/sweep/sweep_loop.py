@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shards.errors import CacheError, ShardError
+from shards.errors import CacheError, ShardError, system_words, too_many_files
 from shards.world import ALONE, World
 from student.run.run_files import RunFiles
 from student.sweep.grid import Cell, Grid
@@ -200,8 +200,10 @@ def _outcomes(train: TrainGroup, jobs: Sequence[CellJob]) -> Iterator[CellOutcom
     except (ShardError, CacheError):
         raise
     except Exception as raised:
+        if too_many_files(raised):
+            raise  # no cell is at fault, and the next would meet it too
         # One student's error must not end the sweep: it is stored with the cell and shown.
-        error = f"{type(raised).__name__}: {raised}"
+        error = system_words(raised) if isinstance(raised, OSError) else f"{type(raised).__name__}: {raised}"
     for job in jobs:
         if job.cell.name in open_names:
             yield CellOutcome(job.cell.name, error)

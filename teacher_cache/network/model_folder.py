@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from shards.documents import read_document
-from shards.errors import ArtefactError
+from shards.errors import ArtefactError, system_words, unreadable_now
 from shards.views.view_recipe import IMAGENET_MEAN, IMAGENET_STD
 from teacher_cache.network.weights_metadata import require_architecture
 
@@ -61,6 +61,8 @@ def read_model_folder(folder: Path) -> ModelFolder:
     try:
         config = read_document(path, _Config, error=ArtefactError, advice=_ADVICE)
     except OSError as error:
+        if unreadable_now(error):
+            raise ArtefactError(system_words(error, path)) from error
         raise ArtefactError(f"{path}: cannot be read ({error.strerror}); {_ADVICE}") from None
     arguments = {name: value for name, value in config.model_args.items() if name not in _CHOSEN_HERE}
     require_architecture(arguments, str(path), (), "take it out of the file if it is not needed")

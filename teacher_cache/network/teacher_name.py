@@ -12,6 +12,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shards.documents import matching
 from shards.errors import ArtefactError, advisable
 from shards.names import as_path, nearest, short
 
@@ -160,7 +161,7 @@ def _timm_words() -> _Words:
     folders = [Path(place) / "models" for place in spec.submodule_search_locations or []] if spec else []
     models: set[str] = set()
     words: set[str] = set()
-    for path in (path for folder in folders for path in folder.glob("*.py")):
+    for path in (path for folder in folders for path in matching(folder, "*.py")):
         text = path.read_text(encoding="utf-8", errors="replace")
         models.update(re.findall(r"@register_model\s+def (\w+)\(", text))
         words.update(re.findall(r"['\"]([\w.]+)['\"]", text))

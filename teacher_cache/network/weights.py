@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from shards.errors import ArtefactError
+from shards.errors import ArtefactError, unreadable_now
 from shards.names import short
 from shards.signals import raise_interrupt
 from teacher_cache.network.weights_metadata import require_whole, unpacked_bytes, weights_file
@@ -90,6 +90,8 @@ def _loaded(path: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the parser of a damaged pickle fails with whatever it stumbles on
         raise_interrupt(error)
+        if unreadable_now(error):
+            raise
         if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ArtefactError(
                 f"weights {path}: holds {short(match[1])} beside its tensors, which only running code could read: it "

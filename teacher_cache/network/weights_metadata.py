@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shards.errors import ArtefactError, flag_hint
+from shards.errors import ArtefactError, flag_hint, unreadable_now
 from shards.index.pixel_rule import PixelRule
 from shards.names import nearest, short
 from shards.own_folder import suggestion
@@ -220,6 +220,8 @@ def _torch_problem(path: Path) -> str:
             return f"its members unpack to {held} bytes, expected at most {_MOST_UNPACKED} times the file's {num_bytes}"
         return ""
     except Exception as error:  # the reader of a damaged zip fails with whatever it stumbles on
+        if unreadable_now(error):
+            raise
         return short(str(error) or type(error).__name__, 150)
 
 
@@ -240,7 +242,8 @@ def require_named(path: Path, model: str | None) -> None:
 def trained_as(weights: Path | None) -> TrainedAs | None:
     """Read what a file of weights that this project trained says of itself; None for all others.
 
-    A damaged file says nothing here and is refused where it is read.
+    A damaged file says nothing here and is refused where it is read; OSError for one that cannot be read: as another's
+    weights, it would be used otherwise.
     """
     if weights is None or (weights := weights_file(weights)).suffix != ".safetensors" or not weights.is_file():
         return None
@@ -253,7 +256,7 @@ def trained_as(weights: Path | None) -> TrainedAs | None:
         top1, size = _top1(info.get("metrics")), info["recipe"].get("image_size")
         size = size if isinstance(size, int) else None
         return TrainedAs(model, arguments, (a, b, c), (d, e, f), names, pixels, top1, size)
-    except (OSError, KeyError, ValueError, TypeError, RecursionError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return None
 
 

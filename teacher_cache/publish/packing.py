@@ -4,7 +4,6 @@ The records and their digests are those of the source. Zarr's sharding codec lay
 behind an index, so that a reader still fetches single units, and plain zarr reads the arrays as before.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from teacher_cache.store.header import CACHE_FOLDER, Header, header_from_attribu
 from teacher_cache.store.ledger import Ledger
 from teacher_cache.store.place import Place
 from teacher_cache.store.spec import require_equal
-from teacher_cache.store.unit_store import UnitStore
+from teacher_cache.store.unit_store import UnitStore, unless_damaged
 from teacher_cache.store.zarr_arrays import metadata_objects, write_basis, write_metadata
 from teacher_cache.store.zarr_objects import Objects
 
@@ -133,8 +132,8 @@ def _begin(
     metadata = metadata_objects(header)
     present_BS = np.zeros_like(entries_BS)
     if objects.read(list(metadata)) == list(metadata.values()):
-        with contextlib.suppress(CacheError):  # a ledger that is damaged or not written yet knows no shard
-            present_BS = ledger.snapshot()
+        saved_BS = unless_damaged(ledger.snapshot)  # one that is damaged or not written yet knows no shard
+        present_BS = present_BS if saved_BS is None else saved_BS
     else:
         write_metadata(objects, header)
     write_basis(objects, header, {} if source.basis is None else dict(source.basis.to_arrays()))

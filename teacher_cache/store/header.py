@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.documents import checked, parse_json
+from shards.documents import below, checked, parse_json
 from shards.errors import CacheError, OtherVersionError
 from shards.locks import FOR_EVER, locked
 from shards.own_folder import CACHE_KIND, FolderKind, is_cache_folder, is_run_folder, is_shards_folder, suggestion
@@ -356,7 +356,7 @@ def _is_unfinished(entry: Path) -> bool:
     """Whether an entry of a folder is an array without a root: metadata, and at most its chunks."""
     if not entry.is_dir():
         return entry.name == LOCK_NAME
-    files = (path.relative_to(entry) for path in entry.rglob("*") if not path.is_dir())
+    files = (path.relative_to(entry) for path in below(entry))
     return all(file.name.startswith(("zarr.json", ".zarr.json.")) or "c" in file.parts for file in files)
 
 

@@ -179,18 +179,18 @@ class UnitStore:
         return int(self._header.rows_S[unit.shard])
 
     def _entry_or_none(self, unit: UnitId) -> int | None:
-        return _unless_damaged(lambda: self.read_entry(unit))
+        return unless_damaged(lambda: self.read_entry(unit))
 
     def _stored_digest(self, unit: UnitId) -> int | None:
-        return _unless_damaged(lambda: self.digest(unit, self.read_arrays(unit)))
+        return unless_damaged(lambda: self.digest(unit, self.read_arrays(unit)))
 
     def _whole_entry(self, unit: UnitId) -> int:
         """The entry of a unit whose stored arrays are what it says; 0 where they are not, or anything is damaged."""
-        entry, arrays = _unless_damaged(lambda: self.read_with_entry(unit)) or (0, {})
+        entry, arrays = unless_damaged(lambda: self.read_with_entry(unit)) or (0, {})
         return entry if entry and self.digest(unit, arrays) == entry else 0
 
 
-def _unless_damaged(read: Callable[[], _T]) -> _T | None:
+def unless_damaged(read: Callable[[], _T]) -> _T | None:
     """What is read; None where that is damaged, as it is replaced next. UnreachableError where it may be whole."""
     try:
         return read()
