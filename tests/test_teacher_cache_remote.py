@@ -1,5 +1,6 @@
 """Caches far away: the same laws over s3:// and http://, every failure in time and by name, never a listing."""
 
+import errno
 import functools
 import http.server
 import itertools
@@ -8,23 +9,28 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
-from shards.errors import CacheError
-from shards.world import World
+from shards.errors import CacheError, UnreachableError
+from shards.world import ALONE, World
 from teacher_cache.inspect.verify import verify_digests
+from teacher_cache.publish.packing import pack_cache
+from teacher_cache.stage1.build import _release_damaged
 from teacher_cache.store import place
 from teacher_cache.store.cache import TeacherCache
 from teacher_cache.store.place import Place
 from tests.cache_maker import assert_unit, fill, make_cache, make_index, make_spec, random_unit
 from tests.object_servers import use_s3
 from tests.stage1_tiny import build, end_of, make_shards, opened, tiny_teacher
+from tests.test_teacher_cache_copy import copied
 
 BUCKET = "caches"
 
@@ -273,6 +279,155 @@ def test_a_closed_port_is_an_error_that_names_it() -> None:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/c"
     with pytest.raises(CacheError, match=f"{url}/zarr.json: "):
         TeacherCache.open(url, timeout_s=5)
+
+
+def test_one_object_that_a_server_refuses_leaves_nothing_out(tmp_path: Path) -> None:
+    """Over real HTTP: only 404 says that an object is gone."""
+    make_cache(tmp_path / "c")
+    answer = [0]
+
+    class _Refuses(_Files):
+        def do_GET(self) -> None:
+            if "/logit/c/0/1" not in self.path:
+                return super().do_GET()
+            if answer[0]:
+                return self.send_error(answer[0])
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            self.wfile.write(b"cut")
+            self.close_connection = True
+            return None
+
+    for url, _ in _serve(_Refuses, tmp_path):
+        for status in (401, 403, 408, 429, 500, 503, 0):
+            answer[0] = status
+            with pytest.raises(UnreachableError, match="/logit/c/0/1"):
+                copied(f"{url}/c", tmp_path / "copy")
+            with TeacherCache.open(f"{url}/c") as cache, pytest.raises(UnreachableError, match="/logit/c/0/1"):
+                list(verify_digests(cache))
+        answer[0] = 404
+        assert copied(f"{url}/c", tmp_path / "copy").num_damaged == 1
+        with TeacherCache.open(f"{url}/c") as cache:
+            assert ["is gone" in finding.problem for finding in verify_digests(cache)].count(True) == 1
+
+
+# Object stores that refuse one object
+
+
+UNREACHABLE: dict[str, Callable[[], Exception]] = {
+    "403": lambda: PermissionError(errno.EACCES, "Access Denied"),
+    "500": lambda: OSError(errno.EIO, "Internal Error"),
+    "503": lambda: OSError(errno.EBUSY, "Slow Down"),
+    "no answer": TimeoutError,
+    "reset": ConnectionResetError,
+    "cut off": lambda: aiohttp.ClientPayloadError("not enough data"),
+    "no credentials": lambda: RuntimeError("Unable to locate credentials"),
+}
+"""What clients of object stores raise."""
+PARTS = ("logit/c/0/1", "pixel_digest/c/0/1", "unit_digest/c/0/1", "ledger/c/0/0")
+
+
+def _memory(name: str) -> str:
+    """A full cache in an object store of this process alone."""
+    url = f"memory://{name}/c"
+    make_cache(url)
+    return url
+
+
+def _objects(url: str) -> dict[str, bytes]:
+    files = MemoryFileSystem.store
+    return {key: item.getvalue() for key, item in files.items() if key.startswith(url.removeprefix("memory:/"))}
+
+
+def _refusing(patch: pytest.MonkeyPatch, url: str, part: str, error: Callable[[], Exception]) -> None:
+    """Let the store answer with an error where one object is read."""
+    real = MemoryFileSystem.cat_file
+
+    def cat_file(self: Any, path: str, *rest: Any, **more: Any) -> Any:
+        if f"{url.removeprefix('memory:/')}/{part}" in str(path):
+            raise error()
+        return real(self, path, *rest, **more)
+
+    patch.setattr(MemoryFileSystem, "cat_file", cat_file)
+
+
+def _repair(url: str, place: Path) -> None:
+    with TeacherCache.open(url, writable=True) as cache:
+        list(verify_digests(cache, repair=True))
+
+
+def _release(url: str, place: Path) -> None:
+    """What stage 1 does to a cache that is there."""
+    with TeacherCache.open(url, writable=True) as cache:
+        list(_release_damaged(cache, ALONE, bool))
+
+
+def _commit(url: str, place: Path) -> None:
+    """What a second stage 1 does whose ledger has not seen the unit."""
+    with TeacherCache.open(url, writable=True) as cache:
+        cache.commit_unit(0, 1, random_unit(cache, 0, 1, seed=5))
+
+
+def _copy(url: str, place: Path) -> None:
+    copied(url, place)
+
+
+def _pack(url: str, place: Path | str) -> None:
+    with TeacherCache.open(url) as cache:
+        list(pack_cache(cache, str(place), cache.num_views))
+
+
+USES = {use.__name__[1:]: use for use in (_repair, _release, _commit, _copy, _pack)}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("answer", UNREACHABLE)
+@pytest.mark.parametrize("part", PARTS)
+def test_what_a_server_refuses_is_neither_gone_nor_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, answer: str, use: str
+) -> None:
+    url = _memory(f"{part}-{answer}-{use}".replace("/", "-"))
+    before = _objects(url)
+    with monkeypatch.context() as patch:
+        _refusing(patch, url, part, UNREACHABLE[answer])
+        with pytest.raises(UnreachableError, match=part):
+            USES[use](url, tmp_path / "copy")
+    assert _objects(url) == before
+    assert use != "pack" or not (tmp_path / "copy/zarr.json").exists()
+    USES[use](url, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("answer", UNREACHABLE)
+@pytest.mark.parametrize("part", ["logit/c/0/1", "ledger/c/0/0"])
+def test_what_a_server_refuses_of_a_packed_cache_is_neither_gone_nor_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, answer: str
+) -> None:
+    url = f"memory://packed-{answer}-{part.partition('/')[0]}/c"
+    make_cache(tmp_path / "c")
+    _pack(str(tmp_path / "c"), url)
+    with monkeypatch.context() as patch:
+        _refusing(patch, url, part, UNREACHABLE[answer])
+        with pytest.raises(UnreachableError, match=part):
+            _copy(url, tmp_path / "copy")
+        with TeacherCache.open(url) as cache, pytest.raises(UnreachableError, match=part):
+            list(verify_digests(cache))
+        MemoryFileSystem().rm_file(f"{url}/zarr.json")
+        before = _objects(url)
+        if part == "ledger/c/0/0":
+            with pytest.raises(UnreachableError, match=part):
+                _pack(str(tmp_path / "c"), url)  # one that was stopped does not begin anew
+            assert _objects(url) == before
+
+
+@pytest.mark.parametrize("part", PARTS[:3])
+def test_what_a_server_says_is_not_there_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    url = _memory(f"gone-{part}".replace("/", "-"))
+    with monkeypatch.context() as patch:
+        _refusing(patch, url, part, FileNotFoundError)
+        _repair(url, tmp_path)
+    with TeacherCache.open(url) as cache:
+        assert cache.missing() == [(0, 1)]
 
 
 # Forks
