@@ -157,16 +157,18 @@ class SectionedCommand(click.Command):
     """A command whose options stand in sections where there are many."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse; where a required option is missing and a word stands without one, say how to give that word."""
-        typed = list(args)
+        """Parse; an error says what to type instead of a word, an option or a number that the command does not take."""
+        typed, ctx.allow_extra_args = list(args), True
         try:
-            return super().parse_args(ctx, args)
-        except click.MissingParameter as error:
-            if isinstance(error.param, click.Option):
-                from student.commands.word_options import option_for_word
+            rest = super().parse_args(ctx, args)
+            if rest and not ctx.resilient_parsing:
+                ctx.fail("")
+        except click.UsageError as error:
+            from student.commands.word_options import usage_words
 
-                vars(error)["message"] = option_for_word(self, ctx, typed, error.param.opts[0])
+            vars(error).update(message=usage_words(self, ctx, typed, error), possibilities=None)
             raise
+        return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, each section under its title."""

@@ -256,3 +256,85 @@ def test_an_error_says_which_of_several_ranks_has_it(
     for environ in RANKS.values():
         assert name_in(environ) == ("" if in_array is None else "rank 1 of 4: ")
     assert name_in(ARRAY) == ("rank 1 of 4: " if in_array else "")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["cache-status", "--cache", "c"], "No such option '--cache'. Type CACHE without a flag"),
+        (["verify-cache", "--cache=c"], "Type CACHE without a flag"),
+        (["check-shards", "--shards", "s"], "Type SHARDS without a flag"),
+        (["make-shards", "photos", "--out", "d"], "Type DEST without a flag"),
+        (["make-shards", "--source", "photos", "d"], "Type SOURCE without a flag"),
+        (["copy-cache", "a", "--out", "b"], "Type DESTINATION without a flag"),
+        (["export", "--weights", "runs/soft"], "Type WEIGHTS without a flag"),
+        (["report", "--run", "runs/soft"], "Type RUNS without a flag"),
+        (["report", "runs/soft", "--out", "r.html"], "Type --html"),
+        (["distill", "--data", "photos"], "Type PHOTOS without a flag"),
+        (["recipes", "--recipe", "deit"], "Type NAME without a flag"),
+        (["train-student", "--data", "d"], "Type --shards"),
+        (["train-student", "--val", "d"], "Type --val-shards"),
+        (["train-student", "--output_dir", "d"], "Type --out"),
+        (["train-student", "--lr", "0.1"], "Type --set lr=VALUE"),
+        (["train-student", "--weight-decay", "0.1"], "Type --set weight_decay=VALUE"),
+        (["train-student", "--learning-rate", "0.1"], "Type --set lr=VALUE"),
+        (["train-student", "--temperature", "2"], "Type --tau"),
+        (["train-student", "--num-workers", "2"], "Type --workers"),
+        (["train-teacher", "--teacher", "resnet18"], "Type --pretrained"),
+        (["cache-teacher", "--out", "c"], "Type --cache"),
+        (["evaluate", "--run", "r"], "Type --weights"),
+    ],
+)
+def test_an_option_of_another_spelling_is_sent_to_that_of_the_command(words: list[str], expected: str) -> None:
+    result = run(*words)
+    assert result.exit_code == 2 and expected in result.output, result.output
+
+
+def test_no_unknown_option_is_sent_to_help_or_to_one_that_is_not_there() -> None:
+    """The options of all commands, typed behind each one that does not have them."""
+    options = {spelling for _, param in PARAMS for spelling in param.opts if spelling.startswith("--")}
+    wrong = []
+    for name in COMMANDS:
+        own = {spelling for command, param in PARAMS for spelling in param.opts if command == name}
+        for option in sorted(options - own):
+            said = run(name, option).output.splitlines()[-1]
+            advised = {word.rstrip(",") for word in said.split() if word.startswith("--")}
+            if not said.startswith(f"Error: No such option '{option}'") or not advised <= own:
+                wrong.append((name, option, said))
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["ablate", "--lambda", "0", "0.5", "1"], "--lambda: separate the values by commas, without blanks: 0,0.5,1"),
+        (["train-student", "--lambda", "0", "1"], "--lambda: expected one value, got 0 1"),
+        (["check-shards", "a-0.tar", "a-1.tar"], "Give the folder of the tars, or a range in quotes such as"),
+        (["train-student", "--shards", "a-0.tar", "a-1.tar"], "Give the folder of the tars, or a range in quotes"),
+        (["make-shards", "{tmp}/my", "photos", "d"], "Put the path in quotes: '{tmp}/my photos'"),
+        (["distill", "photos", "work"], "Missing option '--out'. Type --out work"),
+    ],
+)
+def test_a_word_too_many_is_answered_with_what_to_type(words: list[str], expected: str, tmp_path: Path) -> None:
+    (tmp_path / "my photos").mkdir()
+    required = {"ablate": ("shards", "val-shards", "cache", "out"), "train-student": ("shards", "cache", "out")}
+    missing = [word for name in required.get(words[0], ()) if f"--{name}" not in words for word in (f"--{name}", "x")]
+    result = run(words[0], *missing, *(word.format(tmp=tmp_path) for word in words[1:]))
+    assert result.exit_code == 2 and expected.format(tmp=tmp_path) in " ".join(result.output.split()), result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train-student", "--lambda", "0,5"], "Write a decimal point: 0.5"),
+        (["make-shards", "a", "b", "--split", "20%"], "Write the share as a number from 0 to 1: 0.2"),
+        (["make-shards", "a", "b", "--split", "20"], "Write the share as a number from 0 to 1: 0.2"),
+        (["train-student", "--epochs", "1e3"], "Write 1000"),
+        (["train-student", "--epochs", "10.0"], "Write 10"),
+        (["cache-teacher", "--views", "1,000"], "Write 1000"),
+        (["train-student", "--epochs", "ten"], "'ten' is not a whole number"),
+    ],
+)
+def test_a_number_in_another_notation_is_answered_with_this_one(words: list[str], expected: str) -> None:
+    result = run(*words)
+    assert result.exit_code == 2 and expected in " ".join(result.output.split()), result.output

@@ -105,6 +105,12 @@ def override(recipe: StudentRecipe, values: Mapping[str, Any]) -> StudentRecipe:
     return replace(recipe, **plain, view_overrides=tuple(view.items()), model_args=tuple(args.items()))
 
 
+def field_named(word: str) -> str:
+    """The field of a student recipe of that name, or that other programs call so; "" for none."""
+    field = _SYNONYMS.get(word, word)
+    return field if field in _HINTS and field not in _NOT_SET else ""
+
+
 def _canonical(key: str) -> str:
     """The name of the view recipe has two spellings: a TOML file with a [view] table cannot also have a key `view`."""
     return "view" if key == "view.name" else key
