@@ -43,7 +43,7 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOMEM: "free memory",
     errno.EBADF: "give the command an open output",
-    errno.EPIPE: "whoever read it has gone; the command has not done all it had to say",
+    errno.EPIPE: "the program that read it has ended (such as `head`), so the rest was not printed",
     errno.EIO: "the disk fails: look at the system's log",
     errno.ENXIO: "it is no file: check the path",
     errno.ESTALE: "the network file system lost it: mount it again",

@@ -9,6 +9,8 @@ The name of the entry point is the name of the member. Built-in members win; not
 """
 
 import os
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from difflib import SequenceMatcher
 from functools import cache
@@ -173,6 +175,15 @@ def nearest(got: str, known: Iterable[str], *, synonyms: Mapping[str, str] = {})
     scored = [(max(_alike(word, name), 0.98 * _alike(word, name[: len(word)])), name) for name in names]
     near = [(score, _shared(word, name), name) for score, name in scored if score >= _NEAR]
     return [name for _, _, name in sorted(near, key=lambda entry: (-entry[0], -entry[1], entry[2]))][:_SHOWN]
+
+
+def look_alike(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """The groups of different names that readers take for one: in case, blanks, - and _, or Unicode form alone."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        words = re.split(r"[\s_-]+", unicodedata.normalize("NFKC", name).casefold())
+        groups.setdefault(" ".join(word for word in words if word), []).append(name)
+    return [tuple(group) for same, group in groups.items() if same and len(group) > 1]
 
 
 def short(text: str, chars: int = 60) -> str:

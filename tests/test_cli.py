@@ -209,7 +209,7 @@ MISTAKES = [
     (["zzz"], 2, "No such command 'zzz'.\n"),
     (["show-views", "{work}/train", "--out", "x.png"], 2, "Missing option '--shards'. Type --shards {work}/train"),
     (["cache-status", "{tmp}"], 1, "no cache here"),
-    (["verify-cache", "{work}/c.zarr", "--teacher", "test_resnet"], 2, "needs --shards"),
+    (["verify-cache", "{work}/c.zarr", "--teacher", "test_resnet"], 2, "which needs --shards"),
     (["verify-cache", "{work}/c.zarr", "--teacher-weights", "w.pth"], 2, "give --teacher NAME"),
     (["evaluate", "--shards", "{work}/val", "--weights", "{tmp}/w.safetensors"], 1, "no such file"),
     (["models", "deit_tny"], 2, "nearest is 'deit_tiny"),

@@ -369,7 +369,7 @@ def test_a_root_with_train_and_val_makes_both(kind: str, tmp_path: Path) -> None
     assert train.class_names == val.class_names == WNIDS, "one order of classes"
     assert (train.num_samples, val.num_samples) == (12, 4 if kind == "own" else 6)
     if kind == "own":
-        assert f"1 of 3 class names have no image here: '{WNIDS[1]}'" in said
+        assert f"without an image: 1 of 3 classes: '{WNIDS[1]}'" in said
     else:
         assert "passed over: test" in said
         wnid_of = flat_val(tmp_path / "again")
@@ -592,3 +592,38 @@ def test_a_source_with_a_validation_part_is_not_split_again(tmp_path: Path) -> N
     assert "has a validation part already" in refused(source, tmp_path / "out", "--split", "0.1")
     for wrong in ("0", "1", "nan"):
         assert make(source, tmp_path / "out", "--split", wrong).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "similar"),
+    [
+        (("Cat", "cat", "dog"), "'Cat' and 'cat'"),
+        (("hot dog", "hot_dog", "Hot-Dog"), "'Hot-Dog' and 'hot dog' and 'hot_dog'"),
+        (("M\u00fcll", "Mu\u0308ll"), "'Mu\u0308ll' and 'M\u00fcll'"),
+        (("c", "c++", "c#", "cc", "1", "01"), ""),
+        (("a", "A", "b", "B", "c", "C", "d", "D"), "'C' and 'c' (and 1 more such group)"),
+    ],
+)
+@pytest.mark.parametrize("of", ["folders", "list"])
+def test_classes_that_look_alike_are_named(names: tuple[str, ...], similar: str, of: str, tmp_path: Path) -> None:
+    """Folders of another case, or a hand that wrote a class in two ways; they stay two classes."""
+    lines = []
+    for n, name in enumerate(names):
+        for m in range(2):
+            put(tmp_path / "in" / (name if of == "folders" else "") / f"{n}-{m}.jpg", encoded(10 * n + m))
+            lines.append(f"{n}-{m}.jpg,{name}\n")
+    put(tmp_path / "labels.csv", "path,label\n" + "".join(lines))
+    said = made(
+        tmp_path / "in", tmp_path / "out", *(() if of == "folders" else ("--labels", str(tmp_path / "labels.csv")))
+    )
+    assert similar in said and ("classes with similar names" in said) == bool(similar)
+    assert len(ShardIndex.load(tmp_path / "out" / "shards.index").class_names) == len(names)
+
+
+def test_a_renamed_class_is_named_where_its_shards_are(tmp_path: Path) -> None:
+    """It said that the tree has 3 classes or other names."""
+    source = class_folders(tmp_path / "in")
+    made(source, tmp_path / "out")
+    (source / WNIDS[1]).rename(source / "goldfish")
+    said = refused(source, tmp_path / "out")
+    assert f"1 of 3 classes new: goldfish, 1 of 3 classes gone: {WNIDS[1]}" in said

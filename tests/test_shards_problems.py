@@ -371,7 +371,7 @@ def test_names_and_folders_that_do_not_meet_are_all_said(tmp_path: Path) -> None
     assert "ant: this folder is not among the 4 class names given; the nearest is 'Ant'" in done.output
     (tmp_path / "names.txt").write_text("ant\nbee\nbird\ncat\ndog\nelk\n")
     done = make(source, tmp_path / "out", "--class-names", str(tmp_path / "names.txt"))
-    assert done.exit_code == 0 and "2 of 6 class names have no image here: 'bird', 'elk'" in done.output
+    assert done.exit_code == 0 and "without an image: 2 of 6 classes: 'bird', 'elk'" in done.output
 
 
 # Shards and their index.

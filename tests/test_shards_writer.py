@@ -260,7 +260,7 @@ def test_other_settings_or_a_changed_tree_do_not_overwrite(tmp_path: Path) -> No
     with pytest.raises(ShardError, match="samples_per_shard: existing shards: 6; requested: 7"):
         write(source, out, samples_per_shard=7)
     (source / "ant" / "i0.png").write_bytes(encoded(999))
-    with pytest.raises(ShardError, match="holds shards of another source: 1 of 21 images changed: ant/i0"):
+    with pytest.raises(ShardError, match="holds shards of other images: 1 of 21 images changed: ant/i0"):
         write(source, out)
     assert digests(out) == before
 

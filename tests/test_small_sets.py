@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cli import cli
-from shards import recipe_named, write_samples
+from shards import ViewRecipe, recipe_named, write_samples
 from shards.views.view_recipe import fitting_block_size
 
 SETS = {
@@ -113,3 +113,23 @@ def test_a_budget_becomes_epochs_and_the_run_goes_on_with_them(tmp_path: Path) -
     again = said(*words)
     assert "budget: " not in again and "error" not in again
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == epochs
+
+
+def test_show_views_draws_the_views_that_cache_teacher_would_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --cache it drew DeiT's views at 224 pixels of every set, and a small one gets others."""
+    drawn: list[tuple[str, int, int]] = []
+
+    def noted(reader: object, recipe: ViewRecipe, *_: object) -> list[object]:
+        drawn.append((recipe.name, recipe.size, recipe.block_views))
+        return []
+
+    monkeypatch.setattr("teacher_cache.inspect.sheet.sheet_views", noted)
+    monkeypatch.setattr("teacher_cache.inspect.sheet.write_sheets", lambda *_: None)
+    said("make-shards", pictures(tmp_path / "set", (9, 8)), tmp_path / "shards")
+    show = ("show-views", "--shards", tmp_path / "shards", "--sample", "class0/0", "--out", tmp_path / "x.png")
+    said(*show)
+    said(*show, "--view-set", "size=48", "--view-set", "flip=0")
+    said(*show, "--view-recipe", "deit")
+    assert drawn == [("small", 96, 6), ("small", 48, 6), ("deit", 224, 6)]

@@ -125,7 +125,7 @@ def test_a_stopped_stage_1_says_what_is_saved_and_what_is_lost(rank: int, capsys
         display.show(BuildFinished(stopped=True, missing_units=3, **end))
     said = capsys.readouterr().err
     assert f"rank {rank} of 2: stopped: " in said
-    assert "1 of 4 chunks of the cache are saved; 64 views of an unfinished chunk are lost" in said
+    assert "saved 1 of 4 chunks of the cache; 64 views of an unfinished chunk are lost" in said
 
 
 @pytest.mark.parametrize(("rank", "size"), [(0, 1), (1, 2), (3, 4)])

@@ -174,7 +174,8 @@ def test_speed_and_time_left_come_from_the_last_commits(tmp_path: Path) -> None:
         status = cache_status(cache)
     assert status.views_per_s == pytest.approx(12 / 2.0)
     assert status.seconds_left == pytest.approx(24 / 6.0)
-    assert "6.0 views/s; 4.0 s left" in "\n".join(status_lines(status))
+    lines = "\n".join(status_lines(status))
+    assert "speed: 6.0 views/s over the last chunks, pauses" in lines and "; 4.0 s left" in lines
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 200), (90, 5), (50, 1024)])

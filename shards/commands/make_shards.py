@@ -30,6 +30,7 @@ from shards.console import Bar, result, say, say_next
 from shards.documents import read_regular
 from shards.errors import ShardError
 from shards.formats.table import FORMATS, format_of
+from shards.names import look_alike
 from shards.own_folder import INDEX_NAME, require_file, require_own
 from shards.tars.journal import SHARDS_FOLDER, settings_of
 from shards.text.figures import byte_size, count, has, was
@@ -224,6 +225,7 @@ def make_shards(
     sets = flags.sets(source, dest)
     for split in sets:
         require_own("DEST", dest / split, SHARDS_FOLDER)
+    _say_look_alike(name for images in sets.values() for name in images.class_names)
     skipped: list[str] = []
     for split, images in sets.items():
         events = write_shards(
@@ -336,7 +338,7 @@ def _require_apart(source: Path, dest: Path) -> None:
 def _show_writing(label: str, images: "ImageList", events: Iterable["WriteEvent"]) -> tuple[str, ...]:
     """Show how a set is written as it goes, and what came of it; the images that were left out."""
     say_ignored(images.ignored)
-    _say_without_images(images.without_images, len(images.class_names))
+    _say_without_images(label, images.without_images, len(images.class_names))
     for remark in images.remarks:
         say(remark)
     bar, start_s, num_kept = None, time.monotonic(), 0
@@ -388,9 +390,17 @@ def _show_made(index: "ShardIndex", num_bytes: int) -> None:
         result(f"pixels: {words}")
 
 
-def _say_without_images(names: Sequence[str], num_names: int) -> None:
+def _say_look_alike(names: Iterable[str]) -> None:
+    """Name classes that may be one, written in two ways: an error of a hand or of a system of files."""
+    for group in (groups := look_alike(names))[:3]:
+        more = f" (and {count(len(groups) - 3, 'more such group')})" if len(groups) > 3 and group == groups[2] else ""
+        say(f"classes with similar names: {' and '.join(map(repr, group))}{more}; if they are one class, rename one")
+
+
+def _say_without_images(label: str, names: Sequence[str], num_names: int) -> None:
     """Name the given classes without an image: it may be meant, or a misspelt name."""
     if names:
         first = ", ".join(map(repr, names[:3]))
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        say(f"{len(names)} of {num_names} class names have no image here: {first}{more}; their labels stay unused")
+        of_all = f"{len(names)} of {count(num_names, 'class')}"
+        say(f"{label}: without an image: {of_all}: {first}{more}; their labels stay unused")

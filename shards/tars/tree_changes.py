@@ -31,8 +31,12 @@ def tree_changes(index_path: Path, source: ImageList) -> str:
             raise
         return ""  # an index that is missing or damaged has nothing to compare with: the caller says the rest
     if index.class_names != source.class_names:
-        theirs = count(len(index.class_names), "class")
-        return f"the shards have {theirs}, the tree has {len(source.class_names)} or other names"
+        new, gone = (set(source.class_names) - set(index.class_names), set(index.class_names) - set(source.class_names))
+        lists = [
+            _count(sorted(new), len(source.class_names), "new", "class"),
+            _count(sorted(gone), len(index.class_names), "gone", "class"),
+        ]
+        return ", ".join(text for text in lists if text) or "the classes have another order"
     rows = {
         index.key(shard, row): index.row_number(shard, row)
         for shard in range(index.num_shards)
@@ -67,5 +71,5 @@ def _checksum(source: ImageList, image: SourceImage) -> int:
         raise
 
 
-def _count(keys: list[str], total: int, word: str) -> str:
-    return f"{len(keys)} of {count(total, 'image')} {word}: {', '.join(sorted(keys)[:3])}" if keys else ""
+def _count(keys: list[str], total: int, word: str, noun: str = "image") -> str:
+    return f"{len(keys)} of {count(total, noun)} {word}: {', '.join(sorted(keys)[:3])}" if keys else ""

@@ -1,6 +1,7 @@
 """`show-views`: a contact sheet of what the teacher saw."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,9 @@ import click
 from shards.commands.flags import CACHE, FROM_ZERO, PATH, refuse_ignored
 from shards.commands.shard_place import ShardPlace, shard_options
 from shards.console import result
+from shards.data_defaults import SMALL_SET
 from shards.own_folder import require_file
-from teacher_cache.commands.view_flags import view_settings
+from teacher_cache.commands.view_flags import ViewFlags, view_settings
 from teacher_cache.store.header import local_header
 
 if TYPE_CHECKING:
@@ -20,14 +22,16 @@ MOST_VIEWS = 1000
 """Columns of a sheet: each is at least 200 pixels wide."""
 SHOWN = 4
 """Samples of a sheet for which none is named."""
+_DEFAULT_VIEWS = ViewFlags(views=None, recipe_name=None, size=None, view_seed=0, sets=(), views_per_unit=None)
 
 
 @click.command("show-views")
 @shard_options()
 @click.option("--cache", type=CACHE, help="The cache whose views are drawn, with the teacher's likeliest classes.")
 @click.option(
-    "--view-recipe", "--recipe", "recipe_name", default="deit", help="View recipe without --cache; see `recipes`."
-)
+    "--view-recipe", "--recipe", "recipe_name",
+    help="View recipe without --cache; see `recipes`. Default: what cache-teacher chooses for these images.",
+)  # fmt: skip
 @click.option("--view-set", "--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Any field of the view recipe.")
 @click.option("--sample", metavar="KEY", help=f"Key of the sample; default: {SHOWN} samples from all over the shards.")
 @click.option("--views", "num_views", default=8, type=click.IntRange(1, MOST_VIEWS), help="Views to draw.")
@@ -36,7 +40,7 @@ SHOWN = 4
 def show_views(
     shard_place: ShardPlace,
     cache: str | None,
-    recipe_name: str,
+    recipe_name: str | None,
     sets: tuple[str, ...],
     sample: str | None,
     num_views: int,
@@ -49,10 +53,12 @@ def show_views(
     if cache:
         refuse_ignored(["recipe_name", "sets"], "the views are those of --cache")
     require_file("--out", out, ".png")
-    recipe = recipe_named(recipe_name, **view_settings(sets))
+    recipe = recipe_named(recipe_name or "deit", **view_settings(sets))
     if cache:
         local_header(cache)
     index = shard_place.index()
+    if not cache and recipe_name is None and 0 < index.num_samples < SMALL_SET:
+        recipe = replace(_DEFAULT_VIEWS.for_set(shard_place, index).recipe(index), **view_settings(sets))
     keys = [sample] if sample is not None else _some_keys(index)
     for key in keys:
         index.find(key)

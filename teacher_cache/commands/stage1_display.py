@@ -179,7 +179,7 @@ class Stage1Display:
             num_saved = self._num_units - event.missing_units
             lost = f"; {count(self._views_of_unit, 'view')} of an unfinished chunk are lost" * bool(self._views_of_unit)
             self._say(
-                f"stopped: {num_saved} of {count(self._num_units, 'chunk')} of the cache are saved{lost}; run the same "
+                f"stopped: saved {num_saved} of {count(self._num_units, 'chunk')} of the cache{lost}; run the same "
                 "command again to go on"
             )
             raise stop_with(self._stop.exit_code)

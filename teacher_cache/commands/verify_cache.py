@@ -38,7 +38,9 @@ class CheckFlags:
     )
     blocks: int = flag("--blocks", default=64, type=COUNT, help="Groups of 16 images that --deep renders.")
     teacher: TeacherFlags = shared(
-        optional_teacher_options("Also ask this teacher again about those blocks; implies --deep.")
+        optional_teacher_options(
+            "Also run this teacher again on those groups; implies --deep. Not needed if --teacher-weights name it."
+        )
     )
     tolerance: float | None = flag(
         "--tolerance",
@@ -52,22 +54,30 @@ class CheckFlags:
     device: str | None = shared(device_option)
 
     @property
+    def asks_teacher(self) -> bool:
+        """Whether a teacher answers again: one that is named by --teacher, or by its weights."""
+        teacher = self.teacher
+        return teacher.teacher is not None or (teacher.teacher_weights is not None and teacher.named()[1] is not None)
+
+    @property
     def renders(self) -> bool:
-        """Whether images are rendered checks."""
-        return self.deep or self.teacher.teacher is not None
+        """Whether images are rendered again."""
+        return self.deep or self.asks_teacher
 
     def check(self, shard_place: ShardPlace) -> None:
         """Refuse flags that would be ignored, and a teacher without a name; ValueError."""
         teacher = self.teacher
-        if teacher.teacher is None:
+        if not self.asks_teacher:
             if teacher.teacher_weights or teacher.teacher_args or teacher.teacher_mean or teacher.teacher_std:
-                raise ValueError("--teacher-weights, --teacher-arg: whose? give --teacher NAME as well")
-            refuse_ignored(["teacher_ema", "teacher_classes", "tolerance", "device"], "no --teacher is asked")
+                raise ValueError(
+                    "--teacher-weights, --teacher-arg: expected the name of this teacher, too: give --teacher NAME"
+                )
+            refuse_ignored(["teacher_ema", "teacher_classes", "tolerance", "device"], "it is used only with --teacher")
         if self.renders and shard_place.shards is None:
-            raise ValueError("--deep: renders again, so it needs --shards")
+            raise ValueError("--deep, --teacher: they render images again, which needs --shards")
         if not self.renders:
             ignored = ["shards", "shard_cache", "shard_cache_limit", "blocks", "seed"]
-            refuse_ignored(ignored, "only --deep and --teacher render blocks again")
+            refuse_ignored(ignored, "it is used only with --deep or --teacher, which render images again")
 
 
 @click.command("verify-cache")
@@ -92,7 +102,7 @@ def verify_cache(cache: str, shard_place: ShardPlace, checks: CheckFlags) -> Non
         if checks.renders:
             problems += _verify_deep(opened, shard_place, checks)
     if problems:
-        repaired = ": taken out of the ledger; run cache-teacher again" * checks.repair
+        repaired = ": these chunks count as missing now; run cache-teacher again" * checks.repair
         say(f"{count(problems, 'problem')}{repaired}")
         raise stop_with(1)
 
@@ -102,7 +112,7 @@ def _verify_deep(cache: "TeacherCache", shard_place: ShardPlace, checks: CheckFl
 
     index, spec, what, network = shard_place.index(), cache.spec, "pixels", None
     with shard_place.reader(index) as reader:
-        if checks.teacher.teacher is not None:
+        if checks.asks_teacher:
             what = "teacher"
             network = checks.teacher.load(
                 spec.recipe, index, device=checks.device, precision=spec.teacher.precision, existing=spec.teacher

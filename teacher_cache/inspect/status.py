@@ -190,7 +190,8 @@ def status_lines(status: Status) -> list[str]:
         )
         if np.isfinite(status.views_per_s):
             lines.append(
-                f"speed of the last commits: {status.views_per_s:.1f} views/s; {duration(status.seconds_left)} left"
+                f"speed: {status.views_per_s:.1f} views/s over the last chunks, pauses between runs included; "
+                f"{duration(status.seconds_left)} left at this speed"
             )
     return lines
 
