@@ -127,7 +127,7 @@ def test_the_command_takes_a_run_and_writes_a_folder_or_a_file(tmp_path: Path, w
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["{run}"], "where to"),
+        (["{run}"], "expected DEST"),
         (["{run}", "{run}"], "expected a new"),
         (["{run}", "{tmp}/others"], "Nothing was changed"),
         (["{run}", "{tmp}/a.pth"], ".safetensors"),

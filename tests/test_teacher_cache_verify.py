@@ -15,7 +15,7 @@ from shards.index.reader import ShardReader
 from shards.index.shard_index import ShardIndex
 from shards.views.mixing import num_blocks
 from teacher_cache.inspect.status import cache_status, fidelity_sample, save_picture, status_lines
-from teacher_cache.inspect.verify import TOLERANCE, verify_blocks, verify_digests
+from teacher_cache.inspect.verify import TOLERANCE, count_blocks, verify_blocks, verify_digests
 from teacher_cache.network.teacher import Teacher
 from teacher_cache.record.record_format import RecordFormat
 from teacher_cache.store.cache import TeacherCache
@@ -71,6 +71,8 @@ def test_a_sound_cache_has_no_problems(
     pixels = list(verify_blocks(full, reader, num_blocks_to_check=6, seed=0))
     answers = list(verify_blocks(full, reader, num_blocks_to_check=6, seed=0, teacher=teacher))
     assert len(pixels) == len(answers) == 6
+    every = list(verify_blocks(full, reader, num_blocks_to_check=1000, seed=0))
+    assert len(every) == count_blocks(full), "what the bar counts to"
     assert not [f.problem for f in digests + pixels + answers if f.problem]
     assert max(f.distance for f in answers) <= TOLERANCE["fp32"]
 

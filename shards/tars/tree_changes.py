@@ -31,10 +31,10 @@ def tree_changes(index_path: Path, source: ImageList) -> str:
             raise
         return ""  # an index that is missing or damaged has nothing to compare with: the caller says the rest
     if index.class_names != source.class_names:
-        new, gone = (set(source.class_names) - set(index.class_names), set(index.class_names) - set(source.class_names))
+        ours, theirs = source.class_names, index.class_names
         lists = [
-            _count(sorted(new), len(source.class_names), "new", "class"),
-            _count(sorted(gone), len(index.class_names), "gone", "class"),
+            _count([name for name in ours if name not in theirs], len(ours), "new", "class"),
+            _count([name for name in theirs if name not in ours], len(theirs), "gone", "class"),
         ]
         return ", ".join(text for text in lists if text) or "the classes have another order"
     rows = {

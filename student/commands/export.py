@@ -49,7 +49,7 @@ def export(weights: Path, dest: Path | None, model: str | None, onnx_file: Path 
     file = require_weights("WEIGHTS", weights)
     require_named(file, model)
     if dest is None and onnx_file is None:
-        raise ValueError("export: where to? give DEST, a folder or a .safetensors file, or --onnx FILE")
+        raise ValueError("export: expected DEST (a folder or a .safetensors file), or --onnx FILE; add one of them")
     if dest is not None:
         _check_dest(dest, file)
     if onnx_file is None:

@@ -125,7 +125,7 @@ def _verify_deep(cache: "TeacherCache", shard_place: ShardPlace, checks: CheckFl
             teacher=network,
             tolerance=checks.tolerance,
         )
-        return _show_findings(what, checks.blocks, "block", findings)
+        return _show_findings(what, min(checks.blocks, verify.count_blocks(cache)), "group", findings)
 
 
 def _show_findings(what: str, total: int, unit: str, findings: "Iterable[Finding]") -> int:

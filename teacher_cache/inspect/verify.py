@@ -3,7 +3,7 @@
 Each check is a generator of findings, so that a long one can be watched and stopped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,7 +155,7 @@ def _sampled(
     units = [UnitId(int(b), int(s)) for b, s in np.argwhere(cache.ledger() != 0)]
     if not units:
         raise CacheError(f"{cache.url}: nothing is committed yet, so nothing can be compared; run cache-teacher")
-    ends = np.cumsum([num_blocks(cache.spec.recipe, int(cache.rows_S[unit.shard])) for unit in units])
+    ends = _block_ends(cache, units)
     for number in sorted(_distinct(stream(seed, "verify"), int(ends[-1]), count)):
         place = int(np.searchsorted(ends, number, "right"))
         unit, block = units[place], number - (int(ends[place - 1]) if place else 0)
@@ -163,6 +163,17 @@ def _sampled(
         views = range(first, first + cache.views_per_unit)
         batch = render_block(reader, cache.spec.recipe, unit.shard, block, views)
         yield unit, batch, cache.read_unit(*unit)
+
+
+def count_blocks(cache: TeacherCache) -> int:
+    """Count the blocks of all committed units, of which `verify_blocks` takes a sample."""
+    units = [UnitId(int(b), int(s)) for b, s in np.argwhere(cache.ledger() != 0)]
+    return int(_block_ends(cache, units)[-1]) if units else 0
+
+
+def _block_ends(cache: TeacherCache, units: Sequence[UnitId]) -> NDArray[np.int64]:
+    """The number of blocks of the units up to and with each one."""
+    return np.cumsum([num_blocks(cache.spec.recipe, int(cache.rows_S[unit.shard])) for unit in units])
 
 
 def _distinct(draws: Stream, total: int, count: int) -> set[int]:
