@@ -177,13 +177,21 @@ def nearest(got: str, known: Iterable[str], *, synonyms: Mapping[str, str] = {})
     return [name for _, _, name in sorted(near, key=lambda entry: (-entry[0], -entry[1], entry[2]))][:_SHOWN]
 
 
-def look_alike(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """The groups of different names that readers take for one: in case, blanks, - and _, or Unicode form alone."""
+def similar_words(names: Iterable[str], what: str) -> list[str]:
+    """Name different names that readers take for one: in case, blanks, - and _, or Unicode form alone.
+
+    Args:
+        what: what the names are of, in the plural, for the message.
+    """
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         words = re.split(r"[\s_-]+", unicodedata.normalize("NFKC", name).casefold())
         groups.setdefault(" ".join(word for word in words if word), []).append(name)
-    return [tuple(group) for same, group in groups.items() if same and len(group) > 1]
+    alike = [" and ".join(map(repr, group)) for same, group in groups.items() if same and len(group) > 1]
+    more = f"; and {len(alike) - _SHOWN} more such groups" if len(alike) > _SHOWN else ""
+    return [f"{what} with similar names: {'; '.join(alike[:_SHOWN])}{more}; should they be one? Rename one"] * bool(
+        alike
+    )
 
 
 def short(text: str, chars: int = 60) -> str:

@@ -30,7 +30,7 @@ from shards.console import Bar, result, say, say_next
 from shards.documents import read_regular
 from shards.errors import ShardError
 from shards.formats.table import FORMATS, format_of
-from shards.names import look_alike
+from shards.names import similar_words
 from shards.own_folder import INDEX_NAME, require_file, require_own
 from shards.tars.journal import SHARDS_FOLDER, settings_of
 from shards.text.figures import byte_size, count, has, was
@@ -225,7 +225,8 @@ def make_shards(
     sets = flags.sets(source, dest)
     for split in sets:
         require_own("DEST", dest / split, SHARDS_FOLDER)
-    _say_look_alike(name for images in sets.values() for name in images.class_names)
+    for line in similar_words((name for images in sets.values() for name in images.class_names), "classes"):
+        say(line)
     skipped: list[str] = []
     for split, images in sets.items():
         events = write_shards(
@@ -388,13 +389,6 @@ def _show_made(index: "ShardIndex", num_bytes: int) -> None:
         result(f"compact: longest side {index.compact.max_side}, JPEG quality {index.compact.quality}")
     if words := index.pixels.words():
         result(f"pixels: {words}")
-
-
-def _say_look_alike(names: Iterable[str]) -> None:
-    """Name classes that may be one, written in two ways: an error of a hand or of a system of files."""
-    for group in (groups := look_alike(names))[:3]:
-        more = f" (and {count(len(groups) - 3, 'more such group')})" if len(groups) > 3 and group == groups[2] else ""
-        say(f"classes with similar names: {' and '.join(map(repr, group))}{more}; if they are one class, rename one")
 
 
 def _say_without_images(label: str, names: Sequence[str], num_names: int) -> None:
