@@ -1,9 +1,9 @@
 """Choose what a small set of images is trained with: views, their number and size, student and epochs, with reasons.
 
 The papers' recipes are for 1,281,167 images. On some hundred of them DeiT's augmentation leaves a teacher right on two
-views of three, and a network of five million weights learns next to nothing. From `SMALL_SET` images on nothing is
-chosen here. Everything follows from numbers, so that stage 1 and stage 2 choose alike; every flag overrides it, and a
-cache, run or sweep that exists keeps its settings.
+views of three, and a network of five million weights learns next to nothing. From `SMALL_SET` images with labels on
+nothing is chosen here. Everything follows from numbers, so that stage 1 and stage 2 choose alike; every flag overrides
+it, and a cache, run or sweep that exists keeps its settings.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from shards.text.figures import count
 
 SMALL_SET = 50_000
-"""Images from which on nothing is chosen by this module."""
+"""Images with labels from which on nothing is chosen by this module; where none has a label, images."""
+
+PAPERS_SET = 1_000_000
+"""Images from which on, with labels or without, a set is trained as in the papers."""
 
 SMALL_VIEW = "small"
 """The name of the view recipe for small sets."""
@@ -27,6 +30,7 @@ _IMAGES_SEEN_TUNED = 20_000  # the same where it begins with published weights
 _IMAGES_TAUGHT = 15_000  # the same for a teacher: a few hundred images need more than ten passes
 _MOST_EPOCHS, _FEWEST_EPOCHS = 300, 10
 _MOST_TEACHER_EPOCHS = 30
+_LEFT_OUT = 0.1  # of the images of an epoch: more would be wasted on a batch that does not fit
 _SIZES = (64, 96)  # pixels: a side that a convolutional teacher still reads, and one that two cores can train on
 
 
@@ -35,7 +39,7 @@ class ImageSet:
     """What is known of a set of images.
 
     Attributes:
-        num_images: of the training set.
+        num_images: of the training set. num_unlabelled: how many of them have no label.
         short_side: the median of the shorter sides of a sample, pixels; 0: not known.
         coloured: whether any image of the sample has colours.
     """
@@ -43,11 +47,17 @@ class ImageSet:
     num_images: int
     short_side: int = 0
     coloured: bool = True
+    num_unlabelled: int = 0
 
     @property
     def is_small(self) -> bool:
-        """Whether settings are chosen for it."""
-        return 0 < self.num_images < SMALL_SET
+        """Whether settings are chosen for it.
+
+        Where only some images have labels, these count: the teacher was trained on them, with the settings of a small
+        set, and photos without labels that are added later do not change the views it knows.
+        """
+        num_labelled = self.num_images - self.num_unlabelled
+        return 0 < (num_labelled or self.num_images) < SMALL_SET and self.num_images < PAPERS_SET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +89,8 @@ def data_defaults(images: ImageSet, *, pretrained: bool = False, teacher: bool =
     if not images.is_small:
         return None
     of_images = count(images.num_images, "image")
+    if 0 < images.num_unlabelled < images.num_images:
+        of_images += f" ({images.num_images - images.num_unlabelled:,} with labels)"
     size = _size(images)
     num_views = _in_units(_FORWARDS / images.num_images)
     seen = _IMAGES_TAUGHT if teacher else _IMAGES_SEEN_TUNED if pretrained else _IMAGES_SEEN
@@ -105,6 +117,16 @@ def data_defaults(images: ImageSet, *, pretrained: bool = False, teacher: bool =
             "epochs": f"{count(epochs, 'epoch')} of {of_images}",
         },
     )
+
+
+def batch_of_few(batch: int, unit: int, num_images: int) -> int:
+    """Return the largest batch of whole units, up to `batch`, that leaves few images out of an epoch: a tenth at most.
+
+    Where each leaves more out, the one that leaves the fewest: an epoch is made of whole batches.
+    """
+    batches = range(batch - batch % unit, 0, -unit)
+    few = (size for size in batches if num_images % size <= _LEFT_OUT * num_images)
+    return next(few, min(batches, key=lambda size: num_images % size))
 
 
 def epochs_within(minutes: float, images_per_s: float, num_images: int) -> int:

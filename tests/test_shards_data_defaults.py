@@ -1,10 +1,14 @@
 """What is chosen for a small set of images follows from numbers alone, and nothing is chosen for a large one."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 
+from shards.commands.shard_place import ShardPlace
 from shards.data_defaults import SMALL_SET, ImageSet, data_defaults
+from shards.tars.writer import write_samples
+from tests.test_shards_formats import encoded
 
 NUMBERS = [1, 2, 15, 40, 200, 500, 726, 1_000, 2_000, 9_469, 49_999]
 
@@ -13,6 +17,41 @@ NUMBERS = [1, 2, 15, 40, 200, 500, 726, 1_000, 2_000, 9_469, 49_999]
 def test_nothing_is_chosen_for_a_large_set_or_for_none(num_images: int) -> None:
     """ImageNet keeps the papers' recipes to the field."""
     assert data_defaults(ImageSet(num_images=num_images, short_side=28, coloured=False)) is None
+
+
+@pytest.mark.parametrize(
+    ("labelled", "unlabelled", "small"),
+    [
+        *((500, 0, True), (49_999, 0, True), (50_000, 0, False), (1_281_167, 0, False), (0, 0, False)),
+        *((0, 500, True), (0, 49_999, True), (0, 50_000, False), (0, 1_281_167, False)),
+        *((500, 400, True), (500, 49_500, True), (500, 60_000, True), (500, 999_499, True), (49_999, 60_000, True)),
+        *((500, 999_500, False), (12_811, 1_268_356, False), (50_000, 1, False), (128_116, 1_153_051, False)),
+    ],
+)
+def test_where_some_images_have_labels_these_count(labelled: int, unlabelled: int, small: bool) -> None:
+    """Of 500 labelled and 60,000 other photos the students were those of the papers, the teacher that of 500 images."""
+    images = ImageSet(num_images=labelled + unlabelled, num_unlabelled=unlabelled)
+    assert images.is_small == small and (data_defaults(images) is not None) == small
+
+
+def test_added_photos_without_labels_change_neither_views_nor_student() -> None:
+    """As far as a set is small: what the teacher knows stays what it answers."""
+    alone = data_defaults(ImageSet(num_images=500))
+    for unlabelled in (1, 400, 49_500, 60_000, 900_000):
+        more = data_defaults(ImageSet(num_images=500 + unlabelled, num_unlabelled=unlabelled))
+        assert alone is not None and more is not None
+        assert (more.view, more.size, more.model) == (alone.view, alone.size, alone.model)
+        assert f"{500 + unlabelled:,} images (500 with labels)" in more.reasons["epochs"]
+
+
+def test_the_survey_counts_what_has_no_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.data_defaults.SMALL_SET", 10)
+    samples = [(f"{n:02}", n % 2 if n < 4 else None, "png", encoded(n, "PNG")) for n in range(24)]
+    for samples_of, small in ((samples, True), ([(key, 1, "png", data) for key, _, _, data in samples], False)):
+        index = write_samples(samples_of, tmp_path / str(small), num_classes=2)
+        images = ShardPlace(shards=str(tmp_path / str(small)), shard_cache=None, shard_cache_limit=None).survey(index)
+        assert images.is_small == small and images.num_unlabelled == 20 * small
+        assert images.short_side == 24 * small, "a large set is not looked at"
 
 
 @pytest.mark.parametrize("num_images", NUMBERS)

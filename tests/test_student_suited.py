@@ -125,6 +125,34 @@ def test_a_batch_is_cut_among_ranks_and_micro_batches():
     assert suited(STUDENT_RECIPES["deit"], data(5_000, parts=8), set_by_user=()).recipe.batch_size % 128 == 0
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("per_shard", [20, 1000])
+def test_the_batch_of_a_small_set_leaves_few_images_out(parts, per_shard):
+    """Of 48 to 63 images, a batch of 32 left a third of those in full blocks out of each epoch, of 159 a ninth."""
+    named, changed = STUDENT_RECIPES["small"], []
+    for num_samples in range(16, 2_000):
+        given = replace(data(num_samples), shard_rows=rows(num_samples, per_shard), parts=parts)
+        whole, unit = given.num_images, given.views.block_size * parts
+        if whole < unit:
+            continue
+        recipe, reasons = suited(named, given, set_by_user=())
+        left_out, before = whole % recipe.batch_size, whole % 32
+        possible = min(whole % batch for batch in range(unit, 32 + unit, unit))
+        assert recipe.batch_size % unit == 0
+        assert left_out <= whole / 10 or left_out == possible, num_samples
+        if parts < 3 and whole >= 32 and before <= whole / 10:
+            assert recipe.batch_size == 32 and recipe.lr == named.lr, "a set of which little was left out"
+        elif parts == 1 and whole >= 32:
+            changed.append(whole)
+            words = f"batch 16 instead of 32, which leaves {before} of {whole} images out of each epoch, lr 0.0014"
+            assert any(reason.startswith(words) for reason in reasons), reasons
+        own = suited(replace(named, batch_size=unit * 2), given, set_by_user=("batch_size",)).recipe
+        assert own.batch_size == unit * 2, "the user's"
+        kept = suited(named, replace(given, before={"batch_size": 32, "lr": 2e-3}), set_by_user=())
+        assert (kept.recipe.batch_size, kept.recipe.lr, kept.reasons) == (32, 2e-3, ()), "a run that exists"
+    assert set(changed) == ({48, 80, 112, 144} if parts == 1 else set())
+
+
 def test_what_is_given_stays_and_a_run_that_is_there_keeps_its_choice():
     """A resumed run must be the same run, also after its shards or these rules have changed."""
     given = ("batch_size", "lr", "warmup_epochs", "ema_decay", "repeats")

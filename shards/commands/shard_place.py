@@ -68,10 +68,11 @@ class ShardPlace:
         return index
 
     def survey(self, index: "ShardIndex") -> ImageSet:
-        """Survey a small set, by which its settings are chosen; of a large one return the number of images alone."""
+        """Survey a small set, by which its settings are chosen; of a large one return the numbers of images alone."""
         from shards.views.decode import survey
 
-        if not (images := ImageSet(num_images=index.num_samples)).is_small:
+        images = ImageSet(num_images=index.num_samples, num_unlabelled=index.num_unlabelled)
+        if not images.is_small:
             return images
         self.fetch(world_from_env(shared=True), index)
         with self.reader(index) as reader:

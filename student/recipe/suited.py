@@ -11,12 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from shards.data_defaults import PAPERS_SET, batch_of_few
 from shards.text.figures import count
 from shards.views.view_recipe import ViewRecipe, fitting_block_size, fitting_repeats
 from student.recipe.student_recipe import StudentRecipe
-
-PAPERS_SET = 1_000_000
-"""Images from which on a recipe stays as it is."""
 
 ADAPTED = ("repeats", "batch_size", "lr", "lr_scaling", "warmup_epochs", "ema_decay")
 """The recipe fields that are adapted unless the user sets them."""
@@ -24,7 +22,7 @@ OF_UNLABELLED = ("distill_weight", "teacher_heads")
 """Those that are adapted where training images have no label."""
 
 _STEPS = 50  # optimiser steps of an epoch that a batch should leave
-_SMALL_BATCH = 32  # a batch that was meant for a small set stays as it is
+_SMALL_BATCH = 32  # a batch that was meant for a small set stays, unless it leaves many images out
 _BATCH = 16  # no smaller batch is chosen while one fits
 _WARM_STEPS = 200  # a warm-up is a matter of steps: AdamW's second moments average over 1,000
 _AVERAGED = 15  # of a run's steps, one in so many is in the weight average: DeiT's 25,000 of 375,300
@@ -126,18 +124,18 @@ def _repeats(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -
 
 def _batch(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -> _Change | None:
     """Lower the batch so that an epoch has enough steps, and the peak learning rate with it."""
-    batch = _fitting_batch(recipe.batch_size, data)
-    fits = recipe.batch_size <= _SMALL_BATCH and recipe.batch_size % (data.views.block_size * data.parts) == 0
-    if fits and _steps(recipe.batch_size, data):
-        return None
+    unit = data.views.block_size * data.parts
+    if recipe.batch_size <= _SMALL_BATCH and recipe.batch_size % unit == 0 and _steps(recipe.batch_size, data):
+        batch = batch_of_few(recipe.batch_size, unit, data.num_images)
+        left_out = data.num_images % recipe.batch_size
+        why = f", which leaves {left_out} of {count(data.num_images, 'image')} out of each epoch"
+    else:
+        batch = _fitting_batch(recipe.batch_size, data)
+        why = f": {count(_steps(batch, data), 'step')} an epoch of {count(data.num_images, 'image')}"
     if "batch_size" not in free or not data.is_small or batch == recipe.batch_size:
         return None
     changes: dict[str, Any] = {"batch_size": batch}
-    steps = _steps(batch, data)
-    reason = (
-        f"batch {batch} instead of {recipe.batch_size}: {count(steps, 'step')} an epoch of "
-        f"{count(data.num_images, 'image')}"
-    )
+    reason = f"batch {batch} instead of {recipe.batch_size}{why}"
     if "lr" in free and "lr_scaling" in free and recipe.scaled_lr > recipe.min_lr:
         # Adaptive steps are scaled with the root of the batch; DeiT's linear rule would end near min_lr here.
         lr = max(float(f"{recipe.scaled_lr * math.sqrt(batch / recipe.batch_size):.2g}"), recipe.min_lr)
