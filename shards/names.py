@@ -177,21 +177,17 @@ def nearest(got: str, known: Iterable[str], *, synonyms: Mapping[str, str] = {})
     return [name for _, _, name in sorted(near, key=lambda entry: (-entry[0], -entry[1], entry[2]))][:_SHOWN]
 
 
-def similar_words(names: Iterable[str], what: str) -> list[str]:
-    """Name different names that readers take for one: in case, blanks, - and _, or Unicode form alone.
-
-    Args:
-        what: what the names are of, in the plural, for the message.
-    """
+def similar_words(names: Iterable[str]) -> list[str]:
+    """Name the classes that may be one: their names differ in case, blanks, - and _, or Unicode form alone."""
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         words = re.split(r"[\s_-]+", unicodedata.normalize("NFKC", name).casefold())
         groups.setdefault(" ".join(word for word in words if word), []).append(name)
     alike = [" and ".join(map(repr, group)) for same, group in groups.items() if same and len(group) > 1]
+    if not alike:
+        return []
     more = f"; and {len(alike) - _SHOWN} more such groups" if len(alike) > _SHOWN else ""
-    return [f"{what} with similar names: {'; '.join(alike[:_SHOWN])}{more}; should they be one? Rename one"] * bool(
-        alike
-    )
+    return [f"classes with similar names: {'; '.join(alike[:_SHOWN])}{more}. If they are one class, rename one"]
 
 
 def short(text: str, chars: int = 60) -> str:

@@ -104,7 +104,7 @@ REFUSED: list[tuple[list[str], str]] = [
     ([*ABLATE, "--out", "{set}/run"], "--out"),
     ([*ABLATE, "--model", "resnt18"], "'resnet18'"),
     ([*TRAIN, "--batch-size", "100"], "give a batch size of at most 24"),
-    ([*TRAIN, "--batch-size", "6"], "multiple of block_size 4"),
+    ([*TRAIN, "--batch-size", "6"], "expected a multiple of 4, such as 4 or 8"),
     ([*TRAIN, "--accumulate", "3"], "an --accumulate that makes them 1 or 2"),
     ([*ABLATE, "--batch-size", "100"], "give a batch size of at most 24"),
     ([*ABLATE, "--accumulate", "3"], "an --accumulate that makes them 1 or 2"),

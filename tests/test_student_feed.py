@@ -369,7 +369,7 @@ REFUSED = {
     "cache and views": ({"views": views()}, "a cache or views of your own, not both"),
     "rank alone": ({"rank": 0}, "give rank and world_size or neither"),
     "rank outside": ({"rank": 2, "world_size": 2}, r"rank: expected a number in \[0, 2\), got 2"),
-    "batch of half blocks": ({"batch_size": 6}, "batch_size: must be a positive multiple of block_size 4"),
+    "batch of half blocks": ({"batch_size": 6}, "batch_size: expected a multiple of 4, such as 4 or 8, got 6"),
     "ranks that cut blocks": ({"rank": 0, "world_size": 3}, "cannot be cut"),
     "repeats": ({"repeats": 3}, "repeats: must divide block_views 2"),
     "no repeats": ({"repeats": -1}, "repeats: expected a whole number of at least 1, got -1"),

@@ -125,7 +125,11 @@ def test_samples_left_out_are_counted():
 @pytest.mark.parametrize(
     "change, words",
     [
-        pytest.param({"batch_size": 24}, "batch_size.*block_size 16", id="batch cuts a block"),
+        pytest.param(
+            {"batch_size": 24},
+            "batch_size: expected a multiple of 16, such as 16 or 32, got 24",
+            id="batch cuts a block",
+        ),
         pytest.param({"batch_size": 16 * 11}, "batch_size 176.*10", id="batch larger than the data"),
         pytest.param({"repeats": 4}, "repeats.*block_views 6", id="repeats do not divide a unit"),
         pytest.param({"repeats": 3, "num_views": 8}, "repeats.*8 views", id="repeats do not divide the views"),

@@ -225,7 +225,7 @@ def make_shards(
     sets = flags.sets(source, dest)
     for split in sets:
         require_own("DEST", dest / split, SHARDS_FOLDER)
-    for line in similar_words((name for images in sets.values() for name in images.class_names), "classes"):
+    for line in similar_words(name for images in sets.values() for name in images.class_names):
         say(line)
     skipped: list[str] = []
     for split, images in sets.items():

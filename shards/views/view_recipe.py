@@ -256,6 +256,18 @@ def fitting_block_size(wanted: int, rows: Iterable[int]) -> int:
     return wanted if largest >= wanted else 1 << (max(largest, 1).bit_length() - 1)
 
 
+def require_whole_groups(batch_size: int, recipe: ViewRecipe) -> None:
+    """ValueError unless a batch consists of whole mixing groups (blocks)."""
+    block = recipe.block_size
+    if batch_size < 1 or batch_size % block:
+        fewer, more = batch_size // block * block, (max(batch_size, 0) // block + 1) * block
+        near = f"{fewer} or {more}" if fewer > 0 else f"{more}"
+        raise ValueError(
+            f"batch_size: expected a multiple of {block}, such as {near}, got {batch_size}: Mixup and CutMix combine "
+            f"images in groups of {block} (block_size of recipe {recipe.name}), and a batch holds whole groups"
+        )
+
+
 def fitting_repeats(wanted: int, *, block_views: int, num_views: Iterable[int] = ()) -> int:
     """Views of a sample per visit (repeated augmentation): the largest number up to `wanted` that fits.
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from shards.text.figures import count
-from shards.views.view_recipe import ViewRecipe
+from shards.views.view_recipe import ViewRecipe, require_whole_groups
 
 
 def require_steps(
@@ -28,11 +28,7 @@ def require_steps(
         ValueError: naming the field.
     """
     block = views.block_size
-    if batch_size < 1 or batch_size % block:
-        raise ValueError(
-            f"batch_size: must be a positive multiple of block_size {block} of recipe {views.name}, got {batch_size}; "
-            "a block is mixed within itself and cannot be cut"
-        )
+    require_whole_groups(batch_size, views)
     if repeats < 1 or views.block_views % repeats:
         raise ValueError(
             f"repeats: must divide block_views {views.block_views} of recipe {views.name}, got {repeats}; "
@@ -53,14 +49,14 @@ def require_steps(
         )
     if num_blocks < per_step:
         raise ValueError(
-            f"batch_size {batch_size} needs {count(per_step, 'full block')} of {count(block, 'sample')}, the shards "
-            f"have {num_blocks} (a shard gives samples // block size); give a batch size of at most "
+            f"batch_size {batch_size} needs {count(per_step, 'mixing group')} of {count(block, 'image')}, the shards "
+            f"have {num_blocks} (what is left over in a shard fills none); give a batch size of at most "
             f"{num_blocks * block}, or use larger shards"
         )
     if per_step % parts:
         fitting = [str(number) for number in range(1, per_step + 1) if per_step % number == 0]
         raise ValueError(
-            f"accumulate: a step of {count(batch_size, 'view')} is {count(per_step, 'block')} of {block}, which "
+            f"accumulate: a step of {count(batch_size, 'view')} is {count(per_step, 'mixing group')} of {block}, which "
             f"cannot be cut into {parts} equal parts (ranks × accumulate); give an --accumulate that makes them "
             f"{' or '.join(fitting[-4:])}, or a --batch-size that is a multiple of {parts * block}"
         )

@@ -22,6 +22,7 @@ from shards.locks import NumberedLocks
 from shards.views.blocks import BlockViews, ViewBatch
 from shards.views.mixing import num_blocks
 from shards.views.rendering import render_ahead
+from shards.views.view_recipe import require_whole_groups
 from shards.world import World
 from teacher_cache.network.device import own_threads
 from teacher_cache.network.heap import keep_freed_memory
@@ -100,8 +101,7 @@ def build_cache(
         written; ShardError naming the sample that cannot be read.
     """
     recipe = cache.spec.recipe
-    if batch_size < 1 or batch_size % recipe.block_size:
-        raise ValueError(f"batch_size: expected a multiple of the block size {recipe.block_size}, got {batch_size}")
+    require_whole_groups(batch_size, recipe)
     if workers < 0:
         raise ValueError(f"workers: expected at least 0, got {workers}")
     _require_same(cache, index, teacher)
