@@ -31,6 +31,7 @@ _IMAGES_TAUGHT = 15_000  # the same for a teacher: a few hundred images need mor
 _MOST_EPOCHS, _FEWEST_EPOCHS = 300, 10
 _MOST_TEACHER_EPOCHS = 30
 _LEFT_OUT = 0.1  # of the images of an epoch: more would be wasted on a batch that does not fit
+_EPOCH_S = 0.4  # of an epoch besides its steps: a checkpoint, the start of a validation; 0.25 to 0.6 on two busy cores
 _SIZES = (64, 96)  # pixels: a side that a convolutional teacher still reads, and one that two cores can train on
 
 
@@ -129,9 +130,14 @@ def batch_of_few(batch: int, unit: int, num_images: int) -> int:
     return next(few, min(batches, key=lambda size: num_images % size))
 
 
+def epoch_seconds(num_images: float, images_per_s: float) -> float:
+    """Return how long an epoch takes at a measured rate: its steps, and what each epoch costs besides them."""
+    return num_images / images_per_s + _EPOCH_S
+
+
 def epochs_within(minutes: float, images_per_s: float, num_images: int) -> int:
     """Return how many epochs a time budget allows at a measured rate; at least one."""
-    return max(1, int(60 * minutes * images_per_s / max(1, num_images)))
+    return max(1, int(60 * minutes / epoch_seconds(num_images, images_per_s)))
 
 
 def _size(images: ImageSet) -> int:

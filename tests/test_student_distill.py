@@ -237,6 +237,7 @@ def test_a_plan_fits_its_budget_or_is_the_smallest_and_says_what_to_change(rate:
     for minutes, plan in zip((1, 5, 15, 60, 600), plans, strict=True):
         words = plan.words(60 * minutes, rate)
         assert 1 <= plan.epochs <= 5 and plan.num_views >= 6
+        assert plan.teacher_s >= plan.epochs * (num_photos / rate + 0.25), "what each epoch costs besides its steps"
         if plan.fits(60 * minutes):
             assert words.startswith("plan: ")
         else:

@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
-from shards.data_defaults import SMALL_VIEW
+from shards.data_defaults import SMALL_VIEW, epoch_seconds
 from shards.index.shard_index import ShardIndex
 from shards.text.figures import count, duration, plural
 from shards.views.view_recipe import RECIPES, default_block_views, fitting_block_size
@@ -79,7 +79,7 @@ def plan_within(
         images_per_s: at which the teacher is trained.
         most_epochs: of the teacher. fewest_views: of the cache.
     """
-    epoch_s = (num_training + num_validation / FORWARDS_PER_TRAINED) / images_per_s
+    epoch_s = epoch_seconds(num_training + num_validation / FORWARDS_PER_TRAINED, images_per_s)
     for epochs in range(min(max(int(_TEACHER * budget_s / epoch_s), 1), most_epochs), 0, -1):
         left_s = max(0.0, budget_s - epochs * epoch_s)
         num_views = max(fewest_views, views_within(cache_seconds(left_s), images_per_s, num_training))
