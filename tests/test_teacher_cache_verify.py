@@ -154,6 +154,7 @@ def test_status_counts_what_is_there(tmp_path: Path) -> None:
     assert "9 views × 14 samples in 9 chunks" in lines and "done: 7 chunks (77.8 %)" in lines
     assert "missing: 2 chunks, 36 views, the first is view block 1, shard 1" in lines
     assert lines.count("█") == 7 and lines.count("·") == 2
+    assert [line.split()[0] for line in lines.splitlines() if set(line) & set("█·")] == ["0", "3", "6"], "first views"
 
 
 def test_bytes_per_view_are_those_of_the_files(tmp_path: Path) -> None:

@@ -25,16 +25,20 @@ class _Curve(NamedTuple):
 
 _CURVES = (
     _Curve("top1", "Top-1 on the validation set", "top-1, %", "Average of both heads where the model has two."),
-    _Curve("loss", "Training loss", "loss", "(1 − λ)·base + λ·distillation: not comparable between different λ."),
-    _Curve("base_loss", "Base loss", "loss", "The label's part, comparable between runs."),
-    _Curve("distill_loss", "Distillation loss", "loss", "The teacher's part; its scale depends on the loss and on τ."),
+    _Curve("loss", "Training loss", "loss", "(1 − λ) · label loss + λ · teacher loss: comparable at equal λ."),
+    _Curve("base_loss", "Label loss", "loss", "Against the labels; comparable between runs."),
+    _Curve("distill_loss", "Teacher loss", "loss", "Against the teacher; comparable for one kind of loss and one τ."),
     _Curve(
-        "teacher_agreement", "Agreement with the teacher", "training images, %", "With the same first class.", 100.0
+        "teacher_agreement",
+        "Agreement with the teacher",
+        "training images, %",
+        "The same most likely class.",
+        100.0,
     ),
     _Curve("student_entropy", "Entropy of the student", "nats", "At τ = 1, on training images."),
     _Curve("lr", "Learning rate", "lr"),
     _Curve("images_per_s", "Throughput", "images/s"),
-    _Curve("data_wait_share", "Waiting for data", "time, %", "0 means the loader keeps up.", 100.0),
+    _Curve("data_wait_share", "Waiting for data", "time, %", "0: rendering keeps up with training.", 100.0),
 )
 
 
@@ -75,7 +79,7 @@ def notes(runs: Sequence[Run], names: Sequence[str]) -> Markup:
             suffering.setdefault(str(sentence), []).append(name)
     if not suffering:
         return Markup("")
-    head, rows = ("run", "what it suffers from"), [(", ".join(those), text) for text, those in suffering.items()]
+    head, rows = ("run", "advice"), [(", ".join(those), text) for text, those in suffering.items()]
     return html.section("Notes", html.card(table(head, rows, caption="Notes", wrap_columns=(1,))))
 
 

@@ -170,14 +170,14 @@ def cache_errors(
 def status_lines(status: Status) -> list[str]:
     """The status as lines of text for a terminal."""
     done, units = int(status.done_BS.sum()), status.done_BS.size
-    num_blocks, num_shards = status.done_BS.shape
     lines = [
         f"{status.url}",
-        f"{count(num_blocks * status.views_per_unit, 'view')} × "
+        f"{count(status.done_BS.shape[0] * status.views_per_unit, 'view')} × "
         f"{count(int(status.rows_S.sum()), 'sample')} in {count(units, 'chunk')} "
-        f"({count(num_blocks, 'view block')} × {count(num_shards, 'shard')})",
+        f"(a chunk: {count(status.views_per_unit, 'view')} of a shard)",
         f"done: {count(done, 'chunk')} ({percent(done, units)}); views that every sample has: {status.num_whole_views}",
-        *_picture(status.done_BS),
+        "first view of each line; shards from left to right; dark: done",
+        *_picture(status.done_BS, status.views_per_unit),
     ]
     if status.bytes_per_view:
         parts = ", ".join(f"{name} {size:.2f}" for name, size in status.bytes_per_view.items())
@@ -236,7 +236,7 @@ def save_picture(status: Status, path: Path) -> None:
         figure.savefig(file, format="png", dpi=120)
 
 
-def _picture(done_BS: NDArray[np.bool_]) -> list[str]:
+def _picture(done_BS: NDArray[np.bool_], views_per_unit: int) -> list[str]:
     """At most 16 lines of 64 cells; the shade of a cell is the share of its units that is done.
 
     A full block is drawn only for a cell that is whole, a dot only for one that is empty.
@@ -247,7 +247,7 @@ def _picture(done_BS: NDArray[np.bool_]) -> list[str]:
     for row in rows:
         shares = [float(done_BS[np.ix_(row, column)].mean()) for column in columns]
         cells = [_SHADES[0 if s == 0 else 4 if s == 1 else 1 + min(2, int(3 * s))] for s in shares]
-        lines.append(f"{row[0]:>5} {''.join(cells)}")
+        lines.append(f"{row[0] * views_per_unit:>5} {''.join(cells)}")
     return lines
 
 
