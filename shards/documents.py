@@ -110,6 +110,8 @@ def read_utf8(path: Path, where: str, what: str) -> str:
         data = read_regular(path)
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise ValueError(f"{where}: expected UTF-8, got UTF-16; save it as UTF-8")
+        if b"\0" in data:
+            raise ValueError(f"{where}: expected a UTF-8 file with {what}, got a binary file, such as an image")
         return data.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ArtefactError(f"{where}: no such file; expected a UTF-8 file with {what}") from error

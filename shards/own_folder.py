@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from shards.atomic import TEMPORARY
 from shards.documents import NotRegularError, read_regular
-from shards.errors import too_many_files
+from shards.errors import advisable, too_many_files
 from shards.names import nearest
 
 
@@ -65,6 +66,10 @@ RUN_CONFIG = "config.json"
 """In the folder of a run; others have a file of this name as well."""
 
 
+SWEEP_FILE = "sweep.json"
+"""In the folder of a sweep."""
+
+
 def is_run_folder(folder: Path) -> bool:
     """Whether a folder holds the configuration of a run; OSError where it holds one that cannot be read."""
     try:
@@ -77,6 +82,67 @@ def is_run_folder(folder: Path) -> bool:
 def is_shards_folder(folder: Path) -> bool:
     """Whether a folder holds shards with their index; OSError where nobody may look."""
     return (folder / INDEX_NAME).is_file()
+
+
+def is_sweep_folder(folder: Path) -> bool:
+    """Whether a folder holds the grid of a sweep."""
+    return (folder / SWEEP_FILE).is_file()
+
+
+def is_weights(path: Path) -> bool:
+    """Whether a path is called as a file of weights is, and is one file."""
+    return path.suffix in (".safetensors", ".pth", ".pt", ".bin") and path.is_file()
+
+
+class _Kind(NamedTuple):
+    """A kind of things that users have: what it is called, and which flags and which command take it."""
+
+    what: str
+    is_one: Callable[[Path], bool]
+    flags: tuple[str, ...] = ()
+    command: str = ""
+
+
+def _ends(*suffixes: str) -> Callable[[Path], bool]:
+    return lambda path: path.suffix.lower() in suffixes and path.is_file()
+
+
+_is_image = _ends(".jpg", ".jpeg", ".png", ".webp")
+_OF_WEIGHTS = ("--weights", "--teacher-weights", "--init-weights", "--pretrained")
+_KINDS = (
+    _Kind("a teacher cache", is_cache_folder, ("--cache",), "cache-status"),
+    _Kind("a sweep (its runs are in cells)", is_sweep_folder, (), "report"),
+    _Kind("a run", is_run_folder, _OF_WEIGHTS, "report"),
+    _Kind("shards", is_shards_folder, ("--shards",), "check-shards"),
+    _Kind("a shard", _ends(".tar"), ("--shards",), "check-shards"),
+    _Kind("a file of weights", is_weights, _OF_WEIGHTS, "export"),
+    _Kind("an image", _is_image, (), "predict"),
+    _Kind("an HTML page", _ends(".html")),
+    _Kind("a folder of images", lambda path: _holds_image(path, 2), (), "make-shards"),
+    _Kind("an empty folder", lambda path: path.is_dir() and not any(path.iterdir())),
+)
+
+
+def kind_at(path: Path) -> str:
+    """Say which kind of things lies at a path: "shards", "a run"; "" for what has no name here."""
+    return next((kind.what for kind in _KINDS if kind.is_one(path)), "")
+
+
+def what_is(path: Path) -> str:
+    """Say what lies at a path, and what takes it: "shards; --shards takes them"; "" for what has no name here.
+
+    That is a flag of the command that runs, or else another command.
+    """
+    kind = next((kind for kind in _KINDS if kind.is_one(path)), None)
+    if kind is None:
+        return ""
+    taker = next(iter(advisable(*kind.flags)), kind.command)
+    return f"{kind.what}; {taker} takes {'them' if kind.what == 'shards' else 'it'}" if taker else kind.what
+
+
+def _holds_image(folder: Path, deep: int) -> bool:
+    """Whether an image lies in a folder or in a folder of it, as far as the first entries tell."""
+    return any(_is_image(entry) or (deep > 1 and _holds_image(entry, deep - 1)) for entry in _entries(folder))
 
 
 _CACHE, _ARRAY, _UNREADABLE = "a cache", "a Zarr array", "a folder with a damaged zarr.json, perhaps a cache"
@@ -145,6 +211,8 @@ def require_file(flag: str, path: Path, suffix: str = "") -> None:
         raise ValueError(f"{flag} {path}: expected a file name ending in {suffix}")
     if path.is_dir():
         raise ValueError(f"{flag} {path}: expected a file, got a folder; add a file name")
+    if (kind := kind_at(path)) and path.suffix != suffix and kind != "an HTML page":
+        raise ValueError(f"{flag} {path}: would replace {kind}; choose another name")
     if not path.parent.is_dir():
         got = "a file" if path.parent.exists() else "no folder"
         raise ValueError(f"{flag} {path}: expected a folder {path.parent} to write it in, got {got}; make it first")
@@ -176,7 +244,8 @@ def require_own(flag: str, folder: Path, kind: FolderKind) -> None:
     foreign = sorted(entry.name for entry in folder.iterdir() if not _NOBODYS(entry) and not kind.begun(entry))
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        got = kind_at(folder) or "one"
         raise ValueError(
             f"{flag} {folder}: expected a new or empty folder, or {kind.what} made by {kind.command}; "
-            f"got one with {', '.join(foreign[:3])}{more}. Nothing was changed; choose another place"
+            f"got {got} with {', '.join(foreign[:3])}{more}. Nothing was changed; choose another place"
         )

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from shards.errors import Problem, ShardError, advisable, problems_text
 from shards.formats.file_tree import FileTree
@@ -11,7 +12,7 @@ from shards.formats.input_format import InputFormat, Source
 from shards.formats.walk import IGNORED_FOLDERS, ImageWalk, suffix_of
 from shards.index.index_checks import require_classes
 from shards.names import nearest
-from shards.own_folder import INDEX_NAME
+from shards.own_folder import INDEX_NAME, is_cache_folder, is_run_folder, is_sweep_folder, what_is
 from shards.text.figures import count
 
 _PARTS = {
@@ -112,8 +113,11 @@ def _advice_on_lists(tree: FileTree) -> str:
     return f"give a list of their labels with --labels {file} (a line for each: path and class), or {sort}"
 
 
-def _refuse_shards(tree: FileTree) -> None:
-    """ShardError: shards and their index, of which there is nothing to make."""
+def _refuse_own(tree: FileTree) -> None:
+    """ShardError: what the commands make, such as shards, of which there is nothing to make."""
+    folder = Path(tree.name)
+    if is_cache_folder(folder) or is_run_folder(folder) or is_sweep_folder(folder):
+        raise ShardError(f"{tree.name}: expected images, got {what_is(folder)}")
     for part in ("", *(f"/{name}" for name in tree.folders() if name.lower() in _PARTS)):
         if INDEX_NAME in tree.files(part[1:]):
             raise ShardError(
@@ -185,7 +189,7 @@ def _folders_in_classes(images: Sequence[SourceImage]) -> set[str] | None:
 
 
 def _read(source: Source) -> Mapping[str, ImageList]:
-    _refuse_shards(source.tree)
+    _refuse_own(source.tree)
     if source.format_named:
         return {"": list_class_folders(source.tree, source.class_names, ignore_unknown=source.ignore_unknown)}
     _refuse_parts(source.tree)

@@ -19,6 +19,7 @@ from typing import BinaryIO, NamedTuple
 from shards.documents import open_regular, read_regular
 from shards.errors import ShardError, system_words, unreadable_now
 from shards.index.index_checks import SUFFIXES
+from shards.own_folder import kind_at
 
 _FILE = stat.S_IFREG | 0o444
 _ZIP_HEADER_BYTES = 30
@@ -218,6 +219,8 @@ def open_tree(path: Path) -> FileTree:
     except (OSError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         if (refused := unreadable_now(error)) is not None:
             raise ShardError(system_words(refused, path)) from error
+        if (kind := kind_at(path)) and path.suffix != ".tar":
+            raise ShardError(f"{path}: expected a folder with images, or a zip or tar of one, got {kind}") from error
         raise ShardError(
             f"{path}: expected a folder with images, or a zip or tar of one; it cannot be read: {error}. Check the "
             "path, or copy the file again"

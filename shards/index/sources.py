@@ -11,7 +11,7 @@ import braceexpand
 from shards.documents import matching
 from shards.errors import ShardError
 from shards.names import as_path
-from shards.own_folder import is_cache_folder
+from shards.own_folder import is_cache_folder, is_run_folder, is_sweep_folder, what_is
 
 AZURE_SCHEMES = ("az", "abfs", "abfss")
 REMOTE_SCHEMES = ("s3", "gs", "gcs", *AZURE_SCHEMES, "https", "http")
@@ -128,6 +128,8 @@ def _expand_one(text: str) -> list[str]:
         return tars
     if not path.exists() and not text.endswith(_TAR_LIKE):
         raise ShardError(f"shards: {path}: no such file or folder; check the path")
+    if not text.endswith(".tar") and (what := what_is(path)):
+        raise ValueError(f"shards: {path}: expected a folder with *.tar files or a tar file, got {what}")
     _require_tar(text)
     if not path.is_file():
         raise ShardError(f"{path}: no such shard; check the path and the brace range")
@@ -146,6 +148,8 @@ def _contents(folder: Path) -> str:
         )
     if is_cache_folder(folder):
         return "a teacher cache: it is given by --cache, beside the shards that it was made from"
+    if is_run_folder(folder) or is_sweep_folder(folder):
+        return what_is(folder)
     inner = [name for name in names if matching(folder / name, "*.tar")]
     if inner:
         return f"folders with shards in them: {', '.join(inner[:3])}; give one of them, such as {folder / inner[0]}"

@@ -11,6 +11,7 @@ from shards.commands.flags import COUNT, PATH, device_option, stop_with
 from shards.console import result, say
 from shards.documents import below, read_image_file
 from shards.errors import Problem, ShardError, problems_text
+from shards.own_folder import kind_at, what_is
 from shards.text.escapes import one_line
 from shards.text.figures import accuracy, count
 from student.commands.flags import student_of, weights_options
@@ -80,7 +81,8 @@ def _refused(paths: Sequence[Path]) -> list[tuple[Path, ShardError]]:
 def _say_problem(path: Path, problem: ShardError, as_json: bool) -> None:
     if as_json:
         result(json.dumps({"path": str(path), "problem": str(problem)}, ensure_ascii=False))
-    say(f"error: {problem}")
+    kind = kind_at(path)
+    say(f"error: {problem}{f'; it is {what_is(path)}' if kind not in ('', 'an image') else ''}")
 
 
 def _end(failed: int, num_paths: int, passed_over: Sequence[Problem]) -> None:
@@ -146,6 +148,7 @@ def image_files(images: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
         if len(paths) == before:
             known = ", ".join(FILE_SUFFIXES)
             got = f"; {_named('others are', others)}" if others else ""
+            got = f"; it is {what}" if (what := what_is(path)) else got
             raise ShardError(f"{path}: expected images ({known}) in this folder, got none{got}")
         passed_over.extend(others)
     return paths, passed_over

@@ -8,11 +8,10 @@ from types import MappingProxyType
 import click
 
 from shards.names import nearest
-from shards.own_folder import is_shards_folder
+from shards.own_folder import is_shards_folder, is_weights
 from shards.tars.journal import SHARDS_FOLDER
 from student.recipe.overrides import field_named
 from student.run.run_files import RUN_FOLDER
-from teacher_cache.network.weights_metadata import is_weights
 from teacher_cache.store.header import CACHE_FOLDER
 
 _ARGUMENT_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 from shards.documents import read_regular, toml_value
 from shards.errors import ArtefactError
 from shards.names import unknown
+from shards.own_folder import what_is
 from shards.views.view_recipe import FIELD_SYNONYMS, ViewRecipe
 from student.recipe.student_recipe import StudentRecipe
 
@@ -76,7 +77,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise ValueError(f"--config {path}: cannot be read as TOML: it is nested too deeply") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"--config {path}: cannot be read as TOML: {error}") from error
+        got = f"it is {what}" if (what := what_is(path)) else error
+        raise ValueError(f"--config {path}: cannot be read as TOML: {got}") from error
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, dict):

@@ -14,11 +14,11 @@ from typing import Any
 from shards.atomic import atomic_file
 from shards.errors import RunError
 from shards.names import as_path
-from shards.own_folder import suggestion
+from shards.own_folder import is_sweep_folder, is_weights, suggestion, what_is
 from shards.text.escapes import csv_cell, visible
 from student.report.charts import Level
 from student.run.run_reader import VALIDATION, Run, is_run, read_run
-from student.sweep.sweep_directory import Sweep, is_sweep, read_sweep
+from student.sweep.sweep_directory import Sweep, read_sweep
 from teacher_cache.network.weights_metadata import BEST_WEIGHTS
 from teacher_cache.store.spec import TeacherSpec
 
@@ -142,7 +142,7 @@ def read(paths: Sequence[Path]) -> Sweep | list[Run]:
     """Read what the paths hold: one sweep, or runs; errors as `write_report`."""
     if not paths:
         raise ValueError("report: expected run directories or one sweep directory, got none")
-    sweeps = [path for path in paths if is_sweep(path)]
+    sweeps = [path for path in paths if is_sweep_folder(path)]
     if sweeps and len(paths) > 1:
         raise ValueError(f"report: {sweeps[0]} is a sweep; report it alone, or give its cells/* as runs")
     if sweeps:
@@ -150,7 +150,9 @@ def read(paths: Sequence[Path]) -> Sweep | list[Run]:
     for path in paths:
         if not is_run(path):
             got = "neither a run (config.json) nor a sweep (sweep.json)" if path.exists() else "no such folder"
-            meant = suggestion(path, lambda other: is_run(other) or is_sweep(other))
+            got += f", but {what}" if (what := what_is(path)) else ""
+            meant = suggestion(path, lambda other: is_run(other) or is_sweep_folder(other))
+            meant = meant or (f"give its run {path.parent}" if is_weights(path) and is_run(path.parent) else "")
             raise RunError(f"{path}: {got}; {meant or 'give the --out of train-student, train-teacher or ablate'}")
     return [read_run(path) for path in paths]
 

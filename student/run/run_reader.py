@@ -14,6 +14,7 @@ from typing import Any
 
 from shards.documents import matching
 from shards.errors import RunError
+from shards.own_folder import what_is
 from shards.text.figures import count
 from shards.values import check_fields
 from student.recipe.settings import TrainSettings
@@ -151,7 +152,8 @@ def read_run(path: Path) -> Run:
             or was when the run was killed, and is left out.
     """
     if not is_run(path):
-        raise RunError(f"{path}: no run here (expected {RunFiles(path).config}); give the --out of a train-student")
+        got = f", but {what}" if (what := what_is(path)) else f" (expected {RunFiles(path).config})"
+        raise RunError(f"{path}: no run here{got}; give the --out of a train-student")
     files = RunFiles(path)
     points: dict[str, dict[tuple[int, int], Point]] = {"step": {}, "epoch": {}}
     for kind, point in _metric_lines(files.metrics):

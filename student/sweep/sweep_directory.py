@@ -21,7 +21,7 @@ import msgspec
 from shards.documents import checked
 from shards.errors import OtherVersionError, RunError
 from shards.locks import locked
-from shards.own_folder import FolderKind, named
+from shards.own_folder import SWEEP_FILE, FolderKind, is_sweep_folder, named
 from shards.values import flat
 from student.run.run_files import RunFiles, read_schema, write_json
 from student.run.run_reader import Run, is_run, read_run, views_before
@@ -30,7 +30,7 @@ from student.sweep.grid import Cell, Grid
 SWEEP_FOLDER = FolderKind(
     what="a sweep",
     command="ablate",
-    is_ours=lambda folder: (folder / "sweep.json").is_file(),
+    is_ours=is_sweep_folder,
     begun=named("cells", "status", ".sweep.json.*"),
     utf8=True,
 )
@@ -113,7 +113,7 @@ class SweepDirectory:
     @property
     def file(self) -> Path:
         """The file that holds the grid."""
-        return self.path / "sweep.json"
+        return self.path / SWEEP_FILE
 
     def run_path(self, cell: Cell) -> Path:
         """The run directory of a cell."""
@@ -212,20 +212,17 @@ class Sweep:
         return self.path.name
 
 
-def is_sweep(path: Path) -> bool:
-    """Whether the directory holds a sweep."""
-    return (path / "sweep.json").is_file()
-
-
 def recipe_of_sweep(path: Path) -> dict[str, Any]:
     """Return the recipe fields that all cells of a sweep share; empty when the directory holds no sweep."""
-    recipe = read_schema(SweepDirectory(path).file, SweepFile).common.get("recipe") if is_sweep(path) else None
+    recipe = read_schema(SweepDirectory(path).file, SweepFile).common.get("recipe") if is_sweep_folder(path) else None
     return dict(recipe) if isinstance(recipe, dict) else {}
 
 
 def precision_of_sweep(path: Path) -> str | None:
     """The precision that all cells of a sweep share; None where there is no sweep yet."""
-    settings = read_schema(SweepDirectory(path).file, SweepFile).common.get("settings") if is_sweep(path) else None
+    settings = (
+        read_schema(SweepDirectory(path).file, SweepFile).common.get("settings") if is_sweep_folder(path) else None
+    )
     precision = settings.get("precision") if isinstance(settings, dict) else None
     return precision if isinstance(precision, str) else None
 
@@ -233,7 +230,7 @@ def precision_of_sweep(path: Path) -> str | None:
 def views_of_sweep(path: Path) -> int | None:
     """The number of views of the cells that name none; None before one was begun, and where each set has its own."""
     directory = SweepDirectory(path)
-    cells = directory.grid().cells() if is_sweep(path) else ()
+    cells = directory.grid().cells() if is_sweep_folder(path) else ()
     of_cells = {views_before(directory.run_path(cell)) for cell in cells if cell.views_used is None} - {None}
     return of_cells.pop() if len(of_cells) == 1 else None
 

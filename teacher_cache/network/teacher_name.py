@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from shards.documents import matching
 from shards.errors import ArtefactError, advisable
 from shards.names import as_path, nearest, short
+from shards.own_folder import is_run_folder, kind_at, what_is
 
 DEFAULT_TEACHER = "regnety_160.deit_in1k"
 LITE0 = "efficientnet_lite0"
@@ -116,7 +117,7 @@ def _of_a_path(flag: str, path: str) -> str:
         "--init-weights": f"weights are given with --model NAME --init-weights {path}",
         "--pretrained": f"weights are given with --model NAME --pretrained {path}",
     }
-    got = "a folder" if os.path.isdir(path) else "a file"
+    got = kind_at(Path(path)) or ("a folder" if os.path.isdir(path) else "a file")
     return "; ".join(
         [f"{flag} {path}: expected the name of a model, got {got}", *(takes[name] for name in weights[:1])]
     )
@@ -136,9 +137,10 @@ def _require_folder(flag: str, place: str) -> None:
     from teacher_cache.network.weights_metadata import require_weights, weights_file
 
     folder = as_path(f"{flag} local-dir", place)
-    if not place or not (folder / "config.json").is_file():
+    if not place or is_run_folder(folder) or not (folder / "config.json").is_file():
         raise ValueError(
             f"{flag} local-dir:{place}: expected a folder with the config.json of timm; `export` writes one"
+            f"{f', this is {what}' if (what := what_is(folder)) else ''}"
         )
     try:
         read_model_folder(folder)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from shards.errors import ArtefactError, flag_hint, unreadable_now
 from shards.index.pixel_rule import PixelRule
 from shards.names import nearest, short
-from shards.own_folder import suggestion
+from shards.own_folder import is_weights, suggestion, what_is
 
 METADATA_KEY = "deit_teacher_cache"
 """Where a weights file that this project wrote says what it is of, as JSON in the metadata of safetensors."""
@@ -88,7 +88,6 @@ BEST_WEIGHTS = "weights_best.safetensors"
 _EPOCHS = {"weights.safetensors": "last", BEST_WEIGHTS: "best"}
 
 _IN_FOLDERS = ("model.safetensors", "weights.safetensors", "pytorch_model.bin")
-_WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _LARGEST_HEADER = 100_000_000  # as safetensors itself
 _MOST_UNPACKED = 10  # times the bytes of a torch file that was compressed: weights hardly shrink, zeros a thousandfold
 
@@ -132,13 +131,23 @@ def weights_file(path: Path) -> Path:
         return path
     if _has_weights(path):
         return next(path / name for name in _IN_FOLDERS if (path / name).is_file())
-    meant = _unfinished(path) or suggestion(path, _has_weights) or "give the folder of a run, or a file of weights"
+    meant = (
+        _unfinished(path)
+        or suggestion(path, _has_weights)
+        or _foreign(path)
+        or "give the folder of a run, or a file of weights"
+    )
     raise ArtefactError(f"weights {path}: a folder, but it holds none of {', '.join(_IN_FOLDERS)}; {meant}")
 
 
 def _has_weights(path: Path) -> bool:
     """Whether a folder holds a file of weights."""
     return any((path / name).is_file() for name in _IN_FOLDERS)
+
+
+def _foreign(path: Path) -> str:
+    """Say that something else than weights lies at a path; "" where nobody knows what."""
+    return f"it is {what}" if not is_weights(path) and (what := what_is(path)) else ""
 
 
 def _unfinished(folder: Path) -> str:
@@ -161,11 +170,6 @@ def require_weights(flag: str, path: Path) -> Path:
     return file
 
 
-def is_weights(path: Path) -> bool:
-    """Whether a path is called as a file of weights is, and is one file."""
-    return path.suffix in _WEIGHTS_SUFFIXES and path.is_file()
-
-
 def require_whole(path: Path) -> None:
     """Refuse a file of weights that is damaged, as far as its structure tells: of a bare pickle (old torch), nothing.
 
@@ -182,6 +186,8 @@ def require_whole(path: Path) -> None:
     else:
         got = "an empty one" if not head else f"one that begins with {head!r}"
         kind, problem = "", f"expected a .safetensors or torch file, got {got}"
+        if foreign := _foreign(path):
+            raise ArtefactError(f"weights {path}: expected a .safetensors or torch file; {foreign}")
     if problem:
         raise ArtefactError(f"weights {path}: cannot be read{kind}: {problem}; copy or export them again")
 

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from shards.documents import below, checked, parse_json
 from shards.errors import CacheError, OtherVersionError
 from shards.locks import FOR_EVER, locked
-from shards.own_folder import CACHE_KIND, FolderKind, is_cache_folder, is_run_folder, is_shards_folder, suggestion
+from shards.own_folder import (
+    CACHE_KIND,
+    FolderKind,
+    is_cache_folder,
+    is_run_folder,
+    is_shards_folder,
+    suggestion,
+    what_is,
+)
 from shards.text.figures import count
 from shards.views.view_recipe import ViewRecipe
 from teacher_cache.store.digest import IndexLike, array_digest
@@ -349,7 +357,9 @@ def no_cache(place: Place) -> CacheError:
             f"cache-teacher --shards {place.url} --cache NEW"
         )
     meant = suggestion(place.folder, is_cache_folder) if place.folder is not None else ""
-    return CacheError(f"{place.url}: no cache here (no zarr.json); {meant or 'make one with cache-teacher'}")
+    what = what_is(place.folder) if place.folder is not None else ""
+    got = f", but {what}" if what else " (no zarr.json)"
+    return CacheError(f"{place.url}: no cache here{got}; {meant or 'make one with cache-teacher'}")
 
 
 def _is_unfinished(entry: Path) -> bool:
