@@ -124,9 +124,13 @@ def unreadable_now(error: BaseException | None, *, or_disk: bool = False) -> OSE
 
 
 def _behind(error: BaseException | None, numbers: frozenset[int]) -> OSError | None:
-    while error is not None and not (isinstance(error, OSError) and error.errno in numbers):
+    seen: set[int] = set()  # code that raises the cause of an error again puts the two behind each other
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.errno in numbers:
+            return error
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 _OUT_OF_MEMORY = re.compile(

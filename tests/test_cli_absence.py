@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cli import _words, cli
-from shards.errors import ArtefactError, ShardError, system_words
+from shards.errors import ArtefactError, ShardError, system_words, unreadable_now
 from shards.formats.file_tree import open_tree
 from shards.own_folder import require_own
 from shards.tars.image_rule import ImageRule
@@ -356,6 +356,14 @@ def test_a_link_to_a_class_that_nobody_may_follow_is_no_file(tmp_path: Path, mon
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(ShardError, match="photos/cow: permission denied"):
         list(write_shards(tmp_path / "photos", tmp_path / "s", samples_per_shard=3, seed=0, ignore_unknown=True))
+
+
+def test_errors_behind_each_other_are_looked_at_once() -> None:
+    one, other = ValueError(), KeyError()
+    one.__cause__, other.__context__ = other, one
+    assert unreadable_now(one) is None
+    other.__context__ = full = OSError(errno.EMFILE, "full")
+    assert unreadable_now(one) is full
 
 
 def test_folders_are_listed_at_one_place() -> None:

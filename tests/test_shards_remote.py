@@ -199,6 +199,11 @@ def test_an_index_beside_the_remote_shards_spares_the_scan(server: str, shards: 
     ):
         open_index(pattern, tmp_path / "cache")
     (shards / "shards.index").rename(shards / "shard.index")
+    Handler.mood = "500"
+    with pytest.raises(ShardError, match=r"shard\.index: cannot be fetched: .*500.*Where no index lies") as failing:
+        open_index(pattern, tmp_path / "cache")
+    assert "no index of these shards here" not in str(failing.value)
+    Handler.mood = "good"
     index = open_index(pattern, tmp_path / "cache")
     assert index.urls == tuple(expand_shards(pattern))
     assert read_all(index, tmp_path / "cache")

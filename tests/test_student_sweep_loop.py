@@ -1,5 +1,6 @@
 """Ablations: no cell twice, no cell lost, whatever fails, dies or runs beside it."""
 
+import errno
 import itertools
 import json
 import os
@@ -145,6 +146,27 @@ class Fake:
     def cells(self) -> list[str]:
         """Every cell asked for, in order."""
         return [name for group in self.asked for name in group]
+
+
+def _full(cell: Cell) -> str:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "shard.tar")
+
+
+def _forbidden(cell: Cell) -> str:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "step-000000002.pt")
+
+
+def test_what_the_system_refuses_is_said_with_the_remedy(tmp_path: Path) -> None:
+    """Too many open files concern every cell: none is marked as failed and the next is not begun."""
+    grid = Grid(weights=(0.5,), temperatures=(1,), seeds=(0, 1))
+    train = Fake(_full)
+    with pytest.raises(OSError, match=r"shard\.tar"):
+        list(run_sweep(tmp_path / "full", grid, train, common={}, facts={}))
+    assert len(train.asked) == 1
+    assert "failed" not in {result.status.state for result in read_sweep(tmp_path / "full").results}
+    list(run_sweep(tmp_path / "kept", grid, Fake(_forbidden), common={}, facts={}))
+    errors = {result.status.error for result in read_sweep(tmp_path / "kept").results}
+    assert errors == {"step-000000002.pt: permission denied; check the permissions, or choose another place"}
 
 
 def finish(out: Path) -> None:

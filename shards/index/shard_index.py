@@ -348,11 +348,22 @@ def _require_all_here(index: ShardIndex, names: tuple[str, ...], path: Path) -> 
         raise ShardError(problems_text(str(path), [gone[0]._replace(advice=advice), *gone[1:]]))
 
 
+def _is_missing(error: BaseException | None) -> bool:
+    """Whether a server has said that a file is not there; one that fails or refuses has not."""
+    while error is not None and not isinstance(error, FileNotFoundError):
+        error = error.__cause__
+    return error is not None
+
+
 def _fetch_index(url: str, cache_dir: Path | None) -> Path:
     """The index that somebody has put beside the remote shards, fetched."""
     try:
         return local_shard(url, None, cache_dir)
     except ShardError as error:
+        if not _is_missing(error):
+            raise ShardError(
+                f"{error}. Where no index lies at that address, run check-shards on the pattern"
+            ) from error
         raise ShardError(
             f"{url}: no index of these shards here or beside them; run check-shards on the pattern (and upload the "
             f"index to that place to spare other machines the scan). {error}"

@@ -63,6 +63,9 @@ class _Course:
             raise InterruptedError("given up")
 
 
+_GONE = (404, 410)
+
+
 class _TransferError(Exception):
     """A try that failed, and whether another may succeed."""
 
@@ -122,7 +125,13 @@ def _once(order: TransferOrder, on_bytes: Callable[[int], None] = no_progress) -
 
 def _size_on_server(url: str) -> Any:
     filesystem, path = _open(url)
-    return filesystem.info(path).get("size")
+    try:
+        return filesystem.info(path).get("size")
+    except FileNotFoundError as error:
+        cause = error.__cause__  # for the web fsspec says this of whatever the server answers
+        if cause is None or getattr(cause, "status", None) in _GONE:
+            raise
+    raise cause  # outside of the block: in it, the two errors would be behind each other
 
 
 def _transfer(order: TransferOrder, course: _Course) -> None:
