@@ -168,9 +168,9 @@ class Journal:
             changes = self._changes()
             if changes:
                 return (
-                    f"holds shards of other images: {changes}. Images were added, removed or changed since then, or "
-                    "--split was. A cache may have been made from these shards: choose another folder, or remove this "
-                    "one and everything made from it"
+                    f"holds shards of other images: {changes}; the images or --split changed since then. A cache may "
+                    "have been made from these shards: choose another folder, or remove this one and everything made "
+                    "from it"
                 )
             wanted, got = settings.get("num_samples"), self._settings.get("num_samples")
             return (
