@@ -338,3 +338,21 @@ def test_a_word_too_many_is_answered_with_what_to_type(words: list[str], expecte
 def test_a_number_in_another_notation_is_answered_with_this_one(words: list[str], expected: str) -> None:
     result = run(*words)
     assert result.exit_code == 2 and expected in " ".join(result.output.split()), result.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["distill", *(f"photos/{n:05}.jpg" for n in range(3000)), "--out", "work"],
+        ["predict", *(f"photos/{n:05}.jpg" for n in range(3000))],
+        ["make-shards", "a", "b", "c" * 300, "d" * 5000],
+        ["evaluate", "e" * 300],
+        ["evaluate", "f/" * 3000, "--shards", "s"],
+    ],
+    ids=lambda words: f"{words[0]} {len(words)}",
+)
+def test_words_that_can_be_no_path_are_a_slip_like_others(words: list[str]) -> None:
+    """Photos that a shell listed, or a name of 300 letters: the system's error ended the command, with exit code 1."""
+    result = run(*words)
+    assert result.exit_code == 2 and result.output.startswith("Usage:"), result.output[-700:]
+    assert len(result.output) < 900, "the first words are enough"

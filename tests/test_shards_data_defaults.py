@@ -3,11 +3,16 @@
 import itertools
 from pathlib import Path
 
+import click
 import pytest
 
+from shards import ViewRecipe
 from shards.commands.shard_place import ShardPlace
 from shards.data_defaults import SMALL_SET, ImageSet, data_defaults, epoch_seconds, epochs_within
 from shards.tars.writer import write_samples
+from student.commands.flags import evaluated
+from student.recipe.settings import TrainSettings
+from tests.command_line import done
 from tests.test_shards_formats import encoded
 
 NUMBERS = [1, 2, 15, 40, 200, 500, 726, 1_000, 2_000, 9_469, 49_999]
@@ -52,6 +57,27 @@ def test_the_survey_counts_what_has_no_label(tmp_path: Path, monkeypatch: pytest
         images = ShardPlace(shards=str(tmp_path / str(small)), shard_cache=None, shard_cache_limit=None).survey(index)
         assert images.is_small == small and images.num_unlabelled == 20 * small
         assert images.short_side == 24 * small, "a large set is not looked at"
+
+
+def test_all_that_is_chosen_by_size_is_chosen_for_the_same_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of few labelled and many other photos show-views drew DeiT's views, and each short epoch was evaluated."""
+    monkeypatch.setattr("shards.data_defaults.SMALL_SET", 10)
+    samples = [(f"{n:02}", n % 2 if n < 4 else None, "png", encoded(n, "PNG")) for n in range(24)]
+    index = write_samples(samples, tmp_path / "set", num_classes=2)
+    with click.Context(click.Command("train-student")):
+        assert evaluated(TrainSettings(), 200, index).eval_every == 10
+    drawn: list[str] = []
+
+    def noted(reader: object, recipe: ViewRecipe, *_: object) -> list[object]:
+        drawn.append(recipe.name)
+        return []
+
+    monkeypatch.setattr("teacher_cache.inspect.sheet.sheet_views", noted)
+    monkeypatch.setattr("teacher_cache.inspect.sheet.write_sheets", lambda *_: None)
+    done("show-views", "--shards", str(tmp_path / "set"), "--sample", "00", "--out", str(tmp_path / "x.png"))
+    assert drawn == ["small"]
 
 
 @pytest.mark.parametrize("num_images", NUMBERS)

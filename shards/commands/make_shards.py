@@ -114,8 +114,8 @@ def _split(images: "ImageList", share: float, dest: Path) -> "Mapping[str, Image
     """Hold a share out, copies of an image together; as earlier versions did where one of them began `dest`."""
     from shards.formats.held_out import copies_of, held_out
 
-    sets, copies = held_out(images, share), copies_of(images)
-    if not copies or any(_is_of(dest / name, part) for name, part in sets.items()):
+    sets = held_out(images, share)
+    if any(_is_of(dest / name, part) for name, part in sets.items()) or not (copies := copies_of(images)):
         return sets
     num = sum(map(len, copies)) - len(copies)
     words = f"{num} of {count(len(images.images), 'image')} {'is a copy' if num == 1 else 'are copies'} of others"

@@ -71,9 +71,8 @@ class ShardPlace:
         """Survey a small set, by which its settings are chosen; of a large one return the numbers of images alone."""
         from shards.views.decode import survey
 
-        images = ImageSet(num_images=index.num_samples, num_unlabelled=index.num_unlabelled)
-        if not images.is_small:
-            return images
+        if not index.image_set.is_small:
+            return index.image_set
         self.fetch(world_from_env(shared=True), index)
         with self.reader(index) as reader:
             return survey(reader)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.data_defaults import ImageSet
 from shards.errors import Problem, ShardError, problems_text
 from shards.index.class_names import write_copy
 from shards.index.index_checks import require_sound, without_empty
@@ -107,6 +108,11 @@ class ShardIndex:
     def num_unlabelled(self) -> int:
         """Samples without a label."""
         return int((self.label_N < 0).sum())
+
+    @property
+    def image_set(self) -> ImageSet:
+        """The numbers of images by which settings are chosen."""
+        return ImageSet(num_images=self.num_samples, num_unlabelled=self.num_unlabelled)
 
     @property
     def rows_S(self) -> NDArray[np.int64]:  # noqa: N802 - the shape is part of the name

@@ -14,6 +14,7 @@ import io
 import re
 import struct
 import warnings
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -150,12 +151,7 @@ def survey(reader: ShardReader) -> ImageSet:
         if not coloured:
             pixel_HWC = decode_rgb(data, where, header=header, shrink=_shrink_to(sides[-1])).astype(np.int16)
             coloured = bool((pixel_HWC.max(-1) - pixel_HWC.min(-1)).max(initial=0) > _GREY)
-    return ImageSet(
-        num_images=index.num_samples,
-        num_unlabelled=index.num_unlabelled,
-        short_side=int(np.median(sides)),
-        coloured=coloured,
-    )
+    return replace(index.image_set, short_side=int(np.median(sides)), coloured=coloured)
 
 
 def _shrink_to(side: int) -> int:

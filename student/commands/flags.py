@@ -334,9 +334,7 @@ class TrainingFlags:
 
 def evaluated(settings: "TrainSettings", epochs: int, index: "ShardIndex") -> "TrainSettings":
     """The settings where --eval-every was not typed: the many short epochs of a small set are not all evaluated."""
-    from shards.data_defaults import ImageSet
-
-    if given_flag("eval_every") or not ImageSet(num_images=index.num_samples).is_small:
+    if given_flag("eval_every") or not index.image_set.is_small:
         return settings
     return replace(settings, eval_every=max(1, epochs // _EVALUATIONS))
 

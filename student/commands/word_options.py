@@ -1,13 +1,15 @@
 """Say what to type instead of a word, an option or a number that a command does not take."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
 import click
 
-from shards.names import nearest
+from shards.names import nearest, short
 from shards.own_folder import is_shards_folder, is_weights
 from shards.tars.journal import SHARDS_FOLDER
 from student.recipe.overrides import field_named
@@ -46,6 +48,8 @@ _OPTION_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """What others call an option: the first of these that the command has."""
 _PREFIX = 3  # letters
+_SHOWN = 4  # words too many
+_BLANKS = 8  # in a path that was typed without quotes
 _GROUPS = re.compile(r"\d{1,3}(?:[,_' ]\d{3})+")
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d+)")
 
@@ -89,14 +93,16 @@ def option_for_word(command: click.Command, ctx: click.Context, typed: list[str]
         if fitting := options.intersection(names):
             return f"Type {missing} {word}" if missing in fitting else f"Type {min(fitting)} {word}, and {missing}"
     unknown = [word for word in words if word.strip() and word in spare and not suited[word]]
-    return f"Type {missing} {unknown[0]}" if unknown else ""
+    return f"Type {missing} {short(unknown[0], 200)}" if unknown else ""
 
 
 def extra_words(command: click.Command, typed: Sequence[str], words: Sequence[str]) -> str:
     """Return the message for words that no option or argument takes, with what to type where that can be told."""
     noun = "an unexpected word" if len(words) == 1 else "unexpected words"
     advice = _for_words(command, typed, words)
-    return f"Got {noun}: {' '.join(words)}" + (f". {advice}" if advice else "")
+    more = f" and {len(words) - _SHOWN:,} more" if len(words) > _SHOWN else ""
+    shown = " ".join(map(short, words[:_SHOWN])) + more
+    return f"Got {noun}: {shown}" + (f". {advice}" if advice else "")
 
 
 def known_option(command: click.Command, unknown: str) -> str:
@@ -137,9 +143,9 @@ def _for_words(command: click.Command, typed: Sequence[str], words: Sequence[str
     if not words:
         return ""
     for end in range(1, len(typed)):
-        for start in range(end):
+        for start in range(max(0, end - _BLANKS), end):
             together = " ".join(typed[start : end + 1])
-            if not typed[start].startswith("-") and Path(together).exists():
+            if not typed[start].startswith("-") and os.path.exists(together):  # Path.exists refuses a long name
                 return f"Put the path in quotes: '{together}'"
     option, values = _before(command, typed, words[0])
     if Path(words[0]).suffix == ".tar" and (option is not None or _arguments(command)):
@@ -186,6 +192,12 @@ def _float(text: str) -> float:
 
 def _options_for(path: Path) -> tuple[str, ...]:
     """The options that what lies at a path is given by: a run or weights, a cache, shards; () for anything else."""
+    with suppress(OSError):  # what cannot be looked at, or can be no path, suits none
+        return _options_by_kind(path)
+    return ()
+
+
+def _options_by_kind(path: Path) -> tuple[str, ...]:
     if is_weights(path) or RUN_FOLDER.is_ours(path):
         return ("--weights", "--teacher-weights")
     if CACHE_FOLDER.is_ours(path):

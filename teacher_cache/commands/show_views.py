@@ -10,7 +10,6 @@ import click
 from shards.commands.flags import CACHE, FROM_ZERO, PATH, refuse_ignored
 from shards.commands.shard_place import ShardPlace, shard_options
 from shards.console import result
-from shards.data_defaults import SMALL_SET
 from shards.own_folder import require_file
 from teacher_cache.commands.view_flags import ViewFlags, view_settings
 from teacher_cache.store.header import local_header
@@ -57,7 +56,7 @@ def show_views(
     if cache:
         local_header(cache)
     index = shard_place.index()
-    if not cache and recipe_name is None and 0 < index.num_samples < SMALL_SET:
+    if not cache and recipe_name is None and index.image_set.is_small:
         recipe = replace(_DEFAULT_VIEWS.for_set(shard_place, index).recipe(index), **view_settings(sets))
     keys = [sample] if sample is not None else _some_keys(index)
     for key in keys:
