@@ -66,7 +66,7 @@ def test_what_is_left_out_is_listed_by_its_path_in_the_source(tmp_path: Path) ->
     lines = (tmp_path / "left-out.txt").read_text().splitlines()[1:]
     assert len(lines) == 1 and lines[0].startswith("ant/cut.png: ")
     again = make(photos, tmp_path / "shards", "--split", "0.4", *skip)
-    assert again.exit_code == 1 and "or --split was" in " ".join(again.output.split())
+    assert again.exit_code == 1 and "or --split changed" in " ".join(again.output.split())
 
 
 # The one function.

@@ -199,8 +199,8 @@ def _world(spread: bool) -> World:
     world = world_from_env(shared=spread)
     if world.size > 1 and not spread:
         raise ValueError(
-            f"ablate: one of {world.size} processes ({world_variables()}): give --spread, which shares the cells out, "
-            "each to one device; or start one process"
+            f"ablate: one of {count(world.size, 'process')} ({world_variables()}): give --spread, which shares the "
+            "cells out, each to one device; or start one process"
         )
     return world
 
