@@ -123,9 +123,14 @@ _KINDS = (
 )
 
 
+def _kind(path: Path) -> _Kind | None:
+    return next((kind for kind in _KINDS if _is(path, kind.is_one)), None)
+
+
 def kind_at(path: Path) -> str:
-    """Say which kind of things lies at a path: "shards", "a run"; "" for what has no name here."""
-    return next((kind.what for kind in _KINDS if kind.is_one(path)), "")
+    """Say which kind of things lies at a path: "shards", "a run"; "" for what has no name here, or cannot be read."""
+    kind = _kind(path)
+    return kind.what if kind else ""
 
 
 def what_is(path: Path) -> str:
@@ -133,7 +138,7 @@ def what_is(path: Path) -> str:
 
     That is a flag of the command that runs, or else another command.
     """
-    kind = next((kind for kind in _KINDS if kind.is_one(path)), None)
+    kind = _kind(path)
     if kind is None:
         return ""
     taker = next(iter(advisable(*kind.flags)), kind.command)
@@ -186,7 +191,7 @@ def suggestion(path: Path, is_one: Callable[[Path], bool]) -> str:
 
 
 def _is(entry: Path, is_one: Callable[[Path], bool]) -> bool:
-    """Whether an entry is one; what cannot be looked at is not suggested."""
+    """Whether an entry is one, for a message: what cannot be looked at is called nothing."""
     with suppress(OSError):
         return is_one(entry)
     return False

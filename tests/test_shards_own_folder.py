@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shards.documents import read_regular
-from shards.own_folder import CACHE_KIND, FolderKind, named, require_own, suggestion
+from shards.own_folder import CACHE_KIND, FolderKind, kind_at, named, require_own, suggestion, what_is
 
 KIND = FolderKind(
     what="a run",
@@ -100,3 +100,10 @@ def test_a_misspelt_path_and_the_folder_above_are_answered_with_what_was_meant(t
         "x/y": "",
     }
     assert suggestion(Path("/"), KIND.is_ours) == ""
+
+
+@pytest.mark.parametrize("name", ["loop", "n" * 300])
+def test_what_cannot_be_looked_at_has_no_kind(name: str, tmp_path: Path) -> None:
+    """A message that asks for the kind keeps its own words: `predict` ended at a photo that it should have named."""
+    (tmp_path / "loop").symlink_to("loop")
+    assert (kind_at(tmp_path / name), what_is(tmp_path / name)) == ("", "")
