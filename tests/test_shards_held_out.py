@@ -1,5 +1,6 @@
 """What --split holds out: copies of one image stay together, and a set without copies is split as ever."""
 
+import errno
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -109,6 +110,18 @@ def test_a_file_that_cannot_be_read_is_no_copy(tmp_path: Path) -> None:
     images = listed(tmp_path, {"c/1.jpg": 1, "c/2.jpg": 1, "c/3.jpg": 1, "d/4.jpg": 4})
     (tmp_path / "c/2.jpg").unlink()
     assert copies_of(images) == [[0, 2]]
+
+
+def test_what_cannot_be_read_now_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The split would be another one as soon as it can be read again."""
+    images = listed(tmp_path, {"c/1.jpg": 1, "d/2.jpg": 1})
+
+    def read(*_: object) -> bytes:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(type(images.tree), "read", read)
+    with pytest.raises(OSError, match="too many open files"):
+        copies_of(images)
 
 
 def photos(root: Path) -> Path:

@@ -144,8 +144,8 @@ def test_the_batch_of_a_small_set_leaves_few_images_out(parts, per_shard):
             assert recipe.batch_size == 32 and recipe.lr == named.lr, "a set of which little was left out"
         elif parts == 1 and whole >= 32:
             changed.append(whole)
-            words = f"batch 16 instead of 32, which leaves {before} of {whole} images out of each epoch, lr 0.0014"
-            assert any(reason.startswith(words) for reason in reasons), reasons
+            words = f"batch 16 instead of 32: {whole} of {num_samples} images an epoch instead of {whole - before}"
+            assert any(reason.startswith(f"{words}, lr 0.0014") for reason in reasons), reasons
         own = suited(replace(named, batch_size=unit * 2), given, set_by_user=("batch_size",)).recipe
         assert own.batch_size == unit * 2, "the user's"
         kept = suited(named, replace(given, before={"batch_size": 32, "lr": 2e-3}), set_by_user=())

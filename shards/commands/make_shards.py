@@ -32,7 +32,7 @@ from shards.errors import ShardError
 from shards.formats.table import FORMATS, format_of
 from shards.names import similar_words
 from shards.own_folder import INDEX_NAME, require_file, require_own
-from shards.tars.journal import SHARDS_FOLDER, settings_of
+from shards.tars.journal import SHARDS_FOLDER
 from shards.text.figures import byte_size, count, has, was
 
 if TYPE_CHECKING:
@@ -112,25 +112,21 @@ class SourceFlags:
 
 def _split(images: "ImageList", share: float, dest: Path) -> "Mapping[str, ImageList]":
     """Hold a share out, copies of an image together; as earlier versions did where one of them began `dest`."""
-    from shards.formats.held_out import copies_of, held_out
+    from shards.formats.held_out import copies_of, held_out, places_of_equal_size
+    from shards.tars.tree_changes import is_begun_with
 
     sets = held_out(images, share)
-    if any(_is_of(dest / name, part) for name, part in sets.items()) or not (copies := copies_of(images)):
+    if any(is_begun_with(dest / name, part) for name, part in sets.items()):
+        return sets
+    places = places_of_equal_size(images)
+    if (num_bytes := sum(images.images[place].size for place in places)) > _MANY_BYTES:
+        say(f"looking for copies: {byte_size(num_bytes)} are read, of {count(len(places), 'image')} of equal size")
+    if not (copies := copies_of(images)):
         return sets
     num = sum(map(len, copies)) - len(copies)
     words = f"{num} of {count(len(images.images), 'image')} {'is a copy' if num == 1 else 'are copies'} of others"
     say(f"{words}: all of an image are on one side of the split")
     return held_out(images, share, copies)
-
-
-def _is_of(dest: Path, images: "ImageList") -> bool:
-    """Whether a folder of shards was begun with a list of images, or holds them, as far as is known."""
-    from shards.tars.tree_changes import tree_changes
-
-    settings, index = settings_of(dest), dest / INDEX_NAME
-    return bool(settings) and (
-        settings.get("source_digest") == images.digest() or (index.is_file() and not tree_changes(index, images))
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +181,7 @@ class ImageFlags:
         )
 
 
+_MANY_BYTES = 1 << 30
 _MADE_BY = b'"made_by": "make-shards"'
 _SKIPPED = "# images that make-shards left out, with the reason\n"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from shards.errors import ShardError
+from shards.errors import ShardError, unreadable_now
 from shards.formats.class_folders import missing_classes
 from shards.formats.image_list import ImageList, SourceImage
 from shards.text.figures import count
@@ -22,26 +22,36 @@ class _Group(NamedTuple):
     num_of: Mapping[int, int]
 
 
-def copies_of(listed: ImageList) -> list[list[int]]:
-    """Find the images whose bytes are equal: the places of each image that is there twice or more, ascending.
-
-    Images of equal size are read. One that cannot be read is no copy: packing it says what is wrong.
-    """
+def places_of_equal_size(listed: ImageList) -> list[int]:
+    """Find the images that may be copies, as others have as many bytes: their places in the list, ascending."""
     by_size: dict[int, list[int]] = {}
     for place, image in enumerate(listed.images):
         by_size.setdefault(image.size, []).append(place)
+    return sorted(place for places in by_size.values() if len(places) > 1 for place in places)
+
+
+def copies_of(listed: ImageList) -> list[list[int]]:
+    """Find the images whose bytes are equal: the places of each image that is there twice or more, ascending.
+
+    The images of `places_of_equal_size` are read.
+
+    Errors:
+        OSError where an image cannot be read now; a damaged one is no copy: packing says what is wrong.
+    """
     by_content: dict[bytes, list[int]] = {}
-    for place in sorted(place for places in by_size.values() if len(places) > 1 for place in places):
+    for place in places_of_equal_size(listed):
         if digest := _digest(listed, listed.images[place]):
             by_content.setdefault(digest, []).append(place)
-    return [places for places in by_content.values() if len(places) > 1]
+    return [same for same in by_content.values() if len(same) > 1]
 
 
 def _digest(listed: ImageList, image: SourceImage) -> bytes:
-    """A digest of the bytes of an image; b"" where it cannot be read."""
+    """A digest of the bytes of an image; b"" where it is damaged."""
     try:
         return hashlib.blake2b(listed.read(image, _MOST_BYTES), digest_size=16).digest()
-    except OSError:
+    except OSError as error:
+        if unreadable_now(error) is not None:
+            raise  # the split would be another one when it can be read again
         return b""
 
 

@@ -9,6 +9,8 @@ from shards.errors import ShardError, unreadable_now
 from shards.formats.image_list import ImageList, SourceImage
 from shards.index.pixel_rule import PixelRule
 from shards.index.shard_index import ShardIndex
+from shards.own_folder import INDEX_NAME
+from shards.tars.journal import settings_of
 from shards.tars.tar import MOST_MEMBER_BYTES
 from shards.text.figures import count
 
@@ -50,6 +52,14 @@ def tree_changes(index_path: Path, source: ImageList) -> str:
     if index.compact is None and index.pixels == PixelRule():
         lists.append(_count(_changed(index, rows, source, images), len(images), "changed"))
     return ", ".join(text for text in lists if text)
+
+
+def is_begun_with(dest: Path, source: ImageList) -> bool:
+    """Whether a folder of shards was begun with a list of images, or holds them, as far as is known."""
+    settings, index = settings_of(dest), dest / INDEX_NAME
+    return bool(settings) and (
+        settings.get("source_digest") == source.digest() or (index.is_file() and not tree_changes(index, source))
+    )
 
 
 def _changed(index: ShardIndex, rows: dict[str, int], source: ImageList, images: dict[str, SourceImage]) -> list[str]:

@@ -127,8 +127,8 @@ def _batch(recipe: StudentRecipe, data: TrainingData, free: Collection[str]) -> 
     unit = data.views.block_size * data.parts
     if recipe.batch_size <= _SMALL_BATCH and recipe.batch_size % unit == 0 and _steps(recipe.batch_size, data):
         batch = batch_of_few(recipe.batch_size, unit, data.num_images)
-        left_out = data.num_images % recipe.batch_size
-        why = f", which leaves {left_out} of {count(data.num_images, 'image')} out of each epoch"
+        now, before = (data.num_images // size * size for size in (batch, recipe.batch_size))
+        why = f": {now} of {count(sum(data.shard_rows), 'image')} an epoch instead of {before}"
     else:
         batch = _fitting_batch(recipe.batch_size, data)
         why = f": {count(_steps(batch, data), 'step')} an epoch of {count(data.num_images, 'image')}"
