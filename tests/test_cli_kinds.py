@@ -122,7 +122,7 @@ WRITTEN: list[tuple[list[str], set[str]]] = [
 CHILD = """
 import json, os, sys
 from click.testing import CliRunner
-from cli import cli
+from tests.campaign_process import cli  # with the imports of all commands
 for words in json.load(sys.stdin):
     if os.fork() == 0:
         result = CliRunner().invoke(cli, words)
