@@ -154,7 +154,7 @@ def test_who_waits_in_vain_gives_up_and_says_for_whom_it_waited(rank):
     said = process.stderr.read()
     assert process.wait(timeout=20) == 1
     for words in (
-        "RunError: rank",
+        "RunError: this process",
         f"SLURM_PROCID={rank}, SLURM_NTASKS=4",
         "127.0.0.1:",
         "the other 3",
