@@ -328,7 +328,7 @@ def _examples(program: str, lines: Sequence[str]) -> str:
 def _words(error: ArtefactError | ValueError | OSError) -> tuple[str, int]:
     """What to say of an error, and the exit code."""
     if (limited := too_many_files(error)) is not None:
-        return system_words(limited), 1  # whatever it kept from being read is not at fault
+        return system_words(limited), 1  # the file that could not be read is not at fault
     if isinstance(error, OSError):
         return system_words(_of_output(error)), 1
     return str(error), 2 if isinstance(error, ValueError) else 1

@@ -115,7 +115,7 @@ def too_many_files(error: BaseException | None) -> OSError | None:
 
 
 def unreadable_now(error: BaseException | None, *, or_disk: bool = False) -> OSError | None:
-    """The error of the system behind another that says nothing of what is stored: nobody may take that for damaged.
+    """Find the error of the system behind another that says only that a file cannot be read now: it may be whole.
 
     Args:
         or_disk: also a disk that fails (EIO), where what it holds cannot be made again.
@@ -338,7 +338,7 @@ class CacheError(ArtefactError):
 
 
 class UnreachableError(CacheError):
-    """Something of the cache could not be read or written now, so nothing is known of what is stored there."""
+    """Something of the cache could not be read or written now, and what is stored there may be whole."""
 
 
 class RunError(ArtefactError):

@@ -52,7 +52,7 @@ CACHE_KIND = "deit teacher cache"
 
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, NotRegularError)
-"""Nothing of that name is there, or something else; any other error says nothing of what is there."""
+"""No file of that name is there. After any other error it is unknown whether there is one."""
 
 
 def is_cache_folder(folder: Path) -> bool:

@@ -330,6 +330,7 @@ def test_a_word_too_many_is_answered_with_what_to_type(words: list[str], expecte
         (["make-shards", "a", "b", "--split", "20%"], "Write the share as a number from 0 to 1: 0.2"),
         (["make-shards", "a", "b", "--split", "20"], "Write the share as a number from 0 to 1: 0.2"),
         (["train-student", "--epochs", "1e3"], "Write 1000"),
+        (["train-student", "--epochs", "1e300"], "'1e300' is not a whole number."),
         (["train-student", "--epochs", "10.0"], "Write 10"),
         (["cache-teacher", "--views", "1,000"], "Write 1000"),
         (["train-student", "--epochs", "ten"], "'ten' is not a whole number"),
@@ -338,6 +339,7 @@ def test_a_word_too_many_is_answered_with_what_to_type(words: list[str], expecte
 def test_a_number_in_another_notation_is_answered_with_this_one(words: list[str], expected: str) -> None:
     result = run(*words)
     assert result.exit_code == 2 and expected in " ".join(result.output.split()), result.output
+    assert "0" * 9 not in result.output, "nobody counts so many digits"
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def _size_on_server(url: str) -> Any:
     try:
         return filesystem.info(path).get("size")
     except FileNotFoundError as error:
-        cause = error.__cause__  # for the web fsspec says this of whatever the server answers
+        cause = error.__cause__  # fsspec says "not found" for every error of a web server
         if cause is None or getattr(cause, "status", None) in _GONE:
             raise
     raise cause  # outside of the block: in it, the two errors would be behind each other

@@ -49,6 +49,7 @@ _OPTION_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """What others call an option: the first of these that the command has."""
 _PREFIX = 3  # letters
 _SHOWN = 4  # words too many
+_MOST = 1e12  # a count is written out up to this
 _BLANKS = 8  # in a path that was typed without quotes
 _GROUPS = re.compile(r"\d{1,3}(?:[,_' ]\d{3})+")
 _DECIMAL_COMMA = re.compile(r"(-?\d+),(\d+)")
@@ -127,7 +128,9 @@ def number_words(param: click.Parameter, typed: Sequence[str]) -> str:
     kind, text = param.type, _value_of(param, typed)
     if isinstance(kind, click.types.IntParamType):
         number = _float(re.sub(r"[,_' ]", "", text) if _GROUPS.fullmatch(text) else text)
-        return f"Write {int(number)}" if number == number // 1 and text != str(int(number)) else ""
+        return (
+            f"Write {int(number)}" if number == number // 1 and abs(number) < _MOST and text != str(int(number)) else ""
+        )
     if not isinstance(kind, click.types.FloatParamType):
         return ""
     if comma := _DECIMAL_COMMA.fullmatch(text):

@@ -36,7 +36,7 @@ def _teacher(cache: str, header: "Header") -> Iterator[object]:
     beside = Path(cache).with_suffix("")
     known = None
     if "://" not in cache and beside.is_dir():
-        with suppress(ArtefactError, OSError):  # whatever else lies beside a cache is no reason to stop
+        with suppress(ArtefactError, OSError):  # what lies beside a cache may be damaged or unreadable
             known = trained_as(beside)
     if known is not None and known.model == name:
         yield from ("--teacher-weights", _weights(beside, header))
